@@ -1,0 +1,64 @@
+"""What an answer is made of: `Chunk` while it streams, `Answer` at the end, `Stats` for where time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+"""``stop``: the model ended its answer or a stop string came; ``length``: ``max_tokens`` was reached."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Where the time of one answer went (milliseconds) and what it cost (tokens)."""
+
+    prepare_ms: float
+    """Reading and tiling pictures, rendering and tokenizing the prompt."""
+    encode_ms: float
+    """Vision graph."""
+    prefill_ms: float
+    """Decoder over the part of the prompt that the KV cache did not hold."""
+    decode_ms: float
+    """Decoder and sampler, from the first to the last token of the answer."""
+    first_token_ms: float
+    """From the call to the first token."""
+    total_ms: float
+    prompt_tokens: int
+    """Positions of the prompt, pictures included."""
+    cached_tokens: int
+    """Of these, positions that the KV cache already held."""
+    encoded_tiles: int
+    """Tiles that went through the vision graph."""
+    answer_tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed after the first token; 0.0 for answers of one token."""
+        if self.answer_tokens < 2 or self.decode_ms <= 0:
+            return 0.0
+        return (self.answer_tokens - 1) / self.decode_ms * 1000
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer while it streams."""
+
+    text: str
+    """New text; may be empty (the last chunk, or half a character)."""
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    """Set on the last chunk only."""
+    stats: Stats | None = None
+    """Set on the last chunk only."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    finish_reason: FinishReason
+    token_ids: tuple[int, ...]
+    """As the decoder chose them, without the end token."""
+    stats: Stats

@@ -1,0 +1,119 @@
+"""The two protocols that the engine stands on, and the sampling settings that a decoder understands.
+
+An implementation takes plain arguments (path, device, threads) and knows neither manifest nor prompt, so
+that it can be tested, replaced and timed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the logits; llama.cpp's samplers in this order.
+
+    ``temperature`` 0 is greedy, and then only ``repetition_penalty`` matters beside it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 40
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.0
+    """Over the last 64 tokens of the answer; 1 is off."""
+    seed: int = 0
+
+
+class VisionRuntime(Protocol):
+    """Tiles in, embeddings out."""
+
+    device: str
+    """Where it runs, as the runtime names it, such as ``CPUExecutionProvider``."""
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
+
+        Raises:
+            InputError: another dtype or shape than the graph takes.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sampler(Protocol):
+    """State of one answer's sampling (penalties, random numbers)."""
+
+    def sample(self) -> int:
+        """The next token, from the logits of the position decoded last; the sampler remembers it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class DecoderRuntime(Protocol):
+    """Tokens and embeddings in, logits and tokens out, one sequence with a KV cache.
+
+    Positions are the caller's: `decode_tokens` and `decode_embeddings` get one position per entry. They
+    split what is longer than a batch; only the last entry's logits are computed, and only if asked.
+    """
+
+    device: str
+    context_length: int
+    """Positions that the KV cache holds."""
+    width: int
+    vocabulary_size: int
+
+    def tokenize(self, text: str) -> list[int]:
+        """Plain text to ids: no special token is recognised or added."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens."""
+        ...
+
+    def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Rows ``[n, width]`` of the input embedding table, unscaled, for prompts where text and pictures
+        must share one batch (`bidirectional`)."""
+        ...
+
+    def decode_tokens(
+        self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
+    ) -> None: ...
+
+    def decode_embeddings(
+        self,
+        embeddings: NDArray[np.float32],
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        bidirectional: bool = False,
+    ) -> None:
+        """Embeddings float32 ``[n, width]``.
+
+        Args:
+            bidirectional: each entry of this call sees every other (and all before it).
+
+        Raises:
+            InputError: wrong shape, or positions outside the context.
+        """
+        ...
+
+    def truncate(self, position: int) -> None:
+        """Forget every position >= `position`."""
+        ...
+
+    def logits(self) -> NDArray[np.float32]:
+        """A copy ``[vocabulary]`` of the logits of the last position decoded with ``logits=True``."""
+        ...
+
+    def sampler(self, sampling: Sampling) -> Sampler: ...
+
+    def close(self) -> None: ...
