@@ -1,0 +1,69 @@
+# make ask     install what the runtime needs into .venv and answer a question about a picture
+# make chat    talk about pictures in the terminal
+# make demo    the same in a browser
+# make test    install everything into .venv; check format, lint and types; run all tests
+# make format  rewrite the sources as the formatter and the linter want them
+# make clean   remove .venv and all caches
+
+PYTHON ?= python3
+IMAGE ?= examples/shapes.png
+QUESTION ?= What is in the picture?
+
+VENV := .venv
+BIN := $(VENV)/bin
+CREATED := $(VENV)/.created
+RUNTIME := $(VENV)/.runtime
+DEMO := $(VENV)/.demo
+EVERYTHING := $(VENV)/.everything
+
+export IMAGE QUESTION
+
+.PHONY: ask chat demo test format clean
+.DELETE_ON_ERROR:
+
+ask: $(RUNTIME)
+	@$(BIN)/edgevlm ask --stats -- "$$QUESTION" "$$IMAGE"
+
+chat: $(RUNTIME)
+	@$(BIN)/edgevlm chat
+
+demo: $(DEMO)
+	@$(BIN)/edgevlm demo
+
+test: $(EVERYTHING)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(EVERYTHING)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "edgevlm needs Python 3.10 or newer and $(PYTHON) is not: name one, as in" \
+	    "'make PYTHON=python3.12' (Debian and Ubuntu: apt-get install python3)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot create virtual environments: on Debian and Ubuntu," \
+	    "'apt-get install python3-venv' mends that" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(RUNTIME): $(CREATED) pyproject.toml scripts/install_llama_cpp.py
+	$(BIN)/python scripts/install_llama_cpp.py
+	$(BIN)/python -m pip install --quiet --editable ".[cpu]"
+	@touch $@
+
+$(DEMO): $(RUNTIME)
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+$(EVERYTHING): $(RUNTIME)
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	@touch $@

@@ -1,0 +1,1 @@
+"""A chat about pictures in the browser."""

@@ -1,0 +1,82 @@
+"""Install llama-cpp-python so that it cannot crash on this CPU.
+
+PyPI has its sources only, so pip compiles llama.cpp. Compiled by gcc 12 for a CPU with AMX, every quantized
+model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration). So, unless CC, CXX or
+CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older with AMX left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WITHOUT_AMX = "-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
+OWN_CHOICE = ("CC", "CXX", "CMAKE_ARGS")
+
+
+def requirement() -> str:
+    """The pinned requirement, from pyproject.toml."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'"(llama-cpp-python==[^"]+)"', text)
+    if found is None:
+        raise SystemExit("pyproject.toml pins no llama-cpp-python==VERSION")
+    return found.group(1)
+
+
+def gcc_version() -> int | None:
+    """Major version of the gcc that CMake would take; None if there is none or it is another compiler."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        return None
+    macros = subprocess.run(
+        [compiler, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"^#define __GNUC__ (\d+)$", macros, re.MULTILINE)
+    return int(found.group(1)) if found and "__clang__" not in macros else None
+
+
+def build_environment() -> dict[str, str]:
+    """The environment to compile in; see the module's docstring."""
+    environment = dict(os.environ)
+    if any(name in environment for name in OWN_CHOICE):
+        return environment
+    if shutil.which("clang") and shutil.which("clang++"):
+        return environment | {"CC": "clang", "CXX": "clang++"}
+    version = gcc_version()
+    if version is not None and version < 13:
+        return environment | {"CMAKE_ARGS": WITHOUT_AMX}
+    return environment
+
+
+def install(environment: dict[str, str], *options: str) -> None:
+    settings = " ".join(
+        f"{name}='{environment[name]}'" for name in OWN_CHOICE if name in environment
+    )
+    print(
+        f"Installing {requirement()} {settings and f'with {settings} '}"
+        "(compiling llama.cpp the first time takes 5 to 10 minutes) ...",
+        file=sys.stderr,
+        flush=True,
+    )
+    command = [sys.executable, "-m", "pip", "install", *options, requirement()]
+    if subprocess.run(command, env=environment, check=False).returncode == 0:
+        return
+    if shutil.which("c++") is None and shutil.which("clang++") is None:
+        raise SystemExit(
+            "llama.cpp needs a C++ compiler and there is none: "
+            "on Debian and Ubuntu, 'apt-get install build-essential' mends that"
+        )
+    raise SystemExit(f"{requirement()} was not installed; what pip said stands above")
+
+
+def main() -> None:
+    install(build_environment())
+
+
+if __name__ == "__main__":
+    main()
