@@ -1,0 +1,172 @@
+"""A bundle: a name, folder or hub repository becomes a folder whose files are what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevlm.errors import BundleError, InputError
+from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
+
+BUILT_IN = Path(__file__).parent / "models"
+"""Bundles that ship inside the package, a folder each."""
+
+DEFAULT_MODEL = "edgevlm-nano"
+
+VISION_ON_CPU = ("int8", "fp32", "fp16")
+VISION_ON_ACCELERATOR = ("fp16", "fp32", "int8")
+"""Precisions in the order in which a device runs them best; CPUs compute fp16 slowly."""
+DECODER = ("q8_0", "q4_k_m", "q4_0", "f16")
+"""Types in the order of preference when the caller names none: nearest to the checkpoint, yet small."""
+
+
+def built_in_models() -> list[str]:
+    """Names that `Bundle.open` knows without a folder or a network."""
+    return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{MANIFEST_NAME}"))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with a checked manifest, all of whose files are there with the right size."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(
+        cls,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> Bundle:
+        """Find a bundle and check that it is complete.
+
+        Args:
+            model: a built-in name, a folder, or a hub repository ``owner/name``, tried in this order.
+            revision, cache_dir, token, local_files_only: as in huggingface_hub; for repositories.
+
+        Raises:
+            BundleError: nothing is found there, or what is there is no complete bundle.
+        """
+        name = os.fspath(model)
+        if not isinstance(name, str) or not name:
+            raise InputError(f"model must be a name, folder or hub repository, is {model!r}")
+        folder = BUILT_IN / name if name in built_in_models() else Path(name).expanduser()
+        if not folder.exists():
+            looks_like_repository = isinstance(model, str) and name.count("/") == 1
+            if not looks_like_repository or name.startswith((".", "~", "/")):
+                raise BundleError(
+                    f"no model {name!r}: not built in ({', '.join(built_in_models())}), not a folder, "
+                    f"not a hub repository (owner/name); make one with: edgevlm export CHECKPOINT OUT"
+                )
+            folder = _download(name, revision, cache_dir, token, local_files_only)
+        if not folder.is_dir():
+            raise BundleError(f"{folder} is not a folder; a bundle is a folder with {MANIFEST_NAME}")
+        bundle = cls(folder, Manifest.load(folder))
+        for entry in bundle.manifest.files():
+            path = bundle.path(entry)
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                raise BundleError(f"{path} is missing; the bundle is incomplete, export it again")
+            if size != entry.size:
+                raise BundleError(
+                    f"{path} has {size} bytes, the manifest says {entry.size}; it is damaged or not the "
+                    f"file that was exported, copy or export the bundle again"
+                )
+        return bundle
+
+    def path(self, entry: FileEntry) -> Path:
+        return self.folder / entry.name
+
+    def vision_file(self, precision: str | None, *, accelerator: bool) -> FileEntry:
+        """The vision graph of a precision, or the one that suits the device.
+
+        Raises:
+            InputError: the bundle has no such precision.
+        """
+        preferred = VISION_ON_ACCELERATOR if accelerator else VISION_ON_CPU
+        return _choose("vision", self.manifest.vision.files, precision, preferred)
+
+    def decoder_file(self, precision: str | None) -> FileEntry:
+        """The decoder of a llama.cpp type, or the preferred one; raises as `vision_file`."""
+        return _choose("decoder", self.manifest.decoder.files, precision, DECODER)
+
+    def check_hashes(self, entries: Sequence[FileEntry] | None = None) -> None:
+        """Read files and compare their SHA-256 with the manifest.
+
+        Args:
+            entries: None for all.
+
+        Raises:
+            BundleError: a file cannot be read or is not the one that was exported.
+        """
+        entries = self.manifest.files() if entries is None else entries
+        with ThreadPoolExecutor(max_workers=min(4, len(entries))) as pool:
+            digests = list(pool.map(sha256, [self.path(entry) for entry in entries]))
+        for entry, digest in zip(entries, digests, strict=True):
+            if digest != entry.sha256:
+                raise BundleError(
+                    f"{self.path(entry)} was altered: its SHA-256 is {digest}, the manifest says "
+                    f"{entry.sha256}; copy or export the bundle again"
+                )
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's content.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error}") from error
+
+
+def _choose(
+    half: str, files: Mapping[str, FileEntry], precision: str | None, preferred: Sequence[str]
+) -> FileEntry:
+    if precision is None:
+        precision = next((name for name in preferred if name in files), next(iter(files)))
+    if precision not in files:
+        raise InputError(f"the bundle has no {half} in {precision!r}; it has {', '.join(files)}")
+    return files[precision]
+
+
+def _download(
+    repository: str,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    token: str | None,
+    local_files_only: bool,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                allow_patterns=[MANIFEST_NAME, "vision*.onnx", "decoder*.gguf", "README.md"],
+            )
+        )
+    except Exception as error:
+        # huggingface_hub raises its own, requests', and OS errors; all mean that there is no bundle.
+        raise BundleError(
+            f"cannot get the hub repository {repository!r}: {error}; "
+            f"is the name right, and is there a network?"
+        ) from error

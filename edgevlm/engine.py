@@ -1,0 +1,320 @@
+"""The engine: prepared pictures and messages in, chunks out; the only place that knows both runtimes.
+
+A prompt is a list of *units*: a token id (one position) or a tile's key, the hash of its pixels (one
+position for each of its embeddings). The engine remembers the units that the decoder's KV cache holds.
+A request whose prompt begins with the same units prefills only the rest, and a tile that the KV cache
+holds, or whose embeddings were computed recently, is not encoded again. A key stands for the pixels
+themselves, so no picture is ever taken for another.
+
+Requests are served one at a time: a second thread waits until the first one's stream has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import BusyError, ContextError
+from edgevlm.generation import AnswerText, Generation
+from edgevlm.manifest import Manifest
+from edgevlm.prompt import Message, PromptBuilder, TextSegment
+from edgevlm.results import Chunk, FinishReason, Stats
+from edgevlm.runtimes.base import DecoderRuntime, VisionRuntime
+from edgevlm.tiling import Tiles, prepare
+
+EMBEDDING_CACHE_BYTES = 64 * 2**20
+"""Embeddings of recent tiles that are kept; a picture of SmolVLM-256M in 17 tiles has 2.5 MB."""
+
+Unit: TypeAlias = "int | bytes"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture ready for the vision graph."""
+
+    tiles: Tiles
+    keys: tuple[bytes, ...]
+    """Hash of each tile's pixels."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.tiles.rows, self.tiles.columns
+
+
+class Engine:
+    """Answers requests with one vision graph and one decoder, which it owns."""
+
+    def __init__(self, manifest: Manifest, vision: VisionRuntime, decoder: DecoderRuntime) -> None:
+        self._manifest = manifest
+        self._vision = vision
+        self._decoder = decoder
+        self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
+        self._end_tokens = frozenset(manifest.prompt.end_token_ids)
+        self._held: list[Unit] = []
+        self._embeddings: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    @property
+    def context_length(self) -> int:
+        """Positions for prompt and answer together."""
+        return self._decoder.context_length
+
+    def prepare(self, picture: NDArray[np.uint8]) -> Picture:
+        """Cut an RGB uint8 picture ``[height, width, 3]`` into tiles."""
+        tiles = prepare(picture, self._manifest.image)
+        return Picture(tiles, tuple(_hash(tile) for tile in tiles.pixels))
+
+    def encode(self, picture: Picture) -> NDArray[np.float32]:
+        """Embeddings float32 ``[tiles * tokens_per_tile, width]`` as the decoder gets them."""
+        with self._exclusive():
+            return np.concatenate(self._encode(dict(zip(picture.keys, picture.tiles.pixels, strict=True))))
+
+    def units(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> list[Unit]:
+        """The prompt that `generate` feeds for these messages.
+
+        Raises:
+            PromptError: messages that the model's template cannot express.
+        """
+        units: list[Unit] = []
+        for segment in self._prompts.build(messages, [picture.grid for picture in pictures]):
+            if isinstance(segment, TextSegment):
+                units += segment.token_ids
+            else:
+                units.append(pictures[segment.picture].keys[segment.tile])
+        return units
+
+    def generate(
+        self, messages: Sequence[Message], pictures: Sequence[Picture], generation: Generation, start: float
+    ) -> Iterator[Chunk]:
+        """Stream the answer to `messages`; closing the iterator stops the work.
+
+        Args:
+            pictures: one for each image part of the messages, in their order.
+            start: `time.perf_counter` when the request came; stats count from there.
+
+        Raises:
+            PromptError: messages that the model's template cannot express.
+            ContextError: prompt and ``max_tokens`` do not fit the context together.
+            BusyError: this thread has another stream open.
+        """
+        units = self.units(messages, pictures)
+        prompt_tokens = self._positions(units)
+        if prompt_tokens + generation.max_tokens > self.context_length:
+            raise ContextError(
+                f"the prompt has {prompt_tokens} positions and max_tokens is {generation.max_tokens}, "
+                f"together {prompt_tokens + generation.max_tokens}, but the context has "
+                f"{self.context_length}; lower max_tokens, shorten the conversation or load the model "
+                f"with a larger context_length"
+            )
+        tiles = {
+            key: tile
+            for picture in pictures
+            for key, tile in zip(picture.keys, picture.tiles.pixels, strict=True)
+        }
+        with self._exclusive():
+            prepared = time.perf_counter()
+            cached = self._reuse(units)
+            rest = units[cached:]
+            missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
+            encoded_tiles = sum(key not in self._embeddings for key in missing)
+            embeddings = dict(zip(missing, self._encode(missing), strict=True))
+            encoded = time.perf_counter()
+            cached_tokens = self._positions(units[:cached])
+            self._prefill(rest, embeddings, cached_tokens)
+            yield from self._answer(
+                prompt_tokens, cached_tokens, encoded_tiles, generation, (start, prepared, encoded)
+            )
+
+    def logits(
+        self, messages: Sequence[Message], pictures: Sequence[Picture], answer: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Logits under teacher forcing, to compare with a reference.
+
+        Returns:
+            float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
+        """
+        units = self.units(messages, pictures)
+        tiles = {
+            key: tile
+            for picture in pictures
+            for key, tile in zip(picture.keys, picture.tiles.pixels, strict=True)
+        }
+        with self._exclusive():
+            self._held.clear()
+            self._decoder.truncate(0)
+            self._prefill(units, dict(zip(tiles, self._encode(tiles), strict=True)), 0)
+            rows = [self._decoder.logits()]
+            for position, token in enumerate(answer[:-1], start=self._positions(units)):
+                self._step(token, position)
+                rows.append(self._decoder.logits())
+            return np.stack(rows)
+
+    def close(self) -> None:
+        """Free both runtimes; waits for a stream in another thread."""
+        with self._exclusive():
+            self._held.clear()
+            self._embeddings.clear()
+            self._vision.close()
+            self._decoder.close()
+
+    def _positions(self, units: Sequence[Unit]) -> int:
+        tokens_per_tile = self._manifest.vision.tokens_per_tile
+        return sum(tokens_per_tile if isinstance(unit, bytes) else 1 for unit in units)
+
+    def _exclusive(self) -> _Exclusive:
+        return _Exclusive(self)
+
+    def _reuse(self, units: Sequence[Unit]) -> int:
+        """Cut the KV cache to what it shares with the prompt; returns how many units that is.
+
+        At least one unit is left to decode, since the logits after the prompt are needed. With attention
+        over the whole prefix nothing can be shared: each position depends on all of them.
+        """
+        shared = 0
+        if self._manifest.decoder.attention == "causal":
+            for held, wanted in zip(self._held, units[:-1], strict=False):
+                if held != wanted:
+                    break
+                shared += 1
+        del self._held[shared:]
+        self._decoder.truncate(self._positions(self._held))
+        return shared
+
+    def _encode(self, tiles: dict[bytes, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
+        missing = [key for key in tiles if key not in self._embeddings]
+        found = {key: self._embeddings[key] for key in tiles if key in self._embeddings}
+        if missing:
+            encoded = self._vision.encode(np.stack([tiles[key] for key in missing]))
+            encoded = encoded * np.float32(self._manifest.decoder.embedding_scale)
+            found.update(zip(missing, encoded, strict=True))
+        for key in tiles:
+            self._embeddings[key] = found[key]
+            self._embeddings.move_to_end(key)
+        size = sum(embeddings.nbytes for embeddings in self._embeddings.values())
+        while size > EMBEDDING_CACHE_BYTES:
+            size -= self._embeddings.popitem(last=False)[1].nbytes
+        return [found[key] for key in tiles]
+
+    def _prefill(
+        self, units: Sequence[Unit], embeddings: dict[bytes, NDArray[np.float32]], position: int
+    ) -> None:
+        """Feed the rest of a prompt from `position` on, with logits after the last unit."""
+        if self._manifest.decoder.attention == "prefix":
+            rows = [
+                embeddings[unit] if isinstance(unit, bytes) else self._decoder.embed([unit])
+                for unit in units
+            ]
+            prefix = np.concatenate(rows)
+            positions = np.arange(position, position + len(prefix), dtype=np.int32)
+            self._decoder.decode_embeddings(prefix, positions, logits=True, bidirectional=True)
+            self._held += units
+            return
+        done = 0
+        for is_tile, group in itertools.groupby(units, key=lambda unit: isinstance(unit, bytes)):
+            run = list(group)
+            done += len(run)
+            count = self._positions(run)
+            positions = np.arange(position, position + count, dtype=np.int32)
+            if is_tile:
+                rows = [embeddings[unit] for unit in run if isinstance(unit, bytes)]
+                self._decoder.decode_embeddings(
+                    np.concatenate(rows), positions, logits=done == len(units)
+                )
+            else:
+                tokens = [unit for unit in run if isinstance(unit, int)]
+                self._decoder.decode_tokens(tokens, positions, logits=done == len(units))
+            self._held += run
+            position += count
+
+    def _step(self, token: int, position: int) -> None:
+        self._decoder.decode_tokens([token], np.array([position], np.int32), logits=True)
+        self._held.append(token)
+
+    def _answer(
+        self,
+        prompt_tokens: int,
+        cached_tokens: int,
+        encoded_tiles: int,
+        generation: Generation,
+        times: tuple[float, float, float],
+    ) -> Iterator[Chunk]:
+        """Sample until the model, a stop string or the limit ends the answer."""
+        start, prepared, encoded = times
+        prefilled = first = time.perf_counter()
+        text = AnswerText(tuple(generation.stop))
+        sampler = self._decoder.sampler(generation.sampling)
+        finish: FinishReason | None = None
+        count = 0
+        try:
+            while finish is None:
+                token = sampler.sample()
+                if count == 0:
+                    first = time.perf_counter()
+                if token in self._end_tokens:
+                    finish = "stop"
+                    break
+                count += 1
+                shown = text.push(self._decoder.piece(token))
+                if text.stopped:
+                    finish = "stop"
+                elif count == generation.max_tokens:
+                    finish = "length"
+                yield Chunk(shown, (token,))
+                if finish is None:
+                    self._step(token, prompt_tokens + count - 1)
+            rest = text.finish()
+        finally:
+            sampler.close()
+        end = time.perf_counter()
+        stats = Stats(
+            prepare_ms=(prepared - start) * 1000,
+            encode_ms=(encoded - prepared) * 1000,
+            prefill_ms=(prefilled - encoded) * 1000,
+            decode_ms=(end - prefilled) * 1000,
+            first_token_ms=(first - start) * 1000,
+            total_ms=(end - start) * 1000,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+            encoded_tiles=encoded_tiles,
+            answer_tokens=count,
+        )
+        yield Chunk(rest, (), finish, stats)
+
+
+class _Exclusive:
+    """The engine's lock, which refuses a thread that holds it already instead of waiting for ever.
+
+    A stream holds it between two chunks, while its consumer runs. Unlike an RLock it may be released by
+    another thread, such as the one that closes a stream.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        if self._engine._owner == threading.get_ident():
+            raise BusyError(
+                "this thread has an unfinished stream of the same model; read it to its end or close() it "
+                "before the next request"
+            )
+        self._engine._lock.acquire()
+        self._engine._owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._engine._owner = None
+        self._engine._lock.release()
+
+
+def _hash(tile: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=16).digest()

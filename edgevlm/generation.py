@@ -1,0 +1,136 @@
+"""How an answer is generated: the settings of one request, and text that grows from token pieces."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from dataclasses import dataclass
+from typing import TypedDict
+
+from edgevlm.errors import InputError
+from edgevlm.runtimes.base import Sampling
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Keyword arguments of `VLM.ask` and its relatives; see `Generation` for meaning and defaults."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
+    stop: str | tuple[str, ...] | list[str]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Settings of one request.
+
+    Raises:
+        InputError: a setting of the wrong type or outside its range.
+    """
+
+    max_tokens: int = 256
+    """At most so many tokens; prompt and these must fit the context together."""
+    temperature: float = 0.0
+    """0 takes the most likely token each time."""
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    """The same seed gives the same answer."""
+    stop: str | tuple[str, ...] | list[str] = ()
+    """The answer ends before the first of these strings."""
+
+    def __post_init__(self) -> None:
+        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _check_int("top_k", self.top_k, 0, 2**31 - 1)
+        _check_int("seed", self.seed, 0, 2**32 - 1)
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_number("top_p", self.top_p, 0.0, 1.0)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise InputError(f"stop must be one or several texts that are not empty, is {self.stop!r}")
+        object.__setattr__(self, "stop", stop)
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the decoder needs to know."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name} must be an integer, is {value!r}")
+    if not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, is {value}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"{name} must be a number, is {value!r}")
+    if not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, is {value}")
+
+
+class AnswerText:
+    """Text of an answer while token pieces arrive.
+
+    `push` and `finish` return what may be shown: whole characters, without leading white space, and
+    nothing that a stop string could still take back.
+    """
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = stop
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._started = False
+        self._pending = ""
+        self.stopped = False
+        """A stop string came."""
+
+    def push(self, piece: bytes) -> str:
+        """Text that became certain with the UTF-8 bytes `piece`."""
+        return self._take(self._decoder.decode(piece), final=False)
+
+    def finish(self) -> str:
+        """The rest, once no piece follows."""
+        return self._take(self._decoder.decode(b"", final=True), final=True)
+
+    def _take(self, text: str, *, final: bool) -> str:
+        if self.stopped:
+            return ""
+        if not self._started:
+            text = text.lstrip()
+            self._started = bool(text)
+        self._pending += text
+        found = [at for stop in self._stop if (at := self._pending.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            certain = min(found)
+        elif final:
+            certain = len(self._pending)
+        else:
+            certain = len(self._pending) - max(
+                (_overlap(self._pending, stop) for stop in self._stop), default=0
+            )
+        shown, self._pending = self._pending[:certain], self._pending[certain:]
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next(
+        (size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0
+    )

@@ -1,0 +1,240 @@
+"""Messages to segments: token ids with holes where pictures stand.
+
+Token ids equal those of transformers' processor for the whole rendered prompt, and text of a message is
+never read as a special token. Both follow from the order of the steps:
+
+1. in the messages' text, the first character of every spelling of a special token is replaced by a mark,
+   a character that occurs nowhere in the messages;
+2. the checkpoint's own chat template is rendered (jinja2's sandbox), and each picture's place is spelled
+   out tile by tile;
+3. the result is split at the special tokens, which now all come from the template; the plain text between
+   two of them, the template's joined with the user's, gets the marked characters back and is tokenized in
+   one piece, since merges cross the border between both.
+
+Messages are transformers': ``{"role": "user", "content": [{"type": "image"}, {"type": "text", "text":
+"What is this?"}]}``. A content that is a string is one text part.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+import jinja2
+import jinja2.sandbox
+
+from edgevlm.errors import BundleError, PromptError
+from edgevlm.manifest import ImageSpelling, PromptSpec
+
+Message: TypeAlias = Mapping[str, Any]
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """Consecutive tokens."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TileSegment:
+    """The embeddings of one tile of one picture; both count from 0, pictures in the order of the messages."""
+
+    picture: int
+    tile: int
+
+
+Segment: TypeAlias = TextSegment | TileSegment
+
+
+class PromptBuilder:
+    """Renders and tokenizes prompts for one model.
+
+    Args:
+        tokenize: plain text to token ids, recognising no special token.
+
+    Raises:
+        BundleError: the chat template is not valid Jinja.
+    """
+
+    def __init__(self, spec: PromptSpec, tokenize: Callable[[str], list[int]]) -> None:
+        self._spec = spec
+        self._tokenize = tokenize
+        self._special = {token.text: token for token in spec.special_tokens}
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)))
+        try:
+            self._template = _environment().from_string(spec.chat_template)
+        except jinja2.TemplateError as error:
+            raise BundleError(f"manifest.prompt.chat_template: not a valid template: {error}") from error
+
+    def build(
+        self,
+        messages: Sequence[Message],
+        grids: Sequence[tuple[int, int]],
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[Segment]:
+        """The prompt for `messages`.
+
+        Args:
+            grids: rows and columns of each picture, (0, 0) for a picture of one tile.
+
+        Raises:
+            PromptError: messages of another form, or that the template refuses.
+        """
+        checked = [_check_message(message, index) for index, message in enumerate(messages)]
+        places = sum(part["type"] == "image" for message in checked for part in message["content"])
+        if places != len(grids):
+            raise PromptError(f"the messages have places for {places} pictures, {len(grids)} were passed")
+        texts = [
+            part["text"]
+            for message in checked
+            for part in message["content"]
+            if part["type"] == "text"
+        ]
+        marks = self._marks(texts)
+        for message in checked:
+            for part in message["content"]:
+                if part["type"] == "text":
+                    part["text"] = self._mark_special(part["text"], marks)
+        rendered = self._render(checked, add_generation_prompt)
+        pieces = rendered.split(self._spec.image_token)
+        if len(pieces) != len(grids) + 1:
+            raise PromptError(
+                f"the model's chat template wrote {len(pieces) - 1} of {len(grids)} pictures; "
+                f"it cannot take pictures in this place"
+            )
+        spelled, tiles = [pieces[0]], []
+        for picture, ((rows, columns), piece) in enumerate(zip(grids, pieces[1:], strict=True)):
+            spelled += [spell_image(self._spec.image_spelling, self._spec.image_token, rows, columns), piece]
+            tiles += [TileSegment(picture, tile) for tile in range(rows * columns + 1)]
+        return self._tokenize_split("".join(spelled), marks, tiles)
+
+    def _marks(self, texts: Sequence[str]) -> dict[str, str]:
+        """First character of each special token to a private-use character that occurs in no text."""
+        for text in texts:
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise PromptError(f"a text has a lone surrogate, which is no character: {error}") from error
+        used = set().union(*texts)
+        unused = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used)
+        marks = dict(zip(sorted({text[0] for text in self._special}), unused, strict=False))
+        if len(marks) < len({text[0] for text in self._special}):
+            raise PromptError("the messages use every character of Unicode's plane 15")
+        return marks
+
+    def _mark_special(self, text: str, marks: Mapping[str, str]) -> str:
+        """Replace first characters by their marks until no special token is left."""
+        while match := self._special_pattern.search(text):
+            first = match.start()
+            text = text[:first] + marks[text[first]] + text[first + 1 :]
+        return text
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        try:
+            return self._template.render(
+                **self._spec.template_variables,
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except jinja2.TemplateError as error:
+            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise PromptError(f"the model's chat template fails on these messages: {error!r}") from error
+
+    def _tokenize_split(
+        self, prompt: str, marks: Mapping[str, str], tiles: Sequence[TileSegment]
+    ) -> list[Segment]:
+        unmark = str.maketrans({mark: character for character, mark in marks.items()})
+        segments: list[Segment] = []
+        token_ids: list[int] = []
+        remaining = iter(tiles)
+        strip_left = False
+        start = 0
+        for match in [*self._special_pattern.finditer(prompt), None]:
+            plain = prompt[start : match.start() if match else len(prompt)]
+            token = self._special[match.group()] if match else None
+            if strip_left:
+                plain = plain.lstrip()
+            if token is not None and token.strip_left:
+                plain = plain.rstrip()
+            if plain:
+                token_ids += self._tokenize(plain.translate(unmark))
+            if match is None or token is None:
+                break
+            start, strip_left = match.end(), token.strip_right
+            if token.text == self._spec.image_token:
+                if token_ids:
+                    segments.append(TextSegment(tuple(token_ids)))
+                    token_ids = []
+                segments.append(next(remaining))
+            else:
+                token_ids.append(token.id)
+        if token_ids:
+            segments.append(TextSegment(tuple(token_ids)))
+        return segments
+
+
+def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: int) -> str:
+    """One picture as the prompt writes it, with one `image_token` for each tile."""
+    if rows == 0 and columns == 0:
+        return spelling.whole.replace("{image}", image_token)
+    written = []
+    for row in range(1, rows + 1):
+        for column in range(1, columns + 1):
+            tile = spelling.tile.replace("{row}", str(row)).replace("{column}", str(column))
+            written.append(tile.replace("{image}", image_token))
+        written.append(spelling.row_end)
+    written.append(spelling.overview.replace("{image}", image_token))
+    return "".join(written)
+
+
+def _check_message(message: Message, index: int) -> dict[str, Any]:
+    """A deep copy with checked fields and with the content as a list of parts."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise PromptError(f"message {index} must be a mapping with role and content, is {message!r}")
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise PromptError(f"message {index}: role must be one of {', '.join(ROLES)}, is {role!r}")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, Sequence) or not content:
+        raise PromptError(f"message {index}: content must be text or a list of parts, is {content!r}")
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "image":
+            parts.append({"type": "image"})
+        elif kind == "text" and isinstance(part.get("text"), str):
+            parts.append({"type": "text", "text": part["text"]})
+        else:
+            raise PromptError(f"message {index}: a part must be an image or a text, is {part!r}")
+    return {"role": role, "content": parts}
+
+
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    """The names and settings that transformers gives to chat templates."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+
+    def raise_exception(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        return datetime.datetime.now().strftime(form)
+
+    def tojson(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
+    environment.filters["tojson"] = tojson
+    return environment

@@ -1,0 +1,246 @@
+"""The public face: load a bundle, ask about pictures, stream, converse, encode."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.engine import Engine, Picture
+from edgevlm.errors import InputError, PromptError
+from edgevlm.generation import Generation, GenerationOptions
+from edgevlm.images import ImageSource, load_image, load_images
+from edgevlm.manifest import Manifest
+from edgevlm.results import Answer, Chunk
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from edgevlm.chat import Chat
+
+DEFAULT_CONTEXT_LENGTH = 4096
+"""Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
+
+
+class VLM:
+    """A vision-language model, loaded and ready.
+
+    One object serves one request at a time; threads that ask together wait for each other. Use as a
+    context manager, or `close` it, to free the memory at a definite time.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, device: str) -> None:
+        self._bundle = bundle
+        self._engine = engine
+        self._device = device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        device: str = "auto",
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        context_length: int | None = None,
+        vision: str | None = None,
+        decoder: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a bundle.
+
+        Args:
+            model: a built-in name, a bundle's folder, or a hub repository that holds a bundle.
+            device: where pictures are encoded: ``auto``, ``cpu``, ``cuda``, ``tensorrt``, ``coreml``,
+                ``openvino`` or ``qnn``. ``auto`` takes the best that is there; a named one must be there.
+            providers: ONNX Runtime execution providers by name, instead of `device`.
+            threads: of each runtime; None lets each choose.
+            gpu_layers: decoder layers on the GPU; -1 for all, None for all if `device` is no CPU and
+                llama.cpp was built for a GPU.
+            context_length: positions for prompt and answer together; None for the checkpoint's, at most
+                `DEFAULT_CONTEXT_LENGTH`.
+            vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
+            revision, cache_dir, token, local_files_only: as in huggingface_hub.
+
+        Raises:
+            BundleError: no such model, or a bundle that is incomplete or altered.
+            InputError: an argument outside its range.
+            RuntimeLoadError: a device that is not there, or a file that does not load.
+        """
+        from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+        from edgevlm.runtimes.onnx import OnnxVision
+
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise InputError(f"threads must be a positive integer or None, is {threads!r}")
+        bundle = Bundle.open(
+            model, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        manifest = bundle.manifest
+        trained = manifest.decoder.context_length
+        if context_length is None:
+            context_length = min(trained, DEFAULT_CONTEXT_LENGTH)
+        if not isinstance(context_length, int) or not 1 <= context_length <= trained:
+            raise InputError(
+                f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"
+            )
+        decoder_file = bundle.decoder_file(decoder)
+        vision_file = bundle.vision_file(
+            vision, accelerator=OnnxVision.uses_accelerator(device=device, providers=providers)
+        )
+        bundle.check_hashes([vision_file, decoder_file])
+        vision_runtime = OnnxVision(
+            bundle.path(vision_file),
+            input_name=manifest.vision.input_name,
+            output_name=manifest.vision.output_name,
+            device=device,
+            providers=providers,
+            threads=threads,
+        )
+        decoder_runtime = LlamaCppDecoder(
+            bundle.path(decoder_file),
+            context_length=context_length,
+            threads=threads,
+            gpu_layers=0 if gpu_layers is None and device == "cpu" else gpu_layers,
+            bidirectional=manifest.decoder.attention == "prefix",
+        )
+        device = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
+        return cls(bundle, Engine(manifest, vision_runtime, decoder_runtime), device)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    @property
+    def context_length(self) -> int:
+        """Positions for prompt and answer together."""
+        return self._engine.context_length
+
+    @property
+    def device(self) -> str:
+        """What both halves really run on."""
+        return self._device
+
+    def ask(
+        self,
+        image: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer one question about a picture, several, or none.
+
+        Args:
+            image: a path, a file's bytes, a Pillow image, an RGB uint8 array ``[height, width, 3]``, an
+                iterable of these, or None.
+            system: instructions before the question.
+            options: fields of `edgevlm.generation.Generation`.
+
+        Raises:
+            ImageError: a picture that cannot be read.
+            PromptError: an empty question, or messages that the model does not know.
+            ContextError: prompt and ``max_tokens`` do not fit the context together.
+        """
+        return collect(self.stream(image, question, system=system, **options))
+
+    def stream(
+        self,
+        image: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Iterator[Chunk]:
+        """As `ask`, in chunks; the last one has ``finish_reason`` and ``stats``. Closing it stops the work."""
+        start = time.perf_counter()
+        pictures = [self._engine.prepare(picture) for picture in load_images(image)]
+        messages = system_messages(system) + [user_message(question, len(pictures))]
+        return self._engine.generate(messages, pictures, Generation(**options), start)
+
+    def generate(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
+    ) -> Iterator[Chunk]:
+        """Stream the answer to a whole conversation, pictures anywhere between the texts.
+
+        Args:
+            messages: as in transformers, with pictures in place: ``{"role": "user", "content":
+                [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
+        """
+        start = time.perf_counter()
+        sources = []
+        for message in messages:
+            content = message.get("content") if isinstance(message, Mapping) else None
+            for part in content if isinstance(content, list | tuple) else ():
+                if isinstance(part, Mapping) and part.get("type") == "image":
+                    if "image" not in part:
+                        raise PromptError(f"an image part needs its picture under 'image', is {part!r}")
+                    sources.append(part["image"])
+        pictures = [self._engine.prepare(load_image(source)) for source in sources]
+        return self._engine.generate(messages, pictures, Generation(**options), start)
+
+    def chat(self, system: str | None = None) -> Chat:
+        """A conversation that keeps its turns and, as long as nobody else asks, the decoder's KV cache."""
+        from edgevlm.chat import Chat
+
+        return Chat(self._engine, system)
+
+    def encode(self, image: ImageSource) -> NDArray[np.float32]:
+        """Embeddings float32 ``[tokens, width]`` of one picture, as the decoder gets them."""
+        return self._engine.encode(self._engine.prepare(load_image(image)))
+
+    def close(self) -> None:
+        """Free the memory; later requests raise RuntimeLoadError."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def system_messages(system: str | None) -> list[dict[str, Any]]:
+    """The system message as a list of one, or none.
+
+    Raises:
+        PromptError: not a text, or empty.
+    """
+    if system is None:
+        return []
+    return [{"role": "system", "content": [{"type": "text", "text": _text("system", system)}]}]
+
+
+def user_message(text: str, pictures: int) -> dict[str, Any]:
+    """Pictures first, then the text; raises as `system_messages`."""
+    parts: list[dict[str, str]] = [{"type": "image"}] * pictures
+    return {"role": "user", "content": [*parts, {"type": "text", "text": _text("question", text)}]}
+
+
+def _text(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"{name} must be a text, is {type(text).__name__}")
+    if not text.strip():
+        raise PromptError(f"{name} is empty")
+    return text
+
+
+def collect(chunks: Iterable[Chunk]) -> Answer:
+    """Read a stream to its end."""
+    text: list[str] = []
+    token_ids: list[int] = []
+    for chunk in chunks:
+        text.append(chunk.text)
+        token_ids += chunk.token_ids
+        if chunk.finish_reason is not None and chunk.stats is not None:
+            return Answer("".join(text), chunk.finish_reason, tuple(token_ids), chunk.stats)
+    raise RuntimeError("the stream ended without a finish reason")
