@@ -1,0 +1,100 @@
+"""The command line: a table from subcommand to module, of which only the chosen one is imported.
+
+A subcommand's module offers ``HELP`` and ``EXAMPLES`` (texts), ``add_arguments(parser)`` and
+``run(arguments) -> int``. Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure,
+2 for wrong usage, 130 after Ctrl-C, 141 if nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+import edgevlm
+from edgevlm.errors import EdgeVLMError
+
+
+class Command(NamedTuple):
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "ask": Command("edgevlm.cli.ask", "answer one question about pictures"),
+    "chat": Command("edgevlm.cli.chat", "talk about pictures in the terminal"),
+    "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
+    "inspect": Command("edgevlm.cli.inspect", "show what a bundle holds"),
+    "verify": Command("edgevlm.cli.verify", "check a bundle's files and its stored golden answer"),
+    "doctor": Command(
+        "edgevlm.cli.doctor", "look for what slows or breaks edgevlm on this machine"
+    ),
+    "demo": Command("edgevlm.demo.cli", "talk about pictures in the browser"),
+}
+
+EPILOG = """\
+commands:
+{commands}
+
+examples:
+  edgevlm ask "What is in the picture?" photo.jpg
+  edgevlm chat photo.jpg
+  edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m
+
+'edgevlm COMMAND --help' says more about each.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (`sys.argv` if None); returns the exit code.
+
+    Raises:
+        SystemExit: after ``--help`` or ``--version`` (0), or on wrong usage (2).
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in COMMANDS:
+        _refuse(arguments)
+    name, *rest = arguments
+    module = importlib.import_module(COMMANDS[name].module)
+    parser = argparse.ArgumentParser(
+        prog=f"edgevlm {name}",
+        description=module.HELP,
+        epilog=f"examples:\n{module.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parsed = parser.parse_args(rest)
+    try:
+        code: int = module.run(parsed)
+        sys.stdout.flush()
+    except EdgeVLMError as error:
+        print(f"edgevlm: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is left in the buffer would raise once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _refuse(arguments: Sequence[str]) -> NoReturn:
+    """Answer a command line without a subcommand: help, version or an error."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="edgevlm",
+        usage="edgevlm COMMAND ...",
+        description="Small vision-language models on the machine in front of you.",
+        epilog=EPILOG.format(commands=commands),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"edgevlm {edgevlm.__version__}")
+    _, unknown = parser.parse_known_args(arguments)
+    if not unknown:
+        parser.error(f"a command is missing: one of {', '.join(COMMANDS)}")
+    parser.error(f"no command {unknown[0]!r}: it is one of {', '.join(COMMANDS)}")

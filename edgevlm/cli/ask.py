@@ -1,0 +1,97 @@
+"""``edgevlm ask``: one question, one answer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+
+from edgevlm.cli.options import (
+    add_generation_options,
+    add_model_options,
+    generation_options,
+    load_model,
+)
+from edgevlm.results import Stats
+
+HELP = "Answer one question about a picture, several, or none; the answer streams to stdout."
+
+EXAMPLES = """\
+  edgevlm ask "What is in the picture?" photo.jpg
+  edgevlm ask "What differs between the two?" before.png after.png
+  edgevlm ask "Describe it." photo.jpg --model ./smolvlm-256m --max-tokens 60
+  edgevlm ask "How many shapes are there?" photo.jpg --json | jq .text"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", metavar="QUESTION", type=_question)
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="picture files")
+    add_model_options(parser)
+    add_generation_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object with text, finish_reason, stats and model",
+    )
+    output.add_argument("--stats", action="store_true", help="say on stderr where the time went")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    with load_model(arguments) as vlm:
+        load_ms = (time.perf_counter() - start) * 1000
+        chunks = vlm.stream(arguments.images, arguments.question, **generation_options(arguments))
+        text = []
+        for chunk in chunks:
+            text.append(chunk.text)
+            if not arguments.json:
+                print(chunk.text, end="", flush=True)
+        if not arguments.json:
+            print(flush=True)
+        if chunk.stats is not None and arguments.json:
+            answer = {
+                "text": "".join(text),
+                "finish_reason": chunk.finish_reason,
+                "stats": dataclasses.asdict(chunk.stats)
+                | {"tokens_per_second": chunk.stats.tokens_per_second},
+                "model": vlm.manifest.name,
+            }
+            print(json.dumps(answer, ensure_ascii=False))
+        if chunk.stats is not None and arguments.stats:
+            print(describe(chunk.stats, load_ms, vlm.device), file=sys.stderr)
+    return 0
+
+
+def describe(stats: Stats, load_ms: float, device: str) -> str:
+    """Where the time went, as a table."""
+    rows = [
+        ("load", load_ms, "open the bundle and both runtimes"),
+        ("prepare", stats.prepare_ms, "read and tile pictures, render and tokenize the prompt"),
+        ("encode", stats.encode_ms, f"vision graph, tiles: {stats.encoded_tiles}"),
+        (
+            "prefill",
+            stats.prefill_ms,
+            f"decoder over the prompt, positions: {stats.prompt_tokens - stats.cached_tokens}",
+        ),
+        (
+            "decode",
+            stats.decode_ms,
+            f"answer, tokens: {stats.answer_tokens}, per second: {stats.tokens_per_second:.0f}",
+        ),
+        (
+            "total",
+            load_ms + stats.total_ms,
+            f"first token {stats.first_token_ms:.0f} ms after loading",
+        ),
+    ]
+    lines = [f"{name:8}{ms:9.1f} ms  {what}" for name, ms, what in rows]
+    return "\n".join([*lines, f"on      {device}"])
+
+
+def _question(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text

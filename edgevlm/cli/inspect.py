@@ -1,0 +1,82 @@
+"""``edgevlm inspect``: what a bundle holds."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgevlm.bundle import Bundle
+from edgevlm.manifest import Drift, FileEntry, Manifest
+
+HELP = "Show what a bundle holds: where it came from, its files, how pictures and prompts are prepared."
+
+EXAMPLES = """\
+  edgevlm inspect edgevlm-nano
+  edgevlm inspect ./smolvlm-256m --json | jq .parity"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", help="a built-in name, a folder or a hub repository"
+    )
+    parser.add_argument("--json", action="store_true", help="the manifest as it is")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.bundle)
+    if arguments.json:
+        print(bundle.manifest.to_json(), end="")
+    else:
+        print(f"folder        {bundle.folder}")
+        print(describe(bundle.manifest))
+    return 0
+
+
+def describe(manifest: Manifest) -> str:
+    """The manifest in human form."""
+    source, image, vision, decoder = (
+        manifest.source,
+        manifest.image,
+        manifest.vision,
+        manifest.decoder,
+    )
+    height, width = image.tile_size
+    parity = manifest.parity
+    revision = f" at {source.revision}" if source.revision else ""
+    lines = [
+        f"name          {manifest.name}",
+        f"source        {source.repository}{revision} ({source.family}, licence {source.license})",
+        f"pictures      {image.strategy} of {width} x {height} pixels, {image.resample}"
+        + (f", longest edge to {image.longest_edge}" if image.longest_edge else ""),
+        f"vision        {vision.tokens_per_tile} tokens of width {vision.width} for each tile",
+        *_files(vision.files, parity.vision if parity else {}),
+        f"decoder       {decoder.architecture}, width {decoder.width}, "
+        f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "
+        f"{decoder.attention} attention",
+        *_files(decoder.files, parity.decoder if parity else {}),
+    ]
+    if parity:
+        lines.append(
+            f"parity        with the checkpoint in float32: pictures {parity.pictures}, "
+            f"prompts {parity.prompts}, answer positions {parity.positions}"
+            + ("; DRIFT PAST A BOUND WAS ALLOWED" if parity.drift_allowed else "")
+        )
+    else:
+        lines.append("parity        not measured")
+    if manifest.golden:
+        lines.append(f"golden        {manifest.golden.question!r}")
+    made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
+    return "\n".join([*lines, f"made with     {made}"])
+
+
+def _files(files: dict[str, FileEntry], drift: dict[str, Drift]) -> list[str]:
+    lines = []
+    for precision, entry in files.items():
+        line = f"  {precision:10}  {entry.name:26} {entry.size / 1e6:9.1f} MB"
+        if entry.bits_per_weight is not None:
+            line += f"  {entry.bits_per_weight:5.2f} bits per weight"
+        if precision in drift:
+            line += f"  relative error {drift[precision].relative_error:.1e}"
+            if drift[precision].top1_agreement is not None:
+                line += f"  top-1 agreement {drift[precision].top1_agreement:.1%}"
+        lines.append(line)
+    return lines
