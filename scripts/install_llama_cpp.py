@@ -1,8 +1,9 @@
 """Install llama-cpp-python so that it cannot crash on this CPU.
 
-PyPI has its sources only, so pip compiles llama.cpp. Compiled by gcc 12 for a CPU with AMX, every quantized
-model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration). So, unless CC, CXX or
-CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older with AMX left out.
+PyPI has its sources only, so pip compiles llama.cpp. Compiled by gcc 12 for a CPU with AMX, every
+quantized model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration). So,
+unless CC, CXX or CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older with AMX
+left out.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ def requirement() -> str:
 
 
 def gcc_version() -> int | None:
-    """Major version of the gcc that CMake would take; None if there is none or it is another compiler."""
+    """Major version of the gcc that CMake would take; None if it would take no gcc."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
     macros = subprocess.run(
-        [compiler, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=False
+        [compiler, "-dM", "-E", "-x", "c++", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     found = re.search(r"^#define __GNUC__ (\d+)$", macros, re.MULTILINE)
     return int(found.group(1)) if found and "__clang__" not in macros else None

@@ -1,8 +1,8 @@
 """The command line: a table from subcommand to module, of which only the chosen one is imported.
 
 A subcommand's module offers ``HELP`` and ``EXAMPLES`` (texts), ``add_arguments(parser)`` and
-``run(arguments) -> int``. Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure,
-2 for wrong usage, 130 after Ctrl-C, 141 if nobody reads the output any more.
+``run(arguments) -> int``. Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a
+failure, 2 for wrong usage, 130 after Ctrl-C, 141 if nobody reads the output any more.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from edgevlm.generation import GenerationOptions
 
 HELP = """\
-Talk about pictures. Each line is a turn, and its answer streams to stdout; lines may also come from a pipe.
+Talk about pictures. Each line is a turn, and its answer streams to stdout; lines may also come
+from a pipe.
 
   /image PATH  show a picture with the next turn
   /new         forget the conversation
@@ -94,7 +95,7 @@ def _lines(interactive: bool) -> Iterator[str]:
         import readline  # noqa: F401  (gives input() line editing and history)
     while True:
         try:
-            # input() writes its prompt to stdout, which belongs to the answers where it is no terminal.
+            # input() writes its prompt to stdout, which is for answers alone if it is no terminal.
             prompt = "> " if interactive and sys.stdout.isatty() else ""
             line = input(prompt).strip()
         except EOFError:

@@ -7,7 +7,9 @@ import argparse
 from edgevlm.bundle import Bundle
 from edgevlm.manifest import Drift, FileEntry, Manifest
 
-HELP = "Show what a bundle holds: where it came from, its files, how pictures and prompts are prepared."
+HELP = (
+    "Show what a bundle holds: where it came from, its files, how near they are to the checkpoint."
+)
 
 EXAMPLES = """\
   edgevlm inspect edgevlm-nano
