@@ -1,9 +1,9 @@
 """Install llama-cpp-python so that it cannot crash on this CPU.
 
 PyPI has its sources only, so pip compiles llama.cpp. Compiled by gcc 12 for a CPU with AMX, every
-quantized model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration). So,
-unless CC, CXX or CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older with AMX
-left out.
+quantized model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration).
+So, unless CC, CXX or CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older
+with AMX left out.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.manifest import Drift, FileEntry, Manifest
 
 HELP = (
-    "Show what a bundle holds: where it came from, its files, how near they are to the checkpoint."
+    "Show what a bundle holds: where it came from, its files, how near to the checkpoint."
 )
 
 EXAMPLES = """\
