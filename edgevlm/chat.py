@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgevlm.engine import Engine, Picture
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_images
-from edgevlm.results import Answer, Chunk
-from edgevlm.vlm import collect, system_messages, user_message
+from edgevlm.prompt import system_messages, user_message
+from edgevlm.results import Answer, Chunk, collect
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,14 +59,15 @@ class Chat:
         return self._record(chunks, question, pictures)
 
     def _record(
-        self, chunks: Iterator[Chunk], question: dict[str, Any], pictures: list[Picture]
+        self, chunks: Generator[Chunk], question: dict[str, Any], pictures: list[Picture]
     ) -> Iterator[Chunk]:
         said: list[str] = []
         failed = False
         try:
-            for chunk in chunks:
-                said.append(chunk.text)
-                yield chunk
+            with contextlib.closing(chunks):
+                for chunk in chunks:
+                    said.append(chunk.text)
+                    yield chunk
         except Exception:
             failed = True
             raise

@@ -16,7 +16,7 @@ import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -77,7 +77,8 @@ class Engine:
     def encode(self, picture: Picture) -> NDArray[np.float32]:
         """Embeddings float32 ``[tiles * tokens_per_tile, width]`` as the decoder gets them."""
         with self._exclusive():
-            return np.concatenate(self._encode(dict(zip(picture.keys, picture.tiles.pixels, strict=True))))
+            encoded = self._encode(_tiles_by_key([picture]))
+            return np.concatenate([encoded[key] for key in picture.keys])
 
     def units(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> list[Unit]:
         """The prompt that `generate` feeds for these messages.
@@ -95,8 +96,10 @@ class Engine:
 
     def generate(
         self, messages: Sequence[Message], pictures: Sequence[Picture], generation: Generation, start: float
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk]:
         """Stream the answer to `messages`; closing the iterator stops the work.
+
+        The request is checked now, the work begins with the first chunk.
 
         Args:
             pictures: one for each image part of the messages, in their order.
@@ -105,7 +108,7 @@ class Engine:
         Raises:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and ``max_tokens`` do not fit the context together.
-            BusyError: this thread has another stream open.
+            BusyError: this thread has another stream open; with the first chunk.
         """
         units = self.units(messages, pictures)
         prompt_tokens = self._positions(units)
@@ -116,23 +119,27 @@ class Engine:
                 f"{self.context_length}; lower max_tokens, shorten the conversation or load the model "
                 f"with a larger context_length"
             )
-        tiles = {
-            key: tile
-            for picture in pictures
-            for key, tile in zip(picture.keys, picture.tiles.pixels, strict=True)
-        }
+        return self._generate(units, _tiles_by_key(pictures), generation, start)
+
+    def _generate(
+        self,
+        units: Sequence[Unit],
+        tiles: Mapping[bytes, NDArray[np.uint8]],
+        generation: Generation,
+        start: float,
+    ) -> Generator[Chunk]:
         with self._exclusive():
             prepared = time.perf_counter()
             cached = self._reuse(units)
             rest = units[cached:]
             missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
             encoded_tiles = sum(key not in self._embeddings for key in missing)
-            embeddings = dict(zip(missing, self._encode(missing), strict=True))
+            embeddings = self._encode(missing)
             encoded = time.perf_counter()
             cached_tokens = self._positions(units[:cached])
             self._prefill(rest, embeddings, cached_tokens)
             yield from self._answer(
-                prompt_tokens, cached_tokens, encoded_tiles, generation, (start, prepared, encoded)
+                self._positions(units), cached_tokens, encoded_tiles, generation, (start, prepared, encoded)
             )
 
     def logits(
@@ -144,15 +151,11 @@ class Engine:
             float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
         """
         units = self.units(messages, pictures)
-        tiles = {
-            key: tile
-            for picture in pictures
-            for key, tile in zip(picture.keys, picture.tiles.pixels, strict=True)
-        }
+        tiles = _tiles_by_key(pictures)
         with self._exclusive():
             self._held.clear()
             self._decoder.truncate(0)
-            self._prefill(units, dict(zip(tiles, self._encode(tiles), strict=True)), 0)
+            self._prefill(units, self._encode(tiles), 0)
             rows = [self._decoder.logits()]
             for position, token in enumerate(answer[:-1], start=self._positions(units)):
                 self._step(token, position)
@@ -190,7 +193,7 @@ class Engine:
         self._decoder.truncate(self._positions(self._held))
         return shared
 
-    def _encode(self, tiles: dict[bytes, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    def _encode(self, tiles: Mapping[bytes, NDArray[np.uint8]]) -> dict[bytes, NDArray[np.float32]]:
         """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
         missing = [key for key in tiles if key not in self._embeddings]
         found = {key: self._embeddings[key] for key in tiles if key in self._embeddings}
@@ -204,10 +207,10 @@ class Engine:
         size = sum(embeddings.nbytes for embeddings in self._embeddings.values())
         while size > EMBEDDING_CACHE_BYTES:
             size -= self._embeddings.popitem(last=False)[1].nbytes
-        return [found[key] for key in tiles]
+        return found
 
     def _prefill(
-        self, units: Sequence[Unit], embeddings: dict[bytes, NDArray[np.float32]], position: int
+        self, units: Sequence[Unit], embeddings: Mapping[bytes, NDArray[np.float32]], position: int
     ) -> None:
         """Feed the rest of a prompt from `position` on, with logits after the last unit."""
         if self._manifest.decoder.attention == "prefix":
@@ -256,6 +259,7 @@ class Engine:
         sampler = self._decoder.sampler(generation.sampling)
         finish: FinishReason | None = None
         count = 0
+        paused = 0.0
         try:
             while finish is None:
                 token = sampler.sample()
@@ -270,7 +274,9 @@ class Engine:
                     finish = "stop"
                 elif count == generation.max_tokens:
                     finish = "length"
+                shown_at = time.perf_counter()
                 yield Chunk(shown, (token,))
+                paused += time.perf_counter() - shown_at
                 if finish is None:
                     self._step(token, prompt_tokens + count - 1)
             rest = text.finish()
@@ -281,9 +287,9 @@ class Engine:
             prepare_ms=(prepared - start) * 1000,
             encode_ms=(encoded - prepared) * 1000,
             prefill_ms=(prefilled - encoded) * 1000,
-            decode_ms=(end - prefilled) * 1000,
+            decode_ms=(end - prefilled - paused) * 1000,
             first_token_ms=(first - start) * 1000,
-            total_ms=(end - start) * 1000,
+            total_ms=(end - start - paused) * 1000,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,
             encoded_tiles=encoded_tiles,
@@ -318,3 +324,11 @@ class _Exclusive:
 
 def _hash(tile: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=16).digest()
+
+
+def _tiles_by_key(pictures: Sequence[Picture]) -> dict[bytes, NDArray[np.uint8]]:
+    return {
+        key: tile
+        for picture in pictures
+        for key, tile in zip(picture.keys, picture.tiles.pixels, strict=True)
+    }

@@ -115,10 +115,12 @@ class AnswerText:
             text = text.lstrip()
             self._started = bool(text)
         self._pending += text
-        found = [at for stop in self._stop if (at := self._pending.find(stop)) >= 0]
+        found = [
+            (at + len(stop), at) for stop in self._stop if (at := self._pending.find(stop)) >= 0
+        ]
         if found:
             self.stopped = True
-            certain = min(found)
+            certain = min(found)[1]  # the one that was complete first, however the pieces fell
         elif final:
             certain = len(self._pending)
         else:

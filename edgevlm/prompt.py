@@ -183,6 +183,31 @@ class PromptBuilder:
         return segments
 
 
+def system_messages(system: str | None) -> list[dict[str, Any]]:
+    """The system message as a list of one, or none.
+
+    Raises:
+        PromptError: not a text, or empty.
+    """
+    if system is None:
+        return []
+    return [{"role": "system", "content": [{"type": "text", "text": _text("system", system)}]}]
+
+
+def user_message(text: str, pictures: int) -> dict[str, Any]:
+    """Pictures first, then the text; raises as `system_messages`."""
+    parts: list[dict[str, str]] = [{"type": "image"}] * pictures
+    return {"role": "user", "content": [*parts, {"type": "text", "text": _text("question", text)}]}
+
+
+def _text(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"{name} must be a text, is {type(text).__name__}")
+    if not text.strip():
+        raise PromptError(f"{name} is empty")
+    return text
+
+
 def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: int) -> str:
     """One picture as the prompt writes it, with one `image_token` for each tile."""
     if rows == 0 and columns == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ class Stats:
     first_token_ms: float
     """From the call to the first token."""
     total_ms: float
+    """From the call to the end, without the time that the reader of a stream took between two chunks."""
     prompt_tokens: int
     """Positions of the prompt, pictures included."""
     cached_tokens: int
@@ -62,3 +64,15 @@ class Answer:
     token_ids: tuple[int, ...]
     """As the decoder chose them, without the end token."""
     stats: Stats
+
+
+def collect(chunks: Iterable[Chunk]) -> Answer:
+    """Read a stream to its end."""
+    text: list[str] = []
+    token_ids: list[int] = []
+    for chunk in chunks:
+        text.append(chunk.text)
+        token_ids += chunk.token_ids
+        if chunk.finish_reason is not None and chunk.stats is not None:
+            return Answer("".join(text), chunk.finish_reason, tuple(token_ids), chunk.stats)
+    raise RuntimeError("the stream ended without a finish reason")

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
-from edgevlm.engine import Engine, Picture
+from edgevlm.chat import Chat
+from edgevlm.engine import Engine
 from edgevlm.errors import InputError, PromptError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
 from edgevlm.manifest import Manifest
-from edgevlm.results import Answer, Chunk
+from edgevlm.prompt import system_messages, user_message
+from edgevlm.results import Answer, Chunk, collect
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-    from edgevlm.chat import Chat
 
 DEFAULT_CONTEXT_LENGTH = 4096
 """Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
@@ -76,8 +76,7 @@ class VLM:
             InputError: an argument outside its range.
             RuntimeLoadError: a device that is not there, or a file that does not load.
         """
-        from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
-        from edgevlm.runtimes.onnx import OnnxVision
+        from edgevlm.runtimes import llama_cpp, onnx
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
@@ -93,11 +92,13 @@ class VLM:
                 f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"
             )
         decoder_file = bundle.decoder_file(decoder)
-        vision_file = bundle.vision_file(
-            vision, accelerator=OnnxVision.uses_accelerator(device=device, providers=providers)
-        )
+        on_cpu = onnx.first_provider(device, providers) == onnx.CPU_PROVIDER
+        vision_file = bundle.vision_file(vision, accelerator=not on_cpu)
         bundle.check_hashes([vision_file, decoder_file])
-        vision_runtime = OnnxVision(
+        if gpu_layers is None:
+            offloads = device != "cpu" and llama_cpp.library().llama_supports_gpu_offload()
+            gpu_layers = -1 if offloads else 0
+        vision_runtime = onnx.OnnxVision(
             bundle.path(vision_file),
             input_name=manifest.vision.input_name,
             output_name=manifest.vision.output_name,
@@ -105,15 +106,15 @@ class VLM:
             providers=providers,
             threads=threads,
         )
-        decoder_runtime = LlamaCppDecoder(
+        decoder_runtime = llama_cpp.LlamaCppDecoder(
             bundle.path(decoder_file),
             context_length=context_length,
             threads=threads,
-            gpu_layers=0 if gpu_layers is None and device == "cpu" else gpu_layers,
+            gpu_layers=gpu_layers,
             bidirectional=manifest.decoder.attention == "prefix",
         )
-        device = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
-        return cls(bundle, Engine(manifest, vision_runtime, decoder_runtime), device)
+        used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
+        return cls(bundle, Engine(manifest, vision_runtime, decoder_runtime), used)
 
     @property
     def manifest(self) -> Manifest:
@@ -190,8 +191,6 @@ class VLM:
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation that keeps its turns and, as long as nobody else asks, the decoder's KV cache."""
-        from edgevlm.chat import Chat
-
         return Chat(self._engine, system)
 
     def encode(self, image: ImageSource) -> NDArray[np.float32]:
@@ -207,40 +206,3 @@ class VLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def system_messages(system: str | None) -> list[dict[str, Any]]:
-    """The system message as a list of one, or none.
-
-    Raises:
-        PromptError: not a text, or empty.
-    """
-    if system is None:
-        return []
-    return [{"role": "system", "content": [{"type": "text", "text": _text("system", system)}]}]
-
-
-def user_message(text: str, pictures: int) -> dict[str, Any]:
-    """Pictures first, then the text; raises as `system_messages`."""
-    parts: list[dict[str, str]] = [{"type": "image"}] * pictures
-    return {"role": "user", "content": [*parts, {"type": "text", "text": _text("question", text)}]}
-
-
-def _text(name: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise PromptError(f"{name} must be a text, is {type(text).__name__}")
-    if not text.strip():
-        raise PromptError(f"{name} is empty")
-    return text
-
-
-def collect(chunks: Iterable[Chunk]) -> Answer:
-    """Read a stream to its end."""
-    text: list[str] = []
-    token_ids: list[int] = []
-    for chunk in chunks:
-        text.append(chunk.text)
-        token_ids += chunk.token_ids
-        if chunk.finish_reason is not None and chunk.stats is not None:
-            return Answer("".join(text), chunk.finish_reason, tuple(token_ids), chunk.stats)
-    raise RuntimeError("the stream ended without a finish reason")
