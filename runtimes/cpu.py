@@ -1,0 +1,74 @@
+"""This machine's processor and memory, as far as the runtimes and ``edgevlm doctor`` need to know."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_MEMORY_INFO = Path("/proc/meminfo")
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+@functools.cache
+def model() -> str:
+    """The processor's name, such as ``Intel(R) Core(TM) i7-1165G7``."""
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    fields = _cpu_fields()
+    return fields.get("model name") or platform.processor() or platform.machine()
+
+
+@functools.cache
+def flags() -> frozenset[str]:
+    """Instruction sets in Linux's spelling (``avx2``, ``amx_int8``, ``asimddp``); empty elsewhere."""
+    fields = _cpu_fields()
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
+
+
+def _cpu_fields() -> dict[str, str]:
+    """The first processor's block of Linux's ``/proc/cpuinfo``."""
+    if not _CPU_INFO.exists():
+        return {}
+    block = _CPU_INFO.read_text(errors="replace").split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def logical_cores() -> int:
+    """Cores that this process may use, hyper-threads counted."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, each counted once; decoding gains nothing from hyper-threads."""
+    if not hasattr(os, "sched_getaffinity"):
+        return logical_cores()
+    siblings = set()
+    for core in os.sched_getaffinity(0):
+        path = _TOPOLOGY / f"cpu{core}/topology/thread_siblings_list"
+        siblings.add(path.read_text().strip() if path.exists() else str(core))
+    return len(siblings)
+
+
+def total_memory() -> int | None:
+    """Bytes of memory in the machine; None where the system does not say."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be allocated, swap included; without Linux's figures, the total."""
+    if not _MEMORY_INFO.exists():
+        return total_memory()
+    fields = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text().splitlines())
+    names = ("MemAvailable", "SwapFree")
+    return sum(int(fields[name].split()[0]) * 1024 for name in names if name in fields)

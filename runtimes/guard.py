@@ -1,0 +1,245 @@
+"""Lets a child process try first what could end this one.
+
+llama.cpp compiled by gcc 12 for a CPU with AMX dies of SIGSEGV in every quantized model; a library built
+on another machine may die of SIGILL; a damaged file fails assertions inside llama.cpp, which abort. So
+before a decoder is created `edgevlm.runtimes.probe` runs twice in child processes: once for each build of
+the library on each CPU, once for each file. What came out is remembered in the user's cache folder.
+
+Not covered: graphics drivers that crash, and applications frozen into one executable, which have no
+interpreter to start; their makers know what they ship.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgevlm.errors import RuntimeLoadError
+from edgevlm.runtimes import cpu
+
+PROBE = (sys.executable, "-m", "edgevlm.runtimes.probe")
+"""The command that is run; what is to be tried follows as arguments."""
+
+PROBE_SECONDS = 600
+"""A probe that takes longer hangs."""
+
+REFUSED = 3
+"""Exit status of a probe that met an error it could explain; its last line on stderr is the message."""
+
+MEND = (
+    "build llama-cpp-python again with clang, CC=clang CXX=clang++ pip install --force-reinstall "
+    "--no-cache-dir --no-deps llama-cpp-python==0.3.36, or with gcc and without AMX, "
+    "CMAKE_ARGS='-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__' pip install "
+    "--force-reinstall --no-cache-dir --no-deps llama-cpp-python==0.3.36"
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LibraryVerdict:
+    """What this build of llama.cpp can do on this CPU."""
+
+    outcome: Literal["ok", "no_extra_bufts", "crash"]
+    """``ok``; ``no_extra_bufts``: runs only without its repacked and AMX kernels; ``crash``."""
+    detail: str = ""
+    """How the probe ended, if not well."""
+
+    @property
+    def extra_buffer_types(self) -> bool:
+        """llama.cpp's ``use_extra_bufts``."""
+        return self.outcome == "ok"
+
+
+def check_library(
+    command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
+) -> LibraryVerdict:
+    """Whether the installed llama.cpp runs quantized models here; probed once for each build and CPU.
+
+    Args:
+        command: runs the probe; gets ``library`` and ``extra-bufts`` or ``no-extra-bufts``.
+        folder: the library's; None finds llama-cpp-python's.
+        cache: where outcomes are kept; None is the user's cache folder.
+
+    Returns:
+        A verdict whose outcome is ``ok`` or, after a warning, ``no_extra_bufts``.
+
+    Raises:
+        RuntimeLoadError: it crashes either way, or cannot even be tried; with the mend.
+    """
+    verdict = library_verdict(command, folder, cache)
+    if verdict.outcome == "crash":
+        raise RuntimeLoadError(
+            f"llama.cpp as it is built here crashes on this CPU ({verdict.detail}); {MEND}"
+        )
+    if verdict.outcome == "no_extra_bufts":
+        _warn_once(
+            f"llama.cpp as it is built here crashes on this CPU ({verdict.detail}) unless its fastest "
+            f"kernels are left out, so they are; for full speed {MEND}"
+        )
+    return verdict
+
+
+def library_verdict(
+    command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
+) -> LibraryVerdict:
+    """`check_library` without judging: the verdict, remembered or probed."""
+    key = _digest("library", _library_identity(folder), cpu.model(), *sorted(cpu.flags()))
+    remembered = _recall(key, cache)
+    if remembered is not None:
+        return remembered
+    crash = _run([*command, "library", "extra-bufts"])
+    verdict = LibraryVerdict("ok")
+    if crash:
+        again = _run([*command, "library", "no-extra-bufts"])
+        verdict = (
+            LibraryVerdict("crash", again) if again else LibraryVerdict("no_extra_bufts", crash)
+        )
+    _remember(key, verdict, cache)
+    return verdict
+
+
+def check_file(
+    path: Path,
+    command: Sequence[str] = PROBE,
+    folder: Path | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Make sure that loading a GGUF file does not end the process; tried once for each file that is good.
+
+    Args:
+        path: the file.
+        command: runs the probe; gets ``file`` and the path.
+        folder, cache: as in `check_library`.
+
+    Raises:
+        RuntimeLoadError: no such file, no GGUF file, or llama.cpp refuses or crashes on it.
+    """
+    try:
+        path = path.resolve()
+        with path.open("rb") as file:
+            magic = file.read(4)
+        status = path.stat()
+    except OSError as error:
+        raise RuntimeLoadError(f"cannot read the decoder {path}: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise RuntimeLoadError(
+            f"{path} is not a GGUF file: it begins with {magic!r}; get the bundle again"
+        )
+    key = _digest(
+        "file", _library_identity(folder), str(path), str(status.st_size), str(status.st_mtime_ns)
+    )
+    if _recall(key, cache) is not None:
+        return
+    crash = _run([*command, "file", str(path)])
+    if crash:
+        raise RuntimeLoadError(
+            f"llama.cpp crashes on {path} ({crash}); the file is damaged, get it again"
+        )
+    _remember(key, LibraryVerdict("ok"), cache)
+
+
+def _run(command: Sequence[str]) -> str:
+    """Run a probe; how it crashed, or an empty text if it ended well."""
+    if getattr(sys, "frozen", False):
+        return ""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONFAULTHANDLER": "",
+    }
+    with tempfile.TemporaryDirectory(
+        prefix="edgevlm-probe-", ignore_cleanup_errors=True
+    ) as scratch:
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=scratch,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PROBE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeLoadError(
+                f"llama.cpp, tried in a child process, did not end in {PROBE_SECONDS} seconds; {MEND}"
+            ) from error
+        except OSError as error:
+            raise RuntimeLoadError(
+                f"cannot start {command[0]} to try llama.cpp in a child process: {error}"
+            ) from error
+    lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+    last = lines[-1] if lines else ""
+    if ended.returncode == 0:
+        return ""
+    if ended.returncode == REFUSED:
+        raise RuntimeLoadError(last)
+    if ended.returncode == -9:
+        raise RuntimeLoadError("llama.cpp, tried in a child process, was killed; memory is short")
+    if 0 < ended.returncode < 128:
+        raise RuntimeLoadError(
+            f"llama.cpp could not be tried in a child process (exit status {ended.returncode}): {last}"
+        )
+    return f"status {ended.returncode}{': ' + last if last else ''}"
+
+
+def _library_identity(folder: Path | None) -> str:
+    """Names, sizes and times of llama-cpp-python's shared libraries, found without loading them."""
+    if folder is None:
+        package = importlib.util.find_spec("llama_cpp")
+        if package is None or package.origin is None:
+            return "none"
+        folder = Path(package.origin).parent / "lib"
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    stats = [(path.name, path.stat()) for path in files]
+    return repr([(name, status.st_size, status.st_mtime_ns) for name, status in stats])
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """Where outcomes are kept: ``$XDG_CACHE_HOME/edgevlm/probes``, else under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "edgevlm" / "probes"
+
+
+def _recall(key: str, cache: Path | None) -> LibraryVerdict | None:
+    """A remembered verdict; None if there is none that can be read."""
+    path = (cache or cache_folder()) / f"{key}.json"
+    try:
+        verdict = LibraryVerdict(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return verdict if verdict.outcome in ("ok", "no_extra_bufts", "crash") else None
+
+
+def _remember(key: str, verdict: LibraryVerdict, cache: Path | None) -> None:
+    """Written aside and renamed; where nothing can be written the next process probes again."""
+    folder = cache or cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(asdict(verdict), file)
+        os.replace(aside, folder / f"{key}.json")
+    except OSError as error:
+        _logger.info("probe results cannot be kept in %s (%s)", folder, error)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _logger.warning("%s", message)

@@ -1,0 +1,590 @@
+"""The decoder in llama.cpp, through llama-cpp-python's low-level API.
+
+llama.cpp checks its preconditions by ending the process. So everything that a caller can get wrong is
+checked here first and raised as an error: ids, positions, shapes, batch sizes, memory, use after `close`.
+Whether this machine's build and this file can be loaded at all is found out by `edgevlm.runtimes.guard`
+in a child process.
+
+Not covered: more than one sequence, M-RoPE positions, recurrent and encoder-decoder models (all refused
+at load).
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import functools
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import ContextError, InputError, MissingDependencyError, RuntimeLoadError
+from edgevlm.runtimes import cpu
+from edgevlm.runtimes.base import Sampling
+from edgevlm.runtimes.embedding_table import EmbeddingTable
+from edgevlm.runtimes.guard import check_file, check_library
+
+LLAMA_CPP_PYTHON_VERSION = "0.3.36"
+"""The structures of the C API change between releases, so exactly this one is used."""
+
+_logger = logging.getLogger(__name__)
+_llama_cpp_errors: collections.deque[str] = collections.deque(maxlen=3)
+_llama_cpp_callbacks: list[Any] = []
+"""Keeps the log callback alive for as long as the library can call it."""
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The `llama_cpp` module, of the right version, initialised, its log routed to `logging` (DEBUG).
+
+    Raises:
+        MissingDependencyError: llama-cpp-python is not installed.
+        RuntimeLoadError: another version, or its shared library cannot be loaded.
+    """
+    install = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
+    try:
+        import llama_cpp
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"the decoder needs llama-cpp-python: {install}") from error
+    except (OSError, RuntimeError) as error:
+        raise RuntimeLoadError(
+            f"llama-cpp-python's shared library cannot be loaded ({error}); build it again: "
+            f"{install} --force-reinstall --no-cache-dir --no-binary llama-cpp-python"
+        ) from error
+    if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
+        raise RuntimeLoadError(
+            f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "
+            f"{LLAMA_CPP_PYTHON_VERSION}: {install}"
+        )
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    def log(level: int, text: bytes, user_data: object) -> None:
+        line = text.decode("utf-8", "replace").rstrip()
+        if level == 3:  # GGML_LOG_LEVEL_ERROR
+            _llama_cpp_errors.append(line)
+        if line and _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("%s", line)
+
+    _llama_cpp_callbacks.append(log)
+    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+class LlamaCppDecoder:
+    """A GGUF decoder with a KV cache of one sequence; implements `DecoderRuntime`.
+
+    Flash attention is off on a CPU: with 1500 positions in the context it was measured to decode at half
+    the speed (23-27 against 56 tokens per second, SmolLM2-135M in q4_0, 2 threads) and never to be faster.
+    With layers on a GPU llama.cpp chooses.
+
+    Args:
+        path: the GGUF file.
+        context_length: positions that the KV cache holds; at most what the model was made for.
+        threads: CPU threads; None takes one per physical core that this process may use.
+        gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
+        bidirectional: reserve what `decode_embeddings` needs for ``bidirectional=True``: one batch as long
+            as the context, whose attention scores take ``heads * context_length**2 * 4`` bytes.
+
+    Raises:
+        InputError: an argument of the wrong type or range.
+        RuntimeLoadError: the file, the build or the GPU cannot be used, or memory is short.
+        MissingDependencyError: llama-cpp-python is not installed.
+    """
+
+    BATCH_LENGTH = 512
+    """Entries per llama.cpp batch: prefill speed is flat from here, and activations stay small."""
+
+    TEXT_LIMIT = 2**20
+    """Bytes of text that `tokenize` takes: more than any context holds."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        context_length: int,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        bidirectional: bool = False,
+    ) -> None:
+        self._model: Any = None
+        self._context: Any = None
+        self._path = Path(path)
+        self.context_length = _integer("context_length", context_length, 1, 2**31 - 1)
+        self.bidirectional = bidirectional
+        threads = _integer("threads", cpu.physical_cores() if threads is None else threads, 1, 512)
+        gpu_layers = _integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
+        extra_buffer_types = self._ask_guard()
+        self._llama = library()
+        if gpu_layers and not self._llama.llama_supports_gpu_offload():
+            raise RuntimeLoadError(
+                f"gpu_layers={gpu_layers}, but this llama-cpp-python is built for the CPU only; with CUDA: "
+                f"CMAKE_ARGS='-DGGML_CUDA=on' pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}' "
+                "--force-reinstall --no-cache-dir"
+            )
+        self.device = (
+            f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
+        )
+        self._free_model: Callable[[Any], None] = self._llama.llama_model_free
+        self._free_context: Callable[[Any], None] = self._llama.llama_free
+        try:
+            self._load_model(gpu_layers, extra_buffer_types=extra_buffer_types)
+            self._create_context(threads, gpu_layers)
+        except BaseException:
+            self.close()
+            raise
+        self._length = 0
+        self._has_logits = False
+        self._embedding_table: EmbeddingTable | None = None
+
+    def _ask_guard(self) -> bool:
+        """Whether llama.cpp's extra buffer types (repacked and AMX kernels) may be used."""
+        verdict = check_library()
+        check_file(self._path)
+        return verdict.extra_buffer_types
+
+    def _load_model(self, gpu_layers: int, *, extra_buffer_types: bool) -> None:
+        llama = self._llama
+        parameters = llama.llama_model_default_params()
+        parameters.n_gpu_layers = gpu_layers
+        parameters.use_extra_bufts = extra_buffer_types
+        _llama_cpp_errors.clear()
+        self._model = llama.llama_model_load_from_file(os.fsencode(self._path), parameters)
+        if not self._model:
+            raise RuntimeLoadError(f"llama.cpp cannot load {self._path}{_reason()}")
+        self._vocabulary = llama.llama_model_get_vocab(self._model)
+        self.width: int = llama.llama_model_n_embd_inp(self._model)
+        self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocabulary)
+        refusals = {
+            "is an encoder": llama.llama_model_has_encoder(self._model),
+            "has no decoder": not llama.llama_model_has_decoder(self._model),
+            "is recurrent": llama.llama_model_is_recurrent(self._model)
+            or llama.llama_model_is_hybrid(self._model),
+            "is a diffusion model": llama.llama_model_is_diffusion(self._model),
+            "has no vocabulary": llama.llama_vocab_type(self._vocabulary)
+            == llama.LLAMA_VOCAB_TYPE_NONE,
+            "numbers positions by M-RoPE": llama.llama_model_rope_type(self._model)
+            in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE),
+        }
+        for reason, applies in refusals.items():
+            if applies:
+                raise RuntimeLoadError(
+                    f"{self._path} {reason}; edgevlm runs causal decoders with a key-value cache"
+                )
+        trained_length = llama.llama_model_n_ctx_train(self._model)
+        if self.context_length > trained_length:
+            raise InputError(
+                f"context_length {self.context_length} is more than the {trained_length} positions that "
+                f"{self._path.name} was made for"
+            )
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Refuse a context that cannot fit: the allocation would succeed and the process be killed later."""
+        llama, model = self._llama, self._model
+        heads: int = llama.llama_model_n_head(model)
+        architecture = self._metadata("general.architecture")
+        sizes = [
+            int(self._metadata(f"{architecture}.attention.{name}_length") or self.width // heads)
+            for name in ("key", "value")
+        ]
+        positions = -(-self.context_length // 256) * 256
+        cache: int = (
+            llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model) * sum(sizes) * 2
+        ) * positions
+        scores = heads * positions * (positions if self.bidirectional else self.BATCH_LENGTH) * 4
+        available = cpu.available_memory()
+        if available is not None and cache + scores > available:
+            raise RuntimeLoadError(
+                f"context_length {self.context_length} needs {(cache + scores) / 2**30:.1f} GiB of memory "
+                f"(key-value cache {cache / 2**30:.1f}, attention {scores / 2**30:.1f}), "
+                f"{available / 2**30:.1f} GiB are available; ask for a shorter context"
+            )
+
+    def _metadata(self, key: str) -> str:
+        """A value of the GGUF header as text; empty if it has no such key."""
+        buffer = ctypes.create_string_buffer(256)
+        length = self._llama.llama_model_meta_val_str(
+            self._model, key.encode(), buffer, len(buffer)
+        )
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+    def _create_context(self, threads: int, gpu_layers: int) -> None:
+        llama = self._llama
+        self._batch_length = self.context_length if self.bidirectional else self.BATCH_LENGTH
+        parameters = llama.llama_context_default_params()
+        parameters.n_ctx = self.context_length
+        parameters.n_batch = parameters.n_ubatch = self._batch_length
+        parameters.n_seq_max = 1
+        parameters.n_outputs_max = (
+            1  # only a batch's last logits are computed: no [batch, vocabulary]
+        )
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.attention_type = llama.LLAMA_ATTENTION_TYPE_CAUSAL
+        parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
+        parameters.flash_attn_type = (
+            llama.LLAMA_FLASH_ATTN_TYPE_AUTO if gpu_layers else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
+        parameters.swa_full = True  # `truncate` works at any position in sliding-window models too
+        parameters.no_perf = True
+        _llama_cpp_errors.clear()
+        self._context = llama.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise RuntimeLoadError(f"llama.cpp cannot create a context for {self._path}{_reason()}")
+        self._memory = llama.llama_get_memory(self._context)
+        if not self._memory:
+            raise RuntimeLoadError(f"{self._path} has no key-value cache; it is not a decoder")
+        self._batch_length = llama.llama_n_batch(self._context)
+        sequence = ctypes.pointer(ctypes.c_int32(0))
+        self._sequence_counts = (ctypes.c_int32 * self._batch_length)(*[1] * self._batch_length)
+        self._sequences = (ctypes.POINTER(ctypes.c_int32) * self._batch_length)(
+            *[sequence] * self._batch_length
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """Plain text to ids: no special token is recognised or added.
+
+        llama.cpp still matches tokens that the file marks as user-defined.
+
+        Raises:
+            InputError: not a string, or it holds lone surrogates (no UTF-8 can spell them).
+        """
+        self._open()
+        if not isinstance(text, str):
+            raise InputError(f"text must be a string, is {type(text).__name__}")
+        try:
+            spelled = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text holds the lone surrogate {text[error.start]!r} at character {error.start}, which "
+                "is not Unicode text; remove it"
+            ) from None
+        if len(spelled) > self.TEXT_LIMIT:
+            raise InputError(
+                f"text is {len(spelled)} bytes long, at most {self.TEXT_LIMIT} can be tokenized; shorten it"
+            )
+        capacity = len(spelled) + 16
+        while True:
+            ids = (ctypes.c_int32 * capacity)()
+            count = self._llama.llama_tokenize(
+                self._vocabulary, spelled, len(spelled), ids, capacity, False, False
+            )
+            if count >= 0:
+                return ids[:count]
+            capacity = -count
+
+    def piece(self, token: int) -> bytes:
+        """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens.
+
+        Raises:
+            InputError: no such token.
+        """
+        self._open()
+        token = _integer("token", token, 0, self.vocabulary_size - 1)
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            length = self._llama.llama_token_to_piece(
+                self._vocabulary, token, buffer, capacity, 0, False
+            )
+            if length >= 0:
+                return buffer.raw[:length]
+            capacity = -length
+
+    def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Rows float32 ``[n, width]`` of the input embedding table, dequantized, unscaled.
+
+        Raises:
+            InputError: ids of the wrong type or range.
+            RuntimeLoadError: the file holds no embedding table that can be read.
+        """
+        self._open()
+        ids = self._token_array(token_ids)
+        if self._embedding_table is None:
+            self._embedding_table = EmbeddingTable(self._path)
+        return self._embedding_table.rows(ids)
+
+    def decode_tokens(
+        self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
+    ) -> None:
+        """Put tokens at `positions` (int32 ``[n]``, following what is cached) into the cache.
+
+        Raises:
+            InputError: ids or positions of the wrong type, shape or range.
+            ContextError: positions outside the context.
+            RuntimeLoadError: llama.cpp failed; nothing of this call is kept.
+        """
+        self._open()
+        ids = self._token_array(token_ids)
+        self._decode(ids, ctypes.c_int32, positions, logits=logits, bidirectional=False)
+
+    def decode_embeddings(
+        self,
+        embeddings: NDArray[np.float32],
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        bidirectional: bool = False,
+    ) -> None:
+        """Put embeddings float32 ``[n, width]`` at `positions` into the cache; see `decode_tokens`.
+
+        Args:
+            bidirectional: each entry of this call sees every other (and all before it).
+        """
+        self._open()
+        if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
+            kind = (
+                embeddings.dtype
+                if isinstance(embeddings, np.ndarray)
+                else type(embeddings).__name__
+            )
+            raise InputError(f"embeddings must be a float32 array, are {kind}")
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
+            raise InputError(
+                f"embeddings must have shape [n, {self.width}] with n >= 1, have {list(embeddings.shape)}"
+            )
+        if not np.isfinite(embeddings).all():
+            raise InputError(
+                "embeddings hold NaN or infinity; the vision graph is damaged or overflowed"
+            )
+        if bidirectional and not self.bidirectional:
+            raise InputError(
+                "this decoder was created with bidirectional=False; create it with bidirectional=True"
+            )
+        rows = np.ascontiguousarray(embeddings)
+        self._decode(rows, ctypes.c_float, positions, logits=logits, bidirectional=bidirectional)
+
+    def _decode(
+        self,
+        entries: NDArray[Any],
+        c_type: Any,
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        bidirectional: bool,
+    ) -> None:
+        """One llama.cpp batch after another; token ids or embeddings by `c_type`."""
+        count = len(entries)
+        positions = self._position_array(positions, count)
+        start, self._has_logits = self._length, False
+        llama = self._llama
+        field = "token" if c_type is ctypes.c_int32 else "embd"
+        try:
+            if bidirectional:
+                llama.llama_set_causal_attn(self._context, False)
+            for first in range(0, count, self._batch_length):
+                last = min(first + self._batch_length, count)
+                outputs = np.zeros(last - first, np.int8)
+                outputs[-1] = logits and last == count
+                batch = llama.llama_batch(
+                    n_tokens=last - first,
+                    pos=positions[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+                    n_seq_id=self._sequence_counts,
+                    seq_id=ctypes.cast(
+                        self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
+                    ),
+                    logits=outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+                )
+                setattr(batch, field, entries[first:last].ctypes.data_as(ctypes.POINTER(c_type)))
+                _llama_cpp_errors.clear()
+                status = llama.llama_decode(self._context, batch)
+                if status:
+                    raise RuntimeLoadError(
+                        f"llama.cpp could not decode positions {positions[first]} to "
+                        f"{positions[last - 1]} (status {status}){_reason()}"
+                    )
+            self._length = start + count
+            self._has_logits = logits
+        except BaseException:
+            llama.llama_memory_seq_rm(self._memory, 0, start, -1)
+            raise
+        finally:
+            if bidirectional:
+                llama.llama_set_causal_attn(self._context, True)
+
+    def truncate(self, position: int) -> None:
+        """Forget every position >= `position`.
+
+        Raises:
+            InputError: a negative position.
+        """
+        self._open()
+        position = _integer("position", position, 0, 2**31 - 1)
+        if position >= self._length:
+            return
+        if not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
+            raise RuntimeLoadError(
+                f"llama.cpp cannot forget positions from {position} of this model"
+            )
+        self._length = position
+
+    def logits(self) -> NDArray[np.float32]:
+        """A copy ``[vocabulary]`` of the last decoded position's logits.
+
+        Raises:
+            InputError: the last decoding did not ask for logits.
+        """
+        return self._last_logits().copy()
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        """llama.cpp's own buffer, valid until the next decoding."""
+        self._open()
+        if not self._has_logits:
+            raise InputError("there are no logits: decode the last position with logits=True first")
+        pointer = self._llama.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
+
+    def sampler(self, sampling: Sampling) -> LlamaCppSampler:
+        """A fresh sampler for one answer.
+
+        Raises:
+            InputError: a setting outside its range.
+        """
+        self._open()
+        return LlamaCppSampler(self, sampling)
+
+    def close(self) -> None:
+        """Free the memory; every later call raises RuntimeLoadError. May be called again."""
+        if self._context:
+            self._free_context(self._context)
+        if self._model:
+            self._free_model(self._model)
+        self._context = self._model = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None):
+            self.close()
+
+    def _open(self) -> None:
+        if not self._context:
+            raise RuntimeLoadError(f"the decoder of {self._path} is closed; create a new one")
+
+    def _token_array(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+        ids = np.asarray(token_ids)
+        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(
+                f"token ids must be a flat list of at least one integer, are {ids.dtype} "
+                f"{list(ids.shape)}"
+            )
+        if ids.min() < 0 or ids.max() >= self.vocabulary_size:
+            wrong = ids[(ids < 0) | (ids >= self.vocabulary_size)][0]
+            raise InputError(
+                f"token id {wrong} is outside the vocabulary of {self.vocabulary_size} tokens"
+            )
+        return np.ascontiguousarray(ids, np.int32)
+
+    def _position_array(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+        """Checked positions: they number one sequence without a gap, after what is cached."""
+        array = np.asarray(positions)
+        if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+            raise InputError(
+                f"positions must be {count} integers, one per entry, are {array.dtype} "
+                f"{list(array.shape)}"
+            )
+        if array[0] != self._length or (np.diff(array.astype(np.int64)) != 1).any():
+            raise InputError(
+                f"positions must count up by one from {self._length}, the cache's length; they go from "
+                f"{array[0]} to {array[-1]}"
+            )
+        if self._length + count > self.context_length:
+            raise ContextError(
+                f"{count} entries after {self._length} cached positions do not fit into a context of "
+                f"{self.context_length}"
+            )
+        return np.ascontiguousarray(array, np.int32)
+
+
+class LlamaCppSampler:
+    """llama.cpp's sampler chain over a decoder's logits; implements `Sampler`.
+
+    Temperature 0: penalties, then the most likely token. Else penalties, top-k, top-p, min-p, temperature
+    and a random draw, in this order.
+    """
+
+    PENALTY_WINDOW = 64
+    """Last tokens of the answer that the repetition penalty looks at."""
+
+    def __init__(self, decoder: LlamaCppDecoder, sampling: Sampling) -> None:
+        self._chain: Any = None
+        _real("temperature", sampling.temperature, 0.0, 100.0)
+        _integer("top_k", sampling.top_k, 0, 2**31 - 1)
+        _real("top_p", sampling.top_p, 0.0, 1.0)
+        _real("min_p", sampling.min_p, 0.0, 1.0)
+        _real("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0)
+        # 2**32 - 1 makes llama.cpp draw a seed itself
+        _integer("seed", sampling.seed, 0, 2**32 - 2)
+        self._decoder = decoder
+        llama = decoder._llama
+        self._free: Callable[[Any], None] = llama.llama_sampler_free
+        self._sample = llama.llama_sampler_sample
+        links = [
+            llama.llama_sampler_init_penalties(
+                decoder.vocabulary_size, self.PENALTY_WINDOW, sampling.repetition_penalty, 0.0, 0.0
+            )
+        ]
+        if sampling.temperature == 0:
+            links.append(llama.llama_sampler_init_greedy())
+        else:
+            links += [
+                llama.llama_sampler_init_top_k(sampling.top_k),
+                llama.llama_sampler_init_top_p(sampling.top_p, 1),
+                llama.llama_sampler_init_min_p(sampling.min_p, 1),
+                llama.llama_sampler_init_temp(sampling.temperature),
+                llama.llama_sampler_init_dist(sampling.seed),
+            ]
+        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        for link in links:
+            llama.llama_sampler_chain_add(self._chain, link)
+
+    def sample(self) -> int:
+        """The next token, from the logits of the position decoded last; the sampler remembers it.
+
+        Raises:
+            InputError: the last decoding did not ask for logits.
+            RuntimeLoadError: closed, or the logits are not numbers (damaged weights).
+        """
+        if not self._chain:
+            raise RuntimeLoadError("the sampler is closed; create a new one")
+        if np.isnan(self._decoder._last_logits()).any():
+            raise RuntimeLoadError(
+                f"the decoder {self._decoder._path} computes NaN; its weights are damaged, get it again"
+            )
+        token: int = self._sample(self._chain, self._decoder._context, -1)
+        return token
+
+    def close(self) -> None:
+        """Free the chain. May be called again."""
+        if self._chain:
+            self._free(self._chain)
+        self._chain = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _reason() -> str:
+    """What llama.cpp logged as errors last, for the end of a message."""
+    return f": {'; '.join(_llama_cpp_errors)}" if _llama_cpp_errors else ""
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputError(f"{name} must be an integer, is {value!r}")
+    if not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, is {value}")
+    return int(value)
+
+
+def _real(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{name} must be a number, is {value!r}")
+    if not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, is {value}")

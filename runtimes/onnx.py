@@ -1,0 +1,289 @@
+"""The vision graph in ONNX Runtime, on any of its execution providers.
+
+Asked for a provider that it cannot start, ONNX Runtime warns and computes on the CPU. Here the session is
+asked what it got: a device or provider that was named must be there, ``auto`` may fall back and says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import InputError, MissingDependencyError, RuntimeLoadError
+from edgevlm.runtimes import cpu
+
+Provider = str | tuple[str, dict[str, Any]]
+"""A provider's name as ONNX Runtime spells it, or name and options."""
+
+CPU_PROVIDER = "CPUExecutionProvider"
+DEVICES = {
+    "cpu": (CPU_PROVIDER, "pip install 'edgevlm[cpu]'"),
+    "cuda": (
+        "CUDAExecutionProvider",
+        "pip uninstall onnxruntime; pip install 'edgevlm[cuda]', with NVIDIA's driver",
+    ),
+    "tensorrt": (
+        "TensorrtExecutionProvider",
+        "pip uninstall onnxruntime; pip install 'edgevlm[cuda]' tensorrt, with NVIDIA's driver",
+    ),
+    "coreml": ("CoreMLExecutionProvider", "pip install 'edgevlm[cpu]' on macOS"),
+    "openvino": (
+        "OpenVINOExecutionProvider",
+        "pip uninstall onnxruntime; pip install 'edgevlm[openvino]'",
+    ),
+    "qnn": ("QNNExecutionProvider", "pip uninstall onnxruntime; pip install onnxruntime-qnn"),
+}
+"""Device to execution provider, and how an ONNX Runtime that has it is installed."""
+
+DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-directml",
+)
+"""PyPI distributions that all install the module ``onnxruntime``; the last installed overwrites."""
+
+_logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The `onnxruntime` module, silent below errors.
+
+    Raises:
+        MissingDependencyError: not installed.
+        RuntimeLoadError: its shared library cannot be loaded.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "the vision graph needs ONNX Runtime: pip install 'edgevlm[cpu]', or 'edgevlm[cuda]' for an "
+            "NVIDIA GPU"
+        ) from error
+    except ImportError as error:
+        raise RuntimeLoadError(
+            f"ONNX Runtime is installed but cannot be imported ({error}); install it again: "
+            "pip install --force-reinstall 'edgevlm[cpu]'"
+        ) from error
+    onnxruntime.set_default_logger_severity(3)
+    if len(distributions := installed_distributions()) > 1:
+        _logger.warning(
+            "%s are installed together and overwrite each other's files, so that providers are lost; "
+            "pip uninstall them all, then install the one you need",
+            " and ".join(distributions),
+        )
+    module: ModuleType = onnxruntime
+    return module
+
+
+def installed_distributions() -> list[str]:
+    """Which of `DISTRIBUTIONS` are installed, with versions; more than one is a defect."""
+    found = {
+        distribution.metadata["Name"].lower(): distribution.version
+        for distribution in importlib.metadata.distributions()
+        if distribution.metadata["Name"]
+    }
+    return [f"{name} {found[name]}" for name in DISTRIBUTIONS if name in found]
+
+
+def available_devices() -> list[str]:
+    """Names of `DEVICES` whose provider this ONNX Runtime was built with; starting it may still fail."""
+    available = library().get_available_providers()
+    return [device for device, (provider, _) in DEVICES.items() if provider in available]
+
+
+def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
+    """The provider that `OnnxVision` tries first with these arguments.
+
+    Raises:
+        InputError, RuntimeLoadError, MissingDependencyError: as `OnnxVision`.
+    """
+    wanted, _ = _select(device, providers, library().get_available_providers())
+    return _name(wanted[0])
+
+
+class OnnxVision:
+    """A vision graph; implements `VisionRuntime`.
+
+    Args:
+        path: the ONNX file: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
+        input_name: the graph's only input.
+        output_name: the output that holds the embeddings.
+        device: ``auto`` (CUDA, else CPU) or one of `DEVICES`.
+        providers: ONNX Runtime's providers in order of preference, instead of `device`.
+        threads: CPU threads; None takes one per physical core that this process may use.
+
+    Raises:
+        InputError: an argument of the wrong type or range.
+        RuntimeLoadError: a file that is no such graph, or a provider that is not there.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+
+    BATCH_LENGTH = 8
+    """Tiles per run. Activations grow with it (50 MB per tile and layer for SigLIP-B at 512 pixels), and
+    the CPU gains nothing from more; a GPU is busy with 8."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        input_name: str,
+        output_name: str,
+        device: str = "auto",
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._session: Any = None
+        if threads is None:
+            threads = cpu.physical_cores()
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 512:
+            raise InputError(f"threads must be an integer from 1 to 512, is {threads!r}")
+        onnxruntime = library()
+        wanted, required = _select(device, providers, onnxruntime.get_available_providers())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that spin for more work after a run would take the cores from the decoder.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not self._path.is_file():
+            raise RuntimeLoadError(
+                f"{self._path}: no such file; the bundle is incomplete, get it again"
+            )
+        session = self._create_session(wanted, options, fall_back=not required)
+        obtained = session.get_providers()
+        for provider in required:
+            if provider not in obtained:
+                raise RuntimeLoadError(
+                    f"{provider} was asked for and did not start (ONNX Runtime got "
+                    f"{', '.join(obtained)}); {_mend(provider)}"
+                )
+        if _name(wanted[0]) not in obtained:
+            _logger.warning("%s did not start, the vision graph runs on %s", wanted[0], obtained[0])
+        self.device: str = obtained[0]
+        self._input_name, self._output_name = input_name, output_name
+        self._tile_shape = self._check_graph(session)
+        self._session = session
+
+    def _create_session(self, wanted: list[Provider], options: Any, *, fall_back: bool) -> Any:
+        """A session with all of `wanted`, or with the last of them alone if it may fall back."""
+        try:
+            return library().InferenceSession(
+                str(self._path), options, providers=wanted, enable_fallback=False
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            if fall_back and len(wanted) > 1:
+                return self._create_session(wanted[-1:], options, fall_back=False)
+            raise RuntimeLoadError(
+                f"ONNX Runtime cannot load {self._path} with {', '.join(map(_name, wanted))}: {error}"
+            ) from error
+
+    def _check_graph(self, session: Any) -> tuple[int, int, int]:
+        """Height, width and channels of a tile, of a graph that has the promised input and output."""
+        inputs = {value.name: value for value in session.get_inputs()}
+        outputs = {value.name: value for value in session.get_outputs()}
+        if list(inputs) != [self._input_name] or self._output_name not in outputs:
+            raise RuntimeLoadError(
+                f"{self._path} must have the input {self._input_name!r} and the output "
+                f"{self._output_name!r}, has {list(inputs)} and {list(outputs)}; export it again"
+            )
+        tiles, embeddings = inputs[self._input_name], outputs[self._output_name]
+        if (
+            tiles.type != "tensor(uint8)"
+            or len(tiles.shape) != 4
+            or isinstance(tiles.shape[0], int)
+            or not all(isinstance(side, int) for side in tiles.shape[1:])
+        ):
+            raise RuntimeLoadError(
+                f"{self._path}: input {tiles.name!r} must be tensor(uint8) [n, height, width, 3] with "
+                f"only n free, is {tiles.type} {tiles.shape}; export it again"
+            )
+        if embeddings.type != "tensor(float)" or len(embeddings.shape) != 3:
+            raise RuntimeLoadError(
+                f"{self._path}: output {embeddings.name!r} must be tensor(float) [n, tokens, width], is "
+                f"{embeddings.type} {embeddings.shape}; export it again"
+            )
+        return tuple(tiles.shape[1:])
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
+
+        Raises:
+            InputError: another dtype or shape than the graph takes.
+            RuntimeLoadError: closed, or ONNX Runtime failed (memory, device).
+        """
+        if self._session is None:
+            raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
+        if not isinstance(tiles, np.ndarray) or tiles.dtype != np.uint8:
+            kind = tiles.dtype if isinstance(tiles, np.ndarray) else type(tiles).__name__
+            raise InputError(f"tiles must be a uint8 array, are {kind}")
+        if tiles.ndim != 4 or tiles.shape[1:] != self._tile_shape or not len(tiles):
+            raise InputError(
+                f"tiles must have shape [n, {', '.join(map(str, self._tile_shape))}] with n >= 1, have "
+                f"{list(tiles.shape)}"
+            )
+        runs = []
+        for start in range(0, len(tiles), self.BATCH_LENGTH):
+            batch = np.ascontiguousarray(tiles[start : start + self.BATCH_LENGTH])
+            try:
+                (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
+            except Exception as error:  # see _create_session
+                raise RuntimeLoadError(f"ONNX Runtime failed in {self._path}: {error}") from error
+            runs.append(embeddings)
+        return np.concatenate(runs)
+
+    def close(self) -> None:
+        """Free the session; every later call raises RuntimeLoadError. May be called again."""
+        self._session = None
+
+
+def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
+    """The provider that `OnnxVision` would ask for first; raises as it does."""
+    return _name(_select(device, providers, library().get_available_providers())[0][0])
+
+
+def _select(
+    device: str, providers: Sequence[Provider] | None, available: Sequence[str]
+) -> tuple[list[Provider], list[str]]:
+    """Providers to ask for, and those of them that must be there afterwards."""
+    if providers is not None:
+        if isinstance(providers, str) or not providers:
+            raise InputError(f"providers must be a list of at least one provider, is {providers!r}")
+        wanted = list(providers)
+        required = [_name(provider) for provider in wanted]
+    elif device == "auto":
+        cuda = DEVICES["cuda"][0]
+        wanted = [name for name in (cuda, CPU_PROVIDER) if name in available]
+        required = []
+    elif device in DEVICES:
+        provider = DEVICES[device][0]
+        wanted = list(dict.fromkeys([provider, CPU_PROVIDER]))
+        required = [provider]
+    else:
+        raise InputError(f"device must be auto, {', '.join(DEVICES)}, is {device!r}")
+    for name in required:
+        if name not in available:
+            raise RuntimeLoadError(
+                f"{name} is not in this ONNX Runtime, which has {', '.join(available)}; {_mend(name)}"
+            )
+    return wanted, required
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _mend(provider: str) -> str:
+    mends = dict(DEVICES.values())
+    return f"install one that has it: {mends.get(provider, 'see onnxruntime.ai/docs/install')}"
