@@ -1,0 +1,438 @@
+"""The whole road, through real runtimes, against transformers and against itself without caches."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Idefics3Processor,
+    PaliGemmaProcessor,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from edgevlm import (
+    VLM,
+    Bundle,
+    BundleError,
+    BusyError,
+    ContextError,
+    ImageError,
+    InputError,
+    PromptError,
+    RuntimeLoadError,
+)
+from edgevlm.engine import Engine
+from edgevlm.images import load_image
+from edgevlm.prompt import user_message
+from tests.conftest import Export
+
+Array = NDArray[Any]
+
+
+def picture(seed: int, width: int = 150, height: int = 100) -> Image.Image:
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def smolvlm(exported: Export) -> Iterator[VLM]:
+    with VLM.from_pretrained(exported("smolvlm").bundle, vision="fp32", decoder="f16", threads=1) as vlm:
+        yield vlm
+
+
+@pytest.fixture
+def fresh(exported: Export) -> Iterator[Callable[[], VLM]]:
+    """Makes models that have seen nothing yet."""
+    made: list[VLM] = []
+
+    def make(**options: Any) -> VLM:
+        arguments = {"vision": "fp32", "decoder": "f16", "threads": 1, **options}
+        made.append(VLM.from_pretrained(exported("smolvlm").bundle, **arguments))
+        return made[-1]
+
+    yield make
+    for vlm in made:
+        vlm.close()
+
+
+def engine(vlm: VLM) -> Engine:
+    return vlm._engine
+
+
+class Reference:
+    """The checkpoint in transformers, float32."""
+
+    def __init__(self, checkpoint: Path, family: str) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.paligemma = family.startswith("paligemma")
+        if self.paligemma:
+            images = SiglipImageProcessorPil.from_pretrained(checkpoint)
+            self.processor: Any = PaliGemmaProcessor(images, tokenizer)
+        else:
+            images = SmolVLMImageProcessorPil.from_pretrained(checkpoint)
+            template = (checkpoint / "chat_template.jinja").read_text(encoding="utf-8")
+            config = self.model.config
+            patches = config.vision_config.image_size // config.vision_config.patch_size
+            self.processor = Idefics3Processor(
+                images, tokenizer, image_seq_len=(patches // config.scale_factor) ** 2, chat_template=template
+            )
+
+    def inputs(self, image: Image.Image, question: str) -> Any:
+        if self.paligemma:
+            return self.processor(text="<image>" + question, images=image, return_tensors="pt")
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        rendered = self.processor.apply_chat_template([message], add_generation_prompt=True)
+        return self.processor(text=[rendered], images=[[image]], return_tensors="pt")
+
+    def answer_and_logits(self, image: Image.Image, question: str, length: int) -> tuple[list[int], Array]:
+        """Greedy ids, and float32 logits ``[length, vocabulary]`` before each of them."""
+        inputs = self.inputs(image, question)
+        inputs.pop("labels", None)
+        with torch.no_grad():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=length,
+                min_new_tokens=length,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        return ids, torch.stack(output.logits)[:, 0].numpy()
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "idefics3", "paligemma", "paligemma2"])
+def test_logits_as_transformers(exported: Export, family: str) -> None:
+    """Picture, prompt and answer through both: every family, the whole road at once."""
+    made = exported(family)
+    reference = Reference(made.checkpoint, family)
+    with VLM.from_pretrained(made.bundle, vision="fp32", decoder="f16", threads=1) as vlm:
+        for seed, question in enumerate(["What is this?", "Say 3 things.\nNow."]):
+            image = picture(seed, width=90 + 70 * seed)
+            ids, expected = reference.answer_and_logits(image, question, 6)
+            prepared = engine(vlm).prepare(load_image(image))
+            found = engine(vlm).logits([user_message(question, 1)], [prepared], ids)
+            expected = expected[:, : found.shape[1]]
+            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            assert error < 5e-3, f"{family}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
+def test_encode_as_transformers(exported: Export, family: str) -> None:
+    made = exported(family)
+    reference = Reference(made.checkpoint, family)
+    image = picture(3, 200, 130)
+    inputs = reference.inputs(image, "x")
+    with torch.no_grad():
+        pooled = reference.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
+    expected = torch.cat(list(pooled)).reshape(-1, pooled[0].shape[-1]).numpy()
+    with VLM.from_pretrained(made.bundle, vision="fp32", decoder="f16") as vlm:
+        found = vlm.encode(image) / vlm.manifest.decoder.embedding_scale
+    assert found.dtype == np.float32
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
+
+
+def test_ask_stream_and_chat_agree(smolvlm: VLM) -> None:
+    image = picture(0)
+    answer = smolvlm.ask(image, "What is this?", max_tokens=12)
+    chunks = list(smolvlm.stream(image, "What is this?", max_tokens=12))
+    assert "".join(chunk.text for chunk in chunks) == answer.text
+    assert tuple(token for chunk in chunks for token in chunk.token_ids) == answer.token_ids
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert smolvlm.chat().send("What is this?", images=[image], max_tokens=12).text == answer.text
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]
+    streamed = smolvlm.generate([{"role": "user", "content": parts}], max_tokens=12)
+    assert "".join(chunk.text for chunk in streamed) == answer.text
+
+
+def test_every_kind_of_picture_gives_the_same_answer(smolvlm: VLM, tmp_path: Path) -> None:
+    image = picture(1)
+    image.save(tmp_path / "a.png")
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    sources: list[Any] = [image, np.asarray(image), buffer.getvalue(), tmp_path / "a.png", str(tmp_path / "a.png"), [image]]
+    assert len({smolvlm.ask(source, "What?", max_tokens=8).token_ids for source in sources}) == 1
+
+
+def test_pictures_matter_and_so_does_their_order(smolvlm: VLM) -> None:
+    first, second = picture(0), picture(1)
+    asked = [None, first, second, [first, second], [second, first]]
+    answers = [smolvlm.ask(images, "What?", max_tokens=12).token_ids for images in asked]
+    assert len(set(answers)) == len(answers)
+
+
+def test_a_second_turn_encodes_nothing_and_prefills_what_is_new(fresh: Callable[[], VLM]) -> None:
+    chat = fresh().chat(system="Be brief.")
+    first = chat.send("What is this?", images=[picture(0), picture(1)], max_tokens=8)
+    assert first.stats.encoded_tiles > 0 and first.stats.cached_tokens == 0
+    second = chat.send("And its colour?", max_tokens=8)
+    assert second.stats.encoded_tiles == 0
+    assert second.stats.cached_tokens >= first.stats.prompt_tokens
+    third = chat.send("A new one.", images=[picture(2)], max_tokens=8)
+    assert 0 < third.stats.encoded_tiles <= 16 + 1
+    assert third.stats.cached_tokens >= second.stats.prompt_tokens
+
+
+def test_the_caches_change_no_answer(fresh: Callable[[], VLM]) -> None:
+    """A conversation answers as one big prompt in a model that has cached nothing."""
+    chat = fresh().chat()
+    chat.send("What is this?", images=[picture(0)], max_tokens=8)
+    chat.send("And this?", images=[picture(1)], max_tokens=8)
+    messages = chat.messages
+    last = chat.send("Which is larger?", max_tokens=8)
+    pictures = iter([picture(0), picture(1)])
+    for message in messages:
+        message["content"] = [
+            {**part, "image": next(pictures)} if part["type"] == "image" else part
+            for part in message["content"]
+        ]
+    messages.append({"role": "user", "content": [{"type": "text", "text": "Which is larger?"}]})
+    assert "".join(chunk.text for chunk in fresh().generate(messages, max_tokens=8)) == last.text
+
+
+def test_never_a_stale_picture(fresh: Callable[[], VLM]) -> None:
+    """Two pictures of equal size and one prompt, alternating, from threads."""
+    vlm = fresh()
+    pictures = [picture(0), picture(1)]
+    expected = [fresh().ask(image, "What?", max_tokens=8).token_ids for image in pictures]
+    assert expected[0] != expected[1]
+
+    def ask(number: int) -> bool:
+        return vlm.ask(pictures[number % 2], "What?", max_tokens=8).token_ids == expected[number % 2]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(24)))
+
+
+def test_two_conversations_do_not_mix(fresh: Callable[[], VLM]) -> None:
+    def run(vlms: list[VLM]) -> list[str]:
+        chats = [vlm.chat() for vlm in vlms]
+        texts = []
+        for turn in range(3):
+            for number, chat in enumerate(chats):
+                images = [picture(number)] if turn == 0 else None
+                texts.append(chat.send(f"Turn {turn}?", images=images, max_tokens=6).text)
+        return texts
+
+    shared = fresh()
+    assert run([shared, shared]) == run([fresh(), fresh()])
+
+
+def test_prompt_and_answer_must_fit_the_context(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh(context_length=256)
+    needed = vlm.ask(picture(0), "What?", max_tokens=4).stats.prompt_tokens
+    vlm.ask(picture(0), "What?", max_tokens=256 - needed)
+    with pytest.raises(ContextError, match=rf"{needed} positions.*{257 - needed}.*257.*has 256"):
+        vlm.stream(picture(0), "What?", max_tokens=257 - needed)
+    with pytest.raises(ContextError, match="256"):
+        vlm.ask(None, "word " * 5000)
+
+
+def test_a_failed_turn_leaves_the_conversation_as_it_was(fresh: Callable[..., VLM]) -> None:
+    chat = fresh(context_length=256).chat()
+    chat.send("What?", max_tokens=4)
+    before = chat.messages
+    for bad in (
+        lambda: chat.send(""),
+        lambda: chat.send("word " * 5000),
+        lambda: chat.send("What?", images=[b"no picture"]),
+        lambda: chat.send("What?", max_tokens=-1),
+    ):
+        with pytest.raises(InputError):
+            bad()
+        assert chat.messages == before
+    chat.send("Still there?", max_tokens=4)
+    assert len(chat.messages) == len(before) + 2
+
+
+def test_a_stopped_turn_keeps_what_was_said(fresh: Callable[..., VLM]) -> None:
+    chat = fresh().chat()
+    stream = chat.stream("What?", images=[picture(0)], max_tokens=50)
+    said = ""
+    while not said:
+        said += next(stream).text
+    stream.close()  # type: ignore[attr-defined]
+    assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": said}]}
+    chat.send("Go on.", max_tokens=4)
+
+
+def test_an_open_stream_refuses_its_own_thread_and_lets_others_wait(smolvlm: VLM) -> None:
+    stream = smolvlm.stream(None, "What?", max_tokens=30)
+    next(stream)
+    with pytest.raises(BusyError, match="unfinished stream"):
+        smolvlm.ask(None, "What?", max_tokens=2)
+    answers: list[Any] = []
+    other = threading.Thread(target=lambda: answers.append(smolvlm.ask(None, "Hm?", max_tokens=2)))
+    other.start()
+    other.join(0.3)
+    assert other.is_alive() and not answers
+    stream.close()  # type: ignore[attr-defined]
+    other.join(30)
+    assert len(answers) == 1
+
+
+def test_an_abandoned_stream_frees_the_model(smolvlm: VLM) -> None:
+    next(smolvlm.stream(None, "What?", max_tokens=30))
+    smolvlm.ask(None, "What?", max_tokens=2)
+
+
+def test_limits_and_stops(smolvlm: VLM) -> None:
+    answer = smolvlm.ask(None, "What?", max_tokens=20)
+    assert answer.finish_reason == "length" and len(answer.token_ids) == answer.stats.answer_tokens == 20
+    middle = answer.text[3:6]
+    stopped = smolvlm.ask(None, "What?", max_tokens=20, stop=middle)
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == answer.text[: answer.text.find(middle)]
+    assert smolvlm.ask(None, "What?", max_tokens=20, stop=["never there"]).text == answer.text
+
+
+def test_sampling_is_reproducible(smolvlm: VLM) -> None:
+    def texts(seed: int) -> str:
+        return smolvlm.ask(None, "What?", max_tokens=16, temperature=1.5, top_k=0, seed=seed).text
+
+    assert texts(1) == texts(1)
+    assert len({texts(seed) for seed in range(4)}) > 1
+
+
+def test_stats_hang_together(fresh: Callable[..., VLM]) -> None:
+    stats = fresh().ask(picture(0), "What?", max_tokens=8).stats
+    parts = stats.prepare_ms + stats.encode_ms + stats.prefill_ms + stats.decode_ms
+    assert parts == pytest.approx(stats.total_ms, rel=0.01)
+    assert 0 < stats.first_token_ms < stats.total_ms
+    assert stats.tokens_per_second == pytest.approx(7 / stats.decode_ms * 1000)
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "error"),
+    [
+        (None, "", PromptError),
+        (None, "  \n", PromptError),
+        (None, None, PromptError),
+        (None, b"bytes", PromptError),
+        (None, "\udcff", PromptError),
+        (b"", "What?", ImageError),
+        ("/no/such.png", "What?", ImageError),
+        ([None], "What?", ImageError),
+        (np.zeros((3, 3), np.uint8), "What?", ImageError),
+    ],
+    ids=repr,
+)
+def test_bad_requests_are_clear_errors(smolvlm: VLM, image: Any, question: Any, error: type) -> None:
+    with pytest.raises(error):
+        smolvlm.ask(image, question)
+    smolvlm.ask(None, "Still there?", max_tokens=2)
+
+
+def test_messages_with_a_picture_missing_are_refused(smolvlm: VLM) -> None:
+    with pytest.raises(PromptError, match="under 'image'"):
+        smolvlm.generate([{"role": "user", "content": [{"type": "image"}]}])
+
+
+def test_a_closed_model_says_so(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    vlm.close()
+    with pytest.raises(RuntimeLoadError, match="closed"):
+        vlm.ask(None, "What?")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 0},
+        {"threads": "two"},
+        {"context_length": 0},
+        {"context_length": 10**9},
+        {"vision": "int4"},
+        {"decoder": "q9_9"},
+        {"device": "abacus"},
+        {"gpu_layers": -7},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_clear_errors(fresh: Callable[..., VLM], options: dict[str, Any]) -> None:
+    with pytest.raises((InputError, RuntimeLoadError)) as caught:
+        fresh(**options)
+    (value,) = options.values()
+    assert str(value) in str(caught.value)
+
+
+def test_a_device_that_is_not_there_raises(fresh: Callable[..., VLM]) -> None:
+    with pytest.raises(RuntimeLoadError, match=r"CUDAExecutionProvider.*edgevlm\[cuda\]"):
+        fresh(device="cuda")
+
+
+@pytest.mark.parametrize("name", ["nothing-of-this-name", "./nowhere", "/no/where", "a/b/c"])
+def test_unknown_models_are_clear_errors(name: str) -> None:
+    with pytest.raises(BundleError, match="edgevlm export"):
+        Bundle.open(name)
+
+
+def test_a_repository_without_network_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="hub repository 'owner/name'"):
+        Bundle.open("owner/name", cache_dir=tmp_path)
+
+
+def copy_of(bundle: Path, target: Path) -> Path:
+    return Path(shutil.copytree(bundle, target / "copy"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vision.fp32.onnx", "decoder.f16.gguf"])
+def test_a_missing_file_is_named(exported: Export, tmp_path: Path, name: str) -> None:
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
+def test_an_altered_file_is_refused(exported: Export, tmp_path: Path, name: str) -> None:
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(BundleError, match="the manifest says"):
+        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+
+
+@pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
+def test_garbage_with_a_true_hash_is_a_clear_error(exported: Export, tmp_path: Path, name: str) -> None:
+    """Damage that came before the hashes were taken."""
+    import hashlib
+
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    (folder / name).write_bytes(b"GGUF" + b"\x03\0\0\0" + bytes(range(256)) * 4)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    half, precision = ("vision", "fp32") if name.startswith("vision") else ("decoder", "f16")
+    entry = manifest[half]["files"][precision]
+    entry["size"] = (folder / name).stat().st_size
+    entry["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RuntimeLoadError, match=name):
+        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+
+
+def test_the_golden_picture_can_be_read(exported: Export) -> None:
+    golden = Bundle.open(exported("smolvlm").bundle).manifest.golden
+    assert golden is not None
+    assert load_image(base64.b64decode(golden.picture_png)).shape[2] == 3
