@@ -22,7 +22,7 @@ export IMAGE QUESTION
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
-	@$(BIN)/edgevlm ask --stats -- "$$QUESTION" "$$IMAGE"
+	@$(BIN)/edgevlm ask --stats -- "$$QUESTION" $${IMAGE:+"$$IMAGE"}
 
 chat: $(RUNTIME)
 	@$(BIN)/edgevlm chat
@@ -58,6 +58,7 @@ $(CREATED):
 $(RUNTIME): $(CREATED) pyproject.toml scripts/install_llama_cpp.py
 	$(BIN)/python scripts/install_llama_cpp.py
 	$(BIN)/python -m pip install --quiet --editable ".[cpu]"
+	$(BIN)/python scripts/install_llama_cpp.py --check
 	@touch $@
 
 $(DEMO): $(RUNTIME)

@@ -1,1 +1,1 @@
-"""A chat about pictures in the browser."""
+"""A chat about pictures in the browser: one page, served on this machine only."""

@@ -4,10 +4,16 @@ PyPI has its sources only, so pip compiles llama.cpp. Compiled by gcc 12 for a C
 quantized model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration).
 So, unless CC, CXX or CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older
 with AMX left out.
+
+``--check``, once edgevlm itself is installed, decodes with it in a child process. pip reuses a wheel
+that it built earlier, whatever the flags and the CPU were then; if what got installed does not run well
+here, it is compiled again, without that cache and without AMX.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import os
 import re
 import shutil
@@ -78,8 +84,43 @@ def install(environment: dict[str, str], *options: str) -> None:
     raise SystemExit(f"{requirement()} was not installed; what pip said stands above")
 
 
+def is_installed() -> bool:
+    name, _, version = requirement().partition("==")
+    try:
+        return importlib.metadata.version(name) == version
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def check() -> None:
+    """Make sure that what is installed runs on this CPU; compiles it again if it does not."""
+    from edgevlm.errors import EdgeVLMError
+    from edgevlm.runtimes.guard import check_library, library_verdict
+
+    try:
+        verdict = library_verdict()
+        if verdict.outcome != "ok" and not any(name in os.environ for name in OWN_CHOICE):
+            print(f"llama.cpp crashes as it is built ({verdict.detail})", file=sys.stderr)
+            install(
+                dict(os.environ) | {"CMAKE_ARGS": WITHOUT_AMX},
+                "--no-cache-dir",
+                "--force-reinstall",
+                "--no-deps",
+            )
+        check_library()
+    except EdgeVLMError as error:
+        raise SystemExit(f"llama.cpp is installed but does not run: {error}") from error
+
+
 def main() -> None:
-    install(build_environment())
+    parser = argparse.ArgumentParser(description="Install llama-cpp-python safely for this CPU.")
+    parser.add_argument(
+        "--check", action="store_true", help="try what is installed; compile it again if it crashes"
+    )
+    if parser.parse_args().check:
+        check()
+    elif not is_installed():
+        install(build_environment())
 
 
 if __name__ == "__main__":
