@@ -1,0 +1,118 @@
+"""Idefics3, and SmolVLM's first generation, whose checkpoints say ``idefics3`` too.
+
+A SigLIP tower over tiles, pixel shuffle and one linear layer, a Llama. Pictures are cut into a grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Idefics3ForConditionalGeneration, Idefics3Processor, PretrainedConfig
+from transformers.image_processing_backends import PilBackend
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.idefics3.modeling_idefics3 import (
+    Idefics3Connector,
+    Idefics3VisionEmbeddings,
+    Idefics3VisionTransformer,
+)
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from edgevlm.export.families import Family, float_triple
+from edgevlm.manifest import ImagePreparation, ImageSpelling
+
+TENSORS = {
+    r"model\.vision_model\.": "tower.",
+    r"model\.connector\.": "connector.",
+    r"model\.text_model\.": "decoder.",
+    r"lm_head\.": "head.",
+}
+WHOLE = "<fake_token_around_image><global-img>{image}<fake_token_around_image>"
+SPELLING = ImageSpelling(
+    whole=WHOLE,
+    tile="<fake_token_around_image><row_{row}_col_{column}>{image}",
+    row_end="\n",
+    overview="\n" + WHOLE,
+)
+"""``get_image_prompt_string`` of ``processing_idefics3.py``."""
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+class Idefics3Vision(nn.Module):
+    """Tower and connector for whole tiles, so that positions are constants of the graph.
+
+    The reference finds each patch's position by its fraction of the side, in float32 and in buckets; for
+    some numbers of patches (27, for one) that is not patch after patch, so its own result is taken.
+    """
+
+    position_ids: torch.Tensor
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        tower: type[nn.Module] = Idefics3VisionTransformer,
+        embeddings: type[nn.Module] = Idefics3VisionEmbeddings,
+        connector: type[nn.Module] = Idefics3Connector,
+    ) -> None:
+        super().__init__()
+        self.tower = tower._from_config(config.vision_config)  # type: ignore[operator]
+        self.connector = connector(config)
+        ids = position_ids(embeddings(config.vision_config), config.vision_config)
+        self.register_buffer("position_ids", ids, persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings = self.tower.embeddings
+        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        hidden = patches + embeddings.position_embedding(self.position_ids)
+        hidden = self.tower.encoder(inputs_embeds=hidden).last_hidden_state
+        tokens: torch.Tensor = self.connector(self.tower.post_layernorm(hidden))
+        return tokens
+
+
+def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tensor:
+    """What the reference looks up for a whole tile: int64 ``[patches]``."""
+    seen: list[torch.Tensor] = []
+    hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr, operator]
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    side = config.image_size // config.patch_size
+    pixels = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
+    with torch.no_grad():
+        embeddings(pixels, torch.ones(1, side, side, dtype=torch.bool))
+    hook.remove()
+    return seen[0][0]
+
+
+def preparation(processor: PilBackend) -> ImagePreparation:
+    """A grid of tiles, or one tile without ``do_image_splitting``."""
+    tile = processor.max_image_size["longest_edge"]
+    return ImagePreparation(
+        strategy="grid" if processor.do_image_splitting else "stretch",
+        tile_size=(tile, tile),
+        resample=RESAMPLE[int(processor.resample)],
+        longest_edge=processor.size["longest_edge"] if processor.do_resize else None,
+        mean=float_triple(processor.image_mean),
+        std=float_triple(processor.image_std),
+        rescale_factor=processor.rescale_factor,
+    )
+
+
+def processor(
+    image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
+) -> Idefics3Processor:
+    """transformers' processor."""
+    return Idefics3Processor(image_processor, tokenizer, image_seq_len=tokens_per_tile)
+
+
+FAMILY = Family(
+    tensors=TENSORS,
+    vision=Idefics3Vision,
+    image_processor=Idefics3ImageProcessorPil,
+    preparation=preparation,
+    spelling=lambda config: SPELLING,
+    image_token="<image>",
+    chat_template=None,
+    attention="causal",
+    embedding_scale=lambda config: 1.0,
+    processor=processor,
+    model=Idefics3ForConditionalGeneration,
+)

@@ -1,0 +1,102 @@
+"""PaliGemma 1 and 2: a SigLIP tower and one linear layer before a Gemma or Gemma 2.
+
+Prompt and pictures see each other both ways; the prompt is written by transformers' processor in code,
+for one user message whose pictures come first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import (
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    PretrainedConfig,
+    SiglipVisionModel,
+)
+from transformers.image_processing_backends import PilBackend
+from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from edgevlm.export.families import Family, float_triple
+from edgevlm.export.families.idefics3 import RESAMPLE
+from edgevlm.manifest import ImagePreparation, ImageSpelling
+
+TENSORS = {
+    r"(?:model\.)?vision_tower\.(?:vision_model\.)?": "tower.",
+    r"(?:model\.)?multi_modal_projector\.": "connector.",
+    r"(?:language_model\.)?lm_head\.": "head.",
+    r"(?:model\.)?language_model\.(?:model\.)?": "decoder.",
+}
+"""Names changed between releases of transformers; each form is in the files of some checkpoint."""
+
+CHAT_TEMPLATE = """\
+{%- if messages | length != 1 or messages[0]['role'] != 'user' -%}
+{{ raise_exception('this model answers one question: a single user message, without a system prompt') }}
+{%- endif -%}
+{%- set question = namespace(begun=false) -%}
+{%- for part in messages[0]['content'] -%}
+{%- if part['type'] == 'text' -%}
+{%- if not question.begun -%}{{ bos_token }}{%- set question.begun = true -%}{%- endif -%}
+{{ part['text'] }}
+{%- elif question.begun -%}
+{{ raise_exception('this model takes its pictures before the text') }}
+{%- else -%}
+{{ '<image>' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if not question.begun -%}{{ bos_token }}{%- endif -%}
+{{ '\\n' }}"""
+"""``prepare_inputs_layout`` of ``processing_paligemma.py``: pictures, beginning of text, text, newline."""
+
+
+class PaliGemmaVision(nn.Module):
+    """Tower and projector."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.tower = SiglipVisionModel._from_config(config.vision_config)
+        self.connector = PaliGemmaMultiModalProjector(config)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.tower.encoder(inputs_embeds=self.tower.embeddings(pixels)).last_hidden_state
+        tokens: torch.Tensor = self.connector(self.tower.post_layernorm(hidden))
+        return tokens
+
+
+def preparation(processor: PilBackend) -> ImagePreparation:
+    """One tile, whatever the aspect."""
+    return ImagePreparation(
+        strategy="stretch",
+        tile_size=(processor.size["height"], processor.size["width"]),
+        resample=RESAMPLE[int(processor.resample)],
+        longest_edge=None,
+        mean=float_triple(processor.image_mean),
+        std=float_triple(processor.image_std),
+        rescale_factor=processor.rescale_factor,
+    )
+
+
+def processor(
+    image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
+) -> PaliGemmaProcessor:
+    """transformers' processor."""
+    image_processor.image_seq_length = tokens_per_tile
+    return PaliGemmaProcessor(image_processor, tokenizer)
+
+
+FAMILY = Family(
+    tensors=TENSORS,
+    vision=PaliGemmaVision,
+    image_processor=SiglipImageProcessorPil,
+    preparation=preparation,
+    spelling=lambda config: ImageSpelling(whole="{image}"),
+    image_token="<image>",
+    chat_template=CHAT_TEMPLATE,
+    attention="prefix",
+    # llama.cpp's Gemma multiplies whatever it is given by sqrt(width); transformers' scales words only.
+    embedding_scale=lambda config: config.text_config.hidden_size**-0.5,
+    processor=processor,
+    model=PaliGemmaForConditionalGeneration,
+)

@@ -1,0 +1,189 @@
+"""Tower, connector and projector as one ONNX graph, in fp32, fp16 and int8.
+
+The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalises them itself, and returns
+float32 embeddings ``[n, tokens, width]``; n is dynamic, 1 to 64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import onnxslim
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from edgevlm.errors import ExportError
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.families import Family
+from edgevlm.manifest import ImagePreparation
+
+PRECISIONS = ("fp32", "fp16", "int8")
+INPUT_NAME = "tiles"
+OUTPUT_NAME = "embeddings"
+MOST_TILES = 64
+OPSET = 18
+PROTOBUF_LIMIT = 2**31 - 1
+"""Bytes that one ONNX file can hold without a second file for its weights."""
+
+
+class VisionGraph(nn.Module):
+    """What is exported: uint8 tiles to embeddings."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, vision: nn.Module, preparation: ImagePreparation) -> None:
+        super().__init__()
+        self.vision = vision
+        self.rescale_factor = preparation.rescale_factor
+        self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        pixels = tiles.permute(0, 3, 1, 2).to(torch.float32) * self.rescale_factor
+        embeddings: torch.Tensor = self.vision((pixels - self.mean) / self.std)
+        return embeddings
+
+
+def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
+    """The vision part with the checkpoint's weights in float32; nothing else of it is read.
+
+    Raises:
+        ExportError: tensors missing, unknown, of other shapes or not finite.
+    """
+    with no_init_weights():
+        vision = family.vision(checkpoint.config)
+    vision = vision.to(torch.float32).eval()
+    expected = dict(vision.state_dict())
+
+    def is_vision(name: str) -> bool:
+        return family.canonical_name(name).startswith(("tower.", "connector."))
+
+    for entry in checkpoint.by_shard(is_vision):
+        name = family.canonical_name(entry.name)
+        parameter = expected.pop(name, None)
+        if parameter is None:
+            raise ExportError(
+                f"the checkpoint's vision part has a tensor {entry.name} that transformers' model of this "
+                f"configuration lacks; the configuration does not fit the weights"
+            )
+        if parameter.shape != entry.shape:
+            raise ExportError(
+                f"{entry.name} has shape {list(entry.shape)}, the configuration asks for "
+                f"{list(parameter.shape)}"
+            )
+        tensor = checkpoint.read(entry.name)
+        if not torch.isfinite(tensor).all():
+            raise ExportError(f"{entry.name} has values that are not finite; the checkpoint is damaged")
+        parameter.copy_(tensor)
+    if expected:
+        raise ExportError(
+            f"the checkpoint lacks {len(expected)} tensors of its vision part, such as "
+            f"{min(expected)}; fetch the whole checkpoint"
+        )
+    return vision
+
+
+def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) -> None:
+    """Write the graph in float32.
+
+    Raises:
+        ExportError: too large for one file.
+    """
+    size = sum(parameter.numel() * 4 for parameter in vision.parameters())
+    if size > PROTOBUF_LIMIT:
+        raise ExportError(
+            f"the vision part has {size / 1e9:.1f} GB of float32 weights, one ONNX file holds "
+            f"{PROTOBUF_LIMIT / 1e9:.1f} GB; towers of this size cannot be exported yet"
+        )
+    height, width = preparation.tile_size
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    with quiet():
+        program = torch.onnx.export(
+            VisionGraph(vision, preparation).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes={"tiles": {0: torch.export.Dim("n", min=1, max=MOST_TILES)}},
+            verbose=False,
+        )
+        assert program is not None
+        model = onnxslim.slim(program.model_proto)
+    onnx.save(model, path)
+
+
+def convert_fp16(source: Path, path: Path) -> None:
+    """float16 weights and arithmetic, with preparation, norms, softmax and the output in float32."""
+    model = onnx.load(source)
+    converted = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=["LayerNormalization", "Softmax"],
+        node_block_list=preparation_nodes(model),
+    )
+    onnx.save(converted, path)
+
+
+def convert_int8(source: Path, path: Path) -> None:
+    """Matrix products with int8 weights, one scale for each output channel, and int8 activations whose
+    scale is taken as they come; all else stays float32."""
+    with quiet():
+        quantize_dynamic(
+            source,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+def preparation_nodes(model: onnx.ModelProto) -> list[str]:
+    """The nodes before the first convolution or matrix product."""
+    names = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "MatMul", "Gemm"):
+            break
+        names.append(node.name)
+    return names
+
+
+def output_shape(path: Path) -> tuple[int, int]:
+    """Tokens of one tile and width of a token, as the graph returns them.
+
+    Raises:
+        ExportError: stock ONNX Runtime does not load the file.
+    """
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common class of their own
+        raise ExportError(f"ONNX Runtime does not load the exported graph: {error}") from error
+    _, tokens, width = session.get_outputs()[0].shape
+    return int(tokens), int(width)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' own progress and advice, which is about their future, not the model."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "root")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
