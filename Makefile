@@ -16,6 +16,9 @@ RUNTIME := $(VENV)/.runtime
 DEMO := $(VENV)/.demo
 EVERYTHING := $(VENV)/.everything
 
+# setuptools' warning about checkouts without src/ says nothing to who sets up this one.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
+
 export IMAGE QUESTION
 
 .PHONY: ask chat demo test format clean
@@ -52,19 +55,19 @@ $(CREATED):
 	  echo "$(PYTHON) cannot create virtual environments: on Debian and Ubuntu," \
 	    "'apt-get install python3-venv' mends that" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PIP) install --upgrade "pip>=25.1"
 	@touch $@
 
 $(RUNTIME): $(CREATED) pyproject.toml scripts/install_llama_cpp.py
 	$(BIN)/python scripts/install_llama_cpp.py
-	$(BIN)/python -m pip install --quiet --editable ".[cpu]"
+	$(PIP) install --editable ".[cpu]"
 	$(BIN)/python scripts/install_llama_cpp.py --check
 	@touch $@
 
 $(DEMO): $(RUNTIME)
-	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	$(PIP) install --editable ".[demo]"
 	@touch $@
 
 $(EVERYTHING): $(RUNTIME)
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	$(PIP) install --editable ".[all]" --group dev
 	@touch $@

@@ -5,9 +5,9 @@ quantized model dies of SIGSEGV (the compiler drops the stores that fill the til
 So, unless CC, CXX or CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older
 with AMX left out.
 
-``--check``, once edgevlm itself is installed, decodes with it in a child process. pip reuses a wheel
-that it built earlier, whatever the flags and the CPU were then; if what got installed does not run well
-here, it is compiled again, without that cache and without AMX.
+``--check``, once edgevlm itself is installed, decodes with it in a child process. pip reuses a
+wheel that it built earlier, whatever the flags and the CPU were then; if what got installed does
+not run well here, it is compiled again, without that cache and without AMX.
 """
 
 from __future__ import annotations

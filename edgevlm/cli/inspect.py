@@ -7,9 +7,7 @@ import argparse
 from edgevlm.bundle import Bundle
 from edgevlm.manifest import Drift, FileEntry, Manifest
 
-HELP = (
-    "Show what a bundle holds: where it came from, its files, how near to the checkpoint."
-)
+HELP = "Show what a bundle holds: where it came from, its files, how near to the checkpoint."
 
 EXAMPLES = """\
   edgevlm inspect edgevlm-nano
