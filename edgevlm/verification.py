@@ -1,7 +1,7 @@
 """Does a bundle still answer as its checkpoint did? Its stored golden answer, with every precision.
 
-The answer is forced on the decoder token by token, and at each position the decoder's own most likely
-token is compared. What is measured is whether files and machine are sound; how far rounding moves a
+The answer is forced on the decoder token by token, and at each position the decoder's own most
+likely token is compared. What is measured is whether files and machine are sound; how far rounding moves a
 precision from the checkpoint was measured at export and stands in the manifest's parity report.
 """
 
@@ -48,7 +48,9 @@ class GoldenCheck:
 
 
 def check_golden(bundle: Bundle) -> Iterator[GoldenCheck]:
-    """Every vision graph with the first decoder, then every other decoder with the first graph, on the CPU.
+    """Every vision graph with the first decoder, then every other decoder with the first graph.
+
+    All of it on the CPU.
 
     Raises:
         RuntimeLoadError: a file that does not load.

@@ -8,8 +8,8 @@ import sys
 from edgevlm.bundle import Bundle
 
 HELP = """\
-Check a bundle: every file's size and SHA-256, that every precision loads on this machine, and that the
-stored golden answer of the checkpoint comes out. Exit code 1 if anything is wrong."""
+Check a bundle: every file's size and SHA-256, that every precision loads on this machine, and that
+the stored golden answer of the checkpoint comes out. Exit code 1 if anything is wrong."""
 
 EXAMPLES = """\
   edgevlm verify edgevlm-nano
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"vision {check.vision:6}  decoder {check.decoder:8}  {found}{verdict}", flush=True)
     if failed:
         print(
-            "edgevlm: error: this bundle does not answer as its checkpoint did; get it again, and if "
-            "that does not help see 'edgevlm doctor'",
+            "edgevlm: error: this bundle does not answer as its checkpoint did; get it again, and "
+            "if that does not help see 'edgevlm doctor'",
             file=sys.stderr,
         )
     return int(failed)
