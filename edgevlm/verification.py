@@ -1,8 +1,8 @@
 """Does a bundle still answer as its checkpoint did? Its stored golden answer, with every precision.
 
 The answer is forced on the decoder token by token, and at each position the decoder's own most
-likely token is compared. What is measured is whether files and machine are sound; how far rounding moves a
-precision from the checkpoint was measured at export and stands in the manifest's parity report.
+likely token is compared. What is measured is whether files and machine are sound; how far rounding
+moves a precision from the checkpoint was measured at export, see the manifest's parity report.
 """
 
 from __future__ import annotations
