@@ -68,7 +68,9 @@ class Bundle:
                 )
             folder = _download(name, revision, cache_dir, token, local_files_only)
         if not folder.is_dir():
-            raise BundleError(f"{folder} is not a folder; a bundle is a folder with {MANIFEST_NAME}")
+            raise BundleError(
+                f"{folder} is not a folder; a bundle is a folder with {MANIFEST_NAME}"
+            )
         bundle = cls(folder, Manifest.load(folder))
         for entry in bundle.manifest.files():
             path = bundle.path(entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from edgevlm.engine import Engine, Picture
@@ -48,7 +48,7 @@ class Chat:
         text: str,
         images: ImageSource | Iterable[ImageSource] | None = None,
         **options: Unpack[GenerationOptions],
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """As `send`, in chunks."""
         start = time.perf_counter()
         pictures = [self._engine.prepare(picture) for picture in load_images(images)]
@@ -59,8 +59,11 @@ class Chat:
         return self._record(chunks, question, pictures)
 
     def _record(
-        self, chunks: Generator[Chunk], question: dict[str, Any], pictures: list[Picture]
-    ) -> Iterator[Chunk]:
+        self,
+        chunks: Generator[Chunk, None, None],
+        question: dict[str, Any],
+        pictures: list[Picture],
+    ) -> Generator[Chunk, None, None]:
         said: list[str] = []
         failed = False
         try:

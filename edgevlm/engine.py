@@ -95,8 +95,12 @@ class Engine:
         return units
 
     def generate(
-        self, messages: Sequence[Message], pictures: Sequence[Picture], generation: Generation, start: float
-    ) -> Generator[Chunk]:
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[Picture],
+        generation: Generation,
+        start: float,
+    ) -> Generator[Chunk, None, None]:
         """Stream the answer to `messages`; closing the iterator stops the work.
 
         The request is checked now, the work begins with the first chunk.
@@ -127,7 +131,7 @@ class Engine:
         tiles: Mapping[bytes, NDArray[np.uint8]],
         generation: Generation,
         start: float,
-    ) -> Generator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         with self._exclusive():
             prepared = time.perf_counter()
             cached = self._reuse(units)
@@ -139,7 +143,11 @@ class Engine:
             cached_tokens = self._positions(units[:cached])
             self._prefill(rest, embeddings, cached_tokens)
             yield from self._answer(
-                self._positions(units), cached_tokens, encoded_tiles, generation, (start, prepared, encoded)
+                self._positions(units),
+                cached_tokens,
+                encoded_tiles,
+                generation,
+                (start, prepared, encoded),
             )
 
     def logits(

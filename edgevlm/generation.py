@@ -55,7 +55,9 @@ class Generation:
         _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
-            raise InputError(f"stop must be one or several texts that are not empty, is {self.stop!r}")
+            raise InputError(
+                f"stop must be one or several texts that are not empty, is {self.stop!r}"
+            )
         object.__setattr__(self, "stop", stop)
 
     @property
@@ -134,5 +136,10 @@ class AnswerText:
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     return next(
-        (size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0
+        (
+            size
+            for size in range(min(len(text), len(stop) - 1), 0, -1)
+            if text.endswith(stop[:size])
+        ),
+        0,
     )

@@ -49,10 +49,14 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if isinstance(name, str) and name.startswith(("http://", "https://")):
-            raise ImageError(f"{name!r} is a web address and edgevlm fetches nothing; download it first")
+            raise ImageError(
+                f"{name!r} is a web address and edgevlm fetches nothing; download it first"
+            )
         path = Path(name)
         if not path.is_file():
-            raise ImageError(f"no picture at {name!r}: {'a folder' if path.is_dir() else 'no such file'}")
+            raise ImageError(
+                f"no picture at {name!r}: {'a folder' if path.is_dir() else 'no such file'}"
+            )
         if path.stat().st_size == 0:
             raise ImageError(f"{name!r} is an empty file")
         return _open(path, repr(name))
@@ -66,7 +70,9 @@ def load_images(sources: ImageSource | Iterable[ImageSource] | None) -> list[NDA
     """`load_image` of one picture, of each of several, or of none."""
     if sources is None:
         return []
-    if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray):
+    if isinstance(
+        sources, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    ):
         return [load_image(sources)]
     if not isinstance(sources, Iterable):
         return [load_image(sources)]

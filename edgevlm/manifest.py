@@ -74,7 +74,10 @@ class ImagePreparation:
 
     def check(self) -> None:
         require(
-            all(side > 0 for side in self.tile_size), "tile_size", self.tile_size, "must be positive"
+            all(side > 0 for side in self.tile_size),
+            "tile_size",
+            self.tile_size,
+            "must be positive",
         )
         require(
             self.longest_edge is None or self.longest_edge > 0,
@@ -103,7 +106,9 @@ class VisionSpec:
     """Precision (``fp32``, ``fp16``, ``int8``) to file."""
 
     def check(self) -> None:
-        require(self.tokens_per_tile > 0, "tokens_per_tile", self.tokens_per_tile, "must be positive")
+        require(
+            self.tokens_per_tile > 0, "tokens_per_tile", self.tokens_per_tile, "must be positive"
+        )
         require(self.width > 0, "width", self.width, "must be positive")
         require(bool(self.files), "files", self.files, "must not be empty")
 
@@ -144,7 +149,10 @@ class ImageSpelling:
         for name in ("tile", "overview"):
             spelled = getattr(self, name)
             require(
-                not spelled or spelled.count("{image}") == 1, name, spelled, "must hold {image} once"
+                not spelled or spelled.count("{image}") == 1,
+                name,
+                spelled,
+                "must hold {image} once",
             )
 
 
@@ -197,7 +205,9 @@ class DecoderSpec:
     def check(self) -> None:
         for name in ("width", "vocabulary_size", "context_length"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        require(self.embedding_scale > 0, "embedding_scale", self.embedding_scale, "must be positive")
+        require(
+            self.embedding_scale > 0, "embedding_scale", self.embedding_scale, "must be positive"
+        )
         require(bool(self.files), "files", self.files, "must not be empty")
 
 

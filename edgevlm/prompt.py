@@ -72,7 +72,9 @@ class PromptBuilder:
         try:
             self._template = _environment().from_string(spec.chat_template)
         except jinja2.TemplateError as error:
-            raise BundleError(f"manifest.prompt.chat_template: not a valid template: {error}") from error
+            raise BundleError(
+                f"manifest.prompt.chat_template: not a valid template: {error}"
+            ) from error
 
     def build(
         self,
@@ -92,7 +94,9 @@ class PromptBuilder:
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
         places = sum(part["type"] == "image" for message in checked for part in message["content"])
         if places != len(grids):
-            raise PromptError(f"the messages have places for {places} pictures, {len(grids)} were passed")
+            raise PromptError(
+                f"the messages have places for {places} pictures, {len(grids)} were passed"
+            )
         texts = [
             part["text"]
             for message in checked
@@ -113,7 +117,10 @@ class PromptBuilder:
             )
         spelled, tiles = [pieces[0]], []
         for picture, ((rows, columns), piece) in enumerate(zip(grids, pieces[1:], strict=True)):
-            spelled += [spell_image(self._spec.image_spelling, self._spec.image_token, rows, columns), piece]
+            spelled += [
+                spell_image(self._spec.image_spelling, self._spec.image_token, rows, columns),
+                piece,
+            ]
             tiles += [TileSegment(picture, tile) for tile in range(rows * columns + 1)]
         return self._tokenize_split("".join(spelled), marks, tiles)
 
@@ -123,7 +130,9 @@ class PromptBuilder:
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise PromptError(f"a text has a lone surrogate, which is no character: {error}") from error
+                raise PromptError(
+                    f"a text has a lone surrogate, which is no character: {error}"
+                ) from error
         used = set().union(*texts)
         unused = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used)
         marks = dict(zip(sorted({text[0] for text in self._special}), unused, strict=False))
@@ -146,9 +155,13 @@ class PromptBuilder:
                 add_generation_prompt=add_generation_prompt,
             )
         except jinja2.TemplateError as error:
-            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+            raise PromptError(
+                f"the model's chat template refuses these messages: {error}"
+            ) from error
         except (TypeError, ValueError, KeyError, IndexError) as error:
-            raise PromptError(f"the model's chat template fails on these messages: {error!r}") from error
+            raise PromptError(
+                f"the model's chat template fails on these messages: {error!r}"
+            ) from error
 
     def _tokenize_split(
         self, prompt: str, marks: Mapping[str, str], tiles: Sequence[TileSegment]
@@ -225,14 +238,18 @@ def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: i
 def _check_message(message: Message, index: int) -> dict[str, Any]:
     """A deep copy with checked fields and with the content as a list of parts."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise PromptError(f"message {index} must be a mapping with role and content, is {message!r}")
+        raise PromptError(
+            f"message {index} must be a mapping with role and content, is {message!r}"
+        )
     role, content = message["role"], message["content"]
     if role not in ROLES:
         raise PromptError(f"message {index}: role must be one of {', '.join(ROLES)}, is {role!r}")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, Sequence) or not content:
-        raise PromptError(f"message {index}: content must be text or a list of parts, is {content!r}")
+        raise PromptError(
+            f"message {index}: content must be text or a list of parts, is {content!r}"
+        )
     parts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None

@@ -16,9 +16,10 @@ import numpy as np
 from edgevlm.bundle import Bundle
 from edgevlm.engine import Engine
 from edgevlm.images import load_image
+from edgevlm.prompt import user_message
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.onnx import OnnxVision
-from edgevlm.vlm import DEFAULT_CONTEXT_LENGTH, user_message
+from edgevlm.vlm import DEFAULT_CONTEXT_LENGTH
 
 FLOAT = ("fp32", "fp16", "f32", "f16", "bf16")
 FLOAT_BOUND = 0.9

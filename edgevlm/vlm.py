@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +81,11 @@ class VLM:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
         bundle = Bundle.open(
-            model, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+            model,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
         )
         manifest = bundle.manifest
         trained = manifest.decoder.context_length
@@ -161,16 +165,19 @@ class VLM:
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
-    ) -> Iterator[Chunk]:
-        """As `ask`, in chunks; the last one has ``finish_reason`` and ``stats``. Closing it stops the work."""
+    ) -> Generator[Chunk, None, None]:
+        """As `ask`, in chunks, of which the last has ``finish_reason`` and ``stats``.
+
+        Closing it stops the work.
+        """
         start = time.perf_counter()
         pictures = [self._engine.prepare(picture) for picture in load_images(image)]
-        messages = system_messages(system) + [user_message(question, len(pictures))]
+        messages = [*system_messages(system), user_message(question, len(pictures))]
         return self._engine.generate(messages, pictures, Generation(**options), start)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """Stream the answer to a whole conversation, pictures anywhere between the texts.
 
         Args:
@@ -184,7 +191,9 @@ class VLM:
             for part in content if isinstance(content, list | tuple) else ():
                 if isinstance(part, Mapping) and part.get("type") == "image":
                     if "image" not in part:
-                        raise PromptError(f"an image part needs its picture under 'image', is {part!r}")
+                        raise PromptError(
+                            f"an image part needs its picture under 'image', is {part!r}"
+                        )
                     sources.append(part["image"])
         pictures = [self._engine.prepare(load_image(source)) for source in sources]
         return self._engine.generate(messages, pictures, Generation(**options), start)

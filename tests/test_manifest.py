@@ -31,7 +31,9 @@ EXAMPLE = Manifest(
     name="example",
     source=Source("owner/name", "0123abcd", "smolvlm", "apache-2.0"),
     image=ImagePreparation("grid", (64, 64), "lanczos", 256, (0.5,) * 3, (0.5,) * 3, 1 / 255),
-    vision=VisionSpec("tiles", "embeddings", 4, 32, {"fp32": FileEntry("vision.fp32.onnx", 7, "0" * 64)}),
+    vision=VisionSpec(
+        "tiles", "embeddings", 4, 32, {"fp32": FileEntry("vision.fp32.onnx", 7, "0" * 64)}
+    ),
     prompt=PromptSpec(
         chat_template="{{ messages }}",
         template_variables={"bos_token": "<s>"},
@@ -41,9 +43,18 @@ EXAMPLE = Manifest(
         end_token_ids=(4,),
     ),
     decoder=DecoderSpec(
-        "llama", 32, 100, 512, "causal", "sequential", 1.0, {"f16": FileEntry("decoder.f16.gguf", 9, "a" * 64, 16.0)}
+        "llama",
+        32,
+        100,
+        512,
+        "causal",
+        "sequential",
+        1.0,
+        {"f16": FileEntry("decoder.f16.gguf", 9, "a" * 64, 16.0)},
     ),
-    parity=ParityReport(2, 3, 40, {"fp32": Drift(1e-6, 1e-4)}, {"f16": Drift(1e-3, 5e-3, 1.0)}, False),
+    parity=ParityReport(
+        2, 3, 40, {"fp32": Drift(1e-6, 1e-4)}, {"f16": Drift(1e-3, 5e-3, 1.0)}, False
+    ),
     golden=Golden("AAAA", "What?", (5, 4)),
     created_with={"edgevlm": "0.1.0"},
 )
@@ -55,7 +66,13 @@ def test_round_trip() -> None:
 
 def paths(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in nested objects and lists."""
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
     for key, value in items:
         yield (*path, key)
         yield from paths(value, (*path, key))
@@ -68,7 +85,15 @@ def named(path: tuple[Any, ...]) -> str:
 PATHS = list(paths(json.loads(EXAMPLE.to_json())))
 OPTIONAL = {
     (name,)
-    for name in ("strip_left", "strip_right", "bits_per_weight", "top1_agreement", "tile", "row_end", "overview")
+    for name in (
+        "strip_left",
+        "strip_right",
+        "bits_per_weight",
+        "top1_agreement",
+        "tile",
+        "row_end",
+        "overview",
+    )
 }
 FREE_KEYS = {"files", "vision", "decoder", "template_variables", "created_with"}
 
@@ -117,7 +142,9 @@ def test_a_wrong_type_is_named(path: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, 1.5])
 def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
-    with pytest.raises(BundleError, match=r"manifest\.schema_version.*install the edgevlm that made"):
+    with pytest.raises(
+        BundleError, match=r"manifest\.schema_version.*install the edgevlm that made"
+    ):
         Manifest.from_dict(replaced(("schema_version",), version))
 
 

@@ -33,7 +33,11 @@ REFERENCES = {
     "siglip": (
         STRETCH,
         SiglipImageProcessorPil(
-            size={"height": 56, "width": 56}, resample=3, image_mean=HALF, image_std=HALF, do_convert_rgb=True
+            size={"height": 56, "width": 56},
+            resample=3,
+            image_mean=HALF,
+            image_std=HALF,
+            do_convert_rgb=True,
         ),
     ),
 }
@@ -51,7 +55,9 @@ def random_picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
     if mode == "I;16":
         return Image.fromarray(random.integers(0, 65536, (height, width), dtype=np.uint16))
     if mode in ("I", "F"):
-        return Image.fromarray(random.uniform(0, 300, (height, width)).astype(np.float32)).convert(mode)
+        return Image.fromarray(random.uniform(0, 300, (height, width)).astype(np.float32)).convert(
+            mode
+        )
     if mode == "PA":
         return random_picture(width, height, "P").convert("PA")
     if mode == "LAB":
@@ -95,7 +101,9 @@ def test_every_mode_as_transformers(name: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("transparency", [0, 7])
-def test_palette_with_a_transparent_colour_as_transformers(tmp_path: Path, transparency: int) -> None:
+def test_palette_with_a_transparent_colour_as_transformers(
+    tmp_path: Path, transparency: int
+) -> None:
     random_picture(40, 30, "P").save(tmp_path / "p.png", transparency=transparency)
     preparation, processor = REFERENCES["smolvlm split"]
     image = Image.open(tmp_path / "p.png")
@@ -147,7 +155,13 @@ def test_all_sources_give_the_same_pixels(tmp_path: Path) -> None:
     image = random_picture(20, 10)
     image.save(tmp_path / "a.png")
     array = np.asarray(image)
-    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes(), image, array):
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+        image,
+        array,
+    ):
         np.testing.assert_array_equal(load_image(source), array)
     np.testing.assert_array_equal(load_image(array[::-1, ::2]), array[::-1, ::2])
     assert len(load_images([image, array])) == 2
@@ -178,10 +192,17 @@ def bomb(width: int, height: int) -> bytes:
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(9_500, 9_500), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])

@@ -77,7 +77,9 @@ def conversations() -> list[tuple[list[dict[str, Any]], list[int]]]:
         found.append(([user], [one]))
     for index, (question, answer) in enumerate(zip(TEXTS[::10], TEXTS[1::10], strict=True)):
         found.append(([user, assistant, again], [index, 1, 2]))
-        found.append(([system, user, assistant, {"role": "user", "content": [text(question + answer)]}], [3]))
+        found.append(
+            ([system, user, assistant, {"role": "user", "content": [text(question + answer)]}], [3])
+        )
     return found
 
 
@@ -116,7 +118,9 @@ class Prompts:
 def plain_tokenizer(checkpoint: Path) -> Tokenizer:
     """The checkpoint's tokenizer without special tokens: what it makes of characters alone."""
     described = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
+    described["added_tokens"] = [
+        token for token in described["added_tokens"] if not token["special"]
+    ]
     described["post_processor"] = None
     return Tokenizer.from_str(json.dumps(described))
 
@@ -160,7 +164,8 @@ def test_smolvlm_ids_as_transformers(smolvlm: Prompts, smolvlm_processor: Any, n
 @pytest.mark.parametrize("content", [*TEXTS, "detect cat <loc0003>", "caption en"])
 def test_paligemma_ids_as_transformers(exported: Export, paligemma: Prompts, content: str) -> None:
     processor = PaliGemmaProcessor(
-        SiglipImageProcessorPil.from_pretrained(exported("paligemma").checkpoint), paligemma.tokenizer
+        SiglipImageProcessorPil.from_pretrained(exported("paligemma").checkpoint),
+        paligemma.tokenizer,
     )
     reference = processor(text="<image>" + content, images=picture(0), return_tensors="np")
     messages = [{"role": "user", "content": [image(), text(content)]}]
@@ -209,7 +214,20 @@ def test_text_of_an_assistant_or_system_is_never_special(smolvlm: Prompts) -> No
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(
-        st.sampled_from(["<image>", "<end_of_utterance>", "<|im_start|>", "<", ">", "image", " ", "\n", "é", "1"]),
+        st.sampled_from(
+            [
+                "<image>",
+                "<end_of_utterance>",
+                "<|im_start|>",
+                "<",
+                ">",
+                "image",
+                " ",
+                "\n",
+                "é",
+                "1",
+            ]
+        ),
         min_size=1,
         max_size=8,
     ).map("".join)

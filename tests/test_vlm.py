@@ -53,7 +53,9 @@ def picture(seed: int, width: int = 150, height: int = 100) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def smolvlm(exported: Export) -> Iterator[VLM]:
-    with VLM.from_pretrained(exported("smolvlm").bundle, vision="fp32", decoder="f16", threads=1) as vlm:
+    with VLM.from_pretrained(
+        exported("smolvlm").bundle, vision="fp32", decoder="f16", threads=1
+    ) as vlm:
         yield vlm
 
 
@@ -80,7 +82,9 @@ class Reference:
     """The checkpoint in transformers, float32."""
 
     def __init__(self, checkpoint: Path, family: str) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint, dtype=torch.float32
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         self.paligemma = family.startswith("paligemma")
         if self.paligemma:
@@ -92,17 +96,25 @@ class Reference:
             config = self.model.config
             patches = config.vision_config.image_size // config.vision_config.patch_size
             self.processor = Idefics3Processor(
-                images, tokenizer, image_seq_len=(patches // config.scale_factor) ** 2, chat_template=template
+                images,
+                tokenizer,
+                image_seq_len=(patches // config.scale_factor) ** 2,
+                chat_template=template,
             )
 
     def inputs(self, image: Image.Image, question: str) -> Any:
         if self.paligemma:
             return self.processor(text="<image>" + question, images=image, return_tensors="pt")
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        message = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": question}],
+        }
         rendered = self.processor.apply_chat_template([message], add_generation_prompt=True)
         return self.processor(text=[rendered], images=[[image]], return_tensors="pt")
 
-    def answer_and_logits(self, image: Image.Image, question: str, length: int) -> tuple[list[int], Array]:
+    def answer_and_logits(
+        self, image: Image.Image, question: str, length: int
+    ) -> tuple[list[int], Array]:
         """Greedy ids, and float32 logits ``[length, vocabulary]`` before each of them."""
         inputs = self.inputs(image, question)
         inputs.pop("labels", None)
@@ -142,7 +154,9 @@ def test_encode_as_transformers(exported: Export, family: str) -> None:
     image = picture(3, 200, 130)
     inputs = reference.inputs(image, "x")
     with torch.no_grad():
-        pooled = reference.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
+        pooled = reference.model.get_image_features(
+            pixel_values=inputs["pixel_values"]
+        ).pooler_output
     expected = torch.cat(list(pooled)).reshape(-1, pooled[0].shape[-1]).numpy()
     with VLM.from_pretrained(made.bundle, vision="fp32", decoder="f16") as vlm:
         found = vlm.encode(image) / vlm.manifest.decoder.embedding_scale
@@ -168,7 +182,14 @@ def test_every_kind_of_picture_gives_the_same_answer(smolvlm: VLM, tmp_path: Pat
     image.save(tmp_path / "a.png")
     buffer = BytesIO()
     image.save(buffer, "PNG")
-    sources: list[Any] = [image, np.asarray(image), buffer.getvalue(), tmp_path / "a.png", str(tmp_path / "a.png"), [image]]
+    sources: list[Any] = [
+        image,
+        np.asarray(image),
+        buffer.getvalue(),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        [image],
+    ]
     assert len({smolvlm.ask(source, "What?", max_tokens=8).token_ids for source in sources}) == 1
 
 
@@ -216,7 +237,9 @@ def test_never_a_stale_picture(fresh: Callable[[], VLM]) -> None:
     assert expected[0] != expected[1]
 
     def ask(number: int) -> bool:
-        return vlm.ask(pictures[number % 2], "What?", max_tokens=8).token_ids == expected[number % 2]
+        return (
+            vlm.ask(pictures[number % 2], "What?", max_tokens=8).token_ids == expected[number % 2]
+        )
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, range(24)))
@@ -269,7 +292,7 @@ def test_a_stopped_turn_keeps_what_was_said(fresh: Callable[..., VLM]) -> None:
     said = ""
     while not said:
         said += next(stream).text
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert chat.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": said}]}
     chat.send("Go on.", max_tokens=4)
 
@@ -284,7 +307,7 @@ def test_an_open_stream_refuses_its_own_thread_and_lets_others_wait(smolvlm: VLM
     other.start()
     other.join(0.3)
     assert other.is_alive() and not answers
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     other.join(30)
     assert len(answers) == 1
 
@@ -296,7 +319,10 @@ def test_an_abandoned_stream_frees_the_model(smolvlm: VLM) -> None:
 
 def test_limits_and_stops(smolvlm: VLM) -> None:
     answer = smolvlm.ask(None, "What?", max_tokens=20)
-    assert answer.finish_reason == "length" and len(answer.token_ids) == answer.stats.answer_tokens == 20
+    assert (
+        answer.finish_reason == "length"
+        and len(answer.token_ids) == answer.stats.answer_tokens == 20
+    )
     middle = answer.text[3:6]
     stopped = smolvlm.ask(None, "What?", max_tokens=20, stop=middle)
     assert stopped.finish_reason == "stop"
@@ -335,7 +361,9 @@ def test_stats_hang_together(fresh: Callable[..., VLM]) -> None:
     ],
     ids=repr,
 )
-def test_bad_requests_are_clear_errors(smolvlm: VLM, image: Any, question: Any, error: type) -> None:
+def test_bad_requests_are_clear_errors(
+    smolvlm: VLM, image: Any, question: Any, error: type
+) -> None:
     with pytest.raises(error):
         smolvlm.ask(image, question)
     smolvlm.ask(None, "Still there?", max_tokens=2)
@@ -416,7 +444,9 @@ def test_an_altered_file_is_refused(exported: Export, tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
-def test_garbage_with_a_true_hash_is_a_clear_error(exported: Export, tmp_path: Path, name: str) -> None:
+def test_garbage_with_a_true_hash_is_a_clear_error(
+    exported: Export, tmp_path: Path, name: str
+) -> None:
     """Damage that came before the hashes were taken."""
     import hashlib
 
