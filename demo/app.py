@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from edgevlm.errors import EdgeVLMError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from edgevlm.generation import GenerationOptions
-    from edgevlm.results import Chunk
     from edgevlm.vlm import VLM
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -40,8 +37,7 @@ def build(vlm: VLM, options: GenerationOptions) -> gr.Blocks:
         messages = [as_message(entry) for entry in [*history, turn]]
         text = ""
         try:
-            chunks = cast("Generator[Chunk, None, None]", vlm.generate(messages, **options))
-            with closing(chunks):
+            with closing(vlm.generate(messages, **options)) as chunks:
                 for chunk in chunks:
                     text += chunk.text
                     yield text
