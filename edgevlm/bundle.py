@@ -160,7 +160,7 @@ def _download(
             snapshot_download(
                 repository,
                 revision=revision,
-                cache_dir=cache_dir,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
                 token=token,
                 local_files_only=local_files_only,
                 allow_patterns=[MANIFEST_NAME, "vision*.onnx", "decoder*.gguf", "README.md"],

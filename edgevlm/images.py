@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +70,9 @@ def load_images(sources: ImageSource | Iterable[ImageSource] | None) -> list[NDA
     """`load_image` of one picture, of each of several, or of none."""
     if sources is None:
         return []
-    if isinstance(
-        sources, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
-    ):
-        return [load_image(sources)]
-    if not isinstance(sources, Iterable):
-        return [load_image(sources)]
+    single = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    if isinstance(sources, single) or not isinstance(sources, Iterable):
+        return [load_image(cast("ImageSource", sources))]
     return [load_image(source) for source in sources]
 
 
