@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class EmbeddingTable:
         self._dequantize = gguf.dequantize
         try:
             contents = np.memmap(path, np.uint8, mode="r")
-            self.shape, type_number, offset = _Header(memoryview(contents)).tensor(self.TENSOR)
+            self.shape, type_number, offset = _Header(contents.data).tensor(self.TENSOR)
             self.type = gguf.GGMLQuantizationType(type_number)
             block_length, block_bytes = gguf.GGML_QUANT_SIZES[self.type]
             row_bytes = self.shape[1] // block_length * block_bytes
@@ -95,7 +96,7 @@ class _Header:
         start = math.ceil(self._offset / alignment) * alignment
         return (dimensions[1], dimensions[0]), type_number, start + offset
 
-    def _read(self, layout: str) -> tuple[int, ...]:
+    def _read(self, layout: str) -> tuple[Any, ...]:
         values = struct.unpack_from(layout, self._data, self._offset)
         self._offset += struct.calcsize(layout)
         return values

@@ -17,6 +17,7 @@ import functools
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,7 @@ LLAMA_CPP_PYTHON_VERSION = "0.3.36"
 
 _logger = logging.getLogger(__name__)
 _llama_cpp_errors: collections.deque[str] = collections.deque(maxlen=3)
+_stack_lock = threading.Lock()
 _llama_cpp_callbacks: list[Any] = []
 """Keeps the log callback alive for as long as the library can call it."""
 
@@ -67,7 +69,7 @@ def library() -> ModuleType:
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def log(level: int, text: bytes, user_data: object) -> None:
         line = text.decode("utf-8", "replace").rstrip()
-        if level == 3:  # GGML_LOG_LEVEL_ERROR
+        if level == 4:  # GGML_LOG_LEVEL_ERROR
             _llama_cpp_errors.append(line)
         if line and _logger.isEnabledFor(logging.DEBUG):
             _logger.debug("%s", line)
@@ -102,8 +104,13 @@ class LlamaCppDecoder:
     BATCH_LENGTH = 512
     """Entries per llama.cpp batch: prefill speed is flat from here, and activations stay small."""
 
-    TEXT_LIMIT = 2**20
-    """Bytes of text that `tokenize` takes: more than any context holds."""
+    TEXT_LIMIT = 2**18
+    """Bytes of text that `tokenize` takes: more than most contexts hold."""
+
+    STACK_PER_BYTE = 1024
+    """Bytes of stack for each byte of text. Some vocabularies are split by `std::regex`, which calls
+    itself for every character: 322 bytes were measured, and a main thread's 8 MB were used up by a row
+    of 26,000 digits."""
 
     def __init__(
         self,
@@ -116,6 +123,9 @@ class LlamaCppDecoder:
     ) -> None:
         self._model: Any = None
         self._context: Any = None
+        self._embedding_table: EmbeddingTable | None = None
+        self._length = 0
+        self._has_logits = False
         self._path = Path(path)
         self.context_length = _integer("context_length", context_length, 1, 2**31 - 1)
         self.bidirectional = bidirectional
@@ -140,9 +150,6 @@ class LlamaCppDecoder:
         except BaseException:
             self.close()
             raise
-        self._length = 0
-        self._has_logits = False
-        self._embedding_table: EmbeddingTable | None = None
 
     def _ask_guard(self) -> bool:
         """Whether llama.cpp's extra buffer types (repacked and AMX kernels) may be used."""
@@ -158,7 +165,10 @@ class LlamaCppDecoder:
         _llama_cpp_errors.clear()
         self._model = llama.llama_model_load_from_file(os.fsencode(self._path), parameters)
         if not self._model:
-            raise RuntimeLoadError(f"llama.cpp cannot load {self._path}{_reason()}")
+            raise RuntimeLoadError(
+                f"llama.cpp cannot load {self._path}{_reason()}; the file is damaged or of a kind that "
+                f"llama-cpp-python {LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
+            )
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self.width: int = llama.llama_model_n_embd_inp(self._model)
         self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocabulary)
@@ -269,17 +279,18 @@ class LlamaCppDecoder:
             ) from None
         if len(spelled) > self.TEXT_LIMIT:
             raise InputError(
-                f"text is {len(spelled)} bytes long, at most {self.TEXT_LIMIT} can be tokenized; shorten it"
+                f"text is {len(spelled)} bytes long, at most {self.TEXT_LIMIT} can be tokenized; "
+                "shorten it"
             )
-        capacity = len(spelled) + 16
-        while True:
-            ids = (ctypes.c_int32 * capacity)()
-            count = self._llama.llama_tokenize(
-                self._vocabulary, spelled, len(spelled), ids, capacity, False, False
-            )
-            if count >= 0:
-                return ids[:count]
-            capacity = -count
+        ids = (ctypes.c_int32 * (len(spelled) + 16))()
+        arguments = (self._vocabulary, spelled, len(spelled), ids, len(ids), False, False)
+        count = _with_stack(
+            self.STACK_PER_BYTE * (len(spelled) + 1024),
+            lambda: self._llama.llama_tokenize(*arguments),
+        )
+        if count < 0:
+            raise InputError(f"text of {len(spelled)} bytes became more tokens: {-count}")
+        return ids[:count]
 
     def piece(self, token: int) -> bytes:
         """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens.
@@ -568,6 +579,20 @@ class LlamaCppSampler:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _with_stack(size: int, function: Callable[[], int]) -> int:
+    """What `function` returns in a thread with so many bytes of stack."""
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    with _stack_lock:
+        previous = threading.stack_size(-(-size // 4096) * 4096)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(previous)
+    thread.join()
+    return results[0]
 
 
 def _reason() -> str:

@@ -248,11 +248,6 @@ class OnnxVision:
         self._session = None
 
 
-def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
-    """The provider that `OnnxVision` would ask for first; raises as it does."""
-    return _name(_select(device, providers, library().get_available_providers())[0][0])
-
-
 def _select(
     device: str, providers: Sequence[Provider] | None, available: Sequence[str]
 ) -> tuple[list[Provider], list[str]]:

@@ -34,7 +34,7 @@ SAMPLE = "".join(
 """Text with each lead byte of UTF-8, so that a vocabulary without some byte shows it."""
 
 
-class _UnguardedDecoder(LlamaCppDecoder):
+class UnguardedDecoder(LlamaCppDecoder):
     """Loads without asking the guard, whose question is being answered here."""
 
     extra_buffer_types = True
@@ -43,11 +43,11 @@ class _UnguardedDecoder(LlamaCppDecoder):
         return self.extra_buffer_types
 
 
-class _PlainDecoder(_UnguardedDecoder):
+class PlainDecoder(UnguardedDecoder):
     extra_buffer_types = False
 
 
-def try_library(decoder_class: type[_UnguardedDecoder], folder: Path) -> None:
+def try_library(decoder_class: type[UnguardedDecoder], folder: Path) -> None:
     """Decode a batch and single tokens with each kind of weights; writes models into `folder`."""
     llama = library()
     source = folder / "probe-f16.gguf"
@@ -64,9 +64,9 @@ def try_library(decoder_class: type[_UnguardedDecoder], folder: Path) -> None:
         if status:
             raise RuntimeLoadError(f"llama.cpp cannot quantize to {name} (status {status})")
     for path in paths:
-        decoder = decoder_class(path, context_length=2 * PROMPT_LENGTH, threads=2)
+        decoder = decoder_class(path, context_length=2 * PROMPT_LENGTH, threads=1)
         prompt = np.arange(PROMPT_LENGTH, dtype=np.int32)
-        decoder.decode_tokens(prompt, prompt, logits=True)
+        decoder.decode_tokens(prompt.tolist(), prompt, logits=True)
         sampler = decoder.sampler(Sampling())
         for position in range(PROMPT_LENGTH, PROMPT_LENGTH + 3):
             decoder.decode_tokens([sampler.sample()], np.array([position], np.int32), logits=True)
@@ -76,7 +76,7 @@ def try_library(decoder_class: type[_UnguardedDecoder], folder: Path) -> None:
 
 def try_file(path: Path) -> None:
     """Load, tokenize and decode one token."""
-    decoder = _PlainDecoder(path, context_length=1)
+    decoder = PlainDecoder(path, context_length=1, threads=1)
     decoder.tokenize(SAMPLE)
     for token in range(decoder.vocabulary_size):
         decoder.piece(token)
@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> int:
     try:
         if subject == "library":
             plain = detail == "no-extra-bufts"
-            try_library(_PlainDecoder if plain else _UnguardedDecoder, Path.cwd())
+            try_library(PlainDecoder if plain else UnguardedDecoder, Path.cwd())
         else:
             try_file(Path(detail))
     except EdgeVLMError as error:
