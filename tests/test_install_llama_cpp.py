@@ -1,0 +1,119 @@
+"""How set-up decides to compile llama.cpp; nothing is compiled here."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+from edgevlm.errors import RuntimeLoadError
+from edgevlm.runtimes import guard
+from edgevlm.runtimes.guard import LibraryVerdict
+from edgevlm.runtimes.llama_cpp import LLAMA_CPP_PYTHON_VERSION
+from scripts import install_llama_cpp
+from scripts.install_llama_cpp import OWN_CHOICE, WITHOUT_AMX, build_environment, requirement
+
+
+@pytest.fixture(autouse=True)
+def no_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OWN_CHOICE:
+        monkeypatch.delenv(name, raising=False)
+
+
+def compilers(monkeypatch: pytest.MonkeyPatch, gcc: int | None, *, clang: bool) -> None:
+    """Pretend that these are installed."""
+    monkeypatch.setattr(shutil, "which", lambda name: name if clang and "clang" in name else None)
+    monkeypatch.setattr(install_llama_cpp, "gcc_version", lambda: gcc)
+
+
+def choice() -> dict[str, str]:
+    environment = build_environment()
+    return {name: environment[name] for name in OWN_CHOICE if name in environment}
+
+
+def test_version_is_the_one_that_the_runtime_wants() -> None:
+    assert requirement() == f"llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}"
+
+
+def test_clang_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    compilers(monkeypatch, 12, clang=True)
+    assert choice() == {"CC": "clang", "CXX": "clang++"}
+
+
+@pytest.mark.parametrize("version", [9, 12])
+def test_old_gcc_compiles_without_amx(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    compilers(monkeypatch, version, clang=False)
+    assert choice() == {"CMAKE_ARGS": WITHOUT_AMX}
+
+
+@pytest.mark.parametrize("version", [13, None])
+def test_others_compile_as_they_like(monkeypatch: pytest.MonkeyPatch, version: int | None) -> None:
+    compilers(monkeypatch, version, clang=False)
+    assert choice() == {}
+
+
+@pytest.mark.parametrize("name", OWN_CHOICE)
+def test_own_choice_wins(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    compilers(monkeypatch, 12, clang=True)
+    monkeypatch.setenv(name, "mine")
+    assert choice() == {name: "mine"}
+
+
+class Machine:
+    """A library that crashes until it is compiled without AMX, or for ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, mends: bool) -> None:
+        self.installed: list[tuple[str, tuple[str, ...]]] = []
+        self.mends = mends
+        self.verdict = LibraryVerdict("no_extra_bufts", "status -11")
+        monkeypatch.setattr(guard, "library_verdict", lambda: self.verdict)
+        monkeypatch.setattr(guard, "check_library", self.check_library)
+        monkeypatch.setattr(install_llama_cpp, "install", self.install)
+
+    def install(self, environment: dict[str, str], *options: str) -> None:
+        self.installed.append((environment["CMAKE_ARGS"], options))
+        self.verdict = LibraryVerdict("ok" if self.mends else "crash", "status -11")
+
+    def check_library(self) -> LibraryVerdict:
+        if self.verdict.outcome == "crash":
+            raise RuntimeLoadError("llama.cpp crashes")
+        return self.verdict
+
+
+def test_check_compiles_again_what_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, mends=True)
+    install_llama_cpp.check()
+    assert machine.installed == [
+        (WITHOUT_AMX, ("--no-cache-dir", "--force-reinstall", "--no-deps"))
+    ]
+
+
+def test_check_leaves_alone_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, mends=True)
+    machine.verdict = LibraryVerdict("ok")
+    install_llama_cpp.check()
+    assert machine.installed == []
+
+
+def test_check_does_not_overrule_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, mends=True)
+    monkeypatch.setenv("CMAKE_ARGS", "mine")
+    install_llama_cpp.check()
+    assert machine.installed == []
+
+
+def test_check_fails_when_nothing_mends(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, mends=False)
+    with pytest.raises(SystemExit, match=r"does not run: llama\.cpp crashes"):
+        install_llama_cpp.check()
+
+
+def test_missing_compiler_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compilers(monkeypatch, None, clang=False)
+    monkeypatch.setattr(sys, "executable", shutil.which("false") or "/bin/false")
+    with pytest.raises(SystemExit, match="apt-get install build-essential"):
+        install_llama_cpp.install({})
+    assert "5 to 10 minutes" in capsys.readouterr().err
