@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import MissingDependencyError, RuntimeLoadError
 from edgevlm.runtimes import cpu
 
 PROBE = (sys.executable, "-m", "edgevlm.runtimes.probe")
@@ -37,11 +37,15 @@ PROBE_SECONDS = 600
 REFUSED = 3
 """Exit status of a probe that met an error it could explain; its last line on stderr is the message."""
 
+LLAMA_CPP_PYTHON_VERSION = "0.3.36"
+"""The structures of llama.cpp's C API change between releases, so exactly this one is used."""
+
+INSTALL = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
+REBUILD = f"{INSTALL} --force-reinstall --no-deps --no-cache-dir"
 MEND = (
-    "build llama-cpp-python again with clang, CC=clang CXX=clang++ pip install --force-reinstall "
-    "--no-cache-dir --no-deps llama-cpp-python==0.3.36, or with gcc and without AMX, "
-    "CMAKE_ARGS='-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__' pip install "
-    "--force-reinstall --no-cache-dir --no-deps llama-cpp-python==0.3.36"
+    f"build it again with clang, CC=clang CXX=clang++ {REBUILD}, or without AMX, "
+    "CMAKE_ARGS='-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__' "
+    f"{REBUILD}"
 )
 
 _logger = logging.getLogger(__name__)
@@ -61,6 +65,16 @@ class LibraryVerdict:
         """llama.cpp's ``use_extra_bufts``."""
         return self.outcome == "ok"
 
+    @property
+    def explanation(self) -> str:
+        """What is wrong and how to mend it, if the outcome is not ``ok``."""
+        lost = (
+            ""
+            if self.outcome == "crash"
+            else " unless its fastest kernels are left out, so they are"
+        )
+        return f"llama.cpp as it is built here crashes on this CPU ({self.detail}){lost}; {MEND}"
+
 
 def check_library(
     command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
@@ -77,17 +91,13 @@ def check_library(
 
     Raises:
         RuntimeLoadError: it crashes either way, or cannot even be tried; with the mend.
+        MissingDependencyError: llama-cpp-python is not installed.
     """
     verdict = library_verdict(command, folder, cache)
     if verdict.outcome == "crash":
-        raise RuntimeLoadError(
-            f"llama.cpp as it is built here crashes on this CPU ({verdict.detail}); {MEND}"
-        )
+        raise RuntimeLoadError(verdict.explanation)
     if verdict.outcome == "no_extra_bufts":
-        _warn_once(
-            f"llama.cpp as it is built here crashes on this CPU ({verdict.detail}) unless its fastest "
-            f"kernels are left out, so they are; for full speed {MEND}"
-        )
+        _warn_once(verdict.explanation)
     return verdict
 
 
@@ -200,7 +210,7 @@ def _library_identity(folder: Path | None) -> str:
     if folder is None:
         package = importlib.util.find_spec("llama_cpp")
         if package is None or package.origin is None:
-            return "none"
+            raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL}")
         folder = Path(package.origin).parent / "lib"
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     stats = [(path.name, path.stat()) for path in files]

@@ -30,10 +30,15 @@ from edgevlm.errors import ContextError, InputError, MissingDependencyError, Run
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import Sampling
 from edgevlm.runtimes.embedding_table import EmbeddingTable
-from edgevlm.runtimes.guard import check_file, check_library
+from edgevlm.runtimes.guard import (
+    INSTALL,
+    LLAMA_CPP_PYTHON_VERSION,
+    REBUILD,
+    check_file,
+    check_library,
+)
 
-LLAMA_CPP_PYTHON_VERSION = "0.3.36"
-"""The structures of the C API change between releases, so exactly this one is used."""
+BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
 
 _logger = logging.getLogger(__name__)
 _llama_cpp_errors: collections.deque[str] = collections.deque(maxlen=3)
@@ -50,20 +55,18 @@ def library() -> ModuleType:
         MissingDependencyError: llama-cpp-python is not installed.
         RuntimeLoadError: another version, or its shared library cannot be loaded.
     """
-    install = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
     try:
         import llama_cpp
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"the decoder needs llama-cpp-python: {install}") from error
+        raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL}") from error
     except (OSError, RuntimeError) as error:
         raise RuntimeLoadError(
-            f"llama-cpp-python's shared library cannot be loaded ({error}); build it again: "
-            f"{install} --force-reinstall --no-cache-dir --no-binary llama-cpp-python"
+            f"llama-cpp-python's shared library cannot be loaded ({error}); build it again, {REBUILD}"
         ) from error
     if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
         raise RuntimeLoadError(
             f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "
-            f"{LLAMA_CPP_PYTHON_VERSION}: {install}"
+            f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL}"
         )
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -135,9 +138,8 @@ class LlamaCppDecoder:
         self._llama = library()
         if gpu_layers and not self._llama.llama_supports_gpu_offload():
             raise RuntimeLoadError(
-                f"gpu_layers={gpu_layers}, but this llama-cpp-python is built for the CPU only; with CUDA: "
-                f"CMAKE_ARGS='-DGGML_CUDA=on' pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}' "
-                "--force-reinstall --no-cache-dir"
+                f"gpu_layers={gpu_layers}, but this llama.cpp is built for the CPU only; "
+                f"{BUILD_WITH_CUDA}"
             )
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"

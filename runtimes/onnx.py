@@ -68,7 +68,7 @@ def library() -> ModuleType:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "the vision graph needs ONNX Runtime: pip install 'edgevlm[cpu]', or 'edgevlm[cuda]' for an "
+            "the vision graph needs ONNX Runtime; pip install 'edgevlm[cpu]', or 'edgevlm[cuda]' for an "
             "NVIDIA GPU"
         ) from error
     except ImportError as error:
