@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import (
     GenerationConfig,
     Idefics3Config,
@@ -41,19 +49,26 @@ SMOLVLM_ADDED = [
     "<end_of_utterance>",
 ]
 GEMMA_SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+PALIGEMMA_ADDED = [*(f"<loc{n:04}>" for n in range(1024)), *(f"<seg{n:03}>" for n in range(128))]
+"""Plain added tokens: a user may write them, to ask about a place."""
 
 
 def corpus() -> list[str]:
     """English and code: the language reference that comes with Python."""
     topics = pydoc_data.topics.topics
-    return [line for topic in sorted(topics)[:12] for line in topics[topic].splitlines(keepends=True)]
+    return [
+        line for topic in sorted(topics)[:12] for line in topics[topic].splitlines(keepends=True)
+    ]
 
 
 def byte_level_tokenizer(vocabulary: int) -> Tokenizer:
     """As SmolLM2's: digits one by one, then GPT-2's byte-level BPE."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -80,13 +95,12 @@ def gemma_tokenizer(vocabulary: int) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     newlines = ["\n" * length for length in range(1, 5)]
-    pictures = ["<image>", *(f"<loc{number:04}>" for number in range(8))]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(pictures),
+        vocab_size=vocabulary,
         special_tokens=[*GEMMA_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *newlines],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator((line.rstrip("\n") for line in corpus()), trainer)
     # A trainer marks all its first tokens as special and added; Gemma's bytes are neither.
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
@@ -102,7 +116,7 @@ def gemma_tokenizer(vocabulary: int) -> Tokenizer:
     }
     tokenizer = Tokenizer.from_str(json.dumps(described))
     tokenizer.add_special_tokens([AddedToken("<image>", normalized=False)])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in pictures[1:]])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in PALIGEMMA_ADDED])
     return tokenizer
 
 
@@ -113,7 +127,9 @@ def scatter(model: PreTrainedModel, seed: int) -> None:
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
-                centre = parameter.mean().round()  # 1 for most norms' weights, 0 for biases and Gemma's
+                centre = (
+                    parameter.mean().round()
+                )  # 1 for most norms' weights, 0 for biases and Gemma's
                 parameter.copy_(centre + 0.1 * noise)
             elif "embed" in name and "patch" not in name:
                 parameter.copy_(0.5 * noise)
@@ -332,7 +348,7 @@ def _paligemma(folder: Path, text_config: dict[str, Any], seed: int, dtype: torc
             "vision_use_head": False,
         },
         text_config={
-            "vocab_size": 704,
+            "vocab_size": 1856,
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_hidden_layers": 2,
@@ -363,7 +379,12 @@ def _paligemma(folder: Path, text_config: dict[str, Any], seed: int, dtype: torc
         "rescale_factor": 1 / 255,
         "image_seq_length": 16,
     }
-    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    special = {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     return save(folder, model.to(dtype), tokenizer, preparation, special=special)
 
 

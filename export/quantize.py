@@ -1,0 +1,86 @@
+"""GGUF to GGUF in fewer bits, through llama.cpp's own quantizer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+from gguf import GGMLQuantizationType
+
+from edgevlm.errors import ExportError
+from edgevlm.runtimes.llama_cpp import library
+
+BLOCK_TYPES = {
+    "q8_0": "Q8_0",
+    "q5_1": "Q5_1",
+    "q5_0": "Q5_0",
+    "q4_1": "Q4_1",
+    "q4_0": "Q4_0",
+    "iq4_nl": "IQ4_NL",
+    "iq4_xs": "IQ4_XS",
+    "q6_k": "Q6_K",
+    "q5_k_m": "Q5_K",
+    "q5_k_s": "Q5_K",
+    "q4_k_m": "Q4_K",
+    "q4_k_s": "Q4_K",
+    "q3_k_l": "Q3_K",
+    "q3_k_m": "Q3_K",
+    "q3_k_s": "Q3_K",
+    "q2_k": "Q2_K",
+}
+"""llama.cpp's file types to the block type that most of their matrices get. Types that need an importance
+matrix (iq1, iq2, iq3) are not among them."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What came out."""
+
+    bits_per_weight: float
+    """File bits per parameter."""
+    tensors: int
+    """Matrices in the file."""
+    fallback: dict[str, str]
+    """Matrices whose rows do not divide into the type's blocks, to the type that llama.cpp chose."""
+
+
+def quantize(source: Path, path: Path, file_type: str) -> None:
+    """Write `source` (f16, bf16 or f32) in another type.
+
+    Raises:
+        ExportError: llama.cpp refuses.
+    """
+    llama = library()
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{file_type.upper()}")
+    parameters.nthread = os.cpu_count() or 1
+    failed = llama.llama_model_quantize(
+        os.fsencode(source), os.fsencode(path), ctypes.byref(parameters)
+    )
+    if failed:
+        raise ExportError(
+            f"llama.cpp cannot quantize {source.name} to {file_type} (code {failed}); its reason is in the "
+            f"log at level DEBUG"
+        )
+
+
+def inspect(path: Path, file_type: str) -> Quantized:
+    """Sizes and types in a finished file."""
+    reader = gguf.GGUFReader(path)
+    parameters = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
+    block_type = GGMLQuantizationType[BLOCK_TYPES.get(file_type, file_type.upper())]
+    block, _ = gguf.GGML_QUANT_SIZES[block_type]
+    return Quantized(
+        bits_per_weight=path.stat().st_size * 8 / parameters,
+        tensors=len(matrices),
+        fallback={
+            tensor.name: tensor.tensor_type.name.lower()
+            for tensor in matrices
+            if int(tensor.shape[0]) % block
+        },
+    )
+
