@@ -9,8 +9,7 @@ import pytest
 
 from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes import guard
-from edgevlm.runtimes.guard import LibraryVerdict
-from edgevlm.runtimes.llama_cpp import LLAMA_CPP_PYTHON_VERSION
+from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION, LibraryVerdict
 from scripts import install_llama_cpp
 from scripts.install_llama_cpp import OWN_CHOICE, WITHOUT_AMX, build_environment, requirement
 
