@@ -32,7 +32,7 @@ from edgevlm.runtimes.base import Sampling
 from edgevlm.runtimes.embedding_table import EmbeddingTable
 from edgevlm.runtimes.guard import (
     INSTALL,
-    LLAMA_CPP_PYTHON_VERSION,
+    LLAMA_CPP_PYTHON_VERSION as LLAMA_CPP_PYTHON_VERSION,
     REBUILD,
     check_file,
     check_library,

@@ -1,0 +1,207 @@
+"""The vision runtime over small graphs, against NumPy."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.runtimes.base import VisionRuntime
+from edgevlm.runtimes.onnx import OnnxVision, available_devices, first_provider
+
+SIDE, TOKENS, WIDTH = 8, 4, 5
+TILE_VALUES = SIDE * SIDE * 3 // TOKENS
+
+
+def weights() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((TILE_VALUES, WIDTH)).astype(np.float32)
+
+
+def reference(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What `write_graph`'s graph computes."""
+    patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32) / np.float32(255)
+    return patches @ weights()
+
+
+def write_graph(
+    path: Path,
+    *,
+    input_name: str = "tiles",
+    output_name: str = "embeddings",
+    input_type: int = TensorProto.UINT8,
+    tiles_shape: tuple[str | int, ...] = ("n", SIDE, SIDE, 3),
+) -> Path:
+    """Tiles divided by 255, cut into tokens and multiplied by `weights`."""
+    nodes = [
+        helper.make_node("Cast", [input_name], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["pixels", "scale"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "shape"], ["patches"]),
+        helper.make_node("MatMul", ["patches", "weights"], [output_name]),
+    ]
+    matrix = weights()
+    graph = helper.make_graph(
+        nodes,
+        "vision",
+        [helper.make_tensor_value_info(input_name, input_type, tiles_shape)],
+        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["n", TOKENS, WIDTH])],
+        [
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [255.0]),
+            helper.make_tensor("shape", TensorProto.INT64, [3], [-1, TOKENS, TILE_VALUES]),
+            helper.make_tensor("weights", TensorProto.FLOAT, matrix.shape, matrix.ravel()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_graph(tmp_path_factory.mktemp("graph") / "vision.onnx")
+
+
+def load(path: Path, **arguments: object) -> OnnxVision:
+    return OnnxVision(path, input_name="tiles", output_name="embeddings", **arguments)  # type: ignore[arg-type]
+
+
+def some_tiles(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+
+
+def test_encodes_any_number_of_tiles_as_numpy_does(graph: Path) -> None:
+    vision: VisionRuntime = load(graph)
+    for count in [*range(1, 66), 130]:
+        tiles = some_tiles(count)
+        embeddings = vision.encode(tiles)
+        assert embeddings.dtype == np.float32 and embeddings.shape == (count, TOKENS, WIDTH)
+        np.testing.assert_allclose(embeddings, reference(tiles), rtol=1e-5, atol=1e-5)
+
+
+def test_takes_tiles_that_are_not_contiguous(graph: Path) -> None:
+    tiles = some_tiles(6)[::-1, :, ::-1]
+    assert not tiles.flags.c_contiguous
+    np.testing.assert_allclose(load(graph).encode(tiles), reference(tiles), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        some_tiles(2).astype(np.float32),
+        some_tiles(2).astype(np.int8),
+        some_tiles(2)[0],
+        some_tiles(2)[:0],
+        some_tiles(2)[:, :4],
+        some_tiles(2).transpose(0, 3, 1, 2),
+        some_tiles(2).tolist(),
+        None,
+    ],
+    ids=["float", "int8", "one tile", "no tile", "too low", "channels first", "list", "None"],
+)
+def test_refuses_other_tiles(graph: Path, tiles: NDArray[np.uint8]) -> None:
+    vision = load(graph)
+    with pytest.raises(InputError, match="tiles must"):
+        vision.encode(tiles)
+    np.testing.assert_allclose(
+        vision.encode(some_tiles(1)), reference(some_tiles(1)), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_refuses_files_that_are_no_graph(graph: Path, tmp_path: Path) -> None:
+    good = graph.read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"this is no graph\n" * 50,
+        "random": np.random.default_rng(0).bytes(5000),
+        **{f"cut at {share}": good[: int(len(good) * share)] for share in (0.1, 0.3, 0.6, 0.9)},
+    }
+    for name, content in contents.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(RuntimeLoadError, match="cannot load"):
+            load(path)
+    with pytest.raises(RuntimeLoadError, match="no such file"):
+        load(tmp_path / "missing.onnx")
+    with pytest.raises(RuntimeLoadError, match="no such file"):
+        load(tmp_path)
+
+
+def test_refuses_graphs_with_other_inputs_and_outputs(tmp_path: Path) -> None:
+    path = tmp_path / "vision.onnx"
+    with pytest.raises(RuntimeLoadError, match=r"'pixel_values'"):
+        load(write_graph(path, input_name="pixel_values"))
+    with pytest.raises(RuntimeLoadError, match=r"'features'"):
+        load(write_graph(path, output_name="features"))
+    with pytest.raises(RuntimeLoadError, match=r"tensor\(uint8\).*tensor\(float\)"):
+        load(write_graph(path, input_type=TensorProto.FLOAT))
+    with pytest.raises(RuntimeLoadError, match="only n free"):
+        load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
+    with pytest.raises(RuntimeLoadError, match="only n free"):
+        load(write_graph(path, tiles_shape=("n", "height", "width", 3)))
+
+
+def test_says_what_it_runs_on(graph: Path) -> None:
+    for arguments in ({}, {"device": "cpu"}, {"providers": ["CPUExecutionProvider"]}):
+        assert load(graph, **arguments).device == "CPUExecutionProvider"
+    options = ("CPUExecutionProvider", {"use_arena": "0"})
+    assert load(graph, providers=[options]).device == "CPUExecutionProvider"
+    assert "cpu" in available_devices()
+    assert first_provider("cpu", None) == "CPUExecutionProvider"
+
+
+def test_refuses_devices_that_are_not_there(graph: Path) -> None:
+    missing = {"cuda", "tensorrt", "coreml", "openvino", "qnn"} - set(available_devices())
+    assert missing, "this test needs an ONNX Runtime that lacks some provider"
+    for device in missing:
+        with pytest.raises(RuntimeLoadError, match="pip install"):
+            load(graph, device=device)
+        with pytest.raises(RuntimeLoadError, match="pip install"):
+            first_provider(device, None)
+    absent = next(
+        name
+        for name in onnxruntime.get_all_providers()
+        if name not in onnxruntime.get_available_providers()
+    )
+    with pytest.raises(RuntimeLoadError, match=absent):
+        load(graph, providers=[absent, "CPUExecutionProvider"])
+    with pytest.raises(RuntimeLoadError, match="NoSuchExecutionProvider"):
+        load(graph, providers=["NoSuchExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "gpu"}, "device must be auto, cpu, cuda"),
+        ({"providers": []}, "providers must be a list"),
+        ({"providers": "CPUExecutionProvider"}, "providers must be a list"),
+        ({"threads": 0}, "threads must be"),
+        ({"threads": True}, "threads must be"),
+        ({"threads": 2.0}, "threads must be"),
+    ],
+)
+def test_refuses_wrong_arguments(graph: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(graph, **arguments)
+
+
+def test_closed(graph: Path) -> None:
+    vision = load(graph)
+    vision.close()
+    vision.close()
+    with pytest.raises(RuntimeLoadError, match="closed"):
+        vision.encode(some_tiles(1))
+
+
+def test_is_quiet(
+    graph: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load(graph).encode(some_tiles(1))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
