@@ -17,7 +17,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
-from edgevlm.manifest import ImagePreparation, ImageSpelling
+from edgevlm.manifest import ImagePreparation, ImageSpelling, Resample
 
 MODULES = ("smolvlm", "idefics3", "paligemma")
 """Names of the modules here, equal to ``model_type``."""
@@ -37,6 +37,7 @@ class Family:
     image_processor: type[PilBackend]
     preparation: Callable[[PilBackend], ImagePreparation]
     """transformers' image processor to ours."""
+    tokens_per_tile: Callable[[PretrainedConfig], int]
     spelling: Callable[[PretrainedConfig], ImageSpelling]
     image_token: str
     chat_template: str | None
@@ -77,7 +78,26 @@ def find_family(model_type: str) -> Family:
     return family
 
 
-def float_triple(values: Any) -> tuple[float, float, float]:
-    """``image_mean`` and ``image_std`` of an image processor."""
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+def normalisation(processor: Any) -> dict[str, Any]:
+    """``mean``, ``std`` and ``rescale_factor`` of an image processor, neutral where it does neither."""
+    red, green, blue = processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0)
+    mean = (float(red), float(green), float(blue))
+    red, green, blue = processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0)
+    return {
+        "mean": mean,
+        "std": (float(red), float(green), float(blue)),
+        "rescale_factor": float(processor.rescale_factor) if processor.do_rescale else 1.0,
+    }
+
+
+def resample(processor: Any) -> Resample:
+    """The filter's name of Pillow's number.
+
+    Raises:
+        ExportError: a filter that edgevlm does not compute.
+    """
+    names: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    number = int(processor.resample)
+    if number not in names:
+        raise ExportError(f"the image processor's resample is {number}, edgevlm knows {names}")
+    return names[number]

@@ -17,7 +17,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 )
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, float_triple
+from edgevlm.export.families import Family, normalisation, resample
 from edgevlm.manifest import ImagePreparation, ImageSpelling
 
 TENSORS = {
@@ -34,7 +34,6 @@ SPELLING = ImageSpelling(
     overview="\n" + WHOLE,
 )
 """``get_image_prompt_string`` of ``processing_idefics3.py``."""
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 class Idefics3Vision(nn.Module):
@@ -88,12 +87,16 @@ def preparation(processor: PilBackend) -> ImagePreparation:
     return ImagePreparation(
         strategy="grid" if processor.do_image_splitting else "stretch",
         tile_size=(tile, tile),
-        resample=RESAMPLE[int(processor.resample)],
+        resample=resample(processor),
         longest_edge=processor.size["longest_edge"] if processor.do_resize else None,
-        mean=float_triple(processor.image_mean),
-        std=float_triple(processor.image_std),
-        rescale_factor=processor.rescale_factor,
+        **normalisation(processor),
     )
+
+
+def tokens_per_tile(config: PretrainedConfig) -> int:
+    """Patches of a tile after the pixel shuffle."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return int(side**2 // config.scale_factor**2)
 
 
 def processor(
@@ -108,6 +111,7 @@ FAMILY = Family(
     vision=Idefics3Vision,
     image_processor=Idefics3ImageProcessorPil,
     preparation=preparation,
+    tokens_per_tile=tokens_per_tile,
     spelling=lambda config: SPELLING,
     image_token="<image>",
     chat_template=None,

@@ -19,8 +19,7 @@ from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModal
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, float_triple
-from edgevlm.export.families.idefics3 import RESAMPLE
+from edgevlm.export.families import Family, normalisation, resample
 from edgevlm.manifest import ImagePreparation, ImageSpelling
 
 TENSORS = {
@@ -70,11 +69,9 @@ def preparation(processor: PilBackend) -> ImagePreparation:
     return ImagePreparation(
         strategy="stretch",
         tile_size=(processor.size["height"], processor.size["width"]),
-        resample=RESAMPLE[int(processor.resample)],
+        resample=resample(processor),
         longest_edge=None,
-        mean=float_triple(processor.image_mean),
-        std=float_triple(processor.image_std),
-        rescale_factor=processor.rescale_factor,
+        **normalisation(processor),
     )
 
 
@@ -91,6 +88,7 @@ FAMILY = Family(
     vision=PaliGemmaVision,
     image_processor=SiglipImageProcessorPil,
     preparation=preparation,
+    tokens_per_tile=lambda config: config.text_config.num_image_tokens,
     spelling=lambda config: ImageSpelling(whole="{image}"),
     image_token="<image>",
     chat_template=CHAT_TEMPLATE,

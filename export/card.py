@@ -1,0 +1,121 @@
+"""The bundle's README: a model card in the hub's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgevlm.manifest import Drift, FileEntry, Manifest
+
+CARD = """\
+---
+license: {license}
+base_model: {repository}
+library_name: edgevlm
+pipeline_tag: image-text-to-text
+---
+
+# {name}
+
+`{repository}`{revision} ({family}) as a bundle for [edgevlm](https://github.com/edgevlm/edgevlm): the
+vision tower as ONNX, the language model as GGUF, and a manifest that says how the two work together.
+
+```console
+$ edgevlm ask "What is in the picture?" photo.jpg --model {name}
+```
+
+```python
+from edgevlm import VLM
+
+answer = VLM.from_pretrained("{name}").ask("photo.jpg", "What is in the picture?")
+print(answer.text)
+```
+
+## Files
+
+| file | what | bytes | bits per weight |
+|---|---|---|---|
+{files}
+
+A picture becomes tiles of {tile_height} x {tile_width} pixels; each costs {tokens} positions of the
+{context} that the language model has.
+
+The parts work without edgevlm too: `vision.*.onnx` in ONNX Runtime, input `{input_name}` (uint8
+`[n, {tile_height}, {tile_width}, 3]`, the pixels as they are), output `{output_name}` (float32
+`[n, {tokens}, {width}]`); `decoder.*.gguf` in llama.cpp, for text alone with
+`llama-cli -m {decoder_file}`.
+
+## Parity
+
+Against transformers in float32, on {pictures} pictures with {prompts} prompts, {positions} positions of
+forced answers. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the
+logits for the language model.
+
+| part | precision | relative error | bound | same most likely token |
+|---|---|---|---|---|
+{parity}
+{drift}
+Made with {created_with}.
+"""
+
+DRIFT_ALLOWED = """
+**A bound was passed**, and the person who exported this bundle said that it may be.
+"""
+
+
+def write_card(manifest: Manifest) -> str:
+    """Markdown of a finished manifest; `manifest.parity` must be there."""
+    parity = manifest.parity
+    assert parity is not None
+    revision = manifest.source.revision
+    return CARD.format(
+        license=manifest.source.license,
+        repository=manifest.source.repository,
+        revision=f" at revision `{revision}`" if revision else "",
+        family=manifest.source.family,
+        name=manifest.name,
+        files="\n".join(
+            [
+                *file_rows("vision", manifest.vision.files),
+                *file_rows("language model", manifest.decoder.files),
+            ]
+        ),
+        tile_height=manifest.image.tile_size[0],
+        tile_width=manifest.image.tile_size[1],
+        tokens=manifest.vision.tokens_per_tile,
+        width=manifest.vision.width,
+        context=manifest.decoder.context_length,
+        input_name=manifest.vision.input_name,
+        output_name=manifest.vision.output_name,
+        decoder_file=next(iter(manifest.decoder.files.values())).name,
+        pictures=parity.pictures,
+        prompts=parity.prompts,
+        positions=parity.positions,
+        parity="\n".join(
+            [
+                *drift_rows("vision", parity.vision),
+                *drift_rows("language model", parity.decoder),
+            ]
+        ),
+        drift=DRIFT_ALLOWED if parity.drift_allowed else "",
+        created_with=", ".join(
+            f"{package} {version}" for package, version in manifest.created_with.items()
+        ),
+    )
+
+
+def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:
+    """A line for each precision."""
+    return [
+        f"| `{entry.name}` | {part}, {precision} | {entry.size:,} | "
+        f"{'' if entry.bits_per_weight is None else f'{entry.bits_per_weight:.2f}'} |"
+        for precision, entry in files.items()
+    ]
+
+
+def drift_rows(part: str, drifts: Mapping[str, Drift]) -> list[str]:
+    """A line for each precision."""
+    return [
+        f"| {part} | {precision} | {drift.relative_error:.1e} | {drift.bound:g} | "
+        f"{'' if drift.top1_agreement is None else f'{drift.top1_agreement:.1%}'} |"
+        for precision, drift in drifts.items()
+    ]

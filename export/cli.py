@@ -1,0 +1,94 @@
+"""``edgevlm export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from edgevlm.export.dependencies import check_dependencies
+from edgevlm.manifest import Manifest
+
+HELP = """\
+Make a bundle from a checkpoint: a folder, or a repository on the Hugging Face hub. The last step asks
+transformers and the bundle the same questions and refuses a bundle that answers otherwise."""
+
+EXAMPLES = """\
+  edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct ./smolvlm-256m
+  edgevlm export ./my-finetune ./my-bundle --vision fp32,fp16,int8 --decoder f16,q8_0,q4_k_m
+  edgevlm export ./my-finetune ./my-bundle --decoder-gguf my-finetune.Q4_K_M.gguf"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder or a hub repository")
+    parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist yet")
+    parser.add_argument(
+        "--vision",
+        type=names,
+        metavar="LIST",
+        help="precisions of the vision graph: fp32, fp16, int8 (default: fp32,int8)",
+    )
+    decoder = parser.add_mutually_exclusive_group()
+    decoder.add_argument(
+        "--decoder",
+        type=names,
+        metavar="LIST",
+        help="llama.cpp types of the language model: f16, q8_0, q4_0, q4_k_m, ... (default: q8_0)",
+    )
+    decoder.add_argument(
+        "--decoder-gguf", metavar="FILE", help="a GGUF of the language model that you already have"
+    )
+    parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    parser.add_argument(
+        "--local-files-only", action="store_true", help="use the hub's cache, never the network"
+    )
+    parser.add_argument(
+        "--allow-drift",
+        action="store_true",
+        help="accept, and record, a bundle that answers otherwise than its checkpoint",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    check_dependencies()
+    from edgevlm.export.pipeline import DEFAULT_DECODER, DEFAULT_VISION, export
+
+    manifest = export(
+        arguments.checkpoint,
+        arguments.out,
+        vision=arguments.vision or DEFAULT_VISION,
+        decoder=arguments.decoder or DEFAULT_DECODER,
+        decoder_gguf=arguments.decoder_gguf,
+        name=arguments.name,
+        revision=arguments.revision,
+        local_files_only=arguments.local_files_only,
+        allow_drift=arguments.allow_drift,
+        progress=not arguments.quiet,
+    )
+    for line in summary(manifest):
+        print(line, file=sys.stderr)
+    print(arguments.out)
+    return 0
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def summary(manifest: Manifest) -> list[str]:
+    """What came out, a line for each file."""
+    parity = manifest.parity
+    assert parity is not None
+    lines = []
+    for precision, entry in manifest.vision.files.items():
+        error = parity.vision[precision].relative_error
+        lines.append(f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {error:.1e}")
+    for file_type, entry in manifest.decoder.files.items():
+        drift = parity.decoder[file_type]
+        lines.append(
+            f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {drift.relative_error:.1e}   "
+            f"{entry.bits_per_weight:.2f} bits per weight, same top token {drift.top1_agreement:.0%}"
+        )
+    return lines

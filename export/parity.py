@@ -1,0 +1,235 @@
+"""The exporter's last step: the bundle and the checkpoint answer the same pictures and prompts.
+
+Compared, each against transformers in float32: preparation and vision graph in every precision, by the
+embeddings of all pictures; prompt token ids, which must be identical; the decoder in every type with the
+fp32 graph before it, by the logits of every position of a forced answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from edgevlm.engine import Engine, Picture
+from edgevlm.errors import DriftError
+from edgevlm.export.reference import Reference
+from edgevlm.manifest import Drift, Golden, Manifest, ParityReport
+from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+from edgevlm.runtimes.onnx import OnnxVision
+from edgevlm.tiling import prepare
+
+VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
+DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
+DECODER_BOUNDS |= {"3": 0.75, "2": 1.0}
+"""Relative errors that an export may have; of quantized decoders by the bits in their type's name.
+
+Set to two to five times what random weights were measured to do (fp16 7e-4, int8 0.02 to 0.04; f16 1e-3,
+q8_0 0.03, q4_0 0.28), which trained ones stay below. A wrong graph, such as a norm without its offset,
+gives errors around 1. f32 is held to f16's bound since llama.cpp keeps its KV cache in f16 all the same.
+"""
+
+FORCED = 24
+"""Tokens of each forced answer."""
+GOLDEN_TOKENS = 32
+QUESTIONS = ("What is in the picture?", "How many shapes are there, and which is the largest one?")
+SIZES = ((128, 32), (96, 72))
+"""Width and height of the pictures, small: wide, so that a grid of tiles stays cheap, and usual."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture with a question, and what transformers makes of them."""
+
+    picture: Image.Image
+    question: str
+    embeddings: NDArray[np.float32]
+    prompt_ids: tuple[int, ...]
+    forced: tuple[int, ...]
+    """Its greedy answer, filled up with the question's own tokens."""
+    logits: NDArray[np.float32]
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Shapes on a shaded ground: the same pixels on every machine."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
+    ground = np.stack([rows / height, columns / width, 1 - rows / height], axis=-1)
+    picture = Image.fromarray((80 + 120 * ground).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    unit = height / 8
+    draw.rectangle((unit, unit, 4 * unit, 4 * unit), fill=(200, 30, 40))
+    draw.rectangle((width - 3 * unit, 4 * unit, width - unit, 7 * unit), fill=(20, 90, 200))
+    draw.polygon([(width / 2, unit), (width / 2 - 2 * unit, 6 * unit), (width / 2, 7 * unit)], (250, 220, 40))
+    return picture
+
+
+def make_cases(reference: Reference) -> tuple[list[Case], Golden]:
+    """Ask transformers. The golden answer is that of the first picture."""
+    cases = []
+    golden = None
+    for size, question in tqdm(list(zip(SIZES, QUESTIONS, strict=True)), "transformers", leave=False):
+        picture = scene(*size)
+        inputs = reference.inputs(question, [picture])
+        answer = reference.answer(inputs, GOLDEN_TOKENS)
+        if golden is None:
+            golden = Golden(encode_png(picture), question, answer)
+        words = tuple(inputs["input_ids"][0, -8:].tolist())
+        forced = (answer + words * FORCED)[:FORCED]
+        cases.append(
+            Case(
+                picture,
+                question,
+                reference.embeddings(picture, question),
+                tuple(inputs["input_ids"][0].tolist()),
+                forced,
+                reference.logits(inputs, forced),
+            )
+        )
+    assert golden is not None
+    return cases, golden
+
+
+def measure(
+    cases: list[Case],
+    manifest: Manifest,
+    vision_files: dict[str, Path],
+    decoder_files: dict[str, Path],
+    *,
+    allow_drift: bool,
+    progress: bool,
+) -> ParityReport:
+    """Compare every file of a bundle.
+
+    Args:
+        vision_files: every precision of the bundle, and fp32 in any case.
+
+    Raises:
+        DriftError: past a bound, unless `allow_drift`; prompt token ids that differ, in any case.
+    """
+    expected = np.concatenate([case.embeddings for case in cases])
+    vision = {}
+    for precision in tqdm(manifest.vision.files, "parity: vision", disable=not progress):
+        runtime = open_vision(manifest, vision_files[precision])
+        tiles = [prepare(np.asarray(case.picture), manifest.image).pixels for case in cases]
+        found = np.concatenate([runtime.encode(tile) for tile in tiles])
+        runtime.close()
+        error = relative_error(found.reshape(expected.shape), expected)
+        vision[precision] = Drift(error, VISION_BOUNDS[precision])
+    decoder = {}
+    for file_type in tqdm(manifest.decoder.files, "parity: decoder", disable=not progress):
+        found = forced_logits(cases, manifest, vision_files["fp32"], decoder_files[file_type])
+        theirs = np.concatenate([case.logits for case in cases])
+        decoder[file_type] = Drift(
+            relative_error(found, theirs),
+            decoder_bound(file_type),
+            float(np.mean(found.argmax(-1) == theirs.argmax(-1))),
+        )
+    drifted = [
+        f"{name}: relative error {drift.relative_error:.2g}, at most {drift.bound:g}"
+        for name, drift in [*vision.items(), *decoder.items()]
+        if not drift.relative_error <= drift.bound
+    ]
+    if drifted and not allow_drift:
+        raise DriftError(
+            f"the bundle does not answer as the checkpoint does ({'; '.join(drifted)}); export other "
+            f"precisions, or accept it with --allow-drift"
+        )
+    return ParityReport(
+        pictures=len(cases),
+        prompts=len(cases),
+        positions=sum(len(case.forced) for case in cases),
+        vision=vision,
+        decoder=decoder,
+        drift_allowed=bool(drifted),
+    )
+
+
+def forced_logits(
+    cases: list[Case], manifest: Manifest, vision: Path, decoder: Path
+) -> NDArray[np.float32]:
+    """What the engine computes, float32 ``[positions, vocabulary]`` over all cases.
+
+    Raises:
+        DriftError: other prompt token ids than transformers'.
+    """
+    longest = max(len(case.prompt_ids) for case in cases) + FORCED
+    engine = Engine(
+        manifest,
+        open_vision(manifest, vision),
+        LlamaCppDecoder(
+            decoder,
+            context_length=longest,
+            bidirectional=manifest.decoder.attention == "prefix",
+        ),
+    )
+    try:
+        rows = []
+        for case in cases:
+            picture = engine.prepare(np.asarray(case.picture))
+            content = [{"type": "image"}, {"type": "text", "text": case.question}]
+            messages = [{"role": "user", "content": content}]
+            check_prompt(engine, manifest, messages, picture, case)
+            rows.append(engine.logits(messages, [picture], case.forced))
+        return np.concatenate(rows)
+    finally:
+        engine.close()
+
+
+def open_vision(manifest: Manifest, path: Path) -> OnnxVision:
+    """A graph on the CPU, where its arithmetic is the same everywhere."""
+    spec = manifest.vision
+    return OnnxVision(path, input_name=spec.input_name, output_name=spec.output_name, device="cpu")
+
+
+def check_prompt(
+    engine: Engine,
+    manifest: Manifest,
+    messages: list[dict[str, object]],
+    picture: Picture,
+    case: Case,
+) -> None:
+    """Raises:
+    DriftError: other prompt token ids than transformers'.
+    """
+    image_id = next(
+        token.id
+        for token in manifest.prompt.special_tokens
+        if token.text == manifest.prompt.image_token
+    )
+    ids: list[int] = []
+    for unit in engine.units(messages, [picture]):
+        ids += [unit] if isinstance(unit, int) else [image_id] * manifest.vision.tokens_per_tile
+    if tuple(ids) != case.prompt_ids:
+        same = next(
+            (i for i, (ours, theirs) in enumerate(zip(ids, case.prompt_ids, strict=False)) if ours != theirs),
+            min(len(ids), len(case.prompt_ids)),
+        )
+        raise DriftError(
+            f"the prompt of {case.question!r} becomes other tokens than in transformers: from position "
+            f"{same} on {ids[same : same + 8]}, there {list(case.prompt_ids[same : same + 8])}"
+        )
+
+
+def decoder_bound(file_type: str) -> float:
+    """By type, or by the bits in its name: ``q4_k_m``, ``iq4_nl``."""
+    if file_type in DECODER_BOUNDS:
+        return DECODER_BOUNDS[file_type]
+    return DECODER_BOUNDS[file_type.removeprefix("i").removeprefix("q")[0]]
+
+
+def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """``|found - expected| / |expected|``, L2."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def encode_png(picture: Image.Image) -> str:
+    """Base64 of a PNG."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

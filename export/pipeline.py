@@ -1,0 +1,408 @@
+"""The whole way from a checkpoint to a bundle.
+
+Everything is written into a folder beside OUT, ``manifest.json`` last, which is then renamed to OUT. What
+fails removes that folder; what is killed leaves it behind, hidden and without a manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import gguf
+import transformers
+from tqdm import tqdm
+from transformers import ProcessorMixin
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from edgevlm.bundle import sha256
+from edgevlm.errors import ExportError
+from edgevlm.export import decoder as decoder_export
+from edgevlm.export import parity, quantize, vision as vision_export
+from edgevlm.export.card import write_card
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.dependencies import versions
+from edgevlm.export.families import Family, find_family
+from edgevlm.export.given import copy_given_decoder
+from edgevlm.export.reference import Reference
+from edgevlm.export.tokenizer import Vocabulary, read_vocabulary
+from edgevlm.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    DecoderSpec,
+    FileEntry,
+    ImagePreparation,
+    Manifest,
+    PromptSpec,
+    Source,
+    VisionSpec,
+)
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_VISION = ("fp32", "int8")
+"""fp32 runs exactly on every device, int8 twice as fast on a CPU; fp16 is for GPUs, where fp32 runs too."""
+DEFAULT_DECODER = ("q8_0",)
+"""Half of f16's bytes at an error that changes few answers."""
+DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
+
+VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5}
+"""Bytes per weight, rounded up, to know in advance what the disk must hold."""
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    vision: Sequence[str] = DEFAULT_VISION,
+    decoder: Sequence[str] = DEFAULT_DECODER,
+    decoder_gguf: str | Path | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    allow_drift: bool = False,
+    progress: bool = True,
+) -> Manifest:
+    """Make a bundle.
+
+    Args:
+        checkpoint: folder or hub repository.
+        out: folder to make; must not exist.
+        vision: any of `edgevlm.export.vision.PRECISIONS`.
+        decoder: any of `DECODER_TYPES`.
+        decoder_gguf: a decoder that is there already, used as it is instead of `decoder`.
+        name: of the bundle; the checkpoint's own if None.
+        revision, local_files_only: see `Checkpoint.open`.
+        allow_drift: accept what is further from the checkpoint than `parity` allows.
+        progress: bars on stderr.
+
+    Raises:
+        ExportError: see the steps' own; nothing is left at `out` then.
+        DriftError: the bundle does not answer as the checkpoint does.
+    """
+    out = Path(out).expanduser()
+    check_choice("vision precision", vision, vision_export.PRECISIONS)
+    check_choice("decoder type", decoder, DECODER_TYPES)
+    check_out(out)
+    source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
+    plan = make_plan(source)
+    types = () if decoder_gguf is not None else tuple(decoder)
+    check_disk(out.parent, estimate_bytes(plan, vision, types))
+    with aside(out) as folder, quiet_transformers():
+        vision_files = write_vision(plan, folder, vision, progress=progress)
+        if decoder_gguf is not None:
+            decoder_files = copy_given_decoder(Path(decoder_gguf), folder, plan.vocabulary, source.config)
+        else:
+            decoder_files = write_decoders(plan, folder, types, progress=progress)
+        manifest = describe(plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files)
+        manifest = dataclasses.replace(
+            manifest,
+            vision=only(manifest.vision, vision),
+            decoder=only(manifest.decoder, types or decoder_files),
+        )
+        reference = Reference(source, plan.family, plan.processor, source.chat_template())
+        cases, golden = parity.make_cases(reference)
+        del reference
+        report = parity.measure(
+            cases,
+            manifest,
+            vision_files,
+            decoder_files,
+            allow_drift=allow_drift,
+            progress=progress,
+        )
+        manifest = dataclasses.replace(manifest, parity=report, golden=golden)
+        listed = {entry.name for entry in manifest.files()}
+        for path in folder.iterdir():
+            if path.name not in listed:
+                path.unlink()
+        (folder / "README.md").write_text(write_card(manifest), encoding="utf-8")
+        (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        Manifest.load(folder)
+    return manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before anything is written."""
+
+    checkpoint: Checkpoint
+    family: Family
+    preparation: ImagePreparation
+    processor: ProcessorMixin
+    vocabulary: Vocabulary
+    chat_template: str
+
+
+def make_plan(checkpoint: Checkpoint) -> Plan:
+    """Read all but the weights.
+
+    Raises:
+        ExportError: a family, language model or tokenizer that cannot be exported, or missing files.
+    """
+    family = find_family(checkpoint.family)
+    text = checkpoint.config.get_text_config()
+    decoder_export.find_architecture(checkpoint.config)
+    if not (checkpoint.folder / "tokenizer.json").is_file():
+        raise ExportError(
+            f"{checkpoint.folder} has no tokenizer.json; save the tokenizer again with transformers' "
+            f"save_pretrained"
+        )
+    chat_template = family.chat_template or checkpoint.chat_template()
+    if chat_template is None:
+        raise ExportError(
+            f"{checkpoint.repository} has no chat template; put one into chat_template.jinja beside it"
+        )
+    with quiet_transformers():
+        try:
+            image_processor = family.image_processor.from_pretrained(checkpoint.folder)
+            tokenizer = TokenizersBackend.from_pretrained(checkpoint.folder)
+        except (OSError, ValueError) as error:
+            raise ExportError(f"transformers cannot read {checkpoint.folder}: {error}") from error
+        preparation = family.preparation(image_processor)
+        size = checkpoint.config.vision_config.image_size
+        if preparation.tile_size != (size, size):
+            raise ExportError(
+                f"the image processor makes tiles of {preparation.tile_size} pixels, the vision tower was "
+                f"made for {size}; preprocessor_config.json and config.json must agree"
+            )
+        processor = family.processor(
+            image_processor, tokenizer, family.tokens_per_tile(checkpoint.config)
+        )
+    vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
+    return Plan(checkpoint, family, preparation, processor, vocabulary, chat_template)
+
+
+def write_vision(
+    plan: Plan, folder: Path, precisions: Sequence[str], *, progress: bool
+) -> dict[str, Path]:
+    """Every precision asked for, and fp32, which the others and parity need."""
+    files = {"fp32": folder / "vision.fp32.onnx"}
+    convert = {"fp16": vision_export.convert_fp16, "int8": vision_export.convert_int8}
+    steps = ["fp32", *(precision for precision in convert if precision in precisions)]
+    for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
+        bar.set_postfix_str(precision)
+        if precision == "fp32":
+            module = vision_export.load_vision(plan.checkpoint, plan.family)
+            vision_export.export_fp32(module, plan.preparation, files["fp32"])
+            del module
+        else:
+            files[precision] = folder / f"vision.{precision}.onnx"
+            convert[precision](files["fp32"], files[precision])
+    return files
+
+
+def write_decoders(
+    plan: Plan, folder: Path, types: Sequence[str], *, progress: bool
+) -> dict[str, Path]:
+    """Every type asked for, and f16 if any of them is quantized from it."""
+    files = {}
+    unquantized = [name for name in decoder_export.UNQUANTIZED if name in types]
+    quantized = [name for name in types if name not in decoder_export.UNQUANTIZED]
+    if quantized and "f16" not in unquantized:
+        unquantized.append("f16")
+    for name in unquantized:
+        files[name] = folder / f"decoder.{name}.gguf"
+        decoder_export.write_decoder(
+            plan.checkpoint,
+            plan.family,
+            plan.vocabulary,
+            files[name],
+            file_type=name,
+            chat_template=plan.chat_template,
+            progress=progress,
+        )
+    for name in tqdm(quantized, "quantize", unit="type", disable=not progress or not quantized):
+        files[name] = folder / f"decoder.{name}.gguf"
+        quantize.quantize(files["f16"], files[name], name)
+        warn_of_fallback(quantize.inspect(files[name], name), name)
+    return files
+
+
+def warn_of_fallback(quantized: quantize.Quantized, file_type: str) -> None:
+    """Say that a type did not fit the model's shapes."""
+    if quantized.fallback:
+        others = ", ".join(sorted(set(quantized.fallback.values())))
+        _logger.warning(
+            "%s does not fit the rows of %d of %d matrices, which became %s: %.2f bits per weight",
+            file_type,
+            len(quantized.fallback),
+            quantized.tensors,
+            others,
+            quantized.bits_per_weight,
+        )
+
+
+def describe(
+    plan: Plan, name: str, vision_files: dict[str, Path], decoder_files: dict[str, Path]
+) -> Manifest:
+    """The manifest without parity.
+
+    Raises:
+        ExportError: vision graph and language model do not fit together.
+    """
+    config = plan.checkpoint.config
+    text = config.get_text_config()
+    tokens, width = vision_export.output_shape(vision_files["fp32"])
+    if (tokens, width) != (plan.family.tokens_per_tile(config), text.hidden_size):
+        raise ExportError(
+            f"the vision graph returns [{tokens}, {width}] for a tile, the configuration promises "
+            f"[{plan.family.tokens_per_tile(config)}, {text.hidden_size}]"
+        )
+    positions = decoder_export.context_length(config, plan.family.attention)
+    if tokens >= positions:
+        raise ExportError(
+            f"a picture has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
+            f"language model; choose a checkpoint with a smaller picture"
+        )
+    architecture = decoder_export.find_architecture(config)
+    special = {
+        key: str(value)
+        for key, value in plan.processor.tokenizer.special_tokens_map.items()
+        if isinstance(value, str)
+    }
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        source=Source(
+            repository=plan.checkpoint.repository,
+            revision=plan.checkpoint.revision,
+            family=plan.checkpoint.family,
+            license=plan.checkpoint.license(),
+        ),
+        image=plan.preparation,
+        vision=VisionSpec(
+            input_name=vision_export.INPUT_NAME,
+            output_name=vision_export.OUTPUT_NAME,
+            tokens_per_tile=tokens,
+            width=width,
+            files={key: file_entry(path) for key, path in vision_files.items()},
+        ),
+        prompt=PromptSpec(
+            chat_template=plan.chat_template,
+            template_variables=special,
+            image_token=plan.family.image_token,
+            image_spelling=plan.family.spelling(config),
+            special_tokens=plan.vocabulary.special_tokens,
+            end_token_ids=plan.checkpoint.end_token_ids(),
+        ),
+        decoder=DecoderSpec(
+            architecture=gguf.MODEL_ARCH_NAMES[architecture.gguf],
+            width=width,
+            vocabulary_size=text.vocab_size,
+            context_length=positions,
+            attention=plan.family.attention,
+            positions="sequential",
+            embedding_scale=plan.family.embedding_scale(config),
+            files={
+                key: file_entry(path, quantize.inspect(path, key).bits_per_weight)
+                for key, path in decoder_files.items()
+            },
+        ),
+        parity=None,
+        golden=None,
+        created_with=versions(),
+    )
+
+
+Spec = TypeVar("Spec", VisionSpec, DecoderSpec)
+
+
+def only(spec: Spec, names: Iterable[str]) -> Spec:
+    """`spec` with the files that were asked for, in that order."""
+    return dataclasses.replace(spec, files={name: spec.files[name] for name in names})
+
+
+def file_entry(path: Path, bits_per_weight: float | None = None) -> FileEntry:
+    """Size and digest of a finished file."""
+    return FileEntry(path.name, path.stat().st_size, sha256(path), bits_per_weight)
+
+
+def check_choice(what: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    """Raises:
+    ExportError: none chosen, one twice, or an unknown one.
+    """
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise ExportError(f"unknown {what} {unknown[0]!r}; edgevlm knows {', '.join(known)}")
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise ExportError(f"choose each {what} once, and at least one; got {', '.join(chosen) or 'none'}")
+
+
+def check_out(out: Path) -> None:
+    """Raises:
+    ExportError: OUT exists or cannot be made.
+    """
+    if os.path.lexists(out):
+        raise ExportError(f"{out} exists; give another folder or remove it first")
+    if not out.parent.is_dir():
+        raise ExportError(f"{out.parent} is not a folder; make it first")
+
+
+def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) -> int:
+    """What the disk must hold while the bundle is made, a little more than it needs."""
+    parts = {"tower": 0, "connector": 0, "decoder": 0, "head": 0}
+    for entry in plan.checkpoint.tensors.values():
+        parts[plan.family.canonical_name(entry.name).partition(".")[0]] += entry.parameters
+    seeing = parts["tower"] + parts["connector"]
+    total = seeing * sum(VISION_BYTES[precision] for precision in {"fp32", *vision})
+    for name in {"f16", *decoder} if decoder else ():
+        block_type = gguf.GGMLQuantizationType[quantize.BLOCK_TYPES.get(name, name.upper())]
+        block, size = gguf.GGML_QUANT_SIZES[block_type]
+        total += (parts["decoder"] + parts["head"]) * size / block * 1.3
+    return int(total)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises:
+    ExportError: less room than that.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ExportError(
+            f"{folder} has {free / 1e9:.1f} GB free, the export needs about {needed / 1e9:.1f} GB; free some "
+            f"or give an OUT on another disk"
+        )
+
+
+@contextmanager
+def aside(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when all went well, and is removed when not.
+
+    Raises:
+        ExportError: the disk is full or may not be written.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write beside {out}: {error}") from error
+    try:
+        yield folder
+        folder.chmod(0o755)
+        check_out(out)
+        folder.rename(out)
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without advice about torchvision and without bars of its own for every step."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()

@@ -1,0 +1,96 @@
+"""The checkpoint in transformers, float32: what a bundle must answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import ProcessorMixin
+
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.families import Family
+
+
+class Reference:
+    """The whole model and its processor.
+
+    Args:
+        processor: transformers' processor for the checkpoint.
+        chat_template: the checkpoint's own; None for families whose processor writes the prompt.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: Family,
+        processor: ProcessorMixin,
+        chat_template: str | None,
+    ) -> None:
+        self._processor = processor
+        self._chat_template = chat_template
+        self._image_token = family.image_token
+        self._end_token_ids = list(checkpoint.end_token_ids())
+        self._model: Any = family.model.from_pretrained(
+            checkpoint.folder, dtype=torch.float32, local_files_only=True
+        ).eval()
+
+    def inputs(self, question: str, pictures: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """What the model gets for one user message, pictures first."""
+        if self._chat_template is None:
+            text = self._image_token * len(pictures) + question
+        else:
+            content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
+            text = self._processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self._chat_template,
+                add_generation_prompt=True,
+            )
+        processed = self._processor(
+            text=text, images=list(pictures) or None, return_tensors="pt", add_special_tokens=False
+        )
+        processed.pop("labels", None)
+        return dict(processed)
+
+    @torch.no_grad()
+    def embeddings(self, picture: Image.Image, question: str) -> NDArray[np.float32]:
+        """The connector's output for a picture: float32 ``[tokens, width]``."""
+        inputs = self.inputs(question, [picture])
+        names = ("pixel_values", "pixel_attention_mask")
+        features = self._model.get_image_features(
+            **{name: inputs[name] for name in names if name in inputs}, return_dict=True
+        ).pooler_output
+        joined = torch.cat(list(features)).float().numpy()
+        return joined.reshape(-1, joined.shape[-1])
+
+    @torch.no_grad()
+    def answer(self, inputs: dict[str, torch.Tensor], max_tokens: int) -> tuple[int, ...]:
+        """The greedy answer, its end token included."""
+        generated = self._model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=self._end_token_ids,
+            pad_token_id=self._end_token_ids[0],
+        )
+        return tuple(generated[0, inputs["input_ids"].shape[1] :].tolist())
+
+    @torch.no_grad()
+    def logits(
+        self, inputs: dict[str, torch.Tensor], answer: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``."""
+        forced = torch.tensor([list(answer)])
+        whole = dict(inputs)
+        whole["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
+        whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+        if "token_type_ids" in inputs:  # 1 marks what is read causally
+            whole["token_type_ids"] = torch.cat(
+                [inputs["token_type_ids"], torch.ones_like(forced)], dim=1
+            )
+        start = inputs["input_ids"].shape[1] - 1
+        logits: torch.Tensor = self._model(**whole).logits[0, start:-1]
+        return logits.float().numpy()
