@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgevlm.errors import RuntimeLoadError
-from edgevlm.runtimes import guard, probe
+from edgevlm.runtimes import cpu, guard, probe
 
 Command = Callable[..., list[str]]
 
@@ -95,7 +95,7 @@ def test_another_cpu_is_probed_again(
     command: Command, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard.check_library(command(), library, tmp_path / "cache")
-    monkeypatch.setattr(guard.cpu, "flags", lambda: frozenset({"amx_int8"}))
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset({"amx_int8"}))
     guard.check_library(command(), library, tmp_path / "cache")
     assert len(runs(tmp_path)) == 2
 
@@ -136,9 +136,7 @@ def test_what_is_no_crash_is_not_remembered(library: Path, tmp_path: Path) -> No
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_probe_that_hangs(
-    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_probe_that_hangs(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "PROBE_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(RuntimeLoadError, match="did not end"):
@@ -201,7 +199,7 @@ def test_files_that_abort_llama_cpp_are_errors(model: Path, tmp_path: Path) -> N
 def test_cut_files_are_errors(model: Path, tmp_path: Path, share: float) -> None:
     path = tmp_path / "cut.gguf"
     path.write_bytes(model.read_bytes()[: int(model.stat().st_size * share)])
-    with pytest.raises(RuntimeLoadError, match="cannot load .*get it again"):
+    with pytest.raises(RuntimeLoadError, match=r"cannot load .*get it again"):
         guard.check_file(path, cache=tmp_path / "cache")
 
 

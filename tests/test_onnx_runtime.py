@@ -27,7 +27,8 @@ def weights() -> NDArray[np.float32]:
 def reference(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What `write_graph`'s graph computes."""
     patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32) / np.float32(255)
-    return patches @ weights()
+    embeddings: NDArray[np.float32] = patches @ weights()
+    return embeddings
 
 
 def write_graph(

@@ -1,0 +1,773 @@
+"""The decoder against transformers' Llama with the same random weights."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaConfig, LlamaForCausalLM, RepetitionPenaltyLogitsProcessor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from edgevlm.errors import ContextError, InputError, RuntimeLoadError
+from edgevlm.runtimes.base import DecoderRuntime, Sampling
+from edgevlm.runtimes.llama_cpp import LlamaCppDecoder, library
+from edgevlm.runtimes.probe import UnguardedDecoder, write_model
+
+CONTEXT_LENGTH = 1200
+EXACT = 2e-5
+"""Relative error of logits between two programs that compute in float32."""
+END, IMAGE, USER_DEFINED = 256, 257, 258
+TOKENS = [*bytes_to_unicode().values(), "<|end|>", "<image>", "<user>", "th", "the", "in"]
+MERGES = ["t h", "th e", "i n"]
+
+
+class ExactDecoder(LlamaCppDecoder):
+    """Keys and values are not rounded, so that logits agree with transformers' to 1e-5."""
+
+    CACHE_TYPE = "F32"
+
+
+def reference_model() -> LlamaForCausalLM:
+    """Random weights, wide enough that logits differ clearly; grouped-query attention, untied."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(TOKENS),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def permuted(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of q and k in the order of llama.cpp's rotary embedding."""
+    rows, columns = weights.shape
+    halves = weights.reshape(heads, 2, rows // heads // 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
+def write_decoder(path: Path, model: LlamaForCausalLM, dtype: type = np.float32) -> Path:
+    """`model` as a GGUF file with a byte-level tokenizer."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(TOKENS)
+    types = [gguf.TokenType.NORMAL] * len(TOKENS)
+    types[END] = types[IMAGE] = gguf.TokenType.CONTROL
+    types[USER_DEFINED] = gguf.TokenType.USER_DEFINED
+    writer.add_token_types(types)
+    writer.add_token_merges(MERGES)
+    writer.add_eos_token_id(END)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        weights = tensor.numpy()
+        projection = name.split(".")[-2]
+        if projection in heads:
+            weights = permuted(weights, heads[projection])
+        kind = dtype if weights.ndim > 1 else np.float32
+        renamed = names.get_name(name, (".weight",))
+        assert renamed is not None, name
+        writer.add_tensor(renamed, weights.astype(kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    return reference_model()
+
+
+@pytest.fixture(scope="module")
+def path(model: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_decoder(tmp_path_factory.mktemp("decoder") / "decoder-f32.gguf", model)
+
+
+@pytest.fixture(scope="module")
+def shared(path: Path) -> Iterator[LlamaCppDecoder]:
+    decoder = ExactDecoder(path, context_length=CONTEXT_LENGTH, bidirectional=True, threads=1)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def decoder(shared: LlamaCppDecoder) -> DecoderRuntime:
+    """Empty, and able to decode in both directions."""
+    shared.truncate(0)
+    return shared
+
+
+def some_tokens(count: int, seed: int = 0) -> list[int]:
+    tokens: list[int] = np.random.default_rng(seed).integers(0, len(TOKENS), count).tolist()
+    return tokens
+
+
+def positions(start: int, stop: int) -> NDArray[np.int32]:
+    return np.arange(start, stop, dtype=np.int32)
+
+
+def reference_logits(model: LlamaForCausalLM, tokens: list[int]) -> NDArray[np.float32]:
+    """``[n, vocabulary]``"""
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = model(torch.tensor([tokens])).logits[0].numpy()
+    return logits
+
+
+def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def decoded(decoder: DecoderRuntime, tokens: list[int], start: int = 0) -> NDArray[np.float32]:
+    """Logits after `tokens` in one call."""
+    decoder.decode_tokens(tokens, positions(start, start + len(tokens)), logits=True)
+    return decoder.logits()
+
+
+# --- logits -------------------------------------------------------------------------------------
+
+
+def test_logits_are_those_of_transformers(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+    tokens = some_tokens(40)
+    theirs = reference_logits(model, tokens)
+    for index, token in enumerate(tokens):
+        ours = decoded(decoder, [token], index)
+        assert ours.shape == (len(TOKENS),) and ours.dtype == np.float32
+        assert relative_error(ours, theirs[index]) < EXACT
+    decoder.truncate(0)
+    assert relative_error(decoded(decoder, tokens), theirs[-1]) < EXACT
+
+
+def test_f16_weights_and_cache(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    half = LlamaCppDecoder(
+        write_decoder(tmp_path / "f16.gguf", model, np.float16), context_length=64, threads=1
+    )
+    tokens = some_tokens(50)
+    assert relative_error(decoded(half, tokens), reference_logits(model, tokens)[-1]) < 5e-3
+
+
+def test_embeddings_equal_tokens(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+    tokens = some_tokens(60)
+    by_token = decoded(decoder, tokens)
+    decoder.truncate(0)
+    rows = decoder.embed(tokens)
+    assert np.array_equal(rows, model.get_input_embeddings()(torch.tensor(tokens)).detach().numpy())
+    decoder.decode_embeddings(rows, positions(0, 60), logits=True)
+    assert np.array_equal(decoder.logits(), by_token)
+
+
+def test_embeddings_between_tokens(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+    """As a prompt with a picture: rows that are no token's, text before and after."""
+    tokens = some_tokens(30)
+    rows = np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)
+    decoder.decode_tokens(tokens[:10], positions(0, 10), logits=False)
+    decoder.decode_embeddings(rows, positions(10, 30), logits=False)
+    ours = decoded(decoder, tokens[10:], 30)
+    table = model.get_input_embeddings()(torch.tensor(tokens))
+    prompt = torch.cat([table[:10], torch.from_numpy(rows), table[10:]])
+    with torch.inference_mode():
+        theirs = model(inputs_embeds=prompt[None]).logits[0, -1].numpy()
+    assert relative_error(ours, theirs) < EXACT
+
+
+def test_long_prompts_are_cut_into_batches(path: Path, model: LlamaForCausalLM) -> None:
+    causal = ExactDecoder(path, context_length=CONTEXT_LENGTH, threads=1)
+    tokens = some_tokens(CONTEXT_LENGTH)
+    assert len(tokens) > 2 * LlamaCppDecoder.BATCH_LENGTH
+    theirs = reference_logits(model, tokens)[-1]
+    assert relative_error(decoded(causal, tokens), theirs) < EXACT
+    causal.truncate(0)
+    causal.decode_embeddings(causal.embed(tokens), positions(0, len(tokens)), logits=True)
+    assert relative_error(causal.logits(), theirs) < EXACT
+    causal.truncate(0)
+    for start in range(0, CONTEXT_LENGTH, 100):
+        piecemeal = decoded(causal, tokens[start : start + 100], start)
+    assert relative_error(piecemeal, theirs) < EXACT
+
+
+def test_truncating_and_decoding_again_equals_a_fresh_start(decoder: DecoderRuntime) -> None:
+    tokens, others = some_tokens(50), some_tokens(30, seed=1)
+    fresh = decoded(decoder, [*tokens[:20], *others])
+    decoder.truncate(0)
+    decoded(decoder, tokens)
+    decoder.truncate(20)
+    decoder.truncate(30)
+    assert relative_error(decoded(decoder, others, 20), fresh) < 1e-5
+
+
+# --- attention in both directions ---------------------------------------------------------------
+
+
+def prefix_logits(
+    model: LlamaForCausalLM, tokens: list[int], prefix: int, start: int = 0
+) -> NDArray[np.float32]:
+    """transformers' logits where ``start <= position < start + prefix`` see each other, causal else."""
+    count = len(tokens)
+    visible = torch.ones(count, count).tril().bool()
+    visible[start : start + prefix, : start + prefix] = True
+    mask = torch.zeros(count, count).masked_fill(~visible, torch.finfo(torch.float32).min)
+    with torch.inference_mode():
+        logits = model(torch.tensor([tokens]), attention_mask=mask[None, None]).logits[0, -1]
+    result: NDArray[np.float32] = logits.numpy()
+    return result
+
+
+def test_a_prefix_sees_itself(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+    tokens, prefix = some_tokens(70), 60
+    decoder.decode_embeddings(
+        decoder.embed(tokens[:prefix]), positions(0, prefix), logits=True, bidirectional=True
+    )
+    last = decoder.logits()
+    assert relative_error(last, prefix_logits(model, tokens[:prefix], prefix)) < EXACT
+    answer = decoded(decoder, tokens[prefix:], prefix)
+    theirs = prefix_logits(model, tokens, prefix)
+    assert relative_error(answer, theirs) < EXACT
+    assert relative_error(reference_logits(model, tokens)[-1], theirs) > 0.05
+
+
+def test_bidirectional_after_causal(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+    tokens = some_tokens(45)
+    decoded(decoder, tokens[:10])
+    decoder.decode_embeddings(
+        decoder.embed(tokens[10:40]), positions(10, 40), logits=False, bidirectional=True
+    )
+    ours = decoded(decoder, tokens[40:], 40)
+    assert relative_error(ours, prefix_logits(model, tokens, 30, start=10)) < EXACT
+
+
+def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+    tokens = some_tokens(CONTEXT_LENGTH)
+    decoder.decode_embeddings(
+        decoder.embed(tokens), positions(0, CONTEXT_LENGTH), logits=True, bidirectional=True
+    )
+    theirs = prefix_logits(model, tokens, CONTEXT_LENGTH)
+    assert relative_error(decoder.logits(), theirs) < EXACT
+
+
+def test_bidirectional_must_be_asked_for(path: Path) -> None:
+    causal = LlamaCppDecoder(path, context_length=64, threads=1)
+    with pytest.raises(InputError, match="bidirectional=True"):
+        causal.decode_embeddings(
+            causal.embed([1, 2]), positions(0, 2), logits=True, bidirectional=True
+        )
+
+
+# --- sampling -----------------------------------------------------------------------------------
+
+
+def answer(decoder: DecoderRuntime, sampling: Sampling, count: int = 80) -> list[int]:
+    """Tokens sampled after a fixed prompt."""
+    decoder.truncate(0)
+    prompt = some_tokens(10)
+    decoder.decode_tokens(prompt, positions(0, 10), logits=True)
+    sampler = decoder.sampler(sampling)
+    tokens = []
+    for position in range(10, 10 + count):
+        tokens.append(sampler.sample())
+        decoder.decode_tokens(tokens[-1:], positions(position, position + 1), logits=True)
+    sampler.close()
+    return tokens
+
+
+def greedy_with_penalty(decoder: DecoderRuntime, penalty: float, count: int = 80) -> list[int]:
+    """`answer` by transformers' formula over the last 64 tokens of the answer."""
+    processor = RepetitionPenaltyLogitsProcessor(penalty)
+    decoder.truncate(0)
+    logits = decoded(decoder, some_tokens(10))
+    tokens: list[int] = []
+    for position in range(10, 10 + count):
+        window = torch.tensor([tokens[-64:]], dtype=torch.long)
+        scores = processor(window, torch.from_numpy(logits)[None])
+        tokens.append(int(scores.argmax()))
+        logits = decoded(decoder, tokens[-1:], position)
+    return tokens
+
+
+def test_temperature_zero_takes_the_most_likely(decoder: DecoderRuntime) -> None:
+    assert answer(decoder, Sampling()) == greedy_with_penalty(decoder, 1.0)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.8, 5.0])
+def test_repetition_penalty_is_that_of_transformers(
+    decoder: DecoderRuntime, penalty: float
+) -> None:
+    ours = answer(decoder, Sampling(repetition_penalty=penalty))
+    assert ours == greedy_with_penalty(decoder, penalty)
+    assert ours != answer(decoder, Sampling())
+
+
+def test_seeds_make_answers_repeatable(decoder: DecoderRuntime) -> None:
+    answers = [
+        answer(decoder, Sampling(temperature=1.5, seed=seed)) for seed in (0, 0, 1, 2**32 - 2)
+    ]
+    assert answers[0] == answers[1]
+    assert len({tuple(tokens) for tokens in answers}) == 3
+
+
+def test_top_k_of_one_is_greedy(decoder: DecoderRuntime) -> None:
+    greedy = answer(decoder, Sampling())
+    for settings in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}):
+        sampling = Sampling(temperature=2.0, seed=3, **settings)
+        assert answer(decoder, sampling) == greedy
+
+
+def test_samples_follow_the_distribution(decoder: DecoderRuntime) -> None:
+    """Top-k, top-p and min-p before the temperature, as documented; 3,000 draws."""
+    sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.02)
+    logits = decoded(decoder, some_tokens(10)).astype(np.float64)
+    draws = np.zeros(len(TOKENS))
+    for seed in range(3000):
+        sampler = decoder.sampler(Sampling(**{**vars(sampling), "seed": seed}))
+        draws[sampler.sample()] += 1
+        sampler.close()
+    order = np.argsort(-logits)[: sampling.top_k]
+    likely = np.exp(logits[order] - logits[order[0]])
+    likely /= likely.sum()
+    order = order[: np.searchsorted(np.cumsum(likely), sampling.top_p) + 1]
+    kept = [token for token in order if logits[token] >= logits[order[0]] + np.log(sampling.min_p)]
+    expected = np.zeros(len(TOKENS))
+    expected[kept] = np.exp((logits[kept] - logits[kept[0]]) / sampling.temperature)
+    expected /= expected.sum()
+    assert set(np.flatnonzero(draws)) <= set(kept)
+    assert np.abs(draws / draws.sum() - expected).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": "0"},
+        {"top_k": -1},
+        {"top_k": 1.5},
+        {"top_p": 1.1},
+        {"top_p": -0.1},
+        {"min_p": 2.0},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("nan")},
+        {"seed": -1},
+        {"seed": 2**32 - 1},
+        {"seed": 2**64},
+        {"seed": True},
+    ],
+    ids=str,
+)
+def test_refuses_wrong_sampling(decoder: DecoderRuntime, settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(InputError, match=f"^{name} must be"):
+        decoder.sampler(Sampling(**settings))
+
+
+def test_logits_must_have_been_asked_for(decoder: DecoderRuntime) -> None:
+    decoder.decode_tokens([1], positions(0, 1), logits=True)
+    decoder.decode_tokens([1], positions(1, 2), logits=False)
+    with pytest.raises(InputError, match="logits=True"):
+        decoder.logits()
+    with pytest.raises(InputError, match="logits=True"):
+        decoder.sampler(Sampling()).sample()
+
+
+def test_logits_are_a_copy(decoder: DecoderRuntime) -> None:
+    first = decoded(decoder, [1])
+    kept = first.copy()
+    decoded(decoder, [2], 1)
+    assert np.array_equal(first, kept)
+    first[:] = 0
+
+
+def test_damaged_weights_are_an_error(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    damaged = reference_model()
+    with torch.no_grad():
+        damaged.lm_head.weight[3, 5] = float("nan")
+    decoder = LlamaCppDecoder(
+        write_decoder(tmp_path / "nan.gguf", damaged), context_length=64, threads=1
+    )
+    decoder.decode_tokens([1], positions(0, 1), logits=True)
+    for sampling in (Sampling(), Sampling(temperature=1.0)):
+        with pytest.raises(RuntimeLoadError, match="NaN"):
+            decoder.sampler(sampling).sample()
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+
+def test_text_becomes_plain_tokens(decoder: DecoderRuntime) -> None:
+    assert decoder.tokenize("the") == [TOKENS.index("the")]
+    assert decoder.tokenize("") == []
+    assert END not in decoder.tokenize("a<|end|>b")
+    assert IMAGE not in decoder.tokenize("<image>")
+    assert USER_DEFINED in decoder.tokenize("a<user>b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the thin line in the inn",
+        "a\0b\0",
+        "\0",
+        "½ cup + ¾ cup",
+        "漢字かな\U0001f600\u200d",
+        "<|end|><image> \r\n\t  <user>",
+        "\ufeff\uffff\U0010ffff",
+        "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11000)])),
+    ],
+    ids=range(8),
+)
+def test_pieces_of_tokens_are_the_text(decoder: DecoderRuntime, text: str) -> None:
+    tokens = decoder.tokenize(text)
+    assert b"".join(map(decoder.piece, tokens)) == text.encode()
+
+
+def test_pieces(decoder: DecoderRuntime) -> None:
+    assert decoder.piece(END) == decoder.piece(IMAGE) == b""
+    assert decoder.piece(USER_DEFINED) == b"<user>"
+    assert decoder.piece(ord("a") - ord("!")) == b"a"
+    for token in (-1, len(TOKENS), 2**40):
+        with pytest.raises(InputError, match="token must be from 0"):
+            decoder.piece(token)
+    with pytest.raises(InputError, match="must be an integer"):
+        decoder.piece("a")  # type: ignore[arg-type]
+
+
+def test_text_that_is_none(decoder: DecoderRuntime) -> None:
+    with pytest.raises(InputError, match="lone surrogate"):
+        decoder.tokenize("caf\udce9")
+    for text in (b"bytes", None, 3):
+        with pytest.raises(InputError, match="must be a string"):
+            decoder.tokenize(text)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="shorten"):
+        decoder.tokenize("a" * (LlamaCppDecoder.TEXT_LIMIT + 1))
+
+
+def test_long_runs_of_text(decoder: DecoderRuntime) -> None:
+    limit = LlamaCppDecoder.TEXT_LIMIT
+    pieces = [decoder.piece(token) for token in range(len(TOKENS))]
+    for character in ("a", " ", "7", "\n", "é", "!"):
+        text = character * (limit // len(character.encode()))
+        assert b"".join(pieces[token] for token in decoder.tokenize(text)) == text.encode()
+
+
+def test_long_runs_do_not_overflow_the_stack(path: Path, tmp_path: Path) -> None:
+    """In a vocabulary that is split by `std::regex`, which recurses; on a caller's small stack."""
+    content = path.read_bytes()
+    key = b"tokenizer.ggml.pre" + np.uint32(gguf.GGUFValueType.STRING).tobytes()
+    old = key + np.uint64(6).tobytes() + b"smollm"
+    assert content.count(old) == 1
+    deep = tmp_path / "deep.gguf"
+    deep.write_bytes(content.replace(old, old[:-6] + b"falcon"))
+    script = (
+        "import sys, threading\n"
+        "from edgevlm.runtimes.probe import PlainDecoder\n"
+        "decoder = PlainDecoder(sys.argv[1], context_length=1, threads=1)\n"
+        "def tokenize(): print(len(decoder.tokenize('!' * decoder.TEXT_LIMIT)))\n"
+        "threading.stack_size(256 * 1024)\n"
+        "thread = threading.Thread(target=tokenize); thread.start(); thread.join()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(deep)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, f"{LlamaCppDecoder.TEXT_LIMIT}\n"), ended.stderr
+
+
+# --- the embedding table ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of 256, which every type takes."""
+    path = tmp_path_factory.mktemp("wide") / "wide.gguf"
+    write_model(path)
+    return path
+
+
+TYPES = [
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_rows_of_the_embedding_table(wide_model: Path, tmp_path: Path, kind: str) -> None:
+    """llama.cpp computes the same from our rows as from its own look-up of the tokens."""
+    llama = library()
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype = llama.LLAMA_FTYPE_MOSTLY_F16
+    parameters.token_embedding_type = int(gguf.GGMLQuantizationType[kind])
+    path = tmp_path / "quantized.gguf"
+    status = llama.llama_model_quantize(bytes(wide_model), bytes(path), parameters)
+    assert status == 0
+    decoder = UnguardedDecoder(path, context_length=64, threads=1)
+    tokens = [0, 255, 7, 7, 128]
+    rows = decoder.embed(tokens)
+    assert decoder._embedding_table is not None and decoder._embedding_table.type.name == kind
+    assert rows.shape == (5, 256) and rows.dtype == np.float32 and np.array_equal(rows[2], rows[3])
+    by_token = decoded(decoder, tokens)
+    decoder.truncate(0)
+    decoder.decode_embeddings(rows, positions(0, 5), logits=True)
+    assert relative_error(decoder.logits(), by_token) < 1e-6
+
+
+# --- wrong use ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tokens", [[], [-1], [0, len(TOKENS)], [1.0], [[1]], 5, ["a"], None, [2**40]]
+)
+def test_refuses_wrong_tokens(decoder: DecoderRuntime, tokens: Any) -> None:
+    with pytest.raises(InputError, match="token id"):
+        decoder.decode_tokens(tokens, positions(0, 1), logits=True)
+    with pytest.raises(InputError, match="token id"):
+        decoder.embed(tokens)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[], [0], [0, 1, 2], [1, 2], [0, 2], [1, 0], [0, 0], [-1, 0], [0.0, 1.0], [[0, 1]], None],
+    ids=str,
+)
+def test_refuses_wrong_positions(decoder: DecoderRuntime, wrong: Any) -> None:
+    with pytest.raises(InputError, match="positions must"):
+        decoder.decode_tokens([1, 2], np.array(wrong), logits=True)
+    assert decoded(decoder, [1, 2]).shape == (len(TOKENS),)
+    with pytest.raises(InputError, match="from 2"):
+        decoder.decode_tokens([1, 2], positions(0, 2), logits=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((2, 64)),
+        np.zeros((2, 64), np.float16),
+        np.zeros((2, 63), np.float32),
+        np.zeros(64, np.float32),
+        np.zeros((0, 64), np.float32),
+        np.full((2, 64), np.nan, np.float32),
+        np.full((2, 64), np.inf, np.float32),
+        [[0.0] * 64],
+        None,
+    ],
+    ids=["f64", "f16", "narrow", "flat", "empty", "nan", "inf", "list", "none"],
+)
+def test_refuses_wrong_embeddings(decoder: DecoderRuntime, wrong: Any) -> None:
+    with pytest.raises(InputError, match="embeddings"):
+        decoder.decode_embeddings(wrong, positions(0, 2), logits=True)
+
+
+def test_embeddings_need_not_be_contiguous(decoder: DecoderRuntime) -> None:
+    rows = np.random.default_rng(0).standard_normal((10, 64)).astype(np.float32)
+    decoder.decode_embeddings(rows, positions(0, 10), logits=True)
+    expected = decoder.logits()
+    decoder.truncate(0)
+    decoder.decode_embeddings(np.asfortranarray(rows), positions(0, 10), logits=True)
+    assert np.array_equal(decoder.logits(), expected)
+
+
+def test_the_context_ends(decoder: DecoderRuntime) -> None:
+    assert decoder.context_length == CONTEXT_LENGTH
+    tokens = some_tokens(CONTEXT_LENGTH + 1)
+    with pytest.raises(
+        ContextError, match=f"{CONTEXT_LENGTH + 1} entries after 0 .* {CONTEXT_LENGTH}"
+    ):
+        decoder.decode_tokens(tokens, positions(0, len(tokens)), logits=True)
+    decoder.decode_tokens(tokens[:-1], positions(0, CONTEXT_LENGTH), logits=True)
+    with pytest.raises(ContextError, match=f"1 entries after {CONTEXT_LENGTH} "):
+        decoder.decode_tokens([1], positions(CONTEXT_LENGTH, CONTEXT_LENGTH + 1), logits=True)
+
+
+def test_a_failed_decoding_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted between two batches, the cache is as before the call."""
+    decoder = LlamaCppDecoder(path, context_length=CONTEXT_LENGTH, threads=1)
+    tokens = some_tokens(1100)
+    expected = decoded(decoder, tokens)
+    decoder.truncate(5)
+    decode, calls = decoder._llama.llama_decode, []
+
+    def interrupted(*arguments: Any) -> int:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        status: int = decode(*arguments)
+        return status
+
+    monkeypatch.setattr(decoder._llama, "llama_decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.decode_tokens(tokens[5:], positions(5, 1100), logits=True)
+    monkeypatch.undo()
+    assert relative_error(decoded(decoder, tokens[5:], 5), expected) < 1e-5
+
+
+@pytest.mark.parametrize("position", [-1, 1.5, "0", None, True])
+def test_refuses_to_truncate_elsewhere(decoder: DecoderRuntime, position: Any) -> None:
+    with pytest.raises(InputError, match="position must be"):
+        decoder.truncate(position)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"context_length": 0}, "context_length must be"),
+        ({"context_length": -1}, "context_length must be"),
+        ({"context_length": 2**40}, "context_length must be"),
+        ({"context_length": "64"}, "context_length must be an integer"),
+        ({"context_length": 64.0}, "context_length must be an integer"),
+        ({"context_length": 2049}, "2049 is more than the 2048 positions"),
+        ({"context_length": 64, "threads": 0}, "threads must be"),
+        ({"context_length": 64, "threads": 10**6}, "threads must be"),
+        ({"context_length": 64, "gpu_layers": -2}, "gpu_layers must be"),
+        ({"context_length": 64, "gpu_layers": None}, "gpu_layers must be"),
+    ],
+    ids=str,
+)
+def test_refuses_wrong_arguments(path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LlamaCppDecoder(path, **arguments)
+
+
+def test_refuses_a_context_larger_than_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgevlm.runtimes import cpu
+
+    LlamaCppDecoder(path, context_length=2048, threads=1).close()
+    monkeypatch.setattr(cpu, "available_memory", lambda: 2**20)
+    with pytest.raises(RuntimeLoadError, match="shorter context"):
+        LlamaCppDecoder(path, context_length=2048, threads=1)
+
+
+@pytest.mark.skipif(
+    library().llama_supports_gpu_offload(), reason="this llama.cpp has a GPU back end"
+)
+@pytest.mark.parametrize("layers", [1, -1])
+def test_refuses_a_gpu_that_is_not_there(path: Path, layers: int) -> None:
+    with pytest.raises(RuntimeLoadError, match="GGML_CUDA"):
+        LlamaCppDecoder(path, context_length=64, gpu_layers=layers)
+
+
+def test_files_that_are_no_decoder(path: Path, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.gguf"
+    garbage.write_bytes(b"GGUF" + np.random.default_rng(0).bytes(10000))
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:-5000])
+    for wrong in (garbage, cut, tmp_path / "missing.gguf"):
+        with pytest.raises(RuntimeLoadError, match=str(wrong)):
+            LlamaCppDecoder(wrong, context_length=64)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "mamba"])
+def test_other_kinds_of_models_are_refused(tmp_path: Path, architecture: str) -> None:
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(RuntimeLoadError, match="cannot load"):
+        LlamaCppDecoder(path, context_length=64)
+
+
+def test_closed(path: Path) -> None:
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+    decoder.decode_tokens([1], positions(0, 1), logits=True)
+    sampler = decoder.sampler(Sampling())
+    decoder.close()
+    decoder.close()
+    calls: list[Callable[[], object]] = [
+        sampler.sample,
+        decoder.logits,
+        lambda: decoder.tokenize("a"),
+        lambda: decoder.piece(1),
+        lambda: decoder.embed([1]),
+        lambda: decoder.decode_tokens([1], positions(1, 2), logits=True),
+        lambda: decoder.decode_embeddings(
+            np.zeros((1, 64), np.float32), positions(1, 2), logits=True
+        ),
+        lambda: decoder.truncate(0),
+        lambda: decoder.sampler(Sampling()),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeLoadError, match="closed"):
+            call()
+    sampler.close()
+    sampler.close()
+    with pytest.raises(RuntimeLoadError, match="closed"):
+        sampler.sample()
+
+
+def test_collected_in_any_order(path: Path) -> None:
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+    sampler = decoder.sampler(Sampling())
+    del decoder
+    gc.collect()
+    del sampler
+    gc.collect()
+    broken = LlamaCppDecoder.__new__(LlamaCppDecoder)
+    del broken
+    gc.collect()
+
+
+def test_two_decoders_in_two_threads(path: Path, model: LlamaForCausalLM) -> None:
+    prompts = [some_tokens(40, seed) for seed in range(2)]
+    results: dict[int, NDArray[np.float32]] = {}
+
+    def work(index: int) -> None:
+        decoder = ExactDecoder(path, context_length=64, threads=1)
+        for _ in range(5):
+            decoder.truncate(0)
+            results[index] = decoded(decoder, prompts[index])
+        decoder.close()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, prompt in enumerate(prompts):
+        assert relative_error(results[index], reference_logits(model, prompt)[-1]) < EXACT
+
+
+def test_llama_cpp_is_silent_unless_debugging(
+    path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "edgevlm"):
+        LlamaCppDecoder(path, context_length=64, threads=1).close()
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG, "edgevlm"):
+        LlamaCppDecoder(path, context_length=64, threads=1).close()
+    assert any("n_ctx" in record.message for record in caplog.records)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_is_a_decoder_runtime(path: Path) -> None:
+    decoder: DecoderRuntime = LlamaCppDecoder(path, context_length=64)
+    assert decoder.device == "cpu"
+    assert (decoder.width, decoder.vocabulary_size) == (64, len(TOKENS))
