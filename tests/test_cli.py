@@ -218,7 +218,7 @@ def test_chat_goes_on_after_an_error() -> None:
 def test_inspect() -> None:
     text = edgevlm("inspect", "edgevlm-nano")
     assert text.returncode == 0
-    assert "decoder-q8_0.gguf" in text.stdout
+    assert "decoder.q8_0.gguf" in text.stdout
     manifest = json.loads(edgevlm("inspect", "edgevlm-nano", "--json").stdout)
     assert manifest["name"] == "edgevlm-nano"
 
