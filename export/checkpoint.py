@@ -11,7 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 
@@ -71,7 +71,9 @@ class Checkpoint:
         folder = Path(source).expanduser()
         if folder.is_dir():
             if revision is not None:
-                raise ExportError(f"{folder} is a folder and has no revision {revision!r}; leave it out")
+                raise ExportError(
+                    f"{folder} is a folder and has no revision {revision!r}; leave it out"
+                )
             return cls(folder, folder.resolve().name, None)
         if folder.exists():
             raise ExportError(f"{folder} is a file; give the folder of a checkpoint")
@@ -107,7 +109,8 @@ class Checkpoint:
         """One tensor, as stored."""
         entry = self.tensors[name]
         with safe_open(entry.file, "pt") as file:
-            return file.get_tensor(name)
+            tensor: torch.Tensor = file.get_tensor(name)
+            return tensor
 
     def by_shard(self, names: Callable[[str], bool]) -> Iterator[TensorEntry]:
         """The tensors that `names` accepts, shard by shard."""
@@ -186,7 +189,7 @@ class Checkpoint:
         for path in self._shards():
             try:
                 with safe_open(path, "pt") as file:
-                    for name in file.keys():  # noqa: SIM118: a method of safe_open, no mapping
+                    for name in file.keys():  # noqa: SIM118  (a method, no mapping)
                         yield TensorEntry(name, tuple(file.get_slice(name).get_shape()), path)
             except (SafetensorError, OSError) as error:
                 raise ExportError(
@@ -200,7 +203,9 @@ class Checkpoint:
             shards = [self.folder / "model.safetensors"]
         for shard in shards:
             if not shard.is_file():
-                raise ExportError(f"{INDEX} names {shard.name}, which {self.folder} lacks; fetch it")
+                raise ExportError(
+                    f"{INDEX} names {shard.name}, which {self.folder} lacks; fetch it"
+                )
         if not shards:
             pickled = sorted(path.name for path in self.folder.glob("*.bin"))
             reason = f", only pickled ones ({', '.join(pickled)})" if pickled else ""

@@ -32,6 +32,17 @@ UNQUANTIZED = {
 }
 EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
+LAYER_PARTS = (
+    "input_layernorm",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""What every layer of every architecture has; the norms after them differ and llama.cpp asks for its own."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,9 @@ def check_gemma2(text: PretrainedConfig) -> None:
     """
     pattern = ["sliding_attention", "full_attention"] * text.num_hidden_layers
     if text.layer_types != pattern[: text.num_hidden_layers]:
-        raise ExportError("layer_types of Gemma 2 must alternate sliding and full attention for llama.cpp")
+        raise ExportError(
+            "layer_types of Gemma 2 must alternate sliding and full attention for llama.cpp"
+        )
     largest = text.num_hidden_layers == 46  # by which llama.cpp knows the 27B model
     scalar = text.hidden_size // text.num_attention_heads if largest else text.head_dim
     if text.query_pre_attn_scalar != scalar:
@@ -164,7 +177,9 @@ def write_decoder(
         block, size = gguf.GGML_QUANT_SIZES[kind]
         count = int(np.prod(shape))
         # bf16 has no NumPy type and is written as bytes; its shape is given in elements all the same
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), count // block * size, raw_dtype=kind)
+        writer.add_tensor_info(
+            name, shape, np.dtype(np.float32), count // block * size, raw_dtype=kind
+        )
         planned.append((source, lambda: encode(read(), kind, source)))
 
     if factors := rope_factors(text):
@@ -178,12 +193,16 @@ def write_decoder(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, tensor in tqdm(planned, desc=f"decoder {file_type}", unit="tensor", disable=not progress):
+    for _, tensor in tqdm(
+        planned, desc=f"decoder {file_type}", unit="tensor", disable=not progress
+    ):
         writer.write_tensor_data(tensor())
     writer.close()
 
 
-def gguf_names(checkpoint: Checkpoint, family: Family, architecture: Architecture) -> dict[str, str]:
+def gguf_names(
+    checkpoint: Checkpoint, family: Family, architecture: Architecture
+) -> dict[str, str]:
     """The language model's tensors in the checkpoint to their names in GGUF.
 
     Raises:
@@ -202,16 +221,15 @@ def gguf_names(checkpoint: Checkpoint, family: Family, architecture: Architectur
         hub_name = name.replace("decoder.", "model.", 1).replace("head.", "lm_head.", 1)
         target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise ExportError(f"llama.cpp's {config.get_text_config().model_type} has no tensor {source}")
+            raise ExportError(
+                f"llama.cpp's {config.get_text_config().model_type} has no tensor {source}"
+            )
         names[source] = target
     canonical = {family.canonical_name(source) for source in names}
     needed = {EMBEDDINGS, "decoder.norm.weight"}
     needed |= set() if config.tie_word_embeddings else {HEAD}
     needed |= {
-        f"decoder.layers.{layer}.{part}.weight"
-        for layer in range(layers)
-        for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-        + ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm")
+        f"decoder.layers.{layer}.{part}.weight" for layer in range(layers) for part in LAYER_PARTS
     }
     if missing := sorted(needed - canonical):
         raise ExportError(

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 
+import edgevlm
 from edgevlm.errors import MissingDependencyError
 
-MODULES = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "tokenizers": "tokenizers",
-    "safetensors": "safetensors",
-    "huggingface_hub": "huggingface_hub",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "onnxslim": "onnxslim",
-    "onnxruntime": "onnxruntime",
-    "gguf": "gguf",
-    "llama_cpp": "llama-cpp-python",
-    "optimum": "optimum",
-    "tqdm": "tqdm",
-}
-"""Module to the distribution that brings it."""
+DISTRIBUTIONS = (
+    ("torch",),
+    ("transformers",),
+    ("tokenizers",),
+    ("safetensors",),
+    ("huggingface_hub",),
+    ("onnx",),
+    ("onnxscript",),
+    ("onnxslim",),
+    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    ("gguf",),
+    ("llama-cpp-python",),
+    ("optimum",),
+    ("tqdm",),
+)
+"""Each is needed, in any of its forms."""
 
 
 def check_dependencies() -> None:
     """Raises:
     MissingDependencyError: names what is missing and the command that installs it.
     """
-    missing = [name for module, name in MODULES.items() if importlib.util.find_spec(module) is None]
+    missing = [forms[0] for forms in DISTRIBUTIONS if not installed(forms)]
     if missing:
         raise MissingDependencyError(
             f"export needs {', '.join(missing)}, not installed here: pip install 'edgevlm[export]'"
@@ -38,19 +38,18 @@ def check_dependencies() -> None:
 
 def versions() -> dict[str, str]:
     """Distribution to version, of edgevlm and all that makes a bundle."""
-    found = {"edgevlm": edgevlm_version()}
-    for module, distribution in MODULES.items():
-        found[distribution] = module_version(module, distribution)
+    found = {"edgevlm": edgevlm.__version__}
+    for forms in DISTRIBUTIONS:
+        found |= installed(forms)
     return found
 
 
-def edgevlm_version() -> str:
-    import edgevlm
-
-    return edgevlm.__version__
-
-
-def module_version(module: str, distribution: str) -> str:
-    """From the installed distribution; several may bring one module (onnxruntime, onnxruntime-gpu)."""
-    brought_by = importlib.metadata.packages_distributions().get(module, [distribution])
-    return importlib.metadata.version(brought_by[0])
+def installed(forms: tuple[str, ...]) -> dict[str, str]:
+    """Those that are installed, with their versions."""
+    found = {}
+    for name in forms:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

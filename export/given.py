@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gguf
 from gguf import LlamaFileType
@@ -40,8 +41,8 @@ def copy_given_decoder(
     for token_id, (theirs, ours) in enumerate(zip(tokens, vocabulary.tokens, strict=False)):
         if theirs != ours and not ours.startswith("[PAD"):
             raise ExportError(
-                f"{source} has {theirs!r} as token {token_id}, the checkpoint {ours!r}; it was converted from "
-                f"another tokenizer"
+                f"{source} has {theirs!r} as token {token_id}, the checkpoint {ours!r}; it was converted "
+                f"from another tokenizer"
             )
     if len(tokens) != len(vocabulary.tokens):
         raise ExportError(
@@ -54,7 +55,7 @@ def copy_given_decoder(
     return {file_type: copy}
 
 
-def field(reader: gguf.GGUFReader, key: str) -> object:
+def field(reader: gguf.GGUFReader, key: str) -> Any:
     """A metadata value.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edgevlm.engine import Engine, Picture
 from edgevlm.errors import DriftError
 from edgevlm.export.reference import Reference
 from edgevlm.manifest import Drift, Golden, Manifest, ParityReport
+from edgevlm.prompt import Message
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.onnx import OnnxVision
 from edgevlm.tiling import prepare
@@ -65,7 +67,9 @@ def scene(width: int, height: int) -> Image.Image:
     unit = height / 8
     draw.rectangle((unit, unit, 4 * unit, 4 * unit), fill=(200, 30, 40))
     draw.rectangle((width - 3 * unit, 4 * unit, width - unit, 7 * unit), fill=(20, 90, 200))
-    draw.polygon([(width / 2, unit), (width / 2 - 2 * unit, 6 * unit), (width / 2, 7 * unit)], (250, 220, 40))
+    draw.polygon(
+        [(width / 2, unit), (width / 2 - 2 * unit, 6 * unit), (width / 2, 7 * unit)], (250, 220, 40)
+    )
     return picture
 
 
@@ -73,7 +77,9 @@ def make_cases(reference: Reference) -> tuple[list[Case], Golden]:
     """Ask transformers. The golden answer is that of the first picture."""
     cases = []
     golden = None
-    for size, question in tqdm(list(zip(SIZES, QUESTIONS, strict=True)), "transformers", leave=False):
+    for size, question in tqdm(
+        list(zip(SIZES, QUESTIONS, strict=True)), "transformers", leave=False
+    ):
         picture = scene(*size)
         inputs = reference.inputs(question, [picture])
         answer = reference.answer(inputs, GOLDEN_TOKENS)
@@ -173,7 +179,7 @@ def forced_logits(
         for case in cases:
             picture = engine.prepare(np.asarray(case.picture))
             content = [{"type": "image"}, {"type": "text", "text": case.question}]
-            messages = [{"role": "user", "content": content}]
+            messages: list[Message] = [{"role": "user", "content": content}]
             check_prompt(engine, manifest, messages, picture, case)
             rows.append(engine.logits(messages, [picture], case.forced))
         return np.concatenate(rows)
@@ -190,7 +196,7 @@ def open_vision(manifest: Manifest, path: Path) -> OnnxVision:
 def check_prompt(
     engine: Engine,
     manifest: Manifest,
-    messages: list[dict[str, object]],
+    messages: Sequence[Message],
     picture: Picture,
     case: Case,
 ) -> None:
@@ -207,7 +213,11 @@ def check_prompt(
         ids += [unit] if isinstance(unit, int) else [image_id] * manifest.vision.tokens_per_tile
     if tuple(ids) != case.prompt_ids:
         same = next(
-            (i for i, (ours, theirs) in enumerate(zip(ids, case.prompt_ids, strict=False)) if ours != theirs),
+            (
+                i
+                for i, (ours, theirs) in enumerate(zip(ids, case.prompt_ids, strict=False))
+                if ours != theirs
+            ),
             min(len(ids), len(case.prompt_ids)),
         )
         raise DriftError(

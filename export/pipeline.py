@@ -1,16 +1,9 @@
-"""The whole way from a checkpoint to a bundle.
-
-Everything is written into a folder beside OUT, ``manifest.json`` last, which is then renamed to OUT. What
-fails removes that folder; what is killed leaves it behind, hidden and without a manifest.
-"""
+"""The whole way from a checkpoint to a bundle."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,13 +19,15 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from edgevlm.bundle import sha256
 from edgevlm.errors import ExportError
 from edgevlm.export import decoder as decoder_export
-from edgevlm.export import parity, quantize, vision as vision_export
+from edgevlm.export import parity, quantize
+from edgevlm.export import vision as vision_export
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
 from edgevlm.export.families import Family, find_family
 from edgevlm.export.given import copy_given_decoder
 from edgevlm.export.reference import Reference
+from edgevlm.export.staging import aside, check_disk, check_out
 from edgevlm.export.tokenizer import Vocabulary, read_vocabulary
 from edgevlm.manifest import (
     MANIFEST_NAME,
@@ -99,17 +94,21 @@ def export(
     with aside(out) as folder, quiet_transformers():
         vision_files = write_vision(plan, folder, vision, progress=progress)
         if decoder_gguf is not None:
-            decoder_files = copy_given_decoder(Path(decoder_gguf), folder, plan.vocabulary, source.config)
+            decoder_files = copy_given_decoder(
+                Path(decoder_gguf), folder, plan.vocabulary, source.config
+            )
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
-        manifest = describe(plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files)
+        manifest = describe(
+            plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files
+        )
         manifest = dataclasses.replace(
             manifest,
             vision=only(manifest.vision, vision),
             decoder=only(manifest.decoder, types or decoder_files),
         )
         reference = Reference(source, plan.family, plan.processor, source.chat_template())
-        cases, golden = parity.make_cases(reference)
+        cases, golden = parity.make_cases(reference, progress=progress)
         del reference
         report = parity.measure(
             cases,
@@ -334,17 +333,9 @@ def check_choice(what: str, chosen: Sequence[str], known: Sequence[str]) -> None
     if unknown:
         raise ExportError(f"unknown {what} {unknown[0]!r}; edgevlm knows {', '.join(known)}")
     if not chosen or len(set(chosen)) != len(chosen):
-        raise ExportError(f"choose each {what} once, and at least one; got {', '.join(chosen) or 'none'}")
-
-
-def check_out(out: Path) -> None:
-    """Raises:
-    ExportError: OUT exists or cannot be made.
-    """
-    if os.path.lexists(out):
-        raise ExportError(f"{out} exists; give another folder or remove it first")
-    if not out.parent.is_dir():
-        raise ExportError(f"{out.parent} is not a folder; make it first")
+        raise ExportError(
+            f"choose each {what} once, and at least one; got {', '.join(chosen) or 'none'}"
+        )
 
 
 def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) -> int:
@@ -359,40 +350,6 @@ def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) ->
         block, size = gguf.GGML_QUANT_SIZES[block_type]
         total += (parts["decoder"] + parts["head"]) * size / block * 1.3
     return int(total)
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """Raises:
-    ExportError: less room than that.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ExportError(
-            f"{folder} has {free / 1e9:.1f} GB free, the export needs about {needed / 1e9:.1f} GB; free some "
-            f"or give an OUT on another disk"
-        )
-
-
-@contextmanager
-def aside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when all went well, and is removed when not.
-
-    Raises:
-        ExportError: the disk is full or may not be written.
-    """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write beside {out}: {error}") from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        check_out(out)
-        folder.rename(out)
-    except OSError as error:
-        raise ExportError(f"cannot write {out}: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

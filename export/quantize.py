@@ -83,4 +83,3 @@ def inspect(path: Path, file_type: str) -> Quantized:
             if int(tensor.shape[0]) % block
         },
     )
-

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from optimum.exporters.tasks import TasksManager
 from PIL import Image
 from transformers import ProcessorMixin
 
@@ -34,7 +35,10 @@ class Reference:
         self._chat_template = chat_template
         self._image_token = family.image_token
         self._end_token_ids = list(checkpoint.end_token_ids())
-        self._model: Any = family.model.from_pretrained(
+        auto_class = TasksManager.get_model_class_for_task(
+            "image-text-to-text", model_type=checkpoint.family
+        )
+        self._model: Any = auto_class.from_pretrained(
             checkpoint.folder, dtype=torch.float32, local_files_only=True
         ).eval()
 
@@ -49,8 +53,12 @@ class Reference:
                 chat_template=self._chat_template,
                 add_generation_prompt=True,
             )
+        bos = self._processor.tokenizer.bos_token
         processed = self._processor(
-            text=text, images=list(pictures) or None, return_tensors="pt", add_special_tokens=False
+            text=text,
+            images=list(pictures),
+            return_tensors="pt",
+            add_special_tokens=bos is None or not text.startswith(bos),
         )
         processed.pop("labels", None)
         return dict(processed)
@@ -79,9 +87,7 @@ class Reference:
         return tuple(generated[0, inputs["input_ids"].shape[1] :].tolist())
 
     @torch.no_grad()
-    def logits(
-        self, inputs: dict[str, torch.Tensor], answer: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def logits(self, inputs: dict[str, torch.Tensor], answer: Sequence[int]) -> NDArray[np.float32]:
         """float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``."""
         forced = torch.tensor([list(answer)])
         whole = dict(inputs)

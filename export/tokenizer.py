@@ -137,11 +137,15 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
     for added in described["added_tokens"]:
         put(added["content"], added["id"], added_type(added, model))
         if added["special"]:
-            special.append(SpecialToken(added["content"], added["id"], added["lstrip"], added["rstrip"]))
+            special.append(
+                SpecialToken(added["content"], added["id"], added["lstrip"], added["rstrip"])
+            )
     filled = tuple(text if text is not None else f"[PAD{row}]" for row, text in enumerate(tokens))
     if len(set(filled)) != rows:
         doubled = sorted(text for text in set(filled) if filled.count(text) > 1)
-        raise ExportError(f"the tokenizer has two ids for {doubled[0]!r}; llama.cpp takes one for each text")
+        raise ExportError(
+            f"the tokenizer has two ids for {doubled[0]!r}; llama.cpp takes one for each text"
+        )
     merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     named_ids = {
         name: token_id
@@ -177,7 +181,9 @@ def check_space_marked(described: dict[str, Any]) -> None:
     """
     model = described["model"]
     if described["normalizer"] != SPACE_NORMALIZER:
-        raise unsupported(f"its normalizer is {json.dumps(described['normalizer'])}", "none, or space to ▁")
+        raise unsupported(
+            f"its normalizer is {json.dumps(described['normalizer'])}", "none, or space to ▁"
+        )
     if described["pre_tokenizer"] not in (None, SPACE_SPLIT):
         raise unsupported(f"its pre-tokenizer is {json.dumps(described['pre_tokenizer'])}", "none")
     missing = [byte for byte in range(256) if byte_token(byte) not in model["vocab"]]

@@ -83,7 +83,9 @@ def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
             )
         tensor = checkpoint.read(entry.name)
         if not torch.isfinite(tensor).all():
-            raise ExportError(f"{entry.name} has values that are not finite; the checkpoint is damaged")
+            raise ExportError(
+                f"{entry.name} has values that are not finite; the checkpoint is damaged"
+            )
         parameter.copy_(tensor)
     if expected:
         raise ExportError(

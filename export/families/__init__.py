@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PretrainedConfig, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
@@ -46,9 +46,8 @@ class Family:
     """See `edgevlm.manifest.DecoderSpec`."""
     embedding_scale: Callable[[PretrainedConfig], float]
     processor: Callable[[PilBackend, TokenizersBackend, int], ProcessorMixin]
-    """transformers' processor from its parts and the tokens of one tile, for comparison."""
-    model: type[PreTrainedModel]
-    """transformers' whole model, for comparison."""
+    """transformers' processor from its parts and the tokens of one tile; the tokens it adds count, and
+    its prompts are what ours are compared with."""
 
     def canonical_name(self, name: str) -> str:
         """A checkpoint's tensor name to ``tower.``, ``connector.``, ``decoder.`` or ``head.``

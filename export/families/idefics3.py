@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import Idefics3ForConditionalGeneration, Idefics3Processor, PretrainedConfig
+from transformers import Idefics3Processor, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_backends import PilBackend
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.modeling_idefics3 import (
@@ -48,12 +48,12 @@ class Idefics3Vision(nn.Module):
     def __init__(
         self,
         config: PretrainedConfig,
-        tower: type[nn.Module] = Idefics3VisionTransformer,
+        tower: type[PreTrainedModel] = Idefics3VisionTransformer,
         embeddings: type[nn.Module] = Idefics3VisionEmbeddings,
         connector: type[nn.Module] = Idefics3Connector,
     ) -> None:
         super().__init__()
-        self.tower = tower._from_config(config.vision_config)  # type: ignore[operator]
+        self.tower = tower._from_config(config.vision_config)
         self.connector = connector(config)
         ids = position_ids(embeddings(config.vision_config), config.vision_config)
         self.register_buffer("position_ids", ids, persistent=False)
@@ -70,7 +70,7 @@ class Idefics3Vision(nn.Module):
 def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tensor:
     """What the reference looks up for a whole tile: int64 ``[patches]``."""
     seen: list[torch.Tensor] = []
-    hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr, operator]
+    hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr]
         lambda module, inputs: seen.append(inputs[0])
     )
     side = config.image_size // config.patch_size
@@ -118,5 +118,4 @@ FAMILY = Family(
     attention="causal",
     embedding_scale=lambda config: 1.0,
     processor=processor,
-    model=Idefics3ForConditionalGeneration,
 )

@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import (
-    PaliGemmaForConditionalGeneration,
-    PaliGemmaProcessor,
-    PretrainedConfig,
-    SiglipVisionModel,
-)
+from transformers import PaliGemmaProcessor, PretrainedConfig, SiglipVisionModel
 from transformers.image_processing_backends import PilBackend
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -96,5 +91,4 @@ FAMILY = Family(
     # llama.cpp's Gemma multiplies whatever it is given by sqrt(width); transformers' scales words only.
     embedding_scale=lambda config: config.text_config.hidden_size**-0.5,
     processor=processor,
-    model=PaliGemmaForConditionalGeneration,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from transformers import SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.smolvlm.modeling_smolvlm import (
     SmolVLMConnector,
@@ -26,5 +25,4 @@ FAMILY = dataclasses.replace(
         connector=SmolVLMConnector,
     ),
     image_processor=SmolVLMImageProcessorPil,
-    model=SmolVLMForConditionalGeneration,
 )
