@@ -73,13 +73,12 @@ def scene(width: int, height: int) -> Image.Image:
     return picture
 
 
-def make_cases(reference: Reference) -> tuple[list[Case], Golden]:
+def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Golden]:
     """Ask transformers. The golden answer is that of the first picture."""
     cases = []
     golden = None
-    for size, question in tqdm(
-        list(zip(SIZES, QUESTIONS, strict=True)), "transformers", leave=False
-    ):
+    asked = list(zip(SIZES, QUESTIONS, strict=True))
+    for size, question in tqdm(asked, "parity: transformers", disable=not progress):
         picture = scene(*size)
         inputs = reference.inputs(question, [picture])
         answer = reference.answer(inputs, GOLDEN_TOKENS)
