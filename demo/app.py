@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.errors import EdgeVLMError, MissingDependencyError
+from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from edgevlm.generation import GenerationOptions
@@ -61,15 +61,29 @@ def build(vlm: VLM, options: GenerationOptions) -> gr.Blocks:
     )
 
 
-def launch(page: gr.Blocks, *, port: int | None = None, block: bool = True) -> str:
-    """Serve the page on 127.0.0.1; returns its address, if `block` only after Ctrl-C."""
-    _, address, _ = page.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        share=False,
-        prevent_thread_lock=not block,
-    )
-    return address
+def launch(page: gr.Blocks, port: int | None = None) -> str:
+    """Serve the page on 127.0.0.1 from another thread.
+
+    Args:
+        port: None for the first free one from 7860.
+
+    Returns:
+        The page's address.
+
+    Raises:
+        InputError: the port is not free.
+    """
+    try:
+        _, address, _ = page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise InputError(f"port {port} cannot be used: {error}; name another") from error
+    return str(address)
 
 
 def as_message(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from edgevlm.cli.options import (
     add_generation_options,
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation_options(parser)
     parser.add_argument(
         "--port",
-        type=int,
+        type=_port,
         metavar="P",
         help="port of the page (default: the first free one from 7860)",
     )
@@ -33,5 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     from edgevlm.demo.app import build, launch
 
     with load_model(arguments) as vlm:
-        launch(build(vlm, generation_options(arguments)), port=arguments.port)
+        page = build(vlm, generation_options(arguments))
+        address = launch(page, arguments.port)
+        print(f"edgevlm: {address} shows the page, Ctrl-C ends it", file=sys.stderr)
+        page.block_thread()
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, is {text}")
+    return int(text)

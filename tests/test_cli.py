@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm import __version__
+from edgevlm import VLM, Bundle, __version__
 from edgevlm.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -73,6 +73,7 @@ def test_help_of_a_command_has_examples(command: str) -> None:
         (["ask", "Q", "--model"], "--model"),
         (["chat", "--json"], "--json"),
         (["inspect"], "BUNDLE"),
+        (["demo", "--port", "0"], "must be from 1 to 65535, is 0"),
         (["verify", "one", "two"], "two"),
     ],
 )
@@ -194,8 +195,13 @@ def test_interrupt_exits_130_without_a_traceback() -> None:
 
 
 def test_chat_takes_turns_from_a_pipe() -> None:
-    done = edgevlm("chat", SQUARE, stdin="What color is it?\n\nWhat shape is it?\n/quit\nMore?\n")
-    assert (done.returncode, done.stdout) == (0, "green\nsquare\n")
+    turns = ("What color is it?", "What shape is it?")
+    with VLM.from_pretrained("edgevlm-nano") as vlm:
+        chat = vlm.chat()
+        answers = [chat.send(turns[0], images=[SQUARE]).text, chat.send(turns[1]).text]
+    done = edgevlm("chat", SQUARE, stdin="\n\n".join(turns) + "\n/quit\nMore?\n")
+    assert (done.returncode, done.stdout.splitlines()) == (0, answers)
+    assert answers[0] == "green"
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -232,8 +238,6 @@ def test_verify_accepts_the_built_in_model() -> None:
 
 def test_verify_finds_an_altered_file(tmp_path: Path) -> None:
     source = json.loads(edgevlm("inspect", "edgevlm-nano", "--json").stdout)
-    from edgevlm import Bundle
-
     folder = tmp_path / "bundle"
     shutil.copytree(Bundle.open("edgevlm-nano").folder, folder)
     entry = next(iter(source["decoder"]["files"].values()))

@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from edgevlm import VLM
+from edgevlm import VLM, InputError
 from edgevlm.demo.app import as_message, build, launch
 
 SQUARE = Path(__file__).resolve().parent.parent / "examples" / "square.png"
@@ -20,7 +20,7 @@ SQUARE = Path(__file__).resolve().parent.parent / "examples" / "square.png"
 def address() -> Iterator[str]:
     with VLM.from_pretrained("edgevlm-nano") as vlm:
         page = build(vlm, {"max_tokens": 20})
-        yield launch(page, block=False)
+        yield launch(page)
         page.close(verbose=False)
 
 
@@ -30,7 +30,19 @@ def test_conversation_about_an_uploaded_picture(address: str) -> None:
     question = {"text": "What color is it?", "files": [handle_file(SQUARE)]}
     assert client.predict(question, api_name="/chat") == "green"
     again = {"text": "What shape is it?", "files": []}
-    assert client.predict(again, api_name="/chat") == "square"
+    with VLM.from_pretrained("edgevlm-nano") as vlm:
+        chat = vlm.chat()
+        chat.send("What color is it?", images=[SQUARE])
+        expected = chat.send("What shape is it?").text
+    assert client.predict(again, api_name="/chat") == expected
+
+
+def test_port_that_is_taken_is_an_error(address: str) -> None:
+    port = int(address.rstrip("/").rpartition(":")[2])
+    with VLM.from_pretrained("edgevlm-nano") as vlm:
+        page = build(vlm, {})
+        with pytest.raises(InputError, match=f"port {port} cannot be used"):
+            launch(page, port)
 
 
 def test_answer_streams(address: str) -> None:
