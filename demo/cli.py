@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from edgevlm.cli.options import (
     add_generation_options,
@@ -37,8 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         page = build(vlm, generation_options(arguments))
         address = launch(page, arguments.port)
         print(f"edgevlm: {address} shows the page, Ctrl-C ends it", file=sys.stderr)
-        page.block_thread()
-    return 0
+        try:
+            while True:
+                time.sleep(3600)
+        finally:
+            page.close(verbose=False)
 
 
 def _port(text: str) -> int:

@@ -74,11 +74,14 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 
 def expected() -> dict[str, bytes]:
-    return {
+    """Installed path to content, for every file of the packages' folders."""
+    found = {
         f"{installed}/{name}": content
         for folder, installed in PACKAGES.items()
         for name, content in files_of(REPOSITORY / folder).items()
     }
+    registration = found.pop("edgevlm/export/register/edgevlm.py")
+    return found | {"optimum/commands/register/edgevlm.py": registration}
 
 
 def assert_same_files(found: dict[str, bytes]) -> None:
@@ -92,7 +95,7 @@ def test_wheel_holds_the_tree(tree: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
         entry_points = archive.read(f"edgevlm-{edgevlm.__version__}.dist-info/entry_points.txt")
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"edgevlm"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"edgevlm", "optimum"}
     assert b"edgevlm = edgevlm.cli:main" in entry_points
 
 
@@ -132,6 +135,15 @@ def test_make_ask_installs_no_torch() -> None:
     names = installed_with(Requirement(f"edgevlm[{extras[0]}]"))
     assert {"llama-cpp-python", "onnxruntime", "numpy", "pillow"} <= names
     assert names & EXPORT_ONLY == set()
+
+
+def test_optimum_cli_knows_the_command() -> None:
+    script = Path(sys.executable).with_name("optimum-cli")
+    done = subprocess.run(
+        [script, "export", "edgevlm", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "usage: optimum-cli export edgevlm" in done.stdout
+    assert "CHECKPOINT OUT" in done.stdout
 
 
 def test_extras_are_those_that_are_promised() -> None:
