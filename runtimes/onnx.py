@@ -235,7 +235,7 @@ class OnnxVision:
             )
         runs = []
         for start in range(0, len(tiles), self.BATCH_LENGTH):
-            batch = np.ascontiguousarray(tiles[start : start + self.BATCH_LENGTH])
+            batch = tiles[start : start + self.BATCH_LENGTH]
             try:
                 (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
             except Exception as error:  # see _create_session

@@ -78,8 +78,6 @@ def try_file(path: Path) -> None:
     """Load, tokenize and decode one token."""
     decoder = PlainDecoder(path, context_length=1, threads=1)
     decoder.tokenize(SAMPLE)
-    for token in range(decoder.vocabulary_size):
-        decoder.piece(token)
     decoder.decode_tokens([0], np.zeros(1, np.int32), logits=True)
     decoder.close()
 

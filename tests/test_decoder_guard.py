@@ -161,6 +161,21 @@ def test_the_probe_runs_what_the_fast_kernels_need(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.glob("*.gguf")) < 4_000_000
 
 
+def test_the_fast_kernels_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """llama.cpp names the buffers that it puts weights into."""
+    probe.try_library(probe.PlainDecoder, tmp_path)
+    logs = []
+    for decoder_class in (probe.UnguardedDecoder, probe.PlainDecoder):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "edgevlm"):
+            decoder_class(tmp_path / "probe-Q4_0.gguf", context_length=64, threads=1).close()
+        logs.append(caplog.text)
+    fast, plain = ("CPU_REPACK model buffer" in log or "AMX model buffer" in log for log in logs)
+    assert not plain
+    if {"avx2", "asimddp"} & cpu.flags():
+        assert fast
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.gguf"

@@ -26,8 +26,8 @@ def weights() -> NDArray[np.float32]:
 
 def reference(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What `write_graph`'s graph computes."""
-    patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32) / np.float32(255)
-    embeddings: NDArray[np.float32] = patches @ weights()
+    patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32)
+    embeddings: NDArray[np.float32] = patches @ weights() / np.float32(255)
     return embeddings
 
 
