@@ -14,6 +14,8 @@ import pytest
 
 from edgevlm import VLM, Bundle, __version__
 from edgevlm.cli import COMMANDS
+from edgevlm.cli.options import DEVICES
+from edgevlm.runtimes import onnx
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES = str(REPOSITORY / "examples" / "shapes.png")
@@ -71,6 +73,7 @@ def test_help_of_a_command_has_examples(command: str) -> None:
         (["ask", "Q", "--threads", "0"], "must be a positive integer, is 0"),
         (["ask", "Q", "--device", "abacus"], "invalid choice: 'abacus'"),
         (["ask", "Q", "--model"], "--model"),
+        (["ask", "Q", "--max", "3"], "--max"),
         (["chat", "--json"], "--json"),
         (["inspect"], "BUNDLE"),
         (["demo", "--port", "0"], "must be from 1 to 65535, is 0"),
@@ -219,6 +222,19 @@ def test_chat_goes_on_after_an_error() -> None:
     assert (done.returncode, done.stdout) == (1, "green\n")
     assert "no picture at 'missing.png'" in done.stderr
     assert "no command /paint" in done.stderr
+
+
+def test_terminal_without_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Bündel"
+    shutil.copytree(Bundle.open("edgevlm-nano").folder, folder)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = edgevlm("inspect", str(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "B?ndel" in done.stdout
+
+
+def test_devices_are_those_of_the_vision_runtime() -> None:
+    assert ["auto", *onnx.DEVICES] == list(DEVICES)
 
 
 def test_inspect() -> None:

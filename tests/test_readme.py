@@ -58,7 +58,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "block", [block for block in blocks() if block.runs], ids=lambda block: f"line-{block.line}"
 )
 def test_block_runs(block: Block, checkout: Path) -> None:
-    if "make " in block.source and ENVIRONMENT != REPOSITORY / ".venv":
+    makes = "make " in block.source
+    if makes and ENVIRONMENT != REPOSITORY / ".venv":
         pytest.skip("make works in .venv, and the tests run in another environment")
     command = (
         ["bash", "-euo", "pipefail", "-c", block.source]
@@ -69,7 +70,8 @@ def test_block_runs(block: Block, checkout: Path) -> None:
     path = f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command,
-        cwd=checkout,
+        # make may install what stands in the folder that it runs in.
+        cwd=REPOSITORY if makes else checkout,
         env=environment | {"PATH": path},
         capture_output=True,
         text=True,

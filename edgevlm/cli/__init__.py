@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,21 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` or ``--version`` (0), or on wrong usage (2).
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in COMMANDS:
-        _refuse(arguments)
-    name, *rest = arguments
-    module = importlib.import_module(COMMANDS[name].module)
-    parser = argparse.ArgumentParser(
-        prog=f"edgevlm {name}",
-        description=module.HELP,
-        epilog=f"examples:\n{module.EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    parsed = parser.parse_args(rest)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An answer may hold characters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        code: int = module.run(parsed)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except EdgeVLMError as error:
         print(f"edgevlm: error: {error}", file=sys.stderr)
@@ -79,6 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is left in the buffer would raise once more when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        _refuse(arguments)
+    name, *rest = arguments
+    module = importlib.import_module(COMMANDS[name].module)
+    parser = argparse.ArgumentParser(
+        prog=f"edgevlm {name}",
+        description=module.HELP,
+        epilog=f"examples:\n{module.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_args(rest))
     return code
 
 
