@@ -20,7 +20,7 @@ from edgevlm.runtimes import onnx
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES = str(REPOSITORY / "examples" / "shapes.png")
 SQUARE = str(REPOSITORY / "examples" / "square.png")
-PROGRAM = [sys.executable, "-c", "import sys, edgevlm.cli; sys.exit(edgevlm.cli.main())"]
+PROGRAM = [sys.executable, "-m", "edgevlm"]
 
 
 def edgevlm(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
