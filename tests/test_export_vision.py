@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +18,10 @@ from edgevlm.export import vision
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.parity import relative_error
-from edgevlm.manifest import ImagePreparation
+from edgevlm.manifest import ImagePreparation, Manifest
 from edgevlm.runtimes.onnx import OnnxVision
 from tests import checkpoints
+from tests.conftest import Export
 
 FAMILIES = ("smolvlm", "idefics3", "paligemma")
 
@@ -50,17 +51,14 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Made]:
+    request: pytest.FixtureRequest, exported: Export, tmp_path_factory: pytest.TempPathFactory
+) -> Made:
     folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = Checkpoint.open(getattr(checkpoints, request.param)(folder / "checkpoint"))
-    family = find_family(checkpoint.family)
-    preparation = family.preparation(family.image_processor.from_pretrained(checkpoint.folder))
-    module = vision.load_vision(checkpoint, family)
-    vision.export_fp32(module, preparation, folder / "fp32.onnx")
+    checkpoint, bundle = exported(request.param)
+    for precision in ("fp32", "int8"):
+        shutil.copy(bundle / f"vision.{precision}.onnx", folder / f"{precision}.onnx")
     vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
-    vision.convert_int8(folder / "fp32.onnx", folder / "int8.onnx")
-    yield Made(checkpoint, preparation, folder)
+    return Made(Checkpoint.open(checkpoint), Manifest.load(bundle).image, folder)
 
 
 def reference(made: Made, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
