@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import math
 from dataclasses import dataclass
 from typing import TypedDict
 
 from edgevlm.errors import InputError
-from edgevlm.runtimes.base import Sampling
+from edgevlm.runtimes.base import Sampling, check_integer
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -46,19 +45,14 @@ class Generation:
     """The answer ends before the first of these strings."""
 
     def __post_init__(self) -> None:
-        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _check_int("top_k", self.top_k, 0, 2**31 - 1)
-        _check_int("seed", self.seed, 0, 2**32 - 1)
-        _check_number("temperature", self.temperature, 0.0, 100.0)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise InputError(
                 f"stop must be one or several texts that are not empty, is {self.stop!r}"
             )
         object.__setattr__(self, "stop", stop)
+        _ = self.sampling  # checks the rest
 
     @property
     def sampling(self) -> Sampling:
@@ -71,20 +65,6 @@ class Generation:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
         )
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{name} must be an integer, is {value!r}")
-    if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, is {value}")
-
-
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise InputError(f"{name} must be a number, is {value!r}")
-    if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, is {value}")
 
 
 class AnswerText:

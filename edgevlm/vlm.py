@@ -76,7 +76,7 @@ class VLM:
             InputError: an argument outside its range.
             RuntimeLoadError: a device that is not there, or a file that does not load.
         """
-        from edgevlm.runtimes import llama_cpp, onnx
+        from edgevlm.runtimes import llama_cpp, llama_cpp_library, onnx
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
@@ -100,7 +100,7 @@ class VLM:
         vision_file = bundle.vision_file(vision, accelerator=not on_cpu)
         bundle.check_hashes([vision_file, decoder_file])
         if gpu_layers is None:
-            offloads = device != "cpu" and llama_cpp.library().llama_supports_gpu_offload()
+            offloads = device != "cpu" and llama_cpp_library.library().llama_supports_gpu_offload()
             gpu_layers = -1 if offloads else 0
         vision_runtime = onnx.OnnxVision(
             bundle.path(vision_file),

@@ -1,4 +1,4 @@
-"""The two protocols that the engine stands on, and the sampling settings that a decoder understands.
+"""The two protocols that the engine stands on, the sampling settings that a decoder understands, and checks.
 
 An implementation takes plain arguments (path, device, threads) and knows neither manifest nor prompt, so
 that it can be tested, replaced and timed alone.
@@ -6,6 +6,7 @@ that it can be tested, replaced and timed alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,12 +14,40 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.errors import InputError
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        InputError: no integer, or outside the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name} must be an integer, is {value!r}")
+    if not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, is {value}")
+    return int(value)
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a float; raises as `check_integer`."""
+    number = isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    if isinstance(value, bool) or not number:
+        raise InputError(f"{name} must be a number, is {value!r}")
+    if not low <= value <= high:  # type: ignore[operator]
+        raise InputError(f"{name} must be from {low} to {high}, is {value}")
+    return float(value)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the logits; llama.cpp's samplers in this order.
 
     ``temperature`` 0 is greedy, and then only ``repetition_penalty`` matters beside it.
+
+    Raises:
+        InputError: a setting of the wrong type or outside its range.
     """
 
     temperature: float = 0.0
@@ -29,6 +58,15 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Over the last 64 tokens of the answer; 1 is off."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("temperature", self.temperature, 0.0, 100.0)
+        check_integer("top_k", self.top_k, 0, 2**31 - 1)
+        check_number("top_p", self.top_p, 0.0, 1.0)
+        check_number("min_p", self.min_p, 0.0, 1.0)
+        check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        # 2**32 - 1 makes llama.cpp draw a seed itself
+        check_integer("seed", self.seed, 0, 2**32 - 2)
 
 
 class VisionRuntime(Protocol):

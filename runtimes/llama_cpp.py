@@ -11,71 +11,27 @@ at load).
 
 from __future__ import annotations
 
-import collections
 import ctypes
-import functools
-import logging
-import math
 import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import ContextError, InputError, MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu
-from edgevlm.runtimes.base import Sampling
+from edgevlm.runtimes.base import Sampling, check_integer
 from edgevlm.runtimes.embedding_table import EmbeddingTable
-from edgevlm.runtimes.guard import INSTALL, REBUILD, check_file, check_library
-from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION as LLAMA_CPP_PYTHON_VERSION
+from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION, REBUILD, check_file, check_library
+from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
+from edgevlm.runtimes.llama_cpp_sampler import LlamaCppSampler
 
 BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
 
-_logger = logging.getLogger(__name__)
-_llama_cpp_errors: collections.deque[str] = collections.deque(maxlen=3)
 _stack_lock = threading.Lock()
-_llama_cpp_callbacks: list[Any] = []
-"""Keeps the log callback alive for as long as the library can call it."""
-
-
-@functools.cache
-def library() -> ModuleType:
-    """The `llama_cpp` module, of the right version, initialised, its log routed to `logging` (DEBUG).
-
-    Raises:
-        MissingDependencyError: llama-cpp-python is not installed.
-        RuntimeLoadError: another version, or its shared library cannot be loaded.
-    """
-    try:
-        import llama_cpp
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL}") from error
-    except (OSError, RuntimeError) as error:
-        raise RuntimeLoadError(
-            f"llama-cpp-python's shared library cannot be loaded ({error}); build it again, {REBUILD}"
-        ) from error
-    if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
-        raise RuntimeLoadError(
-            f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "
-            f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL}"
-        )
-
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-    def log(level: int, text: bytes, user_data: object) -> None:
-        line = text.decode("utf-8", "replace").rstrip()
-        if level == 4:  # GGML_LOG_LEVEL_ERROR
-            _llama_cpp_errors.append(line)
-        if line and _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("%s", line)
-
-    _llama_cpp_callbacks.append(log)
-    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    return llama_cpp
 
 
 class LlamaCppDecoder:
@@ -128,10 +84,12 @@ class LlamaCppDecoder:
         self._length = 0
         self._has_logits = False
         self._path = Path(path)
-        self.context_length = _integer("context_length", context_length, 1, 2**31 - 1)
+        self.context_length = check_integer("context_length", context_length, 1, 2**31 - 1)
         self.bidirectional = bidirectional
-        threads = _integer("threads", cpu.physical_cores() if threads is None else threads, 1, 512)
-        gpu_layers = _integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
+        threads = check_integer(
+            "threads", cpu.physical_cores() if threads is None else threads, 1, 512
+        )
+        gpu_layers = check_integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
         extra_buffer_types = self._ask_guard()
         self._llama = library()
         if gpu_layers and not self._llama.llama_supports_gpu_offload():
@@ -162,12 +120,12 @@ class LlamaCppDecoder:
         parameters = llama.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
         parameters.use_extra_bufts = extra_buffer_types
-        _llama_cpp_errors.clear()
+        recent_errors.clear()
         self._model = llama.llama_model_load_from_file(os.fsencode(self._path), parameters)
         if not self._model:
             raise RuntimeLoadError(
-                f"llama.cpp cannot load {self._path}{_reason()}; the file is damaged or of a kind that "
-                f"llama-cpp-python {LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
+                f"llama.cpp cannot load {self._path}{failure_reason()}; the file is damaged or of a "
+                f"kind that llama-cpp-python {LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
             )
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self.width: int = llama.llama_model_n_embd_inp(self._model)
@@ -246,10 +204,12 @@ class LlamaCppDecoder:
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
         parameters.swa_full = True  # `truncate` works at any position in sliding-window models too
         parameters.no_perf = True
-        _llama_cpp_errors.clear()
+        recent_errors.clear()
         self._context = llama.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise RuntimeLoadError(f"llama.cpp cannot create a context for {self._path}{_reason()}")
+            raise RuntimeLoadError(
+                f"llama.cpp cannot create a context for {self._path}{failure_reason()}"
+            )
         self._memory = llama.llama_get_memory(self._context)
         if not self._memory:
             raise RuntimeLoadError(f"{self._path} has no key-value cache; it is not a decoder")
@@ -300,7 +260,7 @@ class LlamaCppDecoder:
             InputError: no such token.
         """
         self._open()
-        token = _integer("token", token, 0, self.vocabulary_size - 1)
+        token = check_integer("token", token, 0, self.vocabulary_size - 1)
         capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
@@ -406,12 +366,12 @@ class LlamaCppDecoder:
                     logits=outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
                 )
                 setattr(batch, field, entries[first:last].ctypes.data_as(ctypes.POINTER(c_type)))
-                _llama_cpp_errors.clear()
+                recent_errors.clear()
                 status = llama.llama_decode(self._context, batch)
                 if status:
                     raise RuntimeLoadError(
                         f"llama.cpp could not decode positions {positions[first]} to "
-                        f"{positions[last - 1]} (status {status}){_reason()}"
+                        f"{positions[last - 1]} (status {status}){failure_reason()}"
                     )
             self._length = start + count
             self._has_logits = logits
@@ -429,7 +389,7 @@ class LlamaCppDecoder:
             InputError: a negative position.
         """
         self._open()
-        position = _integer("position", position, 0, 2**31 - 1)
+        position = check_integer("position", position, 0, 2**31 - 1)
         if position >= self._length:
             return
         if not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
@@ -455,13 +415,9 @@ class LlamaCppDecoder:
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
 
     def sampler(self, sampling: Sampling) -> LlamaCppSampler:
-        """A fresh sampler for one answer.
-
-        Raises:
-            InputError: a setting outside its range.
-        """
+        """A fresh sampler for one answer."""
         self._open()
-        return LlamaCppSampler(self, sampling)
+        return LlamaCppSampler(self._context, self.vocabulary_size, sampling, self._last_logits)
 
     def close(self) -> None:
         """Free the memory; every later call raises RuntimeLoadError. May be called again."""
@@ -514,74 +470,6 @@ class LlamaCppDecoder:
         return np.ascontiguousarray(array, np.int32)
 
 
-class LlamaCppSampler:
-    """llama.cpp's sampler chain over a decoder's logits; implements `Sampler`.
-
-    Temperature 0: penalties, then the most likely token. Else penalties, top-k, top-p, min-p, temperature
-    and a random draw, in this order.
-    """
-
-    PENALTY_WINDOW = 64
-    """Last tokens of the answer that the repetition penalty looks at."""
-
-    def __init__(self, decoder: LlamaCppDecoder, sampling: Sampling) -> None:
-        self._chain: Any = None
-        _real("temperature", sampling.temperature, 0.0, 100.0)
-        _integer("top_k", sampling.top_k, 0, 2**31 - 1)
-        _real("top_p", sampling.top_p, 0.0, 1.0)
-        _real("min_p", sampling.min_p, 0.0, 1.0)
-        _real("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0)
-        # 2**32 - 1 makes llama.cpp draw a seed itself
-        _integer("seed", sampling.seed, 0, 2**32 - 2)
-        self._decoder = decoder
-        llama = decoder._llama
-        self._free: Callable[[Any], None] = llama.llama_sampler_free
-        self._sample = llama.llama_sampler_sample
-        links = [
-            llama.llama_sampler_init_penalties(
-                decoder.vocabulary_size, self.PENALTY_WINDOW, sampling.repetition_penalty, 0.0, 0.0
-            )
-        ]
-        if sampling.temperature == 0:
-            links.append(llama.llama_sampler_init_greedy())
-        else:
-            links += [
-                llama.llama_sampler_init_top_k(sampling.top_k),
-                llama.llama_sampler_init_top_p(sampling.top_p, 1),
-                llama.llama_sampler_init_min_p(sampling.min_p, 1),
-                llama.llama_sampler_init_temp(sampling.temperature),
-                llama.llama_sampler_init_dist(sampling.seed),
-            ]
-        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        for link in links:
-            llama.llama_sampler_chain_add(self._chain, link)
-
-    def sample(self) -> int:
-        """The next token, from the logits of the position decoded last; the sampler remembers it.
-
-        Raises:
-            InputError: the last decoding did not ask for logits.
-            RuntimeLoadError: closed, or the logits are not numbers (damaged weights).
-        """
-        if not self._chain:
-            raise RuntimeLoadError("the sampler is closed; create a new one")
-        if np.isnan(self._decoder._last_logits()).any():
-            raise RuntimeLoadError(
-                f"the decoder {self._decoder._path} computes NaN; its weights are damaged, get it again"
-            )
-        token: int = self._sample(self._chain, self._decoder._context, -1)
-        return token
-
-    def close(self) -> None:
-        """Free the chain. May be called again."""
-        if self._chain:
-            self._free(self._chain)
-        self._chain = None
-
-    def __del__(self) -> None:
-        self.close()
-
-
 def _with_stack(size: int, function: Callable[[], int]) -> int:
     """What `function` returns in a thread with so many bytes of stack."""
     results: list[int] = []
@@ -594,23 +482,3 @@ def _with_stack(size: int, function: Callable[[], int]) -> int:
             threading.stack_size(previous)
     thread.join()
     return results[0]
-
-
-def _reason() -> str:
-    """What llama.cpp logged as errors last, for the end of a message."""
-    return f": {'; '.join(_llama_cpp_errors)}" if _llama_cpp_errors else ""
-
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InputError(f"{name} must be an integer, is {value!r}")
-    if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, is {value}")
-    return int(value)
-
-
-def _real(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{name} must be a number, is {value!r}")
-    if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, is {value}")

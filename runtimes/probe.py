@@ -20,7 +20,8 @@ import numpy as np
 from edgevlm.errors import EdgeVLMError, RuntimeLoadError
 from edgevlm.runtimes.base import Sampling
 from edgevlm.runtimes.guard import REFUSED
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder, library
+from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+from edgevlm.runtimes.llama_cpp_library import library
 
 WIDTH = 256
 """Smallest row that k-quants take; a multiple of what AMX's and the repacked kernels need."""

@@ -21,7 +21,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes.base import DecoderRuntime, Sampling
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder, library
+from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+from edgevlm.runtimes.llama_cpp_library import library
 from edgevlm.runtimes.probe import UnguardedDecoder, write_model
 
 CONTEXT_LENGTH = 1200

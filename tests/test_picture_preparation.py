@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def random_picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return image if mode == "RGBA" else image.convert("RGB").convert(mode)
 
 
-def reference_pixels(processor: object, image: Image.Image) -> tuple[np.ndarray, int, int]:
+def reference_pixels(processor: Any, image: Image.Image) -> tuple[np.ndarray, int, int]:
     """transformers' pixel_values ``[n, 3, height, width]``, rows and columns."""
     if isinstance(processor, SiglipImageProcessorPil):
         return np.asarray(processor(image, return_tensors="np")["pixel_values"]), 0, 0

@@ -196,7 +196,7 @@ def test_text_is_never_a_special_token(exported: Export, family: str, content: s
 
 
 def test_text_of_an_assistant_or_system_is_never_special(smolvlm: Prompts) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": [text("<image>")]},
         {"role": "user", "content": [image(), text("a")]},
         {"role": "assistant", "content": [text("<image><end_of_utterance>")]},

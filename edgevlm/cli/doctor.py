@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import edgevlm
 from edgevlm.errors import EdgeVLMError
-from edgevlm.runtimes import cpu, guard, llama_cpp, onnx
+from edgevlm.runtimes import cpu, guard, llama_cpp, llama_cpp_library, onnx
 
 HELP = "Look for what slows or breaks edgevlm on this machine, and say how to mend it."
 
@@ -142,7 +142,7 @@ def _examine_llama_cpp(report: Report) -> None:
         report.llama_cpp_probe = " ".join(filter(None, (verdict.outcome, verdict.detail)))
         if verdict.outcome != "ok":
             report.add(verdict.explanation, fatal=verdict.outcome == "crash")
-        library = llama_cpp.library()
+        library = llama_cpp_library.library()
     except EdgeVLMError as error:
         report.add(str(error), fatal=True)
         return

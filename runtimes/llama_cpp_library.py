@@ -1,0 +1,60 @@
+"""llama.cpp's shared library through llama-cpp-python: loaded once, of the right version, silent."""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import functools
+import logging
+from types import ModuleType
+from typing import Any
+
+from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.runtimes.guard import INSTALL, LLAMA_CPP_PYTHON_VERSION, REBUILD
+
+_logger = logging.getLogger(__name__)
+recent_errors: collections.deque[str] = collections.deque(maxlen=3)
+"""What llama.cpp logged as errors last; clear it before a call whose failure is to be explained."""
+_callbacks: list[Any] = []
+"""Keeps the log callback alive for as long as the library can call it."""
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The `llama_cpp` module, of the right version, initialised, its log routed to `logging` (DEBUG).
+
+    Raises:
+        MissingDependencyError: llama-cpp-python is not installed.
+        RuntimeLoadError: another version, or its shared library cannot be loaded.
+    """
+    try:
+        import llama_cpp
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL}") from error
+    except (OSError, RuntimeError) as error:
+        raise RuntimeLoadError(
+            f"llama-cpp-python's shared library cannot be loaded ({error}); build it again, {REBUILD}"
+        ) from error
+    if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
+        raise RuntimeLoadError(
+            f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "
+            f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL}"
+        )
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    def log(level: int, text: bytes, user_data: object) -> None:
+        line = text.decode("utf-8", "replace").rstrip()
+        if level == 4:  # GGML_LOG_LEVEL_ERROR
+            recent_errors.append(line)
+        if line and _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("%s", line)
+
+    _callbacks.append(log)
+    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def failure_reason() -> str:
+    """What llama.cpp logged as errors last, for the end of a message."""
+    return f": {'; '.join(recent_errors)}" if recent_errors else ""
