@@ -1,0 +1,189 @@
+"""The shape of edgevlm-nano, how it starts, and the dense heads that teach its vision tower.
+
+Everything that ends up in the checkpoint is plain transformers (`SmolVLMForConditionalGeneration`).
+The dense heads exist during training only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+from training.scenes import COLORS, KINDS
+
+TILE = 128  # side of the square picture that the tower sees
+PATCH = 16
+GRID = TILE // PATCH
+SHUFFLE = 2  # side of the square of patches that becomes one token
+TOKENS = (GRID // SHUFFLE) ** 2
+LONGEST_EDGE = 192  # a picture's longer side before it is squeezed to the tile
+
+VOCABULARY = 1024
+VISION_WIDTH = 256
+TEXT_WIDTH = 256
+MIDDLE_LAYER = 3  # the tower's layer that the middle head reads
+
+
+def nano_config(token_ids: dict[str, int]) -> SmolVLMConfig:
+    """The architecture; `token_ids` maps the tokenizer's special tokens to ids."""
+    end, pad = token_ids["<end_of_utterance>"], token_ids["<|im_end|>"]
+    values: dict[str, Any] = {
+        "vision_config": {
+            "model_type": "smolvlm_vision",
+            "hidden_size": VISION_WIDTH,
+            "intermediate_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "image_size": TILE,
+            "patch_size": PATCH,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": VOCABULARY,
+            "hidden_size": TEXT_WIDTH,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "max_position_embeddings": 1024,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "tie_word_embeddings": False,
+            "bos_token_id": token_ids["<|im_start|>"],
+            "eos_token_id": end,
+            "pad_token_id": pad,
+        },
+        "scale_factor": SHUFFLE,
+        "image_token_id": token_ids["<image>"],
+        "tie_word_embeddings": False,
+        "pad_token_id": pad,
+    }
+    return SmolVLMConfig(**values)
+
+
+def _wave_positions(grid: int, width: int) -> Tensor:
+    """Sines and cosines of row and column, [grid * grid, width]."""
+    rates = torch.exp(torch.linspace(math.log(math.pi / 2), math.log(math.pi * grid), width // 4))
+    steps = (torch.arange(grid) + 0.5) / grid
+    waves = torch.cat([(steps[:, None] * rates).sin(), (steps[:, None] * rates).cos()], dim=1)
+    rows = waves[:, None, :].expand(grid, grid, -1)
+    columns = waves[None, :, :].expand(grid, grid, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(grid * grid, width)
+
+
+def _principal_patches(pixels: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias that map a patch to its leading principal components, softly whitened."""
+    patches = functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2)
+    patches = patches.reshape(-1, patches.shape[-1])
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    values, vectors = values.flip(0)[:width], vectors.flip(1)[:, :width]
+    weight = (vectors / (values + 1e-2 * values.mean()).sqrt()).T
+    return weight, -weight @ mean
+
+
+def new_model(config: SmolVLMConfig, pixels: Tensor) -> SmolVLMForConditionalGeneration:
+    """A fresh model; `pixels` [n, 3, TILE, TILE] are pictures that set the patch embedding.
+
+    Principal components as the first layer and waves as positions save the tower the time to find
+    them from random numbers.
+    """
+    model = SmolVLMForConditionalGeneration(config)
+    embeddings = model.model.vision_model.embeddings
+    width = VISION_WIDTH
+    weight, bias = _principal_patches(pixels, width)
+    turn = torch.linalg.qr(torch.randn(width, width))[0]  # spread each component over all channels
+    with torch.no_grad():
+        embeddings.patch_embedding.weight.copy_((turn @ weight).view(width, 3, PATCH, PATCH) * 0.7)
+        embeddings.patch_embedding.bias.copy_(turn @ bias * 0.7)
+        embeddings.position_embedding.weight.copy_(_wave_positions(GRID, width) * 0.7)
+    return model
+
+
+def _by_patch(from_tokens: Tensor) -> Tensor:
+    """What each token says of its patches, [n, tokens, patches * k], in the order of the patches."""
+    side = GRID // SHUFFLE
+    split = from_tokens.view(from_tokens.shape[0], side, side, SHUFFLE, SHUFFLE, -1)
+    return split.transpose(2, 3).reshape(from_tokens.shape[0], GRID * GRID, -1)
+
+
+class DenseHeads(nn.Module):
+    """What stands where, read from a middle layer, from the last patches and from the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vision, text = VISION_WIDTH, TEXT_WIDTH
+        self.classes = [len(KINDS), len(COLORS)]
+        self.middle_norm = nn.LayerNorm(vision)
+        self.middle = nn.Linear(vision, sum(self.classes) + 16)
+        self.patch = nn.Linear(vision, sum(self.classes) + 5)
+        self.token_norm = nn.LayerNorm(text)
+        self.token = nn.Linear(text, SHUFFLE * SHUFFLE * (sum(self.classes) + 5))
+        self.centre = nn.Linear(text, SHUFFLE * SHUFFLE)
+
+    def _loss(
+        self, logits: Tensor, labels: dict[str, Tensor], name: str
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Kind and colour where a shape is; and which parts it covers, or its presence and box."""
+        kind, color, rest = logits.split([*self.classes, logits.shape[-1] - sum(self.classes)], -1)
+        present = labels["kind"] > 0
+        kind, true_kind = kind[present], labels["kind"][present] - 1
+        color, true_color = color[present], labels["color"][present] - 1
+        if rest.shape[-1] == 16:
+            rest_loss = functional.binary_cross_entropy_with_logits(rest, labels["inside"])
+        else:
+            there = functional.binary_cross_entropy_with_logits(rest[..., 4], present.float())
+            box, true_box = rest[..., :4][present], labels["box"][present]
+            rest_loss = there + 8 * functional.smooth_l1_loss(box, true_box, beta=0.05)
+        color_loss = functional.cross_entropy(color, true_color)
+        kind_loss = functional.cross_entropy(kind, true_kind)
+        figures = {
+            f"{name}_color": float((color.argmax(-1) == true_color).float().mean()),
+            f"{name}_kind": float((kind.argmax(-1) == true_kind).float().mean()),
+            f"{name}_rest": float(rest_loss.detach()),
+        }
+        return color_loss + kind_loss + rest_loss, figures
+
+    def forward(
+        self, middle: Tensor, patches: Tensor, tokens: Tensor, labels: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The summed loss and the share of right classes where a shape is."""
+        normed = self.token_norm(tokens)
+        total, figures = self._loss(_by_patch(self.token(normed)), labels, "token")
+        centre = _by_patch(self.centre(normed)).squeeze(-1)
+        weight = 1 + 7 * labels["centre"]  # few cells hold a centre
+        total = total + functional.binary_cross_entropy_with_logits(
+            centre, labels["centre"], weight
+        )
+        with torch.no_grad():
+            counted = (centre > 0).sum(-1) == labels["centre"].sum(-1)
+            figures["token_count"] = float(counted.float().mean())
+        for logits, name in (
+            (self.patch(patches), "patch"),
+            (self.middle(self.middle_norm(middle)), "middle"),
+        ):
+            loss, more = self._loss(logits, labels, name)
+            total = total + loss
+            figures |= more
+        return total, figures
+
+
+def see(model: SmolVLMForConditionalGeneration, pixels: Tensor) -> dict[str, Any]:
+    """Run tower and connector: `middle`, `patches` [n, 64, width], `tokens` [n, TOKENS, width]."""
+    core = model.model
+    tower = core.vision_model
+    everywhere = torch.ones(pixels.shape[0], GRID, GRID, dtype=torch.bool)
+    hidden = tower.embeddings(pixel_values=pixels, patch_attention_mask=everywhere)
+    middle = hidden
+    for i, layer in enumerate(tower.encoder.layers):
+        hidden = layer(hidden, None)
+        if i + 1 == MIDDLE_LAYER:
+            middle = hidden
+    patches = tower.post_layernorm(hidden)
+    return {"middle": middle, "patches": patches, "tokens": core.connector(patches)}
