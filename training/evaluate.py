@@ -1,9 +1,10 @@
 """Scores anything that answers questions about pictures, on freshly generated scenes.
 
-`python -m training.evaluate --checkpoint training/nano` scores a checkpoint through transformers
-and prints the share of right answers per question type as JSON. From elsewhere:
-`score(items(n), answer)` with any `answer(image, question) -> str`. Its seeds are never used in
-training. Not covered: time, memory, free-form judgement; an answer is right or wrong.
+`python -m training.evaluate --checkpoint training/nano` scores a checkpoint through transformers,
+`--bundle edgevlm-nano` a bundle through edgevlm; both print the share of right answers per question
+type as JSON. From elsewhere: `score(items(n), answer)` with any `answer(image, question) -> str`.
+Its seeds are never used in training. Not covered: time, memory, free-form judgement; an answer is
+right or wrong.
 """
 
 from __future__ import annotations
@@ -124,14 +125,28 @@ def score_checkpoint(folder: Path, per_type: int, batch: int = 32, seed: int = S
     return tally(asked, said)
 
 
+def score_bundle(model: str, per_type: int, seed: int = SEED) -> Score:
+    """Score a bundle (name, folder or repository) with the precisions that edgevlm chooses."""
+    from edgevlm import VLM
+
+    with VLM.from_pretrained(model) as vlm:
+        asked = items(per_type, seed)
+        return score(asked, lambda image, text: vlm.ask(image, text, max_tokens=40).text)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Score a checkpoint per question type.")
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser = argparse.ArgumentParser(description="Score a model per question type.")
+    scored = parser.add_mutually_exclusive_group(required=True)
+    scored.add_argument("--checkpoint", type=Path, help="through transformers")
+    scored.add_argument("--bundle", help="through edgevlm")
     parser.add_argument("--per-type", type=int, default=200)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--wrong", type=int, default=0, metavar="N", help="show N wrong answers")
     arguments = parser.parse_args()
-    result = score_checkpoint(arguments.checkpoint, arguments.per_type, seed=arguments.seed)
+    if arguments.bundle:
+        result = score_bundle(arguments.bundle, arguments.per_type, seed=arguments.seed)
+    else:
+        result = score_checkpoint(arguments.checkpoint, arguments.per_type, seed=arguments.seed)
     print(json.dumps({type_: round(share, 4) for type_, share in result.right.items()}))
     for wrong in result.wrong[: arguments.wrong]:
         print(f"{wrong.type}: {wrong.question} {wrong.expected!r}, said {wrong.said!r}")
