@@ -11,6 +11,7 @@ Requests are served one at a time: a second thread waits until the first one's s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import threading
@@ -182,8 +183,25 @@ class Engine:
         tokens_per_tile = self._manifest.vision.tokens_per_tile
         return sum(tokens_per_tile if isinstance(unit, bytes) else 1 for unit in units)
 
-    def _exclusive(self) -> _Exclusive:
-        return _Exclusive(self)
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the engine; a stream does so between two chunks too, while its consumer runs.
+
+        A thread that holds it already is refused, where a plain lock would wait for ever. Unlike an
+        RLock it may be released by another thread, such as the one that closes a stream.
+        """
+        if self._owner == threading.get_ident():
+            raise BusyError(
+                "this thread has an unfinished stream of the same model; read it to its end or close() it "
+                "before the next request"
+            )
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._owner = None
+            self._lock.release()
 
     def _reuse(self, units: Sequence[Unit]) -> int:
         """Cut the KV cache to what it shares with the prompt; returns how many units that is.
@@ -304,30 +322,6 @@ class Engine:
             answer_tokens=count,
         )
         yield Chunk(rest, (), finish, stats)
-
-
-class _Exclusive:
-    """The engine's lock, which refuses a thread that holds it already instead of waiting for ever.
-
-    A stream holds it between two chunks, while its consumer runs. Unlike an RLock it may be released by
-    another thread, such as the one that closes a stream.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> None:
-        if self._engine._owner == threading.get_ident():
-            raise BusyError(
-                "this thread has an unfinished stream of the same model; read it to its end or close() it "
-                "before the next request"
-            )
-        self._engine._lock.acquire()
-        self._engine._owner = threading.get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self._engine._owner = None
-        self._engine._lock.release()
 
 
 def _hash(tile: NDArray[np.uint8]) -> bytes:
