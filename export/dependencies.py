@@ -15,7 +15,6 @@ DISTRIBUTIONS = (
     ("huggingface_hub",),
     ("onnx",),
     ("onnxscript",),
-    ("onnxslim",),
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
     ("gguf",),
     ("llama-cpp-python",),

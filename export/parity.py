@@ -23,6 +23,7 @@ from edgevlm.errors import DriftError
 from edgevlm.export.reference import Reference
 from edgevlm.manifest import Drift, Golden, Manifest, ParityReport
 from edgevlm.prompt import Message
+from edgevlm.runtimes.base import VisionRuntime
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.onnx import OnnxVision
 from edgevlm.tiling import prepare
@@ -127,8 +128,9 @@ def measure(
         error = relative_error(found.reshape(expected.shape), expected)
         vision[precision] = Drift(error, VISION_BOUNDS[precision])
     decoder = {}
+    exact = Remembered(open_vision(manifest, vision_files["fp32"]))
     for file_type in tqdm(manifest.decoder.files, "parity: decoder", disable=not progress):
-        found = forced_logits(cases, manifest, vision_files["fp32"], decoder_files[file_type])
+        found = forced_logits(cases, manifest, exact, decoder_files[file_type])
         theirs = np.concatenate([case.logits for case in cases])
         decoder[file_type] = Drift(
             relative_error(found, theirs),
@@ -156,7 +158,7 @@ def measure(
 
 
 def forced_logits(
-    cases: list[Case], manifest: Manifest, vision: Path, decoder: Path
+    cases: list[Case], manifest: Manifest, vision: VisionRuntime, decoder: Path
 ) -> NDArray[np.float32]:
     """What the engine computes, float32 ``[positions, vocabulary]`` over all cases.
 
@@ -166,7 +168,7 @@ def forced_logits(
     longest = max(len(case.prompt_ids) for case in cases) + FORCED
     engine = Engine(
         manifest,
-        open_vision(manifest, vision),
+        vision,
         LlamaCppDecoder(
             decoder,
             context_length=longest,
@@ -184,6 +186,25 @@ def forced_logits(
         return np.concatenate(rows)
     finally:
         engine.close()
+
+
+class Remembered:
+    """A vision graph that computes each tile once, for one decoder after another; a `VisionRuntime`."""
+
+    def __init__(self, runtime: OnnxVision) -> None:
+        self.device = runtime.device
+        self._runtime = runtime
+        self._known: dict[bytes, NDArray[np.float32]] = {}
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
+        for tile in tiles:
+            if tile.tobytes() not in self._known:
+                self._known[tile.tobytes()] = self._runtime.encode(tile[None])[0]
+        return np.stack([self._known[tile.tobytes()] for tile in tiles])
+
+    def close(self) -> None:
+        """Nothing: the next decoder's engine uses it again."""
 
 
 def open_vision(manifest: Manifest, path: Path) -> OnnxVision:

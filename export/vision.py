@@ -14,7 +14,6 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-import onnxslim
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -96,7 +95,7 @@ def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
 
 
 def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) -> None:
-    """Write the graph in float32.
+    """Write the graph in float32, cleaned up by onnxscript's optimizer (constants folded, dead code out).
 
     Raises:
         ExportError: too large for one file.
@@ -121,8 +120,7 @@ def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) ->
             verbose=False,
         )
         assert program is not None
-        model = onnxslim.slim(program.model_proto)
-    onnx.save(model, path)
+        program.save(path)
 
 
 def convert_fp16(source: Path, path: Path) -> None:
