@@ -61,7 +61,7 @@ class Stage:
 STAGES = (
     Stage("look", 33_000, 32, 1.5e-3, 0.4, 1.0, False, 0.18),
     Stage("speak", 33_000, 24, 1.2e-3, 0.02, 0.15, True, 0.18),
-    Stage("polish", 30_000, 24, 8e-4, 0.02, 0.15, True, 0.18),
+    Stage("polish", 25_000, 24, 8e-4, 0.02, 0.15, True, 0.18),
 )
 
 
