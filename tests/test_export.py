@@ -41,6 +41,8 @@ def test_a_bundle_is_complete_and_agrees(exported: Export, family: str) -> None:
     manifest = bundle.manifest
     listed = {entry.name for entry in manifest.files()} | {MANIFEST_NAME, "README.md"}
     assert {path.name for path in bundle.folder.iterdir()} == listed
+    last = max(bundle.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert last.name == MANIFEST_NAME
     parity = manifest.parity
     assert parity is not None and not parity.drift_allowed and parity.positions == 48
     assert parity.vision["fp32"].relative_error < 1e-5
@@ -168,7 +170,7 @@ def test_a_killed_export_leaves_no_bundle(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "export", checkpoint, parent / "bundle", "--quiet"],
         stderr=subprocess.DEVNULL,
     )
-    while not list(parent.glob(".bundle.*.partial/decoder.q8_0.gguf")):
+    while not list(parent.glob(".bundle.*.partial/vision.int8.onnx")):
         assert process.poll() is None, "the export ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
