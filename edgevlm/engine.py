@@ -35,6 +35,12 @@ from edgevlm.tiling import Tiles, prepare
 EMBEDDING_CACHE_BYTES = 64 * 2**20
 """Embeddings of recent tiles that are kept; a picture of SmolVLM-256M in 17 tiles has 2.5 MB."""
 
+TEXT_LENGTH = 1024
+"""Positions beside one picture for prompt and answer, in models that attend over the whole prompt."""
+
+CONVERSATION_LENGTH = 4096
+"""Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
+
 Unit: TypeAlias = "int | bytes"
 
 
@@ -322,6 +328,17 @@ class Engine:
             answer_tokens=count,
         )
         yield Chunk(rest, (), finish, stats)
+
+
+def default_context_length(manifest: Manifest) -> int:
+    """Positions to reserve if nobody says how many; never more than the checkpoint was made for.
+
+    Attention over a whole prompt takes memory by the square of the context, and such models answer one
+    question about a picture; the others hold conversations.
+    """
+    prefix = manifest.decoder.attention == "prefix"
+    wanted = manifest.vision.tokens_per_tile + TEXT_LENGTH if prefix else CONVERSATION_LENGTH
+    return min(manifest.decoder.context_length, wanted)
 
 
 def _hash(tile: NDArray[np.uint8]) -> bytes:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.engine import Engine
+from edgevlm.engine import Engine, default_context_length
 from edgevlm.images import load_image
 from edgevlm.prompt import user_message
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.onnx import OnnxVision
-from edgevlm.vlm import DEFAULT_CONTEXT_LENGTH
 
 FLOAT = ("fp32", "fp16", "f32", "f16", "bf16")
 FLOAT_BOUND = 0.9
@@ -75,7 +74,7 @@ def _check_pair(bundle: Bundle, vision: str, decoder: str) -> GoldenCheck:
         ),
         LlamaCppDecoder(
             bundle.path(manifest.decoder.files[decoder]),
-            context_length=min(manifest.decoder.context_length, DEFAULT_CONTEXT_LENGTH),
+            context_length=default_context_length(manifest),
             bidirectional=manifest.decoder.attention == "prefix",
         ),
     )

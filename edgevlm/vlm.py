@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.chat import Chat
-from edgevlm.engine import Engine
+from edgevlm.engine import Engine, default_context_length
 from edgevlm.errors import InputError, PromptError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
@@ -22,9 +22,6 @@ from edgevlm.results import Answer, Chunk, collect
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-DEFAULT_CONTEXT_LENGTH = 4096
-"""Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
 
 
 class VLM:
@@ -66,8 +63,8 @@ class VLM:
             threads: of each runtime; None lets each choose.
             gpu_layers: decoder layers on the GPU; -1 for all, None for all if `device` is no CPU and
                 llama.cpp was built for a GPU.
-            context_length: positions for prompt and answer together; None for the checkpoint's, at most
-                `DEFAULT_CONTEXT_LENGTH`.
+            context_length: positions for prompt and answer together; None for
+                `edgevlm.engine.default_context_length`.
             vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
             revision, cache_dir, token, local_files_only: as in huggingface_hub.
 
@@ -90,7 +87,7 @@ class VLM:
         manifest = bundle.manifest
         trained = manifest.decoder.context_length
         if context_length is None:
-            context_length = min(trained, DEFAULT_CONTEXT_LENGTH)
+            context_length = default_context_length(manifest)
         if not isinstance(context_length, int) or not 1 <= context_length <= trained:
             raise InputError(
                 f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"

@@ -1,7 +1,7 @@
 """Checkpoints as folders, as a hub repository holds them: real architectures, random weights.
 
 Small ones of each family that the exporter knows, and `smolvlm_256m` in that model's real shape. All are
-deterministic: same arguments, same bytes.
+deterministic: same arguments, same bytes. ``python -m tests.checkpoints smolvlm_256m FOLDER`` writes one.
 """
 
 from __future__ import annotations
@@ -454,3 +454,10 @@ def idefics3_preparation(
         "rescale_factor": 1 / 255,
         "size": {"longest_edge": longest_edge},
     }
+
+
+if __name__ == "__main__":
+    import sys
+
+    _, builder, folder = sys.argv
+    globals()[builder](Path(folder))

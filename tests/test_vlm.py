@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import shutil
 import threading
@@ -37,7 +38,7 @@ from edgevlm import (
     PromptError,
     RuntimeLoadError,
 )
-from edgevlm.engine import Engine
+from edgevlm.engine import Engine, default_context_length
 from edgevlm.images import load_image
 from edgevlm.prompt import user_message
 from tests.conftest import Export
@@ -267,6 +268,28 @@ def test_prompt_and_answer_must_fit_the_context(fresh: Callable[..., VLM]) -> No
         vlm.stream(picture(0), "What?", max_tokens=257 - needed)
     with pytest.raises(ContextError, match="256"):
         vlm.ask(None, "word " * 5000)
+
+
+@pytest.mark.parametrize(
+    ("attention", "tokens", "trained", "expected"),
+    [
+        ("causal", 64, 8192, 4096),
+        ("causal", 64, 2048, 2048),
+        ("prefix", 256, 8192, 1280),
+        ("prefix", 4096, 8192, 5120),
+        ("prefix", 4096, 4500, 4500),
+    ],
+)
+def test_the_default_context_has_room_for_a_picture(
+    smolvlm: VLM, attention: Any, tokens: int, trained: int, expected: int
+) -> None:
+    manifest = smolvlm.manifest
+    manifest = dataclasses.replace(
+        manifest,
+        vision=dataclasses.replace(manifest.vision, tokens_per_tile=tokens),
+        decoder=dataclasses.replace(manifest.decoder, attention=attention, context_length=trained),
+    )
+    assert default_context_length(manifest) == expected
 
 
 def test_a_failed_turn_leaves_the_conversation_as_it_was(fresh: Callable[..., VLM]) -> None:
