@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
@@ -120,12 +121,16 @@ def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) ->
             verbose=False,
         )
         assert program is not None
+        # Each node carries the source lines that it came from, with the paths of the exporting machine.
+        ClearMetadataAndDocStringPass()(program.model)
         program.save(path)
 
 
 def convert_fp16(source: Path, path: Path) -> None:
     """float16 weights and arithmetic, with preparation, norms, softmax and the output in float32."""
     model = onnx.load(source)
+    # The converter infers types itself, and takes a weight that is listed here for a float16 value.
+    model.graph.ClearField("value_info")
     converted = convert_float_to_float16(
         model,
         keep_io_types=True,

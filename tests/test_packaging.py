@@ -27,7 +27,7 @@ PACKAGES = {
 }
 """Folder at the top of the repository to where it is installed."""
 
-EXPORT_ONLY = {"torch", "transformers", "optimum", "onnx", "onnxscript", "onnxslim", "gradio"}
+EXPORT_ONLY = {"torch", "transformers", "optimum", "onnx", "onnxscript", "gradio"}
 HEAVY = {"torch", "onnxruntime", "llama_cpp", "transformers", "numpy", "PIL", "jinja2"}
 
 
