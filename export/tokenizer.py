@@ -14,6 +14,7 @@ USER_DEFINED, which it does read there, as transformers does.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +143,9 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
             )
     filled = tuple(text if text is not None else f"[PAD{row}]" for row, text in enumerate(tokens))
     if len(set(filled)) != rows:
-        doubled = sorted(text for text in set(filled) if filled.count(text) > 1)
+        doubled, _ = Counter(filled).most_common(1)[0]
         raise ExportError(
-            f"the tokenizer has two ids for {doubled[0]!r}; llama.cpp takes one for each text"
+            f"the tokenizer has two ids for {doubled!r}; llama.cpp takes one for each text"
         )
     merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     named_ids = {
