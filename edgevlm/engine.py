@@ -119,9 +119,10 @@ class Engine:
         Raises:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and ``max_tokens`` do not fit the context together.
-            BusyError: this thread has another stream open; with the first chunk.
+            BusyError: this thread has another stream open.
         """
-        units = self.units(messages, pictures)
+        with self._exclusive():  # the tokenizer is the decoder's, which another thread may close
+            units = self.units(messages, pictures)
         prompt_tokens = self._positions(units)
         if prompt_tokens + generation.max_tokens > self.context_length:
             raise ContextError(
@@ -165,9 +166,9 @@ class Engine:
         Returns:
             float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
         """
-        units = self.units(messages, pictures)
         tiles = _tiles_by_key(pictures)
         with self._exclusive():
+            units = self.units(messages, pictures)
             self._held.clear()
             self._decoder.truncate(0)
             self._prefill(units, self._encode(tiles), 0)

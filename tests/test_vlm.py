@@ -335,6 +335,23 @@ def test_an_open_stream_refuses_its_own_thread_and_lets_others_wait(smolvlm: VLM
     assert len(answers) == 1
 
 
+def test_closing_under_way_ends_in_a_clear_error(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    vlm.ask(None, "What?", max_tokens=2)
+
+    def ask() -> bool:
+        try:
+            while True:
+                vlm.ask(None, "What? " * 50, max_tokens=2)
+        except RuntimeLoadError as error:
+            return "closed" in str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask) for _ in range(2)]
+        vlm.close()
+        assert all(future.result(timeout=60) for future in asked)
+
+
 def test_an_abandoned_stream_frees_the_model(smolvlm: VLM) -> None:
     next(smolvlm.stream(None, "What?", max_tokens=30))
     smolvlm.ask(None, "What?", max_tokens=2)
