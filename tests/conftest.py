@@ -10,7 +10,11 @@ from typing import NamedTuple
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("same examples every time", derandomize=True)
+hypothesis.settings.load_profile("same examples every time")
 
 
 class Exported(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
@@ -241,6 +241,9 @@ def test_any_mixture_of_special_tokens_is_plain(smolvlm: Prompts, content: str) 
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=40))
 def test_any_text_as_transformers(smolvlm: Prompts, content: str) -> None:
+    # SmolLM2's vocabulary lacks some control bytes, such as 0x1d. Both drop them; transformers then merges
+    # what stood on either side, llama.cpp does not.
+    assume(smolvlm.plain.decode(smolvlm.plain.encode(content).ids) == content)
     messages = [{"role": "user", "content": [text(content)]}]
     rendered = smolvlm.tokenizer.apply_chat_template(
         messages,
