@@ -6,17 +6,23 @@ one tile); `python -m training.evaluate` goes through the processor itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from training import scenes
+from edgevlm.evaluation import scenes
+from edgevlm.evaluation.pairs import sample_pair
+from edgevlm.evaluation.scenes import Scene
+from training import labels
 from training.dialogues import Packer, stack_rows
 from training.model import GRID, LONGEST_EDGE, TILE
+from training.stages import Stage
+
+
+SHAPES = 0.3  # share of plain shapes among the things
+SIDES = (144, 256)  # of training pictures, in pixels; drawing larger ones would cost time only
 
 
 def squeeze(picture: Image.Image) -> NDArray[np.uint8]:
@@ -38,46 +44,47 @@ def normalise(tiles: Tensor) -> Tensor:
     return (tiles.float() / 255 - 0.5) / 0.5
 
 
-def dense_labels(scene: scenes.Scene) -> dict[str, NDArray[np.generic]]:
-    """The scene's labels per patch, flattened."""
-    labels = scenes.label(scene, GRID)
-    cells = GRID * GRID
-    return {
-        "kind": labels.kind.reshape(cells),
-        "color": labels.color.reshape(cells),
-        "inside": labels.inside.reshape(cells, 16),
-        "box": labels.box.reshape(cells, 4),
-        "centre": labels.centre.reshape(cells),
-    }
+def dense_labels(scene: Scene) -> dict[str, NDArray[np.generic]]:
+    """The scene's labels per patch."""
+    return vars(labels.label(scene, GRID))
+
+
+def pictures(batch: list[Scene]) -> dict[str, Tensor]:
+    """`tiles` [n, 3, TILE, TILE] uint8 and the dense labels, each [n, patches, ...]."""
+    dense = [dense_labels(scene) for scene in batch]
+    out = {k: torch.from_numpy(np.stack([one[k] for one in dense])) for k in dense[0]}
+    out["tiles"] = torch.from_numpy(np.stack([squeeze(scenes.draw(s)) for s in batch]))
+    return out
 
 
 class Batches:
-    """Batches of tiles with dense labels and, given a packer, dialogues; seeded, without an end."""
+    """Batches for a stage, seeded, without an end: tiles, dense labels, and rows of dialogues.
+
+    A batch about pairs has half as many rows as pictures; a row's two pictures follow one another.
+    """
 
     def __init__(
-        self,
-        seed: list[int],
-        size: int,
-        smallest: float,
-        packer: Packer | None = None,
-        sides: tuple[int, int] = (96, 256),
+        self, seed: list[int], stage: Stage, packer: Packer | None, size: int | None = None
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._size, self._sides = size, sides
-        self._sizes = (smallest, 0.47)
-        self._packer = packer
+        self._stage, self._packer = stage, packer
+        self._size = size or stage.batch
+        self._layouts = list(stage.layouts)
+        self._shares = np.cumsum(list(stage.layouts.values())) / sum(stage.layouts.values())
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        while True:
-            yield self.next()
+    def _scene(self) -> Scene:
+        layout = self._layouts[int(np.searchsorted(self._shares, self._rng.random()))]
+        return scenes.sample(self._rng, layout, SIDES, shapes=SHAPES)
 
     def next(self) -> dict[str, Tensor]:
-        batch = [scenes.sample(self._rng, self._sides, self._sizes) for _ in range(self._size)]
-        labels = [dense_labels(scene) for scene in batch]
-        tiles = np.stack([squeeze(scenes.draw(scene)) for scene in batch])
-        out = {k: torch.from_numpy(np.stack([one[k] for one in labels])) for k in labels[0]}
-        out["tiles"] = torch.from_numpy(tiles)
-        if self._packer is not None:
-            packer = self._packer
-            out |= stack_rows([packer.row(packer.about(s, self._rng)) for s in batch])
-        return out
+        rng, packer, talk = self._rng, self._packer, self._stage.talk
+        if packer is not None and talk != "none" and rng.random() < self._stage.pairs:
+            pairs = [sample_pair(rng, sides=SIDES, shapes=SHAPES) for _ in range(self._size // 2)]
+            rows = [packer.row(packer.about_pair(pair, rng)) for pair in pairs]
+            both = [scene for pair in pairs for scene in (pair.first, pair.second)]
+            return pictures(both) | stack_rows(rows)
+        batch = [self._scene() for _ in range(self._size)]
+        if packer is None or talk == "none":
+            return pictures(batch)
+        speak = packer.captions if talk == "captions" else packer.about
+        return pictures(batch) | stack_rows([packer.row(speak(s, rng)) for s in batch])

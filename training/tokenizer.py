@@ -1,21 +1,27 @@
 """Builds the tokenizer and the processor of edgevlm-nano, laid out as SmolVLM's.
 
 Covered: byte-level BPE with digits split one by one (llama.cpp's `smollm` pre-tokenizer), SmolVLM's
-special tokens and chat template, and the processor files that `AutoProcessor` reads. Not covered:
-video, image splitting (the special tokens for it exist, the model has never seen them).
+special tokens and chat template, and the processor files that `AutoProcessor` reads. Latin words
+are single tokens after a space only, so that a printed word, which stands in quotes, is spelt
+letter by letter. Not covered: video, image splitting (the special tokens for it exist, the model
+has never seen them).
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Idefics3Processor, PreTrainedTokenizerFast
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from training import questions, scenes
+from edgevlm.evaluation import drawings, pairs, questions, scenes
+from training.dialogues import NO_PICTURE, SMALL_TALK
 from training.model import LONGEST_EDGE, TILE, TOKENS, VOCABULARY
 
 FIRST = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -36,7 +42,6 @@ CHAT_TEMPLATE = (
 )
 
 ENGLISH = """\
-User: Hello! Assistant: Hello! Show me a picture and ask me about the shapes in it.
 This is a small model that looks at a picture and answers a question about it. It runs on the \
 device
 itself, without a network, and the answer is ready within a moment. The picture may be wide or \
@@ -78,41 +83,158 @@ information, between, through, during, without, against, another, however, impor
 """
 
 
-def _corpus() -> Iterator[str]:
-    rng = np.random.default_rng(20261121)
-    for _ in range(2000):
-        scene = scenes.sample(rng)
-        for type_ in questions.TYPES:
-            question = questions.ask(type_, scene, rng)
-            if question is not None:
-                yield f"User: {question.text}"
-                yield question.text
-                yield f"Assistant: {question.answer}"
-    for _ in range(20):
-        yield ENGLISH
+_RESERVED = 16  # special tokens left for later uses
+_SPACE = "\u0120"  # how byte-level BPE writes the space
+_STARTS = _SPACE + "'"  # Latin pieces that begin so are never the inside of quotes
+_LETTERS = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяАБВГДЕЁЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ"
+_SCENES = 1500
+_STYLE = ("noto",)  # has every thing; how a thing is drawn does not matter here
+_NAME, _RUSSIAN_NAME, _FORM = 3000, 150, 20  # weights of a noun and its forms, in occurrences
+# Capitalised words that begin a message. Few, as what they begin with is a token in quotes too.
+_FIRST_WORDS = ("User", "Assistant", "What", "Where", "Which", "How", "Is")
+
+Pair = tuple[str, str]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the vocabulary; the same on every run."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
+
+
+def _bytes(text: str) -> str:
+    """The text as byte-level BPE writes it, one character per byte."""
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return "".join(piece for piece, _ in pieces.pre_tokenize_str(text))
+
+
+def _asked() -> Iterator[questions.Question]:
+    """Questions of every skill about sampled scenes, in both languages."""
+    rng = np.random.default_rng(20261121)
+    for i in range(_SCENES):
+        layout = scenes.LAYOUTS[i % len(scenes.LAYOUTS)]
+        scene = scenes.sample(rng, layout, styles=_STYLE)
+        pair = pairs.sample_pair(rng, styles=_STYLE) if i % 5 == 0 else None
+        for language in questions.LANGUAGES:
+            for skill in questions.SKILLS:
+                if skill == "two_pictures":
+                    found = None if pair is None else questions.ask_pair(pair, rng, language)
+                else:
+                    found = questions.ask(skill, scene, rng, language)
+                if found is not None:
+                    yield found
+
+
+def _corpus() -> Iterator[tuple[str, int]]:
+    """Texts as they stand in a chat, with weights."""
+    for question in _asked():
+        for i, turn in enumerate(question.turns):
+            yield f" {turn.text}" if i else turn.text, 1  # the first follows the picture
+            yield f" {turn.answer}", 1
+    for language, talks in SMALL_TALK.items():
+        for asked, answer in (*talks, ("", NO_PICTURE[language])):
+            yield f" {asked}", 20
+            yield f" {answer}", 20
+    for noun in drawings.nouns().values():
+        yield f" {noun.name}", _NAME
+        yield f" {noun.plural}", _FORM
+        yield f" {noun.russian}", _RUSSIAN_NAME
+        yield f" {noun.genitive} {noun.genitive_plural}", _FORM
+    for word in _FIRST_WORDS:
+        yield word, _NAME
+    yield ENGLISH, 4
+
+
+def _is_latin(symbols: str) -> bool:
+    return symbols.replace(_SPACE, "").isascii()
+
+
+def _table() -> dict[tuple[str, ...], int]:
+    """How often each piece of the corpus that may merge occurs; letters are the symbols."""
+    texts: Counter[str] = Counter()
+    for text, weight in _corpus():
+        texts[text] += weight
+    pre_tokenizer = _pre_tokenizer()
+    pieces: Counter[str] = Counter()
+    for text, weight in texts.items():
+        for i, (piece, _) in enumerate(pre_tokenizer.pre_tokenize_str(text)):
+            known = i == 0 and piece in _FIRST_WORDS
+            if known or piece[0] in _STARTS or not _is_latin(piece):
+                pieces[piece] += weight
+    letters = {_bytes(letter) for letter in _LETTERS}
+    table = {}
+    for piece, weight in pieces.items():
+        symbols, rest = [], piece
+        while rest:
+            length = 2 if rest[:2] in letters else 1
+            symbols.append(rest[:length])
+            rest = rest[length:]
+        table[tuple(symbols)] = weight
+    return table
+
+
+@cache
+def _may_merge(pair: Pair) -> bool:
+    """Latin text grows from a space, an apostrophe or a capital letter: never in a quoted word."""
+    left, right = pair
+    return not _is_latin(left + right) or left[0] in _STARTS or left[0].isupper()
+
+
+def _merges(count: int) -> list[Pair]:
+    """The letters of Cyrillic, then the most frequent pairs that may merge, one after the other."""
+    merges: list[Pair] = [(letter[0], letter[1]) for letter in map(_bytes, _LETTERS)]
+    table = _table()
+    words, weights = [list(symbols) for symbols in table], list(table.values())
+    often: Counter[Pair] = Counter()
+    where: defaultdict[Pair, set[int]] = defaultdict(set)
+
+    def tally(word: int, sign: int) -> None:
+        for pair in filter(_may_merge, pairwise(words[word])):
+            often[pair] += sign * weights[word]
+            where[pair].add(word)
+
+    for word in range(len(words)):
+        tally(word, 1)
+    while len(merges) < count:
+        most = max(often.values(), default=0)
+        if most < 2:
+            break
+        best = max(pair for pair, times in often.items() if times == most)
+        merges.append(best)
+        for word in where.pop(best):
+            tally(word, -1)
+            words[word] = _merged(words[word], best)
+            tally(word, 1)
+        del often[best]
+    return merges
+
+
+def _merged(symbols: list[str], pair: Pair) -> list[str]:
+    joined: list[str] = []
+    position = 0
+    while position < len(symbols):
+        length = 2 if tuple(symbols[position : position + 2]) == pair else 1
+        joined.append("".join(symbols[position : position + length]))
+        position += length
+    return joined
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train the vocabulary; the same on every run."""
+    late_tokens = [*IMAGE, END]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = _merges(VOCABULARY - len(FIRST) - len(alphabet) - len(late_tokens) - _RESERVED)
+    entries = [*FIRST, *alphabet, *(left + right for left, right in merges)]
+    bpe = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, merges))
+    bpe.pre_tokenizer = _pre_tokenizer()
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(IMAGE) - 1,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in FIRST],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_corpus(), trainer)
-    room = VOCABULARY - bpe.get_vocab_size() - len(IMAGE) - 1
+    room = VOCABULARY - len(entries) - len(late_tokens)
     reserved = [f"<|reserved_special_token_{i}|>" for i in range(room)]
-    late = [AddedToken(t, special=True, normalized=False) for t in [*IMAGE, *reserved, END]]
-    bpe.add_special_tokens(late)
+    special = [*FIRST, *IMAGE, *reserved, END]
+    bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|im_start|>",
@@ -121,10 +243,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<|im_end|>",
         additional_special_tokens=[*IMAGE, END],
         clean_up_tokenization_spaces=False,
-        model_max_length=1024,
+        model_max_length=2048,
         padding_side="left",
     )
-    if len(tokenizer) != VOCABULARY:
+    if len(tokenizer) != VOCABULARY or len(set(entries)) != len(entries):
         raise RuntimeError(f"the tokenizer has {len(tokenizer)} entries, not {VOCABULARY}")
     return tokenizer
 

@@ -1,106 +1,92 @@
-"""Trains edgevlm-nano: first the tower from dense labels, then everything from dialogues too.
+"""Trains edgevlm-nano, a stage at a time.
 
-`python -m training.train RUN` goes through the stages in RUN (a folder for checkpoints), resumes
-where an earlier run stopped, and ends with the checkpoint in RUN/nano; `--export FOLDER` writes what
-RUN has so far to FOLDER instead. It runs one process per core, each with one thread and its own
-pictures, and averages their gradients: on a machine that does other work too this loses far less
-than threads that wait for each other at every operator. Not covered: GPUs, mixed precision.
+`python -m training.train RUN STAGE` runs one stage of `stages.py` in the folder RUN: it starts from
+what the stage before left there, saves RUN/STAGE.pt as it goes, resumes from that file after a kill,
+and logs figures, validation and sample answers to RUN/STAGE.jsonl. `--export FOLDER` writes the
+stage's checkpoint for transformers instead. One process per core, each with one thread and its own
+pictures, average their gradients: on a machine that does other work too this loses far less than
+threads that wait for each other at every operator. Not covered: GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
-import shutil
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    SmolVLMForConditionalGeneration,
-)
+from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
 from training.data import Batches, normalise
 from training.dialogues import Packer, attention
-from training.model import TOKENS, DenseHeads, nano_config, new_model, see
+from training.model import TOKENS, DenseHeads, nano_config, new_model, save_model, see, take_tower
 from training.optimizer import MuonAdamW, split_parameters
+from training.stages import STAGES, Stage
 from training.tokenizer import build_processor, save_processor
+from training.validation import Validation
 
-SEED = 2
-SAVE_SECONDS = 90
-REPORT_SECONDS = 30
+SEED = 3
 CLIP = 2.0
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stretch of training; the learning rate rises over `warm_up` steps, falls as a cosine."""
-
-    name: str
-    pictures: int
-    batch: int  # per process
-    rate: float
-    last_rate: float  # as a share of `rate`
-    dense: float  # weight of the dense loss
-    language: bool
-    smallest: float  # least shape size, as a share of the picture's shorter side
-    warm_up: int = 100
-
-
-STAGES = (
-    Stage("look", 33_000, 32, 1.5e-3, 0.4, 1.0, False, 0.18),
-    Stage("speak", 33_000, 24, 1.2e-3, 0.02, 0.15, True, 0.18),
-    Stage("polish", 25_000, 24, 8e-4, 0.02, 0.15, True, 0.18),
-)
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with each checkpoint."""
-
-    stage: int = 0
-    pictures: int = 0
-    step: int = 0
-
-
-def rate_at(stage: Stage, progress: Progress) -> float:
-    done = min(1.0, progress.pictures / stage.pictures)
+def rate_at(stage: Stage, pictures: int, step: int) -> float:
+    done = min(1.0, pictures / stage.pictures)
     fall = stage.last_rate + (1 - stage.last_rate) * (1 + math.cos(math.pi * done)) / 2
-    return stage.rate * fall * min(1.0, (progress.step + 1) / stage.warm_up)
+    return stage.rate * fall * min(1.0, (step + 1) / stage.warm_up)
 
 
-def language_loss(
-    model: SmolVLMForConditionalGeneration, tokens: Tensor, batch: dict[str, Tensor], start: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of what the model has to say, and how much of it greedy choice gets right."""
+def decode(
+    model: SmolVLMForConditionalGeneration, tokens: Tensor, batch: dict[str, Tensor], at: list[int]
+) -> Tensor:
+    """Hidden states of the decoder, [rows, length, width].
+
+    `tokens` [rows * len(at), TOKENS, width] are the pictures' tokens; each row's stand at `at`.
+    """
     words = model.model.text_model.embed_tokens(batch["ids"])
-    words = torch.cat([words[:, :start], tokens, words[:, start + TOKENS :]], dim=1)
-    hidden = model.model.text_model(
+    if at:
+        pictures = tokens.view(len(words), len(at), TOKENS, -1)
+        pieces, start = [], 0
+        for i, first in enumerate(at):
+            pieces += [words[:, start:first], pictures[:, i]]
+            start = first + TOKENS
+        words = torch.cat([*pieces, words[:, start:]], dim=1)
+    hidden: Tensor = model.model.text_model(
         inputs_embeds=words,
         attention_mask=attention(batch["owner"]),
         position_ids=batch["positions"],
         use_cache=False,
     ).last_hidden_state
-    wanted = batch["targets"] >= 0
-    logits, targets = model.lm_head(hidden[wanted]), batch["targets"][wanted]
-    loss = functional.cross_entropy(logits, targets)
-    right = float((logits.argmax(-1) == targets).float().mean())
+    return hidden
+
+
+def language_loss(
+    model: SmolVLMForConditionalGeneration, hidden: Tensor, targets: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of what the model has to say, and how much of it greedy choice gets right."""
+    wanted = targets >= 0
+    logits, true = model.lm_head(hidden[wanted]), targets[wanted]
+    loss = functional.cross_entropy(logits, true)
+    right = float((logits.argmax(-1) == true).float().mean())
     return loss, {"language": float(loss.detach()), "said_right": right}
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Average over the processes and clip, as one flat vector."""
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
     given = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in given])
     if dist.is_initialized():
@@ -111,57 +97,49 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
         grad.copy_(part.view_as(grad))
 
 
-def save_model(
-    model: SmolVLMForConditionalGeneration, processor_folder: Path, folder: Path
-) -> None:
-    """Write the checkpoint in float16 aside, then put it in place of `folder`."""
-    aside, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    for left in (aside, old):
-        shutil.rmtree(left, ignore_errors=True)
-    shutil.copytree(processor_folder, aside)
-    half = SmolVLMForConditionalGeneration(model.config)
-    half.load_state_dict(model.state_dict())
-    text: Any = model.config.text_config
-    half.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=64,
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-    )
-    half.half().save_pretrained(aside)
-    for file in aside.iterdir():
-        file.chmod(0o644)
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 class Trainer:
-    """The state of one process of a run."""
+    """One process of one stage of a run."""
 
-    def __init__(self, run: Path, stages: tuple[Stage, ...], rank: int) -> None:
-        self.run, self.stages, self.rank = run, stages, rank
+    def __init__(self, run: Path, stage: Stage, rank: int, options: argparse.Namespace) -> None:
+        self.run, self.stage, self.rank, self.options = run, stage, rank, options
         torch.manual_seed(SEED)
         tokenizer: Any = AutoTokenizer.from_pretrained(run / "processor")
+        self.tokenizer = tokenizer
         self.packer = Packer(tokenizer)
         special = {t: tokenizer.convert_tokens_to_ids(t) for t in tokenizer.all_special_tokens}
-        config = nano_config(special)
-        pixels = normalise(Batches([SEED, 0], 384, 0.18).next()["tiles"])
-        self.model = new_model(config, pixels)
+        pixels = normalise(Batches([SEED, 0], STAGES["look"], None, 256).next()["tiles"])
+        self.model = new_model(nano_config(special), pixels)
         self.heads = DenseHeads()
-        self.progress = Progress()
+        self.pictures = self.step = 0
         self.optimizer_state: dict[str, Any] | None = None
-        if (run / "state.pt").exists():
-            self._load()
+        self._load()
+        if options.checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.train()
+
+    def _file(self, stage: str) -> Path:
+        return self.run / f"{stage}.pt"
 
     def _load(self) -> None:
-        state = torch.load(self.run / "state.pt", map_location="cpu", weights_only=True)
+        own = self._file(self.stage.name)
+        file = own
+        if not own.exists():
+            if self.stage.after is None:
+                if self.options.tower:
+                    take_tower(self.model, self.options.tower)
+                return
+            file = self._file(self.stage.after)
+            if not file.exists():
+                raise SystemExit(
+                    f"{file} does not exist: run the stage {self.stage.after!r} before "
+                    f"{self.stage.name!r}"
+                )
+        state = torch.load(file, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.progress = Progress(**state["progress"])
-        self.optimizer_state = state["optimizer"]
+        if file == own:
+            self.pictures, self.step = state["pictures"], state["step"]
+            self.optimizer_state = state["optimizer"]
 
     def _save(self, optimizer: MuonAdamW | None) -> None:
         if self.rank:
@@ -169,107 +147,153 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
-            "progress": vars(self.progress),
+            "pictures": self.pictures,
+            "step": self.step,
             "optimizer": optimizer.state_dict() if optimizer else None,
         }
-        torch.save(state, self.run / "state.pt.new")
-        os.replace(self.run / "state.pt.new", self.run / "state.pt")
+        file = self._file(self.stage.name)
+        aside = file.with_suffix(".new")
+        torch.save(state, aside)
+        os.replace(aside, file)
+
+    def _log(self, line: dict[str, Any]) -> None:
+        text = json.dumps(line, ensure_ascii=False)
+        print(text, flush=True)
+        with open(self.run / f"{self.stage.name}.jsonl", "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def _trained(self) -> nn.Module:
+        core = self.model.model
+        parts = {
+            "vision": [core.vision_model],
+            "connector": [core.connector],
+            "decoder": [core.text_model, self.model.lm_head],
+        }
+        chosen = [module for part in self.stage.trained for module in parts[part]]
+        self.model.requires_grad_(False)
+        trained = nn.ModuleList([*chosen, self.heads] if self.stage.dense else chosen)
+        return trained.requires_grad_(True)
 
     def train(self) -> None:
-        while self.progress.stage < len(self.stages):
-            self._run_stage(self.stages[self.progress.stage])
-            self.progress = Progress(stage=self.progress.stage + 1)
-            self.optimizer_state = None
-            self._save(None)
-        if not self.rank:
-            save_model(self.model, self.run / "processor", self.run / "nano")
-
-    def _trained(self, stage: Stage) -> nn.Module:
-        if stage.language:
-            return nn.ModuleList([self.model, self.heads])
-        core = self.model.model
-        return nn.ModuleList([core.vision_model, core.connector, self.heads])
-
-    def _run_stage(self, stage: Stage) -> None:
-        matrices, others = split_parameters(self._trained(stage))
+        """Run the stage to its end, from where it stands."""
+        stage, options = self.stage, self.options
+        matrices, others = split_parameters(self._trained())
         optimizer = MuonAdamW(matrices, others, stage.rate)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
-        progress = self.progress
-        seed = [SEED, 1 + progress.stage, progress.step, self.rank]
-        packer = self.packer if stage.language else None
-        batches = Batches(seed, stage.batch, stage.smallest, packer)
         processes = dist.get_world_size() if dist.is_initialized() else 1
+        number = list(STAGES).index(stage.name)
+        batches = Batches([SEED, 1 + number, self.step, self.rank], stage, self.packer)
+        validation = None
+        if not self.rank and stage.talk != "none":
+            validation = Validation(self.packer, self.tokenizer, options.validation)
         figures: dict[str, list[float]] = defaultdict(list)
-        started = reported = saved = time.monotonic()
-        first = progress.pictures
-        while progress.pictures < stage.pictures:
+        started = reported = saved = validated = time.monotonic()
+        first = self.pictures
+        while self.pictures < stage.pictures:
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(stage, progress)
-            for name, value in self._step(stage, batches.next(), optimizer).items():
-                figures[name].append(value)
+                group["lr"] = rate_at(stage, self.pictures, self.step)
+            optimizer.zero_grad()
+            for _ in range(stage.accumulate):
+                for name, value in self._pass(batches.next()).items():
+                    figures[name].append(value)
             average_gradients(matrices + others)
             optimizer.step()
-            progress.step += 1
-            progress.pictures += stage.batch * processes
+            self.step += 1
+            self.pictures += stage.batch * stage.accumulate * processes
             now = time.monotonic()
-            if now - reported > REPORT_SECONDS and not self.rank:
-                means = {name: round(sum(v) / len(v), 3) for name, v in figures.items()}
-                speed = round((progress.pictures - first) / (now - started))
-                line = {"stage": stage.name, "pictures": progress.pictures, "per_second": speed}
-                print(json.dumps(line | means), flush=True)
+            if self.rank:
+                continue
+            where = {"stage": stage.name, "pictures": self.pictures}
+            if now - reported > options.report_seconds:
+                means = {name: round(float(np.nanmean(v)), 3) for name, v in figures.items()}
+                speed = round((self.pictures - first) / (now - started), 1)
+                self._log(where | {"seconds": round(now - started), "per_second": speed} | means)
                 figures.clear()
                 reported = now
-            if now - saved > SAVE_SECONDS:
+            if now - saved > options.save_seconds:
                 self._save(optimizer)
                 saved = now
+            if validation and now - validated > options.validate_seconds:
+                self._log(where | validation.run(self.model))
+                validated = time.monotonic()
+        if validation:
+            self._log({"stage": stage.name, "pictures": self.pictures} | validation.run(self.model))
+        self._save(None)
 
-    def _step(
-        self, stage: Stage, batch: dict[str, Tensor], optimizer: MuonAdamW
-    ) -> dict[str, float]:
-        seen = see(self.model, normalise(batch["tiles"]))
-        dense: Tensor
-        figures: dict[str, float]
-        dense, figures = self.heads(seen["middle"], seen["patches"], seen["tokens"], batch)
-        loss = stage.dense * dense
-        if stage.language:
-            spoken, more = language_loss(self.model, seen["tokens"], batch, self.packer.picture_at)
-            loss = loss + spoken
-            figures |= more
-        optimizer.zero_grad()
-        loss.backward()
+    def _pass(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Forward and backward through one batch."""
+        stage = self.stage
+        low = torch.autocast("cpu", torch.bfloat16) if self.options.bf16 else None
+        with low or contextlib.nullcontext():
+            frozen = not {"vision", "connector"} & set(stage.trained)
+            with torch.no_grad() if frozen else contextlib.nullcontext():
+                seen = see(self.model, normalise(batch["tiles"]))
+            figures: dict[str, float] = {}
+            losses = []
+            if stage.dense:
+                dense, figures = self.heads(seen["middle"], seen["patches"], seen["tokens"], batch)
+                losses.append(stage.dense * dense)
+            if stage.talk != "none":
+                at = self.packer.picture_positions(len(batch["tiles"]) // len(batch["ids"]))
+                hidden = decode(self.model, seen["tokens"], batch, at)
+                spoken, more = language_loss(self.model, hidden, batch["targets"])
+                losses.append(spoken)
+                figures |= more
+            loss = torch.stack(losses).sum()
+        (loss / stage.accumulate).backward()
         return figures
 
 
-def _process(rank: int, processes: int, run: Path, stages: tuple[Stage, ...]) -> None:
+def _process(
+    rank: int, processes: int, run: Path, stage: Stage, options: argparse.Namespace
+) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{run.resolve()}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
-    Trainer(run, stages, rank).train()
+    Trainer(run, stage, rank, options).train()
     dist.destroy_process_group()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder for checkpoints")
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder for checkpoints and logs")
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--pictures", type=int, help="how long (default: as in stages.py)")
+    parser.add_argument("--batch", type=int, help="pictures per process and pass")
+    parser.add_argument("--accumulate", type=int, help="passes per step")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    for stage in STAGES:
-        parser.add_argument(f"--{stage.name}", type=int, default=stage.pictures, metavar="PICTURES")
-    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write what RUN has so far")
-    arguments = parser.parse_args()
-    run: Path = arguments.run
+    parser.add_argument("--tower", type=Path, help="checkpoint whose tower the first stage takes")
+    parser.add_argument("--bf16", action="store_true", help="for CPUs that are fast at it (AMX)")
+    parser.add_argument("--checkpointing", action="store_true", help="less memory, slower")
+    parser.add_argument("--validation", type=int, default=24, metavar="N", help="items per skill")
+    parser.add_argument("--validate-seconds", type=int, default=300, metavar="S")
+    parser.add_argument("--report-seconds", type=int, default=30, metavar="S")
+    parser.add_argument("--save-seconds", type=int, default=90, metavar="S")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    run: Path = options.run
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "processor").exists():
         save_processor(build_processor(), run / "processor")
-    stages = tuple(replace(s, pictures=getattr(arguments, s.name)) for s in STAGES)
-    if arguments.export:
-        save_model(Trainer(run, stages, 0).model, run / "processor", arguments.export)
+    stage = STAGES[options.stage]
+    for name in ("pictures", "batch", "accumulate"):
+        value = getattr(options, name)
+        if value is not None:
+            stage = replace(stage, **{name: value})
+    if options.export:
+        trainer = Trainer(run, stage, 0, options)
+        save_model(trainer.model, run / "processor", options.export)
         return
     (run / "meeting").unlink(missing_ok=True)
     # Large buffers kept by the allocator rather than given back: two to four times faster here.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
-    spawn(_process, (arguments.processes, run, stages), nprocs=arguments.processes)
+    spawn(_process, (options.processes, run, stage, options), nprocs=options.processes)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ COMMANDS = {
     "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
     "inspect": Command("edgevlm.cli.inspect", "show what a bundle holds"),
     "verify": Command("edgevlm.cli.verify", "check a bundle's files and its stored golden answer"),
+    "eval": Command("edgevlm.cli.eval", "measure what a bundle sees, and whether it looks"),
     "doctor": Command(
         "edgevlm.cli.doctor", "look for what slows or breaks edgevlm on this machine"
     ),

@@ -35,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="threads of each runtime (default: it chooses)",
     )
 
@@ -85,7 +85,7 @@ def load_model(arguments: argparse.Namespace) -> VLM:
     return VLM.from_pretrained(model, device=arguments.device, threads=arguments.threads)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, is {text}")

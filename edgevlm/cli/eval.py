@@ -1,0 +1,137 @@
+"""``edgevlm eval``: what a bundle sees, on pictures that no training has shown it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgevlm.bundle import DEFAULT_MODEL
+from edgevlm.cli import options
+from edgevlm.errors import InputError
+
+if TYPE_CHECKING:
+    from edgevlm.evaluation.question_file import Item
+
+HELP = """\
+Ask a bundle questions with known answers: the built-in test set, whose pictures are drawn from a seed
+that training never uses, or a file of yours. Each question is asked again with another question's
+picture and with a grey one: a model that looks is then right no more often than by chance."""
+
+EXAMPLES = """\
+  edgevlm eval edgevlm-nano
+  edgevlm eval edgevlm-nano --items 50 --checkpoint training/nano --json result.json
+  edgevlm eval ./smolvlm-256m --questions mine/questions.jsonl
+  edgevlm eval --write test-set --items 20
+
+A line of a question file, with paths relative to it:
+  {"row": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}"""
+
+ITEMS = 300
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        nargs="?",
+        default=DEFAULT_MODEL,
+        help="a built-in name, a folder or a hub repository (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--items",
+        metavar="N",
+        type=options.positive,
+        help=f"at most so many in each row (default: {ITEMS}; all of a question file)",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="questions in JSON lines, instead of the built-in test set",
+    )
+    source.add_argument(
+        "--write",
+        metavar="FOLDER",
+        help="write the built-in test set there, with PNG pictures, and ask nothing",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FOLDER",
+        type=Path,
+        help="ask this checkpoint the same through transformers (needs edgevlm[export])",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write all numbers and every answer there"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from edgevlm.evaluation import question_file, report, test_set
+    from edgevlm.evaluation.evaluate import BundleAnswerer, CheckpointAnswerer
+    from edgevlm.evaluation.evaluate import run as put
+    from edgevlm.vlm import VLM
+
+    if arguments.write:
+        if arguments.checkpoint or arguments.json:
+            raise InputError("--write asks nothing; leave out --checkpoint and --json")
+        count = question_file.write(arguments.write, test_set.items(arguments.items or ITEMS))
+        print(f"edgevlm: {count} questions in {arguments.write}", file=sys.stderr)
+        return 0
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise InputError(f"no folder {str(arguments.json.parent)!r} for the file of --json")
+    if arguments.questions:
+        items = _first(question_file.read(arguments.questions), arguments.items)
+    else:
+        items = list(test_set.items(arguments.items or ITEMS))
+    checkpoint = CheckpointAnswerer(arguments.checkpoint) if arguments.checkpoint else None
+    with VLM.from_pretrained(arguments.bundle) as vlm:
+        name, device = vlm.manifest.name, vlm.device
+        answered = put(BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
+    by_checkpoint = None
+    if checkpoint is not None:
+        progress = _progress("checkpoint", len(items))
+        by_checkpoint = put(checkpoint, items, grounding=False, progress=progress)
+    print(report.markdown(report.rows(answered, by_checkpoint)), flush=True)
+    if arguments.json:
+        about = {
+            "model": name,
+            "device": device,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": report.versions(),
+            "checkpoint": str(arguments.checkpoint) if arguments.checkpoint else None,
+            "questions": arguments.questions,
+            "seed": None if arguments.questions else test_set.SEED,
+        }
+        report.write_json(arguments.json, about | report.as_dict(answered, by_checkpoint))
+    return 0
+
+
+def _first(items: list[Item], per_row: int | None) -> list[Item]:
+    """The first items of each row; all if None."""
+    taken: dict[str, int] = {}
+    kept = []
+    for item in items:
+        taken[item.row] = taken.get(item.row, 0) + 1
+        if per_row is None or taken[item.row] <= per_row:
+            kept.append(item)
+    return kept
+
+
+def _progress(name: str, items: int) -> Callable[[int], None]:
+    """Says on stderr how far it is: every 10 seconds, and at the end."""
+    start = last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 10 or done == items:
+            last = now
+            seconds = f"{now - start:.0f} s"
+            print(f"edgevlm: {name}: {done} of {items} items, {seconds}", file=sys.stderr)
+
+    return tell

@@ -1,0 +1,73 @@
+"""The stages of training, each a configuration of the one trainer in `train.py`.
+
+1. `look`: tower and connector alone, from dense labels.
+2. `align-a`, `align-b`, `align-c`: captions, with the connector, the connector and the decoder, or
+   everything in training. The next stage goes on from `align-c`; the others are there to compare.
+3. `instruct`: dialogues about one or two pictures and without any, everything in training.
+4. `polish`: the same again at a lower rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PARTS = ("vision", "connector", "decoder")
+
+_LOOK_LAYOUTS = {
+    "mosaic": 0.42,
+    "page": 0.26,
+    "text": 0.08,
+    "single": 0.08,
+    "mixed": 0.06,
+    "crowd": 0.05,
+    "nested": 0.05,
+}
+_TALK_LAYOUTS = {
+    "single": 0.2,
+    "mixed": 0.28,
+    "crowd": 0.16,
+    "nested": 0.12,
+    "text": 0.24,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training; the learning rate rises over `warm_up` steps, falls as a cosine.
+
+    `batch` is in pictures per process and forward pass, `accumulate` in forward passes per step;
+    `after` names the stage whose result this one starts from; `dense` weighs the dense loss;
+    `talk` is what the decoder learns from (`none`, `captions` or `dialogues`); `pairs` is the share
+    of batches about two pictures.
+    """
+
+    name: str
+    after: str | None
+    pictures: int
+    batch: int
+    rate: float
+    last_rate: float  # as a share of `rate`
+    dense: float
+    talk: str
+    trained: tuple[str, ...] = PARTS
+    layouts: dict[str, float] = field(default_factory=lambda: dict(_TALK_LAYOUTS))
+    pairs: float = 0.0
+    accumulate: int = 1
+    warm_up: int = 100
+
+
+_ALIGN = 3_000
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "look", None, 75_000, 40, 1.4e-3, 0.35, 1.0, "none", PARTS[:2], _LOOK_LAYOUTS
+        ),
+        Stage("align-a", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.0, "captions", ("connector",)),
+        Stage("align-b", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:]),
+        Stage("align-c", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.15, "captions"),
+        Stage("instruct", "align-c", 80_000, 24, 1.2e-3, 0.1, 0.15, "dialogues", pairs=0.12),
+        Stage("polish", "instruct", 20_000, 24, 4e-4, 0.02, 0.1, "dialogues", pairs=0.12),
+    )
+}

@@ -1,0 +1,105 @@
+"""Figures about a model in training: per skill, on scenes that training never sees.
+
+An item counts as right when greedy choice, given the true answer so far, gets each of its tokens
+right; that is what generating it would give, up to equally good wordings. Boxes are judged by their
+digits here, much more strictly than by overlap. Not covered: the test set proper, `edgevlm eval`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import SmolVLMForConditionalGeneration
+
+from edgevlm.evaluation import questions, scenes
+from edgevlm.evaluation.pairs import sample_pair
+from training.data import SHAPES, SIDES, normalise, pictures
+from training.dialogues import Packer, attention, stack_rows
+from training.model import TOKENS, see
+
+SEED = 880_000
+SHOWN = 2  # sample answers per skill
+
+
+class Validation:
+    """Fixed items of each skill, English and Russian in turns."""
+
+    def __init__(self, packer: Packer, tokenizer: Any, per_skill: int) -> None:
+        self._packer, self._tokenizer = packer, tokenizer
+        self._sets: dict[str, tuple[dict[str, Tensor], list[str]]] = {}
+        for number, skill in enumerate(questions.SKILLS):
+            rng = np.random.default_rng([SEED, number])
+            shown, rows, asked = [], [], []
+            while len(rows) < per_skill:
+                language = questions.LANGUAGES[len(rows) % 2]
+                if skill == "two_pictures":
+                    pair = sample_pair(rng, sides=SIDES, shapes=SHAPES)
+                    question = questions.ask_pair(pair, rng, language)
+                    seen = [pair.first, pair.second]
+                else:
+                    layouts = questions.LAYOUTS_FOR[skill]
+                    layout = layouts[int(rng.integers(len(layouts)))]
+                    seen = [scenes.sample(rng, layout, SIDES, shapes=SHAPES)]
+                    question = questions.ask(skill, seen[0], rng, language)
+                if question is None:
+                    continue
+                turns = [(turn.text, turn.answer) for turn in question.turns]
+                rows.append(packer.row([packer.segment(turns, len(seen))]))
+                shown += seen
+                asked.append(question.turns[-1].text)
+            self._sets[skill] = pictures(shown) | stack_rows(rows), asked
+
+    @torch.no_grad()
+    def run(self, model: SmolVLMForConditionalGeneration) -> dict[str, Any]:
+        """Loss, share of right answers per skill, and sample answers."""
+        model.eval()
+        right: dict[str, float] = {}
+        losses: list[float] = []
+        samples: list[str] = []
+        for skill, (batch, asked) in self._sets.items():
+            tokens = see(model, normalise(batch["tiles"]))["tokens"]
+            logits, targets = self._logits(model, tokens, batch), batch["targets"]
+            wanted = targets >= 0
+            losses.append(float(functional.cross_entropy(logits[wanted], targets[wanted])))
+            chosen = logits.argmax(-1)
+            marks = []
+            for i in range(len(targets)):
+                last = self._last_answer(wanted[i])
+                marks.append(bool((chosen[i, last] == targets[i, last]).all()))
+                if i < SHOWN:
+                    said = self._tokenizer.decode(chosen[i, last].tolist())
+                    true = self._tokenizer.decode(targets[i, last].tolist())
+                    samples.append(f"{asked[i]} {said} ({true})")
+            right[skill] = round(float(np.mean(marks)), 3)
+        model.train()
+        return {"validation_loss": round(float(np.mean(losses)), 3), "right": right} | {
+            "samples": samples
+        }
+
+    def _logits(
+        self, model: SmolVLMForConditionalGeneration, tokens: Tensor, batch: dict[str, Tensor]
+    ) -> Tensor:
+        words = model.model.text_model.embed_tokens(batch["ids"])
+        pictures_per_row = len(tokens) // len(words)
+        grouped = tokens.view(len(words), pictures_per_row, TOKENS, -1)
+        for i, first in enumerate(self._packer.picture_positions(pictures_per_row)):
+            words[:, first : first + TOKENS] = grouped[:, i]
+        hidden = model.model.text_model(
+            inputs_embeds=words,
+            attention_mask=attention(batch["owner"]),
+            position_ids=batch["positions"],
+            use_cache=False,
+        ).last_hidden_state
+        logits: Tensor = model.lm_head(hidden)
+        return logits
+
+    @staticmethod
+    def _last_answer(wanted: Tensor) -> Tensor:
+        """The last unbroken run of positions that have a target."""
+        places = wanted.nonzero().squeeze(-1)
+        breaks = (places.diff() > 1).nonzero().squeeze(-1)
+        return places[int(breaks[-1]) + 1 :] if len(breaks) else places
