@@ -1,6 +1,7 @@
 # make ask     install what the runtime needs into .venv and answer a question about a picture
 # make chat    talk about pictures in the terminal
 # make demo    the same in a browser
+# make eval    measure what the built-in model sees, and whether it looks at the picture
 # make test    install everything into .venv; check format, lint and types; run all tests
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
@@ -24,7 +25,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo test format clean
+.PHONY: ask chat demo eval test format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -35,6 +36,9 @@ chat: $(RUNTIME)
 
 demo: $(DEMO)
 	@$(BIN)/edgevlm demo
+
+eval: $(RUNTIME)
+	@$(BIN)/edgevlm eval edgevlm-nano
 
 test: $(EVERYTHING)
 	$(BIN)/ruff format --check .

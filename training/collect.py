@@ -53,7 +53,11 @@ _RUDE = re.compile("^(ass|arse|crap|damn|hell|sex|rape|(shit|fuck|cunt|piss|cock
 def _npm(package: str, scratch: Path) -> Path:
     """The unpacked folder of an npm package."""
     done = subprocess.run(
-        ["npm", "pack", "--silent", package], cwd=scratch, check=True, capture_output=True, text=True
+        ["npm", "pack", "--silent", package],
+        cwd=scratch,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     archive = scratch / done.stdout.split()[-1]
     folder = scratch / archive.stem

@@ -135,9 +135,9 @@ class DenseHeads(nn.Module):
         self, logits: Tensor, labels: dict[str, Tensor], name: str
     ) -> tuple[Tensor, dict[str, float]]:
         """Each class only where it has a meaning; presence everywhere."""
-        kind, color, filled, letter, lettered, there, box = logits[
-            ..., : sum(self.parts)
-        ].split(self.parts, -1)
+        kind, color, filled, letter, lettered, there, box = logits[..., : sum(self.parts)].split(
+            self.parts, -1
+        )
         present, plain = labels["kind"] > 0, labels["color"] >= 0
         letter = letter.unflatten(-1, (2, len(LETTERS)))
         printed = labels["letters"] > 0

@@ -23,11 +23,13 @@ _LOOK_LAYOUTS = {
     "nested": 0.05,
 }
 _TALK_LAYOUTS = {
-    "single": 0.2,
-    "mixed": 0.28,
-    "crowd": 0.16,
-    "nested": 0.12,
-    "text": 0.24,
+    "single": 0.18,
+    "mixed": 0.26,
+    "crowd": 0.14,
+    "nested": 0.10,
+    "text": 0.18,
+    "mosaic": 0.07,
+    "page": 0.07,
 }
 
 
@@ -61,13 +63,11 @@ _ALIGN = 3_000
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(
-            "look", None, 75_000, 40, 1.4e-3, 0.35, 1.0, "none", PARTS[:2], _LOOK_LAYOUTS
-        ),
+        Stage("look", None, 75_000, 40, 1.4e-3, 0.35, 1.0, "none", PARTS[:2], _LOOK_LAYOUTS),
         Stage("align-a", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.0, "captions", ("connector",)),
         Stage("align-b", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:]),
         Stage("align-c", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.15, "captions"),
-        Stage("instruct", "align-c", 80_000, 24, 1.2e-3, 0.1, 0.15, "dialogues", pairs=0.12),
+        Stage("instruct", "align-c", 52_000, 24, 1.2e-3, 0.1, 0.15, "dialogues", pairs=0.12),
         Stage("polish", "instruct", 20_000, 24, 4e-4, 0.02, 0.1, "dialogues", pairs=0.12),
     )
 }

@@ -123,7 +123,7 @@ def drawings(style: str) -> dict[str, Drawing]:
     return found
 
 
-def _turn(points: Points, degrees: float) -> Points:
+def turn(points: Points, degrees: float) -> Points:
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     turned: Points = points @ np.array([[cos, sin], [-sin, cos]])
@@ -147,7 +147,7 @@ def _heart() -> Points:
 def _cross() -> Points:
     arm, end = 0.3, 0.93
     quarter = np.array([[arm, -end], [arm, -arm], [end, -arm]])
-    return np.concatenate([_turn(quarter, 90 * i) for i in range(4)])
+    return np.concatenate([turn(quarter, 90 * i) for i in range(4)])
 
 
 SHAPE_OUTLINES: dict[str, Points] = {
@@ -163,7 +163,7 @@ SHAPE_OUTLINES: dict[str, Points] = {
 def turned_outline(name: str, style: str | None, angle: float, flipped: bool) -> Points:
     """The outline of a shape (no style) or a drawing after mirroring and turning, [n, 2]."""
     outline = SHAPE_OUTLINES[name] if style is None else drawings(style)[name].outline
-    return _turn(outline * np.array([-1.0 if flipped else 1.0, 1.0]), angle)
+    return turn(outline * np.array([-1.0 if flipped else 1.0, 1.0]), angle)
 
 
 @cache

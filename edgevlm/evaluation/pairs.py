@@ -44,12 +44,12 @@ def _sampler(
     styles: Any = drawings.STYLES,
     typefaces: Any = None,
     unseen_words: bool = False,
-) -> scenes._Sampler:
+) -> scenes.SceneSampler:
     given = drawings.seen_typefaces() if typefaces is None else typefaces
-    return scenes._Sampler(rng, sides, styles, given, unseen_words)
+    return scenes.SceneSampler(rng, sides, styles, given, unseen_words)
 
 
-def _instead(sampler: scenes._Sampler, old: Thing, shapes: float) -> Thing:
+def _instead(sampler: scenes.SceneSampler, old: Thing, shapes: float) -> Thing:
     """Another kind in the middle of the old one's box and no larger than it."""
     name = old.name
     while name == old.name:

@@ -70,7 +70,7 @@ class Thing:
 
     @property
     def label(self) -> str:
-        """"red star" or "cat"."""
+        """ "red star" or "cat"."""
         return f"{self.color} {self.name}" if self.color else self.name
 
     def outline(self) -> Points:
@@ -114,7 +114,7 @@ class Word:
         """The corners of the ink's rectangle in pixels, [4, 2]."""
         width, height = self.extent()
         corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]])
-        placed: Points = drawings._turn(corners / 2, self.angle) + np.array([self.x, self.y])
+        placed: Points = drawings.turn(corners / 2, self.angle) + np.array([self.x, self.y])
         return placed
 
     def box(self) -> Box:
@@ -154,7 +154,7 @@ def sample_sides(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int,
     return min(max(width, low), high), min(max(height, low), high)
 
 
-class _Sampler:
+class SceneSampler:
     """One scene in the making."""
 
     def __init__(
@@ -293,11 +293,11 @@ class _Sampler:
         return Scene(self.width, self.height, things, words, ground, end)
 
 
-def _single(s: _Sampler, shapes: float) -> None:
+def _single(s: SceneSampler, shapes: float) -> None:
     s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.35, 0.95))), least=0.3)
 
 
-def _mixed(s: _Sampler, shapes: float) -> None:
+def _mixed(s: SceneSampler, shapes: float) -> None:
     count = int(s.rng.integers(2, 5))
     largest = {2: 0.55, 3: 0.48, 4: 0.44}[count]
     for _ in range(count):
@@ -307,7 +307,7 @@ def _mixed(s: _Sampler, shapes: float) -> None:
         s.add(s.new_thing(name, float(s.rng.uniform(0.24, largest))))
 
 
-def _crowd(s: _Sampler, shapes: float) -> None:
+def _crowd(s: SceneSampler, shapes: float) -> None:
     rng = s.rng
     many, other = s.new_name(max(shapes, 0.5)), s.new_name(max(shapes, 0.5))
     names = [many] * int(rng.integers(0, 7)) + [other] * int(rng.integers(0, 4))
@@ -325,7 +325,7 @@ def _crowd(s: _Sampler, shapes: float) -> None:
         s.add(thing, overlap=min(s.overlap, 0.05))
 
 
-def _nested(s: _Sampler, shapes: float) -> None:
+def _nested(s: SceneSampler, shapes: float) -> None:
     rng = s.rng
     holder = str(rng.choice(("circle", "square", "triangle", "heart")))
     outer = s.new_thing(holder, float(rng.uniform(0.55, 0.8)), filled=False)
@@ -344,21 +344,21 @@ def _nested(s: _Sampler, shapes: float) -> None:
         s.add(s.new_thing(s.new_name(shapes), float(rng.uniform(0.2, 0.35))), overlap=0.0)
 
 
-def _text(s: _Sampler, shapes: float) -> None:
+def _text(s: SceneSampler, shapes: float) -> None:
     text = s.new_text(jumble=0.0 if s.unseen_words else 0.3)
     s.add_word(text, (0.2 + 0.07 * min(len(text), 8), 0.95))
     for _ in range(int(s.rng.choice([0, 0, 1, 2]))):
         s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.22, 0.4))), overlap=0.0)
 
 
-def _mosaic(s: _Sampler, shapes: float) -> None:
+def _mosaic(s: SceneSampler, shapes: float) -> None:
     s.overlap = 0.15
     largest = float(s.rng.uniform(0.28, 0.5))
     for _ in range(int(s.rng.integers(4, 11))):
         s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.2, largest))))
 
 
-def _page(s: _Sampler, shapes: float) -> None:
+def _page(s: SceneSampler, shapes: float) -> None:
     for _ in range(int(s.rng.integers(2, 7))):
         text = s.new_text(jumble=0.6)
         s.add_word(text, (0.09 * len(text), min(0.95, 0.2 * len(text))))
@@ -392,7 +392,7 @@ def sample(
     """
     given = drawings.seen_typefaces() if typefaces is None else typefaces
     while True:
-        sampler = _Sampler(rng, sides, styles, given, unseen_words)
+        sampler = SceneSampler(rng, sides, styles, given, unseen_words)
         _LAYOUTS[layout](sampler, shapes)
         if sampler.things or sampler.words:
             return sampler.scene()
@@ -402,7 +402,10 @@ def _draw_shape(picture: Image.Image, thing: Thing) -> None:
     corners = thing.outline()
     left, top, right, bottom = thing.box()
     left, top = math.floor(left), math.floor(top)
-    large = (math.ceil(right) + 1 - left) * _SUPERSAMPLE, (math.ceil(bottom) + 1 - top) * _SUPERSAMPLE
+    large = (
+        (math.ceil(right) + 1 - left) * _SUPERSAMPLE,
+        (math.ceil(bottom) + 1 - top) * _SUPERSAMPLE,
+    )
     points = [(x, y) for x, y in ((corners - np.array([left, top])) * _SUPERSAMPLE).tolist()]
     mask = Image.new("L", large)
     ImageDraw.Draw(mask).polygon(points, fill=255)
