@@ -150,7 +150,7 @@ def test_partners_have_other_pictures_of_the_same_row(rows: list[tuple[str, list
     items = [
         Item(row, tuple(map(plain, names)), ("?",), ("x",), "words", row) for row, names in rows
     ]
-    found = evaluate.partners(items)
+    found = evaluate.partners(dict(enumerate(items)))
     assert len(set(found.values())) == len(found)
     for one, other in found.items():
         names = [[picture.name for picture in items[i].pictures] for i in (one, other)]
@@ -161,14 +161,14 @@ def test_partners_have_other_pictures_of_the_same_row(rows: list[tuple[str, list
 
 @given(st.integers(2, 50))
 def test_every_item_with_a_picture_of_its_own_gets_a_partner(count: int) -> None:
-    found = evaluate.partners(made(count))
+    found = evaluate.partners(dict(enumerate(made(count))))
     assert sorted(found) == sorted(found.values()) == list(range(count))
     assert all(one != other for one, other in found.items())
 
 
 def test_several_questions_about_one_picture_all_get_another_picture() -> None:
     items = [replace(item, turns=(turn,)) for item in made(3) for turn in "abcd"]
-    assert len(evaluate.partners(items)) == len(items)
+    assert len(evaluate.partners(dict(enumerate(items)))) == len(items)
 
 
 def test_chance_is_the_best_fixed_answer_of_each_family() -> None:
@@ -262,7 +262,7 @@ def test_rows_without_other_pictures_have_no_grounding() -> None:
 def test_report_compares_with_a_checkpoint() -> None:
     items = made(4, "a") + made(2, "b|c")
     answered = evaluate.run(Looking(), items)
-    checkpoint = evaluate.run(Blind(lambda turns: "1"), items, grounding=False)
+    checkpoint = evaluate.run(Blind(lambda turns: "1"), items, grounded_per_row=0)
     rows = report.rows(answered, checkpoint)
     assert [(row.name, row.items, row.difference) for row in rows] == [("a", 4, 75), ("b|c", 2, 50)]
     text = report.markdown(rows)

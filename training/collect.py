@@ -37,17 +37,63 @@ EMOJI = {
 }
 EMOJI_NAMES = "unicode-emoji-json@0.9.0"
 # Families under the SIL Open Font License without a reserved font name, or under Apache 2.0.
-TYPEFACES = (
-    "anton archivo arvo baloo-2 barlow bebas-neue bitter cabin caveat comic-neue courier-prime "
-    "crimson-text dosis exo-2 fira-sans fredoka ibm-plex-mono inconsolata inter karla montserrat "
-    "noto-sans noto-serif nunito open-sans oswald overpass pacifico patrick-hand pt-sans pt-serif "
-    "roboto roboto-slab rubik source-code-pro special-elite titillium-web work-sans zilla-slab"
-).split()
-BOLD = "ibm-plex-mono montserrat noto-serif nunito open-sans oswald roboto roboto-slab".split()
+TYPEFACES = [
+    "anton",
+    "archivo",
+    "arvo",
+    "baloo-2",
+    "barlow",
+    "bebas-neue",
+    "bitter",
+    "cabin",
+    "caveat",
+    "comic-neue",
+    "courier-prime",
+    "crimson-text",
+    "dosis",
+    "exo-2",
+    "fira-sans",
+    "fredoka",
+    "ibm-plex-mono",
+    "inconsolata",
+    "inter",
+    "karla",
+    "montserrat",
+    "noto-sans",
+    "noto-serif",
+    "nunito",
+    "open-sans",
+    "oswald",
+    "overpass",
+    "pacifico",
+    "patrick-hand",
+    "pt-sans",
+    "pt-serif",
+    "roboto",
+    "roboto-slab",
+    "rubik",
+    "source-code-pro",
+    "special-elite",
+    "titillium-web",
+    "work-sans",
+    "zilla-slab",
+]
+BOLD = [
+    "ibm-plex-mono",
+    "montserrat",
+    "noto-serif",
+    "nunito",
+    "open-sans",
+    "oswald",
+    "roboto",
+    "roboto-slab",
+]
 GLYPHS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 WORD_LIST = "wamerican-small"
-_RUDE = re.compile("^(ass|arse|crap|damn|hell|sex|rape|(shit|fuck|cunt|piss|cock|dick|slut|whore|"
-                   "bitch|bastard|fag|rapist|sexy|porn|penis|vagina|anal|anus|boob|nazi).{0,3})$")  # fmt: skip
+_RUDE = re.compile(
+    "^(ass|arse|crap|damn|hell|sex|rape|(shit|fuck|cunt|piss|cock|dick|slut|whore|bitch|bastard|fag|"
+    "rapist|sexy|porn|penis|vagina|anal|anus|boob|nazi).{0,3})$"
+)
 
 
 def _npm(package: str, scratch: Path) -> Path:

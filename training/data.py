@@ -20,7 +20,6 @@ from training.dialogues import Packer, stack_rows
 from training.model import GRID, LONGEST_EDGE, TILE
 from training.stages import Stage
 
-
 SHAPES = 0.3  # share of plain shapes among the things
 SIDES = (144, 256)  # of training pictures, in pixels; drawing larger ones would cost time only
 

@@ -50,6 +50,7 @@ SKILL_WEIGHTS: dict[str, float] = {
 }
 _SKILLS = tuple(SKILL_WEIGHTS)
 _DIALOGUES = (5, 8)  # per scene; the end is left out
+_ROOM = 120  # tokens for a scene's dialogues; rows of like lengths waste little on padding
 _PAIR_DIALOGUES = (3, 6)
 _AT_MOST = 2  # dialogues of one skill per scene
 
@@ -215,7 +216,12 @@ class Packer:
         segments = [self.segment(chat, 1) for chat in chats]
         if rng.random() < 0.15:
             segments.append(self._without_picture(asked, rng))
-        return segments
+        kept, room = [], _ROOM
+        for segment in segments:
+            if len(segment.ids) <= room or not kept:
+                kept.append(segment)
+                room -= len(segment.ids)
+        return kept
 
     def _ask(
         self, scene: Scene, rng: np.random.Generator, skills: Sequence[str], wanted: int

@@ -31,18 +31,25 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """One learning rate for both parts: Muon's update is scaled to AdamW's usual size."""
+    """One learning rate for both kinds: Muon's update is scaled to AdamW's usual size.
+
+    `parts` are modules, each with its share of the learning rate, which stands in its parameter
+    groups as `share`: who sets `lr` multiplies by it.
+    """
 
     def __init__(
         self,
-        matrices: list[nn.Parameter],
-        others: list[nn.Parameter],
+        parts: list[tuple[nn.Module, float]],
         lr: float,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.02,
     ) -> None:
-        groups = [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
+        groups: list[dict[str, Any]] = []
+        for module, share in parts:
+            matrices, others = split_parameters(module)
+            groups.append({"params": matrices, "muon": True, "share": share})
+            groups.append({"params": others, "muon": False, "share": share})
         defaults = {
             "lr": lr,
             "momentum": momentum,

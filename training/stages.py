@@ -52,6 +52,7 @@ class Stage:
     dense: float
     talk: str
     trained: tuple[str, ...] = PARTS
+    tower: float = 1.0  # share of the learning rate that vision tower and connector get
     layouts: dict[str, float] = field(default_factory=lambda: dict(_TALK_LAYOUTS))
     pairs: float = 0.0
     accumulate: int = 1
@@ -64,10 +65,23 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("look", None, 75_000, 40, 1.4e-3, 0.35, 1.0, "none", PARTS[:2], _LOOK_LAYOUTS),
-        Stage("align-a", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.0, "captions", ("connector",)),
-        Stage("align-b", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:]),
-        Stage("align-c", "look", _ALIGN, 24, 1.2e-3, 0.5, 0.15, "captions"),
-        Stage("instruct", "align-c", 52_000, 24, 1.2e-3, 0.1, 0.15, "dialogues", pairs=0.12),
-        Stage("polish", "instruct", 20_000, 24, 4e-4, 0.02, 0.1, "dialogues", pairs=0.12),
+        Stage("align-a", "look", _ALIGN, 12, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:2], warm_up=15),
+        Stage("align-b", "look", _ALIGN, 12, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:], warm_up=15),
+        Stage("align-c", "look", _ALIGN, 12, 1.2e-3, 0.5, 0.15, "captions", warm_up=15),
+        Stage(
+            "instruct",
+            "align-b",
+            56_000,
+            20,
+            1.2e-3,
+            0.05,
+            0.15,
+            "dialogues",
+            tower=0.3,
+            pairs=0.12,
+        ),
+        Stage(
+            "polish", "instruct", 16_000, 20, 4e-4, 0.02, 0.1, "dialogues", tower=0.5, pairs=0.12
+        ),
     )
 }

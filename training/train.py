@@ -32,7 +32,7 @@ from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 from training.data import Batches, normalise
 from training.dialogues import Packer, attention
 from training.model import TOKENS, DenseHeads, nano_config, new_model, save_model, see, take_tower
-from training.optimizer import MuonAdamW, split_parameters
+from training.optimizer import MuonAdamW
 from training.stages import STAGES, Stage
 from training.tokenizer import build_processor, save_processor
 from training.validation import Validation
@@ -162,23 +162,25 @@ class Trainer:
         with open(self.run / f"{self.stage.name}.jsonl", "a", encoding="utf-8") as file:
             file.write(text + "\n")
 
-    def _trained(self) -> nn.Module:
-        core = self.model.model
+    def _trained(self) -> list[tuple[nn.Module, float]]:
+        """What learns in this stage, each with its share of the learning rate."""
+        core, stage = self.model.model, self.stage
         parts = {
-            "vision": [core.vision_model],
-            "connector": [core.connector],
-            "decoder": [core.text_model, self.model.lm_head],
+            "vision": ([core.vision_model], stage.tower),
+            "connector": ([core.connector], stage.tower),
+            "decoder": ([core.text_model, self.model.lm_head], 1.0),
         }
-        chosen = [module for part in self.stage.trained for module in parts[part]]
         self.model.requires_grad_(False)
-        trained = nn.ModuleList([*chosen, self.heads] if self.stage.dense else chosen)
-        return trained.requires_grad_(True)
+        trained = [(nn.ModuleList(parts[p][0]), parts[p][1]) for p in stage.trained]
+        if stage.dense:
+            trained.append((nn.ModuleList([self.heads]), 1.0))
+        return [(module.requires_grad_(True), share) for module, share in trained]
 
     def train(self) -> None:
         """Run the stage to its end, from where it stands."""
         stage, options = self.stage, self.options
-        matrices, others = split_parameters(self._trained())
-        optimizer = MuonAdamW(matrices, others, stage.rate)
+        optimizer = MuonAdamW(self._trained(), stage.rate)
+        learnt = [p for group in optimizer.param_groups for p in group["params"]]
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
         processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -190,14 +192,17 @@ class Trainer:
         figures: dict[str, list[float]] = defaultdict(list)
         started = reported = saved = validated = time.monotonic()
         first = self.pictures
+        parent = os.getppid()
         while self.pictures < stage.pictures:
+            if os.getppid() != parent:
+                raise SystemExit("the process that started this one has ended")
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(stage, self.pictures, self.step)
+                group["lr"] = group["share"] * rate_at(stage, self.pictures, self.step)
             optimizer.zero_grad()
             for _ in range(stage.accumulate):
                 for name, value in self._pass(batches.next()).items():
                     figures[name].append(value)
-            average_gradients(matrices + others)
+            average_gradients(learnt)
             optimizer.step()
             self.step += 1
             self.pictures += stage.batch * stage.accumulate * processes

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HELP = """\
 Ask a bundle questions with known answers: the built-in test set, whose pictures are drawn from a seed
-that training never uses, or a file of yours. Each question is asked again with another question's
-picture and with a grey one: a model that looks is then right no more often than by chance."""
+that training never uses, or a file of yours. The first 100 of each row are asked again with another
+question's picture and with a grey one: a model that looks is then right no more often than by chance."""
 
 EXAMPLES = """\
   edgevlm eval edgevlm-nano
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     by_checkpoint = None
     if checkpoint is not None:
         progress = _progress("checkpoint", len(items))
-        by_checkpoint = put(checkpoint, items, grounding=False, progress=progress)
+        by_checkpoint = put(checkpoint, items, grounded_per_row=0, progress=progress)
     print(report.markdown(report.rows(answered, by_checkpoint)), flush=True)
     if arguments.json:
         about = {

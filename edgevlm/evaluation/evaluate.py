@@ -7,8 +7,8 @@ first message and the model's own answers between the turns. Not covered: time a
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,7 @@ from edgevlm.vlm import VLM
 
 MAX_TOKENS = 60
 BATCH = 16
+GROUNDED_PER_ROW = 100
 
 _GREY = (128, 128, 128)
 
@@ -143,14 +144,14 @@ class Answered:
         return judging.score(self.item.judge, said, self.item.answers)
 
 
-def partners(items: Sequence[Item]) -> dict[int, int]:
+def partners(items: Mapping[int, Item]) -> dict[int, int]:
     """Whose pictures each item gets instead of its own, by index: a derangement.
 
     Partners are of one row and have as many pictures, with other names. An item for which there is
     none, or that has no picture, is left out.
     """
     groups: dict[tuple[str, int], dict[tuple[str, ...], list[int]]] = defaultdict(dict)
-    for index in np.random.default_rng(0).permutation(len(items)).tolist():
+    for index in np.random.default_rng(0).permutation(list(items)).tolist():
         item = items[index]
         names = tuple(picture.name for picture in item.pictures)
         groups[item.row, len(names)].setdefault(names, []).append(index)
@@ -164,20 +165,32 @@ def partners(items: Sequence[Item]) -> dict[int, int]:
     return found
 
 
+def _first(items: Sequence[Item], per_row: int) -> dict[int, Item]:
+    """The first items of each row, by index."""
+    taken: Counter[str] = Counter()
+    kept = {}
+    for index, item in enumerate(items):
+        taken[item.row] += 1
+        if taken[item.row] <= per_row:
+            kept[index] = item
+    return kept
+
+
 def run(
     answerer: Answerer,
     items: Sequence[Item],
     *,
-    grounding: bool = True,
+    grounded_per_row: int = GROUNDED_PER_ROW,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answered]:
     """Put every item to a model, in batches.
 
     Args:
-        grounding: ask each item again with other pictures, and with grey ones of the same size.
+        grounded_per_row: ask the first so many items of each row again with other pictures, and
+            with grey ones of the same size.
         progress: is told after each batch how many items are done.
     """
-    others = partners(items) if grounding else {}
+    others = partners(_first(items, grounded_per_row))
     answered: list[Answered] = []
     for first in range(0, len(items), BATCH):
         batch = range(first, min(first + BATCH, len(items)))
