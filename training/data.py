@@ -21,6 +21,7 @@ from training.model import GRID, LONGEST_EDGE, TILE
 from training.stages import Stage
 
 SHAPES = 0.3  # share of plain shapes among the things
+KNOWN = 8_000  # pictures that a process remembers; 51 kB each
 SIDES = (144, 256)  # of training pictures, in pixels; drawing larger ones would cost time only
 
 
@@ -48,10 +49,12 @@ def dense_labels(scene: Scene) -> dict[str, NDArray[np.generic]]:
     return vars(labels.label(scene, GRID))
 
 
-def pictures(batch: list[Scene]) -> dict[str, Tensor]:
-    """`tiles` [n, 3, TILE, TILE] uint8 and the dense labels, each [n, patches, ...]."""
-    dense = [dense_labels(scene) for scene in batch]
-    out = {k: torch.from_numpy(np.stack([one[k] for one in dense])) for k in dense[0]}
+def pictures(batch: list[Scene], dense: bool = True) -> dict[str, Tensor]:
+    """`tiles` [n, 3, TILE, TILE] uint8 and if wished the dense labels, each [n, patches, ...]."""
+    out: dict[str, Tensor] = {}
+    if dense:
+        found = [dense_labels(scene) for scene in batch]
+        out = {k: torch.from_numpy(np.stack([one[k] for one in found])) for k in found[0]}
     out["tiles"] = torch.from_numpy(np.stack([squeeze(scenes.draw(s)) for s in batch]))
     return out
 
@@ -68,6 +71,8 @@ class Batches:
         self._rng = np.random.default_rng(seed)
         self._stage, self._packer = stage, packer
         self._size = size or stage.batch
+        self._known: list[tuple[Scene, Tensor]] = []
+        self._fresh: list[Scene] = []
         self._layouts = list(stage.layouts)
         self._shares = np.cumsum(list(stage.layouts.values())) / sum(stage.layouts.values())
 
@@ -77,13 +82,33 @@ class Batches:
 
     def next(self) -> dict[str, Tensor]:
         rng, packer, talk = self._rng, self._packer, self._stage.talk
+        dense = self._stage.dense > 0
         if packer is not None and talk != "none" and rng.random() < self._stage.pairs:
             pairs = [sample_pair(rng, sides=SIDES, shapes=SHAPES) for _ in range(self._size // 2)]
             rows = [packer.row(packer.about_pair(pair, rng)) for pair in pairs]
             both = [scene for pair in pairs for scene in (pair.first, pair.second)]
-            return pictures(both) | stack_rows(rows)
-        batch = [self._scene() for _ in range(self._size)]
+            self._fresh = []
+            return pictures(both, dense) | stack_rows(rows)
+        known = self._known
+        recalled = self._stage.recalled if len(known) > self._size else 0
+        batch = [self._scene() for _ in range(self._size - recalled)]
+        self._fresh = batch
         if packer is None or talk == "none":
             return pictures(batch)
         speak = packer.captions if talk == "captions" else packer.about
-        return pictures(batch) | stack_rows([packer.row(speak(s, rng)) for s in batch])
+        again = [known[int(rng.integers(len(known)))] for _ in range(recalled)]
+        rows = [packer.row(speak(s, rng)) for s in [*batch, *(scene for scene, _ in again)]]
+        out = pictures(batch, dense) | stack_rows(rows)
+        if again:
+            out["recalled"] = torch.stack([patches for _, patches in again]).float()
+        return out
+
+    def remember(self, patches: Tensor) -> None:
+        """Keep what the resting tower made of the last batch's pictures, [n, patches, width].
+
+        Later batches ask other questions about them, without drawing or encoding them again.
+        """
+        if self._stage.recalled and len(patches) == len(self._fresh):
+            halves = patches.detach().half().unbind()
+            self._known += zip(self._fresh, (half.clone() for half in halves), strict=True)
+            del self._known[: max(0, len(self._known) - KNOWN)]

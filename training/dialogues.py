@@ -37,16 +37,16 @@ BLUR = 0.04  # as in `questions.ask`
 RUSSIAN = 1 / 3  # share of the dialogues
 # How often each skill is tried; what a scene does not allow is left out.
 SKILL_WEIGHTS: dict[str, float] = {
-    "name": 1.5,
+    "name": 0.8,
     "attribute": 1.0,
-    "count": 1.4,
-    "relation": 1.4,
-    "point": 1.8,
+    "count": 1.8,
+    "relation": 1.6,
+    "point": 1.2,
     "read": 1.2,
-    "yes_no": 1.0,
-    "describe": 1.6,
-    "many_turns": 0.8,
-    "refuse": 0.5,
+    "yes_no": 1.8,
+    "describe": 1.0,
+    "many_turns": 1.0,
+    "refuse": 1.2,
 }
 _SKILLS = tuple(SKILL_WEIGHTS)
 _DIALOGUES = (5, 8)  # per scene; the end is left out
@@ -216,7 +216,8 @@ class Packer:
         segments = [self.segment(chat, 1) for chat in chats]
         if rng.random() < 0.15:
             segments.append(self._without_picture(asked, rng))
-        kept, room = [], _ROOM
+        kept: list[Segment] = []
+        room = _ROOM
         for segment in segments:
             if len(segment.ids) <= room or not kept:
                 kept.append(segment)

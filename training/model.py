@@ -221,6 +221,133 @@ def save_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def start_from(model: SmolVLMForConditionalGeneration, folder: Path) -> None:
+    """Start from another checkpoint: from all of it, or from its tower and connector.
+
+    The tower is taken alone where the decoder has another shape or vocabulary. Its learnt
+    positions, a square grid, are stretched to this model's.
+    """
+    other: Any = SmolVLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, other)]
+    if shapes[0] == shapes[1]:
+        model.load_state_dict(other.state_dict())
+        return
+    core = other.model
+    state = core.vision_model.state_dict()
+    name = "embeddings.position_embedding.weight"
+    side = math.isqrt(len(state[name]))
+    grid = state[name].T.reshape(1, -1, side, side)
+    grid = functional.interpolate(grid, (GRID, GRID), mode="bicubic", align_corners=False)
+    state[name] = grid.reshape(-1, GRID * GRID).T.contiguous()
+    model.model.vision_model.load_state_dict(state)
+    model.model.connector.load_state_dict(core.connector.state_dict())
+
+
+class DenseHeads(nn.Module):
+    """What stands where, read from a middle layer, from the last patches and from the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vision, text = VISION_WIDTH, TEXT_WIDTH
+        # kind, colour, filled, letters in two halves, whether letters are there, thing there, box
+        self.parts = [len(KINDS), len(COLORS), 1, 2 * len(LETTERS), 2, 1, 4]
+        self.middle_norm = nn.LayerNorm(vision)
+        self.middle = nn.Linear(vision, sum(self.parts) + 16)
+        self.patch = nn.Linear(vision, sum(self.parts))
+        self.token_norm = nn.LayerNorm(text)
+        self.token = nn.Linear(text, SHUFFLE * SHUFFLE * sum(self.parts))
+        self.centre = nn.Linear(text, SHUFFLE * SHUFFLE)
+
+    def _loss(
+        self, logits: Tensor, labels: dict[str, Tensor], name: str
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Each class only where it has a meaning; presence everywhere."""
+        kind, color, filled, letter, lettered, there, box = logits[..., : sum(self.parts)].split(
+            self.parts, -1
+        )
+        present, plain = labels["kind"] > 0, labels["color"] >= 0
+        letter = letter.unflatten(-1, (2, len(LETTERS)))
+        printed = labels["letters"] > 0
+        kind, true_kind = kind[present], labels["kind"][present] - 1
+        color, true_color = color[plain], labels["color"][plain]
+        letter, true_letter = letter[printed], labels["letters"][printed] - 1
+        binary = functional.binary_cross_entropy_with_logits
+        pieces = [
+            1.5 * _mean_cross_entropy(kind, true_kind),
+            _mean_cross_entropy(color, true_color),
+            0.3 * binary(filled[plain].squeeze(-1), labels["filled"][plain].float())
+            if plain.any()
+            else filled.sum() * 0,
+            1.5 * _mean_cross_entropy(letter, true_letter),
+            binary(lettered, printed.float()),
+            binary(there.squeeze(-1), present.float()),
+            8 * functional.smooth_l1_loss(box[present], labels["box"][present], beta=0.05),
+        ]
+        if logits.shape[-1] > sum(self.parts):
+            pieces.append(binary(logits[..., -16:], labels["inside"]))
+        figures = {
+            f"{name}_kind": _share_right(kind, true_kind),
+            f"{name}_color": _share_right(color, true_color),
+            f"{name}_letter": _share_right(letter, true_letter),
+        }
+        return torch.stack(pieces).sum(), figures
+
+    def forward(
+        self, middle: Tensor, patches: Tensor, tokens: Tensor, labels: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The summed loss and the share of right classes where each has a meaning."""
+        normed = self.token_norm(tokens)
+        total, figures = self._loss(_by_patch(self.token(normed)), labels, "token")
+        centre = _by_patch(self.centre(normed)).squeeze(-1)
+        weight = 1 + 7 * labels["centre"]  # few cells hold a centre
+        total = total + functional.binary_cross_entropy_with_logits(
+            centre, labels["centre"], weight
+        )
+        for logits, name, share in (
+            (self.patch(patches), "patch", 1.0),
+            (self.middle(self.middle_norm(middle)), "middle", 0.5),
+        ):
+            loss, more = self._loss(logits, labels, name)
+            total = total + share * loss
+            figures |= more if name == "patch" else {}
+        return total, figures
+
+
+def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
+
+
+def _share_right(logits: Tensor, classes: Tensor) -> float:
+    return float((logits.argmax(-1) == classes).float().mean()) if len(classes) else math.nan
+
+
+def save_model(
+    model: SmolVLMForConditionalGeneration, processor_folder: Path, folder: Path
+) -> None:
+    """Write the checkpoint in float16 aside, then put it in place of `folder`."""
+    aside, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for left in (aside, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(processor_folder, aside)
+    half = SmolVLMForConditionalGeneration(model.config)
+    half.load_state_dict(model.state_dict())
+    text: Any = model.config.text_config
+    half.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=64,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+    )
+    half.half().save_pretrained(aside)
+    for file in aside.iterdir():
+        file.chmod(0o644)
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def take_tower(model: SmolVLMForConditionalGeneration, folder: Path) -> None:
     """Start tower and connector from another checkpoint of the same shape but for its tile.
 

@@ -2,14 +2,16 @@
 
 1. `look`: tower and connector alone, from dense labels.
 2. `align-a`, `align-b`, `align-c`: captions, with the connector, the connector and the decoder, or
-   everything in training. The next stage goes on from `align-c`; the others are there to compare.
+   everything in training. The next stage goes on from `align-b`; the others are there to compare.
 3. `instruct`: dialogues about one or two pictures and without any, everything in training.
-4. `polish`: the same again at a lower rate.
+4. `converse`: the same with the tower at rest, for twice the pictures per second.
+5. `polish`: everything again, at a lower rate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 PARTS = ("vision", "connector", "decoder")
 
@@ -49,39 +51,55 @@ class Stage:
     batch: int
     rate: float
     last_rate: float  # as a share of `rate`
-    dense: float
-    talk: str
+    dense: float = 0.0
+    talk: str = "none"
     trained: tuple[str, ...] = PARTS
     tower: float = 1.0  # share of the learning rate that vision tower and connector get
     layouts: dict[str, float] = field(default_factory=lambda: dict(_TALK_LAYOUTS))
     pairs: float = 0.0
+    recalled: int = 0  # pictures of a batch that were seen before; only where the tower rests
     accumulate: int = 1
     warm_up: int = 100
 
 
-_ALIGN = 3_000
+_ALIGN: dict[str, Any] = {
+    "after": "look",
+    "pictures": 3_000,
+    "batch": 12,
+    "rate": 1.2e-3,
+    "last_rate": 0.5,
+}
+_TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.12}
 
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("look", None, 75_000, 40, 1.4e-3, 0.35, 1.0, "none", PARTS[:2], _LOOK_LAYOUTS),
-        Stage("align-a", "look", _ALIGN, 12, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:2], warm_up=15),
-        Stage("align-b", "look", _ALIGN, 12, 1.2e-3, 0.5, 0.0, "captions", PARTS[1:], warm_up=15),
-        Stage("align-c", "look", _ALIGN, 12, 1.2e-3, 0.5, 0.15, "captions", warm_up=15),
         Stage(
+            "look",
+            None,
+            75_000,
+            40,
+            1.4e-3,
+            0.35,
+            dense=1.0,
+            trained=PARTS[:2],
+            layouts=_LOOK_LAYOUTS,
+        ),
+        Stage("align-a", **_ALIGN, talk="captions", trained=("connector",), warm_up=15),
+        Stage("align-b", **_ALIGN, talk="captions", trained=("connector", "decoder"), warm_up=15),
+        Stage("align-c", **_ALIGN, talk="captions", dense=0.15, warm_up=15),
+        Stage("instruct", "align-b", 20_000, 20, 1.2e-3, 0.7, dense=0.15, tower=0.3, **_TALK),
+        Stage(
+            "converse",
             "instruct",
-            "align-b",
-            56_000,
-            20,
+            44_000,
+            36,
             1.2e-3,
             0.05,
-            0.15,
-            "dialogues",
-            tower=0.3,
-            pairs=0.12,
+            trained=PARTS[1:],
+            recalled=24,
+            **_TALK,
         ),
-        Stage(
-            "polish", "instruct", 16_000, 20, 4e-4, 0.02, 0.1, "dialogues", tower=0.5, pairs=0.12
-        ),
+        Stage("polish", "converse", 8_400, 20, 4e-4, 0.02, dense=0.1, tower=0.5, **_TALK),
     )
 }

@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
 from training.data import Batches, normalise
 from training.dialogues import Packer, attention
-from training.model import TOKENS, DenseHeads, nano_config, new_model, save_model, see, take_tower
+from training.model import TOKENS, DenseHeads, nano_config, new_model, save_model, see, start_from
 from training.optimizer import MuonAdamW
 from training.stages import STAGES, Stage
 from training.tokenizer import build_processor, save_processor
@@ -121,18 +121,18 @@ class Trainer:
         return self.run / f"{stage}.pt"
 
     def _load(self) -> None:
-        own = self._file(self.stage.name)
-        file = own
+        file = own = self._file(self.stage.name)
         if not own.exists():
+            if self.options.start:
+                start_from(self.model, self.options.start)
+                return
             if self.stage.after is None:
-                if self.options.tower:
-                    take_tower(self.model, self.options.tower)
                 return
             file = self._file(self.stage.after)
             if not file.exists():
                 raise SystemExit(
                     f"{file} does not exist: run the stage {self.stage.after!r} before "
-                    f"{self.stage.name!r}"
+                    f"{self.stage.name!r}, or name a checkpoint with --start"
                 )
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
@@ -200,7 +200,7 @@ class Trainer:
                 group["lr"] = group["share"] * rate_at(stage, self.pictures, self.step)
             optimizer.zero_grad()
             for _ in range(stage.accumulate):
-                for name, value in self._pass(batches.next()).items():
+                for name, value in self._pass(batches).items():
                     figures[name].append(value)
             average_gradients(learnt)
             optimizer.step()
@@ -226,22 +226,26 @@ class Trainer:
             self._log({"stage": stage.name, "pictures": self.pictures} | validation.run(self.model))
         self._save(None)
 
-    def _pass(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def _pass(self, batches: Batches) -> dict[str, float]:
         """Forward and backward through one batch."""
-        stage = self.stage
+        stage, batch = self.stage, batches.next()
         low = torch.autocast("cpu", torch.bfloat16) if self.options.bf16 else None
         with low or contextlib.nullcontext():
             frozen = not {"vision", "connector"} & set(stage.trained)
             with torch.no_grad() if frozen else contextlib.nullcontext():
                 seen = see(self.model, normalise(batch["tiles"]))
+            tokens: Tensor = seen["tokens"]
+            batches.remember(seen["patches"])
+            if "recalled" in batch:
+                tokens = torch.cat([tokens, self.model.model.connector(batch["recalled"])])
             figures: dict[str, float] = {}
             losses = []
             if stage.dense:
                 dense, figures = self.heads(seen["middle"], seen["patches"], seen["tokens"], batch)
                 losses.append(stage.dense * dense)
             if stage.talk != "none":
-                at = self.packer.picture_positions(len(batch["tiles"]) // len(batch["ids"]))
-                hidden = decode(self.model, seen["tokens"], batch, at)
+                at = self.packer.picture_positions(len(tokens) // len(batch["ids"]))
+                hidden = decode(self.model, tokens, batch, at)
                 spoken, more = language_loss(self.model, hidden, batch["targets"])
                 losses.append(spoken)
                 figures |= more
@@ -268,7 +272,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="pictures per process and pass")
     parser.add_argument("--accumulate", type=int, help="passes per step")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--tower", type=Path, help="checkpoint whose tower the first stage takes")
+    parser.add_argument("--start", type=Path, help="checkpoint to start from, not the stage before")
     parser.add_argument("--bf16", action="store_true", help="for CPUs that are fast at it (AMX)")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, slower")
     parser.add_argument("--validation", type=int, default=24, metavar="N", help="items per skill")

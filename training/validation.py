@@ -33,7 +33,9 @@ class Validation:
         self._sets: dict[str, tuple[dict[str, Tensor], list[str]]] = {}
         for number, skill in enumerate(questions.SKILLS):
             rng = np.random.default_rng([SEED, number])
-            shown, rows, asked = [], [], []
+            shown: list[scenes.Scene] = []
+            rows: list[dict[str, Any]] = []
+            asked: list[str] = []
             while len(rows) < per_skill:
                 language = questions.LANGUAGES[len(rows) % 2]
                 if skill == "two_pictures":
@@ -51,7 +53,7 @@ class Validation:
                 rows.append(packer.row([packer.segment(turns, len(seen))]))
                 shown += seen
                 asked.append(question.turns[-1].text)
-            self._sets[skill] = pictures(shown) | stack_rows(rows), asked
+            self._sets[skill] = pictures(shown, dense=False) | stack_rows(rows), asked
 
     @torch.no_grad()
     def run(self, model: SmolVLMForConditionalGeneration) -> dict[str, Any]:
