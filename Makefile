@@ -7,7 +7,7 @@
 # make clean   remove .venv and all caches
 
 PYTHON ?= python3
-IMAGE ?= examples/scene.png
+IMAGE ?= examples/shapes.png
 QUESTION ?= What is in the picture?
 
 # A plugin of another program that carries SmolLM2 itself: the tests take its tokenizer.

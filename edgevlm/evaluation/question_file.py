@@ -127,6 +127,19 @@ def _load(path: Path) -> Image.Image:
     return Image.fromarray(load_image(path))
 
 
+def fields_of(item: Item) -> dict[str, Any]:
+    """An item as a line of a question file has it."""
+    return {
+        "row": item.row,
+        "images": [picture.name for picture in item.pictures],
+        "turns": item.turns,
+        "answers": item.answers,
+        "judge": item.judge,
+        "family": item.family,
+        "chance": item.chance,
+    }
+
+
 def write(folder: str | os.PathLike[str], items: Iterable[Item]) -> int:
     """Write ``questions.jsonl`` and every picture as PNG under its name; returns how many items.
 
@@ -145,16 +158,7 @@ def write(folder: str | os.PathLike[str], items: Iterable[Item]) -> int:
                     target = folder / picture.name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     picture.open().save(target, "PNG")
-                fields = {
-                    "row": item.row,
-                    "images": [picture.name for picture in item.pictures],
-                    "turns": item.turns,
-                    "answers": item.answers,
-                    "judge": item.judge,
-                    "family": item.family,
-                    "chance": item.chance,
-                }
-                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                file.write(json.dumps(fields_of(item), ensure_ascii=False) + "\n")
                 count += 1
     except OSError as error:
         raise InputError(f"cannot write the questions to {folder}: {error}") from error

@@ -20,7 +20,7 @@ import edgevlm
 from edgevlm.errors import InputError
 from edgevlm.evaluation import judging
 from edgevlm.evaluation.evaluate import Answered
-from edgevlm.evaluation.question_file import Item
+from edgevlm.evaluation.question_file import Item, fields_of
 from edgevlm.export.dependencies import installed
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
@@ -225,18 +225,7 @@ def as_dict(
         lines.append(line)
     answers = []
     for index, one in enumerate(answered):
-        item = one.item
-        entry: dict[str, Any] = {
-            "row": item.row,
-            "images": [picture.name for picture in item.pictures],
-            "turns": item.turns,
-            "answers": item.answers,
-            "judge": item.judge,
-            "family": item.family,
-            "chance": item.chance,
-            "said": one.said,
-            "score": one.score(one.said),
-        }
+        entry = fields_of(one.item) | {"said": one.said, "score": one.score(one.said)}
         if one.swapped is not None:
             entry["other_images"] = [picture.name for picture in one.swapped.pictures]
             entry["said_with_other"] = one.swapped.said
