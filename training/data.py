@@ -17,11 +17,11 @@ from edgevlm.evaluation.pairs import sample_pair
 from edgevlm.evaluation.scenes import Scene
 from training import labels
 from training.dialogues import Packer, stack_rows
+from training.grounding import Finder, ground
 from training.model import GRID, LONGEST_EDGE, TILE
 from training.stages import Stage
 
 SHAPES = 0.3  # share of plain shapes among the things
-KNOWN = 8_000  # pictures that a process remembers; 51 kB each
 SIDES = (144, 256)  # of training pictures, in pixels; drawing larger ones would cost time only
 
 
@@ -66,13 +66,16 @@ class Batches:
     """
 
     def __init__(
-        self, seed: list[int], stage: Stage, packer: Packer | None, size: int | None = None
+        self,
+        seed: list[int],
+        stage: Stage,
+        packer: Packer | None = None,
+        finder: Finder | None = None,
+        size: int | None = None,
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._stage, self._packer = stage, packer
+        self._stage, self._packer, self._finder = stage, packer, finder
         self._size = size or stage.batch
-        self._known: list[tuple[Scene, Tensor]] = []
-        self._fresh: list[Scene] = []
         self._layouts = list(stage.layouts)
         self._shares = np.cumsum(list(stage.layouts.values())) / sum(stage.layouts.values())
 
@@ -83,32 +86,18 @@ class Batches:
     def next(self) -> dict[str, Tensor]:
         rng, packer, talk = self._rng, self._packer, self._stage.talk
         dense = self._stage.dense > 0
-        if packer is not None and talk != "none" and rng.random() < self._stage.pairs:
+        if packer is None or talk == "none":
+            return pictures([self._scene() for _ in range(self._size)], dense)
+        shown: list[list[Scene]]
+        if rng.random() < self._stage.pairs:
             pairs = [sample_pair(rng, sides=SIDES, shapes=SHAPES) for _ in range(self._size // 2)]
             rows = [packer.row(packer.about_pair(pair, rng)) for pair in pairs]
-            both = [scene for pair in pairs for scene in (pair.first, pair.second)]
-            self._fresh = []
-            return pictures(both, dense) | stack_rows(rows)
-        known = self._known
-        recalled = self._stage.recalled if len(known) > self._size else 0
-        batch = [self._scene() for _ in range(self._size - recalled)]
-        self._fresh = batch
-        if packer is None or talk == "none":
-            return pictures(batch)
-        speak = packer.captions if talk == "captions" else packer.about
-        again = [known[int(rng.integers(len(known)))] for _ in range(recalled)]
-        rows = [packer.row(speak(s, rng)) for s in [*batch, *(scene for scene, _ in again)]]
-        out = pictures(batch, dense) | stack_rows(rows)
-        if again:
-            out["recalled"] = torch.stack([patches for _, patches in again]).float()
+            shown = [[pair.first, pair.second] for pair in pairs]
+        else:
+            speak = packer.captions if talk == "captions" else packer.about
+            shown = [[self._scene()] for _ in range(self._size)]
+            rows = [packer.row(speak(scene, rng)) for (scene,) in shown]
+        out = pictures([scene for row in shown for scene in row], dense) | stack_rows(rows)
+        if self._finder is not None and self._stage.attention:
+            out |= ground(self._finder, rows, shown)
         return out
-
-    def remember(self, patches: Tensor) -> None:
-        """Keep what the resting tower made of the last batch's pictures, [n, patches, width].
-
-        Later batches ask other questions about them, without drawing or encoding them again.
-        """
-        if self._stage.recalled and len(patches) == len(self._fresh):
-            halves = patches.detach().half().unbind()
-            self._known += zip(self._fresh, (half.clone() for half in halves), strict=True)
-            del self._known[: max(0, len(self._known) - KNOWN)]

@@ -1,7 +1,8 @@
 """Dense labels: what stands in every cell of a square grid over a scene's picture.
 
 They teach the vision tower directly, long before a decoder can ask about the picture. Covered:
-things (kind, colour, filled or not, where, how large) and the letters of printed words.
+things (kind, colour, filled or not, where, how large) and the letters of printed words with their
+places in the word.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ _KIND = {name: i + 1 for i, name in enumerate(KINDS)}
 _COLOR = {name: i for i, name in enumerate(COLORS)}
 
 
+def color_index(color: str | None) -> int:
+    """Index into COLORS; -1 for a drawing, which has none."""
+    return -1 if color is None else _COLOR[color]
+
+
 @dataclass(frozen=True)
 class Labels:
     """Per cell, rows first.
 
     `kind` [cells]: 1 + index into KINDS, 0 for the ground. `color` [cells]: index into COLORS,
     -1 where no plain shape is. `filled` [cells]: 1, or 0 for an outlined shape, -1 as for colour.
-    `inside` [cells, 16]: which of the cell's 4 x 4 parts a thing covers. `box` [cells, 4]: where the
-    middle of the thing's box lies from the cell's centre, and the box's width and height, as
-    fractions of the picture. `centre` [cells]: whether a thing's middle lies here. `letters`
-    [cells, 2]: the letter over the middle of the cell's left and right half, 1 + index into
-    LETTERS, 0 where none is.
+    `inside` [cells, 16]: which of the cell's 4 x 4 parts a thing covers. `box` [cells, 4]: the middle,
+    the width and the height of the thing's box as fractions of the picture. `centre` [cells]: whether
+    a thing's middle lies here. `letters` [cells, 2]: the letter over the middle of the cell's left
+    and right half, 1 + index into LETTERS, 0 where none is. `order` [cells, 2]: which letter of its
+    word that is, from 0, -1 where none is.
     """
 
     kind: NDArray[np.int64]
@@ -43,10 +49,11 @@ class Labels:
     box: NDArray[np.float32]
     centre: NDArray[np.float32]
     letters: NDArray[np.int64]
+    order: NDArray[np.int64]
 
 
-def _letters(word: Word, scene: Scene, grid: int) -> NDArray[np.int64]:
-    """The word's letter at the middle of each half cell, [grid, 2 * grid]."""
+def letter_order(word: Word, scene: Scene, grid: int) -> NDArray[np.int64]:
+    """Which letter of the word is at the middle of each half cell, or -1; [grid, 2 * grid]."""
     x = (np.arange(2 * grid) + 0.5) / (2 * grid) * scene.width - word.x
     y = (np.arange(grid) + 0.5) / grid * scene.height - word.y
     turn = math.radians(word.angle)
@@ -57,8 +64,7 @@ def _letters(word: Word, scene: Scene, grid: int) -> NDArray[np.int64]:
     half_cell = scene.height / grid / 2
     index = np.searchsorted(word.edges(), along + width / 2)
     here = (np.abs(across) <= max(height / 2, half_cell)) & (np.abs(along) <= width / 2)
-    codes = np.array([LETTERS.index(c) + 1 for c in word.text.lower()])
-    found: NDArray[np.int64] = np.where(here, codes[np.minimum(index, len(codes) - 1)], 0)
+    found: NDArray[np.int64] = np.where(here, np.minimum(index, len(word.text) - 1), -1)
     return found
 
 
@@ -79,7 +85,7 @@ def label(scene: Scene, grid: int) -> Labels:
     owner = counts.argmax(-1)  # a thing needs two of the sixteen parts
 
     kinds = np.array([0, *(_KIND[t.name] for t in scene.things)])
-    colors = np.array([-1, *(_COLOR[t.color] if t.color else -1 for t in scene.things)])
+    colors = np.array([-1, *(color_index(t.color) for t in scene.things)])
     filled = np.array([-1, *(int(t.filled) if t.color else -1 for t in scene.things)])
     boxes = np.zeros((len(scene.things) + 1, 4))
     centre = np.zeros((grid, grid), np.float32)
@@ -89,21 +95,21 @@ def label(scene: Scene, grid: int) -> Labels:
         boxes[i + 1] = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
         row, column = int(boxes[i + 1, 1] * grid), int(boxes[i + 1, 0] * grid)
         centre[min(row, grid - 1), min(column, grid - 1)] = 1
-    box = boxes[owner]
-    middle = (np.arange(grid) + 0.5) / grid
-    box[..., 0] -= middle[None, :]
-    box[..., 1] -= middle[:, None]
-    box[owner == 0] = 0
     letters = np.zeros((grid, 2 * grid), np.int64)
+    orders = np.full((grid, 2 * grid), -1)
     for word in scene.words:
-        letters = np.maximum(letters, _letters(word, scene, grid))
+        order = letter_order(word, scene, grid)
+        codes = np.array([LETTERS.index(c) + 1 for c in word.text.lower()])
+        letters = np.where(order >= 0, codes[order], letters)
+        orders = np.maximum(orders, order)
     flat = grid * grid
     return Labels(
         kind=kinds[owner].reshape(flat),
         color=colors[owner].reshape(flat),
         filled=filled[owner].reshape(flat),
         inside=(parts > 0).astype(np.float32).reshape(flat, 16),
-        box=box.astype(np.float32).reshape(flat, 4),
+        box=boxes[owner].astype(np.float32).reshape(flat, 4),
         centre=centre.reshape(flat),
         letters=letters.reshape(flat, 2),
+        order=orders.reshape(flat, 2),
     )

@@ -29,6 +29,7 @@ LONGEST_EDGE = 224  # a picture's longer side before it is squeezed to the tile
 VOCABULARY = 2048
 VISION_WIDTH = 256
 TEXT_WIDTH = 256
+LONGEST_WORD = 8  # letters
 MIDDLE_LAYER = 3  # the tower's layer that the middle head reads
 
 
@@ -56,7 +57,7 @@ def nano_config(token_ids: dict[str, int]) -> SmolVLMConfig:
             "head_dim": 64,
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
             "tie_word_embeddings": False,
             "bos_token_id": token_ids["<|im_start|>"],
             "eos_token_id": end,
@@ -125,8 +126,9 @@ class DenseHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         vision, text = VISION_WIDTH, TEXT_WIDTH
-        # kind, colour, filled, letters in two halves, whether letters are there, thing there, box
-        self.parts = [len(KINDS), len(COLORS), 1, 2 * len(LETTERS), 2, 1, 4]
+        # kind, colour, filled, letters in two halves, whether they are there, which of their word's
+        # they are, thing there, box
+        self.parts = [len(KINDS), len(COLORS), 1, 2 * len(LETTERS), 2, 2 * LONGEST_WORD, 1, 4]
         self.middle_norm = nn.LayerNorm(vision)
         self.middle = nn.Linear(vision, sum(self.parts) + 16)
         self.patch = nn.Linear(vision, sum(self.parts))
@@ -134,19 +136,26 @@ class DenseHeads(nn.Module):
         self.token = nn.Linear(text, SHUFFLE * SHUFFLE * sum(self.parts))
         self.centre = nn.Linear(text, SHUFFLE * SHUFFLE)
 
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """What tells a token's kind and colour, over all its patches: [kinds, width], [8, width]."""
+        weight = self.token.weight * self.token_norm.weight
+        each = weight.view(SHUFFLE * SHUFFLE, sum(self.parts), -1).mean(0)
+        kinds = self.parts[0]
+        return each[:kinds], each[kinds : kinds + self.parts[1]]
+
     def _loss(
         self, logits: Tensor, labels: dict[str, Tensor], name: str
     ) -> tuple[Tensor, dict[str, float]]:
         """Each class only where it has a meaning; presence everywhere."""
-        kind, color, filled, letter, lettered, there, box = logits[..., : sum(self.parts)].split(
-            self.parts, -1
-        )
+        split = logits[..., : sum(self.parts)].split(self.parts, -1)
+        kind, color, filled, letter, lettered, order, there, box = split
         present, plain = labels["kind"] > 0, labels["color"] >= 0
         letter = letter.unflatten(-1, (2, len(LETTERS)))
         printed = labels["letters"] > 0
         kind, true_kind = kind[present], labels["kind"][present] - 1
         color, true_color = color[plain], labels["color"][plain]
         letter, true_letter = letter[printed], labels["letters"][printed] - 1
+        order = order.unflatten(-1, (2, LONGEST_WORD))[printed]
         binary = functional.binary_cross_entropy_with_logits
         pieces = [
             1.5 * _mean_cross_entropy(kind, true_kind),
@@ -155,6 +164,7 @@ class DenseHeads(nn.Module):
             if plain.any()
             else filled.sum() * 0,
             1.5 * _mean_cross_entropy(letter, true_letter),
+            0.7 * _mean_cross_entropy(order, labels["order"][printed]),
             binary(lettered, printed.float()),
             binary(there.squeeze(-1), present.float()),
             8 * functional.smooth_l1_loss(box[present], labels["box"][present], beta=0.05),

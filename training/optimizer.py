@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+WORDS = 10.0  # share of the rate for words' embeddings, which are as large as activations
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -47,8 +48,9 @@ class MuonAdamW(torch.optim.Optimizer):
     ) -> None:
         groups: list[dict[str, Any]] = []
         for module, share in parts:
-            matrices, others = split_parameters(module)
+            matrices, words, others = split_parameters(module)
             groups.append({"params": matrices, "muon": True, "share": share})
+            groups.append({"params": words, "muon": False, "share": WORDS * share})
             groups.append({"params": others, "muon": False, "share": share})
         defaults = {
             "lr": lr,
@@ -111,12 +113,16 @@ class MuonAdamW(torch.optim.Optimizer):
             p.addcdiv_(state["mean"], spread, value=-group["lr"] / (1 - first ** group["step"]))
 
 
-def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Inner matrices for Muon; embeddings, heads, norms and biases for AdamW."""
+def split_parameters(
+    module: nn.Module,
+) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Inner matrices for Muon; for AdamW words' embeddings, and heads, norms and biases."""
     matrices: list[nn.Parameter] = []
+    words: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, p in module.named_parameters():
         if p.requires_grad:
             inner = p.ndim == 2 and (".layers." in name or "modality_projection" in name)
-            (matrices if inner else others).append(p)
-    return matrices, others
+            kind = matrices if inner else words if "embed_tokens" in name else others
+            kind.append(p)
+    return matrices, words, others

@@ -1,11 +1,10 @@
 """The stages of training, each a configuration of the one trainer in `train.py`.
 
-1. `look`: tower and connector alone, from dense labels.
+1. `look`, then `read` with more printed words: tower and connector alone, from dense labels.
 2. `align-a`, `align-b`, `align-c`: captions, with the connector, the connector and the decoder, or
    everything in training. The next stage goes on from `align-b`; the others are there to compare.
 3. `instruct`: dialogues about one or two pictures and without any, everything in training.
-4. `converse`: the same with the tower at rest, for twice the pictures per second.
-5. `polish`: everything again, at a lower rate.
+4. `polish`: the same at a lower rate.
 """
 
 from __future__ import annotations
@@ -24,6 +23,14 @@ _LOOK_LAYOUTS = {
     "crowd": 0.05,
     "nested": 0.05,
 }
+_READ_LAYOUTS = {
+    "page": 0.60,
+    "text": 0.10,
+    "mosaic": 0.16,
+    "mixed": 0.05,
+    "crowd": 0.05,
+    "nested": 0.04,
+}
 _TALK_LAYOUTS = {
     "single": 0.18,
     "mixed": 0.26,
@@ -40,9 +47,10 @@ class Stage:
     """One stretch of training; the learning rate rises over `warm_up` steps, falls as a cosine.
 
     `batch` is in pictures per process and forward pass, `accumulate` in forward passes per step;
-    `after` names the stage whose result this one starts from; `dense` weighs the dense loss;
-    `talk` is what the decoder learns from (`none`, `captions` or `dialogues`); `pairs` is the share
-    of batches about two pictures.
+    `after` names the stage whose result this one starts from; `dense` weighs the dense loss,
+    `attention` that of what the decoder's heads look at (see `grounding.py`); `talk` is what the
+    decoder learns from (`none`, `captions` or `dialogues`); `pairs` is the share of batches about
+    two pictures.
     """
 
     name: str
@@ -52,24 +60,28 @@ class Stage:
     rate: float
     last_rate: float  # as a share of `rate`
     dense: float = 0.0
+    attention: float = 0.0
     talk: str = "none"
     trained: tuple[str, ...] = PARTS
     tower: float = 1.0  # share of the learning rate that vision tower and connector get
     layouts: dict[str, float] = field(default_factory=lambda: dict(_TALK_LAYOUTS))
     pairs: float = 0.0
-    recalled: int = 0  # pictures of a batch that were seen before; only where the tower rests
     accumulate: int = 1
     warm_up: int = 100
 
 
 _ALIGN: dict[str, Any] = {
-    "after": "look",
+    "after": "read",
     "pictures": 3_000,
     "batch": 12,
-    "rate": 1.2e-3,
-    "last_rate": 0.5,
+    "rate": 4e-3,
+    "last_rate": 0.8,
+    "tower": 0.08,
+    "talk": "captions",
+    "attention": 1.0,
+    "warm_up": 40,
 }
-_TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.12}
+_TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.14, "tower": 0.08}
 
 STAGES = {
     stage.name: stage
@@ -85,21 +97,21 @@ STAGES = {
             trained=PARTS[:2],
             layouts=_LOOK_LAYOUTS,
         ),
-        Stage("align-a", **_ALIGN, talk="captions", trained=("connector",), warm_up=15),
-        Stage("align-b", **_ALIGN, talk="captions", trained=("connector", "decoder"), warm_up=15),
-        Stage("align-c", **_ALIGN, talk="captions", dense=0.15, warm_up=15),
-        Stage("instruct", "align-b", 20_000, 20, 1.2e-3, 0.7, dense=0.15, tower=0.3, **_TALK),
         Stage(
-            "converse",
-            "instruct",
-            44_000,
-            36,
-            1.2e-3,
-            0.05,
-            trained=PARTS[1:],
-            recalled=24,
-            **_TALK,
+            "read",
+            "look",
+            58_000,
+            40,
+            7e-4,
+            0.03,
+            dense=1.0,
+            trained=PARTS[:2],
+            layouts=_READ_LAYOUTS,
         ),
-        Stage("polish", "converse", 8_400, 20, 4e-4, 0.02, dense=0.1, tower=0.5, **_TALK),
+        Stage("align-a", **_ALIGN, trained=("connector",)),
+        Stage("align-b", **_ALIGN, trained=("connector", "decoder")),
+        Stage("align-c", **_ALIGN, dense=0.15),
+        Stage("instruct", "align-b", 60_000, 12, 4e-3, 0.3, dense=0.15, attention=1.0, **_TALK),
+        Stage("polish", "instruct", 14_000, 20, 1.2e-3, 0.02, dense=0.1, attention=0.5, **_TALK),
     )
 }

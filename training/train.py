@@ -31,6 +31,7 @@ from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
 from training.data import Batches, normalise
 from training.dialogues import Packer, attention
+from training.grounding import Attention, Finder, attention_loss, start_words
 from training.model import TOKENS, DenseHeads, nano_config, new_model, save_model, see, start_from
 from training.optimizer import MuonAdamW
 from training.stages import STAGES, Stage
@@ -49,8 +50,8 @@ def rate_at(stage: Stage, pictures: int, step: int) -> float:
 
 def decode(
     model: SmolVLMForConditionalGeneration, tokens: Tensor, batch: dict[str, Tensor], at: list[int]
-) -> Tensor:
-    """Hidden states of the decoder, [rows, length, width].
+) -> tuple[Tensor, Attention]:
+    """Hidden states of the decoder, [rows, length, width], and what its heads look at.
 
     `tokens` [rows * len(at), TOKENS, width] are the pictures' tokens; each row's stand at `at`.
     """
@@ -62,13 +63,15 @@ def decode(
             pieces += [words[:, start:first], pictures[:, i]]
             start = first + TOKENS
         words = torch.cat([*pieces, words[:, start:]], dim=1)
-    hidden: Tensor = model.model.text_model(
+    mask = attention(batch["owner"])
+    out = model.model.text_model(
         inputs_embeds=words,
-        attention_mask=attention(batch["owner"]),
+        attention_mask=mask,
         position_ids=batch["positions"],
         use_cache=False,
-    ).last_hidden_state
-    return hidden
+        output_hidden_states=True,
+    )
+    return out.last_hidden_state, Attention(model, out.hidden_states, batch["positions"], mask)
 
 
 def language_loss(
@@ -105,9 +108,9 @@ class Trainer:
         torch.manual_seed(SEED)
         tokenizer: Any = AutoTokenizer.from_pretrained(run / "processor")
         self.tokenizer = tokenizer
-        self.packer = Packer(tokenizer)
+        self.packer, self.finder = Packer(tokenizer), Finder(tokenizer)
         special = {t: tokenizer.convert_tokens_to_ids(t) for t in tokenizer.all_special_tokens}
-        pixels = normalise(Batches([SEED, 0], STAGES["look"], None, 256).next()["tiles"])
+        pixels = normalise(Batches([SEED, 0], STAGES["look"], size=256).next()["tiles"])
         self.model = new_model(nano_config(special), pixels)
         self.heads = DenseHeads()
         self.pictures = self.step = 0
@@ -137,6 +140,9 @@ class Trainer:
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        before = STAGES[file.stem]
+        if before.talk == "none" != self.stage.talk:
+            start_words(self.model, self.heads, self.finder)
         if file == own:
             self.pictures, self.step = state["pictures"], state["step"]
             self.optimizer_state = state["optimizer"]
@@ -185,7 +191,7 @@ class Trainer:
             optimizer.load_state_dict(self.optimizer_state)
         processes = dist.get_world_size() if dist.is_initialized() else 1
         number = list(STAGES).index(stage.name)
-        batches = Batches([SEED, 1 + number, self.step, self.rank], stage, self.packer)
+        batches = Batches([SEED, 1 + number, self.step, self.rank], stage, self.packer, self.finder)
         validation = None
         if not self.rank and stage.talk != "none":
             validation = Validation(self.packer, self.tokenizer, options.validation)
@@ -235,9 +241,6 @@ class Trainer:
             with torch.no_grad() if frozen else contextlib.nullcontext():
                 seen = see(self.model, normalise(batch["tiles"]))
             tokens: Tensor = seen["tokens"]
-            batches.remember(seen["patches"])
-            if "recalled" in batch:
-                tokens = torch.cat([tokens, self.model.model.connector(batch["recalled"])])
             figures: dict[str, float] = {}
             losses = []
             if stage.dense:
@@ -245,10 +248,14 @@ class Trainer:
                 losses.append(stage.dense * dense)
             if stage.talk != "none":
                 at = self.packer.picture_positions(len(tokens) // len(batch["ids"]))
-                hidden = decode(self.model, tokens, batch, at)
+                hidden, looked = decode(self.model, tokens, batch, at)
                 spoken, more = language_loss(self.model, hidden, batch["targets"])
                 losses.append(spoken)
                 figures |= more
+                if stage.attention:
+                    off, more = attention_loss(looked, batch, at)
+                    losses.append(stage.attention * off)
+                    figures |= more
             loss = torch.stack(losses).sum()
         (loss / stage.accumulate).backward()
         return figures

@@ -41,6 +41,13 @@ _SOFT = {
 }
 
 
+def color_forms(color: str) -> tuple[str, ...]:
+    """The colour in English and in each Russian form that texts here use."""
+    ends = _SOFT if color == "blue" else _HARD
+    russian = [_STEMS[color] + end for case in ends.values() for end in case.values()]
+    return tuple(dict.fromkeys((color, *russian)))
+
+
 @cache
 def noun(name: str) -> Noun:
     return _GENERIC[name] if name in _GENERIC else nouns()[name]
