@@ -51,7 +51,7 @@ def test_answer_streams(address: str) -> None:
     pieces = list(client.submit(question, api_name="/chat"))
     assert len(pieces) > 1
     assert all(longer.startswith(shorter) for shorter, longer in itertools.pairwise(pieces))
-    assert pieces[-1] == "a green square"
+    assert pieces[-1] == "There is a green square."
 
 
 def test_broken_picture_is_a_message_and_the_page_lives_on(address: str, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 1. `look`, then `read` with more printed words: tower and connector alone, from dense labels.
 2. `align-a`, `align-b`, `align-c`: captions, with the connector, the connector and the decoder, or
    everything in training. The next stage goes on from `align-b`; the others are there to compare.
-3. `instruct`: dialogues about one or two pictures and without any, everything in training.
-4. `polish`: the same at a lower rate.
+3. `instruct`: dialogues about one or two pictures and without any, the vision tower at rest.
+4. `polish`: the same with everything in training, at a falling rate.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _ALIGN: dict[str, Any] = {
     "attention": 1.0,
     "warm_up": 40,
 }
-_TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.14, "tower": 0.08}
+_TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.14, "tower": 0.15}
 
 STAGES = {
     stage.name: stage
@@ -111,7 +111,18 @@ STAGES = {
         Stage("align-a", **_ALIGN, trained=("connector",)),
         Stage("align-b", **_ALIGN, trained=("connector", "decoder")),
         Stage("align-c", **_ALIGN, dense=0.15),
-        Stage("instruct", "align-b", 60_000, 12, 4e-3, 0.3, dense=0.15, attention=1.0, **_TALK),
-        Stage("polish", "instruct", 14_000, 20, 1.2e-3, 0.02, dense=0.1, attention=0.5, **_TALK),
+        Stage(
+            "instruct",
+            "align-b",
+            44_000,
+            12,
+            4e-3,
+            0.5,
+            dense=0.15,
+            attention=1.0,
+            trained=PARTS[1:],
+            **_TALK,
+        ),
+        Stage("polish", "instruct", 36_000, 16, 2e-3, 0.01, dense=0.15, attention=0.5, **_TALK),
     )
 }

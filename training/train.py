@@ -179,7 +179,7 @@ class Trainer:
         self.model.requires_grad_(False)
         trained = [(nn.ModuleList(parts[p][0]), parts[p][1]) for p in stage.trained]
         if stage.dense:
-            trained.append((nn.ModuleList([self.heads]), 1.0))
+            trained.append((nn.ModuleList([self.heads]), stage.tower))
         return [(module.requires_grad_(True), share) for module, share in trained]
 
     def train(self) -> None:
