@@ -107,9 +107,6 @@ def new_model(config: SmolVLMConfig, pixels: Tensor) -> SmolVLMForConditionalGen
         embeddings.patch_embedding.weight.copy_((turn @ weight).view(width, 3, PATCH, PATCH) * 0.7)
         embeddings.patch_embedding.bias.copy_(turn @ bias * 0.7)
         embeddings.position_embedding.weight.copy_(_wave_positions(GRID, width) * 0.7)
-        # At the usual 0.02, a word is lost among pictures' tokens a hundred times as large, and each
-        # step of AdamW, whose size does not depend on the weights', changes much of a rare word.
-        model.model.text_model.embed_tokens.weight.normal_(std=1.0)
     return model
 
 
