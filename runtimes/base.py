@@ -32,12 +32,15 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """`value` as a float; raises as `check_integer`."""
-    number = isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
-    if isinstance(value, bool) or not number:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.integer | np.floating)
+        or not math.isfinite(value)
+    ):
         raise InputError(f"{name} must be a number, is {value!r}")
-    if not low <= value <= high:  # type: ignore[operator]
+    if not low <= value <= high:
         raise InputError(f"{name} must be from {low} to {high}, is {value}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 @dataclass(frozen=True)

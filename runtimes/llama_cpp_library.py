@@ -41,7 +41,7 @@ def library() -> ModuleType:
             f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL}"
         )
 
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # ctypes makes it
     def log(level: int, text: bytes, user_data: object) -> None:
         line = text.decode("utf-8", "replace").rstrip()
         if level == 4:  # GGML_LOG_LEVEL_ERROR

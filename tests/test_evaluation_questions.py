@@ -68,7 +68,8 @@ def test_there_are_many_phrasings_and_the_unseen_are_never_seen() -> None:
     assert ENGLISH.keys() == RUSSIAN.keys()
     for table in (ENGLISH, RUSSIAN):
         for key, (seen, unseen) in table.items():
-            assert 4 <= len(set(seen)) == len(seen) <= 14, key
+            least = 4 if key in ("color_at", "filled_it") else 6  # little else can be said
+            assert least <= len(set(seen)) == len(seen) <= 14, key
             assert len(set(unseen)) == 2, key
         every = {text.lower() for seen, _ in table.values() for text in seen}
         assert every.isdisjoint(text.lower() for _, unseen in table.values() for text in unseen)
@@ -140,8 +141,8 @@ def test_answers_cannot_be_guessed(language: str) -> None:
     terms = WORDINGS[language].terms
     yes = [q.accepted[0] == terms["yes"] for _, q in _asked("yes_no", language, 200)]
     assert 0.35 < np.mean(yes) < 0.65
-    refused = ["There" in q.accepted[0] or "Здесь" in q.accepted[0] for _, q in
-               _asked("refuse", language, 200)]  # fmt: skip
+    refusals = [q.accepted[0] for _, q in _asked("refuse", language, 200)]
+    refused = ["There" in said or "Здесь" in said for said in refusals]
     assert 0.35 < np.mean(refused) < 0.65
     which = [q.accepted[0] for _, q in _asked("two_pictures", language, 200)]
     first, second = which.count(terms["first"]), which.count(terms["second"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,8 +69,8 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_graph(tmp_path_factory.mktemp("graph") / "vision.onnx")
 
 
-def load(path: Path, **arguments: object) -> OnnxVision:
-    return OnnxVision(path, input_name="tiles", output_name="embeddings", **arguments)  # type: ignore[arg-type]
+def load(path: Path, **arguments: Any) -> OnnxVision:
+    return OnnxVision(path, input_name="tiles", output_name="embeddings", **arguments)
 
 
 def some_tiles(count: int) -> NDArray[np.uint8]:

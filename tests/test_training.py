@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def train(run: Path, stage: str, *options: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def log(run: Path, stage: str) -> list[dict[str, object]]:
+def log(run: Path, stage: str) -> list[dict[str, Any]]:
     lines = (run / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -55,7 +56,7 @@ def test_labels_say_what_stands_where() -> None:
             left, top, right, bottom = thing.box()
             size = [(right - left) / scene.width, (bottom - top) / scene.height]
             same = [t for t in scene.things if t.name == thing.name]
-            assert len(same) > 1 or np.allclose(found.box[cell, 2:], size, atol=1e-6)
+            assert len(same) > 1 or np.allclose(found.box[cell], [x, y, *size], atol=1e-6)
             assert (found.color[cell] >= 0) == (thing.color is not None)
 
 
@@ -69,8 +70,11 @@ def test_labels_spell_the_words() -> None:
         if word is None or word.angle or word.extent()[0] / scene.width < 0.1 * len(word.text):
             continue
         found = labels.label(scene, 10).letters.reshape(10, 20)
-        row = found[int(scene.place(word)[1] * 10)]
+        at = int(scene.place(word)[1] * 10)
+        row = found[at]
         seen = [labels.LETTERS[c - 1] for c in row[row > 0]]
+        order = labels.label(scene, 10).order.reshape(10, 20)[at]
+        assert [word.text[i].lower() for i in order[order >= 0]] == seen
         assert all(letter in word.text.lower() for letter in seen)
         order = [word.text.lower().index(letter) for letter in seen if word.text.count(letter) == 1]
         if len(set(word.text.lower())) == len(word.text):
@@ -99,7 +103,7 @@ def test_the_whole_recipe_runs_in_minutes(tmp_path: Path) -> None:
         train(run, stage, "--pictures", "48", "--accumulate", "2")
     for stage in (name for name, stage in STAGES.items() if stage.talk != "none"):
         last = log(run, stage)[-1]
-        assert set(last["right"]) == set(questions.SKILLS)  # type: ignore[call-overload]
+        assert set(last["right"]) == set(questions.SKILLS)
         assert last["samples"]
     aligned = torch.load(run / "align-a.pt", weights_only=True)["model"]
     looked = torch.load(run / "read.pt", weights_only=True)["model"]

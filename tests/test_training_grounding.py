@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 
 from edgevlm.evaluation import drawings, scenes
 from edgevlm.evaluation.wording import WORDINGS, noun
+from training import labels
 from training.dialogues import Packer, attention
 from training.grounding import SIDE, Attention, Finder, Places, ground
-from training.model import TILE, TOKENS, nano_config, new_model
+from training.model import GRID, TILE, TOKENS, nano_config, new_model
 
 NANO = Path(__file__).parents[1] / "training" / "nano"
 
@@ -30,6 +31,10 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def finder(tokenizer: Any) -> Finder:
     return Finder(tokenizer)
+
+
+def places_of(scene: scenes.Scene) -> Places:
+    return Places(scene, labels.label(scene, GRID))
 
 
 NAMES = st.sampled_from(list(drawings.nouns()))
@@ -63,7 +68,7 @@ def test_places_are_where_things_are() -> None:
     checked = 0
     for layout in ("single", "mixed", "nested") * 20:
         scene = scenes.sample(rng, layout)
-        places = Places(scene)
+        places = places_of(scene)
         for thing in scene.things:
             cells, centres = places.of(thing.name, thing.color)
             alike = [t for t in scene.things if t.label == thing.label]
@@ -93,7 +98,7 @@ def test_letters_are_looked_for_from_left_to_right() -> None:
     for _ in range(20):
         scene = scenes.sample(rng, "text")
         word = scene.words[0]
-        cells = [found for found in Places(scene).of_letters(0) if found.any()]
+        cells = [found for found in places_of(scene).of_letters(word) if found.any()]
         columns = [(np.arange(TOKENS) % SIDE * found).sum() / found.sum() for found in cells]
         assert len(cells) >= min(2, len(word.text))
         if abs(word.angle) < 5:
@@ -110,7 +115,7 @@ def test_grounding_points_at_the_tokens_that_name(finder: Finder, tokenizer: Any
     )
     name = scene.things[0].name
     row = packer.row([packer.segment([(f"Where is the {name}?", f"the {name}")], 1)])
-    batch = ground(finder, [row], [[scene]])
+    batch = ground(finder, [row], [[places_of(scene)]])
     token = tokenizer.encode(" " + name)[0]
     heard, said = batch["heard_at"][:, 1].tolist(), batch["said_at"][:, 1].tolist()
     assert [row["ids"][at] for at in heard] == [token, token]
@@ -134,7 +139,7 @@ def test_attention_is_that_of_transformers(tokenizer: Any) -> None:
         output_attentions=True,
         use_cache=False,
     )
-    looked = Attention(model, out.hidden_states, positions, attention(owner))
+    looked = Attention(model, out.hidden_states, {"owner": owner, "positions": positions})
     for layer, head in product(range(4), range(4)):
         at = torch.tensor([[0, 12], [0, 20], [1, 19]])
         shares = looked.log_shares((layer, head), at).exp()

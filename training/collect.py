@@ -134,9 +134,11 @@ class EmojiSet:
     def svg(self, name: str) -> str:
         while name not in self._icons["icons"]:
             name = self._icons["aliases"][name]["parent"]
-        icon = {"left": 0, "top": 0, "width": 16, "height": 16} | {
-            key: value for key, value in self._icons.items() if isinstance(value, int)
-        } | self._icons["icons"][name]  # fmt: skip
+        icon = (
+            {"left": 0, "top": 0, "width": 16, "height": 16}
+            | {key: value for key, value in self._icons.items() if isinstance(value, int)}
+            | self._icons["icons"][name]
+        )
         box = f"{icon['left']} {icon['top']} {icon['width']} {icon['height']}"
         body = icon["body"].replace("currentColor", "#000")
         return (
@@ -196,9 +198,12 @@ def collect_typefaces(file: Path, scratch: Path) -> None:
             folder = _npm(f"@fontsource/{family}", scratch)
             for weight in (400, 700) if family in BOLD else (400,):
                 options = subset.Options(
-                    hinting=False, layout_features=["kern"], name_IDs=[1, 2, 13, 14],
-                    notdef_outline=True, glyph_names=False,
-                )  # fmt: skip
+                    hinting=False,
+                    layout_features=["kern"],
+                    name_IDs=[1, 2, 13, 14],
+                    notdef_outline=True,
+                    glyph_names=False,
+                )
                 source = folder / "files" / f"{family}-latin-{weight}-normal.woff2"
                 font = subset.load_font(str(source), options)
                 subsetter = subset.Subsetter(options)

@@ -1,7 +1,7 @@
 """Endless training batches, made on the fly.
 
 Pictures go through the arithmetic of transformers' SmolVLM image processor (its Pillow back end,
-one tile); `python -m training.evaluate` goes through the processor itself.
+one tile); `edgevlm eval --checkpoint` goes through the processor itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from edgevlm.evaluation.pairs import sample_pair
 from edgevlm.evaluation.scenes import Scene
 from training import labels
 from training.dialogues import Packer, stack_rows
-from training.grounding import Finder, ground
+from training.grounding import Finder, Places, ground
+from training.labels import Labels
 from training.model import GRID, LONGEST_EDGE, TILE
 from training.stages import Stage
 
@@ -44,19 +45,17 @@ def normalise(tiles: Tensor) -> Tensor:
     return (tiles.float() / 255 - 0.5) / 0.5
 
 
-def dense_labels(scene: Scene) -> dict[str, NDArray[np.generic]]:
-    """The scene's labels per patch."""
-    return vars(labels.label(scene, GRID))
+def pictures(batch: list[Scene]) -> dict[str, Tensor]:
+    """`tiles` [n, 3, TILE, TILE] uint8."""
+    return {"tiles": torch.from_numpy(np.stack([squeeze(scenes.draw(s)) for s in batch]))}
 
 
-def pictures(batch: list[Scene], dense: bool = True) -> dict[str, Tensor]:
-    """`tiles` [n, 3, TILE, TILE] uint8 and if wished the dense labels, each [n, patches, ...]."""
-    out: dict[str, Tensor] = {}
-    if dense:
-        found = [dense_labels(scene) for scene in batch]
-        out = {k: torch.from_numpy(np.stack([one[k] for one in found])) for k in found[0]}
-    out["tiles"] = torch.from_numpy(np.stack([squeeze(scenes.draw(s)) for s in batch]))
-    return out
+def dense_labels(found: list[Labels]) -> dict[str, Tensor]:
+    """One batch of the scenes' labels, each [n, patches, ...]."""
+    return {
+        name: torch.from_numpy(np.stack([vars(one)[name] for one in found]))
+        for name in vars(found[0])
+    }
 
 
 class Batches:
@@ -85,11 +84,10 @@ class Batches:
 
     def next(self) -> dict[str, Tensor]:
         rng, packer, talk = self._rng, self._packer, self._stage.talk
-        dense = self._stage.dense > 0
+        rows: list[dict[str, NDArray[np.int64]]] = []
         if packer is None or talk == "none":
-            return pictures([self._scene() for _ in range(self._size)], dense)
-        shown: list[list[Scene]]
-        if rng.random() < self._stage.pairs:
+            shown = [[self._scene()] for _ in range(self._size)]
+        elif rng.random() < self._stage.pairs:
             pairs = [sample_pair(rng, sides=SIDES, shapes=SHAPES) for _ in range(self._size // 2)]
             rows = [packer.row(packer.about_pair(pair, rng)) for pair in pairs]
             shown = [[pair.first, pair.second] for pair in pairs]
@@ -97,7 +95,15 @@ class Batches:
             speak = packer.captions if talk == "captions" else packer.about
             shown = [[self._scene()] for _ in range(self._size)]
             rows = [packer.row(speak(scene, rng)) for (scene,) in shown]
-        out = pictures([scene for row in shown for scene in row], dense) | stack_rows(rows)
-        if self._finder is not None and self._stage.attention:
-            out |= ground(self._finder, rows, shown)
+        known = [[labels.label(scene, GRID) for scene in row] for row in shown]
+        out = pictures([scene for row in shown for scene in row])
+        out |= dense_labels([one for row in known for one in row])
+        if rows:
+            out |= stack_rows(rows)
+        if rows and self._finder is not None:
+            places = [
+                [Places(scene, found) for scene, found in zip(row, labelled, strict=True)]
+                for row, labelled in zip(shown, known, strict=True)
+            ]
+            out |= ground(self._finder, rows, places)
         return out

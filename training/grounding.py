@@ -1,6 +1,6 @@
 """Where in the picture the words of a dialogue are, to teach the decoder's attention.
 
-A few heads of the decoder are told where to look (`LOSSES`): at a noun or a colour just heard, at
+A few heads of the decoder are told where to look: at what a noun or a colour just heard names, at
 what is about to be said, at the letter about to be spelt, and, in the second of two pictures, at the
 same place of the first. Left alone, a decoder of this size takes far more pictures to find out that a
 noun has to do with a place. Covered: things and plain colours in English and Russian, printed words.
@@ -22,9 +22,11 @@ from transformers import PreTrainedTokenizerFast, SmolVLMForConditionalGeneratio
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from edgevlm.evaluation import drawings
-from edgevlm.evaluation.scenes import COLORS, Scene
+from edgevlm.evaluation.scenes import COLORS, Scene, Word
 from edgevlm.evaluation.wording import color_forms, noun
 from training import labels
+from training.dialogues import attention
+from training.labels import Labels
 from training.model import GRID, SHUFFLE, TOKENS, DenseHeads
 
 SIDE = GRID // SHUFFLE
@@ -172,9 +174,9 @@ def _by_token(cells: NDArray[Any]) -> NDArray[np.float32]:
 class Places:
     """Where a scene's things and letters are, in tokens of its picture."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, found: Labels) -> None:
+        """`found` are the labels of the scene's `GRID` x `GRID` patches."""
         self._scene = scene
-        found = labels.label(scene, GRID)
         self._kind, self._color = found.kind, found.color
         self._known: dict[tuple[str | None, str | None], tuple[Any, Any]] = {}
 
@@ -203,17 +205,20 @@ class Places:
             known = self._known[name, color] = _by_token(covered), centres
         return known
 
-    def of_letters(self, number: int) -> list[NDArray[Any]]:
-        """For each letter of a word, the cells that it covers, [TOKENS]."""
-        word = self._scene.words[number]
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return self._scene.words
+
+    def of_letters(self, word: Word) -> list[NDArray[Any]]:
+        """For each letter of one of `words`, the cells that it covers, [TOKENS]."""
         order = labels.letter_order(word, self._scene, GRID).reshape(GRID * GRID, 2)
         return [_by_token((order == i).any(-1)) for i in range(len(word.text))]
 
 
 def ground(
-    finder: Finder, rows: Sequence[dict[str, NDArray[np.int64]]], scenes: Sequence[Sequence[Scene]]
+    finder: Finder, rows: Sequence[dict[str, NDArray[np.int64]]], shown: Sequence[Sequence[Places]]
 ) -> dict[str, Tensor]:
-    """What the attention heads of each row should look at; `scenes` are each row's pictures.
+    """What the attention heads of each row should look at; `shown` are the places in its pictures.
 
     `heard_at` [m, 2] are rows and positions, `heard_cells` and `heard_centres` [m, pictures *
     TOKENS] the covered cells and the numbers of centres; `said_at` and `said_cells` likewise for
@@ -221,9 +226,8 @@ def ground(
     """
     heard: list[tuple[tuple[int, int], Any, Any]] = []
     said: list[tuple[tuple[int, int], Any]] = []
-    for number, (row, shown) in enumerate(zip(rows, scenes, strict=True)):
+    for number, (row, places) in enumerate(zip(rows, shown, strict=True)):
         ids, owner, targets = (row[k].tolist() for k in ("ids", "owner", "targets"))
-        places = [Places(scene) for scene in shown]
         for mention in finder.mentions(ids):
             if owner[mention.end] <= 0:
                 continue
@@ -237,19 +241,19 @@ def ground(
             for at in {mention.start, mention.noun_start}:
                 if targets[at - 1] >= 0:
                     said.append(((number, at - 1), np.concatenate(cells)))
-        for which, scene in enumerate(shown):
-            for index, word in enumerate(scene.words):
+        for which, place in enumerate(places):
+            for word in place.words:
                 starts = finder.spelt(ids, word.text)
                 if not starts:
                     continue
-                letters = places[which].of_letters(index)
+                letters = place.of_letters(word)
                 for start in starts:
                     for at, cells_of_letter in enumerate(letters, start - 1):
                         if targets[at] >= 0 and cells_of_letter.any():
-                            whole = np.zeros(len(shown) * TOKENS, np.float32)
+                            whole = np.zeros(len(places) * TOKENS, np.float32)
                             whole[which * TOKENS : (which + 1) * TOKENS] = cells_of_letter
                             said.append(((number, at), whole))
-    width = len(scenes[0]) * TOKENS
+    width = len(shown[0]) * TOKENS
     return {
         "heard_at": torch.tensor([h[0] for h in heard], dtype=torch.long).view(-1, 2),
         "heard_cells": _stack([h[1] for h in heard], width),
@@ -270,12 +274,12 @@ class Attention:
         self,
         model: SmolVLMForConditionalGeneration,
         hidden: Sequence[Tensor],
-        positions: Tensor,
-        mask: Tensor,
+        batch: dict[str, Tensor],
     ) -> None:
-        """`hidden` are the inputs of the layers, [rows, length, width]; `mask` is additive."""
-        self._text, self._hidden, self._mask = model.model.text_model, hidden, mask
-        self._turns = self._text.rotary_emb(hidden[0], positions)
+        """`hidden` are the inputs of the layers, [rows, length, width]."""
+        self._text, self._hidden = model.model.text_model, hidden
+        self._mask = attention(batch["owner"])
+        self._turns = self._text.rotary_emb(hidden[0], batch["positions"])
 
     def log_shares(self, which: tuple[int, int], at: Tensor) -> Tensor:
         """Log of the attention of the tokens `at` [m, 2] (row, position), [m, length]."""
@@ -298,41 +302,35 @@ class Attention:
 
 
 def attention_loss(
-    attention: Attention, batch: dict[str, Tensor], at: Sequence[int]
+    heads: Attention, batch: dict[str, Tensor], at: Sequence[int]
 ) -> tuple[Tensor, dict[str, float]]:
     """How far the heads are from what they should look at; `at` is where the pictures start."""
-    columns = torch.cat([torch.arange(first, first + TOKENS) for first in at])
+    pictures = [torch.arange(first, first + TOKENS) for first in at]
+    columns = torch.cat([torch.zeros(1, dtype=torch.long), *pictures])  # and the row's first token
     pieces: list[Tensor] = []
     figures: dict[str, float] = {}
-    for name, head, cells in (
-        ("where", WHERE, batch["heard_cells"]),
-        ("say", SAY, batch["said_cells"]),
+    for name, head, where, cells in (
+        ("where", WHERE, batch["heard_at"], batch["heard_cells"]),
+        ("say", SAY, batch["said_at"], batch["said_cells"]),
     ):
-        where = batch["heard_at"] if name == "where" else batch["said_at"]
         if len(where):
-            share = attention.log_shares(head, where)
-            looked = torch.cat([share[:, :1], share[:, columns]], 1)
             absent = ~cells.bool().any(1, keepdim=True)
             wanted = torch.cat([absent, cells.bool()], 1)
+            looked = heads.log_shares(head, where)[:, columns]
             seen = looked.masked_fill(~wanted, -torch.inf).logsumexp(1)
             pieces.append(-seen.mean())
-            seen = seen.detach()
-            figures[name] = float(seen.exp().mean())
-            if name == "where":
-                figures["absent"] = float(seen.exp()[absent[:, 0]].mean())
+            figures[name] = float(seen.detach().exp().mean())
     if len(batch["heard_at"]):
-        share = attention.log_shares(COUNT, batch["heard_at"])
-        looked = torch.cat([share[:, :1], share[:, columns]], 1)
         wanted = functional.pad(batch["heard_centres"], (1, 0), value=1.0)
         wanted = wanted / wanted.sum(1, keepdim=True)
-        off = functional.kl_div(looked, wanted, reduction="batchmean")
-        pieces.append(off)
-        figures["count"] = float(off.detach())
+        looked = heads.log_shares(COUNT, batch["heard_at"])[:, columns]
+        pieces.append(functional.kl_div(looked, wanted, reduction="batchmean"))
+        figures["count"] = float(pieces[-1].detach())
     if len(at) == 2:
         rows = torch.arange(len(batch["ids"])).repeat_interleave(TOKENS)
-        second = torch.arange(at[1], at[1] + TOKENS).repeat(len(batch["ids"]))
-        share = attention.log_shares(COMPARE, torch.stack([rows, second], 1))
-        same = share.gather(1, (second - at[1] + at[0])[:, None])
+        first, second = (picture.repeat(len(batch["ids"])) for picture in pictures)
+        looked = heads.log_shares(COMPARE, torch.stack([rows, second], 1))
+        same = looked.gather(1, first[:, None])
         pieces.append(-same.mean())
         figures["compare"] = float(same.detach().exp().mean())
     return torch.stack(pieces).sum(), figures

@@ -62,7 +62,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([g for g in groups if g["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # of overloads
         del closure
         for group in self.param_groups:
             group["step"] += 1

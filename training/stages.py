@@ -70,6 +70,7 @@ class Stage:
     warm_up: int = 100
 
 
+_SEE: dict[str, Any] = {"dense": 1.0, "trained": PARTS[:2]}
 _ALIGN: dict[str, Any] = {
     "after": "read",
     "pictures": 3_000,
@@ -86,28 +87,8 @@ _TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.14, "tower": 0.15}
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(
-            "look",
-            None,
-            75_000,
-            40,
-            1.4e-3,
-            0.35,
-            dense=1.0,
-            trained=PARTS[:2],
-            layouts=_LOOK_LAYOUTS,
-        ),
-        Stage(
-            "read",
-            "look",
-            58_000,
-            40,
-            7e-4,
-            0.03,
-            dense=1.0,
-            trained=PARTS[:2],
-            layouts=_READ_LAYOUTS,
-        ),
+        Stage("look", None, 75_000, 40, 1.4e-3, 0.35, layouts=_LOOK_LAYOUTS, **_SEE),
+        Stage("read", "look", 58_000, 40, 7e-4, 0.03, layouts=_READ_LAYOUTS, **_SEE),
         Stage("align-a", **_ALIGN, trained=("connector",)),
         Stage("align-b", **_ALIGN, trained=("connector", "decoder")),
         Stage("align-c", **_ALIGN, dense=0.15),

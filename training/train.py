@@ -30,9 +30,10 @@ from torch.nn import functional
 from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
 from training.data import Batches, normalise
-from training.dialogues import Packer, attention
+from training.decoding import decode
+from training.dialogues import Packer
 from training.grounding import Attention, Finder, attention_loss, start_words
-from training.model import TOKENS, DenseHeads, nano_config, new_model, save_model, see, start_from
+from training.model import DenseHeads, nano_config, new_model, save_model, see, start_from
 from training.optimizer import MuonAdamW
 from training.stages import STAGES, Stage
 from training.tokenizer import build_processor, save_processor
@@ -46,32 +47,6 @@ def rate_at(stage: Stage, pictures: int, step: int) -> float:
     done = min(1.0, pictures / stage.pictures)
     fall = stage.last_rate + (1 - stage.last_rate) * (1 + math.cos(math.pi * done)) / 2
     return stage.rate * fall * min(1.0, (step + 1) / stage.warm_up)
-
-
-def decode(
-    model: SmolVLMForConditionalGeneration, tokens: Tensor, batch: dict[str, Tensor], at: list[int]
-) -> tuple[Tensor, Attention]:
-    """Hidden states of the decoder, [rows, length, width], and what its heads look at.
-
-    `tokens` [rows * len(at), TOKENS, width] are the pictures' tokens; each row's stand at `at`.
-    """
-    words = model.model.text_model.embed_tokens(batch["ids"])
-    if at:
-        pictures = tokens.view(len(words), len(at), TOKENS, -1)
-        pieces, start = [], 0
-        for i, first in enumerate(at):
-            pieces += [words[:, start:first], pictures[:, i]]
-            start = first + TOKENS
-        words = torch.cat([*pieces, words[:, start:]], dim=1)
-    mask = attention(batch["owner"])
-    out = model.model.text_model(
-        inputs_embeds=words,
-        attention_mask=mask,
-        position_ids=batch["positions"],
-        use_cache=False,
-        output_hidden_states=True,
-    )
-    return out.last_hidden_state, Attention(model, out.hidden_states, batch["positions"], mask)
 
 
 def language_loss(
@@ -248,11 +223,12 @@ class Trainer:
                 losses.append(stage.dense * dense)
             if stage.talk != "none":
                 at = self.packer.picture_positions(len(tokens) // len(batch["ids"]))
-                hidden, looked = decode(self.model, tokens, batch, at)
-                spoken, more = language_loss(self.model, hidden, batch["targets"])
+                out = decode(self.model, tokens, batch, at, hidden=stage.attention > 0)
+                spoken, more = language_loss(self.model, out.last_hidden_state, batch["targets"])
                 losses.append(spoken)
                 figures |= more
                 if stage.attention:
+                    looked = Attention(self.model, out.hidden_states, batch)
                     off, more = attention_loss(looked, batch, at)
                     losses.append(stage.attention * off)
                     figures |= more

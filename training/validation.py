@@ -18,8 +18,9 @@ from transformers import SmolVLMForConditionalGeneration
 from edgevlm.evaluation import questions, scenes
 from edgevlm.evaluation.pairs import sample_pair
 from training.data import SHAPES, SIDES, normalise, pictures
-from training.dialogues import Packer, attention, stack_rows
-from training.model import TOKENS, see
+from training.decoding import decode
+from training.dialogues import Packer, stack_rows
+from training.model import see
 
 SEED = 880_000
 SHOWN = 2  # sample answers per skill
@@ -53,7 +54,7 @@ class Validation:
                 rows.append(packer.row([packer.segment(turns, len(seen))]))
                 shown += seen
                 asked.append(question.turns[-1].text)
-            self._sets[skill] = pictures(shown, dense=False) | stack_rows(rows), asked
+            self._sets[skill] = pictures(shown) | stack_rows(rows), asked
 
     @torch.no_grad()
     def run(self, model: SmolVLMForConditionalGeneration) -> dict[str, Any]:
@@ -64,7 +65,9 @@ class Validation:
         samples: list[str] = []
         for skill, (batch, asked) in self._sets.items():
             tokens = see(model, normalise(batch["tiles"]))["tokens"]
-            logits, targets = self._logits(model, tokens, batch), batch["targets"]
+            at = self._packer.picture_positions(len(tokens) // len(batch["ids"]))
+            logits: Tensor = model.lm_head(decode(model, tokens, batch, at).last_hidden_state)
+            targets = batch["targets"]
             wanted = targets >= 0
             losses.append(float(functional.cross_entropy(logits[wanted], targets[wanted])))
             chosen = logits.argmax(-1)
@@ -81,23 +84,6 @@ class Validation:
         return {"validation_loss": round(float(np.mean(losses)), 3), "right": right} | {
             "samples": samples
         }
-
-    def _logits(
-        self, model: SmolVLMForConditionalGeneration, tokens: Tensor, batch: dict[str, Tensor]
-    ) -> Tensor:
-        words = model.model.text_model.embed_tokens(batch["ids"])
-        pictures_per_row = len(tokens) // len(words)
-        grouped = tokens.view(len(words), pictures_per_row, TOKENS, -1)
-        for i, first in enumerate(self._packer.picture_positions(pictures_per_row)):
-            words[:, first : first + TOKENS] = grouped[:, i]
-        hidden = model.model.text_model(
-            inputs_embeds=words,
-            attention_mask=attention(batch["owner"]),
-            position_ids=batch["positions"],
-            use_cache=False,
-        ).last_hidden_state
-        logits: Tensor = model.lm_head(hidden)
-        return logits
 
     @staticmethod
     def _last_answer(wanted: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def _checked(name: str, kind: Callable[[str], Number]) -> Callable[[str], Number
     def convert(text: str) -> Number:
         value = _number(text, kind)
         try:
-            Generation(**{name: value})  # type: ignore[arg-type]
+            Generation(**{name: value})  # type: ignore[arg-type]  # which field, only `name` tells
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
         return value

@@ -70,7 +70,7 @@ class Idefics3Vision(nn.Module):
 def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tensor:
     """What the reference looks up for a whole tile: int64 ``[patches]``."""
     seen: list[torch.Tensor] = []
-    hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr]
+    hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr]  # a child by name
         lambda module, inputs: seen.append(inputs[0])
     )
     side = config.image_size // config.patch_size
