@@ -53,6 +53,7 @@ def test_labels_say_what_stands_where() -> None:
             cell = int(y * 10) * 10 + int(x * 10)
             if found.kind[cell] != 1 + labels.KINDS.index(thing.name):
                 continue  # covered by another thing, or hollow there
+            assert scene.things[found.thing[cell] - 1].name == thing.name
             left, top, right, bottom = thing.box()
             size = [(right - left) / scene.width, (bottom - top) / scene.height]
             same = [t for t in scene.things if t.name == thing.name]

@@ -34,23 +34,23 @@ ABOUT_PICTURE = "<|im_start|>User:"  # the pictures follow, then the text withou
 WITHOUT_PICTURE = "<|im_start|>User: "
 
 BLUR = 0.04  # as in `questions.ask`
-RUSSIAN = 1 / 3  # share of the dialogues
+RUSSIAN = 0.4  # share of the dialogues
 # How often each skill is tried; what a scene does not allow is left out.
 SKILL_WEIGHTS: dict[str, float] = {
     "name": 0.8,
-    "attribute": 1.0,
+    "attribute": 1.5,
     "count": 1.8,
     "relation": 1.6,
     "point": 1.2,
     "read": 1.2,
     "yes_no": 1.8,
     "describe": 1.0,
-    "many_turns": 1.0,
+    "many_turns": 1.4,
     "refuse": 1.2,
 }
 _SKILLS = tuple(SKILL_WEIGHTS)
-_DIALOGUES = (5, 8)  # per scene; the end is left out
-_ROOM = 120  # tokens for a scene's dialogues; rows of like lengths waste little on padding
+_DIALOGUES = (6, 10)  # per scene; the end is left out
+_ROOM = 150  # tokens for a scene's dialogues; rows of like lengths waste little on padding
 _PAIR_DIALOGUES = (3, 6)
 _AT_MOST = 2  # dialogues of one skill per scene
 

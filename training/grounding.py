@@ -1,10 +1,7 @@
-"""Where in the picture the words of a dialogue are, to teach the decoder's attention.
+"""Where in the picture the words of a dialogue are, for `attention` to teach.
 
-A few heads of the decoder are told where to look: at what a noun or a colour just heard names, at
-what is about to be said, at the letter about to be spelt, and, in the second of two pictures, at the
-same place of the first. Left alone, a decoder of this size takes far more pictures to find out that a
-noun has to do with a place. Covered: things and plain colours in English and Russian, printed words.
-Not covered: places ("at the top left"), sizes.
+Covered: things and plain colours in English and Russian, printed words, boxes. Not covered: places
+("at the top left").
 """
 
 from __future__ import annotations
@@ -17,28 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, SmolVLMForConditionalGeneration
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers import PreTrainedTokenizerFast
 
 from edgevlm.evaluation import drawings
-from edgevlm.evaluation.scenes import COLORS, Scene, Word
+from edgevlm.evaluation.scenes import COLORS, Scene, Thing, Word
+from edgevlm.evaluation.views import written_box
 from edgevlm.evaluation.wording import color_forms, noun
 from training import labels
-from training.dialogues import attention
 from training.labels import Labels
-from training.model import GRID, SHUFFLE, TOKENS, DenseHeads
+from training.model import GRID, TOKENS
 
-SIDE = GRID // SHUFFLE
 ANY_SHAPE = "shape"
 
 Entry = tuple[tuple[int, ...], str | None, str | None]  # tokens of a word, its name or its colour
-
-# (layer, head): what the head looks at
-WHERE = (1, 0)  # a word just heard: the cells of what it names, or the row's first token
-COUNT = (1, 2)  # the same with one share for each thing's centre and one for the row's first token
-SAY = (3, 0)  # a word about to be said, or a letter about to be spelt: its cells
-COMPARE = (0, 2)  # a token of the second picture: the same cell of the first
 
 
 @dataclass(frozen=True)
@@ -63,6 +51,8 @@ class Finder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encode = tokenizer.backend_tokenizer.encode
         texts = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        self.bracket = self.ids(" [")[0]  # every box starts with it
+        self.articles = {self.ids(word)[0] for word in (" a", " an", " the")}
         self._quotes = {i for i, text in enumerate(texts) if text.endswith('"')}
         # byte-level pieces that go on with a word: a Latin letter, or the bytes of other letters
         self._inner = {
@@ -80,11 +70,11 @@ class Finder:
         for known_words in self._words.values():
             known_words.sort(key=lambda entry: -len(entry[0]))
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._encode(text, add_special_tokens=False).ids)
 
     def _add(self, form: str, name: str | None, color: str | None) -> None:
-        ids = self._ids(f" {form}")
+        ids = self.ids(f" {form}")
         self._words.setdefault(ids[0], []).append((ids, name, color))
 
     def single_tokens(self) -> list[tuple[int, str | None, str | None]]:
@@ -124,51 +114,8 @@ class Finder:
 
     def spelt(self, ids: Sequence[int], text: str) -> list[int]:
         """Where the quoted text starts, its letters one by one."""
-        letters = tuple(i for letter in text for i in self._ids(letter))
-        size = len(letters)
-        return [
-            at
-            for at in range(1, len(ids) - size + 1)
-            if ids[at - 1] in self._quotes and tuple(ids[at : at + size]) == letters
-        ]
-
-
-def start_words(model: SmolVLMForConditionalGeneration, heads: DenseHeads, finder: Finder) -> None:
-    """Let nouns and colours start as what the picture's tokens were taught to be told apart by.
-
-    A word's embedding is the direction of the dense heads' classifier, and the head `WHERE` compares
-    in the space of these directions, in the channels that rotary positions turn least.
-    """
-    kinds, colors = heads.directions()
-    kinds = kinds - kinds.mean(0)
-    colors = colors - colors.mean(0)
-    both = torch.cat([functional.normalize(kinds, dim=1), functional.normalize(colors, dim=1)])
-    text: Any = model.model.text_model
-    attend = text.layers[WHERE[0]].self_attn
-    size, group = attend.head_dim, attend.num_key_value_groups
-    turning = text.rotary_emb.inv_freq
-    still = (turning < 0.5 / 150).nonzero().squeeze(1)
-    channels = torch.cat([still, still + size // 2])
-    main = torch.linalg.svd(both, full_matrices=False)[2][: len(channels)]
-    with torch.no_grad():
-        words = text.embed_tokens.weight
-        for token, name, color in finder.single_tokens():
-            if name != ANY_SHAPE:
-                at = labels.KINDS.index(name) if name else len(kinds) + labels.color_index(color)
-                words[token] = both[at] * len(both[at]) ** 0.5 + 0.5 * words[token]
-        for weight, head in (
-            (attend.q_proj.weight, WHERE[1]),
-            (attend.k_proj.weight, WHERE[1] // group),
-        ):
-            rows = weight[head * size : (head + 1) * size]
-            rows[channels] = main
-
-
-def _by_token(cells: NDArray[Any]) -> NDArray[np.float32]:
-    """Sums over each token's patches, [TOKENS]; `cells` [GRID * GRID]."""
-    square = cells.reshape(SIDE, SHUFFLE, SIDE, SHUFFLE).astype(np.float32)
-    summed: NDArray[np.float32] = square.sum((1, 3)).reshape(TOKENS)
-    return summed
+        letters = tuple(i for letter in text for i in self.ids(letter))
+        return [at for at in _find(ids, letters) if at and ids[at - 1] in self._quotes]
 
 
 class Places:
@@ -177,42 +124,61 @@ class Places:
     def __init__(self, scene: Scene, found: Labels) -> None:
         """`found` are the labels of the scene's `GRID` x `GRID` patches."""
         self._scene = scene
-        self._kind, self._color = found.kind, found.color
-        self._known: dict[tuple[str | None, str | None], tuple[Any, Any]] = {}
+        self._cells = found.thing.copy()
+        for number, thing in enumerate(scene.things, 1):
+            if not (self._cells == number).any():  # hidden, or too thin to be owner of a cell
+                x, y = scene.place(thing)
+                column, row = (min(GRID - 1, max(0, int(at * GRID))) for at in (x, y))
+                self._cells[row * GRID + column] = number
 
-    def _matches(self, name: str | None, color: str | None) -> list[bool]:
-        return [
+    def of(self, name: str | None, color: str | None) -> NDArray[np.int64]:
+        """1 + the number of the thing of that name and colour in each cell, or 0; [TOKENS]."""
+        matches = [
             (name in (None, thing.name) or (name == ANY_SHAPE and thing.color is not None))
             and color in (None, thing.color)
             for thing in self._scene.things
         ]
+        kept: NDArray[np.int64] = np.where(np.array([False, *matches])[self._cells], self._cells, 0)
+        return kept
 
-    def of(self, name: str | None, color: str | None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Covered cells and number of centres, each [TOKENS]."""
-        known = self._known.get((name, color))
-        if known is None:
-            scene = self._scene
-            covered = np.zeros(GRID * GRID, bool)
-            centres = np.zeros(TOKENS, np.float32)
-            for thing, matches in zip(scene.things, self._matches(name, color), strict=True):
-                if not matches:
-                    continue
-                kind = self._kind == 1 + labels.KINDS.index(thing.name)
-                covered |= kind & (self._color == labels.color_index(thing.color))
-                x, y = scene.place(thing)
-                column, row = (min(SIDE - 1, max(0, int(at * SIDE))) for at in (x, y))
-                centres[row * SIDE + column] += 1
-            known = self._known[name, color] = _by_token(covered), centres
-        return known
+    def box(self, number: int) -> NDArray[np.float32]:
+        """Middle, width and height of a thing as fractions of the picture, [4]."""
+        scene, thing = self._scene, self._scene.things[number - 1]
+        left, top, right, bottom = thing.box()
+        size = (right - left) / scene.width, (bottom - top) / scene.height
+        return np.array([*scene.place(thing), *size], np.float32)
 
     @property
     def words(self) -> tuple[Word, ...]:
         return self._scene.words
 
-    def of_letters(self, word: Word) -> list[NDArray[Any]]:
+    def of_letters(self, word: Word) -> list[NDArray[np.bool_]]:
         """For each letter of one of `words`, the cells that it covers, [TOKENS]."""
-        order = labels.letter_order(word, self._scene, GRID).reshape(GRID * GRID, 2)
-        return [_by_token((order == i).any(-1)) for i in range(len(word.text))]
+        order = labels.letter_order(word, self._scene, GRID).reshape(TOKENS, 2)
+        return [(order == i).any(-1) for i in range(len(word.text))]
+
+    def boxes(self) -> list[tuple[str, NDArray[np.bool_]]]:
+        """How each thing's and word's box is written, and the cells that they cover, [TOKENS]."""
+        scene = self._scene
+        written: list[tuple[str, NDArray[np.bool_]]] = []
+        items: list[Thing | Word] = [*scene.things, *scene.words]
+        for number, item in enumerate(items, 1):
+            if isinstance(item, Thing):
+                cells = self._cells == number
+            else:
+                cells = (labels.letter_order(item, scene, GRID).reshape(TOKENS, 2) >= 0).any(-1)
+            written.append((f" {written_box(scene, item)}", cells))
+        return written
+
+
+def _find(ids: Sequence[int], part: Sequence[int]) -> list[int]:
+    """Where `part` starts in `ids`."""
+    size, first = len(part), part[0]
+    return [
+        at
+        for at in range(len(ids) - size + 1)
+        if ids[at] == first and tuple(ids[at : at + size]) == tuple(part)
+    ]
 
 
 def ground(
@@ -220,117 +186,69 @@ def ground(
 ) -> dict[str, Tensor]:
     """What the attention heads of each row should look at; `shown` are the places in its pictures.
 
-    `heard_at` [m, 2] are rows and positions, `heard_cells` and `heard_centres` [m, pictures *
-    TOKENS] the covered cells and the numbers of centres; `said_at` and `said_cells` likewise for
-    positions whose next token names what is there or spells it.
+    `heard_at` [m, 2] are rows and positions, `heard_things` [m, pictures * TOKENS] which thing
+    covers each cell, from 1, or 0; `heard_numbers` [m, pictures] how many things that are, and
+    `heard_boxes` [m, 4] middle, width and height of the only one (fractions; NaN if it is not alone).
+    `said_at` [k, 2] are positions before a word, a letter or a box about to be written,
+    `said_cells` [k, pictures * TOKENS] the cells of what it stands for.
     """
-    heard: list[tuple[tuple[int, int], Any, Any]] = []
-    said: list[tuple[tuple[int, int], Any]] = []
+    heard: list[tuple[tuple[int, int], NDArray[np.int64], list[int], NDArray[np.float32]]] = []
+    said: list[tuple[tuple[int, int], NDArray[np.bool_]]] = []
     for number, (row, places) in enumerate(zip(rows, shown, strict=True)):
         ids, owner, targets = (row[k].tolist() for k in ("ids", "owner", "targets"))
-        for mention in finder.mentions(ids):
+        mentions = finder.mentions(ids)
+        with_noun = {mention.start for mention in mentions if mention.name}
+        for mention in mentions:
             if owner[mention.end] <= 0:
                 continue
-            cells, centres = zip(
-                *(place.of(mention.name, mention.color) for place in places), strict=True
-            )
+            things = [place.of(mention.name, mention.color) for place in places]
+            numbers = [len(set(one[one > 0].tolist())) for one in things]
+            box = np.full(4, np.nan, np.float32)
+            if sum(numbers) == 1:
+                which = numbers.index(1)
+                box = places[which].box(int(things[which].max()))
+            for which in range(1, len(things)):
+                later = things[which]
+                later[later > 0] += things[which - 1].max()
             for at in mention.heard:
-                heard.append(((number, at), np.concatenate(cells), np.concatenate(centres)))
-            if mention.name is None:
+                heard.append(((number, at), np.concatenate(things), numbers, box))
+            if mention.name is None and mention.start in with_noun:
                 continue
-            for at in {mention.start, mention.noun_start}:
+            if len(things) == 2:  # what was in the first is also known where the second differs
+                things[1] = np.maximum(*things)
+            cells = np.concatenate(things) > 0
+            # "a" or "an" depends on what is to be named
+            article = mention.start - (ids[mention.start - 1] in finder.articles)
+            for at in {article, mention.start, mention.noun_start}:
                 if targets[at - 1] >= 0:
-                    said.append(((number, at - 1), np.concatenate(cells)))
+                    said.append(((number, at - 1), cells))
         for which, place in enumerate(places):
+            written: list[tuple[int, NDArray[np.bool_]]] = []
             for word in place.words:
                 starts = finder.spelt(ids, word.text)
-                if not starts:
-                    continue
-                letters = place.of_letters(word)
-                for start in starts:
-                    for at, cells_of_letter in enumerate(letters, start - 1):
-                        if targets[at] >= 0 and cells_of_letter.any():
-                            whole = np.zeros(len(places) * TOKENS, np.float32)
-                            whole[which * TOKENS : (which + 1) * TOKENS] = cells_of_letter
-                            said.append(((number, at), whole))
+                letters = place.of_letters(word) if starts else []
+                written += [(s + i - 1, cells) for s in starts for i, cells in enumerate(letters)]
+            if finder.bracket in ids:
+                for text, cells in place.boxes():
+                    part = finder.ids(text)
+                    written += [
+                        (s + i - 1, cells) for s in _find(ids, part) for i in range(len(part))
+                    ]
+            for at, cells in written:
+                if targets[at] >= 0 and cells.any():
+                    whole = np.zeros(len(places) * TOKENS, bool)
+                    whole[which * TOKENS : (which + 1) * TOKENS] = cells
+                    said.append(((number, at), whole))
     width = len(shown[0]) * TOKENS
     return {
         "heard_at": torch.tensor([h[0] for h in heard], dtype=torch.long).view(-1, 2),
-        "heard_cells": _stack([h[1] for h in heard], width),
-        "heard_centres": _stack([h[2] for h in heard], width),
+        "heard_things": _stack([h[1] for h in heard], width).long(),
+        "heard_numbers": torch.tensor([h[2] for h in heard]).view(-1, len(shown[0])).long(),
+        "heard_boxes": _stack([h[3] for h in heard], 4),
         "said_at": torch.tensor([s[0] for s in said], dtype=torch.long).view(-1, 2),
-        "said_cells": _stack([s[1] for s in said], width),
+        "said_cells": _stack([s[1] for s in said], width).bool(),
     }
 
 
-def _stack(arrays: list[NDArray[Any]], width: int) -> Tensor:
+def _stack(arrays: Sequence[NDArray[Any]], width: int) -> Tensor:
     return torch.from_numpy(np.stack(arrays)) if arrays else torch.zeros(0, width)
-
-
-class Attention:
-    """What chosen heads of the decoder look at, computed again from the layers' inputs."""
-
-    def __init__(
-        self,
-        model: SmolVLMForConditionalGeneration,
-        hidden: Sequence[Tensor],
-        batch: dict[str, Tensor],
-    ) -> None:
-        """`hidden` are the inputs of the layers, [rows, length, width]."""
-        self._text, self._hidden = model.model.text_model, hidden
-        self._mask = attention(batch["owner"])
-        self._turns = self._text.rotary_emb(hidden[0], batch["positions"])
-
-    def log_shares(self, which: tuple[int, int], at: Tensor) -> Tensor:
-        """Log of the attention of the tokens `at` [m, 2] (row, position), [m, length]."""
-        layer: Any = self._text.layers[which[0]]
-        attend = layer.self_attn
-        size, group = attend.head_dim, attend.num_key_value_groups
-        hidden = layer.input_layernorm(self._hidden[which[0]])
-        head, shared = which[1], which[1] // group
-        query = attend.q_proj.weight[head * size : (head + 1) * size]
-        key = attend.k_proj.weight[shared * size : (shared + 1) * size]
-        queries, keys = apply_rotary_pos_emb(
-            functional.linear(hidden, query)[:, None],
-            functional.linear(hidden, key)[:, None],
-            *self._turns,
-        )
-        row, position = at.unbind(1)
-        scores = torch.einsum("md,mkd->mk", queries[row, 0, position], keys[row, 0])
-        allowed = self._mask[row, 0, position]
-        return torch.log_softmax(scores * attend.scaling + allowed, -1)
-
-
-def attention_loss(
-    heads: Attention, batch: dict[str, Tensor], at: Sequence[int]
-) -> tuple[Tensor, dict[str, float]]:
-    """How far the heads are from what they should look at; `at` is where the pictures start."""
-    pictures = [torch.arange(first, first + TOKENS) for first in at]
-    columns = torch.cat([torch.zeros(1, dtype=torch.long), *pictures])  # and the row's first token
-    pieces: list[Tensor] = []
-    figures: dict[str, float] = {}
-    for name, head, where, cells in (
-        ("where", WHERE, batch["heard_at"], batch["heard_cells"]),
-        ("say", SAY, batch["said_at"], batch["said_cells"]),
-    ):
-        if len(where):
-            absent = ~cells.bool().any(1, keepdim=True)
-            wanted = torch.cat([absent, cells.bool()], 1)
-            looked = heads.log_shares(head, where)[:, columns]
-            seen = looked.masked_fill(~wanted, -torch.inf).logsumexp(1)
-            pieces.append(-seen.mean())
-            figures[name] = float(seen.detach().exp().mean())
-    if len(batch["heard_at"]):
-        wanted = functional.pad(batch["heard_centres"], (1, 0), value=1.0)
-        wanted = wanted / wanted.sum(1, keepdim=True)
-        looked = heads.log_shares(COUNT, batch["heard_at"])[:, columns]
-        pieces.append(functional.kl_div(looked, wanted, reduction="batchmean"))
-        figures["count"] = float(pieces[-1].detach())
-    if len(at) == 2:
-        rows = torch.arange(len(batch["ids"])).repeat_interleave(TOKENS)
-        first, second = (picture.repeat(len(batch["ids"])) for picture in pictures)
-        looked = heads.log_shares(COMPARE, torch.stack([rows, second], 1))
-        same = looked.gather(1, first[:, None])
-        pieces.append(-same.mean())
-        figures["compare"] = float(same.detach().exp().mean())
-    return torch.stack(pieces).sum(), figures

@@ -33,15 +33,17 @@ def color_index(color: str | None) -> int:
 class Labels:
     """Per cell, rows first.
 
-    `kind` [cells]: 1 + index into KINDS, 0 for the ground. `color` [cells]: index into COLORS,
-    -1 where no plain shape is. `filled` [cells]: 1, or 0 for an outlined shape, -1 as for colour.
-    `inside` [cells, 16]: which of the cell's 4 x 4 parts a thing covers. `box` [cells, 4]: the middle,
-    the width and the height of the thing's box as fractions of the picture. `centre` [cells]: whether
-    a thing's middle lies here. `letters` [cells, 2]: the letter over the middle of the cell's left
-    and right half, 1 + index into LETTERS, 0 where none is. `order` [cells, 2]: which letter of its
-    word that is, from 0, -1 where none is.
+    `thing` [cells]: 1 + index into the scene's things, 0 for the ground. `kind` [cells]: 1 + index
+    into KINDS, 0 for the ground. `color` [cells]: index into COLORS, -1 where no plain shape is.
+    `filled` [cells]: 1, or 0 for an outlined shape, -1 as for colour. `inside` [cells, 16]: which of
+    the cell's 4 x 4 parts a thing covers. `box` [cells, 4]: the middle, the width and the height of
+    the thing's box as fractions of the picture. `centre` [cells]: whether a thing's middle lies here.
+    `letters` [cells, 2]: the letter over the middle of the cell's left and right half, 1 + index into
+    LETTERS, 0 where none is. `order` [cells, 2]: which letter of its word that is, from 0, -1 where
+    none is.
     """
 
+    thing: NDArray[np.int64]
     kind: NDArray[np.int64]
     color: NDArray[np.int64]
     filled: NDArray[np.int64]
@@ -104,6 +106,7 @@ def label(scene: Scene, grid: int) -> Labels:
         orders = np.maximum(orders, order)
     flat = grid * grid
     return Labels(
+        thing=owner.reshape(flat),
         kind=kinds[owner].reshape(flat),
         color=colors[owner].reshape(flat),
         filled=filled[owner].reshape(flat),

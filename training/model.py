@@ -22,8 +22,7 @@ from training.labels import KINDS, LETTERS
 TILE = 160  # side of the square picture that the tower sees
 PATCH = 16
 GRID = TILE // PATCH
-SHUFFLE = 2  # side of the square of patches that becomes one token
-TOKENS = (GRID // SHUFFLE) ** 2
+TOKENS = GRID * GRID  # each patch is a token: with fewer, words and small things are lost
 LONGEST_EDGE = 224  # a picture's longer side before it is squeezed to the tile
 
 VOCABULARY = 2048
@@ -63,7 +62,7 @@ def nano_config(token_ids: dict[str, int]) -> SmolVLMConfig:
             "eos_token_id": end,
             "pad_token_id": pad,
         },
-        "scale_factor": SHUFFLE,
+        "scale_factor": 1,
         "image_token_id": token_ids["<image>"],
         "tie_word_embeddings": False,
         "pad_token_id": pad,
@@ -110,13 +109,6 @@ def new_model(config: SmolVLMConfig, pixels: Tensor) -> SmolVLMForConditionalGen
     return model
 
 
-def _by_patch(from_tokens: Tensor) -> Tensor:
-    """What each token says of its patches, [n, tokens, patches * k], in the order of the patches."""
-    side = GRID // SHUFFLE
-    split = from_tokens.view(from_tokens.shape[0], side, side, SHUFFLE, SHUFFLE, -1)
-    return split.transpose(2, 3).reshape(from_tokens.shape[0], GRID * GRID, -1)
-
-
 class DenseHeads(nn.Module):
     """What stands where, read from a middle layer, from the last patches and from the tokens."""
 
@@ -130,13 +122,12 @@ class DenseHeads(nn.Module):
         self.middle = nn.Linear(vision, sum(self.parts) + 16)
         self.patch = nn.Linear(vision, sum(self.parts))
         self.token_norm = nn.LayerNorm(text)
-        self.token = nn.Linear(text, SHUFFLE * SHUFFLE * sum(self.parts))
-        self.centre = nn.Linear(text, SHUFFLE * SHUFFLE)
+        self.token = nn.Linear(text, sum(self.parts))
+        self.centre = nn.Linear(text, 1)
 
     def directions(self) -> tuple[Tensor, Tensor]:
-        """What tells a token's kind and colour, over all its patches: [kinds, width], [8, width]."""
-        weight = self.token.weight * self.token_norm.weight
-        each = weight.view(SHUFFLE * SHUFFLE, sum(self.parts), -1).mean(0)
+        """What tells a token's kind and colour: [kinds, width], [8, width]."""
+        each = self.token.weight * self.token_norm.weight
         kinds = self.parts[0]
         return each[:kinds], each[kinds : kinds + self.parts[1]]
 
@@ -180,8 +171,8 @@ class DenseHeads(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """The summed loss and the share of right classes where each has a meaning."""
         normed = self.token_norm(tokens)
-        total, figures = self._loss(_by_patch(self.token(normed)), labels, "token")
-        centre = _by_patch(self.centre(normed)).squeeze(-1)
+        total, figures = self._loss(self.token(normed), labels, "token")
+        centre = self.centre(normed).squeeze(-1)
         weight = 1 + 7 * labels["centre"]  # few cells hold a centre
         total = total + functional.binary_cross_entropy_with_logits(
             centre, labels["centre"], weight

@@ -32,13 +32,13 @@ _READ_LAYOUTS = {
     "nested": 0.04,
 }
 _TALK_LAYOUTS = {
-    "single": 0.18,
-    "mixed": 0.26,
-    "crowd": 0.14,
-    "nested": 0.10,
-    "text": 0.18,
-    "mosaic": 0.07,
-    "page": 0.07,
+    "single": 0.12,
+    "mixed": 0.25,
+    "crowd": 0.17,
+    "nested": 0.11,
+    "text": 0.26,
+    "mosaic": 0.03,
+    "page": 0.06,
 }
 
 
@@ -48,7 +48,7 @@ class Stage:
 
     `batch` is in pictures per process and forward pass, `accumulate` in forward passes per step;
     `after` names the stage whose result this one starts from; `dense` weighs the dense loss,
-    `attention` that of what the decoder's heads look at (see `grounding.py`); `talk` is what the
+    `attention` that of what the decoder's heads look at (see `attention.py`); `talk` is what the
     decoder learns from (`none`, `captions` or `dialogues`); `pairs` is the share of batches about
     two pictures.
     """
@@ -95,7 +95,7 @@ STAGES = {
         Stage(
             "instruct",
             "align-b",
-            44_000,
+            70_000,
             12,
             4e-3,
             0.5,
@@ -104,6 +104,6 @@ STAGES = {
             trained=PARTS[1:],
             **_TALK,
         ),
-        Stage("polish", "instruct", 36_000, 16, 2e-3, 0.01, dense=0.15, attention=0.5, **_TALK),
+        Stage("polish", "instruct", 39_000, 16, 2e-3, 0.01, dense=0.15, attention=1.0, **_TALK),
     )
 }

@@ -29,10 +29,11 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
+from training.attention import Attention, MentionHeads, attention_loss, start_words
 from training.data import Batches, normalise
 from training.decoding import decode
 from training.dialogues import Packer
-from training.grounding import Attention, Finder, attention_loss, start_words
+from training.grounding import Finder
 from training.model import DenseHeads, nano_config, new_model, save_model, see, start_from
 from training.optimizer import MuonAdamW
 from training.stages import STAGES, Stage
@@ -88,6 +89,7 @@ class Trainer:
         pixels = normalise(Batches([SEED, 0], STAGES["look"], size=256).next()["tiles"])
         self.model = new_model(nano_config(special), pixels)
         self.heads = DenseHeads()
+        self.mentions = MentionHeads()
         self.pictures = self.step = 0
         self.optimizer_state: dict[str, Any] | None = None
         self._load()
@@ -115,6 +117,7 @@ class Trainer:
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.mentions.load_state_dict(state["mentions"])
         before = STAGES[file.stem]
         if before.talk == "none" != self.stage.talk:
             start_words(self.model, self.heads, self.finder)
@@ -128,6 +131,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
+            "mentions": self.mentions.state_dict(),
             "pictures": self.pictures,
             "step": self.step,
             "optimizer": optimizer.state_dict() if optimizer else None,
@@ -155,6 +159,8 @@ class Trainer:
         trained = [(nn.ModuleList(parts[p][0]), parts[p][1]) for p in stage.trained]
         if stage.dense:
             trained.append((nn.ModuleList([self.heads]), stage.tower))
+        if stage.attention:
+            trained.append((nn.ModuleList([self.mentions]), 1.0))
         return [(module.requires_grad_(True), share) for module, share in trained]
 
     def train(self) -> None:
@@ -230,8 +236,9 @@ class Trainer:
                 if stage.attention:
                     looked = Attention(self.model, out.hidden_states, batch)
                     off, more = attention_loss(looked, batch, at)
-                    losses.append(stage.attention * off)
-                    figures |= more
+                    known, numbered = self.mentions(out.hidden_states, batch)
+                    losses.append(stage.attention * (off + known))
+                    figures |= more | numbered
             loss = torch.stack(losses).sum()
         (loss / stage.accumulate).backward()
         return figures

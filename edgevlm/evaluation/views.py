@@ -63,6 +63,14 @@ LIKE = {
 Reference = tuple[str, str | None]  # a name, and a colour where it is needed
 
 
+def written_box(scene: Scene, item: Thing | Word) -> str:
+    """[left, top, right, bottom] from 0 to 100, rounded, in the form that a model writes."""
+    left, top, right, bottom = item.box()
+    across, down = 100 / scene.width, 100 / scene.height
+    sides = (left * across, top * down, right * across, bottom * down)
+    return str([min(max(round(side), 0), 100) for side in sides])
+
+
 @dataclass(frozen=True)
 class Turn:
     """What is asked and the right answer."""
@@ -161,8 +169,7 @@ class View:
         across, down = 100 / self.scene.width, 100 / self.scene.height
         if (right - left) * across < _SMALLEST or (bottom - top) * down < _SMALLEST:
             return None
-        sides = (left * across, top * down, right * across, bottom * down)
-        return (str([min(max(round(side), 0), 100) for side in sides]),)
+        return (written_box(self.scene, item),)
 
     def is_doubtful(self, name: str) -> bool:
         """Whether something here may pass for it."""

@@ -1,0 +1,73 @@
+"""How well the vision tower reads by itself: an upper bound for a decoder that does not guess.
+
+`python -m training.letters RUN/STAGE.pt` adds up, for each letter of a word, what the dense heads say
+of the cells that it covers, and prints how many letters and whole texts come out right, by length. The
+words are never those of training. Not covered: what a decoder may add by knowing how words are spelt.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
+
+from edgevlm.evaluation import scenes
+from training import labels
+from training.data import normalise, pictures
+from training.model import GRID, TOKENS, DenseHeads, nano_config, see
+
+SEED = 870_000
+
+
+def read(checkpoint: Path, scenes_read: int) -> dict[str, tuple[int, int, int, int]]:
+    """By kind and length of the text: letters, of these right, texts, of these right in full."""
+    processor = checkpoint.parent / "processor"
+    tokenizer = AutoTokenizer.from_pretrained(processor)
+    special = {t: tokenizer.convert_tokens_to_ids(t) for t in tokenizer.all_special_tokens}
+    model, heads = SmolVLMForConditionalGeneration(nano_config(special)), DenseHeads()
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    heads.load_state_dict(state["heads"])
+    rng = np.random.default_rng(SEED)
+    first, letters = sum(heads.parts[:3]), len(labels.LETTERS)
+    counts: dict[str, tuple[int, int, int, int]] = defaultdict(lambda: (0, 0, 0, 0))
+    for _ in range(scenes_read):
+        scene = scenes.sample(rng, "text", unseen_words=True)
+        if len(scene.words) != 1:
+            continue
+        word = scene.words[0]
+        with torch.no_grad():
+            tokens = see(model, normalise(pictures([scene])["tiles"]))["tokens"]
+            said = heads.token(heads.token_norm(tokens))[0, :, first : first + 2 * letters]
+        order = torch.from_numpy(labels.letter_order(word, scene, GRID).reshape(TOKENS, 2))
+        halves = said.unflatten(-1, (2, letters)).log_softmax(-1)
+        found = [
+            labels.LETTERS[int(halves[order == i].sum(0).argmax())] == letter
+            for i, letter in enumerate(word.text.lower())
+        ]
+        kind = "number" if word.text.isdigit() else "word"
+        row = len(found), sum(found), 1, int(all(found))
+        for name in (kind, f"{kind} of {len(found)}"):
+            counts[name] = tuple(np.add(counts[name], row).tolist())
+    return dict(counts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="RUN/STAGE.pt of any stage")
+    parser.add_argument("--scenes", type=int, default=1000)
+    options = parser.parse_args()
+    for name, row in sorted(read(options.checkpoint, options.scenes).items()):
+        letters, letters_right, texts, texts_right = row
+        print(
+            f"{name:12} letters {100 * letters_right / letters:5.1f} %   "
+            f"in full {100 * texts_right / texts:5.1f} % of {texts}"
+        )
+
+
+if __name__ == "__main__":
+    main()
