@@ -73,7 +73,7 @@ SIZES = [
     (31, 57),
     (190, 191),
     (1500, 7),
-]  # fmt: skip  (one to a line, they would fill the screen)
+]
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"]
 
 

@@ -16,7 +16,7 @@ import torch
 from edgevlm import VLM
 from edgevlm.evaluation import drawings, questions, scenes
 from edgevlm.export.pipeline import export
-from training import labels
+from training import labels, letters
 from training.stages import STAGES
 from training.tokenizer import build_processor, save_processor
 
@@ -115,6 +115,7 @@ def test_the_whole_recipe_runs_in_minutes(tmp_path: Path) -> None:
         "model.text_model.layers.1.self_attn.k_proj.weight",
     }
     assert changed == {"model.connector.modality_projection.proj.weight", *started}
+    assert letters.read(run / "polish.pt", scenes_read=5)["word"][0] > 0
     train(run, "polish", "--export", str(tmp_path / "nano"))
     export(
         tmp_path / "nano", tmp_path / "bundle", vision=("int8",), decoder=("q8_0",), progress=False

@@ -18,7 +18,7 @@ from edgevlm.evaluation.pairs import sample_pair
 from edgevlm.evaluation.views import written_box
 from edgevlm.evaluation.wording import WORDINGS, noun
 from training import labels
-from training.attention import Attention, attention_loss
+from training.attention import HEARD_LAYER, Attention, MentionHeads, attention_loss
 from training.dialogues import Packer, attention
 from training.grounding import Finder, Places, ground
 from training.model import GRID, TILE, TOKENS, nano_config, new_model
@@ -142,7 +142,7 @@ def test_a_box_is_written_with_an_eye_on_its_thing(finder: Finder, tokenizer: An
     scene = scenes.sample(rng, "mixed")
     places = places_of(scene)
     for number, thing in enumerate(scene.things, 1):
-        box = written_box(scene, thing)
+        box = written_box(thing.box(), scene)
         row = Packer(tokenizer).row([Packer(tokenizer).segment([("And where is it?", box)], 1)])
         looked = said(ground(finder, [row], [[places]]), row, tokenizer)
         assert max(looked, key=len) == " " + box
@@ -250,9 +250,31 @@ def test_counting_wants_equal_shares_whatever_the_sizes() -> None:
     def off(first: float, one: float, two: float, ground: float = 1e-9) -> float:
         shares = torch.full((1, 160), 1e-9)
         shares[0, 0], shares[0, 7], shares[0, 5 + 9], shares[0, 90] = first, one, two, ground
-        return attention_loss(Fixed(shares), batch, [5])[1]["count"]  # type: ignore[arg-type]
+        heads: Any = Fixed(shares)
+        return attention_loss(heads, batch, [5])[1]["count"]
 
     assert abs(off(0.6, 0.2, 0.2)) < 1e-4
     assert off(0.3, 0.35, 0.35) > 0.03
     assert off(0.3, 0.2, 0.2, ground=0.3) > 0.3
     assert off(0.6, 0.4, 1e-6) > 1
+
+
+def test_numbers_and_boxes_are_learnt_from_the_words_own_tokens() -> None:
+    """Only their rows of one layer tell anything, so that no other position or layer will do."""
+    torch.manual_seed(6)
+    numbers = torch.tensor([[0], [1], [4], [9]])
+    boxes = torch.full((4, 4), torch.nan)
+    boxes[1] = torch.tensor([0.2, 0.7, 0.1, 0.3])
+    at = torch.tensor([[0, 3], [0, 7], [1, 2], [1, 8]])
+    hidden = [torch.zeros(2, 10, 256) for _ in range(6)]
+    hidden[HEARD_LAYER + 1][at[:, 0], at[:, 1]] = torch.randn(4, 256)
+    batch = {"heard_at": at, "heard_numbers": numbers, "heard_boxes": boxes}
+    heads = MentionHeads()
+    optimizer = torch.optim.Adam(heads.parameters(), 1e-3)
+    for _ in range(200):
+        loss, figures = heads(hidden, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert figures["numbered"] == figures["numbered_many"] == 1
+    assert figures["box_off"] < 0.02

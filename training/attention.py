@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from training import dialogues, labels
 from training.grounding import ANY_SHAPE, Finder
-from training.model import TEXT_WIDTH, TOKENS, DenseHeads
+from training.model import TEXT_WIDTH, TOKENS, DenseHeads, share_right
 
 # (layer, head): what the head looks at
 WHERE = (1, 0)  # a word just heard: the cells of what it names, or the row's first token
@@ -128,15 +128,11 @@ class MentionHeads(nn.Module):
         loss = functional.cross_entropy(guessed.transpose(1, 2), true, reduction="none").mean(1)
         counted = (loss * (1 + 3 * several)).sum()  # most words name one thing or none
         figures = {
-            "numbered": _share(guessed.argmax(-1) == true),
-            "numbered_many": _share((guessed.argmax(-1) == true)[several]),
+            "numbered": share_right(guessed, true),
+            "numbered_many": share_right(guessed[several], true[several]),
             "box_off": float((box[only] - wanted[only]).detach().abs().mean()),
         }
         return (counted + 4 * off) / max(1, len(row)), figures
-
-
-def _share(right: Tensor) -> float:
-    return float(right.float().mean())
 
 
 def _off_equal_shares(looked: Tensor, things: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class Places:
 
     def __init__(self, scene: Scene, found: Labels) -> None:
         """`found` are the labels of the scene's `GRID` x `GRID` patches."""
-        self._scene = scene
+        self._scene, self._found = scene, found
         self._cells = found.thing.copy()
         for number, thing in enumerate(scene.things, 1):
             if not (self._cells == number).any():  # hidden, or too thin to be owner of a cell
@@ -142,11 +142,9 @@ class Places:
         return kept
 
     def box(self, number: int) -> NDArray[np.float32]:
-        """Middle, width and height of a thing as fractions of the picture, [4]."""
-        scene, thing = self._scene, self._scene.things[number - 1]
-        left, top, right, bottom = thing.box()
-        size = (right - left) / scene.width, (bottom - top) / scene.height
-        return np.array([*scene.place(thing), *size], np.float32)
+        """Middle, width and height of a thing as fractions of the picture, [4]; NaN if it is hidden."""
+        cells = np.flatnonzero(self._found.thing == number)
+        return self._found.box[cells[0]] if len(cells) else np.full(4, np.nan, np.float32)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -167,7 +165,7 @@ class Places:
                 cells = self._cells == number
             else:
                 cells = (labels.letter_order(item, scene, GRID).reshape(TOKENS, 2) >= 0).any(-1)
-            written.append((f" {written_box(scene, item)}", cells))
+            written.append((f" {written_box(item.box(), scene)}", cells))
         return written
 
 

@@ -59,7 +59,7 @@ def read(checkpoint: Path, scenes_read: int) -> dict[str, tuple[int, int, int, i
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="RUN/STAGE.pt of any stage")
-    parser.add_argument("--scenes", type=int, default=1000)
+    parser.add_argument("--scenes", type=int, default=600)
     options = parser.parse_args()
     for name, row in sorted(read(options.checkpoint, options.scenes).items()):
         letters, letters_right, texts, texts_right = row

@@ -160,9 +160,9 @@ class DenseHeads(nn.Module):
         if logits.shape[-1] > sum(self.parts):
             pieces.append(binary(logits[..., -16:], labels["inside"]))
         figures = {
-            f"{name}_kind": _share_right(kind, true_kind),
-            f"{name}_color": _share_right(color, true_color),
-            f"{name}_letter": _share_right(letter, true_letter),
+            f"{name}_kind": share_right(kind, true_kind),
+            f"{name}_color": share_right(color, true_color),
+            f"{name}_letter": share_right(letter, true_letter),
         }
         return torch.stack(pieces).sum(), figures
 
@@ -191,7 +191,8 @@ def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     return functional.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
 
 
-def _share_right(logits: Tensor, classes: Tensor) -> float:
+def share_right(logits: Tensor, classes: Tensor) -> float:
+    """Of classes [...] that are likeliest by logits [..., classes]; NaN of none."""
     return float((logits.argmax(-1) == classes).float().mean()) if len(classes) else math.nan
 
 
@@ -245,7 +246,7 @@ def start_from(model: SmolVLMForConditionalGeneration, folder: Path) -> None:
 
 
 def see(model: SmolVLMForConditionalGeneration, pixels: Tensor) -> dict[str, Any]:
-    """Run tower and connector: `middle`, `patches` [n, 64, width], `tokens` [n, TOKENS, width]."""
+    """Run tower and connector: `middle`, `patches` and `tokens`, each [n, TOKENS, width]."""
     core = model.model
     tower = core.vision_model
     everywhere = torch.ones(pixels.shape[0], GRID, GRID, dtype=torch.bool)

@@ -63,9 +63,9 @@ LIKE = {
 Reference = tuple[str, str | None]  # a name, and a colour where it is needed
 
 
-def written_box(scene: Scene, item: Thing | Word) -> str:
-    """[left, top, right, bottom] from 0 to 100, rounded, in the form that a model writes."""
-    left, top, right, bottom = item.box()
+def written_box(box: Box, scene: Scene) -> str:
+    """A box in pixels as a model writes it: [left, top, right, bottom], 0 to 100, rounded."""
+    left, top, right, bottom = box
     across, down = 100 / scene.width, 100 / scene.height
     sides = (left * across, top * down, right * across, bottom * down)
     return str([min(max(round(side), 0), 100) for side in sides])
@@ -169,7 +169,7 @@ class View:
         across, down = 100 / self.scene.width, 100 / self.scene.height
         if (right - left) * across < _SMALLEST or (bottom - top) * down < _SMALLEST:
             return None
-        return (written_box(self.scene, item),)
+        return (written_box(self.box(item), self.scene),)
 
     def is_doubtful(self, name: str) -> bool:
         """Whether something here may pass for it."""
