@@ -16,94 +16,28 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM, RepetitionPenaltyLogitsProcessor
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import LlamaForCausalLM
 
 from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes.base import DecoderRuntime, Sampling
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp_library import library
-from edgevlm.runtimes.probe import UnguardedDecoder, write_model
-
-CONTEXT_LENGTH = 1200
-EXACT = 2e-5
-"""Relative error of logits between two programs that compute in float32."""
-END, IMAGE, USER_DEFINED = 256, 257, 258
-TOKENS = [*bytes_to_unicode().values(), "<|end|>", "<image>", "<user>", "th", "the", "in"]
-MERGES = ["t h", "th e", "i n"]
-
-
-class ExactDecoder(LlamaCppDecoder):
-    """Keys and values are not rounded, so that logits agree with transformers' to 1e-5."""
-
-    CACHE_TYPE = "F32"
-
-
-def reference_model() -> LlamaForCausalLM:
-    """Random weights, wide enough that logits differ clearly; grouped-query attention, untied."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(TOKENS),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        initializer_range=0.3,
-        attn_implementation="eager",
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def permuted(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of q and k in the order of llama.cpp's rotary embedding."""
-    rows, columns = weights.shape
-    halves = weights.reshape(heads, 2, rows // heads // 2, columns)
-    return halves.swapaxes(1, 2).reshape(rows, columns)
-
-
-def write_decoder(path: Path, model: LlamaForCausalLM, dtype: type = np.float32) -> Path:
-    """`model` as a GGUF file with a byte-level tokenizer."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(TOKENS)
-    types = [gguf.TokenType.NORMAL] * len(TOKENS)
-    types[END] = types[IMAGE] = gguf.TokenType.CONTROL
-    types[USER_DEFINED] = gguf.TokenType.USER_DEFINED
-    writer.add_token_types(types)
-    writer.add_token_merges(MERGES)
-    writer.add_eos_token_id(END)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, tensor in model.state_dict().items():
-        weights = tensor.numpy()
-        projection = name.split(".")[-2]
-        if projection in heads:
-            weights = permuted(weights, heads[projection])
-        kind = dtype if weights.ndim > 1 else np.float32
-        renamed = names.get_name(name, (".weight",))
-        assert renamed is not None, name
-        writer.add_tensor(renamed, weights.astype(kind))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+from tests.tiny_decoder import (
+    CONTEXT_LENGTH,
+    END,
+    EXACT,
+    IMAGE,
+    TOKENS,
+    USER_DEFINED,
+    ExactDecoder,
+    decoded,
+    positions,
+    reference_logits,
+    reference_model,
+    relative_error,
+    some_tokens,
+    write_decoder,
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,32 +62,6 @@ def decoder(shared: LlamaCppDecoder) -> DecoderRuntime:
     """Empty, and able to decode in both directions."""
     shared.truncate(0)
     return shared
-
-
-def some_tokens(count: int, seed: int = 0) -> list[int]:
-    tokens: list[int] = np.random.default_rng(seed).integers(0, len(TOKENS), count).tolist()
-    return tokens
-
-
-def positions(start: int, stop: int) -> NDArray[np.int32]:
-    return np.arange(start, stop, dtype=np.int32)
-
-
-def reference_logits(model: LlamaForCausalLM, tokens: list[int]) -> NDArray[np.float32]:
-    """``[n, vocabulary]``"""
-    with torch.inference_mode():
-        logits: NDArray[np.float32] = model(torch.tensor([tokens])).logits[0].numpy()
-    return logits
-
-
-def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-
-
-def decoded(decoder: DecoderRuntime, tokens: list[int], start: int = 0) -> NDArray[np.float32]:
-    """Logits after `tokens` in one call."""
-    decoder.decode_tokens(tokens, positions(start, start + len(tokens)), logits=True)
-    return decoder.logits()
 
 
 # --- logits -------------------------------------------------------------------------------------
@@ -284,113 +192,6 @@ def test_bidirectional_must_be_asked_for(path: Path) -> None:
         )
 
 
-# --- sampling -----------------------------------------------------------------------------------
-
-
-def answer(decoder: DecoderRuntime, sampling: Sampling, count: int = 80) -> list[int]:
-    """Tokens sampled after a fixed prompt."""
-    decoder.truncate(0)
-    prompt = some_tokens(10)
-    decoder.decode_tokens(prompt, positions(0, 10), logits=True)
-    sampler = decoder.sampler(sampling)
-    tokens = []
-    for position in range(10, 10 + count):
-        tokens.append(sampler.sample())
-        decoder.decode_tokens(tokens[-1:], positions(position, position + 1), logits=True)
-    sampler.close()
-    return tokens
-
-
-def greedy_with_penalty(decoder: DecoderRuntime, penalty: float, count: int = 80) -> list[int]:
-    """`answer` by transformers' formula over the last 64 tokens of the answer."""
-    processor = RepetitionPenaltyLogitsProcessor(penalty)
-    decoder.truncate(0)
-    logits = decoded(decoder, some_tokens(10))
-    tokens: list[int] = []
-    for position in range(10, 10 + count):
-        window = torch.tensor([tokens[-64:]], dtype=torch.long)
-        scores = processor(window, torch.from_numpy(logits)[None])
-        tokens.append(int(scores.argmax()))
-        logits = decoded(decoder, tokens[-1:], position)
-    return tokens
-
-
-def test_temperature_zero_takes_the_most_likely(decoder: DecoderRuntime) -> None:
-    assert answer(decoder, Sampling()) == greedy_with_penalty(decoder, 1.0)
-
-
-@pytest.mark.parametrize("penalty", [1.3, 0.8, 5.0])
-def test_repetition_penalty_is_that_of_transformers(
-    decoder: DecoderRuntime, penalty: float
-) -> None:
-    ours = answer(decoder, Sampling(repetition_penalty=penalty))
-    assert ours == greedy_with_penalty(decoder, penalty)
-    assert ours != answer(decoder, Sampling())
-
-
-def test_seeds_make_answers_repeatable(decoder: DecoderRuntime) -> None:
-    answers = [
-        answer(decoder, Sampling(temperature=1.5, seed=seed)) for seed in (0, 0, 1, 2**32 - 2)
-    ]
-    assert answers[0] == answers[1]
-    assert len({tuple(tokens) for tokens in answers}) == 3
-
-
-def test_top_k_of_one_is_greedy(decoder: DecoderRuntime) -> None:
-    greedy = answer(decoder, Sampling())
-    for settings in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}):
-        sampling = Sampling(temperature=2.0, seed=3, **settings)
-        assert answer(decoder, sampling) == greedy
-
-
-def test_samples_follow_the_distribution(decoder: DecoderRuntime) -> None:
-    """Top-k, top-p and min-p before the temperature, as documented; 3,000 draws."""
-    sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.02)
-    logits = decoded(decoder, some_tokens(10)).astype(np.float64)
-    draws = np.zeros(len(TOKENS))
-    for seed in range(3000):
-        sampler = decoder.sampler(Sampling(**{**vars(sampling), "seed": seed}))
-        draws[sampler.sample()] += 1
-        sampler.close()
-    order = np.argsort(-logits)[: sampling.top_k]
-    likely = np.exp(logits[order] - logits[order[0]])
-    likely /= likely.sum()
-    order = order[: np.searchsorted(np.cumsum(likely), sampling.top_p) + 1]
-    kept = [token for token in order if logits[token] >= logits[order[0]] + np.log(sampling.min_p)]
-    expected = np.zeros(len(TOKENS))
-    expected[kept] = np.exp((logits[kept] - logits[kept[0]]) / sampling.temperature)
-    expected /= expected.sum()
-    assert set(np.flatnonzero(draws)) <= set(kept)
-    assert np.abs(draws / draws.sum() - expected).max() < 0.03
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"temperature": -0.1},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"temperature": "0"},
-        {"top_k": -1},
-        {"top_k": 1.5},
-        {"top_p": 1.1},
-        {"top_p": -0.1},
-        {"min_p": 2.0},
-        {"repetition_penalty": 0.0},
-        {"repetition_penalty": float("nan")},
-        {"seed": -1},
-        {"seed": 2**32 - 1},
-        {"seed": 2**64},
-        {"seed": True},
-    ],
-    ids=str,
-)
-def test_refuses_wrong_sampling(decoder: DecoderRuntime, settings: dict[str, Any]) -> None:
-    (name,) = settings
-    with pytest.raises(InputError, match=f"^{name} must be"):
-        decoder.sampler(Sampling(**settings))
-
-
 def test_logits_must_have_been_asked_for(decoder: DecoderRuntime) -> None:
     decoder.decode_tokens([1], positions(0, 1), logits=True)
     decoder.decode_tokens([1], positions(1, 2), logits=False)
@@ -406,19 +207,6 @@ def test_logits_are_a_copy(decoder: DecoderRuntime) -> None:
     decoded(decoder, [2], 1)
     assert np.array_equal(first, kept)
     first[:] = 0
-
-
-def test_damaged_weights_are_an_error(model: LlamaForCausalLM, tmp_path: Path) -> None:
-    damaged = reference_model()
-    with torch.no_grad():
-        damaged.lm_head.weight[3, 5] = float("nan")
-    decoder = LlamaCppDecoder(
-        write_decoder(tmp_path / "nan.gguf", damaged), context_length=64, threads=1
-    )
-    decoder.decode_tokens([1], positions(0, 1), logits=True)
-    for sampling in (Sampling(), Sampling(temperature=1.0)):
-        with pytest.raises(RuntimeLoadError, match="NaN"):
-            decoder.sampler(sampling).sample()
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -501,44 +289,6 @@ def test_long_runs_do_not_overflow_the_stack(path: Path, tmp_path: Path) -> None
         [sys.executable, "-c", script, str(deep)], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout) == (0, f"{LlamaCppDecoder.TEXT_LIMIT}\n"), ended.stderr
-
-
-# --- the embedding table ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of 256, which every type takes."""
-    path = tmp_path_factory.mktemp("wide") / "wide.gguf"
-    write_model(path)
-    return path
-
-
-TYPES = [
-    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-]
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_rows_of_the_embedding_table(wide_model: Path, tmp_path: Path, kind: str) -> None:
-    """llama.cpp computes the same from our rows as from its own look-up of the tokens."""
-    llama = library()
-    parameters = llama.llama_model_quantize_default_params()
-    parameters.ftype = llama.LLAMA_FTYPE_MOSTLY_F16
-    parameters.token_embedding_type = int(gguf.GGMLQuantizationType[kind])
-    path = tmp_path / "quantized.gguf"
-    status = llama.llama_model_quantize(bytes(wide_model), bytes(path), parameters)
-    assert status == 0
-    decoder = UnguardedDecoder(path, context_length=64, threads=1)
-    tokens = [0, 255, 7, 7, 128]
-    rows = decoder.embed(tokens)
-    assert decoder._embedding_table is not None and decoder._embedding_table.type.name == kind
-    assert rows.shape == (5, 256) and rows.dtype == np.float32 and np.array_equal(rows[2], rows[3])
-    by_token = decoded(decoder, tokens)
-    decoder.truncate(0)
-    decoder.decode_embeddings(rows, positions(0, 5), logits=True)
-    assert relative_error(decoder.logits(), by_token) < 1e-6
 
 
 # --- wrong use ----------------------------------------------------------------------------------
