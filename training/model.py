@@ -151,7 +151,7 @@ class DenseHeads(nn.Module):
             0.3 * binary(filled[plain].squeeze(-1), labels["filled"][plain].float())
             if plain.any()
             else filled.sum() * 0,
-            1.5 * _mean_cross_entropy(letter, true_letter),
+            2.5 * _mean_cross_entropy(letter, true_letter),
             0.7 * _mean_cross_entropy(order, labels["order"][printed]),
             binary(lettered, printed.float()),
             binary(there.squeeze(-1), present.float()),

@@ -24,19 +24,21 @@ _LOOK_LAYOUTS = {
     "nested": 0.05,
 }
 _READ_LAYOUTS = {
-    "page": 0.60,
-    "text": 0.10,
-    "mosaic": 0.16,
+    "page": 0.48,
+    "text": 0.18,
+    "sign": 0.06,
+    "mosaic": 0.10,
+    "crowd": 0.10,
     "mixed": 0.05,
-    "crowd": 0.05,
-    "nested": 0.04,
+    "nested": 0.03,
 }
 _TALK_LAYOUTS = {
-    "single": 0.12,
-    "mixed": 0.25,
-    "crowd": 0.17,
-    "nested": 0.11,
-    "text": 0.26,
+    "single": 0.08,
+    "mixed": 0.17,
+    "crowd": 0.24,
+    "nested": 0.10,
+    "text": 0.27,
+    "sign": 0.05,
     "mosaic": 0.03,
     "page": 0.06,
 }
@@ -88,7 +90,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("look", None, 75_000, 40, 1.4e-3, 0.35, layouts=_LOOK_LAYOUTS, **_SEE),
-        Stage("read", "look", 58_000, 40, 7e-4, 0.03, layouts=_READ_LAYOUTS, **_SEE),
+        Stage("read", "look", 165_000, 40, 7e-4, 0.03, layouts=_READ_LAYOUTS, **_SEE),
         Stage("align-a", **_ALIGN, trained=("connector",)),
         Stage("align-b", **_ALIGN, trained=("connector", "decoder")),
         Stage("align-c", **_ALIGN, dense=0.15),
@@ -104,6 +106,6 @@ STAGES = {
             trained=PARTS[1:],
             **_TALK,
         ),
-        Stage("polish", "instruct", 39_000, 16, 2e-3, 0.01, dense=0.15, attention=1.0, **_TALK),
+        Stage("polish", "instruct", 75_000, 16, 2e-3, 0.01, dense=0.2, attention=1.0, **_TALK),
     )
 }

@@ -2,8 +2,8 @@
 
 A layout says what a scene is for: `single` (one large thing), `mixed` (two to four), `crowd` (things
 to count), `nested` (a thing inside an outlined shape), `text` (a word or a number, perhaps with
-things), and for training `mosaic` (many things, overlapping) and `page` (many words). Not covered:
-perspective, lighting of the things themselves, photographs.
+things), and for training `mosaic` (many things, overlapping), `page` (many words) and `sign` (a word
+among several things). Not covered: perspective, lighting of the things themselves, photographs.
 """
 
 from __future__ import annotations
@@ -366,6 +366,13 @@ def _page(s: SceneSampler, shapes: float) -> None:
         s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.2, 0.35))), overlap=0.0)
 
 
+def _sign(s: SceneSampler, shapes: float) -> None:
+    for _ in range(int(s.rng.integers(2, 5))):
+        s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.22, 0.42))), overlap=0.0)
+    text = s.new_text(jumble=0.2)
+    s.add_word(text, (0.06 * len(text) + 0.1, 0.12 * len(text) + 0.15))
+
+
 _LAYOUTS = {
     "single": _single,
     "mixed": _mixed,
@@ -374,6 +381,7 @@ _LAYOUTS = {
     "text": _text,
     "mosaic": _mosaic,
     "page": _page,
+    "sign": _sign,
 }
 
 
