@@ -51,10 +51,12 @@ class Chat:
     ) -> Generator[Chunk, None, None]:
         """As `send`, in chunks."""
         start = time.perf_counter()
-        pictures = [self._engine.prepare(picture) for picture in load_images(images)]
+        generation = Generation(**options)
+        budget = generation.image_budget
+        pictures = [self._engine.prepare(picture, budget) for picture in load_images(images)]
         question = user_message(text, len(pictures))
         chunks = self._engine.generate(
-            [*self._messages, question], [*self._pictures, *pictures], Generation(**options), start
+            [*self._messages, question], [*self._pictures, *pictures], generation, start
         )
         return self._record(chunks, question, pictures)
 

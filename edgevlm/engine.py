@@ -30,7 +30,7 @@ from edgevlm.manifest import Manifest
 from edgevlm.prompt import Message, PromptBuilder, TextSegment
 from edgevlm.results import Chunk, FinishReason, Stats
 from edgevlm.runtimes.base import DecoderRuntime, VisionRuntime
-from edgevlm.tiling import Tiles, prepare
+from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget, Tiles, prepare
 
 EMBEDDING_CACHE_BYTES = 64 * 2**20
 """Embeddings of recent tiles that are kept; a picture of SmolVLM-256M in 17 tiles has 2.5 MB."""
@@ -76,9 +76,16 @@ class Engine:
         """Positions for prompt and answer together."""
         return self._decoder.context_length
 
-    def prepare(self, picture: NDArray[np.uint8]) -> Picture:
-        """Cut an RGB uint8 picture ``[height, width, 3]`` into tiles."""
-        tiles = prepare(picture, self._manifest.image)
+    def prepare(
+        self, picture: NDArray[np.uint8], budget: ImageBudget = CHECKPOINT_BUDGET
+    ) -> Picture:
+        """Cut an RGB uint8 picture ``[height, width, 3]`` into tiles.
+
+        Raises:
+            InputError: a budget that is less than one tile.
+        """
+        most = budget.tiles(self._manifest.vision.tokens_per_tile)
+        tiles = prepare(picture, self._manifest.image, budget.detail, most)
         return Picture(tiles, tuple(_hash(tile) for tile in tiles.pixels))
 
     def encode(self, picture: Picture) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from edgevlm.errors import InputError
 from edgevlm.runtimes.base import Sampling, check_integer
+from edgevlm.tiling import Detail, ImageBudget
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -20,6 +21,8 @@ class GenerationOptions(TypedDict, total=False):
     min_p: float
     repetition_penalty: float
     seed: int
+    detail: Detail | None
+    max_image_tokens: int | None
     stop: str | tuple[str, ...] | list[str]
 
 
@@ -41,6 +44,10 @@ class Generation:
     repetition_penalty: float = 1.0
     seed: int = 0
     """The same seed gives the same answer."""
+    detail: Detail | None = None
+    """How finely this request's pictures are split; see `edgevlm.tiling.ImageBudget`."""
+    max_image_tokens: int | None = None
+    """At most so many positions for each of them."""
     stop: str | tuple[str, ...] | list[str] = ()
     """The answer ends before the first of these strings."""
 
@@ -52,7 +59,12 @@ class Generation:
                 f"stop must be one or several texts that are not empty, is {self.stop!r}"
             )
         object.__setattr__(self, "stop", stop)
-        _ = self.sampling  # checks the rest
+        _ = self.sampling, self.image_budget  # check the rest
+
+    @property
+    def image_budget(self) -> ImageBudget:
+        """What the preparation of pictures needs to know."""
+        return ImageBudget(self.detail, self.max_image_tokens)
 
     @property
     def sampling(self) -> Sampling:

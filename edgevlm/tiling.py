@@ -5,18 +5,24 @@ normalising, which the vision graph does itself:
 
 - ``stretch``: ``SiglipImageProcessorPil``; with ``longest_edge`` Idefics3's and SmolVLM's, unsplit;
 - ``grid``: ``Idefics3ImageProcessorPil`` and ``SmolVLMImageProcessorPil`` with ``do_image_splitting``.
+
+How many tiles a grid has follows from the length that the picture's longest edge is first resized to.
+`ImageBudget` sets that length, as ``size={"longest_edge": ...}`` does in transformers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevlm.errors import InputError
 from edgevlm.manifest import ImagePreparation
+from edgevlm.runtimes.base import check_integer
 
 SIDE_LIMIT = 4096
 """Idefics3 never resizes to more than this per side."""
@@ -27,6 +33,50 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+Detail = Literal["low", "high", "auto"]
+
+
+@dataclass(frozen=True)
+class ImageBudget:
+    """How many tiles a picture may become; pictures of models that never split them take one anyway.
+
+    Raises:
+        InputError: a setting of the wrong type or outside its range.
+    """
+
+    detail: Detail | None = None
+    """``low``: one tile. ``high``: split as the checkpoint's processor splits. ``auto``: split into as
+    many tiles as the picture's own pixels fill, so that nothing is enlarged to be split. None: as the
+    checkpoint was made, which is ``high`` for models that split."""
+    max_tokens: int | None = None
+    """At most so many embeddings for a picture; None for no limit."""
+
+    def __post_init__(self) -> None:
+        if self.detail is not None and self.detail not in get_args(Detail):
+            raise InputError(f"detail must be low, high, auto or None, is {self.detail!r}")
+        if self.max_tokens is not None:
+            check_integer("max_image_tokens", self.max_tokens, 1, 2**31 - 1)
+
+    def tiles(self, tokens_per_tile: int) -> int | None:
+        """Tiles that `max_tokens` allows.
+
+        Raises:
+            InputError: not even one.
+        """
+        if self.max_tokens is None:
+            return None
+        if self.max_tokens < tokens_per_tile:
+            raise InputError(
+                f"max_image_tokens is {self.max_tokens}, but a picture of this model takes at least "
+                f"{tokens_per_tile}"
+            )
+        return self.max_tokens // tokens_per_tile
+
+
+CHECKPOINT_BUDGET = ImageBudget()
+"""Pictures as the checkpoint's processor makes them."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +93,27 @@ class Tiles:
         return len(self.pixels)
 
 
-def prepare(picture: NDArray[np.uint8], preparation: ImagePreparation) -> Tiles:
+def prepare(
+    picture: NDArray[np.uint8],
+    preparation: ImagePreparation,
+    detail: Detail | None = None,
+    most_tiles: int | None = None,
+) -> Tiles:
     """Cut a picture into tiles.
 
     Args:
         picture: RGB uint8 ``[height, width, 3]``.
+        detail: as in `ImageBudget`.
+        most_tiles: at most so many; None for no limit.
     """
     image = Image.fromarray(picture)
     height, width = preparation.tile_size
     resample = _FILTERS[preparation.resample]
-    if preparation.longest_edge is not None:
-        image = image.resize(longest_edge_size(*image.size, preparation.longest_edge), resample)
+    edge = preparation.longest_edge
+    if preparation.strategy == "grid":
+        edge = _edge(image.size, preparation, detail, most_tiles)
+    if edge is not None:
+        image = image.resize(longest_edge_size(*image.size, edge), resample)
     if preparation.strategy == "grid":
         image = image.resize(tile_multiple_size(*image.size, height), resample)
         if image.width > width or image.height > height:
@@ -61,6 +121,32 @@ def prepare(picture: NDArray[np.uint8], preparation: ImagePreparation) -> Tiles:
     if preparation.strategy == "stretch":
         image = image.resize((width, height), resample)
     return Tiles(np.asarray(image)[None], rows=0, columns=0)
+
+
+def _edge(
+    size: tuple[int, int],
+    preparation: ImagePreparation,
+    detail: Detail | None,
+    most_tiles: int | None,
+) -> int | None:
+    """What a picture's longest edge is resized to before it is split."""
+    tile, edge = preparation.tile_size[0], preparation.longest_edge
+    full = edge if edge is not None else max(tile_multiple_size(*size, tile))
+    if detail == "low":
+        edge = tile
+    elif detail == "auto":
+        edge = min(full, max(tile, max(size) // tile * tile))
+    if most_tiles is not None:
+        while _count(size, full if edge is None else edge, tile) > most_tiles:
+            edge = ((full if edge is None else edge) - 1) // tile * tile
+    return edge
+
+
+def _count(size: tuple[int, int], edge: int, tile: int) -> int:
+    """Tiles of a picture whose longest edge becomes `edge`."""
+    width, height = tile_multiple_size(*longest_edge_size(*size, edge), tile)
+    grid = (width // tile) * (height // tile)
+    return 1 if grid == 1 else grid + 1
 
 
 def _cut(image: Image.Image, preparation: ImagePreparation, resample: Image.Resampling) -> Tiles:

@@ -19,6 +19,7 @@ from edgevlm.images import ImageSource, load_image, load_images
 from edgevlm.manifest import Manifest
 from edgevlm.prompt import system_messages, user_message
 from edgevlm.results import Answer, Chunk, collect
+from edgevlm.tiling import Detail, ImageBudget
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -168,9 +169,11 @@ class VLM:
         Closing it stops the work.
         """
         start = time.perf_counter()
-        pictures = [self._engine.prepare(picture) for picture in load_images(image)]
+        generation = Generation(**options)
+        budget = generation.image_budget
+        pictures = [self._engine.prepare(picture, budget) for picture in load_images(image)]
         messages = [*system_messages(system), user_message(question, len(pictures))]
-        return self._engine.generate(messages, pictures, Generation(**options), start)
+        return self._engine.generate(messages, pictures, generation, start)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -182,6 +185,7 @@ class VLM:
                 [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
         """
         start = time.perf_counter()
+        generation = Generation(**options)
         sources = []
         for message in messages:
             content = message.get("content") if isinstance(message, Mapping) else None
@@ -192,16 +196,24 @@ class VLM:
                             f"an image part needs its picture under 'image', is {part!r}"
                         )
                     sources.append(part["image"])
-        pictures = [self._engine.prepare(load_image(source)) for source in sources]
-        return self._engine.generate(messages, pictures, Generation(**options), start)
+        budget = generation.image_budget
+        pictures = [self._engine.prepare(load_image(source), budget) for source in sources]
+        return self._engine.generate(messages, pictures, generation, start)
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation that keeps its turns and, as long as nobody else asks, the decoder's KV cache."""
         return Chat(self._engine, system)
 
-    def encode(self, image: ImageSource) -> NDArray[np.float32]:
+    def encode(
+        self,
+        image: ImageSource,
+        *,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+    ) -> NDArray[np.float32]:
         """Embeddings float32 ``[tokens, width]`` of one picture, as the decoder gets them."""
-        return self._engine.encode(self._engine.prepare(load_image(image)))
+        budget = ImageBudget(detail, max_image_tokens)
+        return self._engine.encode(self._engine.prepare(load_image(image), budget))
 
     def close(self) -> None:
         """Free the memory; later requests raise RuntimeLoadError."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,10 +16,17 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from edgevlm.errors import ImageError
+from edgevlm.errors import ImageError, InputError
 from edgevlm.images import MAX_PIXELS, load_image, load_images
 from edgevlm.manifest import ImagePreparation
-from edgevlm.tiling import Tiles, longest_edge_size, prepare, tile_multiple_size
+from edgevlm.tiling import (
+    Detail,
+    ImageBudget,
+    Tiles,
+    longest_edge_size,
+    prepare,
+    tile_multiple_size,
+)
 
 HALF = (0.5, 0.5, 0.5)
 # A small tile and edge in SmolVLM's proportions (512 and 2048) keep the suite quick.
@@ -116,6 +124,58 @@ def test_every_size_as_transformers(name: str, size: tuple[int, int]) -> None:
     preparation, processor = REFERENCES[name]
     image = random_picture(*size)
     assert_same(prepare(load_image(image), preparation), reference_pixels(processor, image))
+
+
+def edge_of(size: tuple[int, int], detail: str | None) -> int:
+    """The longest edge, in tiles of 64, that stands for a detail."""
+    own = max(1, min(4, max(size) // 64))
+    return 64 * {"low": 1, "high": 4, "auto": own, None: 4}[detail]
+
+
+@pytest.mark.parametrize("detail", [None, "low", "high", "auto"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_detail_is_a_longest_edge_of_transformers(
+    detail: Detail | None, size: tuple[int, int]
+) -> None:
+    image = random_picture(*size)
+    edge = {"longest_edge": edge_of(size, detail)}
+    processor = SmolVLMImageProcessorPil(size=edge, max_image_size={"longest_edge": 64})
+    ours = prepare(load_image(image), SPLIT, detail)
+    assert_same(ours, reference_pixels(processor, image))
+    if detail == "low":
+        assert len(ours) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 30))
+def test_never_more_tiles_than_allowed_nor_fewer_than_possible(
+    width: int, height: int, most: int
+) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    tiles = len(prepare(picture, SPLIT, most_tiles=most))
+    possible = [len(prepare(picture, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)]
+    assert tiles == max(n for n in possible if n <= most)
+
+
+@pytest.mark.parametrize("name", ["smolvlm whole", "siglip"])
+def test_a_model_that_never_splits_takes_any_detail(name: str) -> None:
+    picture = load_image(random_picture(300, 200))
+    whole = prepare(picture, REFERENCES[name][0])
+    for detail in get_args(Detail):
+        np.testing.assert_array_equal(
+            prepare(picture, REFERENCES[name][0], detail, 1).pixels, whole.pixels
+        )
+
+
+def test_a_budget_is_checked() -> None:
+    with pytest.raises(InputError, match="detail must be low, high, auto or None, is 'medium'"):
+        ImageBudget("medium")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_image_tokens must be from 1"):
+        ImageBudget(max_tokens=0)
+    with pytest.raises(InputError, match=r"max_image_tokens is 63, .* takes at least 64"):
+        ImageBudget(max_tokens=63).tiles(64)
+    assert ImageBudget(max_tokens=200).tiles(64) == 3
+    assert ImageBudget().tiles(64) is None
 
 
 @pytest.mark.parametrize("name", REFERENCES)

@@ -63,6 +63,18 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         default=Generation.seed,
         help="of the random choices above temperature 0 (default: %(default)s)",
     )
+    group.add_argument(
+        "--detail",
+        choices=("low", "high", "auto"),
+        help="pictures in one tile, split as in training, or split as far as their own pixels go "
+        "(default: as the model was made)",
+    )
+    group.add_argument(
+        "--max-image-tokens",
+        metavar="N",
+        type=_checked("max_image_tokens", int),
+        help="positions of a picture at most, for models that split pictures",
+    )
 
 
 def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
@@ -70,6 +82,8 @@ def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
         "max_tokens": arguments.max_tokens,
         "temperature": arguments.temperature,
         "seed": arguments.seed,
+        "detail": arguments.detail,
+        "max_image_tokens": arguments.max_image_tokens,
     }
 
 
