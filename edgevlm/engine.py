@@ -1,10 +1,7 @@
 """The engine: prepared pictures and messages in, chunks out; the only place that knows both runtimes.
 
-A prompt is a list of *units*: a token id (one position) or a tile's key, the hash of its pixels (one
-position for each of its embeddings). The engine remembers the units that the decoder's KV cache holds.
-A request whose prompt begins with the same units prefills only the rest, and a tile that the KV cache
-holds, or whose embeddings were computed recently, is not encoded again. A key stands for the pixels
-themselves, so no picture is ever taken for another.
+What was prefilled or encoded before and is still known is not computed again; `edgevlm.caches` has both
+caches, and says what the *units* of a prompt are.
 
 Requests are served one at a time: a second thread waits until the first one's stream has ended.
 """
@@ -16,14 +13,13 @@ import hashlib
 import itertools
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.caches import CacheInfo, EmbeddingCache, KVCache, Unit
 from edgevlm.errors import BusyError, ContextError
 from edgevlm.generation import AnswerText, Generation
 from edgevlm.manifest import Manifest
@@ -32,16 +28,11 @@ from edgevlm.results import Chunk, FinishReason, Stats
 from edgevlm.runtimes.base import DecoderRuntime, VisionRuntime
 from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget, Tiles, prepare
 
-EMBEDDING_CACHE_BYTES = 64 * 2**20
-"""Embeddings of recent tiles that are kept; a picture of SmolVLM-256M in 17 tiles has 2.5 MB."""
-
 TEXT_LENGTH = 1024
 """Positions beside one picture for prompt and answer, in models that attend over the whole prompt."""
 
 CONVERSATION_LENGTH = 4096
 """Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
-
-Unit: TypeAlias = "int | bytes"
 
 
 @dataclass(frozen=True)
@@ -66,8 +57,11 @@ class Engine:
         self._decoder = decoder
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
-        self._held: list[Unit] = []
-        self._embeddings: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
+        self._embeddings = EmbeddingCache()
+        self._positions = self._kv_cache.positions
+        self._reused_positions = self._prefilled_positions = 0
+        self._reused_tiles = self._encoded_tiles = 0
         self._lock = threading.Lock()
         self._owner: int | None = None
 
@@ -149,7 +143,8 @@ class Engine:
     ) -> Generator[Chunk, None, None]:
         with self._exclusive():
             prepared = time.perf_counter()
-            cached = self._reuse(units)
+            causal = self._manifest.decoder.attention == "causal"
+            cached = self._kv_cache.reuse(units) if causal else self._kv_cache.empty()
             rest = units[cached:]
             missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
             encoded_tiles = sum(key not in self._embeddings for key in missing)
@@ -157,6 +152,10 @@ class Engine:
             encoded = time.perf_counter()
             cached_tokens = self._positions(units[:cached])
             self._prefill(rest, embeddings, cached_tokens)
+            self._reused_positions += cached_tokens
+            self._prefilled_positions += self._positions(rest)
+            self._encoded_tiles += encoded_tiles
+            self._reused_tiles += sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
             yield from self._answer(
                 self._positions(units),
                 cached_tokens,
@@ -176,8 +175,7 @@ class Engine:
         tiles = _tiles_by_key(pictures)
         with self._exclusive():
             units = self.units(messages, pictures)
-            self._held.clear()
-            self._decoder.truncate(0)
+            self._kv_cache.empty()
             self._prefill(units, self._encode(tiles), 0)
             rows = [self._decoder.logits()]
             for position, token in enumerate(answer[:-1], start=self._positions(units)):
@@ -188,14 +186,25 @@ class Engine:
     def close(self) -> None:
         """Free both runtimes; waits for a stream in another thread."""
         with self._exclusive():
-            self._held.clear()
+            self._kv_cache.clear()
             self._embeddings.clear()
             self._vision.close()
             self._decoder.close()
 
-    def _positions(self, units: Sequence[Unit]) -> int:
-        tokens_per_tile = self._manifest.vision.tokens_per_tile
-        return sum(tokens_per_tile if isinstance(unit, bytes) else 1 for unit in units)
+    def cache_info(self) -> CacheInfo:
+        """What the caches hold and what they spared; waits for a stream in another thread."""
+        with self._exclusive():
+            return CacheInfo(
+                positions=self._kv_cache.held_positions,
+                conversations=self._kv_cache.copies,
+                conversation_bytes=self._kv_cache.copied_bytes,
+                tiles=len(self._embeddings),
+                tile_bytes=self._embeddings.bytes,
+                reused_positions=self._reused_positions,
+                prefilled_positions=self._prefilled_positions,
+                reused_tiles=self._reused_tiles,
+                encoded_tiles=self._encoded_tiles,
+            )
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -217,22 +226,6 @@ class Engine:
             self._owner = None
             self._lock.release()
 
-    def _reuse(self, units: Sequence[Unit]) -> int:
-        """Cut the KV cache to what it shares with the prompt; returns how many units that is.
-
-        At least one unit is left to decode, since the logits after the prompt are needed. With attention
-        over the whole prefix nothing can be shared: each position depends on all of them.
-        """
-        shared = 0
-        if self._manifest.decoder.attention == "causal":
-            for held, wanted in zip(self._held, units[:-1], strict=False):
-                if held != wanted:
-                    break
-                shared += 1
-        del self._held[shared:]
-        self._decoder.truncate(self._positions(self._held))
-        return shared
-
     def _encode(self, tiles: Mapping[bytes, NDArray[np.uint8]]) -> dict[bytes, NDArray[np.float32]]:
         """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
         missing = [key for key in tiles if key not in self._embeddings]
@@ -241,12 +234,7 @@ class Engine:
             encoded = self._vision.encode(np.stack([tiles[key] for key in missing]))
             encoded = encoded * np.float32(self._manifest.decoder.embedding_scale)
             found.update(zip(missing, encoded, strict=True))
-        for key in tiles:
-            self._embeddings[key] = found[key]
-            self._embeddings.move_to_end(key)
-        size = sum(embeddings.nbytes for embeddings in self._embeddings.values())
-        while size > EMBEDDING_CACHE_BYTES:
-            size -= self._embeddings.popitem(last=False)[1].nbytes
+        self._embeddings.update(found)
         return found
 
     def _prefill(
@@ -261,7 +249,7 @@ class Engine:
             prefix = np.concatenate(rows)
             positions = np.arange(position, position + len(prefix), dtype=np.int32)
             self._decoder.decode_embeddings(prefix, positions, logits=True, bidirectional=True)
-            self._held += units
+            self._kv_cache.extend(units)
             return
         done = 0
         for is_tile, group in itertools.groupby(units, key=lambda unit: isinstance(unit, bytes)):
@@ -277,12 +265,12 @@ class Engine:
             else:
                 tokens = [unit for unit in run if isinstance(unit, int)]
                 self._decoder.decode_tokens(tokens, positions, logits=done == len(units))
-            self._held += run
+            self._kv_cache.extend(run)
             position += count
 
     def _step(self, token: int, position: int) -> None:
         self._decoder.decode_tokens([token], np.array([position], np.int32), logits=True)
-        self._held.append(token)
+        self._kv_cache.extend([token])
 
     def _answer(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.caches import CacheInfo
 from edgevlm.chat import Chat
 from edgevlm.engine import Engine, default_context_length
 from edgevlm.errors import InputError, PromptError
@@ -214,6 +215,10 @@ class VLM:
         """Embeddings float32 ``[tokens, width]`` of one picture, as the decoder gets them."""
         budget = ImageBudget(detail, max_image_tokens)
         return self._engine.encode(self._engine.prepare(load_image(image), budget))
+
+    def cache_info(self) -> CacheInfo:
+        """What is kept of pictures and conversations, and what that spared."""
+        return self._engine.cache_info()
 
     def close(self) -> None:
         """Free the memory; later requests raise RuntimeLoadError."""

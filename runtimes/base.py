@@ -151,6 +151,14 @@ class DecoderRuntime(Protocol):
         """Forget every position >= `position`."""
         ...
 
+    def save(self) -> NDArray[np.uint8]:
+        """A copy of the KV cache, for `restore`; only as large as what it holds."""
+        ...
+
+    def restore(self, copy: NDArray[np.uint8], length: int) -> None:
+        """Hold what `save` copied when there were `length` positions, instead of what is held."""
+        ...
+
     def logits(self) -> NDArray[np.float32]:
         """A copy ``[vocabulary]`` of the logits of the last position decoded with ``logits=True``."""
         ...

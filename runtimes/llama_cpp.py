@@ -398,6 +398,43 @@ class LlamaCppDecoder:
             )
         self._length = position
 
+    def save(self) -> NDArray[np.uint8]:
+        """A copy of the KV cache, uint8 ``[bytes]``, for `restore` of the same decoder.
+
+        Raises:
+            RuntimeLoadError: llama.cpp failed.
+        """
+        self._open()
+        llama = self._llama
+        copy = np.empty(llama.llama_state_seq_get_size(self._context, 0), np.uint8)
+        pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if llama.llama_state_seq_get_data(self._context, pointer, copy.nbytes, 0) != copy.nbytes:
+            raise RuntimeLoadError("llama.cpp could not copy its key-value cache")
+        return copy
+
+    def restore(self, copy: NDArray[np.uint8], length: int) -> None:
+        """Hold what `save` copied when there were `length` positions, instead of what is held.
+
+        Raises:
+            InputError: more positions than the context has.
+            RuntimeLoadError: llama.cpp cannot read the copy; nothing is held then.
+        """
+        self._open()
+        length = check_integer("length", length, 0, self.context_length)
+        llama = self._llama
+        llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
+        self._length, self._has_logits = 0, False
+        pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        recent_errors.clear()
+        read = llama.llama_state_seq_set_data(self._context, pointer, copy.nbytes, 0)
+        if read != copy.nbytes or llama.llama_memory_seq_pos_max(self._memory, 0) != length - 1:
+            llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
+            raise RuntimeLoadError(
+                f"llama.cpp could not restore its key-value cache from {copy.nbytes} bytes"
+                f"{failure_reason()}"
+            )
+        self._length = length
+
     def logits(self) -> NDArray[np.float32]:
         """A copy ``[vocabulary]`` of the last decoded position's logits.
 

@@ -192,6 +192,44 @@ def test_bidirectional_must_be_asked_for(path: Path) -> None:
         )
 
 
+def test_a_restored_cache_goes_on_alike(decoder: DecoderRuntime) -> None:
+    tokens = some_tokens(60)
+    decoded(decoder, tokens[:40])
+    copy = decoder.save()
+    expected = decoded(decoder, tokens[40:], 40)
+    decoder.truncate(0)
+    decoded(decoder, some_tokens(90)[30:])
+    decoder.restore(copy, 40)
+    with pytest.raises(InputError, match="no logits"):
+        decoder.logits()
+    np.testing.assert_array_equal(decoded(decoder, tokens[40:], 40), expected)
+
+
+def test_a_copy_is_as_large_as_what_it_holds(decoder: DecoderRuntime) -> None:
+    decoded(decoder, some_tokens(10))
+    small = decoder.save().nbytes
+    decoder.truncate(0)
+    decoded(decoder, some_tokens(100))
+    assert 8 * small < decoder.save().nbytes < 11 * small
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "length", "noise"])
+def test_a_damaged_copy_is_refused_and_nothing_held(decoder: DecoderRuntime, damage: str) -> None:
+    decoded(decoder, some_tokens(40))
+    copy, length = decoder.save(), 40
+    if damage == "cut":
+        copy = copy[: len(copy) // 2]
+    elif damage == "empty":
+        copy = copy[:0]
+    elif damage == "length":
+        length = 39
+    else:
+        copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
+    with pytest.raises(RuntimeLoadError, match="could not restore"):
+        decoder.restore(copy, length)
+    decoder.decode_tokens([1], positions(0, 1), logits=True)
+
+
 def test_logits_must_have_been_asked_for(decoder: DecoderRuntime) -> None:
     decoder.decode_tokens([1], positions(0, 1), logits=True)
     decoder.decode_tokens([1], positions(1, 2), logits=False)
@@ -464,6 +502,8 @@ def test_closed(path: Path) -> None:
             np.zeros((1, 64), np.float32), positions(1, 2), logits=True
         ),
         lambda: decoder.truncate(0),
+        decoder.save,
+        lambda: decoder.restore(np.zeros(9, np.uint8), 1),
         lambda: decoder.sampler(Sampling()),
     ]
     for call in calls:

@@ -1,0 +1,181 @@
+"""What is kept between requests: embeddings of recent tiles, and the decoder's KV cache.
+
+The KV cache holds one conversation. When another begins whose prompt shares little with it, what would
+be costly to compute again is copied out first and copied back when that conversation goes on, which takes
+milliseconds where a prefill takes seconds. So many conversations can take turns, and a single one pays
+nothing. Both caches are bounded by bytes; what was used longest ago goes first.
+
+A prompt is a list of *units*: a token id (one position) or a tile's key, the hash of its pixels (one
+position for each of its embeddings). A key stands for the pixels themselves, so no picture is ever taken
+for another.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.runtimes.base import DecoderRuntime
+
+Unit: TypeAlias = "int | bytes"
+
+EMBEDDING_BYTES = 64 * 2**20
+"""Embeddings of recent tiles that are kept; a picture of SmolVLM-256M in 17 tiles has 2.5 MB."""
+
+CONVERSATION_BYTES = 128 * 2**20
+"""Conversations that are kept beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
+
+COSTLY_POSITIONS = 32
+"""A conversation is copied out or back if it spares the decoder at least so many positions."""
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What the caches of a `VLM` hold and what they spared."""
+
+    positions: int
+    """Of the conversation in the decoder's KV cache."""
+    conversations: int
+    """Further ones, copied out of it."""
+    conversation_bytes: int
+    tiles: int
+    """Tiles whose embeddings are kept."""
+    tile_bytes: int
+    reused_positions: int
+    """Prompt positions that were not prefilled, since the model was loaded."""
+    prefilled_positions: int
+    reused_tiles: int
+    """Tiles of prompts that were not encoded: their embeddings or their positions were there."""
+    encoded_tiles: int
+
+
+class EmbeddingCache:
+    """Embeddings of tiles by the hash of their pixels."""
+
+    def __init__(self, most_bytes: int = EMBEDDING_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._kept
+
+    def __getitem__(self, key: bytes) -> NDArray[np.float32]:
+        """Embeddings ``[tokens_per_tile, width]``, which count as used just now."""
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def update(self, embeddings: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Keep these, as long as there is room for them."""
+        for key, rows in embeddings.items():
+            self._forget(key)
+            self._kept[key] = rows
+            self.bytes += rows.nbytes
+        while self.bytes > self._most_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.bytes = 0
+
+    def _forget(self, key: bytes) -> None:
+        rows = self._kept.pop(key, None)
+        self.bytes -= 0 if rows is None else rows.nbytes
+
+
+class KVCache:
+    """Knows what the decoder's KV cache holds, and holds what was copied out of it."""
+
+    def __init__(
+        self,
+        decoder: DecoderRuntime,
+        tokens_per_tile: int,
+        most_bytes: int = CONVERSATION_BYTES,
+    ) -> None:
+        self._decoder = decoder
+        self._tokens_per_tile = tokens_per_tile
+        self._most_bytes = most_bytes
+        self._held: list[Unit] = []
+        self._copies: OrderedDict[tuple[Unit, ...], NDArray[np.uint8]] = OrderedDict()
+
+    def positions(self, units: Iterable[Unit]) -> int:
+        """Positions that units take in a prompt."""
+        return sum(self._tokens_per_tile if isinstance(unit, bytes) else 1 for unit in units)
+
+    @property
+    def held_positions(self) -> int:
+        """Positions in the decoder's KV cache."""
+        return self.positions(self._held)
+
+    @property
+    def copies(self) -> int:
+        """Conversations beside the one in the decoder's KV cache."""
+        return len(self._copies)
+
+    @property
+    def copied_bytes(self) -> int:
+        """What they take."""
+        return sum(copy.nbytes for copy in self._copies.values())
+
+    def reuse(self, units: Sequence[Unit]) -> int:
+        """Have the decoder hold what is known of this prompt; returns how many units that is.
+
+        At least one unit is left to decode, since the logits after the prompt are needed.
+        """
+        wanted = units[:-1]
+        shared = _shared(self._held, wanted)
+        best = max(self._copies, key=lambda copy: _shared(copy, wanted), default=())
+        known = _shared(best, wanted)
+        restores = self.positions(wanted[shared:known]) >= COSTLY_POSITIONS
+        copy = self._copies.pop(best) if restores else None
+        lost = self.positions(self._held[shared:])
+        if lost >= COSTLY_POSITIONS and (restores or 4 * lost >= self.held_positions):
+            self._copy()  # else it is another question about the same pictures
+        if copy is not None:
+            self._held.clear()
+            self._decoder.restore(copy, self.positions(best))
+            self._held, shared = list(best), known
+        del self._held[shared:]
+        self._decoder.truncate(self.held_positions)
+        return shared
+
+    def extend(self, units: Iterable[Unit]) -> None:
+        """The decoder has taken these in."""
+        self._held += units
+
+    def empty(self) -> int:
+        """Have the decoder forget its conversation; the copies stay. Returns 0, as nothing is shared."""
+        self._held.clear()
+        self._decoder.truncate(0)
+        return 0
+
+    def clear(self) -> None:
+        """Forget everything, without a word to the decoder."""
+        self._held.clear()
+        self._copies.clear()
+
+    def _copy(self) -> None:
+        """Keep what the decoder holds, if there is room for it."""
+        copy = self._decoder.save()
+        if copy.nbytes > self._most_bytes:
+            return
+        self._copies[tuple(self._held)] = copy
+        self._copies.move_to_end(tuple(self._held))
+        while self.copied_bytes > self._most_bytes:
+            self._copies.popitem(last=False)
+
+
+def _shared(held: Sequence[Unit], wanted: Sequence[Unit]) -> int:
+    """Length of the longest common beginning."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(held, wanted, strict=False)) if a != b),
+        min(len(held), len(wanted)),
+    )
