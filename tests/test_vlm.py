@@ -41,6 +41,7 @@ from edgevlm import (
 from edgevlm.engine import Engine, default_context_length
 from edgevlm.images import load_image
 from edgevlm.prompt import user_message
+from edgevlm.tiling import ImageBudget
 from tests.conftest import Export
 
 Array = NDArray[Any]
@@ -146,6 +147,35 @@ def test_logits_as_transformers(exported: Export, family: str) -> None:
             expected = expected[:, : found.shape[1]]
             error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
             assert error < 5e-3, f"{family}: relative error {error:.1e}"
+
+
+def test_low_detail_as_transformers_with_a_shorter_edge(exported: Export, smolvlm: VLM) -> None:
+    reference = Reference(exported("smolvlm").checkpoint, "smolvlm")
+    tile = smolvlm.manifest.image.tile_size[0]
+    reference.processor.image_processor.size = {"longest_edge": tile}
+    image, question = picture(5, 300, 200), "What is this?"
+    ids, expected = reference.answer_and_logits(image, question, 6)
+    prepared = engine(smolvlm).prepare(load_image(image), ImageBudget("low"))
+    found = engine(smolvlm).logits([user_message(question, 1)], [prepared], ids)
+    expected = expected[:, : found.shape[1]]
+    assert np.linalg.norm(found - expected) < 5e-3 * np.linalg.norm(expected)
+
+
+def test_every_way_of_asking_takes_a_budget_for_pictures(smolvlm: VLM) -> None:
+    image, per_tile = picture(6, 300, 200), smolvlm.manifest.vision.tokens_per_tile
+    full = smolvlm.ask(image, "What?", max_tokens=2).stats.prompt_tokens
+    one = smolvlm.ask(image, "What?", max_tokens=2, detail="low").stats.prompt_tokens
+    assert one < full - 3 * per_tile
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]
+    message = [{"role": "user", "content": parts}]
+    chunks = list(smolvlm.generate(message, max_tokens=2, max_image_tokens=per_tile))
+    assert chunks[-1].stats is not None
+    assert chunks[-1].stats.prompt_tokens == one
+    chat = smolvlm.chat().send("What?", images=image, max_tokens=2, detail="low")
+    assert chat.stats.prompt_tokens == one
+    assert len(smolvlm.encode(image, detail="low")) == per_tile
+    with pytest.raises(InputError, match="max_image_tokens is 1, but"):
+        smolvlm.ask(image, "What?", max_image_tokens=1)
 
 
 @pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
