@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from edgevlm.engine import Engine, Picture
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_images
 from edgevlm.prompt import system_messages, user_message
-from edgevlm.results import Answer, Chunk, collect
+from edgevlm.results import Answer, Chunk, Stopwatch, collect
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,13 +49,13 @@ class Chat:
         **options: Unpack[GenerationOptions],
     ) -> Generator[Chunk, None, None]:
         """As `send`, in chunks."""
-        start = time.perf_counter()
+        watch = Stopwatch()
         generation = Generation(**options)
         budget = generation.image_budget
         pictures = [self._engine.prepare(picture, budget) for picture in load_images(images)]
         question = user_message(text, len(pictures))
         chunks = self._engine.generate(
-            [*self._messages, question], [*self._pictures, *pictures], generation, start
+            [*self._messages, question], [*self._pictures, *pictures], generation, watch
         )
         return self._record(chunks, question, pictures)
 

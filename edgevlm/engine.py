@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import itertools
 import threading
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,8 @@ from edgevlm.errors import BusyError, ContextError
 from edgevlm.generation import AnswerText, Generation
 from edgevlm.manifest import Manifest
 from edgevlm.prompt import Message, PromptBuilder, TextSegment
-from edgevlm.results import Chunk, FinishReason, Stats
+from edgevlm.results import Chunk, FinishReason, Stats, Stopwatch
+from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import DecoderRuntime, VisionRuntime
 from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget, Tiles, prepare
 
@@ -51,7 +51,14 @@ class Picture:
 class Engine:
     """Answers requests with one vision graph and one decoder, which it owns."""
 
-    def __init__(self, manifest: Manifest, vision: VisionRuntime, decoder: DecoderRuntime) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        vision: VisionRuntime,
+        decoder: DecoderRuntime,
+        load_ms: float = 0.0,
+    ) -> None:
+        self._load_ms = load_ms
         self._manifest = manifest
         self._vision = vision
         self._decoder = decoder
@@ -107,7 +114,7 @@ class Engine:
         messages: Sequence[Message],
         pictures: Sequence[Picture],
         generation: Generation,
-        start: float,
+        watch: Stopwatch,
     ) -> Generator[Chunk, None, None]:
         """Stream the answer to `messages`; closing the iterator stops the work.
 
@@ -115,14 +122,16 @@ class Engine:
 
         Args:
             pictures: one for each image part of the messages, in their order.
-            start: `time.perf_counter` when the request came; stats count from there.
+            watch: started when the request came; stats count from there.
 
         Raises:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and ``max_tokens`` do not fit the context together.
             BusyError: this thread has another stream open.
         """
+        watch.end("prepare")
         with self._exclusive():  # the tokenizer is the decoder's, which another thread may close
+            watch.end("wait")
             units = self.units(messages, pictures)
         prompt_tokens = self._positions(units)
         if prompt_tokens + generation.max_tokens > self.context_length:
@@ -132,37 +141,57 @@ class Engine:
                 f"{self.context_length}; lower max_tokens, shorten the conversation or load the model "
                 f"with a larger context_length"
             )
-        return self._generate(units, _tiles_by_key(pictures), generation, start)
+        tiles = _tiles_by_key(pictures)
+        watch.end("prepare")
+        return self._generate(units, tiles, generation, watch)
 
     def _generate(
         self,
         units: Sequence[Unit],
         tiles: Mapping[bytes, NDArray[np.uint8]],
         generation: Generation,
-        start: float,
+        watch: Stopwatch,
     ) -> Generator[Chunk, None, None]:
+        watch.end("reader")
         with self._exclusive():
-            prepared = time.perf_counter()
+            watch.end("wait")
             causal = self._manifest.decoder.attention == "causal"
             cached = self._kv_cache.reuse(units) if causal else self._kv_cache.empty()
+            watch.end("prefill")
             rest = units[cached:]
             missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
             encoded_tiles = sum(key not in self._embeddings for key in missing)
             embeddings = self._encode(missing)
-            encoded = time.perf_counter()
+            watch.end("encode")
             cached_tokens = self._positions(units[:cached])
             self._prefill(rest, embeddings, cached_tokens)
+            watch.end("prefill")
+            cached_tiles = sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
             self._reused_positions += cached_tokens
             self._prefilled_positions += self._positions(rest)
             self._encoded_tiles += encoded_tiles
-            self._reused_tiles += sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
-            yield from self._answer(
-                self._positions(units),
-                cached_tokens,
-                encoded_tiles,
-                generation,
-                (start, prepared, encoded),
+            self._reused_tiles += cached_tiles
+            prompt_tokens = self._positions(units)
+            first_token_ms, answer_tokens, text, finish = yield from self._answer(
+                prompt_tokens, generation, watch
             )
+            stats = Stats(
+                load_ms=self._load_ms,
+                wait_ms=watch.ms("wait"),
+                prepare_ms=watch.ms("prepare"),
+                encode_ms=watch.ms("encode"),
+                prefill_ms=watch.ms("prefill"),
+                decode_ms=watch.ms("decode"),
+                first_token_ms=first_token_ms,
+                total_ms=watch.total_ms,
+                prompt_tokens=prompt_tokens,
+                cached_tokens=cached_tokens,
+                encoded_tiles=encoded_tiles,
+                cached_tiles=cached_tiles,
+                answer_tokens=answer_tokens,
+                peak_memory=cpu.peak_memory(),
+            )
+            yield Chunk(text, (), finish, stats)
 
     def logits(
         self, messages: Sequence[Message], pictures: Sequence[Picture], answer: Sequence[int]
@@ -273,26 +302,24 @@ class Engine:
         self._kv_cache.extend([token])
 
     def _answer(
-        self,
-        prompt_tokens: int,
-        cached_tokens: int,
-        encoded_tiles: int,
-        generation: Generation,
-        times: tuple[float, float, float],
-    ) -> Iterator[Chunk]:
-        """Sample until the model, a stop string or the limit ends the answer."""
-        start, prepared, encoded = times
-        prefilled = first = time.perf_counter()
+        self, prompt_tokens: int, generation: Generation, watch: Stopwatch
+    ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
+        """Sample until the model, a stop string or the limit ends the answer.
+
+        Returns:
+            When the first token came, how many came, the text not yet shown, and why it ended.
+        """
         text = AnswerText(tuple(generation.stop))
         sampler = self._decoder.sampler(generation.sampling)
         finish: FinishReason | None = None
+        first_token_ms = 0.0
         count = 0
-        paused = 0.0
         try:
             while finish is None:
                 token = sampler.sample()
+                watch.end("decode")
                 if count == 0:
-                    first = time.perf_counter()
+                    first_token_ms = watch.total_ms
                 if token in self._end_tokens:
                     finish = "stop"
                     break
@@ -302,28 +329,16 @@ class Engine:
                     finish = "stop"
                 elif count == generation.max_tokens:
                     finish = "length"
-                shown_at = time.perf_counter()
+                watch.end("decode")
                 yield Chunk(shown, (token,))
-                paused += time.perf_counter() - shown_at
+                watch.end("reader")
                 if finish is None:
                     self._step(token, prompt_tokens + count - 1)
             rest = text.finish()
         finally:
             sampler.close()
-        end = time.perf_counter()
-        stats = Stats(
-            prepare_ms=(prepared - start) * 1000,
-            encode_ms=(encoded - prepared) * 1000,
-            prefill_ms=(prefilled - encoded) * 1000,
-            decode_ms=(end - prefilled - paused) * 1000,
-            first_token_ms=(first - start) * 1000,
-            total_ms=(end - start - paused) * 1000,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=cached_tokens,
-            encoded_tiles=encoded_tiles,
-            answer_tokens=count,
-        )
-        yield Chunk(rest, (), finish, stats)
+        watch.end("decode")
+        return first_token_ms, count, rest, finish
 
 
 def default_context_length(manifest: Manifest) -> int:

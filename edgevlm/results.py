@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +12,48 @@ FinishReason = Literal["stop", "length"]
 """``stop``: the model ended its answer or a stop string came; ``length``: ``max_tokens`` was reached."""
 
 
+Phase = Literal["wait", "prepare", "encode", "prefill", "decode", "reader"]
+
+
+class Stopwatch:
+    """Splits time into phases without a gap: each lasts from the end of the one before."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._ms: defaultdict[Phase, float] = defaultdict(float)
+
+    def end(self, phase: Phase) -> None:
+        """What has passed since the last call belongs to this phase."""
+        now = time.perf_counter()
+        self._ms[phase] += (now - self._last) * 1000
+        self._last = now
+
+    def ms(self, phase: Phase) -> float:
+        return self._ms[phase]
+
+    @property
+    def total_ms(self) -> float:
+        """All phases but the reader's."""
+        return sum(ms for phase, ms in self._ms.items() if phase != "reader")
+
+
 @dataclass(frozen=True)
 class Stats:
-    """Where the time of one answer went (milliseconds) and what it cost (tokens)."""
+    """Where the time of one answer went (milliseconds) and what it cost (tokens, bytes).
 
+    ``wait_ms``, ``prepare_ms``, ``encode_ms``, ``prefill_ms`` and ``decode_ms`` add up to ``total_ms``.
+    """
+
+    load_ms: float
+    """Loading the model, once, before the first answer."""
+    wait_ms: float
+    """For requests of other threads."""
     prepare_ms: float
     """Reading and tiling pictures, rendering and tokenizing the prompt."""
     encode_ms: float
     """Vision graph."""
     prefill_ms: float
-    """Decoder over the part of the prompt that the KV cache did not hold."""
+    """Decoder over the part of the prompt that the KV cache did not hold, and copying that cache."""
     decode_ms: float
     """Decoder and sampler, from the first to the last token of the answer."""
     first_token_ms: float
@@ -32,7 +66,11 @@ class Stats:
     """Of these, positions that the KV cache already held."""
     encoded_tiles: int
     """Tiles that went through the vision graph."""
+    cached_tiles: int
+    """Tiles of the prompt that did not: their positions or their embeddings were there."""
     answer_tokens: int
+    peak_memory: int | None
+    """Bytes that this process held at most since its start; None where the system does not say."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
 from edgevlm.manifest import Manifest
 from edgevlm.prompt import system_messages, user_message
-from edgevlm.results import Answer, Chunk, collect
+from edgevlm.results import Answer, Chunk, Stopwatch, collect
 from edgevlm.tiling import Detail, ImageBudget
 
 if TYPE_CHECKING:
@@ -60,7 +59,8 @@ class VLM:
         Args:
             model: a built-in name, a bundle's folder, or a hub repository that holds a bundle.
             device: where pictures are encoded: ``auto``, ``cpu``, ``cuda``, ``tensorrt``, ``coreml``,
-                ``openvino`` or ``qnn``. ``auto`` takes the best that is there; a named one must be there.
+                ``qnn``, ``openvino`` (its CPU), ``openvino:gpu`` or ``openvino:npu``. ``auto`` takes the
+                best that is there; a named one must be there.
             providers: ONNX Runtime execution providers by name, instead of `device`.
             threads: of each runtime; None lets each choose.
             gpu_layers: decoder layers on the GPU; -1 for all, None for all if `device` is no CPU and
@@ -75,7 +75,9 @@ class VLM:
             InputError: an argument outside its range.
             RuntimeLoadError: a device that is not there, or a file that does not load.
         """
-        from edgevlm.runtimes import llama_cpp, llama_cpp_library, onnx
+        watch = Stopwatch()
+        from edgevlm.runtimes import llama_cpp, llama_cpp_library
+        from edgevlm.runtimes.vision import select
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
@@ -95,18 +97,17 @@ class VLM:
                 f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"
             )
         decoder_file = bundle.decoder_file(decoder)
-        on_cpu = onnx.first_provider(device, providers) == onnx.CPU_PROVIDER
-        vision_file = bundle.vision_file(vision, accelerator=not on_cpu)
+        precisions = manifest.vision.files if vision is None else (vision,)
+        target = select(device, providers, precisions)
+        vision_file = bundle.vision_file(vision, half_floats=target.half_floats)
         bundle.check_hashes([vision_file, decoder_file])
         if gpu_layers is None:
             offloads = device != "cpu" and llama_cpp_library.library().llama_supports_gpu_offload()
             gpu_layers = -1 if offloads else 0
-        vision_runtime = onnx.OnnxVision(
+        vision_runtime = target.open(
             bundle.path(vision_file),
             input_name=manifest.vision.input_name,
             output_name=manifest.vision.output_name,
-            device=device,
-            providers=providers,
             threads=threads,
         )
         decoder_runtime = llama_cpp.LlamaCppDecoder(
@@ -117,7 +118,9 @@ class VLM:
             bidirectional=manifest.decoder.attention == "prefix",
         )
         used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
-        return cls(bundle, Engine(manifest, vision_runtime, decoder_runtime), used)
+        watch.end("prepare")
+        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms)
+        return cls(bundle, engine, used)
 
     @property
     def manifest(self) -> Manifest:
@@ -169,12 +172,12 @@ class VLM:
 
         Closing it stops the work.
         """
-        start = time.perf_counter()
+        watch = Stopwatch()
         generation = Generation(**options)
         budget = generation.image_budget
         pictures = [self._engine.prepare(picture, budget) for picture in load_images(image)]
         messages = [*system_messages(system), user_message(question, len(pictures))]
-        return self._engine.generate(messages, pictures, generation, start)
+        return self._engine.generate(messages, pictures, generation, watch)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -185,7 +188,7 @@ class VLM:
             messages: as in transformers, with pictures in place: ``{"role": "user", "content":
                 [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
         """
-        start = time.perf_counter()
+        watch = Stopwatch()
         generation = Generation(**options)
         sources = []
         for message in messages:
@@ -199,10 +202,10 @@ class VLM:
                     sources.append(part["image"])
         budget = generation.image_budget
         pictures = [self._engine.prepare(load_image(source), budget) for source in sources]
-        return self._engine.generate(messages, pictures, generation, start)
+        return self._engine.generate(messages, pictures, generation, watch)
 
     def chat(self, system: str | None = None) -> Chat:
-        """A conversation that keeps its turns and, as long as nobody else asks, the decoder's KV cache."""
+        """A conversation; several, and single questions between them, do not cost one another its turns."""
         return Chat(self._engine, system)
 
     def encode(

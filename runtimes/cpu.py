@@ -31,6 +31,11 @@ def flags() -> frozenset[str]:
     return frozenset((fields.get("flags") or fields.get("Features") or "").split())
 
 
+def multiplies_bf16() -> bool:
+    """Whether it multiplies bfloat16 matrices in hardware, several times as fast as float32."""
+    return "amx_bf16" in flags()
+
+
 def _cpu_fields() -> dict[str, str]:
     """The first processor's block of Linux's ``/proc/cpuinfo``."""
     if not _CPU_INFO.exists():
@@ -63,6 +68,16 @@ def total_memory() -> int | None:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process held at most since its start; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
 
 
 def available_memory() -> int | None:

@@ -27,6 +27,7 @@ from typing import Literal
 
 from edgevlm.errors import MissingDependencyError, RuntimeLoadError
 from edgevlm.runtimes import cpu
+from edgevlm.runtimes.user_cache import user_cache
 
 PROBE = (sys.executable, "-m", "edgevlm.runtimes.probe")
 """The command that is run; what is to be tried follows as arguments."""
@@ -221,15 +222,9 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def cache_folder() -> Path:
-    """Where outcomes are kept: ``$XDG_CACHE_HOME/edgevlm/probes``, else under ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "edgevlm" / "probes"
-
-
 def _recall(key: str, cache: Path | None) -> LibraryVerdict | None:
     """A remembered verdict; None if there is none that can be read."""
-    path = (cache or cache_folder()) / f"{key}.json"
+    path = (cache or user_cache("probes")) / f"{key}.json"
     try:
         verdict = LibraryVerdict(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -239,7 +234,7 @@ def _recall(key: str, cache: Path | None) -> LibraryVerdict | None:
 
 def _remember(key: str, verdict: LibraryVerdict, cache: Path | None) -> None:
     """Written aside and renamed; where nothing can be written the next process probes again."""
-    folder = cache or cache_folder()
+    folder = cache or user_cache("probes")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=folder)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InputError, MissingDependencyError, RuntimeLoadError
 from edgevlm.runtimes import cpu
+from edgevlm.runtimes.base import check_tiles
 
 Provider = str | tuple[str, dict[str, Any]]
 """A provider's name as ONNX Runtime spells it, or name and options."""
@@ -36,10 +37,6 @@ DEVICES = {
         "pip uninstall onnxruntime; pip install 'edgevlm[cuda]' tensorrt, with NVIDIA's driver",
     ),
     "coreml": ("CoreMLExecutionProvider", "pip install 'edgevlm[cpu]' on macOS"),
-    "openvino": (
-        "OpenVINOExecutionProvider",
-        "pip uninstall onnxruntime; pip install 'edgevlm[openvino]'",
-    ),
     "qnn": ("QNNExecutionProvider", "pip uninstall onnxruntime; pip install onnxruntime-qnn"),
 }
 """Device to execution provider, and how an ONNX Runtime that has it is installed."""
@@ -225,14 +222,7 @@ class OnnxVision:
         """
         if self._session is None:
             raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
-        if not isinstance(tiles, np.ndarray) or tiles.dtype != np.uint8:
-            kind = tiles.dtype if isinstance(tiles, np.ndarray) else type(tiles).__name__
-            raise InputError(f"tiles must be a uint8 array, are {kind}")
-        if tiles.ndim != 4 or tiles.shape[1:] != self._tile_shape or not len(tiles):
-            raise InputError(
-                f"tiles must have shape [n, {', '.join(map(str, self._tile_shape))}] with n >= 1, have "
-                f"{list(tiles.shape)}"
-            )
+        check_tiles(tiles, self._tile_shape)
         runs = []
         for start in range(0, len(tiles), self.BATCH_LENGTH):
             batch = tiles[start : start + self.BATCH_LENGTH]

@@ -43,7 +43,8 @@ def take_in(decoder: LlamaCppDecoder, tokens: list[int], position: int) -> NDArr
 def prompt(conversation: int, length: int) -> list[int]:
     """The first tokens of a conversation; the first twenty are those of every conversation."""
     rng = np.random.default_rng(conversation)
-    return [7] * 20 + rng.integers(20, 2000, 200).tolist()[: max(0, length - 20)]
+    own: list[int] = rng.integers(20, 2000, 200).tolist()
+    return [7] * 20 + own[: max(0, length - 20)]
 
 
 @settings(max_examples=25, deadline=None)

@@ -14,8 +14,6 @@ import pytest
 
 from edgevlm import VLM, Bundle, __version__
 from edgevlm.cli import COMMANDS
-from edgevlm.cli.options import DEVICES
-from edgevlm.runtimes import onnx
 from tests.conftest import Export
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -133,7 +131,7 @@ def test_ask_with_a_named_model_says_nothing_else() -> None:
 def test_ask_stats_go_to_stderr() -> None:
     done = edgevlm("ask", "What color is it?", SQUARE, "--stats")
     assert done.stdout.count("\n") == 1
-    for step in ("load", "prepare", "encode", "prefill", "decode", "total"):
+    for step in ("load", "prepare", "encode", "prefill", "decode", "total", "memory"):
         assert f"\n{step} " in done.stderr
 
 
@@ -240,10 +238,6 @@ def test_terminal_without_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = edgevlm("inspect", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     assert "B?ndel" in done.stdout
-
-
-def test_devices_are_those_of_the_vision_runtime() -> None:
-    assert ["auto", *onnx.DEVICES] == list(DEVICES)
 
 
 def test_inspect() -> None:

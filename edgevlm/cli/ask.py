@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 
 from edgevlm.cli.options import (
     add_generation_options,
@@ -40,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    start = time.perf_counter()
     with load_model(arguments) as vlm:
-        load_ms = (time.perf_counter() - start) * 1000
         chunks = vlm.stream(arguments.images, arguments.question, **generation_options(arguments))
         text = []
         for chunk in chunks:
@@ -61,14 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
             }
             print(json.dumps(answer, ensure_ascii=False))
         if chunk.stats is not None and arguments.stats:
-            print(describe(chunk.stats, load_ms, vlm.device), file=sys.stderr)
+            print(describe(chunk.stats, vlm.device), file=sys.stderr)
     return 0
 
 
-def describe(stats: Stats, load_ms: float, device: str) -> str:
+def describe(stats: Stats, device: str) -> str:
     """Where the time went, as a table."""
     rows = [
-        ("load", load_ms, "open the bundle and both runtimes"),
+        ("load", stats.load_ms, "open the bundle and both runtimes"),
         ("prepare", stats.prepare_ms, "read and tile pictures, render and tokenize the prompt"),
         ("encode", stats.encode_ms, f"vision graph, tiles: {stats.encoded_tiles}"),
         (
@@ -83,11 +80,13 @@ def describe(stats: Stats, load_ms: float, device: str) -> str:
         ),
         (
             "total",
-            load_ms + stats.total_ms,
+            stats.load_ms + stats.total_ms,
             f"first token {stats.first_token_ms:.0f} ms after loading",
         ),
     ]
     lines = [f"{name:8}{ms:9.1f} ms  {what}" for name, ms, what in rows]
+    if stats.peak_memory is not None:
+        lines.append(f"memory  {stats.peak_memory / 1e6:9.0f} MB  at most")
     return "\n".join([*lines, f"on      {device}"])
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgevlm.errors import InputError
 from edgevlm.generation import Generation, GenerationOptions
+from edgevlm.runtimes.vision import DEVICES
 
 if TYPE_CHECKING:
     from edgevlm.vlm import VLM
-
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "coreml", "openvino", "qnn")
 
 Number = TypeVar("Number", int, float)
 

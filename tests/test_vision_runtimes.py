@@ -1,8 +1,10 @@
-"""The vision runtime over small graphs, against NumPy."""
+"""The vision runtimes over small graphs, against NumPy."""
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.runtimes import cpu, vision
 from edgevlm.runtimes.base import VisionRuntime
 from edgevlm.runtimes.onnx import OnnxVision, available_devices, first_provider
+from edgevlm.runtimes.openvino import OpenVinoVision
+
+Load = Callable[..., VisionRuntime]
 
 SIDE, TOKENS, WIDTH = 8, 4, 5
 TILE_VALUES = SIDE * SIDE * 3 // TOKENS
@@ -69,16 +75,33 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_graph(tmp_path_factory.mktemp("graph") / "vision.onnx")
 
 
-def load(path: Path, **arguments: Any) -> OnnxVision:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder is left alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(params=[OnnxVision, OpenVinoVision], ids=["onnx", "openvino"])
+def load(request: pytest.FixtureRequest) -> Callable[..., VisionRuntime]:
+    """Opens a graph in one of the runtimes."""
+    return functools.partial(request.param, input_name="tiles", output_name="embeddings")
+
+
+def load_onnx(path: Path, **arguments: Any) -> OnnxVision:
     return OnnxVision(path, input_name="tiles", output_name="embeddings", **arguments)
+
+
+def load_openvino(path: Path, **arguments: Any) -> OpenVinoVision:
+    return OpenVinoVision(path, input_name="tiles", output_name="embeddings", **arguments)
 
 
 def some_tiles(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
-def test_encodes_any_number_of_tiles_as_numpy_does(graph: Path) -> None:
-    vision: VisionRuntime = load(graph)
+def test_encodes_any_number_of_tiles_as_numpy_does(graph: Path, load: Load) -> None:
+    vision = load(graph)
     for count in [*range(1, 66), 130]:
         tiles = some_tiles(count)
         embeddings = vision.encode(tiles)
@@ -86,7 +109,7 @@ def test_encodes_any_number_of_tiles_as_numpy_does(graph: Path) -> None:
         np.testing.assert_allclose(embeddings, reference(tiles), rtol=1e-5, atol=1e-5)
 
 
-def test_takes_tiles_that_are_not_contiguous(graph: Path) -> None:
+def test_takes_tiles_that_are_not_contiguous(graph: Path, load: Load) -> None:
     tiles = some_tiles(6)[::-1, :, ::-1]
     assert not tiles.flags.c_contiguous
     np.testing.assert_allclose(load(graph).encode(tiles), reference(tiles), rtol=1e-5, atol=1e-5)
@@ -106,7 +129,7 @@ def test_takes_tiles_that_are_not_contiguous(graph: Path) -> None:
     ],
     ids=["float", "int8", "one tile", "no tile", "too low", "channels first", "list", "None"],
 )
-def test_refuses_other_tiles(graph: Path, tiles: NDArray[np.uint8]) -> None:
+def test_refuses_other_tiles(graph: Path, load: Load, tiles: NDArray[np.uint8]) -> None:
     vision = load(graph)
     with pytest.raises(InputError, match="tiles must"):
         vision.encode(tiles)
@@ -115,7 +138,7 @@ def test_refuses_other_tiles(graph: Path, tiles: NDArray[np.uint8]) -> None:
     )
 
 
-def test_refuses_files_that_are_no_graph(graph: Path, tmp_path: Path) -> None:
+def test_refuses_files_that_are_no_graph(graph: Path, load: Load, tmp_path: Path) -> None:
     good = graph.read_bytes()
     contents = {
         "empty": b"",
@@ -134,13 +157,15 @@ def test_refuses_files_that_are_no_graph(graph: Path, tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_refuses_graphs_with_other_inputs_and_outputs(tmp_path: Path) -> None:
+def test_refuses_graphs_with_other_inputs_and_outputs(load: Load, tmp_path: Path) -> None:
     path = tmp_path / "vision.onnx"
     with pytest.raises(RuntimeLoadError, match=r"'pixel_values'"):
         load(write_graph(path, input_name="pixel_values"))
     with pytest.raises(RuntimeLoadError, match=r"'features'"):
         load(write_graph(path, output_name="features"))
-    with pytest.raises(RuntimeLoadError, match=r"tensor\(uint8\).*tensor\(float\)"):
+    with pytest.raises(
+        RuntimeLoadError, match=r"must be (u8|tensor\(uint8\)).*(f32|tensor\(float\))"
+    ):
         load(write_graph(path, input_type=TensorProto.FLOAT))
     with pytest.raises(RuntimeLoadError, match="only n free"):
         load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
@@ -150,19 +175,19 @@ def test_refuses_graphs_with_other_inputs_and_outputs(tmp_path: Path) -> None:
 
 def test_says_what_it_runs_on(graph: Path) -> None:
     for arguments in ({}, {"device": "cpu"}, {"providers": ["CPUExecutionProvider"]}):
-        assert load(graph, **arguments).device == "CPUExecutionProvider"
+        assert load_onnx(graph, **arguments).device == "CPUExecutionProvider"
     options = ("CPUExecutionProvider", {"use_arena": "0"})
-    assert load(graph, providers=[options]).device == "CPUExecutionProvider"
+    assert load_onnx(graph, providers=[options]).device == "CPUExecutionProvider"
     assert "cpu" in available_devices()
     assert first_provider("cpu", None) == "CPUExecutionProvider"
 
 
 def test_refuses_devices_that_are_not_there(graph: Path) -> None:
-    missing = {"cuda", "tensorrt", "coreml", "openvino", "qnn"} - set(available_devices())
+    missing = {"cuda", "tensorrt", "coreml", "qnn"} - set(available_devices())
     assert missing, "this test needs an ONNX Runtime that lacks some provider"
     for device in missing:
         with pytest.raises(RuntimeLoadError, match="pip install"):
-            load(graph, device=device)
+            load_onnx(graph, device=device)
         with pytest.raises(RuntimeLoadError, match="pip install"):
             first_provider(device, None)
     absent = next(
@@ -171,9 +196,9 @@ def test_refuses_devices_that_are_not_there(graph: Path) -> None:
         if name not in onnxruntime.get_available_providers()
     )
     with pytest.raises(RuntimeLoadError, match=absent):
-        load(graph, providers=[absent, "CPUExecutionProvider"])
+        load_onnx(graph, providers=[absent, "CPUExecutionProvider"])
     with pytest.raises(RuntimeLoadError, match="NoSuchExecutionProvider"):
-        load(graph, providers=["NoSuchExecutionProvider"])
+        load_onnx(graph, providers=["NoSuchExecutionProvider"])
 
 
 @pytest.mark.parametrize(
@@ -189,10 +214,10 @@ def test_refuses_devices_that_are_not_there(graph: Path) -> None:
 )
 def test_refuses_wrong_arguments(graph: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load(graph, **arguments)
+        load_onnx(graph, **arguments)
 
 
-def test_closed(graph: Path) -> None:
+def test_closed(graph: Path, load: Load) -> None:
     vision = load(graph)
     vision.close()
     vision.close()
@@ -201,9 +226,74 @@ def test_closed(graph: Path) -> None:
 
 
 def test_is_quiet(
-    graph: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    graph: Path, load: Load, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         load(graph).encode(some_tiles(1))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+
+
+# --- OpenVINO -----------------------------------------------------------------------------------
+
+
+def test_openvino_keeps_what_it_compiled(graph: Path, own_cache: Path) -> None:
+    tiles = some_tiles(3)
+    load_openvino(graph)
+    compiled = list((own_cache / "edgevlm/openvino").glob("*.blob"))
+    assert compiled
+    vision = load_openvino(graph)
+    np.testing.assert_allclose(vision.encode(tiles), reference(tiles), rtol=1e-5, atol=1e-5)
+    for file in compiled:
+        file.write_bytes(file.read_bytes()[:100])
+    vision = load_openvino(graph)
+    np.testing.assert_allclose(vision.encode(tiles), reference(tiles), rtol=1e-5, atol=1e-5)
+
+
+def test_openvino_does_without_a_cache(graph: Path, own_cache: Path) -> None:
+    own_cache.write_bytes(b"a file where the folder should be")
+    tiles = some_tiles(2)
+    vision = load_openvino(graph)
+    np.testing.assert_allclose(vision.encode(tiles), reference(tiles), rtol=1e-5, atol=1e-5)
+
+
+def test_openvino_says_what_it_runs_on(graph: Path) -> None:
+    computed = "bf16" if {"amx_bf16", "avx512_bf16"} & cpu.flags() else "f32"
+    assert load_openvino(graph).device == f"OpenVINO CPU {computed}"
+    with pytest.raises(RuntimeLoadError, match=r"openvino:npu was asked for.*CPU"):
+        load_openvino(graph, device="openvino:npu")
+
+
+@pytest.mark.parametrize("threads", [0, True, 2.0])
+def test_openvino_refuses_wrong_threads(graph: Path, threads: object) -> None:
+    with pytest.raises(InputError, match="threads must be"):
+        load_openvino(graph, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "precisions", "taken", "half_floats"),
+    [
+        ({"amx_bf16"}, "auto", ("int8", "fp32"), "openvino", True),
+        ({"amx_bf16"}, "auto", ("int8",), "auto", False),
+        ({"amx_bf16"}, "cpu", ("int8", "fp32"), "cpu", False),
+        ({"avx512_vnni"}, "auto", ("int8", "fp32"), "auto", False),
+        ({"avx512_vnni"}, "openvino", ("int8", "fp32"), "openvino", False),
+        ({"amx_bf16"}, "openvino", ("int8", "fp32"), "openvino", True),
+    ],
+)
+def test_the_processor_decides_between_the_runtimes(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    device: str,
+    precisions: tuple[str, ...],
+    taken: str,
+    half_floats: bool,
+) -> None:
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset(flags))
+    target = vision.select(device, None, precisions)
+    assert (target.device, target.half_floats) == (taken, half_floats)
+
+
+def test_named_devices_must_exist() -> None:
+    with pytest.raises(InputError, match=r"auto, cpu, cuda.*openvino:npu, is 'openvino:tpu'"):
+        vision.select("openvino:tpu", None, ("fp32",))

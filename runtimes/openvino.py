@@ -1,0 +1,183 @@
+"""The vision graph in Intel's OpenVINO: the same ONNX file, on the CPU, GPU or NPU.
+
+What OpenVINO compiles for a device is kept in the user's cache folder: the first load of a graph takes
+seconds, later ones a fraction.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.runtimes import cpu
+from edgevlm.runtimes.base import check_integer, check_tiles
+from edgevlm.runtimes.user_cache import user_cache
+
+DEVICES = {"openvino": "CPU", "openvino:gpu": "GPU", "openvino:npu": "NPU"}
+"""Device as edgevlm and as OpenVINO names it."""
+
+INSTALL = "pip install 'edgevlm[openvino]'"
+
+_logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The `openvino` module.
+
+    Raises:
+        MissingDependencyError: not installed.
+        RuntimeLoadError: its shared library cannot be loaded.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"device openvino needs OpenVINO; {INSTALL}") from error
+    except (ImportError, OSError) as error:
+        raise RuntimeLoadError(
+            f"OpenVINO is installed but cannot be imported ({error}); install it again: "
+            "pip install --force-reinstall 'edgevlm[openvino]'"
+        ) from error
+    module: ModuleType = openvino
+    return module
+
+
+class OpenVinoVision:
+    """A vision graph; implements `VisionRuntime`.
+
+    Args:
+        path: the ONNX file: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
+        input_name: the graph's only input.
+        output_name: the output that holds the embeddings.
+        device: one of `DEVICES`.
+        threads: CPU threads; None takes one per physical core that this process may use.
+        cache: folder for compiled graphs; None is the user's.
+
+    Raises:
+        InputError: an argument of the wrong type or range.
+        RuntimeLoadError: a file that is no such graph, or a device that is not there.
+        MissingDependencyError: OpenVINO is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        input_name: str,
+        output_name: str,
+        device: str = "openvino",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._compiled: Any = None
+        threads = cpu.physical_cores() if threads is None else threads
+        check_integer("threads", threads, 1, 512)
+        target = DEVICES[device]
+        core = library().Core()
+        there = {name.partition(".")[0] for name in core.available_devices}
+        if target not in there:
+            raise RuntimeLoadError(
+                f"device {device} was asked for, but OpenVINO finds only {', '.join(sorted(there))} here; "
+                "install Intel's driver for it, or take device='openvino'"
+            )
+        if not self._path.is_file():
+            raise RuntimeLoadError(
+                f"{self._path}: no such file; the bundle is incomplete, get it again"
+            )
+        precision = ""
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if target == "CPU":
+            # Said aloud, so that what `device` reports is what is computed.
+            halves = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bf16" if halves else "f32"
+            options |= {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+        self.device = f"OpenVINO {target} {precision}".strip()
+        try:
+            graph = core.read_model(self._path)
+        except RuntimeError as error:
+            raise RuntimeLoadError(f"OpenVINO cannot load {self._path}: {error}") from error
+        self._tile_shape = self._check_graph(graph, input_name, output_name)
+        self._batch_length = 8 if target == "GPU" else 1
+        if target != "GPU":  # a CPU gains nothing from batches, an NPU takes fixed shapes only
+            graph.reshape([1, *self._tile_shape])
+        self._compiled = self._compile(
+            core, graph, target, options, cache or user_cache("openvino")
+        )
+        self._output = self._compiled.output(output_name)
+
+    def _compile(
+        self, core: Any, graph: Any, target: str, options: dict[str, Any], cache: Path
+    ) -> Any:
+        """The graph for the device, from the cache if it is there and whole."""
+        try:
+            return core.compile_model(graph, target, options | {"CACHE_DIR": str(cache)})
+        except RuntimeError as error:
+            _logger.warning("OpenVINO's cache %s cannot be used (%s), compiling anew", cache, error)
+        try:
+            return core.compile_model(graph, target, options)
+        except RuntimeError as error:
+            raise RuntimeLoadError(
+                f"OpenVINO cannot compile {self._path} for {target}: {error}"
+            ) from error
+
+    def _check_graph(self, graph: Any, input_name: str, output_name: str) -> tuple[int, int, int]:
+        """Height, width and channels of a tile, of a graph that has the promised input and output."""
+        inputs = [name for value in graph.inputs for name in value.names]
+        outputs = [name for value in graph.outputs for name in value.names]
+        if inputs != [input_name] or output_name not in outputs:
+            raise RuntimeLoadError(
+                f"{self._path} must have the input {input_name!r} and the output {output_name!r}, has "
+                f"{inputs} and {outputs}; export it again"
+            )
+        tiles, embeddings = graph.input(input_name), graph.output(output_name)
+        sizes = [side.get_length() if side.is_static else 0 for side in tiles.partial_shape]
+        if (
+            tiles.element_type.get_type_name() != "u8"
+            or len(sizes) != 4
+            or sizes[0]
+            or not all(sizes[1:])
+        ):
+            raise RuntimeLoadError(
+                f"{self._path}: input {input_name!r} must be u8 [n, height, width, 3] with only n free, is "
+                f"{tiles.element_type.get_type_name()} {tiles.partial_shape}; export it again"
+            )
+        kind, shape = embeddings.element_type.get_type_name(), embeddings.partial_shape
+        if kind != "f32" or len(list(shape)) != 3:
+            raise RuntimeLoadError(
+                f"{self._path}: output {output_name!r} must be f32 [n, tokens, width], is {kind} {shape}; "
+                "export it again"
+            )
+        return sizes[1], sizes[2], sizes[3]
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
+
+        Raises:
+            InputError: another dtype or shape than the graph takes.
+            RuntimeLoadError: closed, or OpenVINO failed (memory, device).
+        """
+        if self._compiled is None:
+            raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
+        check_tiles(tiles, self._tile_shape)
+        runs = []
+        for start in range(0, len(tiles), self._batch_length):
+            batch = np.ascontiguousarray(tiles[start : start + self._batch_length])
+            try:
+                # The result is OpenVINO's own memory, which the next run overwrites.
+                runs.append(self._compiled(batch)[self._output].copy())
+            except RuntimeError as error:
+                raise RuntimeLoadError(f"OpenVINO failed in {self._path}: {error}") from error
+        return np.concatenate(runs)
+
+    def close(self) -> None:
+        """Free the graph; every later call raises RuntimeLoadError. May be called again."""
+        self._compiled = self._output = None
