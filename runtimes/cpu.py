@@ -11,6 +11,7 @@ from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
+_OWN_STATUS = Path("/proc/self/status")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -72,6 +73,10 @@ def total_memory() -> int | None:
 
 def peak_memory() -> int | None:
     """Bytes of memory that this process held at most since its start; None on Windows."""
+    if _OWN_STATUS.exists():
+        # getrusage would also count what the process held from which this one was started.
+        fields = dict(line.split(":", 1) for line in _OWN_STATUS.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
     if sys.platform == "win32":
         return None
     import resource

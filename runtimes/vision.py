@@ -74,6 +74,15 @@ def select(
     return VisionTarget(device, providers, not on_cpu)
 
 
+def usable_devices() -> list[str]:
+    """``cpu``, and ``cuda`` and ``openvino`` where they are installed; starting them may still fail."""
+    there = [name for name in ("cpu", "cuda") if name in onnx.available_devices()]
+    return there + ["openvino"] * _has_openvino()
+
+
 def _openvino_is_faster(precisions: Collection[str]) -> bool:
-    installed = importlib.util.find_spec("openvino") is not None
-    return installed and cpu.multiplies_bf16() and any(name in precisions for name in FLOATS)
+    return _has_openvino() and cpu.multiplies_bf16() and any(name in precisions for name in FLOATS)
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None

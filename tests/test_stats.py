@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -46,12 +47,16 @@ def test_tiles_are_encoded_or_cached(vlm: VLM) -> None:
     assert (second.encoded_tiles, second.cached_tiles) == (0, 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's own figure is what it is compared with")
-def test_peak_memory_is_that_of_the_process(vlm: VLM) -> None:
+def test_peak_memory_is_that_of_this_process_alone(vlm: VLM) -> None:
+    """Not that of the process from which it was started, which is large here."""
     told = vlm.ask(None, QUESTION, max_tokens=1).stats.peak_memory
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    known = int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    assert told == pytest.approx(known, rel=0.02)
+    assert told is not None
+    block = b"1" * (told + 400_000_000)
+    program = "from edgevlm.runtimes import cpu; print(cpu.peak_memory())"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    after = vlm.ask(None, QUESTION, max_tokens=1).stats.peak_memory
+    assert after is not None and after > len(block)
+    assert int(child.stdout) < 400_000_000
 
 
 def test_the_time_of_the_reader_is_not_the_model_s(vlm: VLM) -> None:

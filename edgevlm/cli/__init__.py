@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": Command("edgevlm.cli.inspect", "show what a bundle holds"),
     "verify": Command("edgevlm.cli.verify", "check a bundle's files and its stored golden answer"),
     "eval": Command("edgevlm.cli.eval", "measure what a bundle sees, and whether it looks"),
+    "bench": Command("edgevlm.cli.bench", "measure how fast a bundle is on this machine"),
     "doctor": Command(
         "edgevlm.cli.doctor", "look for what slows or breaks edgevlm on this machine"
     ),

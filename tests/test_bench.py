@@ -1,0 +1,63 @@
+"""`edgevlm bench`, really run on the built-in model; what it times is not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+from edgevlm import Bundle
+from edgevlm.benchmark import camera_frame, ceilings, measure, settings
+
+BENCH = [sys.executable, "-m", "edgevlm", "bench"]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BENCH, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_every_precision_is_measured_once() -> None:
+    done = bench("edgevlm-nano", "--device", "all", "--rounds", "1", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {(s["vision"], s["decoder"]) for s in result["speeds"]} == {("int8", "q8_0")}
+    ran_on = [s["device"].split(",")[0] for s in result["speeds"]]
+    assert ran_on[0] == "vision CPUExecutionProvider" and ran_on[1].startswith(
+        "vision OpenVINO CPU"
+    )
+    for speed in result["speeds"]:
+        numbers = [value for value in speed.values() if not isinstance(value, str)]
+        assert all(value > 0 for value in numbers), speed
+        parts = speed["prepare_ms"] + speed["encode_ms"] + speed["prefill_ms"]
+        assert parts <= speed["first_token_ms"]
+        assert speed["peak_memory"] > 50e6
+    assert result["ceilings"]["read_rate"] > 1e8
+
+
+def test_the_table_names_what_was_measured() -> None:
+    done = bench("--device", "cpu", "--rounds", "1", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("int8    q8_0") and "CPUExecution" in line for line in lines)
+    assert any(line.startswith("q8_0") and line.count("%") == 3 for line in lines)
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    done = bench("edgevlm-nano", "--device", "qnn", "--rounds", "1")
+    assert done.returncode == 1
+    assert "not measured: QNNExecutionProvider" in done.stderr
+
+
+def test_no_round_is_spared_by_a_cache() -> None:
+    (setting,) = settings(Bundle.open("edgevlm-nano"), "edgevlm-nano", "cpu", 1)
+    speed = measure(setting, camera_frame(), 2)
+    assert speed.tiles == 1
+    assert speed.prompt_tokens > 100
+
+
+def test_ceilings_are_plausible() -> None:
+    found = ceilings(rounds=1)
+    assert np.isfinite([found.read_rate, found.multiply_rate]).all()
+    assert found.multiply_rate > 1e8
