@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
+from edgevlm.halves import default_gpu_layers, open_decoder
 from edgevlm.results import Stats
 from edgevlm.runtimes import cpu, vision
-from edgevlm.runtimes.base import Sampling
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+from edgevlm.runtimes.base import DecoderRuntime, Sampling
 from edgevlm.vlm import VLM
+
+Result = TypeVar("Result")
 
 QUESTIONS = ("What is in the picture?", "How many things are there?")
 TEXT_TOKENS = 16
@@ -42,8 +45,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """What came out; times in milliseconds, rates per second, memory in bytes."""
+class PictureSpeed:
+    """What a question about a picture costs; times in milliseconds, memory in bytes."""
 
     vision: str
     decoder: str
@@ -63,14 +66,24 @@ class Speed:
     """Of a picture that was never seen."""
     next_question_ms: float
     """First token of another question about it."""
-    prefill_rate: float
-    """Positions, of a text as long as that prompt."""
-    decode_rate: float
-    """Tokens, after the picture."""
-    decode_text_rate: float
-    """Tokens, after a text of `TEXT_TOKENS`."""
     peak_memory: int | None
     """Of the process: Python and the libraries included."""
+
+
+@dataclass(frozen=True)
+class DecoderSpeed:
+    """What a decoder does by itself, per second."""
+
+    decoder: str
+    device: str
+    prompt_tokens: int
+    """Length of the prompt, which is that of the picture's."""
+    prefill_rate: float
+    """Positions of the prompt."""
+    decode_rate: float
+    """Tokens after it."""
+    decode_text_rate: float
+    """Tokens after a text of `TEXT_TOKENS`."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +109,17 @@ def settings(bundle: Bundle, model: str, device: str, threads: int | None) -> li
             CUDA where it is there.
     """
     devices = vision.usable_devices() if device == "all" else [device]
-    visions, decoders = list(bundle.manifest.vision.files), list(bundle.manifest.decoder.files)
+    files = bundle.manifest.decoder.files
     best = bundle.decoder_file(None)
-    first = next(name for name in decoders if bundle.manifest.decoder.files[name] is best)
-    found = [Setting(model, v, first, d, threads) for d in devices for v in visions]
-    others = [name for name in decoders if name != first]
-    return found + [Setting(model, visions[-1], name, devices[0], threads) for name in others]
+    decoders = sorted(files, key=lambda name: files[name] is not best)
+    visions = list(bundle.manifest.vision.files)
+    found = [
+        Setting(model, name, decoders[0], place, threads) for place in devices for name in visions
+    ]
+    return found + [Setting(model, visions[-1], name, devices[0], threads) for name in decoders[1:]]
 
 
-def measure(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> Speed:
+def measure_picture(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> PictureSpeed:
     """One setting, in a child process.
 
     Args:
@@ -113,12 +128,21 @@ def measure(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> Speed:
     Raises:
         EdgeVLMError: the model does not load or does not fit.
     """
+    return _in_child(_measure_picture, setting, picture, rounds)
+
+
+def measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> DecoderSpeed:
+    """A setting's decoder alone, in a child process; arguments and errors as `measure_picture`."""
+    return _in_child(_measure_decoder, setting, prompt_tokens, rounds)
+
+
+def _in_child(work: Callable[..., Result], *arguments: object) -> Result:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(_measure, setting, picture, rounds).result()
+        return pool.submit(work, *arguments).result()
 
 
-def _measure(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> Speed:
+def _measure_picture(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> PictureSpeed:
     _load(setting).close()  # brings the files into the system's cache
     first: list[Stats] = []
     following: list[Stats] = []
@@ -130,10 +154,7 @@ def _measure(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> Speed
             first.append(vlm.ask(shifted, QUESTIONS[0], max_tokens=1).stats)
             following.append(vlm.ask(shifted, QUESTIONS[1], max_tokens=1).stats)
     typical = sorted(first, key=lambda stats: stats.first_token_ms)[rounds // 2]
-    peak_memory = cpu.peak_memory()  # before a second decoder is opened
-    text = _rates(setting, TEXT_TOKENS, rounds)
-    deep = _rates(setting, typical.prompt_tokens, rounds)
-    return Speed(
+    return PictureSpeed(
         vision=setting.vision,
         decoder=setting.decoder,
         device=device,
@@ -145,10 +166,7 @@ def _measure(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> Speed
         prefill_ms=typical.prefill_ms,
         first_token_ms=typical.first_token_ms,
         next_question_ms=statistics.median(stats.first_token_ms for stats in following),
-        prefill_rate=deep[0],
-        decode_rate=deep[1],
-        decode_text_rate=text[1],
-        peak_memory=peak_memory,
+        peak_memory=typical.peak_memory,
     )
 
 
@@ -162,33 +180,43 @@ def _load(setting: Setting) -> VLM:
     )
 
 
-def _rates(setting: Setting, prompt: int, rounds: int) -> tuple[float, float]:
-    """Positions per second of a prefill of so many tokens, and tokens per second after it."""
+def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> DecoderSpeed:
     bundle = Bundle.open(setting.model)
-    manifest = bundle.manifest
-    decoder = LlamaCppDecoder(
+    context_length = min(prompt_tokens + DECODED_TOKENS, bundle.manifest.decoder.context_length)
+    decoder = open_decoder(
+        bundle.manifest,
         bundle.path(bundle.decoder_file(setting.decoder)),
-        context_length=min(prompt + DECODED_TOKENS, manifest.decoder.context_length),
+        context_length=context_length,
         threads=setting.threads,
-        bidirectional=manifest.decoder.attention == "prefix",
+        gpu_layers=default_gpu_layers(setting.device),
     )
-    count = decoder.context_length - DECODED_TOKENS
-    tokens = np.random.default_rng(0).integers(0, decoder.vocabulary_size, count).tolist()
-    positions = np.arange(decoder.context_length, dtype=np.int32)
+    prompt_tokens = context_length - DECODED_TOKENS
+    prefill_rate, decode_rate = _rates(decoder, prompt_tokens, rounds)
+    _, text_rate = _rates(decoder, min(TEXT_TOKENS, prompt_tokens), rounds)
+    device = decoder.device
+    decoder.close()
+    return DecoderSpeed(
+        setting.decoder, device, prompt_tokens, prefill_rate, decode_rate, text_rate
+    )
+
+
+def _rates(decoder: DecoderRuntime, prompt: int, rounds: int) -> tuple[float, float]:
+    """Positions per second of a prefill of so many tokens, and tokens per second after it."""
+    tokens = np.random.default_rng(0).integers(0, decoder.vocabulary_size, prompt).tolist()
+    positions = np.arange(prompt + DECODED_TOKENS, dtype=np.int32)
     filled, decoded = [], []
     for _ in range(rounds + 1):  # the first one starts threads
         decoder.truncate(0)
         sampler = decoder.sampler(Sampling())
         start = time.perf_counter()
-        decoder.decode_tokens(tokens, positions[:count], logits=True)
+        decoder.decode_tokens(tokens, positions[:prompt], logits=True)
         prefilled = time.perf_counter()
-        for at in range(count, count + DECODED_TOKENS):
+        for at in range(prompt, len(positions)):
             decoder.decode_tokens([sampler.sample()], positions[at : at + 1], logits=True)
         end = time.perf_counter()
         sampler.close()
-        filled.append(count / (prefilled - start))
+        filled.append(prompt / (prefilled - start))
         decoded.append(DECODED_TOKENS / (end - prefilled))
-    decoder.close()
     return statistics.median(filled[1:]), statistics.median(decoded[1:])
 
 

@@ -1,4 +1,4 @@
-"""The engine: prepared pictures and messages in, chunks out; the only place that knows both runtimes.
+"""The engine: prepared pictures and messages in, chunks out; the only place that runs both runtimes.
 
 What was prefilled or encoded before and is still known is not computed again; `edgevlm.caches` has both
 caches, and says what the *units* of a prompt are.
@@ -27,12 +27,6 @@ from edgevlm.results import Chunk, FinishReason, Stats, Stopwatch
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import DecoderRuntime, VisionRuntime
 from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget, Tiles, prepare
-
-TEXT_LENGTH = 1024
-"""Positions beside one picture for prompt and answer, in models that attend over the whole prompt."""
-
-CONVERSATION_LENGTH = 4096
-"""Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
 
 
 @dataclass(frozen=True)
@@ -339,17 +333,6 @@ class Engine:
             sampler.close()
         watch.end("decode")
         return first_token_ms, count, rest, finish
-
-
-def default_context_length(manifest: Manifest) -> int:
-    """Positions to reserve if nobody says how many; never more than the checkpoint was made for.
-
-    Attention over a whole prompt takes memory by the square of the context, and such models answer one
-    question about a picture; the others hold conversations.
-    """
-    prefix = manifest.decoder.attention == "prefix"
-    wanted = manifest.vision.tokens_per_tile + TEXT_LENGTH if prefix else CONVERSATION_LENGTH
-    return min(manifest.decoder.context_length, wanted)
 
 
 def _hash(tile: NDArray[np.uint8]) -> bytes:

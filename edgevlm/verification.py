@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.engine import Engine, default_context_length
+from edgevlm.engine import Engine
+from edgevlm.halves import open_decoder, open_vision
 from edgevlm.images import load_image
 from edgevlm.prompt import user_message
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
-from edgevlm.runtimes.onnx import OnnxVision
 
 FLOAT = ("fp32", "fp16", "f32", "f16", "bf16")
 FLOAT_BOUND = 0.9
@@ -66,17 +65,8 @@ def _check_pair(bundle: Bundle, vision: str, decoder: str) -> GoldenCheck:
     manifest = bundle.manifest
     engine = Engine(
         manifest,
-        OnnxVision(
-            bundle.path(manifest.vision.files[vision]),
-            input_name=manifest.vision.input_name,
-            output_name=manifest.vision.output_name,
-            device="cpu",
-        ),
-        LlamaCppDecoder(
-            bundle.path(manifest.decoder.files[decoder]),
-            context_length=default_context_length(manifest),
-            bidirectional=manifest.decoder.attention == "prefix",
-        ),
+        open_vision(manifest, bundle.path(manifest.vision.files[vision])),
+        open_decoder(manifest, bundle.path(manifest.decoder.files[decoder])),
     )
     try:
         golden = manifest.golden

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.caches import CacheInfo
 from edgevlm.chat import Chat
-from edgevlm.engine import Engine, default_context_length
+from edgevlm.engine import Engine
 from edgevlm.errors import InputError, PromptError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
@@ -66,7 +66,7 @@ class VLM:
             gpu_layers: decoder layers on the GPU; -1 for all, None for all if `device` is no CPU and
                 llama.cpp was built for a GPU.
             context_length: positions for prompt and answer together; None for
-                `edgevlm.engine.default_context_length`.
+                `edgevlm.halves.default_context_length`.
             vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
             revision, cache_dir, token, local_files_only: as in huggingface_hub.
 
@@ -76,7 +76,7 @@ class VLM:
             RuntimeLoadError: a device that is not there, or a file that does not load.
         """
         watch = Stopwatch()
-        from edgevlm.runtimes import llama_cpp, llama_cpp_library
+        from edgevlm import halves
         from edgevlm.runtimes.vision import select
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -91,7 +91,7 @@ class VLM:
         manifest = bundle.manifest
         trained = manifest.decoder.context_length
         if context_length is None:
-            context_length = default_context_length(manifest)
+            context_length = halves.default_context_length(manifest)
         if not isinstance(context_length, int) or not 1 <= context_length <= trained:
             raise InputError(
                 f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"
@@ -102,20 +102,16 @@ class VLM:
         vision_file = bundle.vision_file(vision, half_floats=target.half_floats)
         bundle.check_hashes([vision_file, decoder_file])
         if gpu_layers is None:
-            offloads = device != "cpu" and llama_cpp_library.library().llama_supports_gpu_offload()
-            gpu_layers = -1 if offloads else 0
-        vision_runtime = target.open(
-            bundle.path(vision_file),
-            input_name=manifest.vision.input_name,
-            output_name=manifest.vision.output_name,
-            threads=threads,
+            gpu_layers = halves.default_gpu_layers(device)
+        vision_runtime = halves.open_vision(
+            manifest, bundle.path(vision_file), target=target, threads=threads
         )
-        decoder_runtime = llama_cpp.LlamaCppDecoder(
+        decoder_runtime = halves.open_decoder(
+            manifest,
             bundle.path(decoder_file),
             context_length=context_length,
             threads=threads,
             gpu_layers=gpu_layers,
-            bidirectional=manifest.decoder.attention == "prefix",
         )
         used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
         watch.end("prepare")

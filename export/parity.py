@@ -21,11 +21,10 @@ from tqdm import tqdm
 from edgevlm.engine import Engine, Picture
 from edgevlm.errors import DriftError
 from edgevlm.export.reference import Reference
+from edgevlm.halves import open_decoder, open_vision
 from edgevlm.manifest import Drift, Golden, Manifest, ParityReport
 from edgevlm.prompt import Message
 from edgevlm.runtimes.base import VisionRuntime
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
-from edgevlm.runtimes.onnx import OnnxVision
 from edgevlm.tiling import prepare
 
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
@@ -169,11 +168,7 @@ def forced_logits(
     engine = Engine(
         manifest,
         vision,
-        LlamaCppDecoder(
-            decoder,
-            context_length=longest,
-            bidirectional=manifest.decoder.attention == "prefix",
-        ),
+        open_decoder(manifest, decoder, context_length=longest),
     )
     try:
         rows = []
@@ -191,7 +186,7 @@ def forced_logits(
 class Remembered:
     """A vision graph that computes each tile once, for one decoder after another; a `VisionRuntime`."""
 
-    def __init__(self, runtime: OnnxVision) -> None:
+    def __init__(self, runtime: VisionRuntime) -> None:
         self.device = runtime.device
         self._runtime = runtime
         self._known: dict[bytes, NDArray[np.float32]] = {}
@@ -205,12 +200,6 @@ class Remembered:
 
     def close(self) -> None:
         """Nothing: the next decoder's engine uses it again."""
-
-
-def open_vision(manifest: Manifest, path: Path) -> OnnxVision:
-    """A graph on the CPU, where its arithmetic is the same everywhere."""
-    spec = manifest.vision
-    return OnnxVision(path, input_name=spec.input_name, output_name=spec.output_name, device="cpu")
 
 
 def check_prompt(

@@ -43,22 +43,6 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
-def check_tiles(tiles: object, shape: tuple[int, int, int]) -> None:
-    """Tiles must be uint8 ``[n, *shape]`` with n >= 1.
-
-    Raises:
-        InputError: they are not.
-    """
-    if not isinstance(tiles, np.ndarray) or tiles.dtype != np.uint8:
-        kind = tiles.dtype if isinstance(tiles, np.ndarray) else type(tiles).__name__
-        raise InputError(f"tiles must be a uint8 array, are {kind}")
-    if tiles.ndim != 4 or tiles.shape[1:] != shape or not len(tiles):
-        raise InputError(
-            f"tiles must have shape [n, {', '.join(map(str, shape))}] with n >= 1, have "
-            f"{list(tiles.shape)}"
-        )
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the logits; llama.cpp's samplers in this order.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,12 @@ from numpy.typing import NDArray
 from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import Sampling, check_integer
-from edgevlm.runtimes.embedding_table import EmbeddingTable
-from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION, REBUILD, check_file, check_library
+from edgevlm.runtimes.guard import REBUILD, check_file, check_library
 from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
+from edgevlm.runtimes.llama_cpp_model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp_sampler import LlamaCppSampler
 
 BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
-
-_stack_lock = threading.Lock()
 
 
 class LlamaCppDecoder:
@@ -61,14 +58,6 @@ class LlamaCppDecoder:
     CACHE_TYPE = "F16"
     """Type of the key-value cache: half of F32's memory, for about 1e-3 in the logits."""
 
-    TEXT_LIMIT = 2**18
-    """Bytes of text that `tokenize` takes: more than most contexts hold."""
-
-    STACK_PER_BYTE = 1024
-    """Bytes of stack for each byte of text. Some vocabularies are split by `std::regex`, which calls
-    itself for every character: 322 bytes were measured, and a main thread's 8 MB were used up by a row
-    of 26,000 digits."""
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -78,9 +67,7 @@ class LlamaCppDecoder:
         gpu_layers: int = 0,
         bidirectional: bool = False,
     ) -> None:
-        self._model: Any = None
         self._context: Any = None
-        self._embedding_table: EmbeddingTable | None = None
         self._length = 0
         self._has_logits = False
         self._path = Path(path)
@@ -100,10 +87,19 @@ class LlamaCppDecoder:
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
         )
-        self._free_model: Callable[[Any], None] = self._llama.llama_model_free
         self._free_context: Callable[[Any], None] = self._llama.llama_free
+        self._model = LlamaCppModel(
+            self._path, gpu_layers=gpu_layers, extra_buffer_types=extra_buffer_types
+        )
+        self.width = self._model.width
+        self.vocabulary_size = self._model.vocabulary_size
         try:
-            self._load_model(gpu_layers, extra_buffer_types=extra_buffer_types)
+            if self.context_length > self._model.trained_length:
+                raise InputError(
+                    f"context_length {self.context_length} is more than the "
+                    f"{self._model.trained_length} positions that {self._path.name} was made for"
+                )
+            self._check_memory()
             self._create_context(threads, gpu_layers)
         except BaseException:
             self.close()
@@ -115,59 +111,12 @@ class LlamaCppDecoder:
         check_file(self._path)
         return verdict.extra_buffer_types
 
-    def _load_model(self, gpu_layers: int, *, extra_buffer_types: bool) -> None:
-        llama = self._llama
-        parameters = llama.llama_model_default_params()
-        parameters.n_gpu_layers = gpu_layers
-        parameters.use_extra_bufts = extra_buffer_types
-        recent_errors.clear()
-        self._model = llama.llama_model_load_from_file(os.fsencode(self._path), parameters)
-        if not self._model:
-            raise RuntimeLoadError(
-                f"llama.cpp cannot load {self._path}{failure_reason()}; the file is damaged or of a "
-                f"kind that llama-cpp-python {LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
-            )
-        self._vocabulary = llama.llama_model_get_vocab(self._model)
-        self.width: int = llama.llama_model_n_embd_inp(self._model)
-        self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocabulary)
-        refusals = {
-            "is an encoder": llama.llama_model_has_encoder(self._model),
-            "has no decoder": not llama.llama_model_has_decoder(self._model),
-            "is recurrent": llama.llama_model_is_recurrent(self._model)
-            or llama.llama_model_is_hybrid(self._model),
-            "is a diffusion model": llama.llama_model_is_diffusion(self._model),
-            "has no vocabulary": llama.llama_vocab_type(self._vocabulary)
-            == llama.LLAMA_VOCAB_TYPE_NONE,
-            "numbers positions by M-RoPE": llama.llama_model_rope_type(self._model)
-            in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE),
-        }
-        for reason, applies in refusals.items():
-            if applies:
-                raise RuntimeLoadError(
-                    f"{self._path} {reason}; edgevlm runs causal decoders with a key-value cache"
-                )
-        trained_length = llama.llama_model_n_ctx_train(self._model)
-        if self.context_length > trained_length:
-            raise InputError(
-                f"context_length {self.context_length} is more than the {trained_length} positions that "
-                f"{self._path.name} was made for"
-            )
-        self._check_memory()
-
     def _check_memory(self) -> None:
         """Refuse a context that cannot fit: the allocation would succeed and the process be killed later."""
-        llama, model = self._llama, self._model
-        heads: int = llama.llama_model_n_head(model)
-        architecture = self._metadata("general.architecture")
-        sizes = [
-            int(self._metadata(f"{architecture}.attention.{name}_length") or self.width // heads)
-            for name in ("key", "value")
-        ]
         positions = -(-self.context_length // 256) * 256
-        cache: int = (
-            llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model) * sum(sizes) * 2
-        ) * positions
-        scores = heads * positions * (positions if self.bidirectional else self.BATCH_LENGTH) * 4
+        cache = self._model.cache_size(positions)
+        batch = positions if self.bidirectional else self.BATCH_LENGTH
+        scores = self._model.heads * positions * batch * 4
         available = cpu.available_memory()
         if available is not None and cache + scores > available:
             raise RuntimeLoadError(
@@ -175,14 +124,6 @@ class LlamaCppDecoder:
                 f"(key-value cache {cache / 2**30:.1f}, attention {scores / 2**30:.1f}), "
                 f"{available / 2**30:.1f} GiB are available; ask for a shorter context"
             )
-
-    def _metadata(self, key: str) -> str:
-        """A value of the GGUF header as text; empty if it has no such key."""
-        buffer = ctypes.create_string_buffer(256)
-        length = self._llama.llama_model_meta_val_str(
-            self._model, key.encode(), buffer, len(buffer)
-        )
-        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def _create_context(self, threads: int, gpu_layers: int) -> None:
         llama = self._llama
@@ -205,7 +146,7 @@ class LlamaCppDecoder:
         parameters.swa_full = True  # `truncate` works at any position in sliding-window models too
         parameters.no_perf = True
         recent_errors.clear()
-        self._context = llama.llama_init_from_model(self._model, parameters)
+        self._context = llama.llama_init_from_model(self._model.handle, parameters)
         if not self._context:
             raise RuntimeLoadError(
                 f"llama.cpp cannot create a context for {self._path}{failure_reason()}"
@@ -221,68 +162,16 @@ class LlamaCppDecoder:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """Plain text to ids: no special token is recognised or added.
-
-        llama.cpp still matches tokens that the file marks as user-defined.
-
-        Raises:
-            InputError: not a string, or it holds lone surrogates (no UTF-8 can spell them).
-        """
-        self._open()
-        if not isinstance(text, str):
-            raise InputError(f"text must be a string, is {type(text).__name__}")
-        try:
-            spelled = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text holds the lone surrogate {text[error.start]!r} at character {error.start}, which "
-                "is not Unicode text; remove it"
-            ) from None
-        if len(spelled) > self.TEXT_LIMIT:
-            raise InputError(
-                f"text is {len(spelled)} bytes long, at most {self.TEXT_LIMIT} can be tokenized; "
-                "shorten it"
-            )
-        ids = (ctypes.c_int32 * (len(spelled) + 16))()
-        arguments = (self._vocabulary, spelled, len(spelled), ids, len(ids), False, False)
-        count = _with_stack(
-            self.STACK_PER_BYTE * (len(spelled) + 1024),
-            lambda: self._llama.llama_tokenize(*arguments),
-        )
-        if count < 0:
-            raise InputError(f"text of {len(spelled)} bytes became more tokens: {-count}")
-        return ids[:count]
+        """As `LlamaCppModel.tokenize`."""
+        return self._model.tokenize(text)
 
     def piece(self, token: int) -> bytes:
-        """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens.
-
-        Raises:
-            InputError: no such token.
-        """
-        self._open()
-        token = check_integer("token", token, 0, self.vocabulary_size - 1)
-        capacity = 64
-        while True:
-            buffer = ctypes.create_string_buffer(capacity)
-            length = self._llama.llama_token_to_piece(
-                self._vocabulary, token, buffer, capacity, 0, False
-            )
-            if length >= 0:
-                return buffer.raw[:length]
-            capacity = -length
+        """As `LlamaCppModel.piece`."""
+        return self._model.piece(token)
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Rows float32 ``[n, width]`` of the input embedding table, dequantized, unscaled.
-
-        Raises:
-            InputError: ids of the wrong type or range.
-            RuntimeLoadError: the file holds no embedding table that can be read.
-        """
-        self._open()
-        ids = self._token_array(token_ids)
-        if self._embedding_table is None:
-            self._embedding_table = EmbeddingTable(self._path)
-        return self._embedding_table.rows(ids)
+        """As `LlamaCppModel.embed`."""
+        return self._model.embed(token_ids)
 
     def decode_tokens(
         self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
@@ -295,7 +184,7 @@ class LlamaCppDecoder:
             RuntimeLoadError: llama.cpp failed; nothing of this call is kept.
         """
         self._open()
-        ids = self._token_array(token_ids)
+        ids = self._model.check_tokens(token_ids)
         self._decode(ids, ctypes.c_int32, positions, logits=logits, bidirectional=False)
 
     def decode_embeddings(
@@ -460,31 +349,15 @@ class LlamaCppDecoder:
         """Free the memory; every later call raises RuntimeLoadError. May be called again."""
         if self._context:
             self._free_context(self._context)
-        if self._model:
-            self._free_model(self._model)
-        self._context = self._model = None
+        self._context = None
+        self._model.close()
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self.close()
 
     def _open(self) -> None:
-        if not self._context:
-            raise RuntimeLoadError(f"the decoder of {self._path} is closed; create a new one")
-
-    def _token_array(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
-        ids = np.asarray(token_ids)
-        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(
-                f"token ids must be a flat list of at least one integer, are {ids.dtype} "
-                f"{list(ids.shape)}"
-            )
-        if ids.min() < 0 or ids.max() >= self.vocabulary_size:
-            wrong = ids[(ids < 0) | (ids >= self.vocabulary_size)][0]
-            raise InputError(
-                f"token id {wrong} is outside the vocabulary of {self.vocabulary_size} tokens"
-            )
-        return np.ascontiguousarray(ids, np.int32)
+        self._model.check_open()
 
     def _position_array(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:
         """Checked positions: they number one sequence without a gap, after what is cached."""
@@ -505,17 +378,3 @@ class LlamaCppDecoder:
                 f"{self.context_length}"
             )
         return np.ascontiguousarray(array, np.int32)
-
-
-def _with_stack(size: int, function: Callable[[], int]) -> int:
-    """What `function` returns in a thread with so many bytes of stack."""
-    results: list[int] = []
-    thread = threading.Thread(target=lambda: results.append(function()))
-    with _stack_lock:
-        previous = threading.stack_size(-(-size // 4096) * 4096)
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(previous)
-    thread.join()
-    return results[0]

@@ -9,8 +9,9 @@ import logging
 from types import ModuleType
 from typing import Any
 
-from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes.guard import INSTALL, LLAMA_CPP_PYTHON_VERSION, REBUILD
+from edgevlm.runtimes.libraries import import_library
 
 _logger = logging.getLogger(__name__)
 recent_errors: collections.deque[str] = collections.deque(maxlen=3)
@@ -27,14 +28,7 @@ def library() -> ModuleType:
         MissingDependencyError: llama-cpp-python is not installed.
         RuntimeLoadError: another version, or its shared library cannot be loaded.
     """
-    try:
-        import llama_cpp
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL}") from error
-    except (OSError, RuntimeError) as error:
-        raise RuntimeLoadError(
-            f"llama-cpp-python's shared library cannot be loaded ({error}); build it again, {REBUILD}"
-        ) from error
+    llama_cpp = import_library("llama_cpp", "llama-cpp-python", "the decoder", INSTALL, REBUILD)
     if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
         raise RuntimeLoadError(
             f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import InputError, MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu
-from edgevlm.runtimes.base import check_tiles
+from edgevlm.runtimes.base import check_integer
+from edgevlm.runtimes.libraries import import_library
+from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
 
 Provider = str | tuple[str, dict[str, Any]]
 """A provider's name as ONNX Runtime spells it, or name and options."""
@@ -61,18 +63,13 @@ def library() -> ModuleType:
         MissingDependencyError: not installed.
         RuntimeLoadError: its shared library cannot be loaded.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "the vision graph needs ONNX Runtime; pip install 'edgevlm[cpu]', or 'edgevlm[cuda]' for an "
-            "NVIDIA GPU"
-        ) from error
-    except ImportError as error:
-        raise RuntimeLoadError(
-            f"ONNX Runtime is installed but cannot be imported ({error}); install it again: "
-            "pip install --force-reinstall 'edgevlm[cpu]'"
-        ) from error
+    onnxruntime = import_library(
+        "onnxruntime",
+        "ONNX Runtime",
+        "the vision graph",
+        "pip install 'edgevlm[cpu]', or 'edgevlm[cuda]' for an NVIDIA GPU",
+        "pip install --force-reinstall 'edgevlm[cpu]'",
+    )
     onnxruntime.set_default_logger_severity(3)
     if len(distributions := installed_distributions()) > 1:
         _logger.warning(
@@ -80,8 +77,7 @@ def library() -> ModuleType:
             "pip uninstall them all, then install the one you need",
             " and ".join(distributions),
         )
-    module: ModuleType = onnxruntime
-    return module
+    return onnxruntime
 
 
 def installed_distributions() -> list[str]:
@@ -145,8 +141,7 @@ class OnnxVision:
         self._session: Any = None
         if threads is None:
             threads = cpu.physical_cores()
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 512:
-            raise InputError(f"threads must be an integer from 1 to 512, is {threads!r}")
+        check_integer("threads", threads, 1, 512)
         onnxruntime = library()
         wanted, required = _select(device, providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
@@ -154,10 +149,7 @@ class OnnxVision:
         options.log_severity_level = 3
         # Threads that spin for more work after a run would take the cores from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if not self._path.is_file():
-            raise RuntimeLoadError(
-                f"{self._path}: no such file; the bundle is incomplete, get it again"
-            )
+        check_file(self._path)
         session = self._create_session(wanted, options, fall_back=not required)
         obtained = session.get_providers()
         for provider in required:
@@ -170,7 +162,13 @@ class OnnxVision:
             _logger.warning("%s did not start, the vision graph runs on %s", wanted[0], obtained[0])
         self.device: str = obtained[0]
         self._input_name, self._output_name = input_name, output_name
-        self._tile_shape = self._check_graph(session)
+        self._tile_shape = check_graph(
+            self._path,
+            _ports(session.get_inputs()),
+            _ports(session.get_outputs()),
+            input_name,
+            output_name,
+        )
         self._session = session
 
     def _create_session(self, wanted: list[Provider], options: Any, *, fall_back: bool) -> Any:
@@ -185,33 +183,6 @@ class OnnxVision:
             raise RuntimeLoadError(
                 f"ONNX Runtime cannot load {self._path} with {', '.join(map(_name, wanted))}: {error}"
             ) from error
-
-    def _check_graph(self, session: Any) -> tuple[int, int, int]:
-        """Height, width and channels of a tile, of a graph that has the promised input and output."""
-        inputs = {value.name: value for value in session.get_inputs()}
-        outputs = {value.name: value for value in session.get_outputs()}
-        if list(inputs) != [self._input_name] or self._output_name not in outputs:
-            raise RuntimeLoadError(
-                f"{self._path} must have the input {self._input_name!r} and the output "
-                f"{self._output_name!r}, has {list(inputs)} and {list(outputs)}; export it again"
-            )
-        tiles, embeddings = inputs[self._input_name], outputs[self._output_name]
-        if (
-            tiles.type != "tensor(uint8)"
-            or len(tiles.shape) != 4
-            or isinstance(tiles.shape[0], int)
-            or not all(isinstance(side, int) for side in tiles.shape[1:])
-        ):
-            raise RuntimeLoadError(
-                f"{self._path}: input {tiles.name!r} must be tensor(uint8) [n, height, width, 3] with "
-                f"only n free, is {tiles.type} {tiles.shape}; export it again"
-            )
-        if embeddings.type != "tensor(float)" or len(embeddings.shape) != 3:
-            raise RuntimeLoadError(
-                f"{self._path}: output {embeddings.name!r} must be tensor(float) [n, tokens, width], is "
-                f"{embeddings.type} {embeddings.shape}; export it again"
-            )
-        return tuple(tiles.shape[1:])
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
@@ -263,6 +234,18 @@ def _select(
                 f"{name} is not in this ONNX Runtime, which has {', '.join(available)}; {_mend(name)}"
             )
     return wanted, required
+
+
+def _ports(values: Sequence[Any]) -> dict[str, Port]:
+    """What ONNX Runtime says of a graph's inputs or outputs."""
+    kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    return {
+        value.name: (
+            kinds.get(value.type, value.type),
+            [side if isinstance(side, int) else None for side in value.shape],
+        )
+        for value in values
+    }
 
 
 def _name(provider: Provider) -> str:

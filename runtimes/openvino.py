@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes import cpu
-from edgevlm.runtimes.base import check_integer, check_tiles
+from edgevlm.runtimes.base import check_integer
+from edgevlm.runtimes.libraries import import_library
 from edgevlm.runtimes.user_cache import user_cache
+from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
 
 DEVICES = {"openvino": "CPU", "openvino:gpu": "GPU", "openvino:npu": "NPU"}
 """Device as edgevlm and as OpenVINO names it."""
@@ -37,17 +40,13 @@ def library() -> ModuleType:
         MissingDependencyError: not installed.
         RuntimeLoadError: its shared library cannot be loaded.
     """
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"device openvino needs OpenVINO; {INSTALL}") from error
-    except (ImportError, OSError) as error:
-        raise RuntimeLoadError(
-            f"OpenVINO is installed but cannot be imported ({error}); install it again: "
-            "pip install --force-reinstall 'edgevlm[openvino]'"
-        ) from error
-    module: ModuleType = openvino
-    return module
+    return import_library(
+        "openvino",
+        "OpenVINO",
+        "device openvino",
+        INSTALL,
+        "pip install --force-reinstall 'edgevlm[openvino]'",
+    )
 
 
 class OpenVinoVision:
@@ -89,10 +88,7 @@ class OpenVinoVision:
                 f"device {device} was asked for, but OpenVINO finds only {', '.join(sorted(there))} here; "
                 "install Intel's driver for it, or take device='openvino'"
             )
-        if not self._path.is_file():
-            raise RuntimeLoadError(
-                f"{self._path}: no such file; the bundle is incomplete, get it again"
-            )
+        check_file(self._path)
         precision = ""
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if target == "CPU":
@@ -105,7 +101,9 @@ class OpenVinoVision:
             graph = core.read_model(self._path)
         except RuntimeError as error:
             raise RuntimeLoadError(f"OpenVINO cannot load {self._path}: {error}") from error
-        self._tile_shape = self._check_graph(graph, input_name, output_name)
+        self._tile_shape = check_graph(
+            self._path, _ports(graph.inputs), _ports(graph.outputs), input_name, output_name
+        )
         self._batch_length = 8 if target == "GPU" else 1
         if target != "GPU":  # a CPU gains nothing from batches, an NPU takes fixed shapes only
             graph.reshape([1, *self._tile_shape])
@@ -128,35 +126,6 @@ class OpenVinoVision:
             raise RuntimeLoadError(
                 f"OpenVINO cannot compile {self._path} for {target}: {error}"
             ) from error
-
-    def _check_graph(self, graph: Any, input_name: str, output_name: str) -> tuple[int, int, int]:
-        """Height, width and channels of a tile, of a graph that has the promised input and output."""
-        inputs = [name for value in graph.inputs for name in value.names]
-        outputs = [name for value in graph.outputs for name in value.names]
-        if inputs != [input_name] or output_name not in outputs:
-            raise RuntimeLoadError(
-                f"{self._path} must have the input {input_name!r} and the output {output_name!r}, has "
-                f"{inputs} and {outputs}; export it again"
-            )
-        tiles, embeddings = graph.input(input_name), graph.output(output_name)
-        sizes = [side.get_length() if side.is_static else 0 for side in tiles.partial_shape]
-        if (
-            tiles.element_type.get_type_name() != "u8"
-            or len(sizes) != 4
-            or sizes[0]
-            or not all(sizes[1:])
-        ):
-            raise RuntimeLoadError(
-                f"{self._path}: input {input_name!r} must be u8 [n, height, width, 3] with only n free, is "
-                f"{tiles.element_type.get_type_name()} {tiles.partial_shape}; export it again"
-            )
-        kind, shape = embeddings.element_type.get_type_name(), embeddings.partial_shape
-        if kind != "f32" or len(list(shape)) != 3:
-            raise RuntimeLoadError(
-                f"{self._path}: output {output_name!r} must be f32 [n, tokens, width], is {kind} {shape}; "
-                "export it again"
-            )
-        return sizes[1], sizes[2], sizes[3]
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
@@ -181,3 +150,14 @@ class OpenVinoVision:
     def close(self) -> None:
         """Free the graph; every later call raises RuntimeLoadError. May be called again."""
         self._compiled = self._output = None
+
+
+def _ports(values: Sequence[Any]) -> dict[str, Port]:
+    """What OpenVINO says of a graph's inputs or outputs."""
+    kinds = {"u8": "uint8", "f32": "float32"}
+    found: dict[str, Port] = {}
+    for value in values:
+        kind = value.element_type.get_type_name()
+        shape = [side.get_length() if side.is_static else None for side in value.partial_shape]
+        found |= {name: (kinds.get(kind, kind), shape) for name in value.names}
+    return found

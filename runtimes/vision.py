@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgevlm.errors import InputError
+from edgevlm.errors import InputError, MissingDependencyError, RuntimeLoadError
 from edgevlm.runtimes import cpu, onnx, openvino
 from edgevlm.runtimes.base import VisionRuntime
+
+_logger = logging.getLogger(__name__)
 
 DEVICES = ("auto", *onnx.DEVICES, *openvino.DEVICES)
 
@@ -25,27 +28,42 @@ class VisionTarget:
     providers: Sequence[onnx.Provider] | None
     half_floats: bool
     """It computes 16-bit floats faster than int8."""
+    may_fall_back: bool = False
+    """To ONNX Runtime on the CPU, with a warning, if OpenVINO cannot run the graph."""
 
     def open(
         self, path: Path, *, input_name: str, output_name: str, threads: int | None
     ) -> VisionRuntime:
-        """Load a graph; raises as `OnnxVision` and `OpenVinoVision`."""
-        if self.device in openvino.DEVICES and self.providers is None:
-            return openvino.OpenVinoVision(
-                path,
-                input_name=input_name,
-                output_name=output_name,
-                device=self.device,
-                threads=threads,
-            )
+        """Load a graph; errors as of `OnnxVision` and `OpenVinoVision`."""
+        device = self.device
+        if device in openvino.DEVICES and self.providers is None:
+            try:
+                return openvino.OpenVinoVision(
+                    path,
+                    input_name=input_name,
+                    output_name=output_name,
+                    device=device,
+                    threads=threads,
+                )
+            except (MissingDependencyError, RuntimeLoadError) as error:
+                if not self.may_fall_back:
+                    raise
+                _logger.warning(
+                    "OpenVINO cannot run the vision graph, ONNX Runtime does: %s", error
+                )
+                device = "cpu"
         return onnx.OnnxVision(
             path,
             input_name=input_name,
             output_name=output_name,
-            device=self.device,
+            device=device,
             providers=self.providers,
             threads=threads,
         )
+
+
+ON_CPU = VisionTarget("cpu", None, half_floats=False)
+"""ONNX Runtime, whose arithmetic is then the same everywhere."""
 
 
 def select(
@@ -54,8 +72,8 @@ def select(
     """The runtime for a device.
 
     ``auto`` is CUDA where ONNX Runtime has it; OpenVINO where it is installed, the CPU multiplies bf16
-    matrices in hardware (AMX) and there is a graph in floats; else ONNX Runtime on the CPU. On such a
-    CPU OpenVINO in bf16 takes half the time of ONNX Runtime in int8; on others int8 wins.
+    matrices in hardware (AMX) and there is a graph in floats; else ONNX Runtime on the CPU. ONNX
+    Runtime does not use that hardware for floats, and elsewhere its int8 is faster.
 
     Args:
         precisions: those of the graphs that may be taken.
@@ -70,7 +88,7 @@ def select(
         return VisionTarget(device, None, device != "openvino" or cpu.multiplies_bf16())
     on_cpu = onnx.first_provider(device, providers) == onnx.CPU_PROVIDER
     if providers is None and device == "auto" and on_cpu and _openvino_is_faster(precisions):
-        return VisionTarget("openvino", None, True)
+        return VisionTarget("openvino", None, half_floats=True, may_fall_back=True)
     return VisionTarget(device, providers, not on_cpu)
 
 

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
+from edgevlm.runtimes.embedding_table import EmbeddingTable
 from edgevlm.runtimes.llama_cpp_library import library
 from edgevlm.runtimes.probe import UnguardedDecoder, write_model
 from tests.tiny_decoder import decoded, positions, relative_error
@@ -37,10 +38,10 @@ def test_rows_of_the_embedding_table(wide_model: Path, tmp_path: Path, kind: str
     path = tmp_path / "quantized.gguf"
     status = llama.llama_model_quantize(bytes(wide_model), bytes(path), parameters)
     assert status == 0
+    assert EmbeddingTable(path).type.name == kind
     decoder = UnguardedDecoder(path, context_length=64, threads=1)
     tokens = [0, 255, 7, 7, 128]
     rows = decoder.embed(tokens)
-    assert decoder._embedding_table is not None and decoder._embedding_table.type.name == kind
     assert rows.shape == (5, 256) and rows.dtype == np.float32 and np.array_equal(rows[2], rows[3])
     by_token = decoded(decoder, tokens)
     decoder.truncate(0)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -24,11 +21,8 @@ from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp_library import library
 from tests.tiny_decoder import (
     CONTEXT_LENGTH,
-    END,
     EXACT,
-    IMAGE,
     TOKENS,
-    USER_DEFINED,
     ExactDecoder,
     decoded,
     positions,
@@ -46,13 +40,8 @@ def model() -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def path(model: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_decoder(tmp_path_factory.mktemp("decoder") / "decoder-f32.gguf", model)
-
-
-@pytest.fixture(scope="module")
-def shared(path: Path) -> Iterator[LlamaCppDecoder]:
-    decoder = ExactDecoder(path, context_length=CONTEXT_LENGTH, bidirectional=True, threads=1)
+def shared(tiny_file: Path) -> Iterator[LlamaCppDecoder]:
+    decoder = ExactDecoder(tiny_file, context_length=CONTEXT_LENGTH, bidirectional=True, threads=1)
     yield decoder
     decoder.close()
 
@@ -110,8 +99,8 @@ def test_embeddings_between_tokens(decoder: DecoderRuntime, model: LlamaForCausa
     assert relative_error(ours, theirs) < EXACT
 
 
-def test_long_prompts_are_cut_into_batches(path: Path, model: LlamaForCausalLM) -> None:
-    causal = ExactDecoder(path, context_length=CONTEXT_LENGTH, threads=1)
+def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: LlamaForCausalLM) -> None:
+    causal = ExactDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(CONTEXT_LENGTH)
     assert len(tokens) > 2 * LlamaCppDecoder.BATCH_LENGTH
     theirs = reference_logits(model, tokens)[-1]
@@ -184,8 +173,8 @@ def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: LlamaFo
     assert relative_error(decoder.logits(), theirs) < EXACT
 
 
-def test_bidirectional_must_be_asked_for(path: Path) -> None:
-    causal = LlamaCppDecoder(path, context_length=64, threads=1)
+def test_bidirectional_must_be_asked_for(tiny_file: Path) -> None:
+    causal = LlamaCppDecoder(tiny_file, context_length=64, threads=1)
     with pytest.raises(InputError, match="bidirectional=True"):
         causal.decode_embeddings(
             causal.embed([1, 2]), positions(0, 2), logits=True, bidirectional=True
@@ -245,88 +234,6 @@ def test_logits_are_a_copy(decoder: DecoderRuntime) -> None:
     decoded(decoder, [2], 1)
     assert np.array_equal(first, kept)
     first[:] = 0
-
-
-# --- text ---------------------------------------------------------------------------------------
-
-
-def test_text_becomes_plain_tokens(decoder: DecoderRuntime) -> None:
-    assert decoder.tokenize("the") == [TOKENS.index("the")]
-    assert decoder.tokenize("") == []
-    assert END not in decoder.tokenize("a<|end|>b")
-    assert IMAGE not in decoder.tokenize("<image>")
-    assert USER_DEFINED in decoder.tokenize("a<user>b")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "the thin line in the inn",
-        "a\0b\0",
-        "\0",
-        "½ cup + ¾ cup",
-        "漢字かな\U0001f600\u200d",
-        "<|end|><image> \r\n\t  <user>",
-        "\ufeff\uffff\U0010ffff",
-        "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11000)])),
-    ],
-    ids=range(8),
-)
-def test_pieces_of_tokens_are_the_text(decoder: DecoderRuntime, text: str) -> None:
-    tokens = decoder.tokenize(text)
-    assert b"".join(map(decoder.piece, tokens)) == text.encode()
-
-
-def test_pieces(decoder: DecoderRuntime) -> None:
-    assert decoder.piece(END) == decoder.piece(IMAGE) == b""
-    assert decoder.piece(USER_DEFINED) == b"<user>"
-    assert decoder.piece(ord("a") - ord("!")) == b"a"
-    for token in (-1, len(TOKENS), 2**40):
-        with pytest.raises(InputError, match="token must be from 0"):
-            decoder.piece(token)
-    with pytest.raises(InputError, match="must be an integer"):
-        decoder.piece(cast(Any, "a"))
-
-
-def test_text_that_is_none(decoder: DecoderRuntime) -> None:
-    with pytest.raises(InputError, match="lone surrogate"):
-        decoder.tokenize("caf\udce9")
-    wrong: list[Any] = [b"bytes", None, 3]
-    for text in wrong:
-        with pytest.raises(InputError, match="must be a string"):
-            decoder.tokenize(text)
-    with pytest.raises(InputError, match="shorten"):
-        decoder.tokenize("a" * (LlamaCppDecoder.TEXT_LIMIT + 1))
-
-
-def test_long_runs_of_text(decoder: DecoderRuntime) -> None:
-    limit = LlamaCppDecoder.TEXT_LIMIT
-    pieces = [decoder.piece(token) for token in range(len(TOKENS))]
-    for character in ("a", " ", "7", "\n", "é", "!"):
-        text = character * (limit // len(character.encode()))
-        assert b"".join(pieces[token] for token in decoder.tokenize(text)) == text.encode()
-
-
-def test_long_runs_do_not_overflow_the_stack(path: Path, tmp_path: Path) -> None:
-    """In a vocabulary that is split by `std::regex`, which recurses; on a caller's small stack."""
-    content = path.read_bytes()
-    key = b"tokenizer.ggml.pre" + np.uint32(gguf.GGUFValueType.STRING).tobytes()
-    old = key + np.uint64(6).tobytes() + b"smollm"
-    assert content.count(old) == 1
-    deep = tmp_path / "deep.gguf"
-    deep.write_bytes(content.replace(old, old[:-6] + b"falcon"))
-    script = (
-        "import sys, threading\n"
-        "from edgevlm.runtimes.probe import PlainDecoder\n"
-        "decoder = PlainDecoder(sys.argv[1], context_length=1, threads=1)\n"
-        "def tokenize(): print(len(decoder.tokenize('!' * decoder.TEXT_LIMIT)))\n"
-        "threading.stack_size(256 * 1024)\n"
-        "thread = threading.Thread(target=tokenize); thread.start(); thread.join()\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", script, str(deep)], capture_output=True, text=True, check=False
-    )
-    assert (ended.returncode, ended.stdout) == (0, f"{LlamaCppDecoder.TEXT_LIMIT}\n"), ended.stderr
 
 
 # --- wrong use ----------------------------------------------------------------------------------
@@ -396,9 +303,9 @@ def test_the_context_ends(decoder: DecoderRuntime) -> None:
         decoder.decode_tokens([1], positions(CONTEXT_LENGTH, CONTEXT_LENGTH + 1), logits=True)
 
 
-def test_a_failed_decoding_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_decoding_leaves_nothing(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted between two batches, the cache is as before the call."""
-    decoder = LlamaCppDecoder(path, context_length=CONTEXT_LENGTH, threads=1)
+    decoder = LlamaCppDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(1100)
     expected = decoded(decoder, tokens)
     decoder.truncate(5)
@@ -440,53 +347,33 @@ def test_refuses_to_truncate_elsewhere(decoder: DecoderRuntime, position: Any) -
     ],
     ids=str,
 )
-def test_refuses_wrong_arguments(path: Path, arguments: dict[str, Any], message: str) -> None:
+def test_refuses_wrong_arguments(tiny_file: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        LlamaCppDecoder(path, **arguments)
+        LlamaCppDecoder(tiny_file, **arguments)
 
 
-def test_refuses_a_context_larger_than_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses_a_context_larger_than_memory(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from edgevlm.runtimes import cpu
 
-    LlamaCppDecoder(path, context_length=2048, threads=1).close()
+    LlamaCppDecoder(tiny_file, context_length=2048, threads=1).close()
     monkeypatch.setattr(cpu, "available_memory", lambda: 2**20)
     with pytest.raises(RuntimeLoadError, match="shorter context"):
-        LlamaCppDecoder(path, context_length=2048, threads=1)
+        LlamaCppDecoder(tiny_file, context_length=2048, threads=1)
 
 
 @pytest.mark.skipif(
     library().llama_supports_gpu_offload(), reason="this llama.cpp has a GPU back end"
 )
 @pytest.mark.parametrize("layers", [1, -1])
-def test_refuses_a_gpu_that_is_not_there(path: Path, layers: int) -> None:
+def test_refuses_a_gpu_that_is_not_there(tiny_file: Path, layers: int) -> None:
     with pytest.raises(RuntimeLoadError, match="GGML_CUDA"):
-        LlamaCppDecoder(path, context_length=64, gpu_layers=layers)
+        LlamaCppDecoder(tiny_file, context_length=64, gpu_layers=layers)
 
 
-def test_files_that_are_no_decoder(path: Path, tmp_path: Path) -> None:
-    garbage = tmp_path / "garbage.gguf"
-    garbage.write_bytes(b"GGUF" + np.random.default_rng(0).bytes(10000))
-    cut = tmp_path / "cut.gguf"
-    cut.write_bytes(path.read_bytes()[:-5000])
-    for wrong in (garbage, cut, tmp_path / "missing.gguf"):
-        with pytest.raises(RuntimeLoadError, match=str(wrong)):
-            LlamaCppDecoder(wrong, context_length=64)
-
-
-@pytest.mark.parametrize("architecture", ["bert", "mamba"])
-def test_other_kinds_of_models_are_refused(tmp_path: Path, architecture: str) -> None:
-    path = tmp_path / "other.gguf"
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(RuntimeLoadError, match="cannot load"):
-        LlamaCppDecoder(path, context_length=64)
-
-
-def test_closed(path: Path) -> None:
-    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+def test_closed(tiny_file: Path) -> None:
+    decoder = LlamaCppDecoder(tiny_file, context_length=64, threads=1)
     decoder.decode_tokens([1], positions(0, 1), logits=True)
     sampler = decoder.sampler(Sampling())
     decoder.close()
@@ -515,8 +402,8 @@ def test_closed(path: Path) -> None:
         sampler.sample()
 
 
-def test_collected_in_any_order(path: Path) -> None:
-    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+def test_collected_in_any_order(tiny_file: Path) -> None:
+    decoder = LlamaCppDecoder(tiny_file, context_length=64, threads=1)
     sampler = decoder.sampler(Sampling())
     del decoder
     gc.collect()
@@ -527,12 +414,12 @@ def test_collected_in_any_order(path: Path) -> None:
     gc.collect()
 
 
-def test_two_decoders_in_two_threads(path: Path, model: LlamaForCausalLM) -> None:
+def test_two_decoders_in_two_threads(tiny_file: Path, model: LlamaForCausalLM) -> None:
     prompts = [some_tokens(40, seed) for seed in range(2)]
     results: dict[int, NDArray[np.float32]] = {}
 
     def work(index: int) -> None:
-        decoder = ExactDecoder(path, context_length=64, threads=1)
+        decoder = ExactDecoder(tiny_file, context_length=64, threads=1)
         for _ in range(5):
             decoder.truncate(0)
             results[index] = decoded(decoder, prompts[index])
@@ -548,18 +435,18 @@ def test_two_decoders_in_two_threads(path: Path, model: LlamaForCausalLM) -> Non
 
 
 def test_llama_cpp_is_silent_unless_debugging(
-    path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tiny_file: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "edgevlm"):
-        LlamaCppDecoder(path, context_length=64, threads=1).close()
+        LlamaCppDecoder(tiny_file, context_length=64, threads=1).close()
     assert not caplog.records
     with caplog.at_level(logging.DEBUG, "edgevlm"):
-        LlamaCppDecoder(path, context_length=64, threads=1).close()
+        LlamaCppDecoder(tiny_file, context_length=64, threads=1).close()
     assert any("n_ctx" in record.message for record in caplog.records)
     assert capfd.readouterr() == ("", "")
 
 
-def test_is_a_decoder_runtime(path: Path) -> None:
-    decoder: DecoderRuntime = LlamaCppDecoder(path, context_length=64)
+def test_is_a_decoder_runtime(tiny_file: Path) -> None:
+    decoder: DecoderRuntime = LlamaCppDecoder(tiny_file, context_length=64)
     assert decoder.device == "cpu"
     assert (decoder.width, decoder.vocabulary_size) == (64, len(TOKENS))

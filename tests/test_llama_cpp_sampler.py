@@ -26,9 +26,8 @@ from tests.tiny_decoder import (
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExactDecoder]:
-    path = write_decoder(tmp_path_factory.mktemp("decoder") / "f32.gguf", reference_model())
-    decoder = ExactDecoder(path, context_length=128, threads=1)
+def shared(tiny_file: Path) -> Iterator[ExactDecoder]:
+    decoder = ExactDecoder(tiny_file, context_length=128, threads=1)
     yield decoder
     decoder.close()
 

@@ -169,7 +169,7 @@ def test_a_model_that_never_splits_takes_any_detail(name: str) -> None:
 
 def test_a_budget_is_checked() -> None:
     with pytest.raises(InputError, match="detail must be low, high, auto or None, is 'medium'"):
-        ImageBudget("medium")  # type: ignore[arg-type]
+        ImageBudget("medium")  # type: ignore[arg-type]  # what a user might write
     with pytest.raises(InputError, match="max_image_tokens must be from 1"):
         ImageBudget(max_tokens=0)
     with pytest.raises(InputError, match=r"max_image_tokens is 63, .* takes at least 64"):

@@ -14,7 +14,7 @@ from edgevlm.cli import options
 from edgevlm.errors import EdgeVLMError
 
 if TYPE_CHECKING:
-    from edgevlm.benchmark import Ceilings, Speed
+    from edgevlm.benchmark import Ceilings, DecoderSpeed, PictureSpeed
     from edgevlm.manifest import FileEntry
 
 HELP = """\
@@ -72,12 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     picture = load_image(arguments.image) if arguments.image else benchmark.camera_frame()
     ceilings = benchmark.ceilings()
     wanted = benchmark.settings(bundle, arguments.bundle, arguments.device, arguments.threads)
-    speeds = []
+    pictures: list[PictureSpeed] = []
+    decoders: dict[str, DecoderSpeed] = {}
     for setting in wanted:
         name = f"vision {setting.vision}, decoder {setting.decoder}, device {setting.device}"
         print(f"edgevlm: {name}", file=sys.stderr)
         try:
-            speeds.append(benchmark.measure(setting, picture, arguments.rounds))
+            speed = benchmark.measure_picture(setting, picture, arguments.rounds)
+            pictures.append(speed)
+            if setting.decoder not in decoders:
+                decoders[setting.decoder] = benchmark.measure_decoder(
+                    setting, speed.prompt_tokens, arguments.rounds
+                )
         except EdgeVLMError as error:
             print(f"edgevlm: {name}: not measured: {error}", file=sys.stderr)
     about = {
@@ -91,28 +97,34 @@ def run(arguments: argparse.Namespace) -> int:
         result = about | {
             "versions": versions(),
             "ceilings": dataclasses.asdict(ceilings),
-            "speeds": [dataclasses.asdict(speed) for speed in speeds],
+            "pictures": [dataclasses.asdict(speed) for speed in pictures],
+            "decoders": [dataclasses.asdict(speed) for speed in decoders.values()],
         }
         print(json.dumps(result, indent=2))
     else:
         print("\n".join(f"{name:8} {value}" for name, value in about.items()))
         print()
-        print(describe(speeds, ceilings, bundle.manifest.decoder.files))
-    return 0 if speeds else 1
+        print(describe(pictures, list(decoders.values()), ceilings, bundle.manifest.decoder.files))
+    return 0 if pictures else 1
 
 
-def describe(speeds: list[Speed], ceilings: Ceilings, decoders: dict[str, FileEntry]) -> str:
+def describe(
+    pictures: list[PictureSpeed],
+    decoders: list[DecoderSpeed],
+    ceilings: Ceilings,
+    files: dict[str, FileEntry],
+) -> str:
     """Tables of what a picture and what the decoder costs, with the share of the machine's ceilings."""
     lines = [
         "A picture, milliseconds (memory: MB of the whole process)",
         "vision  decoder     load  prepare   encode (tiles)  prefill  first token  next question  memory  on",
     ]
-    for s in speeds:
-        memory = "" if s.peak_memory is None else f"{s.peak_memory / 1e6:.0f}"
+    for one in pictures:
+        memory = "" if one.peak_memory is None else f"{one.peak_memory / 1e6:.0f}"
         lines.append(
-            f"{s.vision:7} {s.decoder:8} {s.load_ms:7.0f} {s.prepare_ms:8.1f} {s.encode_ms:8.1f} "
-            f"{f'({s.tiles})':7} {s.prefill_ms:8.1f} {s.first_token_ms:12.1f} "
-            f"{s.next_question_ms:14.1f} {memory:>7}  {s.device}"
+            f"{one.vision:7} {one.decoder:8} {one.load_ms:7.0f} {one.prepare_ms:8.1f} "
+            f"{one.encode_ms:8.1f} {f'({one.tiles})':7} {one.prefill_ms:8.1f} "
+            f"{one.first_token_ms:12.1f} {one.next_question_ms:14.1f} {memory:>7}  {one.device}"
         )
     lines += [
         "",
@@ -120,15 +132,14 @@ def describe(speeds: list[Speed], ceilings: Ceilings, decoders: dict[str, FileEn
         f"{ceilings.multiply_rate / 1e9:.0f} GFLOPS in float32",
         "decoder   prefill/s  share of GFLOPS   tokens/s  share of GB/s   the same after a text of 16",
     ]
-    for name in dict.fromkeys(s.decoder for s in speeds):
-        s = next(speed for speed in speeds if speed.decoder == name)
-        entry = decoders[name]
-        size = entry.size
-        weights = size * 8 / entry.bits_per_weight if entry.bits_per_weight else 0
-        multiplied = 2 * weights * s.prefill_rate / ceilings.multiply_rate
+    for each in decoders:
+        entry = files[each.decoder]
+        weights = entry.size * 8 / entry.bits_per_weight if entry.bits_per_weight else 0
+        multiplied = 2 * weights * each.prefill_rate / ceilings.multiply_rate
+        read = entry.size / ceilings.read_rate  # seconds to read every weight once
         lines.append(
-            f"{name:8} {s.prefill_rate:10.0f} {multiplied:15.0%}  {s.decode_rate:10.1f} "
-            f"{size * s.decode_rate / ceilings.read_rate:13.0%} {s.decode_text_rate:18.1f} "
-            f"{size * s.decode_text_rate / ceilings.read_rate:10.0%}"
+            f"{each.decoder:8} {each.prefill_rate:10.0f} {multiplied:15.0%}  {each.decode_rate:10.1f} "
+            f"{read * each.decode_rate:13.0%} {each.decode_text_rate:18.1f} "
+            f"{read * each.decode_text_rate:10.0%}"
         )
     return "\n".join(lines)

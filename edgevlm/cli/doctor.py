@@ -135,8 +135,8 @@ def _examine_onnxruntime(report: Report) -> None:
         return
     if cpu.multiplies_bf16() and importlib.util.find_spec("openvino") is None:
         report.add(
-            "this CPU multiplies bf16 matrices, which ONNX Runtime does not use: OpenVINO encodes pictures "
-            f"in half the time; {openvino.INSTALL}"
+            "this CPU multiplies bf16 matrices, which OpenVINO uses for pictures and ONNX Runtime does not; "
+            f"{openvino.INSTALL}"
         )
     cuda, mend = onnx.DEVICES["cuda"]
     if report.gpus and cuda not in report.providers:

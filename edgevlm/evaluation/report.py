@@ -238,7 +238,7 @@ def as_dict(
 
 def versions() -> dict[str, str]:
     """What answers depend on, as far as it is installed: distribution to version."""
-    names = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "llama-cpp-python", "numpy")
+    names = ("onnxruntime", "onnxruntime-gpu", "openvino", "llama-cpp-python", "numpy")
     used = (*names, "pillow", "torch", "transformers")
     return {"edgevlm": edgevlm.__version__, "python": platform.python_version()} | installed(used)
 

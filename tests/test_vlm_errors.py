@@ -1,0 +1,167 @@
+"""What `VLM` says to requests, settings and bundles that are wrong, and that it goes on afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevlm import (
+    VLM,
+    Bundle,
+    BundleError,
+    ContextError,
+    ImageError,
+    InputError,
+    PromptError,
+    RuntimeLoadError,
+)
+from tests.conftest import Export, picture
+
+
+def test_prompt_and_answer_must_fit_the_context(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh(context_length=256)
+    needed = vlm.ask(picture(0), "What?", max_tokens=4).stats.prompt_tokens
+    vlm.ask(picture(0), "What?", max_tokens=256 - needed)
+    with pytest.raises(ContextError, match=rf"{needed} positions.*{257 - needed}.*257.*has 256"):
+        vlm.stream(picture(0), "What?", max_tokens=257 - needed)
+    with pytest.raises(ContextError, match="256"):
+        vlm.ask(None, "word " * 5000)
+
+
+def test_a_failed_turn_leaves_the_conversation_as_it_was(fresh: Callable[..., VLM]) -> None:
+    chat = fresh(context_length=256).chat()
+    chat.send("What?", max_tokens=4)
+    before = chat.messages
+    for bad in (
+        lambda: chat.send(""),
+        lambda: chat.send("word " * 5000),
+        lambda: chat.send("What?", images=[b"no picture"]),
+        lambda: chat.send("What?", max_tokens=-1),
+    ):
+        with pytest.raises(InputError):
+            bad()
+        assert chat.messages == before
+    chat.send("Still there?", max_tokens=4)
+    assert len(chat.messages) == len(before) + 2
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "error"),
+    [
+        (None, "", PromptError),
+        (None, "  \n", PromptError),
+        (None, None, PromptError),
+        (None, b"bytes", PromptError),
+        (None, "\udcff", PromptError),
+        (b"", "What?", ImageError),
+        ("/no/such.png", "What?", ImageError),
+        ([None], "What?", ImageError),
+        (np.zeros((3, 3), np.uint8), "What?", ImageError),
+    ],
+    ids=repr,
+)
+def test_bad_requests_are_clear_errors(
+    smolvlm: VLM, image: Any, question: Any, error: type
+) -> None:
+    with pytest.raises(error):
+        smolvlm.ask(image, question)
+    smolvlm.ask(None, "Still there?", max_tokens=2)
+
+
+def test_messages_with_a_picture_missing_are_refused(smolvlm: VLM) -> None:
+    with pytest.raises(PromptError, match="under 'image'"):
+        smolvlm.generate([{"role": "user", "content": [{"type": "image"}]}])
+
+
+def test_a_closed_model_says_so(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    vlm.close()
+    with pytest.raises(RuntimeLoadError, match="closed"):
+        vlm.ask(None, "What?")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 0},
+        {"threads": "two"},
+        {"context_length": 0},
+        {"context_length": 10**9},
+        {"vision": "int4"},
+        {"decoder": "q9_9"},
+        {"device": "abacus"},
+        {"gpu_layers": -7},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_clear_errors(fresh: Callable[..., VLM], options: dict[str, Any]) -> None:
+    with pytest.raises((InputError, RuntimeLoadError)) as caught:
+        fresh(**options)
+    (value,) = options.values()
+    assert str(value) in str(caught.value)
+
+
+def test_a_device_that_is_not_there_raises(fresh: Callable[..., VLM]) -> None:
+    with pytest.raises(RuntimeLoadError, match=r"CUDAExecutionProvider.*edgevlm\[cuda\]"):
+        fresh(device="cuda")
+
+
+@pytest.mark.parametrize("name", ["nothing-of-this-name", "./nowhere", "/no/where", "a/b/c"])
+def test_unknown_models_are_clear_errors(name: str) -> None:
+    with pytest.raises(BundleError, match="edgevlm export"):
+        Bundle.open(name)
+
+
+def test_a_repository_without_network_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="hub repository 'owner/name'"):
+        Bundle.open("owner/name", cache_dir=tmp_path)
+
+
+def copy_of(bundle: Path, target: Path) -> Path:
+    return Path(shutil.copytree(bundle, target / "copy"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vision.fp32.onnx", "decoder.f16.gguf"])
+def test_a_missing_file_is_named(exported: Export, tmp_path: Path, name: str) -> None:
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
+def test_an_altered_file_is_refused(exported: Export, tmp_path: Path, name: str) -> None:
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(BundleError, match="the manifest says"):
+        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+
+
+@pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
+def test_garbage_with_a_true_hash_is_a_clear_error(
+    exported: Export, tmp_path: Path, name: str
+) -> None:
+    """Damage that came before the hashes were taken."""
+    import hashlib
+
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    (folder / name).write_bytes(b"GGUF" + b"\x03\0\0\0" + bytes(range(256)) * 4)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    half, precision = ("vision", "fp32") if name.startswith("vision") else ("decoder", "f16")
+    entry = manifest[half]["files"][precision]
+    entry["size"] = (folder / name).stat().st_size
+    entry["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RuntimeLoadError, match=name):
+        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
