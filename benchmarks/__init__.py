@@ -1,0 +1,1 @@
+"""edgevlm beside its peers, measured in one run; not installed."""
