@@ -1,0 +1,354 @@
+"""What is compared: edgevlm, llama.cpp's multimodal stack, bare llama.cpp, OpenVINO GenAI, transformers.
+
+Each class runs in a `Worker`. A conversation is a list of turns, (role, picture files, text); times are in
+seconds, all taken inside the worker.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.runtimes import cpu
+
+Turn = tuple[str, Sequence[Path], str]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How one answer came."""
+
+    first_token: float
+    """From the request, pictures still in their files, to the first token."""
+    rate: float
+    """Tokens per second after the first; 0.0 for fewer than two."""
+    text: str
+
+
+def _timed(start: float, pieces: Iterable[str]) -> Answered:
+    times, text = [], []
+    for piece in pieces:
+        times.append(time.perf_counter())
+        text.append(piece)
+    rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+    return Answered(times[0] - start, rate, "".join(text))
+
+
+class Memory:
+    """Peak memory of the worker."""
+
+    def peak_memory(self) -> int | None:
+        return cpu.peak_memory()
+
+
+class EdgeVLM(Memory):
+    """This project."""
+
+    def __init__(self, bundle: Path, threads: int, **options: Any) -> None:
+        from edgevlm import VLM
+
+        VLM.from_pretrained(bundle, threads=threads, **options).close()  # files into memory
+        start = time.perf_counter()
+        self._vlm = VLM.from_pretrained(bundle, threads=threads, **options)
+        self.load_seconds = time.perf_counter() - start
+
+    def load(self) -> float:
+        return self.load_seconds
+
+    def device(self) -> str:
+        return self._vlm.device
+
+    def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+        """Seconds for one picture of a tile's size, and its embeddings ``[tokens, width]``."""
+        start = time.perf_counter()
+        found = self._vlm.encode(tile, detail="low")
+        return time.perf_counter() - start, found
+
+    def answer(self, turns: Sequence[Turn], tokens: int, **options: Any) -> Answered:
+        messages = [
+            {
+                "role": role,
+                "content": [
+                    *({"type": "image", "image": str(picture)} for picture in pictures),
+                    {"type": "text", "text": text},
+                ],
+            }
+            for role, pictures, text in turns
+        ]
+        start = time.perf_counter()
+        chunks = self._vlm.generate(messages, max_tokens=tokens, **options)
+        return _timed(start, (chunk.text for chunk in chunks if chunk.token_ids))
+
+
+class Multimodal(Memory):
+    """llama.cpp's own multimodal stack, by llama-cpp-python's chat handler."""
+
+    def __init__(self, decoder: Path, projector: Path, threads: int, context_length: int) -> None:
+        self._open = lambda: self._make(decoder, projector, threads, context_length)
+        self._open()
+        start = time.perf_counter()
+        self._llama, self._handler = self._open()
+        self.load_seconds = time.perf_counter() - start
+
+    def _make(
+        self, decoder: Path, projector: Path, threads: int, context_length: int
+    ) -> tuple[Any, Any]:
+        import llama_cpp
+        from llama_cpp.llama_chat_format import MTMDChatHandler
+
+        handler = MTMDChatHandler(clip_model_path=str(projector), verbose=False, use_gpu=False)
+        llama = llama_cpp.Llama(
+            str(decoder),
+            chat_handler=handler,
+            n_ctx=context_length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
+        handler._init_mtmd_context(llama)  # else the first question pays for it
+        return llama, handler
+
+    def load(self) -> float:
+        return self.load_seconds
+
+    def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+        """Seconds for the last slice of a picture, which is the whole of it, and its embeddings."""
+        from llama_cpp import mtmd_cpp as mtmd
+
+        context = self._handler.mtmd_ctx
+        height, width, _ = tile.shape
+        pixels = np.ascontiguousarray(tile)
+        bitmap = mtmd.mtmd_bitmap_init(
+            width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        )
+        spelled = mtmd.mtmd_default_marker()
+        text = mtmd.mtmd_input_text()
+        text.text, text.text_len, text.add_special, text.parse_special = (
+            spelled,
+            len(spelled),
+            False,
+            True,
+        )
+        chunks = mtmd.mtmd_input_chunks_init()
+        bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+        failed = mtmd.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1)
+        if failed:
+            raise RuntimeError(f"mtmd_tokenize: {failed}")
+        count = mtmd.mtmd_input_chunks_size(chunks)
+        every = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(count)]
+        image = [
+            chunk
+            for chunk in every
+            if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE
+        ][-1]
+        start = time.perf_counter()
+        failed = mtmd.mtmd_encode_chunk(context, image)
+        seconds = time.perf_counter() - start
+        if failed:
+            raise RuntimeError(f"mtmd_encode_chunk: {failed}")
+        tokens, wide = mtmd.mtmd_input_chunk_get_n_tokens(image), self._llama.n_embd()
+        out = mtmd.mtmd_get_output_embd(context)
+        found = np.ctypeslib.as_array(out, shape=(tokens * wide,)).reshape(tokens, wide).copy()
+        mtmd.mtmd_input_chunks_free(chunks)
+        mtmd.mtmd_bitmap_free(bitmap)
+        return seconds, found
+
+    def answer(self, turns: Sequence[Turn], tokens: int) -> Answered:
+        start = time.perf_counter()
+        messages = [
+            {
+                "role": role,
+                "content": [
+                    *({"type": "image_url", "image_url": _data_uri(file)} for file in pictures),
+                    {"type": "text", "text": text},
+                ],
+            }
+            for role, pictures, text in turns
+        ]
+        stream = self._llama.create_chat_completion(
+            messages, max_tokens=tokens, temperature=0.0, repeat_penalty=1.0, stream=True
+        )
+        deltas = (chunk["choices"][0]["delta"] for chunk in stream)
+        return _timed(start, (delta["content"] for delta in deltas if delta.get("content")))
+
+
+def _data_uri(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+class BareLoop(Memory):
+    """`llama_decode` alone, without sampling, with llama.cpp's settings as asked.
+
+    Args:
+        flash_attention: ``AUTO``, ``ENABLED`` or ``DISABLED``.
+        cache_type: of keys and values, ``F16`` or ``Q8_0``.
+    """
+
+    def __init__(
+        self,
+        decoder: Path,
+        threads: int,
+        context_length: int,
+        flash_attention: str,
+        cache_type: str = "F16",
+        batch_length: int = 512,
+    ) -> None:
+        import llama_cpp
+
+        self._llama = llama_cpp
+        quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        self._quiet = quiet
+        llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self._model = llama_cpp.llama_model_load_from_file(
+            str(decoder).encode(), llama_cpp.llama_model_default_params()
+        )
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = context_length
+        parameters.n_batch = parameters.n_ubatch = batch_length
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.flash_attn_type = getattr(llama_cpp, f"LLAMA_FLASH_ATTN_TYPE_{flash_attention}")
+        cache = getattr(llama_cpp, f"GGML_TYPE_{cache_type}")
+        parameters.type_k = parameters.type_v = cache
+        self._batch_length = batch_length
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise RuntimeError(f"no context with {flash_attention} and {cache_type}")
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._tokens = np.random.default_rng(0).integers(
+            3, llama_cpp.llama_vocab_n_tokens(vocabulary) - 3, context_length, np.int32
+        )
+
+    def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
+        """Positions per second of a prefill of so many tokens, and tokens per second after it."""
+        llama = self._llama
+        memory = llama.llama_get_memory(self._context)
+        llama.llama_memory_clear(memory, True)
+        start = time.perf_counter()
+        for at in range(0, prompt, self._batch_length):
+            self._decode(self._tokens[at : min(at + self._batch_length, prompt)])
+        prefilled = time.perf_counter()
+        for at in range(prompt, prompt + tokens):
+            self._decode(self._tokens[at : at + 1])
+        end = time.perf_counter()
+        return prompt / (prefilled - start), tokens / (end - prefilled)
+
+    def _decode(self, tokens: NDArray[np.int32]) -> None:
+        pointer = np.ascontiguousarray(tokens).ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        batch = self._llama.llama_batch_get_one(pointer, len(tokens))
+        if self._llama.llama_decode(self._context, batch):
+            raise RuntimeError("llama_decode failed")
+        self._llama.llama_synchronize(self._context)
+
+
+class OurDecoder(Memory):
+    """edgevlm's decoder by itself, sampling greedily."""
+
+    def __init__(self, decoder: Path, threads: int, context_length: int) -> None:
+        from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+
+        self._decoder = LlamaCppDecoder(decoder, context_length=context_length, threads=threads)
+        self._tokens = (
+            np.random.default_rng(0)
+            .integers(3, self._decoder.vocabulary_size - 3, context_length)
+            .tolist()
+        )
+
+    def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
+        """As `BareLoop.rates`, choosing each token from the logits."""
+        from edgevlm.runtimes.base import Sampling
+
+        decoder = self._decoder
+        decoder.truncate(0)
+        positions = np.arange(prompt + tokens, dtype=np.int32)
+        start = time.perf_counter()
+        decoder.decode_tokens(self._tokens[:prompt], positions[:prompt], logits=True)
+        prefilled = time.perf_counter()
+        sampler = decoder.sampler(Sampling())
+        for at in range(prompt, prompt + tokens):
+            decoder.decode_tokens([sampler.sample()], positions[at : at + 1], logits=True)
+        end = time.perf_counter()
+        sampler.close()
+        return prompt / (prefilled - start), tokens / (end - prefilled)
+
+    def embedding_rate(self, count: int) -> float:
+        """Positions per second of a prefill of so many embeddings."""
+        decoder = self._decoder
+        decoder.truncate(0)
+        rows = np.random.default_rng(0).standard_normal((count, decoder.width), np.float32)
+        start = time.perf_counter()
+        decoder.decode_embeddings(rows, np.arange(count, dtype=np.int32), logits=True)
+        return count / (time.perf_counter() - start)
+
+
+class OpenVinoGenAI(Memory):
+    """OpenVINO GenAI, which reads the same GGUF."""
+
+    def __init__(self, decoder: Path, threads: int) -> None:
+        import openvino
+        import openvino_genai
+
+        self._genai, self._openvino = openvino_genai, openvino
+        self._pipeline = openvino_genai.LLMPipeline(
+            str(decoder), "CPU", {"INFERENCE_NUM_THREADS": threads}
+        )
+
+    def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
+        """As `BareLoop.rates`."""
+        ids = np.random.default_rng(0).integers(3, 40_000, (1, prompt), np.int64)
+        config = self._genai.GenerationConfig(
+            max_new_tokens=tokens, ignore_eos=True, do_sample=False
+        )
+        inputs = self._genai.TokenizedInputs(
+            self._openvino.Tensor(ids), self._openvino.Tensor(np.ones_like(ids))
+        )
+        measured = self._pipeline.generate(inputs, config).perf_metrics
+        prefill = prompt / (measured.get_ttft().mean / 1000)
+        return prefill, 1000 / measured.get_tpot().mean
+
+
+class Transformers(Memory):
+    """The checkpoint itself, on the CPU.
+
+    Args:
+        dtype: ``float32`` or ``bfloat16``.
+    """
+
+    def __init__(self, checkpoint: Path, threads: int, dtype: str) -> None:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint, dtype=getattr(torch, dtype)
+        ).eval()
+
+    def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+        """Seconds for one tile, and its embeddings ``[tokens, width]``."""
+        torch = self._torch
+        pixels = torch.from_numpy(tile).permute(2, 0, 1)[None, None].float() / 127.5 - 1
+        start = time.perf_counter()
+        with torch.inference_mode():
+            found = self._model.model.get_image_features(pixels.to(self._model.dtype))
+        seconds = time.perf_counter() - start
+        found = getattr(found, "pooler_output", found)
+        return seconds, found.float().reshape(-1, found.shape[-1]).numpy()
+
+
+def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def median(values: Sequence[float]) -> float:
+    return float(statistics.median(values))
