@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,9 @@ from PIL import Image
 
 from benchmarks import peers
 from benchmarks.mmproj import write_mmproj
-from benchmarks.peers import Turn, median, relative_error
+from benchmarks.peers import Answered, Turn, median, relative_error
 from benchmarks.worker import Worker
+from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import versions, write_json
 from edgevlm.runtimes import cpu
 
@@ -33,6 +33,9 @@ ROUNDS = 5
 THREADS = 2
 TOKENS = 32
 CONTEXT = 4096
+LONG = 1100
+"""Positions of a prompt with a picture of 17 tiles."""
+PHASES = ("wait", "prepare", "encode", "prefill")
 QUESTIONS = ("What is in the picture?", "How many things are there?", "And what color are they?")
 SQUARE, FRAME = (1024, 1024), (640, 480)
 """A square picture makes 17 tiles; a camera frame makes 13, or 1 by its own pixels."""
@@ -89,10 +92,14 @@ def rates(
 
 
 class Files:
-    """Checkpoint, bundle, projector and pictures, made once in the folder."""
+    """Checkpoint, bundle, projector and pictures, made once in the folder.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        shape: a function of `tests.checkpoints`.
+    """
+
+    def __init__(self, folder: Path, shape: str = "smolvlm_256m") -> None:
+        self.folder, self.shape = folder, shape
         self.checkpoint = folder / "checkpoint"
         self.bundle = folder / "bundle"
         self.projector = folder / "mmproj.f16.gguf"
@@ -100,7 +107,7 @@ class Files:
     def make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.checkpoint.exists():
-            _run("-m", "tests.checkpoints", "smolvlm_256m", str(self.checkpoint))
+            _run("-m", "tests.checkpoints", self.shape, str(self.checkpoint))
         if not self.bundle.exists():
             precisions = ["--vision", "fp32,fp16,int8", "--decoder", "f16,q8_0,q4_0"]
             _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
@@ -129,6 +136,8 @@ class Comparison:
     def __init__(self, files: Files, rounds: int) -> None:
         self.files, self.rounds = files, rounds
         self.rows: list[Row] = []
+        self.phases: dict[str, dict[str, float]] = {}
+        """Where our first tokens' time goes, seconds."""
 
     @contextmanager
     def _workers(self, **wanted: tuple[type, dict[str, Any]]) -> Iterator[dict[str, Worker]]:
@@ -226,7 +235,7 @@ class Comparison:
         options: dict[str, Any],
     ) -> None:
         """A new picture each round, and a second question about it."""
-        seconds: dict[str, list[list[float]]] = {"ours": [[], []], "theirs": [[], []]}
+        answers: dict[str, list[list[Answered]]] = {"ours": [[], []], "theirs": [[], []]}
         for i in range(self.rounds + 1):
             picture = self.files.picture(i, size)
             for who, worker in workers.items():
@@ -235,10 +244,19 @@ class Comparison:
                     turns: list[Turn] = [("user", [picture], QUESTIONS[j])]
                     answered = worker.call("answer", turns, 1, **given)
                     if i:
-                        seconds[who][j].append(answered.first_token)
+                        answers[who][j].append(answered)
         for j, what in enumerate(("first token", "first token of a second question")):
-            ours, theirs = seconds["ours"][j], seconds["theirs"][j]
-            self._add(times(f"{what}: {name}", "MTMDChatHandler", ours, theirs, bars[j]))
+            self._first_tokens(f"{what}: {name}", answers["ours"][j], answers["theirs"][j], bars[j])
+
+    def _first_tokens(
+        self, work: str, ours: list[Answered], theirs: list[Answered], at_least: float | None
+    ) -> None:
+        seconds = [[answered.first_token for answered in found] for found in (ours, theirs)]
+        self._add(times(work, "MTMDChatHandler", *seconds, at_least))
+        stats = [vars(answered.stats) for answered in ours]
+        self.phases[work] = {
+            phase: median([found[f"{phase}_ms"] / 1000 for found in stats]) for phase in PHASES
+        }
 
     def _conversation(self, workers: dict[str, Worker]) -> None:
         """The next turn of a conversation that has shown three pictures."""
@@ -247,85 +265,78 @@ class Comparison:
             turns += [("user", [self.files.picture(20 + i, SQUARE)], QUESTIONS[i])]
             answered = workers["ours"].call("answer", turns, 8)
             turns += [("assistant", [], answered.text or "It is.")]
-        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+        answers: dict[str, list[Answered]] = {"ours": [], "theirs": []}
         for i in range(self.rounds):
             asked: list[Turn] = [*turns, ("user", [], f"{QUESTIONS[i % 3]} ({i})")]
             for who, worker in workers.items():
-                seconds[who].append(worker.call("answer", asked, 1).first_token)
+                answers[who].append(worker.call("answer", asked, 1))
         work = "first token of the next turn, after 3 pictures"
-        self._add(times(work, "MTMDChatHandler", seconds["ours"], seconds["theirs"], 30.0))
+        self._first_tokens(work, answers["ours"], answers["theirs"], 30.0)
 
     def decoding(self) -> None:
         """The decoder by itself, beside bare llama.cpp and OpenVINO GenAI."""
-        for name in ("q4_0", "q8_0"):
-            given = {"decoder": self.files.decoder(name), "threads": THREADS}
-            wanted: dict[str, tuple[type, dict[str, Any]]] = {
-                "ours": (peers.OurDecoder, given | {"context_length": CONTEXT})
-            }
+        nano = Bundle.open("edgevlm-nano")
+        decoders = {
+            "q4_0": self.files.decoder("q4_0"),
+            "q8_0": self.files.decoder("q8_0"),
+            "edgevlm-nano": nano.path / nano.decoder_file(None).path,
+        }
+        for name, path in decoders.items():
+            own = name == "edgevlm-nano"
+            given = {"decoder": path, "threads": THREADS, "context_length": 2048}
+            wanted: dict[str, tuple[type, dict[str, Any]]] = {"ours": (peers.OurDecoder, given)}
             for attention in ("AUTO", "DISABLED"):
                 for batch in (256, 512, 1024):
-                    wanted[f"{attention.lower()}_{batch}"] = (
-                        peers.BareLoop,
-                        given
-                        | {
-                            "context_length": CONTEXT,
-                            "flash_attention": attention,
-                            "batch_length": batch,
-                        },
-                    )
-            self._rates(name, wanted)
+                    setting = {"flash_attention": attention, "batch_length": batch}
+                    wanted[f"{attention.lower()}_{batch}"] = peers.BareLoop, given | setting
+            with self._workers(**wanted) as workers:
+                if name == "q4_0":
+                    self._genai(workers["ours"], path)
+                self._decode(name, workers, 16, 0.90 if own else 0.97)
+                self._decode(name, workers, 120 if own else LONG, 0.90 if own else 0.97)
 
-    def _rates(self, name: str, wanted: dict[str, tuple[type, dict[str, Any]]]) -> None:
-        with self._workers(**wanted) as workers:
-            if name == "q4_0":
-                self._genai(workers["ours"], wanted["ours"][1])
-            for prompt in (16, 1100):
-                found: dict[str, list[tuple[float, float]]] = {who: [] for who in workers}
-                for i in range(self.rounds + 1):
-                    for who, worker in workers.items():
-                        measured = worker.call("rates", prompt, TOKENS)
-                        if i:
-                            found[who].append(measured)
-                decoded = {who: [rate for _, rate in pairs] for who, pairs in found.items()}
-                filled = {who: [rate for rate, _ in pairs] for who, pairs in found.items()}
-                bare = [who for who in workers if who != "ours"]
-                best = max(bare, key=lambda who: median(decoded[who]))
-                default = "auto_512"
-                where = f"{name}, after {prompt} positions"
-                self._add(
-                    rates(
-                        f"decode: {where}",
-                        f"bare llama.cpp, its best settings ({best})",
-                        decoded["ours"],
-                        decoded[best],
-                        0.97 if prompt == 16 else None,
-                    )
-                )
-                self._add(
-                    rates(
-                        f"decode: {where}",
-                        "llama.cpp's default settings",
-                        decoded["ours"],
-                        decoded[default],
-                        1.8 if (prompt, name) == (1100, "q4_0") else None,
-                    )
-                )
-                if prompt > 16:
-                    best = max(bare, key=lambda who: median(filled[who]))
-                    self._add(
-                        rates(
-                            f"prefill: {name}, {prompt} positions",
-                            f"bare llama.cpp, its best settings ({best})",
-                            filled["ours"],
-                            filled[best],
-                            0.95,
-                        )
-                    )
+    def _decode(self, name: str, workers: dict[str, Worker], prompt: int, at_least: float) -> None:
+        """Prefill and decoding, after `prompt` positions, of text and of embeddings."""
+        decoded: dict[str, list[float]] = {who: [] for who in workers}
+        filled: dict[str, list[float]] = {who: [] for who in workers}
+        embedded: dict[str, list[float]] = {who: [] for who in workers}
+        for i in range(self.rounds + 1):
+            for who, worker in workers.items():
+                prefill, decode = worker.call("rates", prompt, TOKENS)
+                embeddings = worker.call("embedding_rate", prompt)
+                if i:
+                    decoded[who].append(decode)
+                    filled[who].append(prefill)
+                    embedded[who].append(embeddings)
+        where = f"{name}, {prompt} positions"
+        self._rates(f"decode after {where}", decoded, at_least)
+        if prompt == LONG:
+            bar = 1.8 if name == "q4_0" else None
+            self._rates(f"decode after {where}", decoded, bar, "auto_512")
+        if prompt > 16:
+            self._rates(f"prefill of text: {where}", filled, 0.95)
+            self._rates(f"prefill of embeddings: {where}", embedded, 0.95)
 
-    def _genai(self, ours: Worker, given: dict[str, Any]) -> None:
+    def _rates(
+        self,
+        work: str,
+        found: dict[str, list[float]],
+        at_least: float | None,
+        setting: str | None = None,
+    ) -> None:
+        """A row beside bare llama.cpp with one setting, or with its best."""
+        if setting is None:
+            bare = [who for who in found if who != "ours"]
+            setting = max(bare, key=lambda who: median(found[who]))
+            peer = f"bare llama.cpp, its best settings ({setting})"
+        else:
+            peer = "llama.cpp's default settings"
+        self._add(rates(work, peer, found["ours"], found[setting], at_least))
+
+    def _genai(self, ours: Worker, decoder: Path) -> None:
         """OpenVINO GenAI, if it is installed."""
         try:
-            theirs = Worker(peers.OpenVinoGenAI, decoder=given["decoder"], threads=given["threads"])
+            theirs = Worker(peers.OpenVinoGenAI, decoder=decoder, threads=THREADS)
         except RuntimeError as error:
             print(f"OpenVINO GenAI: not measured: {error}", file=sys.stderr)
             return
@@ -338,7 +349,7 @@ class Comparison:
         theirs.close()
         self._add(
             rates(
-                "decode: q4_0, after 450 positions",
+                "decode after q4_0, 450 positions",
                 "OpenVINO GenAI",
                 found["ours"],
                 found["theirs"],
@@ -359,6 +370,17 @@ def line(row: Row) -> str:
         f"| {row.work} | {row.peer} | {row.ours:.3g} {row.unit} | {row.theirs:.3g} | "
         f"{row.ratio:.2f} | {bar} | {mark} | {row.note} |"
     )
+
+
+def described(rounds: int) -> dict[str, Any]:
+    """When, on what and with what a result was measured."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu.model(),
+        "threads": THREADS,
+        "rounds": rounds,
+        "versions": versions(),
+    }
 
 
 HEAD = """\
@@ -384,15 +406,11 @@ def main() -> None:
     for name, part in parts.items():
         if options.only in (None, name):
             part()
-    result = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu.model(),
-        "threads": THREADS,
-        "rounds": options.rounds,
-        "versions": versions(),
+    result = described(options.rounds) | {
         "rows": [dataclasses.asdict(row) | {"reached": row.reached} for row in comparison.rows],
+        "phases": comparison.phases,
     }
-    write_json(options.folder / "results.json", json.loads(json.dumps(result)))
+    write_json(options.folder / "results.json", result)
 
 
 if __name__ == "__main__":

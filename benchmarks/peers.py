@@ -10,7 +10,7 @@ import base64
 import ctypes
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.results import Stats, collect
 from edgevlm.runtimes import cpu
 
 Turn = tuple[str, Sequence[Path], str]
@@ -29,18 +30,9 @@ class Answered:
 
     first_token: float
     """From the request, pictures still in their files, to the first token."""
-    rate: float
-    """Tokens per second after the first; 0.0 for fewer than two."""
     text: str
-
-
-def _timed(start: float, pieces: Iterable[str]) -> Answered:
-    times, text = [], []
-    for piece in pieces:
-        times.append(time.perf_counter())
-        text.append(piece)
-    rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
-    return Answered(times[0] - start, rate, "".join(text))
+    stats: Stats | None = None
+    """Where the time went, if the peer says so."""
 
 
 class Memory:
@@ -84,9 +76,8 @@ class EdgeVLM(Memory):
             }
             for role, pictures, text in turns
         ]
-        start = time.perf_counter()
-        chunks = self._vlm.generate(messages, max_tokens=tokens, **options)
-        return _timed(start, (chunk.text for chunk in chunks if chunk.token_ids))
+        answer = collect(self._vlm.generate(messages, max_tokens=tokens, **options))
+        return Answered(answer.stats.first_token_ms / 1000, answer.text, answer.stats)
 
 
 class Multimodal(Memory):
@@ -178,7 +169,12 @@ class Multimodal(Memory):
             messages, max_tokens=tokens, temperature=0.0, repeat_penalty=1.0, stream=True
         )
         deltas = (chunk["choices"][0]["delta"] for chunk in stream)
-        return _timed(start, (delta["content"] for delta in deltas if delta.get("content")))
+        first_token, text = 0.0, ""
+        for delta in deltas:
+            if delta.get("content"):
+                first_token = first_token or time.perf_counter() - start
+                text += delta["content"]
+        return Answered(first_token or time.perf_counter() - start, text)
 
 
 def _data_uri(file: Path) -> str:
@@ -241,6 +237,28 @@ class BareLoop(Memory):
             self._decode(self._tokens[at : at + 1])
         end = time.perf_counter()
         return prompt / (prefilled - start), tokens / (end - prefilled)
+
+    def embedding_rate(self, count: int) -> float:
+        """Positions per second of a prefill of so many embeddings."""
+        llama = self._llama
+        width = llama.llama_model_n_embd(self._model)
+        rows = np.random.default_rng(0).standard_normal((count, width), np.float32)
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+        batch = llama.llama_batch_init(self._batch_length, width, 1)
+        start = time.perf_counter()
+        for at in range(0, count, self._batch_length):
+            part = rows[at : at + self._batch_length]
+            ctypes.memmove(batch.embd, part.ctypes.data, part.nbytes)
+            batch.n_tokens = len(part)
+            for i in range(len(part)):
+                batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = at + i, 1, 0
+                batch.logits[i] = at + i == count - 1
+            if llama.llama_decode(self._context, batch):
+                raise RuntimeError("llama_decode failed")
+            llama.llama_synchronize(self._context)
+        seconds = time.perf_counter() - start
+        llama.llama_batch_free(batch)
+        return count / seconds
 
     def _decode(self, tokens: NDArray[np.int32]) -> None:
         pointer = np.ascontiguousarray(tokens).ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
