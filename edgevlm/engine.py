@@ -25,7 +25,8 @@ from edgevlm.manifest import Manifest
 from edgevlm.prompt import Message, PromptBuilder, TextSegment
 from edgevlm.results import Chunk, FinishReason, Stats, Stopwatch
 from edgevlm.runtimes import cpu
-from edgevlm.runtimes.base import DecoderRuntime, VisionRuntime
+from edgevlm.runtimes.base import DecoderRuntime, Sampler, VisionRuntime
+from edgevlm.speculation import Drafts, chosen
 from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget, Tiles, prepare
 
 
@@ -60,6 +61,7 @@ class Engine:
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
         self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
         self._embeddings = EmbeddingCache()
+        self._drafts = Drafts()
         self._positions = self._kv_cache.positions
         self._reused_positions = self._prefilled_positions = 0
         self._reused_tiles = self._encoded_tiles = 0
@@ -166,9 +168,11 @@ class Engine:
             self._encoded_tiles += encoded_tiles
             self._reused_tiles += cached_tiles
             prompt_tokens = self._positions(units)
+            self._drafts.begin(units)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
                 prompt_tokens, generation, watch
             )
+            self._drafts.end()
             stats = Stats(
                 load_ms=self._load_ms,
                 wait_ms=watch.ms("wait"),
@@ -183,6 +187,7 @@ class Engine:
                 encoded_tiles=encoded_tiles,
                 cached_tiles=cached_tiles,
                 answer_tokens=answer_tokens,
+                drafted_tokens=self._drafts.right,
                 peak_memory=cpu.peak_memory(),
             )
             yield Chunk(text, (), finish, stats)
@@ -309,11 +314,13 @@ class Engine:
         first_token_ms = 0.0
         count = 0
         try:
+            following = [sampler.sample()]
             while finish is None:
-                token = sampler.sample()
+                token = following.pop(0)
                 watch.end("decode")
                 if count == 0:
                     first_token_ms = watch.total_ms
+                self._drafts.push(token)
                 if token in self._end_tokens:
                     finish = "stop"
                     break
@@ -326,13 +333,35 @@ class Engine:
                 watch.end("decode")
                 yield Chunk(shown, (token,))
                 watch.end("reader")
-                if finish is None:
-                    self._step(token, prompt_tokens + count - 1)
+                if finish is None and not following:
+                    room = generation.max_tokens - count
+                    draft = self._drafts.draft()[: room - 1] if generation.greedy else ()
+                    position = prompt_tokens + count - 1
+                    following = self._advance(token, position, draft, sampler)
             rest = text.finish()
         finally:
             sampler.close()
         watch.end("decode")
         return first_token_ms, count, rest, finish
+
+    def _advance(
+        self, token: int, position: int, draft: Sequence[int], sampler: Sampler
+    ) -> list[int]:
+        """Take in a token; returns those that follow it, of which all but the last are taken in too."""
+        right: list[int] = []
+        if draft:
+            batch = [token, *draft]
+            positions = np.arange(position, position + len(batch), dtype=np.int32)
+            right, decided = chosen(self._decoder.decode_draft(batch, positions), draft)
+            self._drafts.judge(len(right) - decided)
+            *kept, token = [token, *right]
+            position += len(kept)
+            self._decoder.truncate(position)
+            self._kv_cache.extend(kept)
+            if decided:
+                return right
+        self._step(token, position)
+        return [*right, sampler.sample()]
 
 
 def _hash(tile: NDArray[np.uint8]) -> bytes:

@@ -67,6 +67,11 @@ class Generation:
         return ImageBudget(self.detail, self.max_image_tokens)
 
     @property
+    def greedy(self) -> bool:
+        """Each token is the most likely one, whatever came before."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+    @property
     def sampling(self) -> Sampling:
         """What the decoder needs to know."""
         return Sampling(

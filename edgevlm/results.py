@@ -69,6 +69,8 @@ class Stats:
     cached_tiles: int
     """Tiles of the prompt that did not: their positions or their embeddings were there."""
     answer_tokens: int
+    drafted_tokens: int
+    """Tokens that were right in a draft (see `edgevlm.speculation`), the end token among them."""
     peak_memory: int | None
     """Bytes that this process held at most since its start; None where the system does not say."""
 

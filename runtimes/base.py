@@ -129,6 +129,13 @@ class DecoderRuntime(Protocol):
         self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
     ) -> None: ...
 
+    def decode_draft(
+        self, token_ids: Sequence[int], positions: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """As `decode_tokens`, for a few tokens; the logits ``[n, vocabulary]`` after each of them, valid
+        until the next decoding."""
+        ...
+
     def decode_embeddings(
         self,
         embeddings: NDArray[np.float32],

@@ -55,6 +55,9 @@ class LlamaCppDecoder:
     BATCH_LENGTH = 512
     """Entries per llama.cpp batch: prefill speed is flat from here, and activations stay small."""
 
+    MOST_LOGITS = 16
+    """Entries of a batch that can have logits: a draft."""
+
     CACHE_TYPE = "F16"
     """Type of the key-value cache: half of F32's memory, for about 1e-3 in the logits."""
 
@@ -132,9 +135,7 @@ class LlamaCppDecoder:
         parameters.n_ctx = self.context_length
         parameters.n_batch = parameters.n_ubatch = self._batch_length
         parameters.n_seq_max = 1
-        parameters.n_outputs_max = (
-            1  # only a batch's last logits are computed: no [batch, vocabulary]
-        )
+        parameters.n_outputs_max = self.MOST_LOGITS  # no [batch, vocabulary] of logits
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.attention_type = llama.LLAMA_ATTENTION_TYPE_CAUSAL
         parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
@@ -185,7 +186,26 @@ class LlamaCppDecoder:
         """
         self._open()
         ids = self._model.check_tokens(token_ids)
-        self._decode(ids, ctypes.c_int32, positions, logits=logits, bidirectional=False)
+        self._decode(ids, ctypes.c_int32, positions, outputs=int(logits))
+
+    def decode_draft(
+        self, token_ids: Sequence[int], positions: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """As `decode_tokens`, for at most `MOST_LOGITS` tokens.
+
+        Returns:
+            float32 ``[n, vocabulary]``: llama.cpp's own logits after each token, valid until it decodes
+            again.
+        """
+        self._open()
+        ids = self._model.check_tokens(token_ids)
+        if len(ids) > self.MOST_LOGITS:
+            raise InputError(
+                f"a draft may have {self.MOST_LOGITS} tokens, has {len(ids)}; use decode_tokens"
+            )
+        self._decode(ids, ctypes.c_int32, positions, outputs=len(ids))
+        pointer = self._llama.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(len(ids), self.vocabulary_size))
 
     def decode_embeddings(
         self,
@@ -221,7 +241,9 @@ class LlamaCppDecoder:
                 "this decoder was created with bidirectional=False; create it with bidirectional=True"
             )
         rows = np.ascontiguousarray(embeddings)
-        self._decode(rows, ctypes.c_float, positions, logits=logits, bidirectional=bidirectional)
+        self._decode(
+            rows, ctypes.c_float, positions, outputs=int(logits), bidirectional=bidirectional
+        )
 
     def _decode(
         self,
@@ -229,10 +251,14 @@ class LlamaCppDecoder:
         c_type: Any,
         positions: NDArray[np.int32],
         *,
-        logits: bool,
-        bidirectional: bool,
+        outputs: int,
+        bidirectional: bool = False,
     ) -> None:
-        """One llama.cpp batch after another; token ids or embeddings by `c_type`."""
+        """One llama.cpp batch after another; token ids or embeddings by `c_type`.
+
+        Args:
+            outputs: so many of the last entries get logits.
+        """
         count = len(entries)
         positions = self._position_array(positions, count)
         start, self._has_logits = self._length, False
@@ -243,8 +269,7 @@ class LlamaCppDecoder:
                 llama.llama_set_causal_attn(self._context, False)
             for first in range(0, count, self._batch_length):
                 last = min(first + self._batch_length, count)
-                outputs = np.zeros(last - first, np.int8)
-                outputs[-1] = logits and last == count
+                wanted = np.arange(first, last) >= count - outputs
                 batch = llama.llama_batch(
                     n_tokens=last - first,
                     pos=positions[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
@@ -252,7 +277,7 @@ class LlamaCppDecoder:
                     seq_id=ctypes.cast(
                         self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
                     ),
-                    logits=outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+                    logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
                 )
                 setattr(batch, field, entries[first:last].ctypes.data_as(ctypes.POINTER(c_type)))
                 recent_errors.clear()
@@ -263,7 +288,7 @@ class LlamaCppDecoder:
                         f"{positions[last - 1]} (status {status}){failure_reason()}"
                     )
             self._length = start + count
-            self._has_logits = logits
+            self._has_logits = outputs > 0
         except BaseException:
             llama.llama_memory_seq_rm(self._memory, 0, start, -1)
             raise

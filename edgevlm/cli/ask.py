@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe(stats: Stats, device: str) -> str:
     """Where the time went, as a table."""
+    drafted = f" ({stats.drafted_tokens} from drafts)" if stats.drafted_tokens else ""
     rows = [
         ("load", stats.load_ms, "open the bundle and both runtimes"),
         ("prepare", stats.prepare_ms, "read and tile pictures, render and tokenize the prompt"),
@@ -76,7 +77,8 @@ def describe(stats: Stats, device: str) -> str:
         (
             "decode",
             stats.decode_ms,
-            f"answer, tokens: {stats.answer_tokens}, per second: {stats.tokens_per_second:.0f}",
+            f"answer, tokens: {stats.answer_tokens}{drafted}, "
+            f"per second: {stats.tokens_per_second:.0f}",
         ),
         (
             "total",
