@@ -279,7 +279,7 @@ class Comparison:
         decoders = {
             "q4_0": self.files.decoder("q4_0"),
             "q8_0": self.files.decoder("q8_0"),
-            "edgevlm-nano": nano.path / nano.decoder_file(None).path,
+            "edgevlm-nano": nano.path(nano.decoder_file(None)),
         }
         for name, path in decoders.items():
             own = name == "edgevlm-nano"

@@ -1,0 +1,62 @@
+"""What a draft costs and spares: ``python -m benchmarks.drafts [DECODER.gguf]``.
+
+A draft of n tokens, decoded as one batch with the token before it, spares n tokens if all of it is right and
+costs what the batch takes beyond one token if nothing is. Medians; the built-in model's decoder if none is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers import median
+from edgevlm.bundle import Bundle
+from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+from edgevlm.speculation import DRAFT_LENGTH
+
+THREADS = 2
+POSITIONS = 130
+"""Before the draft: a question about a picture of one tile."""
+ROUNDS = 30
+
+
+def seconds(decoder: LlamaCppDecoder, rounds: int = ROUNDS) -> dict[int, float]:
+    """Of a batch with so many tokens beside the first."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(3, decoder.vocabulary_size - 3, POSITIONS + DRAFT_LENGTH + 1).tolist()
+    at = np.arange(len(tokens), dtype=np.int32)
+    decoder.decode_tokens(tokens[:POSITIONS], at[:POSITIONS], logits=False)
+    taken: dict[int, list[float]] = {length: [] for length in range(DRAFT_LENGTH + 1)}
+    for _ in range(rounds):
+        for length, found in taken.items():
+            decoder.truncate(POSITIONS)
+            batch = slice(POSITIONS, POSITIONS + length + 1)
+            start = time.perf_counter()
+            decoder.decode_draft(tokens[batch], at[batch])
+            found.append(time.perf_counter() - start)
+    return {length: median(found) for length, found in taken.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("decoder", type=Path, nargs="?")
+    path = parser.parse_args().decoder
+    if path is None:
+        nano = Bundle.open("edgevlm-nano")
+        path = nano.path(nano.decoder_file(None))
+    decoder = LlamaCppDecoder(path, context_length=512, threads=THREADS)
+    found = seconds(decoder)
+    for length, taken in found.items():
+        single = found[0]
+        print(
+            f"draft of {length}: {taken * 1000:6.1f} ms, {taken / single:4.1f} times one token; "
+            f"all right: {(length + 1) * single / taken:4.1f} times as fast"
+        )
+    decoder.close()
+
+
+if __name__ == "__main__":
+    main()
