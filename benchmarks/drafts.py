@@ -1,7 +1,7 @@
 """What a draft costs and spares: ``python -m benchmarks.drafts [DECODER.gguf]``.
 
 A draft of n tokens, decoded as one batch with the token before it, spares n tokens if all of it is right and
-costs what the batch takes beyond one token if nothing is. Medians; the built-in model's decoder if none is named.
+costs what the batch takes beyond one token if nothing is. Medians; of the built-in model, if none is named.
 """
 
 from __future__ import annotations

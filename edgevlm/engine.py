@@ -353,7 +353,7 @@ class Engine:
             batch = [token, *draft]
             positions = np.arange(position, position + len(batch), dtype=np.int32)
             right, decided = chosen(self._decoder.decode_draft(batch, positions), draft)
-            self._drafts.judge(len(right) - decided)
+            self._drafts.judge(len(right) - decided, len(draft))
             *kept, token = [token, *right]
             position += len(kept)
             self._decoder.truncate(position)

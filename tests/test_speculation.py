@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from edgevlm import VLM
 from edgevlm.errors import InputError
 from edgevlm.evaluation import scenes
-from edgevlm.speculation import DRAFT_LENGTH, KEPT, MISSES, NEAR_TIE, Drafts, chosen
+from edgevlm.speculation import DRAFT_LENGTH, FIRST_LENGTH, KEPT, MISSES, NEAR_TIE, Drafts, chosen
 from tests.conftest import picture
 from tests.tiny_decoder import (
     EXACT,
@@ -158,9 +158,9 @@ def test_a_draft_is_what_followed_last() -> None:
     drafts = Drafts()
     drafts.begin([1, 2, 3, 4, 5, b"tile", 1, 2, 3, 6, 7, 8, 9, 1, 2])
     drafts.push(3)
-    assert drafts.draft() == (6, 7, 8, 9, 1, 2)
+    assert drafts.draft() == (6, 7, 8)
     drafts.push(6)
-    assert drafts.draft() == (7, 8, 9, 1, 2)
+    assert drafts.draft() == (7, 8, 9)
     drafts.push(0)
     assert drafts.draft() == ()
     drafts.end()
@@ -169,11 +169,23 @@ def test_a_draft_is_what_followed_last() -> None:
     assert drafts.draft() == (6, 0)
     for _ in range(MISSES):
         assert drafts.draft()
-        drafts.judge(0)
+        drafts.judge(0, 2)
     assert drafts.draft() == ()
     drafts.begin([b"tile", 1, 2])
     drafts.push(3)
     assert drafts.draft() == (6, 0)
+
+
+def test_drafts_grow_while_they_are_right() -> None:
+    drafts = Drafts()
+    drafts.begin([b"tile", *range(100, 120), b"tile", 100, 101])
+    drafts.push(102)
+    lengths = []
+    for right in (True, True, True, False, True):
+        draft = drafts.draft()
+        lengths.append(len(draft))
+        drafts.judge(len(draft) if right else 1, len(draft))
+    assert lengths == [FIRST_LENGTH, 2 * FIRST_LENGTH, DRAFT_LENGTH, DRAFT_LENGTH, FIRST_LENGTH]
 
 
 @settings(max_examples=20)
