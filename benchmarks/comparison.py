@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import peers
-from benchmarks.mmproj import write_mmproj
+from benchmarks.files import THREADS, Files, described
 from benchmarks.peers import Answered, Turn, median, relative_error
+from benchmarks.table import HEAD, Row, line, rates, times
 from benchmarks.worker import Worker
 from edgevlm.bundle import Bundle
-from edgevlm.evaluation.report import versions, write_json
-from edgevlm.runtimes import cpu
+from edgevlm.evaluation.report import write_json
 
 ROUNDS = 5
-THREADS = 2
 TOKENS = 32
 CONTEXT = 4096
 LONG = 1100
@@ -41,95 +37,6 @@ SQUARE, FRAME = (1024, 1024), (640, 480)
 """A square picture makes 17 tiles; a camera frame makes 13, or 1 by its own pixels."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the comparison."""
-
-    work: str
-    peer: str
-    unit: str
-    ours: float
-    """Median."""
-    theirs: float
-    ratio: float
-    """How many times better ours is."""
-    at_least: float | None
-    """The ratio that was asked for."""
-    note: str = ""
-    rounds: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
-
-    @property
-    def reached(self) -> bool | None:
-        return None if self.at_least is None else self.ratio >= self.at_least
-
-
-def times(
-    work: str,
-    peer: str,
-    ours: list[float],
-    theirs: list[float],
-    at_least: float | None,
-    note: str = "",
-) -> Row:
-    """A row of seconds, of which fewer are better."""
-    a, b = median(ours), median(theirs)
-    return Row(work, peer, "s", a, b, b / a, at_least, note, {"ours": ours, "theirs": theirs})
-
-
-def rates(
-    work: str,
-    peer: str,
-    ours: list[float],
-    theirs: list[float],
-    at_least: float | None,
-    note: str = "",
-) -> Row:
-    """A row of tokens per second, of which more are better."""
-    a, b = median(ours), median(theirs)
-    return Row(
-        work, peer, "tokens/s", a, b, a / b, at_least, note, {"ours": ours, "theirs": theirs}
-    )
-
-
-class Files:
-    """Checkpoint, bundle, projector and pictures, made once in the folder.
-
-    Args:
-        shape: a function of `tests.checkpoints`.
-    """
-
-    def __init__(self, folder: Path, shape: str = "smolvlm_256m") -> None:
-        self.folder, self.shape = folder, shape
-        self.checkpoint = folder / "checkpoint"
-        self.bundle = folder / "bundle"
-        self.projector = folder / "mmproj.f16.gguf"
-
-    def make(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.checkpoint.exists():
-            _run("-m", "tests.checkpoints", self.shape, str(self.checkpoint))
-        if not self.bundle.exists():
-            precisions = ["--vision", "fp32,fp16,int8", "--decoder", "f16,q8_0,q4_0"]
-            _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
-        if not self.projector.exists():
-            write_mmproj(self.checkpoint, self.projector)
-
-    def decoder(self, name: str) -> Path:
-        return self.bundle / f"decoder.{name}.gguf"
-
-    def picture(self, seed: int, size: tuple[int, int]) -> Path:
-        """A PNG of smooth noise; another seed, another picture."""
-        path = self.folder / f"picture-{size[0]}x{size[1]}-{seed}.png"
-        if not path.exists():
-            small = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
-            Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
-        return path
-
-
-def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], check=True)
-
-
 class Comparison:
     """All rows, one after the other; workers live as long as a row needs them."""
 
@@ -138,6 +45,8 @@ class Comparison:
         self.rows: list[Row] = []
         self.phases: dict[str, dict[str, float]] = {}
         """Where our first tokens' time goes, seconds."""
+        self.errors: dict[str, float] = {}
+        """Of each runtime's embeddings of one tile, relative to transformers in float32."""
 
     @contextmanager
     def _workers(self, **wanted: tuple[type, dict[str, Any]]) -> Iterator[dict[str, Worker]]:
@@ -166,7 +75,8 @@ class Comparison:
 
     def encoding(self) -> None:
         """One tile through every vision runtime."""
-        tile = np.asarray(Image.open(self.files.picture(99, (512, 512))))
+        height, width = Bundle.open(self.files.bundle).manifest.image.tile_size
+        tile = np.asarray(Image.open(self.files.picture(99, (width, height))))
         reference = {"checkpoint": self.files.checkpoint, "threads": THREADS}
         with self._workers(
             mtmd=self._multimodal(),
@@ -178,19 +88,18 @@ class Comparison:
             torch_bf16=(peers.Transformers, reference | {"dtype": "bfloat16"}),
         ) as workers:
             seconds: dict[str, list[float]] = {name: [] for name in workers}
-            errors: dict[str, float] = {}
             for i in range(self.rounds + 1):  # the first warms up
                 shown = np.roll(tile, i, axis=1)
                 found = {name: worker.call("embeddings", shown) for name, worker in workers.items()}
                 for name, (took, embeddings) in found.items():
-                    errors[name] = relative_error(embeddings, found["torch_fp32"][1])
+                    self.errors[name] = relative_error(embeddings, found["torch_fp32"][1])
                     if i:
                         seconds[name].append(took)
             openvino = workers["openvino"].call("device")
         bars = {"onnx_int8": 2.0, "openvino": 3.5}
         for name, taken in seconds.items():
             if name != "mtmd":
-                note = f"relative error {errors[name]:.1e}"
+                note = f"relative error {self.errors[name]:.1e}"
                 if name == "openvino":
                     note += f"; {openvino}"
                 self._add(
@@ -208,8 +117,8 @@ class Comparison:
         """First tokens, and decoding after them, beside the multimodal chat handler."""
         with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
             peer = "MTMDChatHandler"
-            load = [[workers[name].call("load")] for name in ("ours", "theirs")]
-            self._add(times("load, files in memory", peer, *load, 1.0))
+            ours, theirs = ([workers[name].call("load")] for name in ("ours", "theirs"))
+            self._add(times("load, files in memory", peer, ours, theirs, 1.0))
             self._questions(workers, "17 tiles", SQUARE, (3.0, 30.0), {})
             self._questions(
                 workers, "camera frame, detail auto", FRAME, (10.0, None), {"detail": "auto"}
@@ -221,10 +130,8 @@ class Comparison:
             for worker in workers.values():
                 worker.call("answer", turns, TOKENS)
                 memory.append(worker.call("peak_memory") / 1e6)
-            ours, theirs = memory
-            self._add(
-                Row("peak memory, 17 tiles", peer, "MB", ours, theirs, theirs / ours, 1 / 0.9)
-            )
+            a, b = memory
+            self._add(Row("peak memory, 17 tiles", peer, "MB", a, b, b / a, 1 / 0.9))
 
     def _questions(
         self,
@@ -251,8 +158,8 @@ class Comparison:
     def _first_tokens(
         self, work: str, ours: list[Answered], theirs: list[Answered], at_least: float | None
     ) -> None:
-        seconds = [[answered.first_token for answered in found] for found in (ours, theirs)]
-        self._add(times(work, "MTMDChatHandler", *seconds, at_least))
+        a, b = ([answered.first_token for answered in found] for found in (ours, theirs))
+        self._add(times(work, "MTMDChatHandler", a, b, at_least))
         stats = [vars(answered.stats) for answered in ours]
         self.phases[work] = {
             phase: median([found[f"{phase}_ms"] / 1000 for found in stats]) for phase in PHASES
@@ -362,37 +269,15 @@ class Comparison:
         print(line(row), flush=True)
 
 
-def line(row: Row) -> str:
-    """A row of the table."""
-    bar = "" if row.at_least is None else f"{row.at_least:.2f}"
-    mark = {True: "yes", False: "**no**", None: ""}[row.reached]
-    return (
-        f"| {row.work} | {row.peer} | {row.ours:.3g} {row.unit} | {row.theirs:.3g} | "
-        f"{row.ratio:.2f} | {bar} | {mark} | {row.note} |"
-    )
-
-
-def described(rounds: int) -> dict[str, Any]:
-    """When, on what and with what a result was measured."""
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu.model(),
-        "threads": THREADS,
-        "rounds": rounds,
-        "versions": versions(),
-    }
-
-
-HEAD = """\
-| work | peer | edgevlm | peer | times as good | at least | reached | |
-|---|---|---|---|---|---|---|---|"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", choices=("encoding", "answers", "decoding"))
+    parser.add_argument(
+        "--only",
+        choices=("encoding", "answers", "decoding"),
+        help="a part, whose rows are only shown",
+    )
     options = parser.parse_args()
     files = Files(options.folder)
     files.make()
@@ -406,9 +291,12 @@ def main() -> None:
     for name, part in parts.items():
         if options.only in (None, name):
             part()
+    if options.only is not None:
+        return
     result = described(options.rounds) | {
         "rows": [dataclasses.asdict(row) | {"reached": row.reached} for row in comparison.rows],
         "phases": comparison.phases,
+        "errors": comparison.errors,
     }
     write_json(options.folder / "results.json", result)
 

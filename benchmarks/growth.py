@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import peers
-from benchmarks.comparison import QUESTIONS, THREADS, Files, described
+from benchmarks.comparison import QUESTIONS
+from benchmarks.files import THREADS, Files, described
 from benchmarks.peers import Turn, median
 from benchmarks.worker import Worker
 from edgevlm.evaluation.report import write_json

@@ -94,8 +94,12 @@ class Multimodal(Memory):
         self, decoder: Path, projector: Path, threads: int, context_length: int
     ) -> tuple[Any, Any]:
         import llama_cpp
+        from llama_cpp import mtmd_cpp
         from llama_cpp.llama_chat_format import MTMDChatHandler
 
+        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
+            set_log(self._quiet, ctypes.c_void_p(0))
         handler = MTMDChatHandler(clip_model_path=str(projector), verbose=False, use_gpu=False)
         llama = llama_cpp.Llama(
             str(decoder),
@@ -359,8 +363,8 @@ class Transformers(Memory):
         with torch.inference_mode():
             found = self._model.model.get_image_features(pixels.to(self._model.dtype))
         seconds = time.perf_counter() - start
-        found = getattr(found, "pooler_output", found)
-        return seconds, found.float().reshape(-1, found.shape[-1]).numpy()
+        rows = torch.cat(list(found.pooler_output)).float()
+        return seconds, rows.reshape(-1, rows.shape[-1]).numpy()
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -1,0 +1,64 @@
+"""What is measured with: a checkpoint of SmolVLM-256M's shape, its bundle, llama.cpp's projector, pictures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.mmproj import write_mmproj
+from edgevlm.evaluation.report import versions
+from edgevlm.runtimes import cpu
+
+THREADS = 2
+
+
+class Files:
+    """Checkpoint, bundle, projector and pictures in a folder; those that it lacks are made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint"
+        self.bundle = folder / "bundle"
+        self.projector = folder / "mmproj.f16.gguf"
+
+    def make(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            _run("-m", "tests.checkpoints", "smolvlm_256m", str(self.checkpoint))
+        if not self.bundle.exists():
+            precisions = ["--vision", "fp32,int8", "--decoder", "q8_0,q4_0"]
+            _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
+        if not self.projector.exists():
+            write_mmproj(self.checkpoint, self.projector)
+
+    def decoder(self, name: str) -> Path:
+        return self.bundle / f"decoder.{name}.gguf"
+
+    def picture(self, seed: int, size: tuple[int, int]) -> Path:
+        """A PNG of smooth noise; another seed, another picture."""
+        path = self.folder / f"picture-{size[0]}x{size[1]}-{seed}.png"
+        if not path.exists():
+            small = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+            Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
+        return path
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True)
+
+
+def described(rounds: int) -> dict[str, Any]:
+    """When, on what and with what a result was measured."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu.model(),
+        "threads": THREADS,
+        "rounds": rounds,
+        "versions": versions(),
+    }

@@ -1,0 +1,92 @@
+"""The comparison with peers really runs, on a tiny model; what it times is not judged here."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.checkpoints import smolvlm
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    smolvlm(folder / "checkpoint", max_position_embeddings=8192)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(folder: Path) -> dict[str, Any]:
+    run("comparison", str(folder), "--rounds", "1")
+    result: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return result
+
+
+def test_every_peer_is_measured(compared: dict[str, Any]) -> None:
+    rows = compared["rows"]
+    assert {row["peer"].split(",")[0] for row in rows} >= {
+        "llama.cpp mtmd f16",
+        "MTMDChatHandler",
+        "bare llama.cpp",
+        "llama.cpp's default settings",
+    }
+    for row in rows:
+        assert min(row["ours"], row["theirs"]) > 0 and math.isfinite(row["ratio"])
+        better = row["theirs"] / row["ours"]
+        assert row["ratio"] == pytest.approx(better if row["unit"] != "tokens/s" else 1 / better)
+        assert row["reached"] == (
+            None if row["at_least"] is None else row["ratio"] >= row["at_least"]
+        )
+
+
+def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
+    """Embeddings of one tile, relative to transformers: a peer with wrong weights would be no measure."""
+    errors = compared["errors"]
+    assert max(errors["onnx_fp32"], errors["openvino"]) < 1e-5
+    assert errors["mtmd"] < 5e-3 and errors["torch_bf16"] < 2e-2
+    assert max(errors["onnx_int8"], errors["openvino_int8"]) < 0.05
+
+
+def test_first_tokens_are_split_into_phases(compared: dict[str, Any]) -> None:
+    works = {row["work"]: row["ours"] for row in compared["rows"]}
+    assert len(compared["phases"]) == 5
+    for work, phases in compared["phases"].items():
+        assert 0 < sum(phases.values()) <= works[work]
+
+
+def test_growth_is_measured_and_everything_is_drawn(folder: Path, compared: dict[str, Any]) -> None:
+    run("growth", str(folder), "--rounds", "1")
+    grown = json.loads((folder / "growth.json").read_text(encoding="utf-8"))
+    assert [cost["tiles"] for cost in grown["pictures"]] == [1, 2, 3, 4, 6, 8]
+    assert grown["tiles"][0]["tiles"] == 1 and grown["tiles"][-1]["tiles"] == 68
+    assert list(grown["answer"]) == ["1", "32", "128", "512"]
+    run("plots", str(folder))
+    for name in ("first_tokens", "ratios", "growth"):
+        with Image.open(folder / f"{name}.png") as plot:
+            assert plot.width > 800
+
+
+def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -> None:
+    assert "MatMul" in run("operators", str(folder / "bundle" / "vision.int8.onnx"))
+    assert run("drafts").count("times as fast") == 9
