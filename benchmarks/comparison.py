@@ -75,7 +75,7 @@ class Comparison:
 
     def encoding(self) -> None:
         """One tile through every vision runtime."""
-        height, width = Bundle.open(self.files.bundle).manifest.image.tile_size
+        height, width = self.files.tile_size
         tile = np.asarray(Image.open(self.files.picture(99, (width, height))))
         reference = {"checkpoint": self.files.checkpoint, "threads": THREADS}
         with self._workers(

@@ -1,4 +1,4 @@
-"""What is measured with: a checkpoint of SmolVLM-256M's shape, its bundle, llama.cpp's projector, pictures."""
+"""What is measured with: a checkpoint of SmolVLM-256M's shape, its bundle, a projector, pictures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.mmproj import write_mmproj
+from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import versions
 from edgevlm.runtimes import cpu
 
@@ -36,6 +37,11 @@ class Files:
             _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
         if not self.projector.exists():
             write_mmproj(self.checkpoint, self.projector)
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return Bundle.open(self.bundle).manifest.image.tile_size
 
     def decoder(self, name: str) -> Path:
         return self.bundle / f"decoder.{name}.gguf"

@@ -21,7 +21,6 @@ from edgevlm.results import Stats
 
 ROUNDS = 3
 CONTEXT = 8192
-TILE = 512
 MOSAICS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 4))
 """Columns and rows that a picture is cut into; all but the first have the whole as one more tile."""
 PICTURES = (1, 2, 3, 4, 6, 8)
@@ -70,7 +69,8 @@ def by_pictures(files: Files, rounds: int) -> tuple[list[Cost], list[Cost]]:
         decoder="q4_0",
         device="cpu",
     )
-    sizes = [(TILE * columns, TILE * rows) for columns, rows in MOSAICS]
+    height, width = files.tile_size
+    sizes = [(width * columns, height * rows) for columns, rows in MOSAICS]
     sets = [*([size] for size in sizes), [sizes[-1]] * 2, [sizes[-1]] * 4]
     tiles = [cost_of(worker, rounds, pictures, files) for pictures in sets]
     pictures = [cost_of(worker, rounds, [sizes[0]] * count, files) for count in PICTURES]
