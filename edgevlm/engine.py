@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.caches import CacheInfo, EmbeddingCache, KVCache, Unit
+from edgevlm.caches import CacheInfo, KVCache, Unit
+from edgevlm.encoder import Embeddings, TileEncoder
 from edgevlm.errors import BusyError, ContextError
 from edgevlm.generation import AnswerText, Generation
 from edgevlm.manifest import Manifest
@@ -55,12 +56,12 @@ class Engine:
     ) -> None:
         self._load_ms = load_ms
         self._manifest = manifest
-        self._vision = vision
         self._decoder = decoder
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
         self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
-        self._embeddings = EmbeddingCache()
+        apart = ("CPU" in vision.device) != (decoder.device == "cpu")
+        self._encoder = TileEncoder(vision, manifest.decoder.embedding_scale, ahead=apart)
         self._drafts = Drafts()
         self._positions = self._kv_cache.positions
         self._reused_positions = self._prefilled_positions = 0
@@ -88,7 +89,7 @@ class Engine:
     def encode(self, picture: Picture) -> NDArray[np.float32]:
         """Embeddings float32 ``[tiles * tokens_per_tile, width]`` as the decoder gets them."""
         with self._exclusive():
-            encoded = self._encode(_tiles_by_key([picture]))
+            encoded = self._encoder.encode(_tiles_by_key([picture]))
             return np.concatenate([encoded[key] for key in picture.keys])
 
     def units(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> list[Unit]:
@@ -156,11 +157,10 @@ class Engine:
             watch.end("prefill")
             rest = units[cached:]
             missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
-            encoded_tiles = sum(key not in self._embeddings for key in missing)
-            embeddings = self._encode(missing)
-            watch.end("encode")
+            encoded_tiles = self._encoder.missing(missing)
             cached_tokens = self._positions(units[:cached])
-            self._prefill(rest, embeddings, cached_tokens)
+            with self._encoder.encoded(missing, watch) as embeddings:
+                self._prefill(rest, embeddings, cached_tokens)
             watch.end("prefill")
             cached_tiles = sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
             self._reused_positions += cached_tokens
@@ -204,7 +204,7 @@ class Engine:
         with self._exclusive():
             units = self.units(messages, pictures)
             self._kv_cache.empty()
-            self._prefill(units, self._encode(tiles), 0)
+            self._prefill(units, self._encoder.encode(tiles).__getitem__, 0)
             rows = [self._decoder.logits()]
             for position, token in enumerate(answer[:-1], start=self._positions(units)):
                 self._step(token, position)
@@ -215,8 +215,7 @@ class Engine:
         """Free both runtimes; waits for a stream in another thread."""
         with self._exclusive():
             self._kv_cache.clear()
-            self._embeddings.clear()
-            self._vision.close()
+            self._encoder.close()
             self._decoder.close()
 
     def cache_info(self) -> CacheInfo:
@@ -226,8 +225,8 @@ class Engine:
                 positions=self._kv_cache.held_positions,
                 conversations=self._kv_cache.copies,
                 conversation_bytes=self._kv_cache.copied_bytes,
-                tiles=len(self._embeddings),
-                tile_bytes=self._embeddings.bytes,
+                tiles=len(self._encoder.cache),
+                tile_bytes=self._encoder.cache.bytes,
                 reused_positions=self._reused_positions,
                 prefilled_positions=self._prefilled_positions,
                 reused_tiles=self._reused_tiles,
@@ -254,24 +253,11 @@ class Engine:
             self._owner = None
             self._lock.release()
 
-    def _encode(self, tiles: Mapping[bytes, NDArray[np.uint8]]) -> dict[bytes, NDArray[np.float32]]:
-        """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
-        missing = [key for key in tiles if key not in self._embeddings]
-        found = {key: self._embeddings[key] for key in tiles if key in self._embeddings}
-        if missing:
-            encoded = self._vision.encode(np.stack([tiles[key] for key in missing]))
-            encoded = encoded * np.float32(self._manifest.decoder.embedding_scale)
-            found.update(zip(missing, encoded, strict=True))
-        self._embeddings.update(found)
-        return found
-
-    def _prefill(
-        self, units: Sequence[Unit], embeddings: Mapping[bytes, NDArray[np.float32]], position: int
-    ) -> None:
+    def _prefill(self, units: Sequence[Unit], embeddings: Embeddings, position: int) -> None:
         """Feed the rest of a prompt from `position` on, with logits after the last unit."""
         if self._manifest.decoder.attention == "prefix":
             rows = [
-                embeddings[unit] if isinstance(unit, bytes) else self._decoder.embed([unit])
+                embeddings(unit) if isinstance(unit, bytes) else self._decoder.embed([unit])
                 for unit in units
             ]
             prefix = np.concatenate(rows)
@@ -286,7 +272,7 @@ class Engine:
             count = self._positions(run)
             positions = np.arange(position, position + count, dtype=np.int32)
             if is_tile:
-                rows = [embeddings[unit] for unit in run if isinstance(unit, bytes)]
+                rows = [embeddings(unit) for unit in run if isinstance(unit, bytes)]
                 self._decoder.decode_embeddings(
                     np.concatenate(rows), positions, logits=done == len(units)
                 )

@@ -1,0 +1,87 @@
+"""Embeddings of tiles: those that are kept, and those that the vision graph has to compute.
+
+Where vision graph and decoder run on different devices, tiles are encoded while the decoder takes in
+those before them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.caches import EmbeddingCache
+from edgevlm.results import Stopwatch
+from edgevlm.runtimes.base import VisionRuntime
+
+Embeddings: TypeAlias = "Callable[[bytes], NDArray[np.float32]]"
+"""A tile's embeddings ``[tokens_per_tile, width]``, scaled for the decoder, by its key."""
+
+AHEAD = 4
+"""Tiles that go through the vision graph at once while the decoder works."""
+
+
+class TileEncoder:
+    """A vision graph, which it owns, and the embeddings that it keeps.
+
+    Args:
+        scale: what the decoder expects embeddings to be multiplied with.
+        ahead: encode in a thread of its own while the decoder works, which helps if that is elsewhere.
+    """
+
+    def __init__(self, vision: VisionRuntime, scale: float, *, ahead: bool) -> None:
+        self._vision = vision
+        self._scale = np.float32(scale)
+        self._ahead = ahead
+        self.cache = EmbeddingCache()
+
+    def missing(self, keys: Iterable[bytes]) -> int:
+        """How many of these tiles would have to be encoded."""
+        return sum(key not in self.cache for key in keys)
+
+    def encode(self, tiles: Mapping[bytes, NDArray[np.uint8]]) -> dict[bytes, NDArray[np.float32]]:
+        """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
+        missing = [key for key in tiles if key not in self.cache]
+        found = {key: self.cache[key] for key in tiles if key in self.cache}
+        if missing:
+            encoded = self._vision.encode(np.stack([tiles[key] for key in missing])) * self._scale
+            found.update(zip(missing, encoded, strict=True))
+        self.cache.update(found)
+        return found
+
+    @contextlib.contextmanager
+    def encoded(
+        self, tiles: Mapping[bytes, NDArray[np.uint8]], watch: Stopwatch
+    ) -> Iterator[Embeddings]:
+        """For a prefill, which the time belongs to that no embeddings were waited for."""
+        if not self._ahead:
+            found = self.encode(tiles)
+            watch.end("encode")
+            yield found.__getitem__
+            return
+        with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
+            pending: dict[bytes, Future[dict[bytes, NDArray[np.float32]]]] = {}
+            keys = list(tiles)
+            for first in range(0, len(keys), AHEAD):
+                batch = {key: tiles[key] for key in keys[first : first + AHEAD]}
+                pending |= dict.fromkeys(batch, thread.submit(self.encode, batch))
+
+            def wait(key: bytes) -> NDArray[np.float32]:
+                watch.end("prefill")
+                rows = pending[key].result()[key]
+                watch.end("encode")
+                return rows
+
+            try:
+                yield wait
+            finally:
+                thread.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Free the graph and what is kept."""
+        self.cache.clear()
+        self._vision.close()
