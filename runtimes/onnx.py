@@ -18,30 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import InputError, RuntimeLoadError
-from edgevlm.runtimes import cpu
+from edgevlm.errors import RuntimeLoadError
+from edgevlm.runtimes import cpu, onnx_providers
 from edgevlm.runtimes.base import check_integer
 from edgevlm.runtimes.libraries import import_library
+from edgevlm.runtimes.onnx_providers import DEVICES, Provider
 from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
-
-Provider = str | tuple[str, dict[str, Any]]
-"""A provider's name as ONNX Runtime spells it, or name and options."""
-
-CPU_PROVIDER = "CPUExecutionProvider"
-DEVICES = {
-    "cpu": (CPU_PROVIDER, "pip install 'edgevlm[cpu]'"),
-    "cuda": (
-        "CUDAExecutionProvider",
-        "pip uninstall onnxruntime; pip install 'edgevlm[cuda]', with NVIDIA's driver",
-    ),
-    "tensorrt": (
-        "TensorrtExecutionProvider",
-        "pip uninstall onnxruntime; pip install 'edgevlm[cuda]' tensorrt, with NVIDIA's driver",
-    ),
-    "coreml": ("CoreMLExecutionProvider", "pip install 'edgevlm[cpu]' on macOS"),
-    "qnn": ("QNNExecutionProvider", "pip uninstall onnxruntime; pip install onnxruntime-qnn"),
-}
-"""Device to execution provider, and how an ONNX Runtime that has it is installed."""
 
 DISTRIBUTIONS = (
     "onnxruntime",
@@ -51,6 +33,9 @@ DISTRIBUTIONS = (
     "onnxruntime-directml",
 )
 """PyPI distributions that all install the module ``onnxruntime``; the last installed overwrites."""
+
+BATCH_DIMENSION = "n"
+"""Its name in the graphs that edgevlm exports."""
 
 _logger = logging.getLogger(__name__)
 
@@ -93,7 +78,7 @@ def installed_distributions() -> list[str]:
 def available_devices() -> list[str]:
     """Names of `DEVICES` whose provider this ONNX Runtime was built with; starting it may still fail."""
     available = library().get_available_providers()
-    return [device for device, (provider, _) in DEVICES.items() if provider in available]
+    return [name for name, device in DEVICES.items() if device.provider in available]
 
 
 def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
@@ -102,8 +87,8 @@ def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
     Raises:
         InputError, RuntimeLoadError, MissingDependencyError: as `OnnxVision`.
     """
-    wanted, _ = _select(device, providers, library().get_available_providers())
-    return _name(wanted[0])
+    selection = onnx_providers.select(device, providers, library().get_available_providers())
+    return onnx_providers.name(selection.wanted[0])
 
 
 class OnnxVision:
@@ -139,33 +124,38 @@ class OnnxVision:
     ) -> None:
         self._path = Path(path)
         self._session: Any = None
+        self._batch_length = self.BATCH_LENGTH
         if threads is None:
             threads = cpu.physical_cores()
         check_integer("threads", threads, 1, 512)
         onnxruntime = library()
-        wanted, required = _select(device, providers, onnxruntime.get_available_providers())
+        selection = onnx_providers.select(device, providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Threads that spin for more work after a run would take the cores from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         check_file(self._path)
-        session = self._create_session(wanted, options, fall_back=not required)
+        if selection.fixed_batch:
+            self._batch_length = 1
+            options.add_free_dimension_override_by_name(BATCH_DIMENSION, 1)
+        session = self._create_session(selection.wanted, options, fall_back=not selection.required)
         obtained = session.get_providers()
-        for provider in required:
+        for provider in selection.required:
             if provider not in obtained:
                 raise RuntimeLoadError(
                     f"{provider} was asked for and did not start (ONNX Runtime got "
-                    f"{', '.join(obtained)}); {_mend(provider)}"
+                    f"{', '.join(obtained)}); {onnx_providers.mend(provider)}"
                 )
-        if _name(wanted[0]) not in obtained:
-            _logger.warning("%s did not start, the vision graph runs on %s", wanted[0], obtained[0])
+        first = onnx_providers.name(selection.wanted[0])
+        if first not in obtained:
+            _logger.warning("%s did not start, the vision graph runs on %s", first, obtained[0])
         self.device: str = obtained[0]
         self._input_name, self._output_name = input_name, output_name
         self._tile_shape = check_graph(
             self._path,
-            _ports(session.get_inputs()),
-            _ports(session.get_outputs()),
+            _ports(session.get_inputs(), selection.fixed_batch),
+            _ports(session.get_outputs(), selection.fixed_batch),
             input_name,
             output_name,
         )
@@ -180,8 +170,9 @@ class OnnxVision:
         except Exception as error:  # ONNX Runtime's exceptions share no other base
             if fall_back and len(wanted) > 1:
                 return self._create_session(wanted[-1:], options, fall_back=False)
+            names = ", ".join(map(onnx_providers.name, wanted))
             raise RuntimeLoadError(
-                f"ONNX Runtime cannot load {self._path} with {', '.join(map(_name, wanted))}: {error}"
+                f"ONNX Runtime cannot load {self._path} with {names}: {error}"
             ) from error
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -195,8 +186,8 @@ class OnnxVision:
             raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
         runs = []
-        for start in range(0, len(tiles), self.BATCH_LENGTH):
-            batch = tiles[start : start + self.BATCH_LENGTH]
+        for start in range(0, len(tiles), self._batch_length):
+            batch = tiles[start : start + self._batch_length]
             try:
                 (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
             except Exception as error:  # see _create_session
@@ -209,49 +200,13 @@ class OnnxVision:
         self._session = None
 
 
-def _select(
-    device: str, providers: Sequence[Provider] | None, available: Sequence[str]
-) -> tuple[list[Provider], list[str]]:
-    """Providers to ask for, and those of them that must be there afterwards."""
-    if providers is not None:
-        if isinstance(providers, str) or not providers:
-            raise InputError(f"providers must be a list of at least one provider, is {providers!r}")
-        wanted = list(providers)
-        required = [_name(provider) for provider in wanted]
-    elif device == "auto":
-        cuda = DEVICES["cuda"][0]
-        wanted = [name for name in (cuda, CPU_PROVIDER) if name in available]
-        required = []
-    elif device in DEVICES:
-        provider = DEVICES[device][0]
-        wanted = list(dict.fromkeys([provider, CPU_PROVIDER]))
-        required = [provider]
-    else:
-        raise InputError(f"device must be auto, {', '.join(DEVICES)}, is {device!r}")
-    for name in required:
-        if name not in available:
-            raise RuntimeLoadError(
-                f"{name} is not in this ONNX Runtime, which has {', '.join(available)}; {_mend(name)}"
-            )
-    return wanted, required
-
-
-def _ports(values: Sequence[Any]) -> dict[str, Port]:
-    """What ONNX Runtime says of a graph's inputs or outputs."""
+def _ports(values: Sequence[Any], fixed_batch: bool) -> dict[str, Port]:
+    """What ONNX Runtime says of a graph's inputs or outputs; a batch that was fixed here is free."""
     kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-    return {
-        value.name: (
-            kinds.get(value.type, value.type),
-            [side if isinstance(side, int) else None for side in value.shape],
-        )
-        for value in values
-    }
-
-
-def _name(provider: Provider) -> str:
-    return provider if isinstance(provider, str) else provider[0]
-
-
-def _mend(provider: str) -> str:
-    mends = dict(DEVICES.values())
-    return f"install one that has it: {mends.get(provider, 'see onnxruntime.ai/docs/install')}"
+    ports: dict[str, Port] = {}
+    for value in values:
+        shape = [side if isinstance(side, int) else None for side in value.shape]
+        if fixed_batch:
+            shape[:1] = [None]
+        ports[value.name] = kinds.get(value.type, value.type), shape
+    return ports

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevlm.errors import InputError, MissingDependencyError, RuntimeLoadError
-from edgevlm.runtimes import cpu, onnx, openvino
+from edgevlm.runtimes import cpu, onnx, onnx_providers, openvino
 from edgevlm.runtimes.base import VisionRuntime
+from edgevlm.runtimes.onnx_providers import CPU_PROVIDER, Provider
 
 _logger = logging.getLogger(__name__)
 
-DEVICES = ("auto", *onnx.DEVICES, *openvino.DEVICES)
+DEVICES = ("auto", *onnx_providers.DEVICES, *openvino.DEVICES)
 
 FLOATS = ("fp16", "fp32")
 """Precisions that devices with 16-bit arithmetic run best."""
@@ -25,7 +26,7 @@ class VisionTarget:
     """A runtime and what to tell it; `open` loads a graph into it."""
 
     device: str
-    providers: Sequence[onnx.Provider] | None
+    providers: Sequence[Provider] | None
     half_floats: bool
     """It computes 16-bit floats faster than int8."""
     may_fall_back: bool = False
@@ -67,7 +68,7 @@ ON_CPU = VisionTarget("cpu", None, half_floats=False)
 
 
 def select(
-    device: str, providers: Sequence[onnx.Provider] | None, precisions: Collection[str]
+    device: str, providers: Sequence[Provider] | None, precisions: Collection[str]
 ) -> VisionTarget:
     """The runtime for a device.
 
@@ -86,7 +87,7 @@ def select(
         raise InputError(f"device must be one of {', '.join(DEVICES)}, is {device!r}")
     if providers is None and device in openvino.DEVICES:
         return VisionTarget(device, None, device != "openvino" or cpu.multiplies_bf16())
-    on_cpu = onnx.first_provider(device, providers) == onnx.CPU_PROVIDER
+    on_cpu = onnx.first_provider(device, providers) == CPU_PROVIDER
     if providers is None and device == "auto" and on_cpu and _openvino_is_faster(precisions):
         return VisionTarget("openvino", None, half_floats=True, may_fall_back=True)
     return VisionTarget(device, providers, not on_cpu)

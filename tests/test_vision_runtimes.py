@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgevlm.errors import InputError, RuntimeLoadError
-from edgevlm.runtimes import cpu, vision
+from edgevlm.runtimes import cpu, onnx_providers, vision
 from edgevlm.runtimes.base import VisionRuntime
 from edgevlm.runtimes.onnx import OnnxVision, available_devices, first_provider
 from edgevlm.runtimes.openvino import OpenVinoVision
@@ -198,6 +198,50 @@ def test_refuses_devices_that_are_not_there(graph: Path) -> None:
         load_onnx(graph, providers=[absent, "CPUExecutionProvider"])
     with pytest.raises(RuntimeLoadError, match="NoSuchExecutionProvider"):
         load_onnx(graph, providers=["NoSuchExecutionProvider"])
+
+
+def first_of(device: str) -> tuple[str, dict[str, Any]]:
+    """The provider that a device asks for first, where every provider is there."""
+    provider = onnx_providers.select(device, None, onnxruntime.get_all_providers()).wanted[0]
+    return provider if isinstance(provider, tuple) else (provider, {})
+
+
+def test_what_a_provider_compiles_is_kept_for_the_user(own_cache: Path) -> None:
+    """As ONNX Runtime's pages on the providers spell it; no machine here has one."""
+    name, options = first_of("tensorrt")
+    folder = own_cache / "edgevlm" / "tensorrt"
+    assert name == "TensorrtExecutionProvider" and folder.is_dir()
+    assert options["trt_engine_cache_enable"] == "True"
+    assert options["trt_engine_cache_path"] == str(folder)
+    _, options = first_of("coreml")
+    assert options["ModelCacheDirectory"] == str(own_cache / "edgevlm" / "coreml")
+    assert first_of("cuda") == ("CUDAExecutionProvider", {})
+
+
+def test_operators_that_a_device_lacks_run_beside_it() -> None:
+    every = onnxruntime.get_all_providers()
+    cuda = onnx_providers.select("cuda", None, every)
+    tensorrt = onnx_providers.select("tensorrt", None, every)
+    assert cuda.wanted == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert tensorrt.wanted[1:] == cuda.wanted and tensorrt.fixed_batch and not cuda.fixed_batch
+
+
+def test_providers_do_without_a_cache(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own_cache.write_text("no folder")
+    plain = {"ModelFormat": "MLProgram", "RequireStaticInputShapes": "1"}
+    assert first_of("coreml") == ("CoreMLExecutionProvider", plain)
+    assert "coreml keeps nothing that it compiles" in caplog.text
+
+
+def test_a_batch_of_one_for_devices_that_want_known_shapes(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = replace(onnx_providers.DEVICES["cpu"], fixed_batch=True)
+    monkeypatch.setitem(onnx_providers.DEVICES, "cpu", fixed)
+    vision = load_onnx(graph, device="cpu")
+    assert vision._session.get_inputs()[0].shape == [1, SIDE, SIDE, 3]
+    tiles = some_tiles(5)
+    np.testing.assert_allclose(vision.encode(tiles), reference(tiles), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

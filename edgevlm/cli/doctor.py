@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 
 import edgevlm
 from edgevlm.errors import EdgeVLMError
-from edgevlm.runtimes import cpu, guard, llama_cpp, llama_cpp_library, onnx, openvino
+from edgevlm.runtimes import (
+    cpu,
+    guard,
+    llama_cpp,
+    llama_cpp_library,
+    onnx,
+    onnx_providers,
+    openvino,
+)
 
 HELP = "Look for what slows or breaks edgevlm on this machine, and say how to mend it."
 
@@ -138,9 +146,11 @@ def _examine_onnxruntime(report: Report) -> None:
             "this CPU multiplies bf16 matrices, which OpenVINO uses for pictures and ONNX Runtime does not; "
             f"{openvino.INSTALL}"
         )
-    cuda, mend = onnx.DEVICES["cuda"]
-    if report.gpus and cuda not in report.providers:
-        report.add(f"pictures are not encoded on {report.gpus[0]}: no {cuda}; {mend}")
+    cuda = onnx_providers.DEVICES["cuda"]
+    if report.gpus and cuda.provider not in report.providers:
+        report.add(
+            f"pictures are not encoded on {report.gpus[0]}: no {cuda.provider}; {cuda.install}"
+        )
 
 
 def _examine_llama_cpp(report: Report) -> None:
