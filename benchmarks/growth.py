@@ -8,6 +8,8 @@ Not covered: GPUs, several requests at once.
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +44,17 @@ class Cost:
     first_token: float
 
 
-def cost_of(worker: Worker, rounds: int, pictures: list[tuple[int, int]], files: Files) -> Cost:
+def cost_of(
+    worker: Worker,
+    rounds: int,
+    pictures: list[tuple[int, int]],
+    files: Files,
+    seeds: Iterator[int],
+) -> Cost:
     """A question about pictures of the given sizes that no cache knows."""
     found: list[Stats] = []
-    for i in range(rounds):
-        shown = [files.picture(100 * i + j, size) for j, size in enumerate(pictures)]
+    for _ in range(rounds):
+        shown = [files.picture(next(seeds), size) for size in pictures]
         turns: list[Turn] = [("user", shown, QUESTIONS[0])]
         found.append(worker.call("answer", turns, 1, detail="auto").stats)
     return Cost(
@@ -72,8 +80,9 @@ def by_pictures(files: Files, rounds: int) -> tuple[list[Cost], list[Cost]]:
     height, width = files.tile_size
     sizes = [(width * columns, height * rows) for columns, rows in MOSAICS]
     sets = [*([size] for size in sizes), [sizes[-1]] * 2, [sizes[-1]] * 4]
-    tiles = [cost_of(worker, rounds, pictures, files) for pictures in sets]
-    pictures = [cost_of(worker, rounds, [sizes[0]] * count, files) for count in PICTURES]
+    seeds = itertools.count(1000)
+    tiles = [cost_of(worker, rounds, shown, files, seeds) for shown in sets]
+    pictures = [cost_of(worker, rounds, [sizes[0]] * count, files, seeds) for count in PICTURES]
     worker.close()
     return tiles, pictures
 
