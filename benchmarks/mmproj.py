@@ -44,14 +44,14 @@ def write_mmproj(checkpoint: Path, path: Path) -> None:
     writer.add_vision_image_std(preparation["image_std"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, vision["num_hidden_layers"])
     for file in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(file, framework="np") as tensors:
+        with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # it is no mapping
                 if not name.startswith(VISION):
                     continue
                 mapped = names.get_name(name, ENDINGS)
                 if mapped is None:
                     raise ValueError(f"llama.cpp has no place for {name}")
-                tensor = tensors.get_tensor(name).astype(np.float32)
+                tensor = tensors.get_tensor(name).float().numpy()
                 matrix = tensor.ndim > 1 and "position" not in name
                 writer.add_tensor(mapped, tensor.astype(np.float16) if matrix else tensor)
     writer.write_header_to_file()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.checkpoints import smolvlm
@@ -32,7 +33,7 @@ def run(module: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks")
-    smolvlm(folder / "checkpoint", max_position_embeddings=8192)
+    smolvlm(folder / "checkpoint", dtype=torch.bfloat16, max_position_embeddings=8192)
     return folder
 
 
