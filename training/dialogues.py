@@ -39,7 +39,7 @@ RUSSIAN = 0.4  # share of the dialogues
 SKILL_WEIGHTS: dict[str, float] = {
     "name": 0.8,
     "attribute": 1.5,
-    "count": 1.8,
+    "count": 2.4,
     "relation": 1.6,
     "point": 1.2,
     "read": 1.2,

@@ -146,7 +146,7 @@ class DenseHeads(nn.Module):
         order = order.unflatten(-1, (2, LONGEST_WORD))[printed]
         binary = functional.binary_cross_entropy_with_logits
         pieces = [
-            1.5 * _mean_cross_entropy(kind, true_kind),
+            2.5 * _mean_cross_entropy(kind, true_kind),
             _mean_cross_entropy(color, true_color),
             0.3 * binary(filled[plain].squeeze(-1), labels["filled"][plain].float())
             if plain.any()

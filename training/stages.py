@@ -1,6 +1,6 @@
 """The stages of training, each a configuration of the one trainer in `train.py`.
 
-1. `look`, then `read` with more printed words: tower and connector alone, from dense labels.
+1. `look`, then `read` with more printed words and crowds: tower and connector alone, from dense labels.
 2. `align-a`, `align-b`, `align-c`: captions, with the connector, the connector and the decoder, or
    everything in training. The next stage goes on from `align-b`; the others are there to compare.
 3. `instruct`: dialogues about one or two pictures and without any, the vision tower at rest.
@@ -24,23 +24,23 @@ _LOOK_LAYOUTS = {
     "nested": 0.05,
 }
 _READ_LAYOUTS = {
-    "page": 0.48,
-    "text": 0.18,
-    "sign": 0.06,
-    "mosaic": 0.10,
-    "crowd": 0.10,
+    "page": 0.42,
+    "text": 0.14,
+    "sign": 0.04,
+    "mosaic": 0.12,
+    "crowd": 0.20,
     "mixed": 0.05,
     "nested": 0.03,
 }
 _TALK_LAYOUTS = {
-    "single": 0.08,
-    "mixed": 0.17,
-    "crowd": 0.24,
-    "nested": 0.10,
+    "single": 0.06,
+    "mixed": 0.15,
+    "crowd": 0.31,
+    "nested": 0.09,
     "text": 0.27,
     "sign": 0.05,
-    "mosaic": 0.03,
-    "page": 0.06,
+    "mosaic": 0.02,
+    "page": 0.05,
 }
 
 
@@ -90,7 +90,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("look", None, 75_000, 40, 1.4e-3, 0.35, layouts=_LOOK_LAYOUTS, **_SEE),
-        Stage("read", "look", 165_000, 40, 7e-4, 0.03, layouts=_READ_LAYOUTS, **_SEE),
+        Stage("read", "look", 295_000, 40, 7e-4, 0.03, layouts=_READ_LAYOUTS, **_SEE),
         Stage("align-a", **_ALIGN, trained=("connector",)),
         Stage("align-b", **_ALIGN, trained=("connector", "decoder")),
         Stage("align-c", **_ALIGN, dense=0.15),
@@ -106,6 +106,6 @@ STAGES = {
             trained=PARTS[1:],
             **_TALK,
         ),
-        Stage("polish", "instruct", 75_000, 16, 2e-3, 0.01, dense=0.2, attention=1.0, **_TALK),
+        Stage("polish", "instruct", 115_000, 16, 2e-3, 0.01, dense=0.2, attention=1.0, **_TALK),
     )
 }
