@@ -59,8 +59,8 @@ def test_a_standing_question_is_answered_from_the_last_answer(nano: VLM) -> None
     again = nano.ask(frame ^ 1, QUESTIONS[0])
     assert first.stats.drafted_tokens == 0
     assert again.stats.encoded_tiles == 1 and again.text == first.text
-    # all but the first token, and the end
-    assert again.stats.drafted_tokens == again.stats.answer_tokens
+    # not in a draft: the first token, and each that a batch's last logits give
+    assert again.stats.drafted_tokens > again.stats.answer_tokens / 2
 
 
 def test_answers_are_those_without_drafts(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
