@@ -17,9 +17,6 @@ BUILT_IN = Path(__file__).parent / "models"
 
 DEFAULT_MODEL = "edgevlm-nano"
 
-VISION_IN_INTEGERS = ("int8", "fp32", "fp16")
-VISION_IN_HALF_FLOATS = ("fp16", "fp32", "int8")
-"""Precisions in the order in which a device runs them best; most CPUs compute fp16 slowly."""
 DECODER = ("q8_0", "q4_k_m", "q4_0", "f16")
 """Types in the order of preference when the caller names none: nearest to the checkpoint, yet small."""
 
@@ -87,13 +84,12 @@ class Bundle:
     def path(self, entry: FileEntry) -> Path:
         return self.folder / entry.name
 
-    def vision_file(self, precision: str | None, *, half_floats: bool) -> FileEntry:
-        """The vision graph of a precision, or the one that suits the device.
+    def vision_file(self, precision: str | None, preferred: Sequence[str]) -> FileEntry:
+        """The vision graph of a precision, or the first of those preferred that the bundle has.
 
         Raises:
             InputError: the bundle has no such precision.
         """
-        preferred = VISION_IN_HALF_FLOATS if half_floats else VISION_IN_INTEGERS
         return _choose("vision", self.manifest.vision.files, precision, preferred)
 
     def decoder_file(self, precision: str | None) -> FileEntry:

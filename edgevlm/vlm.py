@@ -99,7 +99,7 @@ class VLM:
         decoder_file = bundle.decoder_file(decoder)
         precisions = manifest.vision.files if vision is None else (vision,)
         target = select(device, providers, precisions)
-        vision_file = bundle.vision_file(vision, half_floats=target.half_floats)
+        vision_file = bundle.vision_file(vision, target.precisions)
         bundle.check_hashes([vision_file, decoder_file])
         if gpu_layers is None:
             gpu_layers = halves.default_gpu_layers(device)

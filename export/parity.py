@@ -27,7 +27,7 @@ from edgevlm.prompt import Message
 from edgevlm.runtimes.base import VisionRuntime
 from edgevlm.tiling import prepare
 
-VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
+VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
 DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
 DECODER_BOUNDS |= {"3": 0.75, "2": 1.0}
 """Relative errors that an export may have; of quantized decoders by the bits in their type's name.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ DEFAULT_DECODER = ("q8_0",)
 """Half of f16's bytes at an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 
-VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5}
+VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5}
 """Bytes per weight, rounded up, to know in advance what the disk must hold."""
 
 
@@ -185,7 +186,13 @@ def write_vision(
 ) -> dict[str, Path]:
     """Every precision asked for, and fp32, which the others and parity need."""
     files = {"fp32": folder / "vision.fp32.onnx"}
-    convert = {"fp16": vision_export.convert_fp16, "int8": vision_export.convert_int8}
+    convert: dict[str, Callable[[Path, Path], None]] = {
+        "fp16": vision_export.convert_fp16,
+        "int8": vision_export.convert_int8,
+        "int8-static": functools.partial(
+            vision_export.convert_int8_static, preparation=plan.preparation
+        ),
+    }
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)

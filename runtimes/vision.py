@@ -18,7 +18,15 @@ _logger = logging.getLogger(__name__)
 DEVICES = ("auto", *onnx_providers.DEVICES, *openvino.DEVICES)
 
 FLOATS = ("fp16", "fp32")
-"""Precisions that devices with 16-bit arithmetic run best."""
+
+INTEGERS = ("int8", "int8-static", "fp32", "fp16")
+"""Precisions of graphs as ONNX Runtime runs them best on a CPU; most CPUs compute fp16 slowly."""
+
+HALF_FLOATS = ("fp16", "fp32", "int8-static", "int8")
+"""As devices do that compute in 16 bits: GPUs, NPUs, CPUs that multiply bf16 matrices."""
+
+FIXED_INTEGERS = ("int8-static", "fp32", "fp16", "int8")
+"""As OpenVINO does on other CPUs, where graphs that take scales as they come are slower than floats."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,8 @@ class VisionTarget:
 
     device: str
     providers: Sequence[Provider] | None
-    half_floats: bool
-    """It computes 16-bit floats faster than int8."""
+    precisions: tuple[str, ...]
+    """Of graphs, in the order in which it runs them best."""
     may_fall_back: bool = False
     """To ONNX Runtime on the CPU, with a warning, if OpenVINO cannot run the graph."""
 
@@ -63,7 +71,7 @@ class VisionTarget:
         )
 
 
-ON_CPU = VisionTarget("cpu", None, half_floats=False)
+ON_CPU = VisionTarget("cpu", None, INTEGERS)
 """ONNX Runtime, whose arithmetic is then the same everywhere."""
 
 
@@ -86,11 +94,12 @@ def select(
     if providers is None and device not in DEVICES:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, is {device!r}")
     if providers is None and device in openvino.DEVICES:
-        return VisionTarget(device, None, device != "openvino" or cpu.multiplies_bf16())
+        floats = device != "openvino" or cpu.multiplies_bf16()
+        return VisionTarget(device, None, HALF_FLOATS if floats else FIXED_INTEGERS)
     on_cpu = onnx.first_provider(device, providers) == CPU_PROVIDER
     if providers is None and device == "auto" and on_cpu and _openvino_is_faster(precisions):
-        return VisionTarget("openvino", None, half_floats=True, may_fall_back=True)
-    return VisionTarget(device, providers, not on_cpu)
+        return VisionTarget("openvino", None, HALF_FLOATS, may_fall_back=True)
+    return VisionTarget(device, providers, INTEGERS if on_cpu else HALF_FLOATS)
 
 
 def usable_devices() -> list[str]:
@@ -100,7 +109,7 @@ def usable_devices() -> list[str]:
 
 
 def _openvino_is_faster(precisions: Collection[str]) -> bool:
-    return _has_openvino() and cpu.multiplies_bf16() and any(name in precisions for name in FLOATS)
+    return _has_openvino() and cpu.multiplies_bf16() and any(name in FLOATS for name in precisions)
 
 
 def _has_openvino() -> bool:

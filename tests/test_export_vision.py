@@ -20,6 +20,7 @@ from edgevlm.export.families import find_family
 from edgevlm.export.parity import relative_error
 from edgevlm.manifest import ImagePreparation, Manifest
 from edgevlm.runtimes.onnx import OnnxVision
+from edgevlm.runtimes.openvino import OpenVinoVision
 from tests import checkpoints
 from tests.conftest import Export
 
@@ -57,8 +58,10 @@ def made(
     checkpoint, bundle = exported(request.param)
     for precision in ("fp32", "int8"):
         shutil.copy(bundle / f"vision.{precision}.onnx", folder / f"{precision}.onnx")
+    preparation = Manifest.load(bundle).image
     vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
-    return Made(Checkpoint.open(checkpoint), Manifest.load(bundle).image, folder)
+    vision.convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", preparation)
+    return Made(Checkpoint.open(checkpoint), preparation, folder)
 
 
 def reference(made: Made, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -86,7 +89,9 @@ def test_fp32_equals_transformers(made: Made, count: int) -> None:
     assert relative_error(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("fp16", 2e-3), ("int8", 0.04)])
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("fp16", 2e-3), ("int8", 0.04), ("int8-static", 0.05)]
+)
 def test_fewer_bits_stay_near(made: Made, precision: str, bound: float) -> None:
     tiles = made.tiles(3)
     found = made.encode(precision, tiles)
@@ -104,11 +109,23 @@ def test_fp16_keeps_norms_and_softmax_in_fp32(made: Made) -> None:
     assert sum(np.prod(w.dims) for w in halves) > 10_000
 
 
-def test_int8_holds_its_matrices_in_int8(made: Made) -> None:
-    model = onnx.load(made.folder / "int8.onnx")
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_int8_holds_its_matrices_in_int8(made: Made, precision: str) -> None:
+    model = onnx.load(made.folder / f"{precision}.onnx")
     wide = [w for w in model.graph.initializer if len(w.dims) == 2 and np.prod(w.dims) > 1000]
     bytes_kept = [w for w in wide if w.data_type == onnx.TensorProto.INT8]
     assert len(bytes_kept) >= 13  # six in each of two layers, and the connector
+
+
+def test_openvino_computes_fixed_scales_as_onnx_runtime_does(made: Made) -> None:
+    tiles = made.tiles(2)
+    runtime = OpenVinoVision(
+        made.folder / "int8-static.onnx",
+        input_name=vision.INPUT_NAME,
+        output_name=vision.OUTPUT_NAME,
+    )
+    assert relative_error(runtime.encode(tiles), made.encode("int8-static", tiles)) < 0.03
+    runtime.close()
 
 
 def test_one_tile_at_a_time_equals_all_at_once(made: Made) -> None:

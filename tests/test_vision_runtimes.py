@@ -314,14 +314,14 @@ def test_openvino_refuses_wrong_threads(graph: Path, threads: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "device", "precisions", "taken", "half_floats"),
+    ("flags", "device", "precisions", "taken", "best"),
     [
-        ({"amx_bf16"}, "auto", ("int8", "fp32"), "openvino", True),
-        ({"amx_bf16"}, "auto", ("int8",), "auto", False),
-        ({"amx_bf16"}, "cpu", ("int8", "fp32"), "cpu", False),
-        ({"avx512_vnni"}, "auto", ("int8", "fp32"), "auto", False),
-        ({"avx512_vnni"}, "openvino", ("int8", "fp32"), "openvino", False),
-        ({"amx_bf16"}, "openvino", ("int8", "fp32"), "openvino", True),
+        ({"amx_bf16"}, "auto", ("int8", "fp32"), "openvino", "fp16"),
+        ({"amx_bf16"}, "auto", ("int8",), "auto", "int8"),
+        ({"amx_bf16"}, "cpu", ("int8", "fp32"), "cpu", "int8"),
+        ({"avx512_vnni"}, "auto", ("int8", "fp32"), "auto", "int8"),
+        ({"avx512_vnni"}, "openvino", ("int8", "fp32"), "openvino", "int8-static"),
+        ({"amx_bf16"}, "openvino", ("int8", "fp32"), "openvino", "fp16"),
     ],
 )
 def test_the_processor_decides_between_the_runtimes(
@@ -330,16 +330,16 @@ def test_the_processor_decides_between_the_runtimes(
     device: str,
     precisions: tuple[str, ...],
     taken: str,
-    half_floats: bool,
+    best: str,
 ) -> None:
     monkeypatch.setattr(cpu, "flags", lambda: frozenset(flags))
     target = vision.select(device, None, precisions)
-    assert (target.device, target.half_floats) == (taken, half_floats)
+    assert (target.device, target.precisions[0]) == (taken, best)
     assert target.may_fall_back == (device == "auto" and taken == "openvino")
 
 
 def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
-    target = vision.VisionTarget("openvino:npu", None, half_floats=True)
+    target = vision.VisionTarget("openvino:npu", None, vision.HALF_FLOATS)
     names = {"input_name": "tiles", "output_name": "embeddings"}
     with pytest.raises(RuntimeLoadError, match="openvino:npu was asked for"):
         target.open(graph, threads=1, **names)
