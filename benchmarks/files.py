@@ -33,7 +33,7 @@ class Files:
         if not self.checkpoint.exists():
             _run("-m", "tests.checkpoints", "smolvlm_256m", str(self.checkpoint))
         if not self.bundle.exists():
-            precisions = ["--vision", "fp32,int8", "--decoder", "q8_0,q4_0"]
+            precisions = ["--vision", "fp32,int8,int8-static", "--decoder", "q8_0,q4_0"]
             _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
         if not self.projector.exists():
             write_mmproj(self.checkpoint, self.projector)
