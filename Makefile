@@ -2,7 +2,7 @@
 # make chat    talk about pictures in the terminal
 # make demo    the same in a browser
 # make eval    measure what the built-in model sees, and whether it looks at the picture
-# make bench   compare with llama.cpp's multimodal stack and others; two hours, nothing else running
+# make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make test    install everything into .venv; check format, lint and types; run all tests
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
