@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from PIL import Image
 
 from benchmarks import peers
 from benchmarks.files import THREADS, Files, described
-from benchmarks.peers import Answered, Turn, median, relative_error
-from benchmarks.table import HEAD, Row, line, rates, times
+from benchmarks.peers import Answered, Turn
+from benchmarks.table import HEAD, Row, compared, line
 from benchmarks.worker import Worker
 from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import write_json
+from edgevlm.export.parity import relative_error
 
 ROUNDS = 5
 TOKENS = 32
@@ -83,7 +85,8 @@ class Comparison:
             onnx_int8=self._edgevlm(),
             onnx_fp32=self._edgevlm(vision="fp32"),
             openvino=self._edgevlm(vision="fp32", device="openvino"),
-            openvino_int8=self._edgevlm(vision="int8-static", device="openvino"),
+            openvino_int8=self._edgevlm(vision="int8", device="openvino"),
+            openvino_int8_static=self._edgevlm(vision="int8-static", device="openvino"),
             torch_fp32=(peers.Transformers, reference | {"dtype": "float32"}),
             torch_bf16=(peers.Transformers, reference | {"dtype": "bfloat16"}),
         ) as workers:
@@ -96,14 +99,14 @@ class Comparison:
                     if i:
                         seconds[name].append(took)
             openvino = workers["openvino"].call("device")
-        bars = {"onnx_int8": 2.0, "openvino": 3.5, "openvino_int8": 3.5}
+        bars = {"onnx_int8": 2.0, "openvino": 3.5, "openvino_int8_static": 3.5}
         for name, taken in seconds.items():
             if name != "mtmd":
                 note = f"relative error {self.errors[name]:.1e}"
                 if name == "openvino":
                     note += f"; {openvino}"
                 self._add(
-                    times(
+                    compared(
                         f"encode one tile: {name}",
                         "llama.cpp mtmd f16",
                         taken,
@@ -118,7 +121,7 @@ class Comparison:
         with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
             peer = "MTMDChatHandler"
             ours, theirs = ([workers[name].call("load")] for name in ("ours", "theirs"))
-            self._add(times("load, files in memory", peer, ours, theirs, 1.0))
+            self._add(compared("load, files in memory", peer, ours, theirs, 1.0))
             self._questions(workers, "17 tiles", SQUARE, (3.0, 30.0), {})
             self._questions(
                 workers, "camera frame, detail auto", FRAME, (10.0, None), {"detail": "auto"}
@@ -159,7 +162,7 @@ class Comparison:
         self, work: str, ours: list[Answered], theirs: list[Answered], at_least: float | None
     ) -> None:
         a, b = ([answered.first_token for answered in found] for found in (ours, theirs))
-        self._add(times(work, "MTMDChatHandler", a, b, at_least))
+        self._add(compared(work, "MTMDChatHandler", a, b, at_least))
         stats = [vars(answered.stats) for answered in ours]
         self.phases[work] = {
             phase: median([found[f"{phase}_ms"] / 1000 for found in stats]) for phase in PHASES
@@ -238,7 +241,8 @@ class Comparison:
             peer = f"bare llama.cpp, its best settings ({setting})"
         else:
             peer = "llama.cpp's default settings"
-        self._add(rates(work, peer, found["ours"], found[setting], at_least))
+        rates = found["ours"], found[setting]
+        self._add(compared(work, peer, *rates, at_least, unit="tokens/s"))
 
     def _genai(self, ours: Worker, decoder: Path) -> None:
         """OpenVINO GenAI, if it is installed."""
@@ -255,12 +259,13 @@ class Comparison:
                     found[who].append(rate)
         theirs.close()
         self._add(
-            rates(
+            compared(
                 "decode after q4_0, 450 positions",
                 "OpenVINO GenAI",
                 found["ours"],
                 found["theirs"],
                 1.4,
+                unit="tokens/s",
             )
         )
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-from benchmarks.peers import median
 from edgevlm.bundle import Bundle
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.speculation import DRAFT_LENGTH

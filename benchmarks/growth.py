@@ -12,11 +12,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks import peers
 from benchmarks.comparison import QUESTIONS
 from benchmarks.files import THREADS, Files, described
-from benchmarks.peers import Turn, median
+from benchmarks.peers import Turn
 from benchmarks.worker import Worker
 from edgevlm.evaluation.report import write_json
 from edgevlm.results import Stats

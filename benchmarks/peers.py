@@ -1,14 +1,14 @@
 """What is compared: edgevlm, llama.cpp's multimodal stack, bare llama.cpp, OpenVINO GenAI, transformers.
 
-Each class runs in a `Worker`. A conversation is a list of turns, (role, picture files, text); times are in
-seconds, all taken inside the worker.
+Each class runs in a `Worker` and imports its libraries there, so that no other's memory counts as its own.
+A conversation is a list of turns, (role, picture files, text); times are in seconds, all taken inside the
+worker.
 """
 
 from __future__ import annotations
 
 import base64
 import ctypes
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -279,28 +279,12 @@ class OurDecoder(Memory):
         from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 
         self._decoder = LlamaCppDecoder(decoder, context_length=context_length, threads=threads)
-        self._tokens = (
-            np.random.default_rng(0)
-            .integers(3, self._decoder.vocabulary_size - 3, context_length)
-            .tolist()
-        )
 
     def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
         """As `BareLoop.rates`, choosing each token from the logits."""
-        from edgevlm.runtimes.base import Sampling
+        from edgevlm.benchmark import rates
 
-        decoder = self._decoder
-        decoder.truncate(0)
-        positions = np.arange(prompt + tokens, dtype=np.int32)
-        start = time.perf_counter()
-        decoder.decode_tokens(self._tokens[:prompt], positions[:prompt], logits=True)
-        prefilled = time.perf_counter()
-        sampler = decoder.sampler(Sampling())
-        for at in range(prompt, prompt + tokens):
-            decoder.decode_tokens([sampler.sample()], positions[at : at + 1], logits=True)
-        end = time.perf_counter()
-        sampler.close()
-        return prompt / (prefilled - start), tokens / (end - prefilled)
+        return rates(self._decoder, prompt, tokens)
 
     def embedding_rate(self, count: int) -> float:
         """Positions per second of a prefill of so many embeddings."""
@@ -365,12 +349,3 @@ class Transformers(Memory):
         seconds = time.perf_counter() - start
         rows = torch.cat(list(found.pooler_output)).float()
         return seconds, rows.reshape(-1, rows.shape[-1]).numpy()
-
-
-def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Norm of the difference over the norm of what is expected."""
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-def median(values: Sequence[float]) -> float:
-    return float(statistics.median(values))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from benchmarks.peers import median
+from statistics import median
+from typing import Literal
 
 HEAD = """\
 | work | peer | edgevlm | peer | times as good | at least | reached | |
@@ -35,32 +35,20 @@ class Row:
         return None if self.at_least is None else self.ratio >= self.at_least
 
 
-def times(
+def compared(
     work: str,
     peer: str,
-    ours: list[float],
-    theirs: list[float],
+    ours: Sequence[float],
+    theirs: Sequence[float],
     at_least: float | None,
     note: str = "",
+    unit: Literal["s", "tokens/s"] = "s",
 ) -> Row:
-    """A row of seconds, of which fewer are better."""
+    """A row of measurements: seconds, of which fewer are better, or rates, of which more are."""
     a, b = median(ours), median(theirs)
-    return Row(work, peer, "s", a, b, b / a, at_least, note, {"ours": ours, "theirs": theirs})
-
-
-def rates(
-    work: str,
-    peer: str,
-    ours: list[float],
-    theirs: list[float],
-    at_least: float | None,
-    note: str = "",
-) -> Row:
-    """A row of tokens per second, of which more are better."""
-    a, b = median(ours), median(theirs)
-    return Row(
-        work, peer, "tokens/s", a, b, a / b, at_least, note, {"ours": ours, "theirs": theirs}
-    )
+    ratio = b / a if unit == "s" else a / b
+    rounds = {"ours": list(ours), "theirs": list(theirs)}
+    return Row(work, peer, unit, a, b, ratio, at_least, note, rounds)
 
 
 def line(row: Row) -> str:

@@ -191,8 +191,8 @@ def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> Decod
         gpu_layers=default_gpu_layers(setting.device),
     )
     prompt_tokens = context_length - DECODED_TOKENS
-    prefill_rate, decode_rate = _rates(decoder, prompt_tokens, rounds)
-    _, text_rate = _rates(decoder, min(TEXT_TOKENS, prompt_tokens), rounds)
+    prefill_rate, decode_rate = _median_rates(decoder, prompt_tokens, rounds)
+    _, text_rate = _median_rates(decoder, min(TEXT_TOKENS, prompt_tokens), rounds)
     device = decoder.device
     decoder.close()
     return DecoderSpeed(
@@ -200,24 +200,27 @@ def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> Decod
     )
 
 
-def _rates(decoder: DecoderRuntime, prompt: int, rounds: int) -> tuple[float, float]:
-    """Positions per second of a prefill of so many tokens, and tokens per second after it."""
+def rates(decoder: DecoderRuntime, prompt: int, decoded: int) -> tuple[float, float]:
+    """Positions per second of a prefill of so many tokens, and tokens per second of so many after it."""
     tokens = np.random.default_rng(0).integers(0, decoder.vocabulary_size, prompt).tolist()
-    positions = np.arange(prompt + DECODED_TOKENS, dtype=np.int32)
-    filled, decoded = [], []
-    for _ in range(rounds + 1):  # the first one starts threads
-        decoder.truncate(0)
-        sampler = decoder.sampler(Sampling())
-        start = time.perf_counter()
-        decoder.decode_tokens(tokens, positions[:prompt], logits=True)
-        prefilled = time.perf_counter()
-        for at in range(prompt, len(positions)):
-            decoder.decode_tokens([sampler.sample()], positions[at : at + 1], logits=True)
-        end = time.perf_counter()
-        sampler.close()
-        filled.append(prompt / (prefilled - start))
-        decoded.append(DECODED_TOKENS / (end - prefilled))
-    return statistics.median(filled[1:]), statistics.median(decoded[1:])
+    positions = np.arange(prompt + decoded, dtype=np.int32)
+    decoder.truncate(0)
+    sampler = decoder.sampler(Sampling())
+    start = time.perf_counter()
+    decoder.decode_tokens(tokens, positions[:prompt], logits=True)
+    prefilled = time.perf_counter()
+    for at in range(prompt, len(positions)):
+        decoder.decode_tokens([sampler.sample()], positions[at : at + 1], logits=True)
+    end = time.perf_counter()
+    sampler.close()
+    return prompt / (prefilled - start), decoded / (end - prefilled)
+
+
+def _median_rates(decoder: DecoderRuntime, prompt: int, rounds: int) -> tuple[float, float]:
+    """Of as many rounds, after one that starts threads."""
+    measured = [rates(decoder, prompt, DECODED_TOKENS) for _ in range(rounds + 1)][1:]
+    prefill, decode = (statistics.median(values) for values in zip(*measured, strict=True))
+    return prefill, decode
 
 
 def ceilings(rounds: int = 5) -> Ceilings:

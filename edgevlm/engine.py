@@ -60,7 +60,7 @@ class Engine:
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
         self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
-        apart = ("CPU" in vision.device) != (decoder.device == "cpu")
+        apart = vision.on_cpu != decoder.on_cpu
         self._encoder = TileEncoder(vision, manifest.decoder.embedding_scale, ahead=apart)
         self._drafts = Drafts()
         self._positions = self._kv_cache.positions

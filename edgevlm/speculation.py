@@ -112,10 +112,11 @@ def chosen(logits: NDArray[np.float32], draft: Sequence[int]) -> tuple[list[int]
     """
     tokens: list[int] = []
     for row, guess in itertools.zip_longest(logits, draft):
-        second, best = np.partition(row, -2)[-2:]
-        if best - second < NEAR_TIE:
+        token = int(row.argmax())
+        others = max(row[:token].max(initial=-np.inf), row[token + 1 :].max(initial=-np.inf))
+        if not row[token] - others >= NEAR_TIE:  # nor if it is NaN, which the sampler tells
             return tokens, False
-        tokens.append(int(row.argmax()))
+        tokens.append(token)
         if tokens[-1] != guess:
             break
     return tokens, True

@@ -187,7 +187,7 @@ class Remembered:
     """A vision graph that computes each tile once, for one decoder after another; a `VisionRuntime`."""
 
     def __init__(self, runtime: VisionRuntime) -> None:
-        self.device = runtime.device
+        self.device, self.on_cpu = runtime.device, runtime.on_cpu
         self._runtime = runtime
         self._known: dict[bytes, NDArray[np.float32]] = {}
 

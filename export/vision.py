@@ -41,7 +41,7 @@ INPUT_NAME = "tiles"
 OUTPUT_NAME = "embeddings"
 MOST_TILES = 64
 OPSET = 20
-"""The first with GELU as one operator, which takes a quarter of the time of one that is written out."""
+"""The first with GELU as one operator, which ONNX Runtime computes in one pass over memory."""
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one ONNX file can hold without a second file for its weights."""
 

@@ -77,6 +77,8 @@ class VisionRuntime(Protocol):
 
     device: str
     """Where it runs, as the runtime names it, such as ``CPUExecutionProvider``."""
+    on_cpu: bool
+    """It takes its time from what else runs on the CPU."""
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
@@ -107,6 +109,8 @@ class DecoderRuntime(Protocol):
     """
 
     device: str
+    on_cpu: bool
+    """As `VisionRuntime.on_cpu`."""
     context_length: int
     """Positions that the KV cache holds."""
     width: int

@@ -87,6 +87,7 @@ class LlamaCppDecoder:
                 f"gpu_layers={gpu_layers}, but this llama.cpp is built for the CPU only; "
                 f"{BUILD_WITH_CUDA}"
             )
+        self.on_cpu = gpu_layers == 0
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
         )

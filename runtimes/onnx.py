@@ -151,6 +151,7 @@ class OnnxVision:
         if first not in obtained:
             _logger.warning("%s did not start, the vision graph runs on %s", first, obtained[0])
         self.device: str = obtained[0]
+        self.on_cpu = self.device == onnx_providers.CPU_PROVIDER
         self._input_name, self._output_name = input_name, output_name
         self._tile_shape = check_graph(
             self._path,

@@ -97,6 +97,7 @@ class OpenVinoVision:
             precision = "bf16" if halves else "f32"
             options |= {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
         self.device = f"OpenVINO {target} {precision}".strip()
+        self.on_cpu = target == "CPU"
         try:
             graph = core.read_model(self._path)
         except RuntimeError as error:

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from edgevlm import VLM
 from edgevlm.errors import InputError
 from edgevlm.evaluation import scenes
+from edgevlm.generation import GenerationOptions
 from edgevlm.speculation import DRAFT_LENGTH, FIRST_LENGTH, KEPT, MISSES, NEAR_TIE, Drafts, chosen
 from tests.conftest import picture
 from tests.tiny_decoder import (
@@ -105,9 +106,10 @@ def test_wrong_drafts_change_nothing(
 
 
 def test_only_greedy_answers_get_drafts(nano: VLM) -> None:
-    for options in ({"temperature": 0.5}, {"repetition_penalty": 1.1}):
+    choices: list[GenerationOptions] = [{"temperature": 0.5}, {"repetition_penalty": 1.1}]
+    for options in choices:
         for _ in range(2):
-            answer = nano.ask(picture(2), QUESTIONS[0], **options)  # type: ignore[arg-type]
+            answer = nano.ask(picture(2), QUESTIONS[0], **options)
             assert answer.stats.drafted_tokens == 0
 
 
