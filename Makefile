@@ -1,6 +1,6 @@
 # make ask     install what the runtime needs into .venv and answer a question about a picture
 # make chat    talk about pictures in the terminal
-# make demo    the same in a browser
+# make demo    the same in a browser, with a camera, a look inside and models side by side
 # make eval    measure what the built-in model sees, and whether it looks at the picture
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make test    install everything into .venv; check format, lint and types; run all tests
@@ -46,6 +46,7 @@ bench: $(EVERYTHING)
 	$(PIP) install --group bench
 	$(BIN)/python -m benchmarks.comparison $(BENCHMARKS)
 	$(BIN)/python -m benchmarks.growth $(BENCHMARKS)
+	$(BIN)/python -m benchmarks.settings $(BENCHMARKS)
 	$(BIN)/python -m benchmarks.plots $(BENCHMARKS)
 
 test: $(EVERYTHING)

@@ -2,15 +2,16 @@
 
 SmolVLM-256M's real shape with random weights, the same pictures and prompts, two threads; rounds go
 through the peers in turn, medians count. Every row says what was asked for (`at_least`) and what came out.
-Writes FOLDER/results.json; `python -m benchmarks.plots FOLDER` draws it. Not covered: GPUs.
+Writes FOLDER/results.json, part by part; `python -m benchmarks.plots FOLDER` draws it. Not covered: GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -26,14 +27,22 @@ from benchmarks.table import HEAD, Row, compared, line
 from benchmarks.worker import Worker
 from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import write_json
-from edgevlm.export.parity import relative_error
 
 ROUNDS = 5
+CHOOSING = 2
+"""Rounds in which the best of llama.cpp's settings is found; others, of their own, compare it with ours."""
 TOKENS = 32
 CONTEXT = 4096
+SHORT_CONTEXT = 2048
 LONG = 1100
 """Positions of a prompt with a picture of 17 tiles."""
 PHASES = ("wait", "prepare", "encode", "prefill")
+PARTS = ("loading", "encoding", "decoding", "answers")
+WORKS = ("decode after", "prefill of text:", "prefill of embeddings:")
+Rates = dict[str, dict[str, list[float]]]
+"""Per second, of each worker and work."""
+DEFAULTS = "auto_512"
+"""llama.cpp's own settings."""
 QUESTIONS = ("What is in the picture?", "How many things are there?", "And what color are they?")
 SQUARE, FRAME = (1024, 1024), (640, 480)
 """A square picture makes 17 tiles; a camera frame makes 13, or 1 by its own pixels."""
@@ -77,6 +86,9 @@ class Comparison:
 
     def encoding(self) -> None:
         """One tile through every vision runtime."""
+        # here, as it brings PyTorch, which workers would load too
+        from edgevlm.export.parity import relative_error
+
         height, width = self.files.tile_size
         tile = np.asarray(Image.open(self.files.picture(99, (width, height))))
         reference = {"checkpoint": self.files.checkpoint, "threads": THREADS}
@@ -116,25 +128,37 @@ class Comparison:
                     )
                 )
 
-    def answers(self) -> None:
-        """First tokens, and decoding after them, beside the multimodal chat handler."""
+    def loading(self) -> None:
+        """How long that takes with the files in the system's cache, and what memory a picture takes."""
         with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
-            peer = "MTMDChatHandler"
-            ours, theirs = ([workers[name].call("load")] for name in ("ours", "theirs"))
-            self._add(compared("load, files in memory", peer, ours, theirs, 1.0))
-            self._questions(workers, "17 tiles", SQUARE, (3.0, 30.0), {})
-            self._questions(
-                workers, "camera frame, detail auto", FRAME, (10.0, None), {"detail": "auto"}
+            loads: dict[str, list[float]] = {name: [] for name in workers}
+            for _ in range(self.rounds):
+                for name, worker in workers.items():
+                    loads[name].append(worker.call("load"))
+        self._add(
+            compared(
+                "load, warm page cache", "MTMDChatHandler", loads["ours"], loads["theirs"], 1.0
             )
-            self._conversation(workers)
-        with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
+        )
+        short = {"context_length": SHORT_CONTEXT}
+        make, given = self._multimodal()
+        with self._workers(ours=self._edgevlm(**short), theirs=(make, given | short)) as workers:
             turns = [("user", [self.files.picture(0, SQUARE)], QUESTIONS[0])]
             memory = []
             for worker in workers.values():
                 worker.call("answer", turns, TOKENS)
                 memory.append(worker.call("peak_memory") / 1e6)
             a, b = memory
-            self._add(Row("peak memory, 17 tiles", peer, "MB", a, b, b / a, 1 / 0.9))
+            self._add(Row("peak memory, 17 tiles", "MTMDChatHandler", "MB", a, b, b / a, 1 / 0.9))
+
+    def answers(self) -> None:
+        """First tokens, and decoding after them, beside the multimodal chat handler."""
+        with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
+            self._questions(workers, "17 tiles", SQUARE, (3.0, 30.0), {})
+            self._questions(
+                workers, "camera frame, detail auto", FRAME, (10.0, None), {"detail": "auto"}
+            )
+            self._conversation(workers)
 
     def _questions(
         self,
@@ -146,15 +170,13 @@ class Comparison:
     ) -> None:
         """A new picture each round, and a second question about it."""
         answers: dict[str, list[list[Answered]]] = {"ours": [[], []], "theirs": [[], []]}
-        for i in range(self.rounds + 1):
+        for i in range(self.rounds):
             picture = self.files.picture(i, size)
             for who, worker in workers.items():
                 given = options if who == "ours" else {}
                 for j in (0, 1):
                     turns: list[Turn] = [("user", [picture], QUESTIONS[j])]
-                    answered = worker.call("answer", turns, 1, **given)
-                    if i:
-                        answers[who][j].append(answered)
+                    answers[who][j].append(worker.call("answer", turns, 1, **given))
         for j, what in enumerate(("first token", "first token of a second question")):
             self._first_tokens(f"{what}: {name}", answers["ours"][j], answers["theirs"][j], bars[j])
 
@@ -172,7 +194,7 @@ class Comparison:
         """The next turn of a conversation that has shown three pictures."""
         turns: list[Turn] = []
         for i in range(3):
-            turns += [("user", [self.files.picture(20 + i, SQUARE)], QUESTIONS[i])]
+            turns += [("user", [self.files.picture(20 + i, FRAME)], QUESTIONS[i])]
             answered = workers["ours"].call("answer", turns, 8)
             turns += [("assistant", [], answered.text or "It is.")]
         answers: dict[str, list[Answered]] = {"ours": [], "theirs": []}
@@ -180,7 +202,7 @@ class Comparison:
             asked: list[Turn] = [*turns, ("user", [], f"{QUESTIONS[i % 3]} ({i})")]
             for who, worker in workers.items():
                 answers[who].append(worker.call("answer", asked, 1))
-        work = "first token of the next turn, after 3 pictures"
+        work = "first token of the next turn, after 3 frames"
         self._first_tokens(work, answers["ours"], answers["theirs"], 30.0)
 
     def decoding(self) -> None:
@@ -188,12 +210,11 @@ class Comparison:
         nano = Bundle.open("edgevlm-nano")
         decoders = {
             "q4_0": self.files.decoder("q4_0"),
-            "q8_0": self.files.decoder("q8_0"),
             "edgevlm-nano": nano.path(nano.decoder_file(None)),
         }
         for name, path in decoders.items():
             own = name == "edgevlm-nano"
-            given = {"decoder": path, "threads": THREADS, "context_length": 2048}
+            given = {"decoder": path, "threads": THREADS, "context_length": SHORT_CONTEXT}
             wanted: dict[str, tuple[type, dict[str, Any]]] = {"ours": (peers.OurDecoder, given)}
             for attention in ("AUTO", "DISABLED"):
                 for batch in (256, 512, 1024):
@@ -207,42 +228,25 @@ class Comparison:
 
     def _decode(self, name: str, workers: dict[str, Worker], prompt: int, at_least: float) -> None:
         """Prefill and decoding, after `prompt` positions, of text and of embeddings."""
-        decoded: dict[str, list[float]] = {who: [] for who in workers}
-        filled: dict[str, list[float]] = {who: [] for who in workers}
-        embedded: dict[str, list[float]] = {who: [] for who in workers}
-        for i in range(self.rounds + 1):
-            for who, worker in workers.items():
-                prefill, decode = worker.call("rates", prompt, TOKENS)
-                embeddings = worker.call("embedding_rate", prompt)
-                if i:
-                    decoded[who].append(decode)
-                    filled[who].append(prefill)
-                    embedded[who].append(embeddings)
-        where = f"{name}, {prompt} positions"
-        self._rates(f"decode after {where}", decoded, at_least)
-        if prompt == LONG:
-            bar = 1.8 if name == "q4_0" else None
-            self._rates(f"decode after {where}", decoded, bar, "auto_512")
+        bare = {who: worker for who, worker in workers.items() if who != "ours"}
+        chosen = _rates(bare, prompt, CHOOSING)
+        works = {"decode after": at_least}
         if prompt > 16:
-            self._rates(f"prefill of text: {where}", filled, 0.95)
-            self._rates(f"prefill of embeddings: {where}", embedded, 0.95)
-
-    def _rates(
-        self,
-        work: str,
-        found: dict[str, list[float]],
-        at_least: float | None,
-        setting: str | None = None,
-    ) -> None:
-        """A row beside bare llama.cpp with one setting, or with its best."""
-        if setting is None:
-            bare = [who for who in found if who != "ours"]
-            setting = max(bare, key=lambda who: median(found[who]))
-            peer = f"bare llama.cpp, its best settings ({setting})"
-        else:
-            peer = "llama.cpp's default settings"
-        rates = found["ours"], found[setting]
-        self._add(compared(work, peer, *rates, at_least, unit="tokens/s"))
+            works |= {"prefill of text:": 0.95, "prefill of embeddings:": 0.95}
+        best = {work: max(bare, key=lambda who: median(chosen[who][work])) for work in works}
+        shown = {"ours", DEFAULTS, *best.values()}
+        found = _rates(
+            {who: workers[who] for who in workers if who in shown}, prompt, 2 * self.rounds
+        )
+        where = f"{name}, {prompt} positions"
+        for work, bar in works.items():
+            peer = f"bare llama.cpp, its best settings ({best[work]})"
+            rates = found["ours"][work], found[best[work]][work]
+            self._add(compared(f"{work} {where}", peer, *rates, bar, unit="tokens/s"))
+        if prompt == LONG:
+            peer, work = "llama.cpp's default settings", "decode after"
+            rates = found["ours"][work], found[DEFAULTS][work]
+            self._add(compared(f"{work} {where}", peer, *rates, 1.8, unit="tokens/s"))
 
     def _genai(self, ours: Worker, decoder: Path) -> None:
         """OpenVINO GenAI, if it is installed."""
@@ -274,36 +278,40 @@ class Comparison:
         print(line(row), flush=True)
 
 
+def _rates(workers: dict[str, Worker], prompt: int, rounds: int) -> Rates:
+    """What each decodes and prefills per second; every other round in the opposite order."""
+    found: Rates = {who: {work: [] for work in WORKS} for who in workers}
+    for i in range(rounds + 1):
+        order = list(workers.items())
+        for who, worker in order if i % 2 else reversed(order):
+            prefill, decode = worker.call("rates", prompt, TOKENS)
+            rates = decode, prefill, worker.call("embedding_rate", prompt)
+            if i:  # the first warms up
+                for work, rate in zip(WORKS, rates, strict=True):
+                    found[who][work].append(rate)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument(
-        "--only",
-        choices=("encoding", "answers", "decoding"),
-        help="a part, whose rows are only shown",
-    )
+    parser.add_argument("--only", choices=PARTS, help="leave the other parts as they were measured")
     options = parser.parse_args()
     files = Files(options.folder)
     files.make()
-    comparison = Comparison(files, options.rounds)
-    parts: dict[str, Callable[[], None]] = {
-        "encoding": comparison.encoding,
-        "decoding": comparison.decoding,
-        "answers": comparison.answers,
-    }
     print(HEAD)
-    for name, part in parts.items():
-        if options.only in (None, name):
-            part()
-    if options.only is not None:
-        return
-    result = described(options.rounds) | {
-        "rows": [dataclasses.asdict(row) | {"reached": row.reached} for row in comparison.rows],
-        "phases": comparison.phases,
-        "errors": comparison.errors,
-    }
-    write_json(options.folder / "results.json", result)
+    path = options.folder / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in PARTS if options.only is None else (options.only,):
+        comparison = Comparison(files, options.rounds)
+        getattr(comparison, name)()
+        results[name] = described(options.rounds) | {
+            "rows": [dataclasses.asdict(row) | {"reached": row.reached} for row in comparison.rows],
+            "phases": comparison.phases,
+            "errors": comparison.errors,
+        }
+        write_json(path, results)
 
 
 if __name__ == "__main__":

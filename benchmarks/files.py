@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -14,6 +15,7 @@ from PIL import Image
 from benchmarks.mmproj import write_mmproj
 from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import versions
+from edgevlm.manifest import Manifest
 from edgevlm.runtimes import cpu
 
 THREADS = 2
@@ -39,9 +41,13 @@ class Files:
             write_mmproj(self.checkpoint, self.projector)
 
     @property
+    def manifest(self) -> Manifest:
+        return Bundle.open(self.bundle).manifest
+
+    @property
     def tile_size(self) -> tuple[int, int]:
         """Height and width, pixels."""
-        return Bundle.open(self.bundle).manifest.image.tile_size
+        return self.manifest.image.tile_size
 
     def decoder(self, name: str) -> Path:
         return self.bundle / f"decoder.{name}.gguf"
@@ -68,3 +74,19 @@ def described(rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "versions": versions(),
     }
+
+
+def asked(documentation: str | None, rounds: int) -> tuple[Files, int]:
+    """The files of the folder that a benchmark's command line names, made if they are not there, and rounds.
+
+    Args:
+        documentation: of the benchmark's module.
+        rounds: unless the command line says how many.
+    """
+    parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    options = parser.parse_args()
+    files = Files(options.folder)
+    files.make()
+    return files, options.rounds

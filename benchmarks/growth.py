@@ -7,16 +7,14 @@ Not covered: GPUs, several requests at once.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from benchmarks import peers
 from benchmarks.comparison import QUESTIONS
-from benchmarks.files import THREADS, Files, described
+from benchmarks.files import THREADS, Files, asked, described
 from benchmarks.peers import Turn
 from benchmarks.worker import Worker
 from edgevlm.evaluation.report import write_json
@@ -129,21 +127,16 @@ def by_answer(files: Files, rounds: int) -> dict[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args()
-    files = Files(options.folder)
-    files.make()
-    context, answer = by_context(files, options.rounds), by_answer(files, options.rounds)
-    tiles, pictures = by_pictures(files, options.rounds)
-    result = described(options.rounds) | {
+    files, rounds = asked(__doc__, ROUNDS)
+    context, answer = by_context(files, rounds), by_answer(files, rounds)
+    tiles, pictures = by_pictures(files, rounds)
+    result = described(rounds) | {
         "tiles": [vars(cost) for cost in tiles],
         "pictures": [vars(cost) for cost in pictures],
         "context": context,
         "answer": answer,
     }
-    write_json(options.folder / "growth.json", result)
+    write_json(files.folder / "growth.json", result)
 
 
 if __name__ == "__main__":

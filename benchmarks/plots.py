@@ -20,7 +20,7 @@ SIZE = (9.0, 4.0)
 
 
 def first_tokens(result: dict[str, Any], path: Path) -> None:
-    """Where the time to the first token goes, beside the peer's whole time; logarithmic."""
+    """Where the time to the first token goes, beside the peer's whole time."""
     rows = [row for row in result["rows"] if row["work"] in result["phases"]]
     figure, axes = pyplot.subplots(figsize=SIZE, layout="constrained")
     for i, row in enumerate(rows):
@@ -45,9 +45,9 @@ def first_tokens(result: dict[str, Any], path: Path) -> None:
     _finish(axes, path, figure)
 
 
-def ratios(result: dict[str, Any], path: Path) -> None:
-    """How many times better each row is, and what was asked for."""
-    rows = [row for row in result["rows"] if row["at_least"] is not None]
+def ratios(results: dict[str, Any], path: Path) -> None:
+    """How many times better each row of each part is, and what was asked for."""
+    rows = [row for part in results.values() for row in part["rows"] if row["at_least"] is not None]
     figure, axes = pyplot.subplots(figsize=(SIZE[0], 0.35 * len(rows) + 1), layout="constrained")
     for i, row in enumerate(rows):
         axes.barh(i, row["ratio"], color=OURS if row["reached"] else "#c55")
@@ -117,9 +117,9 @@ def main() -> None:
     folder = parser.parse_args().folder
     compared, grown = folder / "results.json", folder / "growth.json"
     if compared.exists():
-        result = json.loads(compared.read_text(encoding="utf-8"))
-        first_tokens(result, folder / "first_tokens.png")
-        ratios(result, folder / "ratios.png")
+        results = json.loads(compared.read_text(encoding="utf-8"))
+        first_tokens(results["answers"], folder / "first_tokens.png")
+        ratios(results, folder / "ratios.png")
     if grown.exists():
         growth(json.loads(grown.read_text(encoding="utf-8")), folder / "growth.png")
 

@@ -1,1 +1,1 @@
-"""A chat about pictures in the browser: one page, served on this machine only."""
+"""A page in the browser to talk about pictures and to look inside; served on this machine only."""

@@ -1,64 +1,51 @@
-"""The page: Gradio's chat over `VLM.generate`.
+"""The page: five tabs over one `Models`, and where it is served.
 
-Gradio keeps the conversation and hands all of it over with each turn; what a turn shares with the
-one before comes out of the decoder's KV cache, and no picture is encoded twice. Turns of several
-browsers are answered one after another.
+Nothing is fetched from elsewhere: the fonts are the system's, and Gradio's scripts come from this process.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from edgevlm.demo import chat, compare, inside, live, markup, shelf
+from edgevlm.demo.answers import Running
+from edgevlm.demo.models import Models
+from edgevlm.demo.toolkit import INTERNAL, gr, session_of
+from edgevlm.errors import InputError
+from edgevlm.generation import GenerationOptions
 
-from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError
+OLDEST_FILE = 24 * 3600
+"""Seconds after which a picture that somebody uploaded is deleted."""
 
-if TYPE_CHECKING:
-    from edgevlm.generation import GenerationOptions
-    from edgevlm.vlm import VLM
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-try:
-    import gradio as gr
-except ModuleNotFoundError as error:
-    raise MissingDependencyError("the demo needs Gradio: pip install 'edgevlm[demo]'") from error
+LARGEST_FILE = "64mb"
 
 
-def build(vlm: VLM, options: GenerationOptions) -> gr.Blocks:
-    """The page for a loaded model; `options` hold for every answer."""
+def build(models: Models, options: GenerationOptions) -> gr.Blocks:
+    """The page; `options` hold for every answer that no setting in the page changes."""
+    running = Running()
+    first = models.offers()[0].label
+    page = gr.Blocks(title="edgevlm", analytics_enabled=False, delete_cache=(3600, OLDEST_FILE))
+    with page:
+        chosen = gr.State(first)
+        record = gr.State(None)
+        head = gr.HTML(_head(first), elem_id="head")
+        with gr.Tabs():
+            with gr.Tab("Chat", id="chat"):
+                chat.build(page, models, running, chosen, record, options)
+            with gr.Tab("Live", id="live"):
+                live.build(page, models, chosen, options)
+            with gr.Tab("Inside", id="inside") as tab:
+                inside.build(tab, models, record)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare.build(tab, models, running, chosen, options)
+            with gr.Tab("Models", id="models") as tab:
+                shelf.build(page, tab, models, chosen)
+        chosen.change(_head, [chosen], [head], queue=False, show_progress="hidden", **INTERNAL)
 
-    def answer(message: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        turn = {
-            "role": "user",
-            "content": [*({"path": path} for path in message["files"]), message["text"]],
-        }
-        messages = [as_message(entry) for entry in [*history, turn]]
-        text = ""
-        try:
-            with closing(vlm.generate(messages, **options)) as chunks:
-                for chunk in chunks:
-                    text += chunk.text
-                    yield text
-        except EdgeVLMError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        def left(request: gr.Request) -> None:
+            running.stop(session_of(request))
+            running.stop("compare " + session_of(request))
 
-    return gr.ChatInterface(
-        answer,
-        multimodal=True,
-        textbox=gr.MultimodalTextbox(
-            file_types=["image"],
-            file_count="multiple",
-            sources=["upload"],
-            placeholder="Add a picture and ask about it",
-        ),
-        title=f"edgevlm: {vlm.manifest.name}",
-        description=f"Runs on this machine: {vlm.device}.",
-        api_name="chat",
-        analytics_enabled=False,
-        concurrency_limit=1,
-    )
+        page.unload(left)
+    return page
 
 
 def launch(page: gr.Blocks, port: int | None = None) -> str:
@@ -73,6 +60,7 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
     Raises:
         InputError: the port is not free.
     """
+    page.queue(default_concurrency_limit=None)
     try:
         _, address, _ = page.launch(
             server_name="127.0.0.1",
@@ -80,24 +68,20 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
             share=False,
             quiet=True,
             prevent_thread_lock=True,
+            ssr_mode=False,
+            max_file_size=LARGEST_FILE,
+            footer_links=["settings"],
+            theme=gr.themes.Default(
+                primary_hue="indigo",
+                font=["ui-sans-serif", "system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"],
+            ),
+            css=markup.STYLE,
         )
     except OSError as error:
         raise InputError(f"port {port} cannot be used: {error}; name another") from error
     return str(address)
 
 
-def as_message(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn of Gradio's history as a message of `VLM.generate`.
-
-    Gradio spells a turn in two ways: a text and ``{"path": ...}`` as they were sent, or, once a
-    browser has shown them, ``{"text": ..., "type": ...}`` and ``{"file": {"path": ...}, ...}``.
-    """
-    content = entry["content"]
-    parts: list[dict[str, str]] = []
-    for part in content if isinstance(content, list) else [content]:
-        text = part if isinstance(part, str) else part.get("text")
-        if text is None:
-            parts.append({"type": "image", "image": part.get("path") or part["file"]["path"]})
-        elif text:
-            parts.append({"type": "text", "text": text})
-    return {"role": entry["role"], "content": parts}
+def _head(label: str) -> str:
+    return markup.block(f"<b>edgevlm</b> with {markup.escaped(label)}, on this machine")

@@ -1,19 +1,24 @@
-"""``edgevlm demo``: the chat of `edgevlm.demo.app` as a subcommand."""
+"""``edgevlm demo``: the page of `edgevlm.demo.app` as a subcommand."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 
+from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.cli.options import (
     add_generation_options,
     add_model_options,
     generation_options,
-    load_model,
+    port,
 )
 
-HELP = "Talk about pictures in the browser: a page on this machine, 127.0.0.1, and nowhere else."
+HELP = """\
+Talk about pictures in the browser, watch a camera, look inside and compare models: a page on this machine,
+127.0.0.1, and nowhere else. What is uploaded is deleted when the command ends."""
 
 EXAMPLES = """\
   edgevlm demo
@@ -25,17 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation_options(parser)
     parser.add_argument(
         "--port",
-        type=_port,
+        type=port,
         metavar="P",
         help="port of the page (default: the first free one from 7860)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgevlm.demo.app import build, launch
+    with tempfile.TemporaryDirectory(prefix="edgevlm-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read when the page is built
+        from edgevlm.demo.app import build, launch
+        from edgevlm.demo.models import Models
 
-    with load_model(arguments) as vlm:
-        page = build(vlm, generation_options(arguments))
+        models = Models(
+            arguments.model or DEFAULT_MODEL, device=arguments.device, threads=arguments.threads
+        )
+        with models.lease(None):
+            pass  # a model that was asked for by name and cannot be loaded ends the command
+        page = build(models, generation_options(arguments))
         address = launch(page, arguments.port)
         print(f"edgevlm: {address} shows the page, Ctrl-C ends it", file=sys.stderr)
         try:
@@ -43,9 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
                 time.sleep(3600)
         finally:
             page.close(verbose=False)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, is {text}")
-    return int(text)
+            models.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgevlm.errors import BundleError, InputError
 from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
+from edgevlm.runtimes.user_cache import keep, user_cache
 
 BUILT_IN = Path(__file__).parent / "models"
 """Bundles that ship inside the package, a folder each."""
@@ -114,6 +115,39 @@ class Bundle:
                     f"{self.path(entry)} was altered: its SHA-256 is {digest}, the manifest says "
                     f"{entry.sha256}; copy or export the bundle again"
                 )
+
+    def check_hashes_once(self, entries: Sequence[FileEntry]) -> None:
+        """As `check_hashes`, but a file that was found right before and has not been written since is not
+        read again: that would take longer than loading it.
+
+        Raises:
+            BundleError: as `check_hashes`.
+        """
+        marks = {entry.name: self._mark(entry) for entry in entries}
+        unknown = [entry for entry in entries if not marks[entry.name].exists()]
+        if not unknown:
+            return
+        self.check_hashes(unknown)
+        for entry in unknown:
+            keep(marks[entry.name], f"{self.path(entry)}\n")
+
+    def _mark(self, entry: FileEntry) -> Path:
+        """A file of the user's cache that stands for this content in this place since its last change."""
+        path = self.path(entry)
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise BundleError(f"cannot read {path}: {error}") from error
+        # ctime: the system's own, which no program sets back
+        seen = (
+            str(path.resolve()),
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
+        name = hashlib.sha256(repr((seen, entry.sha256)).encode()).hexdigest()
+        return user_cache("checked") / name
 
 
 def sha256(path: Path) -> str:

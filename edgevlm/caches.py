@@ -143,13 +143,17 @@ class KVCache:
             self._held.clear()
             self._decoder.restore(copy, self.positions(best))
             self._held, shared = list(best), known
-        del self._held[shared:]
-        self._decoder.truncate(self.held_positions)
+        self.truncate(shared)
         return shared
 
     def extend(self, units: Iterable[Unit]) -> None:
         """The decoder has taken these in."""
         self._held += units
+
+    def truncate(self, units: int) -> None:
+        """Have the decoder forget all but the first so many units."""
+        del self._held[units:]
+        self._decoder.truncate(self.held_positions)
 
     def empty(self) -> int:
         """Have the decoder forget its conversation; the copies stay. Returns 0, as nothing is shared."""

@@ -21,8 +21,9 @@ from edgevlm.runtimes.base import VisionRuntime
 Embeddings: TypeAlias = "Callable[[bytes], NDArray[np.float32]]"
 """A tile's embeddings ``[tokens_per_tile, width]``, scaled for the decoder, by its key."""
 
-AHEAD = 4
-"""Tiles that go through the vision graph at once while the decoder works."""
+PART = 4
+"""Tiles that go through the vision graph at once: between two parts a request can be given up, and what
+encodes ahead hands over."""
 
 
 class TileEncoder:
@@ -36,7 +37,7 @@ class TileEncoder:
     def __init__(self, vision: VisionRuntime, scale: float, *, ahead: bool) -> None:
         self._vision = vision
         self._scale = np.float32(scale)
-        self._ahead = ahead
+        self.ahead = ahead
         self.cache = EmbeddingCache()
 
     def missing(self, keys: Iterable[bytes]) -> int:
@@ -53,22 +54,22 @@ class TileEncoder:
         self.cache.update(found)
         return found
 
+    def parts(
+        self, tiles: Mapping[bytes, NDArray[np.uint8]]
+    ) -> Iterator[dict[bytes, NDArray[np.float32]]]:
+        """As `encode`, a few tiles at a time."""
+        for part in _parts(tiles):
+            yield self.encode(part)
+
     @contextlib.contextmanager
-    def encoded(
+    def encoding_ahead(
         self, tiles: Mapping[bytes, NDArray[np.uint8]], watch: Stopwatch
     ) -> Iterator[Embeddings]:
         """For a prefill, which the time belongs to that no embeddings were waited for."""
-        if not self._ahead:
-            found = self.encode(tiles)
-            watch.end("encode")
-            yield found.__getitem__
-            return
         with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
             pending: dict[bytes, Future[dict[bytes, NDArray[np.float32]]]] = {}
-            keys = list(tiles)
-            for first in range(0, len(keys), AHEAD):
-                batch = {key: tiles[key] for key in keys[first : first + AHEAD]}
-                pending |= dict.fromkeys(batch, thread.submit(self.encode, batch))
+            for part in _parts(tiles):
+                pending |= dict.fromkeys(part, thread.submit(self.encode, part))
 
             def wait(key: bytes) -> NDArray[np.float32]:
                 watch.end("prefill")
@@ -85,3 +86,9 @@ class TileEncoder:
         """Free the graph and what is kept."""
         self.cache.clear()
         self._vision.close()
+
+
+def _parts(tiles: Mapping[bytes, NDArray[np.uint8]]) -> Iterator[dict[bytes, NDArray[np.uint8]]]:
+    keys = list(tiles)
+    for first in range(0, len(keys), PART):
+        yield {key: tiles[key] for key in keys[first : first + PART]}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.caches import CacheInfo, KVCache, Unit
-from edgevlm.encoder import Embeddings, TileEncoder
+from edgevlm.encoder import TileEncoder
 from edgevlm.errors import BusyError, ContextError
 from edgevlm.generation import AnswerText, Generation
+from edgevlm.likelihood import next_logprobs, token_logprob
 from edgevlm.manifest import Manifest
+from edgevlm.prefill import Prefill
 from edgevlm.prompt import Message, PromptBuilder, TextSegment
-from edgevlm.results import Chunk, FinishReason, Stats, Stopwatch
+from edgevlm.results import (
+    ChoiceScore,
+    Chunk,
+    FinishReason,
+    Prompt,
+    PromptText,
+    PromptTile,
+    Stats,
+    Stopwatch,
+    TokenLogprob,
+)
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import DecoderRuntime, Sampler, VisionRuntime
 from edgevlm.speculation import Drafts, chosen
@@ -62,10 +73,14 @@ class Engine:
         self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
         apart = vision.on_cpu != decoder.on_cpu
         self._encoder = TileEncoder(vision, manifest.decoder.embedding_scale, ahead=apart)
+        self._prefill = Prefill(
+            decoder,
+            self._encoder,
+            self._kv_cache,
+            bidirectional=manifest.decoder.attention == "prefix",
+        )
         self._drafts = Drafts()
         self._positions = self._kv_cache.positions
-        self._reused_positions = self._prefilled_positions = 0
-        self._reused_tiles = self._encoded_tiles = 0
         self._lock = threading.Lock()
         self._owner: int | None = None
 
@@ -92,6 +107,35 @@ class Engine:
             encoded = self._encoder.encode(_tiles_by_key([picture]))
             return np.concatenate([encoded[key] for key in picture.keys])
 
+    def prompt(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Prompt:
+        """What `generate` feeds for these messages, to be looked at; raises as `units`."""
+        special = {token.id: token.text for token in self._manifest.prompt.special_tokens}
+        with self._exclusive():
+            parts: list[PromptText | PromptTile] = []
+            for segment in self._prompts.build(messages, [picture.grid for picture in pictures]):
+                if isinstance(segment, TextSegment):
+                    spelled = b"".join(
+                        special[token].encode() if token in special else self._decoder.piece(token)
+                        for token in segment.token_ids
+                    )
+                    text = spelled.decode("utf-8", errors="replace")
+                    parts.append(PromptText(text, segment.token_ids))
+                    continue
+                tiles = pictures[segment.picture].tiles
+                in_grid = segment.tile < tiles.rows * tiles.columns
+                row, column = divmod(segment.tile, tiles.columns) if in_grid else (-1, -1)
+                parts.append(
+                    PromptTile(
+                        picture=segment.picture,
+                        tile=segment.tile,
+                        row=row + 1,
+                        column=column + 1,
+                        pixels=tiles.pixels[segment.tile],
+                        tokens=self._manifest.vision.tokens_per_tile,
+                    )
+                )
+            return Prompt(tuple(parts))
+
     def units(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> list[Unit]:
         """The prompt that `generate` feeds for these messages.
 
@@ -115,7 +159,8 @@ class Engine:
     ) -> Generator[Chunk, None, None]:
         """Stream the answer to `messages`; closing the iterator stops the work.
 
-        The request is checked now, the work begins with the first chunk.
+        The request is checked now, the work begins with the first chunk. Chunks without text come while the
+        prompt is taken in, so that it can be given up there too.
 
         Args:
             pictures: one for each image part of the messages, in their order.
@@ -124,12 +169,14 @@ class Engine:
         Raises:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and ``max_tokens`` do not fit the context together.
+            InputError: a JSON schema that cannot be kept to.
             BusyError: this thread has another stream open.
         """
         watch.end("prepare")
         with self._exclusive():  # the tokenizer is the decoder's, which another thread may close
             watch.end("wait")
             units = self.units(messages, pictures)
+            sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
         prompt_tokens = self._positions(units)
         if prompt_tokens + generation.max_tokens > self.context_length:
             raise ContextError(
@@ -140,37 +187,23 @@ class Engine:
             )
         tiles = _tiles_by_key(pictures)
         watch.end("prepare")
-        return self._generate(units, tiles, generation, watch)
+        return self._generate(units, tiles, generation, sampler, watch)
 
     def _generate(
         self,
         units: Sequence[Unit],
         tiles: Mapping[bytes, NDArray[np.uint8]],
         generation: Generation,
+        sampler: Sampler,
         watch: Stopwatch,
     ) -> Generator[Chunk, None, None]:
         watch.end("reader")
-        with self._exclusive():
+        with self._exclusive(), contextlib.closing(sampler):
             watch.end("wait")
-            causal = self._manifest.decoder.attention == "causal"
-            cached = self._kv_cache.reuse(units) if causal else self._kv_cache.empty()
-            watch.end("prefill")
-            rest = units[cached:]
-            missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
-            encoded_tiles = self._encoder.missing(missing)
-            cached_tokens = self._positions(units[:cached])
-            with self._encoder.encoded(missing, watch) as embeddings:
-                self._prefill(rest, embeddings, cached_tokens)
-            watch.end("prefill")
-            cached_tiles = sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
-            self._reused_positions += cached_tokens
-            self._prefilled_positions += self._positions(rest)
-            self._encoded_tiles += encoded_tiles
-            self._reused_tiles += cached_tiles
-            prompt_tokens = self._positions(units)
+            taken = yield from self._prefill.take_in(units, tiles, watch)
             self._drafts.begin(units)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                prompt_tokens, generation, watch
+                taken.positions, generation, sampler, watch
             )
             self._drafts.end()
             stats = Stats(
@@ -182,15 +215,15 @@ class Engine:
                 decode_ms=watch.ms("decode"),
                 first_token_ms=first_token_ms,
                 total_ms=watch.total_ms,
-                prompt_tokens=prompt_tokens,
-                cached_tokens=cached_tokens,
-                encoded_tiles=encoded_tiles,
-                cached_tiles=cached_tiles,
+                prompt_tokens=taken.positions,
+                cached_tokens=taken.cached_positions,
+                encoded_tiles=taken.encoded_tiles,
+                cached_tiles=taken.cached_tiles,
                 answer_tokens=answer_tokens,
                 drafted_tokens=self._drafts.right,
                 peak_memory=cpu.peak_memory(),
             )
-            yield Chunk(text, (), finish, stats)
+            yield Chunk(text, (), finish_reason=finish, stats=stats)
 
     def logits(
         self, messages: Sequence[Message], pictures: Sequence[Picture], answer: Sequence[int]
@@ -204,12 +237,72 @@ class Engine:
         with self._exclusive():
             units = self.units(messages, pictures)
             self._kv_cache.empty()
-            self._prefill(units, self._encoder.encode(tiles).__getitem__, 0)
+            for _ in self._prefill.feed(units, self._encoder.encode(tiles).__getitem__, 0):
+                pass
             rows = [self._decoder.logits()]
             for position, token in enumerate(answer[:-1], start=self._positions(units)):
                 self._step(token, position)
                 rows.append(self._decoder.logits())
             return np.stack(rows)
+
+    def score(
+        self, messages: Sequence[Message], pictures: Sequence[Picture], choices: Sequence[str]
+    ) -> list[ChoiceScore]:
+        """How likely each of `choices` is as the whole answer; see `VLM.score`.
+
+        The prompt is prefilled once, and what the caches hold of it not at all.
+
+        Raises:
+            PromptError: messages that the model's template cannot express.
+            ContextError: prompt and the longest choice do not fit the context together.
+        """
+        tiles = _tiles_by_key(pictures)
+        with self._exclusive():
+            units = self.units(messages, pictures)
+            spellings = [
+                {tuple(self._decoder.tokenize(start + text)) for start in ("", " ")}
+                for text in choices
+            ]
+            prompt_tokens = self._positions(units)
+            longest = max(len(tokens) for both in spellings for tokens in both)
+            if prompt_tokens + longest > self.context_length:
+                raise ContextError(
+                    f"the prompt has {prompt_tokens} positions and the longest choice {longest}, but the "
+                    f"context has {self.context_length}; shorten them or load the model with a larger "
+                    f"context_length"
+                )
+            for _ in self._prefill.take_in(units, tiles, Stopwatch()):
+                pass
+            first = next_logprobs(self._decoder)
+            scores = []
+            for both in spellings:
+                likely = [
+                    self._answer_logprob(tokens, first, len(units), prompt_tokens)
+                    for tokens in sorted(both)
+                ]
+                scores.append(float(np.logaddexp.reduce(likely)))
+        total = np.logaddexp.reduce(scores)
+        return [
+            ChoiceScore(text, score, float(np.exp(score - total)))
+            for text, score in zip(choices, scores, strict=True)
+        ]
+
+    def _answer_logprob(
+        self, tokens: Sequence[int], first: NDArray[np.float64], units: int, position: int
+    ) -> float:
+        """That the model answers with these tokens and then ends, after a prompt that it holds.
+
+        Args:
+            first: log-probabilities of the answer's first token.
+            units, position: length of the prompt in both measures.
+        """
+        likely, following = 0.0, first
+        for at, token in enumerate(tokens, start=position):
+            likely += float(following[token])
+            self._step(token, at)
+            following = next_logprobs(self._decoder)
+        self._kv_cache.truncate(units)
+        return likely + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
 
     def close(self) -> None:
         """Free both runtimes; waits for a stream in another thread."""
@@ -221,17 +314,7 @@ class Engine:
     def cache_info(self) -> CacheInfo:
         """What the caches hold and what they spared; waits for a stream in another thread."""
         with self._exclusive():
-            return CacheInfo(
-                positions=self._kv_cache.held_positions,
-                conversations=self._kv_cache.copies,
-                conversation_bytes=self._kv_cache.copied_bytes,
-                tiles=len(self._encoder.cache),
-                tile_bytes=self._encoder.cache.bytes,
-                reused_positions=self._reused_positions,
-                prefilled_positions=self._prefilled_positions,
-                reused_tiles=self._reused_tiles,
-                encoded_tiles=self._encoded_tiles,
-            )
+            return self._prefill.cache_info()
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -253,41 +336,12 @@ class Engine:
             self._owner = None
             self._lock.release()
 
-    def _prefill(self, units: Sequence[Unit], embeddings: Embeddings, position: int) -> None:
-        """Feed the rest of a prompt from `position` on, with logits after the last unit."""
-        if self._manifest.decoder.attention == "prefix":
-            rows = [
-                embeddings(unit) if isinstance(unit, bytes) else self._decoder.embed([unit])
-                for unit in units
-            ]
-            prefix = np.concatenate(rows)
-            positions = np.arange(position, position + len(prefix), dtype=np.int32)
-            self._decoder.decode_embeddings(prefix, positions, logits=True, bidirectional=True)
-            self._kv_cache.extend(units)
-            return
-        done = 0
-        for is_tile, group in itertools.groupby(units, key=lambda unit: isinstance(unit, bytes)):
-            run = list(group)
-            done += len(run)
-            count = self._positions(run)
-            positions = np.arange(position, position + count, dtype=np.int32)
-            if is_tile:
-                rows = [embeddings(unit) for unit in run if isinstance(unit, bytes)]
-                self._decoder.decode_embeddings(
-                    np.concatenate(rows), positions, logits=done == len(units)
-                )
-            else:
-                tokens = [unit for unit in run if isinstance(unit, int)]
-                self._decoder.decode_tokens(tokens, positions, logits=done == len(units))
-            self._kv_cache.extend(run)
-            position += count
-
     def _step(self, token: int, position: int) -> None:
         self._decoder.decode_tokens([token], np.array([position], np.int32), logits=True)
         self._kv_cache.extend([token])
 
     def _answer(
-        self, prompt_tokens: int, generation: Generation, watch: Stopwatch
+        self, prompt_tokens: int, generation: Generation, sampler: Sampler, watch: Stopwatch
     ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
         """Sample until the model, a stop string or the limit ends the answer.
 
@@ -295,40 +349,39 @@ class Engine:
             When the first token came, how many came, the text not yet shown, and why it ended.
         """
         text = AnswerText(tuple(generation.stop))
-        sampler = self._decoder.sampler(generation.sampling)
         finish: FinishReason | None = None
         first_token_ms = 0.0
         count = 0
-        try:
-            following = [sampler.sample()]
-            while finish is None:
-                token = following.pop(0)
-                watch.end("decode")
-                if count == 0:
-                    first_token_ms = watch.total_ms
-                self._drafts.push(token)
-                if token in self._end_tokens:
-                    finish = "stop"
-                    break
-                count += 1
-                shown = text.push(self._decoder.piece(token))
-                if text.stopped:
-                    finish = "stop"
-                elif count == generation.max_tokens:
-                    finish = "length"
-                watch.end("decode")
-                yield Chunk(shown, (token,))
-                watch.end("reader")
-                if finish is None and not following:
-                    room = generation.max_tokens - count
-                    draft = self._drafts.draft()[: room - 1] if generation.greedy else ()
-                    position = prompt_tokens + count - 1
-                    following = self._advance(token, position, draft, sampler)
-            rest = text.finish()
-        finally:
-            sampler.close()
+        following = [sampler.sample()]
+        while finish is None:
+            token = following.pop(0)
+            watch.end("decode")
+            if count == 0:
+                first_token_ms = watch.total_ms
+            self._drafts.push(token)
+            if token in self._end_tokens:
+                finish = "stop"
+                break
+            count += 1
+            shown = text.push(self._decoder.piece(token))
+            if text.stopped:
+                finish = "stop"
+            elif count == generation.max_tokens:
+                finish = "length"
+            watch.end("decode")
+            yield Chunk(shown, (token,), self._likelihood(token, generation.top_logprobs))
+            watch.end("reader")
+            if finish is None and not following:
+                room = generation.max_tokens - count
+                draft = self._drafts.draft()[: room - 1] if generation.draftable else ()
+                position = prompt_tokens + count - 1
+                following = self._advance(token, position, draft, sampler)
+        rest = text.finish()
         watch.end("decode")
         return first_token_ms, count, rest, finish
+
+    def _likelihood(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
+        return () if top is None else (token_logprob(self._decoder, token, top),)
 
     def _advance(
         self, token: int, position: int, draft: Sequence[int], sampler: Sampler

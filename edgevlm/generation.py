@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from edgevlm.errors import InputError
 from edgevlm.runtimes.base import Sampling, check_integer
@@ -24,6 +25,11 @@ class GenerationOptions(TypedDict, total=False):
     detail: Detail | None
     max_image_tokens: int | None
     stop: str | tuple[str, ...] | list[str]
+    json_schema: Mapping[str, Any] | None
+    top_logprobs: int | None
+
+
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Generation:
     """At most so many positions for each of them."""
     stop: str | tuple[str, ...] | list[str] = ()
     """The answer ends before the first of these strings."""
+    json_schema: Mapping[str, Any] | None = None
+    """The answer is a JSON text of this schema, unless ``max_tokens`` cuts it short; see
+    `edgevlm.runtimes.base.Sampling`."""
+    top_logprobs: int | None = None
+    """Say how likely each token was, and so many alternatives to it, at most `MOST_LOGPROBS`."""
 
     def __post_init__(self) -> None:
         check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
@@ -59,6 +70,8 @@ class Generation:
                 f"stop must be one or several texts that are not empty, is {self.stop!r}"
             )
         object.__setattr__(self, "stop", stop)
+        if self.top_logprobs is not None:
+            check_integer("top_logprobs", self.top_logprobs, 0, MOST_LOGPROBS)
         _ = self.sampling, self.image_budget  # check the rest
 
     @property
@@ -67,9 +80,10 @@ class Generation:
         return ImageBudget(self.detail, self.max_image_tokens)
 
     @property
-    def greedy(self) -> bool:
-        """Each token is the most likely one, whatever came before."""
-        return self.temperature == 0 and self.repetition_penalty == 1
+    def draftable(self) -> bool:
+        """Each token is the most likely one, whatever came before, and nothing else is asked about it."""
+        plain = self.json_schema is None and self.top_logprobs is None
+        return plain and self.temperature == 0 and self.repetition_penalty == 1
 
     @property
     def sampling(self) -> Sampling:
@@ -81,6 +95,7 @@ class Generation:
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
+            json_schema=self.json_schema,
         )
 
 

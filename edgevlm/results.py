@@ -6,7 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length"]
 """``stop``: the model ended its answer or a stop string came; ``length``: ``max_tokens`` was reached."""
@@ -83,12 +87,79 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token, and how likely the model found it after what came before."""
+
+    token_id: int
+    piece: bytes
+    """UTF-8, perhaps a part of a character; empty for control tokens."""
+    logprob: float
+    """Natural logarithm of its probability, before temperature, penalties and filters."""
+    top: tuple[TokenLogprob, ...] = ()
+    """The most likely tokens in its place, the likeliest first, themselves without `top`."""
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """Consecutive tokens of a prompt."""
+
+    text: str
+    """With its special tokens spelled out."""
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptTile:
+    """The place of one tile of a picture in a prompt."""
+
+    picture: int
+    """Which picture of the messages, from 0."""
+    tile: int
+    """Which of its tiles, from 0: the grid row by row, and the overview last."""
+    row: int
+    """Its place in the grid, from 1; both 0 for a tile that shows the whole picture."""
+    column: int
+    pixels: NDArray[np.uint8]
+    """``[height, width, 3]``, as the vision graph takes it."""
+    tokens: int
+    """Positions that it takes."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is given for some messages, in order; made by `VLM.prompt`."""
+
+    parts: tuple[PromptText | PromptTile, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Positions of the whole."""
+        return sum(
+            part.tokens if isinstance(part, PromptTile) else len(part.token_ids)
+            for part in self.parts
+        )
+
+
+@dataclass(frozen=True)
+class ChoiceScore:
+    """How likely a model finds one of several answers; made by `VLM.score`."""
+
+    text: str
+    logprob: float
+    """Natural logarithm of the probability that the model answers with exactly this text."""
+    share: float
+    """That probability over the sum of all choices' probabilities."""
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A piece of an answer while it streams."""
 
     text: str
-    """New text; may be empty (the last chunk, or half a character)."""
+    """New text; may be empty (while the prompt is taken in, in the last chunk, or after half a character)."""
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_ids`, if the request has ``top_logprobs``."""
     finish_reason: FinishReason | None = None
     """Set on the last chunk only."""
     stats: Stats | None = None
@@ -104,15 +175,25 @@ class Answer:
     token_ids: tuple[int, ...]
     """As the decoder chose them, without the end token."""
     stats: Stats
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """As in `Chunk`."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
     """Read a stream to its end."""
     text: list[str] = []
     token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
     for chunk in chunks:
         text.append(chunk.text)
         token_ids += chunk.token_ids
+        logprobs += chunk.logprobs
         if chunk.finish_reason is not None and chunk.stats is not None:
-            return Answer("".join(text), chunk.finish_reason, tuple(token_ids), chunk.stats)
+            return Answer(
+                "".join(text),
+                chunk.finish_reason,
+                tuple(token_ids),
+                chunk.stats,
+                tuple(logprobs),
+            )
     raise RuntimeError("the stream ended without a finish reason")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.caches import CacheInfo
 from edgevlm.chat import Chat
-from edgevlm.engine import Engine
+from edgevlm.engine import Engine, Picture
 from edgevlm.errors import InputError, PromptError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
-from edgevlm.manifest import Manifest
+from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.prompt import system_messages, user_message
-from edgevlm.results import Answer, Chunk, Stopwatch, collect
+from edgevlm.results import Answer, ChoiceScore, Chunk, Prompt, Stopwatch, collect
 from edgevlm.tiling import Detail, ImageBudget
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ class VLM:
     context manager, or `close` it, to free the memory at a definite time.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, device: str) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, device: str, files: tuple[FileEntry, FileEntry]
+    ) -> None:
         self._bundle = bundle
         self._engine = engine
         self._device = device
+        self._files = files
 
     @classmethod
     def from_pretrained(
@@ -53,6 +57,7 @@ class VLM:
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | None = None,
         local_files_only: bool = False,
+        progress: Callable[[float, str], object] | None = None,
     ) -> Self:
         """Load a bundle.
 
@@ -69,6 +74,7 @@ class VLM:
                 `edgevlm.halves.default_context_length`.
             vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
             revision, cache_dir, token, local_files_only: as in huggingface_hub.
+            progress: called before each step, with the share of the steps that is done and what comes.
 
         Raises:
             BundleError: no such model, or a bundle that is incomplete or altered.
@@ -76,7 +82,14 @@ class VLM:
             RuntimeLoadError: a device that is not there, or a file that does not load.
         """
         watch = Stopwatch()
+
+        def step(share: float, what: str) -> None:
+            if progress is not None:
+                progress(share, what)
+
+        step(0.0, "finding the bundle")
         from edgevlm import halves
+        from edgevlm.runtimes import cpu
         from edgevlm.runtimes.vision import select
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -100,23 +113,33 @@ class VLM:
         precisions = manifest.vision.files if vision is None else (vision,)
         target = select(device, providers, precisions)
         vision_file = bundle.vision_file(vision, target.precisions)
-        bundle.check_hashes([vision_file, decoder_file])
+        step(0.1, f"checking {vision_file.name} and {decoder_file.name}")
+        bundle.check_hashes_once([vision_file, decoder_file])
+        step(0.4, f"loading {vision_file.name} and {decoder_file.name}")
         if gpu_layers is None:
             gpu_layers = halves.default_gpu_layers(device)
-        vision_runtime = halves.open_vision(
-            manifest, bundle.path(vision_file), target=target, threads=threads
-        )
-        decoder_runtime = halves.open_decoder(
-            manifest,
-            bundle.path(decoder_file),
-            context_length=context_length,
-            threads=threads,
-            gpu_layers=gpu_layers,
-        )
+        with ThreadPoolExecutor(1, "edgevlm-load") as thread:  # neither needs a whole processor
+            opening = thread.submit(
+                halves.open_vision,
+                manifest,
+                bundle.path(vision_file),
+                target=target,
+                threads=threads,
+            )
+            decoder_runtime = halves.open_decoder(
+                manifest,
+                bundle.path(decoder_file),
+                context_length=context_length,
+                threads=threads,
+                gpu_layers=gpu_layers,
+            )
+            vision_runtime = opening.result()
+        cpu.return_freed_memory()  # what reading the files took
         used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
         watch.end("prepare")
         engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms)
-        return cls(bundle, engine, used)
+        step(1.0, "loaded")
+        return cls(bundle, engine, used, (vision_file, decoder_file))
 
     @property
     def manifest(self) -> Manifest:
@@ -132,6 +155,11 @@ class VLM:
     def device(self) -> str:
         """What both halves really run on."""
         return self._device
+
+    @property
+    def files(self) -> tuple[FileEntry, FileEntry]:
+        """The vision graph and the decoder that are loaded, of all that the bundle has."""
+        return self._files
 
     def ask(
         self,
@@ -166,7 +194,7 @@ class VLM:
     ) -> Generator[Chunk, None, None]:
         """As `ask`, in chunks, of which the last has ``finish_reason`` and ``stats``.
 
-        Closing it stops the work.
+        Closing it stops the work, also while the prompt is taken in: chunks without text come then.
         """
         watch = Stopwatch()
         generation = Generation(**options)
@@ -183,22 +211,71 @@ class VLM:
         Args:
             messages: as in transformers, with pictures in place: ``{"role": "user", "content":
                 [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
+                A ``"detail"`` beside a picture is for it alone.
         """
         watch = Stopwatch()
         generation = Generation(**options)
-        sources = []
-        for message in messages:
-            content = message.get("content") if isinstance(message, Mapping) else None
-            for part in content if isinstance(content, list | tuple) else ():
-                if isinstance(part, Mapping) and part.get("type") == "image":
-                    if "image" not in part:
-                        raise PromptError(
-                            f"an image part needs its picture under 'image', is {part!r}"
-                        )
-                    sources.append(part["image"])
-        budget = generation.image_budget
-        pictures = [self._engine.prepare(load_image(source), budget) for source in sources]
+        pictures = self._prepare(messages, generation)
         return self._engine.generate(messages, pictures, generation, watch)
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
+    ) -> Prompt:
+        """What the model would be given by `generate` with the same arguments: texts and tiles, in order.
+
+        Raises:
+            ImageError, PromptError: as `ask`.
+        """
+        pictures = self._prepare(messages, Generation(**options))
+        return self._engine.prompt(messages, pictures)
+
+    def score(
+        self,
+        image: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+    ) -> list[ChoiceScore]:
+        """How likely each of several answers is, by the model's own probabilities.
+
+        The probability of a choice is that of its tokens one after the other, each after the prompt and
+        the ones before it, times that of ending there, at temperature 1 and without filters; that with and
+        without a space before the choice added up, since answers are shown without it. The tokens are those
+        that the vocabulary's own tokenizer makes of the choice; other ways to spell it do not count. Choices
+        of many tokens are less likely than short ones for that alone.
+
+        Args:
+            image, question, system, detail, max_image_tokens: as in `ask`.
+            choices: texts that are neither empty nor there twice, at least one.
+
+        Returns:
+            One for each choice, in their order.
+
+        Raises:
+            InputError: no choices, or one that is empty or there twice.
+            ImageError, PromptError: as `ask`.
+            ContextError: prompt and the longest choice do not fit the context together.
+        """
+        if isinstance(choices, str) or not choices or not all(text.strip() for text in choices):
+            raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
+        if len(set(choices)) < len(choices):
+            raise InputError(f"choices must differ, are {', '.join(choices)}")
+        budget = ImageBudget(detail, max_image_tokens)
+        pictures = [self._engine.prepare(picture, budget) for picture in load_images(image)]
+        messages = [*system_messages(system), user_message(question, len(pictures))]
+        return self._engine.score(messages, pictures, choices)
+
+    def _prepare(
+        self, messages: Sequence[Mapping[str, Any]], generation: Generation
+    ) -> list[Picture]:
+        """The pictures in place in some messages, in tiles."""
+        return [
+            self._engine.prepare(load_image(part["image"]), _budget(part, generation))
+            for part in _image_parts(messages)
+        ]
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation; several, and single questions between them, do not cost one another its turns."""
@@ -228,3 +305,23 @@ class VLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _image_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Raises PromptError for one without a picture; other faults are the prompt's to find."""
+    found = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list | tuple) else ():
+            if isinstance(part, Mapping) and part.get("type") == "image":
+                if "image" not in part:
+                    raise PromptError(f"an image part needs its picture under 'image', is {part!r}")
+                found.append(part)
+    return found
+
+
+def _budget(part: Mapping[str, Any], generation: Generation) -> ImageBudget:
+    """What one picture may cost."""
+    detail = part.get("detail")
+    detail = generation.detail if detail is None else detail
+    return ImageBudget(detail, generation.max_image_tokens)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from edgevlm.export.dependencies import check_dependencies
+from edgevlm.exports import remember
 from edgevlm.manifest import Manifest
 
 HELP = """\
@@ -66,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         allow_drift=arguments.allow_drift,
         progress=not arguments.quiet,
     )
+    remember(Path(arguments.out))
     for line in summary(manifest):
         print(line, file=sys.stderr)
     print(arguments.out)

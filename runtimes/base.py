@@ -7,9 +7,9 @@ that it can be tested, replaced and timed alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Over the last 64 tokens of the answer; 1 is off."""
     seed: int = 0
+    json_schema: Mapping[str, Any] | None = None
+    """Only tokens count that may go on a JSON text of this schema."""
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0.0, 100.0)
@@ -70,6 +72,8 @@ class Sampling:
         check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         # 2**32 - 1 makes llama.cpp draw a seed itself
         check_integer("seed", self.seed, 0, 2**32 - 2)
+        if self.json_schema is not None and not isinstance(self.json_schema, Mapping):
+            raise InputError(f"json_schema must be a mapping, is {type(self.json_schema).__name__}")
 
 
 class VisionRuntime(Protocol):
@@ -174,6 +178,16 @@ class DecoderRuntime(Protocol):
         """A copy ``[vocabulary]`` of the logits of the last position decoded with ``logits=True``."""
         ...
 
-    def sampler(self, sampling: Sampling) -> Sampler: ...
+    def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> Sampler:
+        """A fresh sampler for one answer.
+
+        Args:
+            end_tokens: those that may follow a complete JSON text.
+
+        Raises:
+            InputError: a JSON schema that cannot be kept to.
+            MissingDependencyError: what a JSON schema needs is not installed.
+        """
+        ...
 
     def close(self) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -11,7 +12,6 @@ from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
-_OWN_STATUS = Path("/proc/self/status")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -30,6 +30,11 @@ def flags() -> frozenset[str]:
     """Instruction sets in Linux's spelling (``avx2``, ``amx_int8``, ``asimddp``); empty elsewhere."""
     fields = _cpu_fields()
     return frozenset((fields.get("flags") or fields.get("Features") or "").split())
+
+
+def has_amx() -> bool:
+    """Whether it is an x86 processor that multiplies matrices in tiles."""
+    return "amx_tile" in flags()
 
 
 def multiplies_bf16() -> bool:
@@ -73,16 +78,37 @@ def total_memory() -> int | None:
 
 def peak_memory() -> int | None:
     """Bytes of memory that this process held at most since its start; None on Windows."""
-    if _OWN_STATUS.exists():
-        # getrusage would also count what the process held from which this one was started.
-        fields = dict(line.split(":", 1) for line in _OWN_STATUS.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024
+    # getrusage would also count what the process held from which this one was started.
+    if (peak := _memory("VmHWM", "self")) is not None:
+        return peak
     if sys.platform == "win32":
         return None
     import resource
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024
+
+
+def resident_memory(process: int | None = None) -> int | None:
+    """Bytes of memory that this process, or another, holds now; None where the system does not say."""
+    return _memory("VmRSS", "self" if process is None else str(process))
+
+
+def _memory(field: str, process: str) -> int | None:
+    """Bytes that Linux tells of a process."""
+    status = Path("/proc", process, "status")
+    if not status.exists():
+        return None
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields[field].split()[0]) * 1024
+
+
+def return_freed_memory() -> None:
+    """Hand back to the system what glibc keeps of freed memory; other C libraries decide for themselves."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def available_memory() -> int | None:

@@ -27,7 +27,7 @@ from typing import Literal
 
 from edgevlm.errors import MissingDependencyError, RuntimeLoadError
 from edgevlm.runtimes import cpu
-from edgevlm.runtimes.user_cache import user_cache
+from edgevlm.runtimes.user_cache import keep, user_cache
 
 PROBE = (sys.executable, "-m", "edgevlm.runtimes.probe")
 """The command that is run; what is to be tried follows as arguments."""
@@ -233,16 +233,7 @@ def _recall(key: str, cache: Path | None) -> LibraryVerdict | None:
 
 
 def _remember(key: str, verdict: LibraryVerdict, cache: Path | None) -> None:
-    """Written aside and renamed; where nothing can be written the next process probes again."""
-    folder = cache or user_cache("probes")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(verdict), file)
-        os.replace(aside, folder / f"{key}.json")
-    except OSError as error:
-        _logger.info("probe results cannot be kept in %s (%s)", folder, error)
+    keep((cache or user_cache("probes")) / f"{key}.json", json.dumps(asdict(verdict)))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
 class LlamaCppDecoder:
     """A GGUF decoder with a KV cache of one sequence; implements `DecoderRuntime`.
 
-    Flash attention is off on a CPU: with 1500 positions in the context it was measured to decode at half
-    the speed (23-27 against 56 tokens per second, SmolLM2-135M in q4_0, 2 threads) and never to be faster.
-    With layers on a GPU llama.cpp chooses.
+    One context has one attention kernel for good. On a CPU flash attention prefills faster than the
+    plain one; it decodes faster in the first hundreds of positions, as fast at 450, and slower from
+    1000 on (`benchmarks/settings.py`), on a CPU with AMX at half the speed from 500 on (39-46 against 73
+    tokens per second, SmolLM2-135M in q4_0, 2 threads). So it is used except on CPUs with AMX and in
+    contexts longer than `FLASH_LENGTH` on a CPU.
 
     Args:
         path: the GGUF file.
@@ -44,7 +46,8 @@ class LlamaCppDecoder:
         threads: CPU threads; None takes one per physical core that this process may use.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
         bidirectional: reserve what `decode_embeddings` needs for ``bidirectional=True``: one batch as long
-            as the context, whose attention scores take ``heads * context_length**2 * 4`` bytes.
+            as the context, whose attention scores, without flash attention, take
+            ``heads * context_length**2 * 4`` bytes.
 
     Raises:
         InputError: an argument of the wrong type or range.
@@ -52,8 +55,15 @@ class LlamaCppDecoder:
         MissingDependencyError: llama-cpp-python is not installed.
     """
 
+    FLASH_LENGTH = 4096
+    """Positions; at twice as many it decodes two thirds as fast as the plain one (`benchmarks/growth.py`)."""
+
     BATCH_LENGTH = 512
-    """Entries per llama.cpp batch: prefill speed is flat from here, and activations stay small."""
+    """Entries per llama.cpp batch: prefill speed is flat from here."""
+
+    PLAIN_BATCH_LENGTH = 128
+    """Without flash attention, whose lack makes the scores of larger batches leave a CPU's caches
+    (`benchmarks/settings.py`)."""
 
     MOST_LOGITS = 16
     """Entries of a batch that can have logits: a draft."""
@@ -73,6 +83,7 @@ class LlamaCppDecoder:
         self._context: Any = None
         self._length = 0
         self._has_logits = False
+        self._logits_address = 0
         self._path = Path(path)
         self.context_length = check_integer("context_length", context_length, 1, 2**31 - 1)
         self.bidirectional = bidirectional
@@ -88,6 +99,12 @@ class LlamaCppDecoder:
                 f"{BUILD_WITH_CUDA}"
             )
         self.on_cpu = gpu_layers == 0
+        self._flash = not self.on_cpu or (
+            self.context_length <= self.FLASH_LENGTH and not cpu.has_amx()
+        )
+        self._batch_length = self.BATCH_LENGTH if self._flash else self.PLAIN_BATCH_LENGTH
+        if bidirectional:
+            self._batch_length = self.context_length
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
         )
@@ -119,8 +136,8 @@ class LlamaCppDecoder:
         """Refuse a context that cannot fit: the allocation would succeed and the process be killed later."""
         positions = -(-self.context_length // 256) * 256
         cache = self._model.cache_size(positions)
-        batch = positions if self.bidirectional else self.BATCH_LENGTH
-        scores = self._model.heads * positions * batch * 4
+        batch = positions if self.bidirectional else self._batch_length
+        scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = cpu.available_memory()
         if available is not None and cache + scores > available:
             raise RuntimeLoadError(
@@ -131,7 +148,6 @@ class LlamaCppDecoder:
 
     def _create_context(self, threads: int, gpu_layers: int) -> None:
         llama = self._llama
-        self._batch_length = self.context_length if self.bidirectional else self.BATCH_LENGTH
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = self.context_length
         parameters.n_batch = parameters.n_ubatch = self._batch_length
@@ -141,7 +157,9 @@ class LlamaCppDecoder:
         parameters.attention_type = llama.LLAMA_ATTENTION_TYPE_CAUSAL
         parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
         parameters.flash_attn_type = (
-            llama.LLAMA_FLASH_ATTN_TYPE_AUTO if gpu_layers else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+            if self._flash
+            else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         parameters.type_k = parameters.type_v = getattr(llama, f"GGML_TYPE_{self.CACHE_TYPE}")
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
@@ -157,10 +175,22 @@ class LlamaCppDecoder:
         if not self._memory:
             raise RuntimeLoadError(f"{self._path} has no key-value cache; it is not a decoder")
         self._batch_length = llama.llama_n_batch(self._context)
+        self._create_batch()
+
+    def _create_batch(self) -> None:
+        """Buffers that every batch goes through: to make new ones costs as much as a small model's token."""
+        count = self._batch_length
+        self._ids, self._positions = np.empty(count, np.int32), np.empty(count, np.int32)
+        self._wanted = np.empty(count, np.int8)
         sequence = ctypes.pointer(ctypes.c_int32(0))
-        self._sequence_counts = (ctypes.c_int32 * self._batch_length)(*[1] * self._batch_length)
-        self._sequences = (ctypes.POINTER(ctypes.c_int32) * self._batch_length)(
-            *[sequence] * self._batch_length
+        self._sequence_counts = (ctypes.c_int32 * count)(*[1] * count)
+        self._sequences = (ctypes.POINTER(ctypes.c_int32) * count)(*[sequence] * count)
+        self._ids_pointer = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._batch = self._llama.llama_batch(
+            pos=self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            n_seq_id=self._sequence_counts,
+            seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -187,7 +217,7 @@ class LlamaCppDecoder:
         """
         self._open()
         ids = self._model.check_tokens(token_ids)
-        self._decode(ids, ctypes.c_int32, positions, outputs=int(logits))
+        self._decode(ids, positions, outputs=int(logits))
 
     def decode_draft(
         self, token_ids: Sequence[int], positions: NDArray[np.int32]
@@ -204,7 +234,7 @@ class LlamaCppDecoder:
             raise InputError(
                 f"a draft may have {self.MOST_LOGITS} tokens, has {len(ids)}; use decode_tokens"
             )
-        self._decode(ids, ctypes.c_int32, positions, outputs=len(ids))
+        self._decode(ids, positions, outputs=len(ids))
         pointer = self._llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, shape=(len(ids), self.vocabulary_size))
 
@@ -242,45 +272,42 @@ class LlamaCppDecoder:
                 "this decoder was created with bidirectional=False; create it with bidirectional=True"
             )
         rows = np.ascontiguousarray(embeddings)
-        self._decode(
-            rows, ctypes.c_float, positions, outputs=int(logits), bidirectional=bidirectional
-        )
+        self._decode(rows, positions, outputs=int(logits), bidirectional=bidirectional)
 
     def _decode(
         self,
         entries: NDArray[Any],
-        c_type: Any,
         positions: NDArray[np.int32],
         *,
         outputs: int,
         bidirectional: bool = False,
     ) -> None:
-        """One llama.cpp batch after another; token ids or embeddings by `c_type`.
+        """One llama.cpp batch after another.
 
         Args:
+            entries: token ids int32 ``[n]`` or embeddings float32 ``[n, width]``, C-contiguous.
             outputs: so many of the last entries get logits.
         """
         count = len(entries)
         positions = self._position_array(positions, count)
         start, self._has_logits = self._length, False
         llama = self._llama
-        field = "token" if c_type is ctypes.c_int32 else "embd"
+        batch = self._batch
         try:
             if bidirectional:
                 llama.llama_set_causal_attn(self._context, False)
             for first in range(0, count, self._batch_length):
                 last = min(first + self._batch_length, count)
-                wanted = np.arange(first, last) >= count - outputs
-                batch = llama.llama_batch(
-                    n_tokens=last - first,
-                    pos=positions[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-                    n_seq_id=self._sequence_counts,
-                    seq_id=ctypes.cast(
-                        self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
-                    ),
-                    logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-                )
-                setattr(batch, field, entries[first:last].ctypes.data_as(ctypes.POINTER(c_type)))
+                size = batch.n_tokens = last - first
+                self._positions[:size] = positions[first:last]
+                self._wanted[:size] = 0
+                self._wanted[max(0, count - outputs - first) : size] = 1
+                if entries.ndim == 1:
+                    self._ids[:size] = entries[first:last]
+                    batch.token, batch.embd = self._ids_pointer, None
+                else:
+                    rows = entries[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+                    batch.token, batch.embd = None, rows
                 recent_errors.clear()
                 status = llama.llama_decode(self._context, batch)
                 if status:
@@ -364,12 +391,29 @@ class LlamaCppDecoder:
         if not self._has_logits:
             raise InputError("there are no logits: decode the last position with logits=True first")
         pointer = self._llama.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_address:  # llama.cpp rarely moves its buffer
+            self._logits_address = address
+            self._logits = np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
+        return self._logits
 
-    def sampler(self, sampling: Sampling) -> LlamaCppSampler:
-        """A fresh sampler for one answer."""
+    def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> LlamaCppSampler:
+        """A fresh sampler for one answer.
+
+        Args:
+            end_tokens: those that may follow a complete JSON text.
+
+        Raises:
+            InputError: a JSON schema that cannot be kept to.
+            MissingDependencyError: what a JSON schema needs is not installed.
+        """
         self._open()
-        return LlamaCppSampler(self._context, self.vocabulary_size, sampling, self._last_logits)
+        matcher = None
+        if sampling.json_schema is not None:
+            matcher = self._model.json_texts(end_tokens).matcher(sampling.json_schema)
+        return LlamaCppSampler(
+            self._context, self.vocabulary_size, sampling, self._last_logits, matcher
+        )
 
     def close(self) -> None:
         """Free the memory; every later call raises RuntimeLoadError. May be called again."""
@@ -393,7 +437,8 @@ class LlamaCppDecoder:
                 f"positions must be {count} integers, one per entry, are {array.dtype} "
                 f"{list(array.shape)}"
             )
-        if array[0] != self._length or (np.diff(array.astype(np.int64)) != 1).any():
+        gaps = count > 1 and (np.diff(array.astype(np.int64)) != 1).any()
+        if array[0] != self._length or gaps:
             raise InputError(
                 f"positions must count up by one from {self._length}, the cache's length; they go from "
                 f"{array[0]} to {array[-1]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgevlm.errors import InputError, RuntimeLoadError
 from edgevlm.runtimes.base import check_integer
 from edgevlm.runtimes.embedding_table import EmbeddingTable
 from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION
+from edgevlm.runtimes.json_schema import JsonTexts
 from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
 
 TEXT_LIMIT = 2**18
@@ -49,11 +50,15 @@ class LlamaCppModel:
         self.handle: Any = None
         self._path = path
         self._embedding_table: EmbeddingTable | None = None
+        self._json_texts: dict[frozenset[int], JsonTexts] = {}
         self._llama = llama = library()
         self._free: Callable[[Any], None] = llama.llama_model_free
         parameters = llama.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
         parameters.use_extra_bufts = extra_buffer_types
+        if extra_buffer_types and not gpu_layers:
+            # Those kernels work on a copy: of a mapped file both would be held.
+            parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
         recent_errors.clear()
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
@@ -171,6 +176,22 @@ class LlamaCppModel:
         if self._embedding_table is None:
             self._embedding_table = EmbeddingTable(self._path)
         return self._embedding_table.rows(ids)
+
+    def json_texts(self, end_tokens: Collection[int]) -> JsonTexts:
+        """For JSON schemas, made when it is first asked for.
+
+        Raises:
+            InputError: no end tokens.
+            MissingDependencyError: llguidance is not installed.
+        """
+        self.check_open()
+        ends = frozenset(end_tokens)
+        if not ends:
+            raise InputError("a JSON schema needs end_tokens: without one the text has no end")
+        if ends not in self._json_texts:
+            pieces = [self.piece(token) for token in range(self.vocabulary_size)]
+            self._json_texts[ends] = JsonTexts(pieces, ends, self.tokenize)
+        return self._json_texts[ends]
 
     def check_tokens(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """Token ids as int32 ``[n]``.

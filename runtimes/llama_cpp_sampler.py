@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,18 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes.base import Sampling
+from edgevlm.runtimes.json_schema import JsonMatcher
 from edgevlm.runtimes.llama_cpp_library import library
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""llama.cpp's `llama_token_data`."""
 
 
 class LlamaCppSampler:
     """llama.cpp's sampler chain over a decoder's logits; implements `Sampler`.
 
-    Temperature 0: penalties, then the most likely token. Else penalties, top-k, top-p, min-p, temperature
+    Temperature 0: penalties, then the most likely token, which without penalties NumPy finds sooner than
+    llama.cpp copies its candidates. Else penalties, top-k, top-p, min-p, temperature
     and a random draw, in this order.
     """
 
@@ -29,16 +35,22 @@ class LlamaCppSampler:
         vocabulary_size: int,
         sampling: Sampling,
         last_logits: Callable[[], NDArray[np.float32]],
+        matcher: JsonMatcher | None = None,
     ) -> None:
         """
         Args:
             context: llama.cpp's.
             last_logits: the logits that the next token is chosen from; raises if there are none.
+            matcher: says which tokens count; None for all.
         """
         self._chain: Any = None
         self._context = context
         self._last_logits = last_logits
-        llama = library()
+        self._matcher = matcher
+        self._most_likely = (
+            sampling.temperature == 0 and sampling.repetition_penalty == 1 and matcher is None
+        )
+        self._llama = llama = library()
         self._free: Callable[[Any], None] = llama.llama_sampler_free
         self._sample = llama.llama_sampler_sample
         links = [
@@ -69,11 +81,28 @@ class LlamaCppSampler:
         """
         if not self._chain:
             raise RuntimeLoadError("the sampler is closed; create a new one")
-        if np.isnan(self._last_logits()).any():
-            raise RuntimeLoadError(
-                "the decoder computes NaN; its weights are damaged, get the bundle again"
-            )
+        logits = self._last_logits()
+        if self._most_likely:
+            best = int(logits.argmax())  # the first NaN, if there is one
+            _check_number(logits[best])
+            return best
+        _check_number(logits.sum())
+        if self._matcher is not None:
+            return self._sample_allowed(self._matcher)
         token: int = self._sample(self._chain, self._context, -1)
+        return token
+
+    def _sample_allowed(self, matcher: JsonMatcher) -> int:
+        allowed = matcher.allowed()
+        llama = self._llama
+        candidates = (llama.llama_token_data * len(allowed))()
+        fields = np.frombuffer(candidates, _CANDIDATE)
+        fields["id"], fields["logit"] = allowed, self._last_logits()[allowed]
+        array = llama.llama_token_data_array(candidates, len(allowed), -1, False)
+        llama.llama_sampler_apply(self._chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        llama.llama_sampler_accept(self._chain, token)
+        matcher.push(token)
         return token
 
     def close(self) -> None:
@@ -84,3 +113,11 @@ class LlamaCppSampler:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _check_number(value: np.float32) -> None:
+    """Raises RuntimeLoadError for NaN."""
+    if np.isnan(value):
+        raise RuntimeLoadError(
+            "the decoder computes NaN; its weights are damaged, get the bundle again"
+        )

@@ -7,9 +7,11 @@ asked what it got: a device or provider that was named must be there, ``auto`` m
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +24,7 @@ from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes import cpu, onnx_providers
 from edgevlm.runtimes.base import check_integer
 from edgevlm.runtimes.libraries import import_library
-from edgevlm.runtimes.onnx_providers import DEVICES, Provider
+from edgevlm.runtimes.onnx_providers import DEVICES, Provider, Selection
 from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
 
 DISTRIBUTIONS = (
@@ -109,8 +111,10 @@ class OnnxVision:
     """
 
     BATCH_LENGTH = 8
-    """Tiles per run. Activations grow with it (50 MB per tile and layer for SigLIP-B at 512 pixels), and
-    the CPU gains nothing from more; a GPU is busy with 8."""
+    """Tiles per run on a GPU."""
+
+    CPU_BATCH_LENGTH = 1
+    """On a CPU more cost memory and win nothing (`benchmarks/settings.py`)."""
 
     def __init__(
         self,
@@ -133,13 +137,17 @@ class OnnxVision:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if onnx_providers.name(selection.wanted[0]) == onnx_providers.CPU_PROVIDER:
+            # Else the second run allocates in one piece what the first already holds in many: 100 MB for
+            # tiles of 512 x 512, and no time won.
+            options.enable_mem_pattern = False
         # Threads that spin for more work after a run would take the cores from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         check_file(self._path)
         if selection.fixed_batch:
             self._batch_length = 1
             options.add_free_dimension_override_by_name(BATCH_DIMENSION, 1)
-        session = self._create_session(selection.wanted, options, fall_back=not selection.required)
+        session = self._open(selection, options)
         obtained = session.get_providers()
         for provider in selection.required:
             if provider not in obtained:
@@ -152,6 +160,8 @@ class OnnxVision:
             _logger.warning("%s did not start, the vision graph runs on %s", first, obtained[0])
         self.device: str = obtained[0]
         self.on_cpu = self.device == onnx_providers.CPU_PROVIDER
+        if self.on_cpu:
+            self._batch_length = self.CPU_BATCH_LENGTH
         self._input_name, self._output_name = input_name, output_name
         self._tile_shape = check_graph(
             self._path,
@@ -162,18 +172,53 @@ class OnnxVision:
         )
         self._session = session
 
-    def _create_session(self, wanted: list[Provider], options: Any, *, fall_back: bool) -> Any:
+    def _open(self, selection: Selection, options: Any) -> Any:
+        """A session; of what the provider compiled before, if it writes that and did."""
+        fall_back = not selection.required
+        if selection.contexts is None:
+            return self._create_session(self._path, selection.wanted, options, fall_back=fall_back)
+        kept = selection.contexts / f"{self._identity()}.onnx"
+        if kept.exists():
+            try:
+                return self._create_session(kept, selection.wanted, options, fall_back=fall_back)
+            except RuntimeLoadError as error:
+                _logger.warning("%s, compiling anew", error)
+        with tempfile.TemporaryDirectory(dir=selection.contexts) as folder:
+            aside = Path(folder) / kept.name
+            for key, value in (("enable", "1"), ("embed_mode", "1"), ("file_path", str(aside))):
+                options.add_session_config_entry(f"ep.context_{key}", value)
+            session = self._create_session(
+                self._path, selection.wanted, options, fall_back=fall_back
+            )
+            if aside.exists():
+                os.replace(aside, kept)
+        return session
+
+    def _identity(self) -> str:
+        """Of the file and of the ONNX Runtime that compiles it."""
+        status = self._path.stat()
+        parts = (
+            self._path.resolve(),
+            status.st_size,
+            status.st_mtime_ns,
+            *installed_distributions(),
+        )
+        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+    def _create_session(
+        self, path: Path, wanted: list[Provider], options: Any, *, fall_back: bool
+    ) -> Any:
         """A session with all of `wanted`, or with the last of them alone if it may fall back."""
         try:
             return library().InferenceSession(
-                str(self._path), options, providers=wanted, enable_fallback=False
+                str(path), options, providers=wanted, enable_fallback=False
             )
         except Exception as error:  # ONNX Runtime's exceptions share no other base
             if fall_back and len(wanted) > 1:
-                return self._create_session(wanted[-1:], options, fall_back=False)
+                return self._create_session(path, wanted[-1:], options, fall_back=False)
             names = ", ".join(map(onnx_providers.name, wanted))
             raise RuntimeLoadError(
-                f"ONNX Runtime cannot load {self._path} with {names}: {error}"
+                f"ONNX Runtime cannot load {path} with {names}: {error}"
             ) from error
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,8 +7,10 @@ TensorRT, CoreML and QNN; who knows better passes ``providers=`` and none of the
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import InputError, RuntimeLoadError
@@ -36,6 +38,8 @@ class Device:
     """Of the provider; ``{cache}`` is a folder that outlives the process."""
     fixed_batch: bool = False
     """It compiles graphs whose shapes are known, and each other shape anew: one tile at a time."""
+    context: bool = False
+    """It writes what it compiled as a graph of its own, which is opened instead the next time."""
 
 
 DEVICES = {
@@ -70,6 +74,7 @@ DEVICES = {
         "QNNExecutionProvider",
         "pip uninstall onnxruntime; pip install onnxruntime-qnn",
         fixed_batch=True,
+        context=True,
     ),
 }
 
@@ -81,7 +86,9 @@ class Selection:
     wanted: list[Provider]
     required: list[str]
     """Those that must be there afterwards."""
-    fixed_batch: bool
+    fixed_batch: bool = False
+    contexts: Path | None = None
+    """Folder of graphs that the first provider compiled; None if it writes none."""
 
 
 def select(
@@ -100,14 +107,20 @@ def select(
     if providers is not None:
         if isinstance(providers, str) or not providers:
             raise InputError(f"providers must be a list of at least one provider, is {providers!r}")
-        selection = Selection(list(providers), [name(one) for one in providers], False)
+        selection = Selection(list(providers), [name(one) for one in providers])
     elif device == "auto":
         there: list[Provider] = [one for one in (CUDA_PROVIDER, CPU_PROVIDER) if one in available]
-        selection = Selection(there, [], False)
+        selection = Selection(there, [])
     elif device in DEVICES:
         asked = DEVICES[device]
         beside = [one for one in asked.beside if one in available]
-        selection = Selection([_with_options(device), *beside], [asked.provider], asked.fixed_batch)
+        cache = _cache(device) if asked.options or asked.context else None
+        selection = Selection(
+            [_provider(asked, cache), *beside],
+            [asked.provider],
+            asked.fixed_batch,
+            cache if asked.context else None,
+        )
     else:
         raise InputError(f"device must be auto, {', '.join(DEVICES)}, is {device!r}")
     for one in selection.required:
@@ -118,20 +131,27 @@ def select(
     return selection
 
 
-def _with_options(device: str) -> Provider:
-    """A device's provider, with a folder for what it compiles if it keeps any."""
-    asked = DEVICES[device]
-    if not asked.options:
-        return asked.provider
+def _cache(device: str) -> Path | None:
+    """The folder where a device keeps what it compiles; None, with a warning, where there can be none."""
     cache = user_cache(device)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        if not os.access(cache, os.W_OK):
+            raise PermissionError(f"no permission to write into {cache}")
     except OSError as error:
         _logger.warning("%s keeps nothing that it compiles: %s", device, error)
-        return asked.provider, {
-            key: value for key, value in asked.options if "cache" not in key.lower()
-        }
-    return asked.provider, {key: value.format(cache=cache) for key, value in asked.options}
+        return None
+    return cache
+
+
+def _provider(asked: Device, cache: Path | None) -> Provider:
+    """A device's provider with its options, those about a cache only if there is one."""
+    options = {
+        key: value.format(cache=cache)
+        for key, value in asked.options
+        if cache is not None or "cache" not in key.lower()
+    }
+    return (asked.provider, options) if options else asked.provider
 
 
 def name(provider: Provider) -> str:

@@ -45,7 +45,7 @@ def compared(folder: Path) -> dict[str, Any]:
 
 
 def test_every_peer_is_measured(compared: dict[str, Any]) -> None:
-    rows = compared["rows"]
+    rows = [row for part in compared.values() for row in part["rows"]]
     assert {row["peer"].split(",")[0] for row in rows} >= {
         "llama.cpp mtmd f16",
         "MTMDChatHandler",
@@ -63,7 +63,7 @@ def test_every_peer_is_measured(compared: dict[str, Any]) -> None:
 
 def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
     """Embeddings of one tile, relative to transformers: a peer with wrong weights would be no measure."""
-    errors = compared["errors"]
+    errors = compared["encoding"]["errors"]
     assert max(errors["onnx_fp32"], errors["openvino"]) < 1e-5
     assert errors["torch_bf16"] < 2e-2
     assert errors["mtmd"] < 0.05  # it scales the picture in its own way
@@ -73,9 +73,10 @@ def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
 
 
 def test_first_tokens_are_split_into_phases(compared: dict[str, Any]) -> None:
-    works = {row["work"]: row["ours"] for row in compared["rows"]}
-    assert len(compared["phases"]) == 5
-    for work, phases in compared["phases"].items():
+    answers = compared["answers"]
+    works = {row["work"]: row["ours"] for row in answers["rows"]}
+    assert len(answers["phases"]) == 5
+    for work, phases in answers["phases"].items():
         assert 0 < sum(phases.values()) <= works[work]
 
 
@@ -89,6 +90,15 @@ def test_growth_is_measured_and_everything_is_drawn(folder: Path, compared: dict
     for name in ("first_tokens", "ratios", "growth"):
         with Image.open(folder / f"{name}.png") as plot:
             assert plot.width > 800
+
+
+def test_settings_are_compared(folder: Path, compared: dict[str, Any]) -> None:
+    run("settings", str(folder), "--rounds", "1")
+    found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    assert len(found["memory_mb"]) == 4 and min(found["memory_mb"].values()) > 50
+    assert list(found["tiles"]) == ["1", "2", "4", "8"]
+    assert len(found["decoder"]) == 7  # the toy's heads are too small for Q8_0
+    assert all(list(rates) == ["16", "450", "1100", "2200"] for rates in found["decoder"].values())
 
 
 def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevlm import VLM
-from edgevlm.encoder import AHEAD, TileEncoder
+from edgevlm.encoder import PART, TileEncoder
 from edgevlm.errors import RuntimeLoadError
 from edgevlm.results import Stopwatch
 from tests.conftest import picture
@@ -28,12 +28,12 @@ def encoder(vlm: VLM) -> TileEncoder:
 def ahead(fresh: Callable[..., VLM]) -> VLM:
     """A model whose decoder is told to be elsewhere."""
     vlm = fresh()
-    encoder(vlm)._ahead = True
+    encoder(vlm).ahead = True
     return vlm
 
 
 def test_both_halves_on_the_cpu_take_turns(fresh: Callable[..., VLM]) -> None:
-    assert not encoder(fresh())._ahead
+    assert not encoder(fresh()).ahead
 
 
 def test_answers_are_the_same(ahead: VLM, fresh: Callable[..., VLM]) -> None:
@@ -49,7 +49,9 @@ def test_answers_are_the_same(ahead: VLM, fresh: Callable[..., VLM]) -> None:
             }
         ]
         found, wanted = (list(vlm.generate(messages, max_tokens=12)) for vlm in (ahead, expected))
-        assert [c.token_ids for c in found] == [c.token_ids for c in wanted]
+        assert [c.token_ids for c in found if c.token_ids] == [
+            c.token_ids for c in wanted if c.token_ids
+        ]
         stats, plain = found[-1].stats, wanted[-1].stats
         assert stats is not None and plain is not None
         assert (stats.encoded_tiles, stats.cached_tiles) == (
@@ -81,7 +83,7 @@ def test_the_decoder_works_while_tiles_are_encoded(
     monkeypatch.setattr(decoder, "decode_embeddings", tell)
     monkeypatch.setattr(vision, "encode", wait)
     assert ahead.ask(picture(4, **WIDE), "What?", max_tokens=2).text
-    assert batches == [AHEAD] * 4 + [1]
+    assert batches == [PART] * 4 + [1]
 
 
 def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
@@ -110,8 +112,33 @@ def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
 def test_waiting_and_working_add_up(ahead: VLM) -> None:
     watch = Stopwatch()
     tiles = {bytes([i]): np.full((64, 64, 3), i, np.uint8) for i in range(6)}
-    with encoder(ahead).encoded(tiles, watch) as embeddings:
+    with encoder(ahead).encoding_ahead(tiles, watch) as embeddings:
         rows = [embeddings(key) for key in tiles]
     watch.end("prefill")
     assert watch.total_ms == pytest.approx(watch.ms("encode") + watch.ms("prefill"))
     assert np.array_equal(np.stack(rows), np.stack(list(encoder(ahead).encode(tiles).values())))
+
+
+@pytest.mark.parametrize("kind", ["ahead", "fresh"])
+def test_a_request_can_be_given_up_while_its_prompt_is_taken_in(
+    kind: str, ahead: VLM, fresh: Callable[..., VLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = ahead if kind == "ahead" else fresh()
+    vision = encoder(vlm)._vision
+    encode = vision.encode
+    batches: list[int] = []
+
+    def count(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batches.append(len(tiles))
+        return encode(tiles)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vision, "encode", count)
+        stream = vlm.stream(picture(6, **WIDE), "What?", max_tokens=4)
+        first = next(stream)
+        assert first.text == "" and first.token_ids == ()
+        stream.close()
+    if kind == "fresh":
+        assert batches == [PART]
+    found = vlm.ask(picture(6, **WIDE), "What?", max_tokens=12)
+    assert found.text == fresh().ask(picture(6, **WIDE), "What?", max_tokens=12).text

@@ -26,6 +26,7 @@ from edgevlm.export import dependencies
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.pipeline import estimate_bytes, export, make_plan
 from edgevlm.export.staging import aside, check_disk
+from edgevlm.exports import exported_bundles
 from edgevlm.manifest import MANIFEST_NAME, Manifest
 from tests import checkpoints
 from tests.conftest import Export
@@ -137,9 +138,10 @@ def test_the_card_says_what_is_in_the_bundle(exported: Export) -> None:
 
 
 def test_optimum_cli_exports_from_the_hubs_cache_the_same_bytes(
-    exported: Export, tmp_path: Path
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process, another command, a cached repository: hashes equal those of the first export."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = exported("smolvlm")
     repository = tmp_path / "hub" / "models--somebody--tiny"
     shutil.copytree(made.checkpoint, repository / "snapshots" / COMMIT)
@@ -154,6 +156,7 @@ def test_optimum_cli_exports_from_the_hubs_cache_the_same_bytes(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'bundle'}\n"
+    assert exported_bundles() == [tmp_path / "bundle"], "it is listed for who looks for models"
     first, second = Manifest.load(made.bundle), Manifest.load(tmp_path / "bundle")
     assert second.name == "tiny"
     assert second.source == dataclasses.replace(

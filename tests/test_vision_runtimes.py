@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -231,6 +232,35 @@ def test_providers_do_without_a_cache(own_cache: Path, caplog: pytest.LogCapture
     plain = {"ModelFormat": "MLProgram", "RequireStaticInputShapes": "1"}
     assert first_of("coreml") == ("CoreMLExecutionProvider", plain)
     assert "coreml keeps nothing that it compiles" in caplog.text
+
+
+def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
+    tmp_path: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The CPU's provider compiles nothing, so what one would have written is put there by hand."""
+    keeping = replace(onnx_providers.DEVICES["cpu"], context=True)
+    monkeypatch.setitem(onnx_providers.DEVICES, "cpu", keeping)
+    graph = write_graph(tmp_path / "vision.onnx")
+    folder = own_cache / "edgevlm" / "cpu"
+    tiles = some_tiles(2)
+    vision = load_onnx(graph, device="cpu")
+    expected = vision.encode(tiles)
+    assert list(folder.iterdir()) == [], "nothing half-written"
+    compiled = onnx.load(graph)
+    compiled.graph.initializer[0].float_data[:] = [2 * 255.0]
+    kept = folder / f"{vision._identity()}.onnx"
+    onnx.save(compiled, kept)
+    halved = load_onnx(graph, device="cpu").encode(tiles)
+    np.testing.assert_allclose(halved, expected / 2, rtol=1e-5)
+    kept.write_bytes(b"damaged")
+    np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
+    assert "compiling anew" in caplog.text
+    onnx.save(compiled, kept)
+    os.utime(graph, ns=(0, 0))  # another graph than the one that was compiled
+    np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
 
 
 def test_a_batch_of_one_for_devices_that_want_known_shapes(

@@ -132,11 +132,26 @@ def test_every_way_of_asking_takes_a_budget_for_pictures(smolvlm: VLM) -> None:
     full = smolvlm.ask(image, "What?", max_tokens=2).stats.prompt_tokens
     one = smolvlm.ask(image, "What?", max_tokens=2, detail="low").stats.prompt_tokens
     assert one < full - 3 * per_tile
-    parts = [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]
+    parts: list[dict[str, Any]] = [
+        {"type": "image", "image": image},
+        {"type": "text", "text": "What?"},
+    ]
     message = [{"role": "user", "content": parts}]
     chunks = list(smolvlm.generate(message, max_tokens=2, max_image_tokens=per_tile))
     assert chunks[-1].stats is not None
     assert chunks[-1].stats.prompt_tokens == one
+    budgets: list[tuple[str | None, Any, int]] = [
+        ("low", None, one),
+        ("high", "low", full),
+        (None, "low", one),
+    ]
+    for own, asked, expected in budgets:
+        parts[0]["detail"] = own  # which the picture's own has the last word on
+        *_, last = smolvlm.generate(message, max_tokens=2, detail=asked)
+        assert last.stats is not None and last.stats.prompt_tokens == expected
+    parts[0]["detail"] = ""
+    with pytest.raises(InputError, match="detail"):
+        smolvlm.generate(message)
     chat = smolvlm.chat().send("What?", images=image, max_tokens=2, detail="low")
     assert chat.stats.prompt_tokens == one
     assert len(smolvlm.encode(image, detail="low")) == per_tile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgevlm import (
     PromptError,
     RuntimeLoadError,
 )
+from edgevlm.bundle import sha256
 from tests.conftest import Export, picture
 
 
@@ -146,6 +148,48 @@ def test_an_altered_file_is_refused(exported: Export, tmp_path: Path, name: str)
     (folder / name).write_bytes(content[:-1])
     with pytest.raises(BundleError, match="the manifest says"):
         VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+
+
+def test_a_file_is_read_again_only_if_it_was_written(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    bundle = Bundle.open(folder)
+    entry = bundle.decoder_file("f16")
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr("edgevlm.bundle.sha256", counted)
+    for _ in range(2):
+        bundle.check_hashes_once([entry])
+    assert read == [bundle.path(entry)]
+    path = bundle.path(entry)
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as if it had not been written
+    for _ in range(2):
+        with pytest.raises(BundleError, match="was altered"):
+            bundle.check_hashes_once([entry])
+    content[-1] ^= 1
+    path.write_bytes(content)
+    bundle.check_hashes_once([entry])
+    assert len(read) == 4
+
+
+def test_without_a_cache_folder_files_are_read_each_time(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = Bundle.open(exported("smolvlm").bundle)
+    for _ in range(2):
+        bundle.check_hashes_once([bundle.decoder_file("f16")])
 
 
 @pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])

@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": Command(
         "edgevlm.cli.doctor", "look for what slows or breaks edgevlm on this machine"
     ),
+    "serve": Command("edgevlm.cli.serve", "answer programs over HTTP, as OpenAI's API does"),
     "demo": Command("edgevlm.demo.cli", "talk about pictures in the browser"),
 }
 

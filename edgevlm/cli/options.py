@@ -105,6 +105,12 @@ def positive(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, is {text}")
+    return int(text)
+
+
 def _number(text: str, kind: Callable[[str], Number]) -> Number:
     try:
         return kind(text)

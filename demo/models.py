@@ -1,0 +1,205 @@
+"""The models that the page offers, and those of them that are loaded.
+
+Browsers choose for themselves; what they choose is loaded once for all of them. When one more is asked for
+than are kept, the one that was used longest ago goes, once nobody uses it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgevlm.bundle import DEFAULT_MODEL, Bundle, built_in_models
+from edgevlm.errors import BundleError, EdgeVLMError, InputError
+from edgevlm.exports import exported_bundles
+from edgevlm.runtimes import cpu
+from edgevlm.vlm import VLM
+
+MOST_LOADED = 2
+"""As many as are compared; more would take memory that nobody sees the use of."""
+
+Progress = Callable[[float, str], object]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that can be chosen, with the precisions of its two halves."""
+
+    label: str
+    """What a person reads and chooses; no two offers share it."""
+    model: str
+    """Name, folder or repository, as `VLM.from_pretrained` takes it."""
+    vision: str | None = None
+    """None: whichever suits the device."""
+    decoder: str | None = None
+    bundle: Bundle | None = None
+    """None if it is broken."""
+    problem: str | None = None
+    """Why it cannot be loaded, as far as that shows without trying."""
+
+
+@dataclass
+class Loaded:
+    """A model in memory."""
+
+    vlm: VLM
+    offer: Offer
+    memory: int | None
+    """Bytes by which this process grew while it was loaded."""
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the two files that are loaded."""
+        return sum(entry.size for entry in self.vlm.files)
+
+
+@dataclass
+class _Place:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the model is loaded, so that it is loaded once."""
+    loaded: Loaded | None = None
+    users: int = 0
+
+
+class Models:
+    """What can be chosen and what is loaded; safe to use from many threads.
+
+    Args:
+        model: what `VLM.from_pretrained` takes; it is offered first.
+        device, threads: of every model, as `VLM.from_pretrained` takes them.
+    """
+
+    def __init__(
+        self, model: str = DEFAULT_MODEL, *, device: str = "auto", threads: int | None = None
+    ) -> None:
+        self._first = model
+        self._device = device
+        self._threads = threads
+        self._places: OrderedDict[str, _Place] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def offers(self) -> list[Offer]:
+        """What there is now: the first model, those built in, those exported on this machine."""
+        folders = [str(folder) for folder in exported_bundles()]
+        offers: list[Offer] = []
+        for model in dict.fromkeys([self._first, *built_in_models(), *folders]):
+            name = Path(model).name if model in folders else model
+            taken = {offer.label for offer in offers}
+            offers += _offers(model, name if name not in taken else model)
+        return offers
+
+    def find(self, label: str | None) -> Offer:
+        """The offer of this label; None is the first.
+
+        Raises:
+            InputError: there is none, or no longer.
+        """
+        offers = self.offers()
+        if label is None:
+            return offers[0]
+        for offer in offers:
+            if offer.label == label:
+                return offer
+        raise InputError(f"no model {label!r} is offered any more; choose another under Models")
+
+    @contextmanager
+    def lease(self, label: str | None, progress: Progress | None = None) -> Iterator[Loaded]:
+        """A loaded model, which stays so while it is leased; the first lease loads it.
+
+        Raises:
+            EdgeVLMError: it cannot be loaded.
+        """
+        offer = self._chosen_before(label) or self.find(label)
+        with self._lock:
+            place = self._places.setdefault(offer.label, _Place())
+            self._places.move_to_end(offer.label)
+            place.users += 1
+        try:
+            with place.lock:
+                if place.loaded is None:
+                    self._make_room()
+                    place.loaded = self._load(offer, progress)
+            yield place.loaded
+        finally:
+            with self._lock:
+                place.users -= 1
+                if place.users == 0 and place.loaded is None:
+                    self._places.pop(offer.label, None)
+
+    def is_loaded(self, label: str) -> bool:
+        with self._lock:
+            place = self._places.get(label)
+            return place is not None and place.loaded is not None
+
+    def close(self) -> None:
+        """Free every model; waits for answers that are being made."""
+        with self._lock:
+            places = list(self._places.values())
+            self._places.clear()
+        for place in places:
+            with place.lock:
+                if place.loaded is not None:
+                    place.loaded.vlm.close()
+
+    def _chosen_before(self, label: str | None) -> Offer | None:
+        """The offer of a model that is loaded, without a look at the disk."""
+        with self._lock:
+            place = None if label is None else self._places.get(label)
+            return None if place is None or place.loaded is None else place.loaded.offer
+
+    def _load(self, offer: Offer, progress: Progress | None) -> Loaded:
+        if offer.problem is not None:
+            raise BundleError(offer.problem)
+        cpu.return_freed_memory()  # or what loading hands back of earlier work would count against it
+        before = cpu.resident_memory()
+        vlm = VLM.from_pretrained(
+            offer.model,
+            device=self._device,
+            threads=self._threads,
+            vision=offer.vision,
+            decoder=offer.decoder,
+            progress=progress,
+        )
+        after = cpu.resident_memory()
+        grown = None if before is None or after is None else max(after - before, 0)
+        return Loaded(vlm, offer, grown)
+
+    def _make_room(self) -> None:
+        """Close models that nobody uses until one more may be loaded."""
+        with self._lock:
+            idle = [
+                label
+                for label, place in self._places.items()
+                if place.loaded is not None and place.users == 0
+            ]
+            loaded = sum(place.loaded is not None for place in self._places.values())
+            leaving = [
+                self._places.pop(label) for label in idle[: max(loaded + 1 - MOST_LOADED, 0)]
+            ]
+        for place in leaving:
+            if place.loaded is not None:
+                place.loaded.vlm.close()
+
+
+def _offers(model: str, name: str) -> list[Offer]:
+    """A bundle as it chooses its precisions itself, and in each of several."""
+    try:
+        bundle = Bundle.open(model, local_files_only=True)
+    except EdgeVLMError as error:
+        return [Offer(name, model, problem=str(error))]
+    pairs = [
+        (vision, decoder)
+        for vision in bundle.manifest.vision.files
+        for decoder in bundle.manifest.decoder.files
+    ]
+    offers = [Offer(name, model, bundle=bundle)]
+    if len(pairs) > 1:
+        offers += [
+            Offer(f"{name}: {vision}, {decoder}", model, vision, decoder, bundle)
+            for vision, decoder in pairs
+        ]
+    return offers

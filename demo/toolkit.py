@@ -1,0 +1,62 @@
+"""Gradio, imported in one place: told to send nothing anywhere, or said to be missing."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+from edgevlm.errors import MissingDependencyError
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+try:
+    import gradio as gr
+except ModuleNotFoundError as error:
+    raise MissingDependencyError("the demo needs Gradio: pip install 'edgevlm[demo]'") from error
+
+__all__ = ["DOWNLOAD", "INTERNAL", "downloadable", "framed", "gr", "refusal", "session_of"]
+
+INTERNAL: dict[str, Any] = {"api_visibility": "undocumented"}
+"""Arguments of events that serve the page alone."""
+
+DOWNLOAD = "(id) => setTimeout(() => document.querySelector('#' + id).click(), 100)"
+"""JavaScript: click a hidden download button, once the page has the file's address."""
+
+
+def framed(label: str, name: str) -> gr.HTML:
+    """HTML in a frame with a label; `name` finds it in the page."""
+    return gr.HTML(
+        label=label,
+        show_label=True,
+        container=True,
+        elem_id=name,
+        min_width=300,
+        elem_classes="labelled",
+    )
+
+
+def refusal(error: Exception) -> gr.Error:
+    """An error as a message in the page, which stays until it is closed."""
+    folder = gr.utils.get_upload_folder()
+    text = re.sub(
+        rf"{re.escape(folder)}[/\\]\w+[/\\]", "", str(error)
+    )  # where Gradio keeps a picture
+    return gr.Error(html.escape(text), duration=None, print_exception=False, title="Sorry")
+
+
+def session_of(request: gr.Request) -> str:
+    """What tells one browser's page from another's."""
+    return str(request.session_hash)
+
+
+def downloadable(name: str, text: str) -> str:
+    """A new file with this text, where Gradio may serve it from; returns its path."""
+    folder = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)

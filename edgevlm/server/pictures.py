@@ -1,0 +1,196 @@
+"""Pictures of a request as the bytes of their files: from data URIs, uploads and, if allowed, the network.
+
+A remote picture is fetched from public addresses only, each redirection checked anew, and the connection
+goes to the very address that was checked, so that a name which changes its mind reaches nothing inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+
+import httpx
+from PIL import Image
+
+from edgevlm.server.errors import RequestError
+from edgevlm.server.files import FileStore
+from edgevlm.server.limits import Limits
+from edgevlm.server.protocol import ImagePart, Message, TextPart
+
+REDIRECTIONS = 3
+
+_DATA_URI = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,", re.IGNORECASE)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the internet at large: no private, local or reserved one."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_global and not found.is_multicast
+
+
+class PictureReader:
+    """Turns a request's messages into those of `VLM.generate`.
+
+    Args:
+        allowed: which IP addresses a remote picture may come from; None refuses remote pictures.
+    """
+
+    def __init__(
+        self, limits: Limits, files: FileStore, allowed: Callable[[str], bool] | None
+    ) -> None:
+        self._limits = limits
+        self._files = files
+        self._allowed = allowed
+
+    async def messages(self, given: Sequence[Message]) -> list[dict[str, Any]]:
+        """Raises RequestError for a picture that cannot be had or is too large."""
+        count = sum(
+            not isinstance(part, TextPart)
+            for message in given
+            if not isinstance(message.content, str)
+            for part in message.content
+        )
+        if count > self._limits.pictures:
+            raise RequestError(
+                400,
+                f"the conversation has {count} pictures, at most {self._limits.pictures} are accepted",
+                code="too_many_pictures",
+            )
+        return [
+            {
+                "role": "system" if message.role == "developer" else message.role,
+                "content": await self._content(message),
+            }
+            for message in given
+        ]
+
+    async def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        if isinstance(message.content, str):
+            return message.content
+        parts: list[dict[str, Any]] = []
+        for part in message.content:
+            if isinstance(part, TextPart):
+                parts.append({"type": "text", "text": part.text})
+            elif isinstance(part, ImagePart):
+                data = await self._read(part.image_url.url)
+                parts.append({"type": "image", "image": data, "detail": part.image_url.detail})
+            else:
+                data = self._files.get(part.file.file_id).data
+                parts.append({"type": "image", "image": data})
+        return parts
+
+    async def _read(self, url: str) -> bytes:
+        scheme = url[:8].partition(":")[0].lower()
+        if scheme == "data":
+            data = _decode(url)
+        elif scheme in ("http", "https"):
+            data = await self._fetch(url)
+        else:
+            raise RequestError(
+                400,
+                f"a picture's url must be a data URI, is {url[:40]!r}",
+                code="invalid_image_url",
+            )
+        self.check(data)
+        return data
+
+    def check(self, data: bytes) -> None:
+        """Raises RequestError for what is no picture or has too many pixels; decodes none of them."""
+        try:
+            with Image.open(BytesIO(data)) as image:
+                width, height = image.size
+        except Image.DecompressionBombError as error:
+            raise RequestError(400, f"the picture is refused: {error}") from error
+        except Exception as error:  # Pillow's readers raise errors of many kinds
+            raise RequestError(
+                400,
+                f"the {len(data)} bytes cannot be read as a picture: {error}",
+                code="invalid_image",
+            ) from error
+        if width * height > self._limits.pixels:
+            raise RequestError(
+                400,
+                f"the picture is {width} x {height} pixels, more than the {self._limits.pixels} "
+                f"that are accepted; make it smaller first",
+                code="image_too_large",
+            )
+
+    async def _fetch(self, url: str) -> bytes:
+        if self._allowed is None:
+            raise RequestError(
+                400,
+                "this server fetches no pictures; send a data URI (or start it with "
+                "--allow-remote-images)",
+                code="remote_images_not_allowed",
+            )
+        try:
+            return await asyncio.wait_for(self._follow(url), self._limits.fetch_seconds)
+        except (asyncio.TimeoutError, httpx.TimeoutException):
+            raise RequestError(
+                400, f"{url[:200]} did not arrive within {self._limits.fetch_seconds:g} s"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            raise RequestError(400, f"{url[:200]} cannot be fetched: {error}") from error
+
+    async def _follow(self, url: str) -> bytes:
+        async with httpx.AsyncClient(trust_env=False, timeout=self._limits.fetch_seconds) as client:
+            for _ in range(REDIRECTIONS + 1):
+                async with client.stream("GET", **await self._pinned(url)) as response:
+                    if response.is_redirect:
+                        url = urljoin(url, response.headers["location"])
+                        continue
+                    if response.status_code != httpx.codes.OK:
+                        raise ValueError(f"status {response.status_code}")
+                    return await self._body(response)
+        raise ValueError(f"more than {REDIRECTIONS} redirections")
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        data = bytearray()
+        async for piece in response.aiter_bytes():
+            data += piece
+            if len(data) > self._limits.body_bytes:
+                raise ValueError(f"more than {self._limits.body_bytes} bytes")
+        return bytes(data)
+
+    async def _pinned(self, url: str) -> dict[str, Any]:
+        """Arguments of a request that goes to an address which was checked."""
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError("no http(s) address")
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        if self._allowed is None or not addresses or not all(map(self._allowed, addresses)):
+            raise ValueError(f"{host} is at {', '.join(addresses)}, which is not public")
+        return {
+            "url": httpx.URL(url).copy_with(host=addresses[0]),
+            "headers": {"Host": parts.netloc.rpartition("@")[2]},
+            "extensions": {"sni_hostname": host},
+        }
+
+
+def _decode(uri: str) -> bytes:
+    found = _DATA_URI.match(uri)
+    if found is None:
+        raise RequestError(
+            400, f"not a data URI: {uri[:40]!r} has no comma", code="invalid_image_url"
+        )
+    payload = uri[found.end() :]
+    try:
+        if found["base64"]:
+            return base64.b64decode(payload, validate=True)
+        return unquote_to_bytes(payload)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(
+            400, f"the data URI is not base64: {error}", code="invalid_image_url"
+        ) from error

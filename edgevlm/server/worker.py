@@ -1,0 +1,143 @@
+"""The one thread that works with the model, and the queue before it: first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from edgevlm.errors import EdgeVLMError
+from edgevlm.generation import GenerationOptions
+from edgevlm.results import Chunk
+from edgevlm.server.errors import RequestError, refusal
+from edgevlm.server.metrics import Metrics
+from edgevlm.vlm import VLM
+
+_logger = logging.getLogger(__name__)
+
+REMEMBERED = 32
+"""Answers whose time tells how long the next ones will take."""
+
+
+class _Job:
+    """One request on its way through the queue; made and read in the event loop."""
+
+    def __init__(self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions) -> None:
+        self.messages = messages
+        self.options = options
+        self.abandoned = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+
+    def tell(self, event: Chunk | Exception) -> None:
+        """From the worker's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def hear(self) -> Chunk:
+        """Raises RequestError for a request that cannot be answered."""
+        event = await self._events.get()
+        if isinstance(event, EdgeVLMError):
+            raise refusal(event) from event
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+
+class Worker:
+    """Answers requests one after the other.
+
+    Args:
+        vlm: used by no one else.
+        most_waiting: requests in the queue beside the one that is answered.
+    """
+
+    def __init__(self, vlm: VLM, most_waiting: int, metrics: Metrics) -> None:
+        self._vlm = vlm
+        self._most_waiting = most_waiting
+        self._metrics = metrics
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._unfinished = 0
+        self._lock = threading.Lock()
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._thread = threading.Thread(target=self._work, name="edgevlm-worker", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the one that is answered."""
+        return max(0, self._unfinished - 1)
+
+    async def answer(
+        self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions
+    ) -> AsyncGenerator[Chunk, None]:
+        """The answer in chunks; closing the generator, or a client's leaving, stops the work on it.
+
+        Raises:
+            RequestError: the queue is full, or the request cannot be answered.
+        """
+        with self._lock:
+            if self._unfinished > self._most_waiting:
+                raise RequestError(
+                    503,
+                    f"{self._unfinished} requests are being answered or wait, and no more are taken; "
+                    f"try again later",
+                    code="queue_full",
+                    headers={"Retry-After": str(self._seconds_until_room())},
+                )
+            self._unfinished += 1
+        job = _Job(messages, options)
+        self._jobs.put(job)
+        try:
+            while True:
+                chunk = await job.hear()
+                yield chunk
+                if chunk.finish_reason is not None:
+                    return
+        finally:
+            job.abandoned.set()
+
+    def close(self) -> None:
+        """Stop after the answer that is being given; waits for it."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _seconds_until_room(self) -> int:
+        """About how long one answer takes, at least a second."""
+        return max(1, math.ceil(fmean(self._seconds))) if self._seconds else 1
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            start = time.monotonic()
+            try:
+                self._answer(job)
+            except Exception as error:
+                if not isinstance(error, EdgeVLMError):
+                    _logger.exception("a request failed")
+                job.tell(error)
+                self._metrics.failed(error)
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
+                    self._seconds.append(time.monotonic() - start)
+
+    def _answer(self, job: _Job) -> None:
+        if job.abandoned.is_set():
+            self._metrics.abandoned()
+            return
+        with contextlib.closing(self._vlm.generate(job.messages, **job.options)) as chunks:
+            for chunk in chunks:
+                if job.abandoned.is_set():
+                    self._metrics.abandoned()
+                    return
+                job.tell(chunk)
+                if chunk.stats is not None:
+                    self._metrics.answered(chunk.stats)

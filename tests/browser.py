@@ -1,0 +1,130 @@
+"""A page of the demo in a real browser: Chromium, headless, with a camera that shows a moving picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+    from edgevlm.demo.models import Models
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = (
+    "--no-sandbox",  # the tests may run as root
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
+TIMEOUT = 60_000
+"""Milliseconds until what is awaited counts as missing; the machine may be slow."""
+
+
+def missing() -> str | None:
+    """What has to be installed before a browser can be driven; None if nothing."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed: pip install playwright"
+    if executable() is None:
+        return "no Chromium: apt-get install chromium"
+    return None
+
+
+def executable() -> str | None:
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def served(models: Models) -> Iterator[str]:
+    """The address of the demo."""
+    from edgevlm.demo.app import build, launch
+
+    page = build(models, {"max_tokens": 40})
+    yield launch(page)
+    page.close(verbose=False)
+
+
+@contextmanager
+def visit(
+    browser: Browser, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+) -> Iterator[Page]:
+    """The demo in a browser profile of its own.
+
+    Raises:
+        AssertionError: on leaving, if the page complained or asked another host for anything.
+    """
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        permissions=["camera", "clipboard-read", "clipboard-write"],
+        has_touch=width < 500,
+    )
+    context.set_default_timeout(TIMEOUT)
+    page = context.new_page()
+    complaints: list[str] = []
+    elsewhere: list[str] = []
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            elsewhere.append(request.url)
+            if not request.url.startswith((address, "data:", "blob:"))
+            else None
+        ),
+    )
+    page.goto(address)
+    page.locator("#question textarea").wait_for()
+    yield page
+    context.close()
+    assert elsewhere == [], elsewhere
+    assert complaints == [], complaints
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def send(page: Page, text: str, pictures: Sequence[Path] = ()) -> None:
+    """Ask, without waiting for the answer."""
+    if pictures:
+        page.locator("#question input[type=file]").set_input_files(list(pictures))
+        page.locator("#question .thumbnail-item").nth(len(pictures) - 1).wait_for()
+    page.locator("#question textarea").fill(text)
+    page.locator("#question .submit-button").click()
+
+
+def idle(page: Page) -> None:
+    """Wait until no answer is being made."""
+    page.locator("#question .submit-button").wait_for()
+
+
+def answers(page: Page) -> Locator:
+    """What was said so far, once the page shows it."""
+    return page.locator("#conversation .bot.message").filter(has_not_text="Loading content")
+
+
+def ask(page: Page, text: str, pictures: Sequence[Path] = ()) -> str:
+    """Ask and wait; returns the answer."""
+    count = answers(page).count()
+    send(page, text, pictures)
+    answers(page).nth(count).wait_for()
+    idle(page)
+    said: str = answers(page).nth(count).inner_text()
+    return said.strip()

@@ -1,0 +1,50 @@
+"""A server in a thread, on a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from edgevlm import VLM
+from edgevlm.server.app import create_app
+
+MODEL = "edgevlm-nano"
+SECONDS = 60
+"""That a test waits for something at most."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(vlm: VLM | None = None, **options: Any) -> Iterator[str]:
+    """Address of a server in a thread."""
+    app = create_app(vlm or VLM.from_pretrained(MODEL), model=MODEL, **options)
+    port = free_port()
+    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

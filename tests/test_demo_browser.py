@@ -1,0 +1,498 @@
+"""The demo as a person uses it, in Chromium: every tab, two browsers, a phone, and what goes wrong.
+
+Screenshots are left in build/screenshots, or where SCREENSHOTS names a folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgevlm import VLM, Bundle, Chunk
+from edgevlm.exports import remember
+from edgevlm.runtimes.llama_cpp_library import library
+from tests import browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from edgevlm.demo.models import Models
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
+]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXAMPLES = REPOSITORY / "examples"
+SCENE, CHANGED, SHAPES, SQUARE = (
+    EXAMPLES / f"{name}.png" for name in ("scene", "changed", "shapes", "square")
+)
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", REPOSITORY / "build" / "screenshots"))
+
+
+def picture_of(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def add_q4_0(folder: Path) -> None:
+    """A second precision of a bundle's decoder."""
+    llama = library()
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    files = manifest["decoder"]["files"]
+    made = folder / "decoder.q4_0.gguf"
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype, parameters.allow_requantize = llama.LLAMA_FTYPE_MOSTLY_Q4_0, True
+    source = folder / files["q8_0"]["name"]
+    assert llama.llama_model_quantize(str(source).encode(), str(made).encode(), parameters) == 0
+    files["q4_0"] = {
+        "name": made.name,
+        "size": made.stat().st_size,
+        "sha256": hashlib.sha256(made.read_bytes()).hexdigest(),
+        "bits_per_weight": None,
+    }
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """The built-in model, a copy of it in two precisions and a broken one, as if exported on this machine."""
+    from edgevlm.demo.models import Models
+
+    folder = tmp_path_factory.mktemp("exports")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        for name in ("copied", "broken"):
+            shutil.copytree(Bundle.open("edgevlm-nano").folder, folder / name)
+            remember(folder / name)
+        add_q4_0(folder / "copied")
+        entry = Bundle.open(folder / "broken").manifest.files()[-1]
+        content = bytearray((folder / "broken" / entry.name).read_bytes())
+        content[-1] ^= 1
+        (folder / "broken" / entry.name).write_bytes(content)
+        models = Models(threads=1)
+        yield models
+        models.close()
+
+
+@pytest.fixture(scope="module")
+def address(models: Models) -> Iterator[str]:
+    with browser.served(models) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser.chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def page(chromium: Browser, address: str) -> Iterator[Page]:
+    with browser.visit(chromium, address) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[VLM]:
+    """The model called directly, to compare with."""
+    with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
+        yield vlm
+
+
+def test_a_conversation(page: Page, nano: VLM) -> None:
+    picture_of(page, "chat-empty")
+    chat = nano.chat()
+    for question, pictures in (
+        ("What changed?", [SCENE, CHANGED]),
+        ("What is in the first picture?", []),
+    ):
+        assert (
+            browser.ask(page, question, pictures)
+            == chat.send(question, images=pictures, max_tokens=40).text
+        )
+    assert page.locator("#conversation .user img").count() == 2
+    picture_of(page, "chat")
+
+
+GIVE = """([kind, encoded]) => {
+  const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+  const given = new DataTransfer();
+  given.items.add(new File([bytes], "given.png", {type: "image/png"}));
+  const box = document.querySelector("#question textarea");
+  if (kind === "paste") {
+    box.dispatchEvent(new ClipboardEvent("paste", {clipboardData: given, bubbles: true}));
+  } else {
+    for (const step of ["dragenter", "dragover", "drop"]) {
+      box.dispatchEvent(new DragEvent(step, {dataTransfer: given, bubbles: true, cancelable: true}));
+    }
+  }
+}"""
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_pictures_can_be_pasted_and_dropped(page: Page, kind: str) -> None:
+    page.evaluate(GIVE, [kind, base64.b64encode(SQUARE.read_bytes()).decode()])
+    page.locator("#question .thumbnail-item").wait_for()
+    assert browser.ask(page, "What color is it?") == "green"
+
+
+def test_the_camera_takes_a_picture_for_the_question(page: Page) -> None:
+    page.get_by_role("button", name="Webcam").click()
+    camera = page.locator("#camera")
+    camera.get_by_title("grant webcam access").locator("button").click()
+    page.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0")
+    camera.get_by_role("button", name="capture photo").click()
+    page.locator("#question .thumbnail-item").wait_for()
+    picture_of(page, "chat-webcam")
+    assert browser.ask(page, "What is in the picture?")
+    assert page.locator("#conversation .user img").count() == 1
+
+
+def test_text_is_shown_letter_for_letter(page: Page) -> None:
+    question = "<image> <b>bold</b> ${1+1} {{7*7}} *star* <img src=x onerror=alert(1)>"
+    browser.ask(page, question, [SQUARE])
+    assert question in page.locator("#conversation .user.message").last.inner_text()
+    browser.open_tab(page, "Inside")
+    prompt = page.locator("#prompt .prompt")
+    prompt.get_by_text("onerror").first.wait_for()
+    assert question in prompt.inner_text()
+
+
+def test_examples_run(page: Page, nano: VLM) -> None:
+    page.locator("#conversation").get_by_text("Where is the key?").click()
+    browser.answers(page).first.wait_for()
+    browser.idle(page)
+    expected = nano.ask(SCENE, "Where is the key?", max_tokens=40).text
+    assert browser.answers(page).first.inner_text().strip() == expected
+
+
+def test_retry_edit_undo_clear_copy(page: Page, nano: VLM) -> None:
+    first = browser.ask(page, "What color is it?", [SQUARE])
+    assert first == "green"
+    page.get_by_role("button", name="Retry").click()
+    page.locator("#question .stop-button").or_(page.locator("#question .submit-button")).wait_for()
+    browser.answers(page).get_by_text("green", exact=True).wait_for()
+    browser.idle(page)
+    assert browser.answers(page).count() == 1
+
+    page.get_by_role("button", name="Undo").click()
+    page.locator("#conversation .user").first.wait_for(state="detached")
+    assert page.locator("#question .thumbnail-item").count() == 1, "its picture stays"
+    expected = nano.ask(SQUARE, "What shape is it?", max_tokens=40).text
+    assert browser.ask(page, "What shape is it?") == expected
+    assert page.locator("#conversation .user img").count() == 1
+
+    page.get_by_role("button", name="Copy message").last.click()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == expected
+
+    page.get_by_role("button", name="Edit the last question").click()
+    page.locator("#conversation .user").first.wait_for(state="detached")
+    assert page.locator("#question textarea").input_value() == "What shape is it?"
+    assert page.locator("#question .thumbnail-item").count() == 1
+    assert browser.ask(page, "What color is it?") == "green"
+    page.get_by_role("button", name="Clear").first.click()
+    browser.answers(page).first.wait_for(state="detached")
+
+
+def test_history_and_export(page: Page) -> None:
+    browser.ask(page, "What color is it?", [SQUARE])
+    page.get_by_role("button", name="New conversation").click()
+    browser.answers(page).first.wait_for(state="detached")
+    browser.ask(page, "How many shapes are there?", [SHAPES])
+    page.reload()
+    page.locator("#question textarea").wait_for()
+    page.locator("#earlier input").click()
+    page.get_by_role("option", name="What color is it?").click()
+    browser.answers(page).first.wait_for()
+    assert "green" in browser.answers(page).first.inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as a file").click()
+    saved = Path(download.value.path()).read_text(encoding="utf-8")
+    assert download.value.suggested_filename == "conversation.md"
+    assert "What color is it?" in saved and "green" in saved
+    assert "data:image/png;base64," in saved
+    assert browser.ask(page, "What shape is it?") == "square"
+
+
+@dataclass
+class Endless:
+    """Answers that wait after each piece of text until they may `go_on`."""
+
+    go_on: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
+    given: list[Chunk] = field(default_factory=list)
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
+    state = Endless()
+    generate = VLM.generate
+
+    def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Chunk]:
+        try:
+            with closing(generate(vlm, *arguments, **options)) as chunks:
+                for chunk in chunks:
+                    yield chunk
+                    if chunk.text:
+                        state.given.append(chunk)
+                        state.go_on.wait()
+        finally:
+            state.closed.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VLM, "generate", generated)
+        yield state
+    state.go_on.set()
+
+
+def test_stop_really_stops(
+    chromium: Browser, page: Page, address: str, nano: VLM, endless: Endless
+) -> None:
+    """A model that would never end is closed after what it is at, and serves another browser."""
+    browser.send(page, "What is in the picture?", [SCENE])
+    browser.answers(page).first.wait_for()
+    page.locator("#question .stop-button").click()
+    browser.idle(page)
+    endless.go_on.set()
+    assert endless.closed.wait(30)
+    assert len(endless.given) <= 2
+    whole = nano.ask(SCENE, "What is in the picture?", max_tokens=40).text
+    said = browser.answers(page).first.inner_text().strip()
+    assert whole.startswith(said) and said != whole
+    with browser.visit(chromium, address) as other:
+        assert browser.ask(other, "What color is it?", [SQUARE]) == "green"
+    assert browser.ask(page, "What is there?", [SQUARE])
+
+
+@pytest.mark.parametrize("button", ["New conversation", "Edit the last question", "Clear"])
+def test_a_conversation_is_left_while_it_is_answered(
+    page: Page, endless: Endless, button: str
+) -> None:
+    """What is still said does not come back into the window."""
+    browser.send(page, "What is in the picture?", [SCENE])
+    browser.answers(page).first.wait_for()
+    page.get_by_role("button", name=button).first.click()
+    browser.answers(page).first.wait_for(state="detached")
+    endless.go_on.set()
+    assert endless.closed.wait(30)
+    browser.idle(page)
+    page.wait_for_timeout(1000)  # milliseconds in which it could come
+    assert browser.answers(page).count() == 0
+    box = page.locator("#question textarea")
+    edited = button == "Edit the last question"
+    assert box.input_value() == ("What is in the picture?" if edited else "")
+    assert browser.ask(page, "What color is it?", [] if edited else [SQUARE])
+    assert page.locator("#conversation .user img").count() == 1
+
+
+def test_inside(page: Page, nano: VLM) -> None:
+    browser.open_tab(page, "Inside")
+    page.get_by_text("Nothing was answered in this browser yet").wait_for()
+    browser.open_tab(page, "Chat")
+    answer = browser.ask(page, "Where is the key?", [SCENE])
+    browser.open_tab(page, "Inside")
+    page.locator("#inside-answer").get_by_text(answer).wait_for()
+    expected = nano.ask(SCENE, "Where is the key?", max_tokens=40, top_logprobs=5)
+    page.locator("#tokens .token").first.wait_for()
+    shown = page.locator("#tokens .token")
+    assert shown.count() == len(expected.token_ids)
+    shown.first.hover()
+    alternatives = shown.first.locator(".others")
+    assert alternatives.is_visible()
+    assert alternatives.locator("tr").count() == 5
+    likely = f"{2.718281828459045 ** expected.logprobs[0].logprob:.2%}"
+    assert likely in alternatives.inner_text()
+    assert page.locator("#time tr").count() == 5
+    message = {
+        "role": "user",
+        "content": [
+            {"type": "image", "image": SCENE},
+            {"type": "text", "text": "Where is the key?"},
+        ],
+    }
+    prompt = nano.prompt([message])
+    assert f"{prompt.tokens}, " in page.locator("#costs").inner_text()
+    assert page.locator("#tiles img").count() == len(
+        [part for part in prompt.parts if hasattr(part, "pixels")]
+    )
+    assert page.locator("#pointed img").first.is_visible()
+    assert page.locator("#prompt .tile").count() == 1
+    picture_of(page, "inside")
+    page.mouse.wheel(0, 2000)
+    page.locator("#prompt").scroll_into_view_if_needed()
+    picture_of(page, "inside-below")
+
+
+def test_live(page: Page) -> None:
+    browser.open_tab(page, "Live")
+    page.get_by_label("Choices").fill("red, green, nothing")
+    camera = page.locator("#live-camera")
+    camera.get_by_title("grant webcam access").locator("button").click()
+    camera.get_by_title("start recording").click()
+    bars = page.locator("#live .bars tr")
+    bars.nth(2).wait_for()
+    shares = [
+        float(text.rstrip("%")) for text in page.locator("#live .bars .number").all_inner_texts()
+    ]
+    assert abs(sum(shares) - 100) < 0.2
+    page.locator("#live .age").get_by_text("old").wait_for()
+    picture_of(page, "live")
+    page.get_by_label("Choices").fill("")
+    page.locator("#live .bars").wait_for(state="detached")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Go on").wait_for()
+    page.locator("#live").get_by_text("paused").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the log").click()
+    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0])
+    assert set(first["choices"]) == {"red", "green", "nothing"}
+    assert first["answer"] == max(first["choices"], key=first["choices"].__getitem__)
+    page.get_by_role("button", name="Go on").click()
+    page.locator("#live").get_by_text("paused").wait_for(state="detached")
+
+
+def test_compare(page: Page, nano: VLM) -> None:
+    browser.open_tab(page, "Compare")
+    page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
+    page.locator("#compare-picture img").wait_for()
+    page.get_by_role("textbox", name="Question", exact=True).fill("What is in the picture?")
+    page.locator("#right-model input").click()
+    page.get_by_role("option", name="copied", exact=True).click()
+    page.get_by_role("button", name="Ask both").click()
+    page.locator("#compared").get_by_text("tokens per second").wait_for()
+    expected = nano.ask(SCENE, "What is in the picture?", max_tokens=40).text
+    for side in ("left", "right"):
+        page.locator(f"#{side} .answer").get_by_text(expected).wait_for()
+    page.locator("#compared td", has_text=re.compile(r"[0-9] ms")).nth(1).wait_for()
+    assert page.locator("#left mark").count() == 0
+    picture_of(page, "compare")
+
+
+def test_two_precisions_are_compared(page: Page, models: Models) -> None:
+    """Words that differ are marked on both sides; sizes are those of the files."""
+    browser.open_tab(page, "Compare")
+    page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
+    page.locator("#compare-picture img").wait_for()
+    page.get_by_role("textbox", name="Question", exact=True).fill("Where is the cat?")
+    sizes, answers = [], []
+    for side, decoder in (("left", "q8_0"), ("right", "q4_0")):
+        label = f"copied: int8, {decoder}"
+        page.locator(f"#{side}-model input").click()
+        page.get_by_role("option", name=label).click()
+        with models.lease(label) as loaded:
+            asked = loaded.vlm.ask(SCENE, "Where is the cat?", max_tokens=40)
+            answers.append(asked.text)
+            sizes.append(f"{loaded.disk / 1e6:.1f} MB")
+    page.get_by_role("button", name="Ask both").click()
+    page.locator("#compared").get_by_text("tokens per second").wait_for()
+    assert sizes[0] != sizes[1] and answers[0] != answers[1]
+    for side, size, answer in zip(("left", "right"), sizes, answers, strict=True):
+        page.locator("#compared").get_by_text(size).wait_for()
+        page.locator(f"#{side} .answer", has_text=answer).wait_for()
+        page.locator(f"#{side} mark").first.wait_for()
+    picture_of(page, "compare-precisions")
+
+
+def test_models(page: Page) -> None:
+    browser.open_tab(page, "Models")
+    page.locator("#models").get_by_text("copied", exact=True).locator(
+        "visible=true"
+    ).first.wait_for()
+    page.locator("#model-choice input").click()
+    page.get_by_role("option", name="broken").click()
+    page.get_by_role("button", name="Load and use").click()
+    page.locator("#model-state .problem").get_by_text("was altered").wait_for()
+    assert "edgevlm-nano" in page.locator("#head").inner_text()
+    picture_of(page, "models-broken")
+    page.locator("#model-choice input").click()
+    page.get_by_role("option", name="copied", exact=True).click()
+    page.get_by_role("button", name="Load and use").click()
+    page.locator("#model-state").get_by_text("in use").wait_for()
+    page.locator("#head").get_by_text("copied").wait_for()
+    picture_of(page, "models")
+    browser.open_tab(page, "Chat")
+    assert browser.ask(page, "What color is it?", [SQUARE]) == "green"
+
+
+def test_two_browsers_know_nothing_of_each_other(chromium: Browser, address: str) -> None:
+    with (
+        browser.visit(chromium, address) as one,
+        browser.visit(chromium, address) as other,
+    ):
+        browser.send(one, "What is in the picture?", [SCENE])
+        browser.send(other, "What color is it?", [SQUARE])
+        browser.answers(one).first.wait_for()
+        browser.idle(one)
+        browser.answers(other).first.wait_for()
+        browser.idle(other)
+        assert browser.answers(one).count() == browser.answers(other).count() == 1
+        assert browser.answers(other).first.inner_text().strip() == "green"
+        assert "green" not in browser.answers(one).first.inner_text()
+        browser.open_tab(other, "Inside")
+        other.locator("#inside-answer").get_by_text("green").wait_for()
+        browser.open_tab(one, "Inside")
+        one.locator("#tokens .token").first.wait_for()
+        assert "green" not in one.locator("#inside-answer").inner_text()
+
+
+def test_what_goes_wrong_is_said_and_the_page_goes_on(page: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(SQUARE.read_bytes()[:200])
+    browser.send(page, "What is it?", [broken])
+    page.get_by_text("cannot be").first.wait_for()
+    picture_of(page, "broken-picture")
+    browser.idle(page)
+    page.get_by_role("button", name="New conversation").click()
+    browser.send(page, "word " * 6000)
+    page.get_by_text("but the context has").first.wait_for()
+    browser.idle(page)
+    page.get_by_role("button", name="New conversation").click()
+    assert browser.ask(page, "What color is it?", [SQUARE]) == "green"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone(chromium: Browser, address: str, dark: bool) -> None:
+    name = "phone-dark" if dark else "phone"
+    with browser.visit(chromium, address, width=390, height=844, dark=dark) as page:
+        browser.ask(page, "Where is the key?", [SCENE])
+        picture_of(page, name)
+        for tab in ("Live", "Inside", "Compare", "Models"):
+            if not page.get_by_role("tab", name=tab, exact=True).is_visible():
+                page.locator(".overflow-menu button").first.click()
+                page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
+            else:
+                browser.open_tab(page, tab)
+            if tab == "Inside":
+                page.locator("#tokens .token").first.wait_for()
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 390, f"{tab} is {width} pixels wide"
+            picture_of(page, f"{name}-{tab.lower()}")
+
+
+def test_dark(chromium: Browser, address: str) -> None:
+    with browser.visit(chromium, address, dark=True) as page:
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        channels = [int(part) for part in re.findall(r"\d+", color)[:3]]
+        assert sum(channels) < 200
+        browser.ask(page, "What is in the picture?", [SHAPES])
+        picture_of(page, "chat-dark")
+        browser.open_tab(page, "Inside")
+        page.locator("#tokens .token").nth(1).hover()
+        picture_of(page, "inside-dark")
