@@ -101,6 +101,13 @@ def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
 
+def choose(page: Page, dropdown: str, name: str) -> None:
+    """Choose from a list, and wait until it is closed: it fades, and two open lists have equal options."""
+    page.locator(f"{dropdown} input").click()
+    page.locator(dropdown).get_by_role("option", name=name, exact=True).click()
+    page.locator(dropdown).get_by_role("listbox").wait_for(state="detached")
+
+
 def send(page: Page, text: str, pictures: Sequence[Path] = ()) -> None:
     """Ask, without waiting for the answer."""
     if pictures:

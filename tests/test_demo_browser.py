@@ -217,8 +217,7 @@ def test_history_and_export(page: Page) -> None:
     browser.ask(page, "How many shapes are there?", [SHAPES])
     page.reload()
     page.locator("#question textarea").wait_for()
-    page.locator("#earlier input").click()
-    page.get_by_role("option", name="What color is it?").click()
+    browser.choose(page, "#earlier", "What color is it?")
     browser.answers(page).first.wait_for()
     assert "green" in browser.answers(page).first.inner_text()
     with page.expect_download() as download:
@@ -373,8 +372,7 @@ def test_compare(page: Page, nano: VLM) -> None:
     page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
     page.locator("#compare-picture img").wait_for()
     page.get_by_role("textbox", name="Question", exact=True).fill("What is in the picture?")
-    page.locator("#right-model input").click()
-    page.get_by_role("option", name="copied", exact=True).click()
+    browser.choose(page, "#right-model", "copied")
     page.get_by_role("button", name="Ask both").click()
     page.locator("#compared").get_by_text("tokens per second").wait_for()
     expected = nano.ask(SCENE, "What is in the picture?", max_tokens=40).text
@@ -394,8 +392,7 @@ def test_two_precisions_are_compared(page: Page, models: Models) -> None:
     sizes, answers = [], []
     for side, decoder in (("left", "q8_0"), ("right", "q4_0")):
         label = f"copied: int8, {decoder}"
-        page.locator(f"#{side}-model input").click()
-        page.get_by_role("option", name=label).click()
+        browser.choose(page, f"#{side}-model", label)
         with models.lease(label) as loaded:
             asked = loaded.vlm.ask(SCENE, "Where is the cat?", max_tokens=40)
             answers.append(asked.text)
@@ -415,14 +412,12 @@ def test_models(page: Page) -> None:
     page.locator("#models").get_by_text("copied", exact=True).locator(
         "visible=true"
     ).first.wait_for()
-    page.locator("#model-choice input").click()
-    page.get_by_role("option", name="broken").click()
+    browser.choose(page, "#model-choice", "broken")
     page.get_by_role("button", name="Load and use").click()
     page.locator("#model-state .problem").get_by_text("was altered").wait_for()
     assert "edgevlm-nano" in page.locator("#head").inner_text()
     picture_of(page, "models-broken")
-    page.locator("#model-choice input").click()
-    page.get_by_role("option", name="copied", exact=True).click()
+    browser.choose(page, "#model-choice", "copied")
     page.get_by_role("button", name="Load and use").click()
     page.locator("#model-state").get_by_text("in use").wait_for()
     page.locator("#head").get_by_text("copied").wait_for()
