@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.caches import CacheInfo, KVCache, Unit
-from edgevlm.encoder import Embeddings, TileEncoder
+from edgevlm.encoder import PART, Embeddings, TileEncoder
 from edgevlm.results import Chunk, Phase, Stopwatch
 from edgevlm.runtimes.base import DecoderRuntime
+
+SHORT_TEXT = 64
+"""Tokens, at most, between two tiles that go in with them, as embeddings: a batch of llama.cpp holds tokens
+or embeddings, and one of few entries costs as much as one of many."""
 
 
 @dataclass(frozen=True)
@@ -82,36 +86,34 @@ class Prefill:
         return TakenIn(self._positions(units), start, encoded_tiles, cached_tiles)
 
     def feed(self, units: Sequence[Unit], embeddings: Embeddings, position: int) -> Iterator[None]:
-        """Decode units from `position` on, with logits after the last; pauses after each text and after
-        the tiles that follow one another."""
-        if self._bidirectional:
-            rows = [
+        """Decode units from `position` on, with logits after the last; pauses after each piece."""
+        done = 0
+        for piece in [units] if self._bidirectional else pieces(units):
+            done += len(piece)
+            count = self._positions(piece)
+            positions = np.arange(position, position + count, dtype=np.int32)
+            tokens = [unit for unit in piece if isinstance(unit, int)]
+            if len(tokens) == len(piece) and not self._bidirectional:
+                self._decoder.decode_tokens(tokens, positions, logits=done == len(units))
+            else:
+                self._decoder.decode_embeddings(
+                    self._rows(piece, embeddings),
+                    positions,
+                    logits=done == len(units),
+                    bidirectional=self._bidirectional,
+                )
+            self._kv_cache.extend(piece)
+            position += count
+            yield
+
+    def _rows(self, units: Sequence[Unit], embeddings: Embeddings) -> NDArray[np.float32]:
+        """Embeddings of tiles and texts ``[positions, width]``."""
+        return np.concatenate(
+            [
                 embeddings(unit) if isinstance(unit, bytes) else self._decoder.embed([unit])
                 for unit in units
             ]
-            prefix = np.concatenate(rows)
-            positions = np.arange(position, position + len(prefix), dtype=np.int32)
-            self._decoder.decode_embeddings(prefix, positions, logits=True, bidirectional=True)
-            self._kv_cache.extend(units)
-            yield
-            return
-        done = 0
-        for is_tile, group in itertools.groupby(units, key=lambda unit: isinstance(unit, bytes)):
-            run = list(group)
-            done += len(run)
-            count = self._positions(run)
-            positions = np.arange(position, position + count, dtype=np.int32)
-            if is_tile:
-                rows = [embeddings(unit) for unit in run if isinstance(unit, bytes)]
-                self._decoder.decode_embeddings(
-                    np.concatenate(rows), positions, logits=done == len(units)
-                )
-            else:
-                tokens = [unit for unit in run if isinstance(unit, int)]
-                self._decoder.decode_tokens(tokens, positions, logits=done == len(units))
-            self._kv_cache.extend(run)
-            position += count
-            yield
+        )
 
     def cache_info(self) -> CacheInfo:
         """What the caches hold and what they spared."""
@@ -126,6 +128,31 @@ class Prefill:
             reused_tiles=self._reused_tiles,
             encoded_tiles=self._encoded_tiles,
         )
+
+
+def pieces(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    """What goes into the decoder at once: a text, or up to `PART` tiles with the short texts between them."""
+    runs = [list(run) for _, run in itertools.groupby(units, key=_is_tile)]
+    piece: list[Unit] = []
+    for index, run in enumerate(runs):
+        between = 0 < index < len(runs) - 1 and len(run) <= SHORT_TEXT
+        if not (_is_tile(run[0]) or between):
+            if piece:
+                yield piece
+            yield run
+            piece = []
+            continue
+        for unit in run:
+            if _is_tile(unit) and sum(map(_is_tile, piece)) == PART:
+                yield piece
+                piece = []
+            piece.append(unit)
+    if piece:
+        yield piece
+
+
+def _is_tile(unit: Unit) -> bool:
+    return isinstance(unit, bytes)
 
 
 def _pauses(steps: Iterable[None], phase: Phase, watch: Stopwatch) -> Generator[Chunk, None, None]:

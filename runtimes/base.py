@@ -129,8 +129,8 @@ class DecoderRuntime(Protocol):
         ...
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Rows ``[n, width]`` of the input embedding table, unscaled, for prompts where text and pictures
-        must share one batch (`bidirectional`)."""
+        """Rows ``[n, width]`` of the input embedding table, for text that shares a batch with pictures:
+        `decode_embeddings` does with them what `decode_tokens` does with the ids."""
         ...
 
     def decode_tokens(
