@@ -217,7 +217,7 @@ def test_history_and_export(page: Page) -> None:
     browser.ask(page, "How many shapes are there?", [SHAPES])
     page.reload()
     page.locator("#question textarea").wait_for()
-    browser.choose(page, "#earlier", "What color is it?")
+    browser.choose(page, "#earlier", "What color is it? green")
     browser.answers(page).first.wait_for()
     assert "green" in browser.answers(page).first.inner_text()
     with page.expect_download() as download:

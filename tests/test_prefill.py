@@ -12,9 +12,8 @@ from edgevlm.encoder import PART
 from edgevlm.prefill import SHORT_TEXT, pieces
 
 TILES = st.lists(st.binary(min_size=1, max_size=2), min_size=1, max_size=3 * PART)
-TEXTS = st.lists(st.integers(0, 99), min_size=1, max_size=8) | st.builds(
-    list, st.integers(SHORT_TEXT - 1, SHORT_TEXT + 2).map(range)
-)
+LENGTHS = st.integers(1, 8) | st.integers(SHORT_TEXT - 1, SHORT_TEXT + 2)
+TEXTS = LENGTHS.map(lambda length: list(range(length)))
 PROMPTS = st.lists(TILES | TEXTS, max_size=12).map(lambda runs: list(itertools.chain(*runs)))
 
 
