@@ -42,6 +42,11 @@ def multiplies_bf16() -> bool:
     return "amx_bf16" in flags()
 
 
+def multiplies_int8() -> bool:
+    """Whether it is an x86 processor that multiplies and adds int8 in one instruction (VNNI)."""
+    return not flags().isdisjoint({"avx512_vnni", "avx_vnni"})
+
+
 def _cpu_fields() -> dict[str, str]:
     """The first processor's block of Linux's ``/proc/cpuinfo``."""
     if not _CPU_INFO.exists():

@@ -80,9 +80,10 @@ def select(
 ) -> VisionTarget:
     """The runtime for a device.
 
-    ``auto`` is CUDA where ONNX Runtime has it; OpenVINO where it is installed, the CPU multiplies bf16
-    matrices in hardware (AMX) and there is a graph in floats; else ONNX Runtime on the CPU. ONNX
-    Runtime does not use that hardware for floats, and elsewhere its int8 is faster.
+    ``auto`` is CUDA where ONNX Runtime has it; OpenVINO where it is installed and the CPU multiplies what
+    the best graph for it holds (floats with AMX's bf16, int8 of fixed scales with VNNI); else ONNX Runtime
+    on the CPU. ONNX Runtime does not use AMX for floats and gains nothing from fixed scales
+    (`benchmarks/comparison.py`); other graphs it runs faster.
 
     Args:
         precisions: those of the graphs that may be taken.
@@ -94,11 +95,14 @@ def select(
     if providers is None and device not in DEVICES:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, is {device!r}")
     if providers is None and device in openvino.DEVICES:
-        floats = device != "openvino" or cpu.multiplies_bf16()
-        return VisionTarget(device, None, HALF_FLOATS if floats else FIXED_INTEGERS)
+        best = HALF_FLOATS if device != "openvino" or cpu.multiplies_bf16() else FIXED_INTEGERS
+        return VisionTarget(device, None, best)
     on_cpu = onnx.first_provider(device, providers) == CPU_PROVIDER
-    if providers is None and device == "auto" and on_cpu and _openvino_is_faster(precisions):
-        return VisionTarget("openvino", None, HALF_FLOATS, may_fall_back=True)
+    if providers is None and device == "auto" and on_cpu and _has_openvino():
+        if cpu.multiplies_bf16() and any(name in FLOATS for name in precisions):
+            return VisionTarget("openvino", None, HALF_FLOATS, may_fall_back=True)
+        if cpu.multiplies_int8() and FIXED_INTEGERS[0] in precisions:
+            return VisionTarget("openvino", None, FIXED_INTEGERS, may_fall_back=True)
     return VisionTarget(device, providers, INTEGERS if on_cpu else HALF_FLOATS)
 
 
@@ -106,10 +110,6 @@ def usable_devices() -> list[str]:
     """``cpu``, and ``cuda`` and ``openvino`` where they are installed; starting them may still fail."""
     there = [name for name in ("cpu", "cuda") if name in onnx.available_devices()]
     return there + ["openvino"] * _has_openvino()
-
-
-def _openvino_is_faster(precisions: Collection[str]) -> bool:
-    return _has_openvino() and cpu.multiplies_bf16() and any(name in FLOATS for name in precisions)
 
 
 def _has_openvino() -> bool:
