@@ -132,7 +132,7 @@ class Comparison:
         """How long that takes with the files in the system's cache, and what memory a picture takes."""
         with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
             loads: dict[str, list[float]] = {name: [] for name in workers}
-            for _ in range(self.rounds):
+            for _ in range(4 * self.rounds):  # a fraction of a second each, and uneven
                 for name, worker in workers.items():
                     loads[name].append(worker.call("load"))
         self._add(

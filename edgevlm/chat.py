@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.engine import Engine, Picture
+from edgevlm.engine import Engine
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_images
+from edgevlm.pictures import Picture
 from edgevlm.prompt import system_messages, user_message
 from edgevlm.results import Answer, Chunk, Stopwatch, collect
 

@@ -7,7 +7,7 @@ those before them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.caches import EmbeddingCache
+from edgevlm.pictures import Pixels
 from edgevlm.results import Stopwatch
 from edgevlm.runtimes.base import VisionRuntime
 
@@ -44,32 +45,32 @@ class TileEncoder:
         """How many of these tiles would have to be encoded."""
         return sum(key not in self.cache for key in keys)
 
-    def encode(self, tiles: Mapping[bytes, NDArray[np.uint8]]) -> dict[bytes, NDArray[np.float32]]:
+    def encode(self, keys: Collection[bytes], pixels: Pixels) -> dict[bytes, NDArray[np.float32]]:
         """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
-        missing = [key for key in tiles if key not in self.cache]
-        found = {key: self.cache[key] for key in tiles if key in self.cache}
+        missing = [key for key in dict.fromkeys(keys) if key not in self.cache]
+        found = {key: self.cache[key] for key in keys if key in self.cache}
         if missing:
-            encoded = self._vision.encode(np.stack([tiles[key] for key in missing])) * self._scale
+            encoded = self._vision.encode(np.stack([pixels(key) for key in missing])) * self._scale
             found.update(zip(missing, encoded, strict=True))
         self.cache.update(found)
         return found
 
     def parts(
-        self, tiles: Mapping[bytes, NDArray[np.uint8]]
+        self, keys: Collection[bytes], pixels: Pixels
     ) -> Iterator[dict[bytes, NDArray[np.float32]]]:
         """As `encode`, a few tiles at a time."""
-        for part in _parts(tiles):
-            yield self.encode(part)
+        for part in _parts(keys):
+            yield self.encode(part, pixels)
 
     @contextlib.contextmanager
     def encoding_ahead(
-        self, tiles: Mapping[bytes, NDArray[np.uint8]], watch: Stopwatch
+        self, keys: Collection[bytes], pixels: Pixels, watch: Stopwatch
     ) -> Iterator[Embeddings]:
         """For a prefill, which the time belongs to that no embeddings were waited for."""
         with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
             pending: dict[bytes, Future[dict[bytes, NDArray[np.float32]]]] = {}
-            for part in _parts(tiles):
-                pending |= dict.fromkeys(part, thread.submit(self.encode, part))
+            for part in _parts(keys):
+                pending |= dict.fromkeys(part, thread.submit(self.encode, part, pixels))
 
             def wait(key: bytes) -> NDArray[np.float32]:
                 watch.end("prefill")
@@ -88,7 +89,7 @@ class TileEncoder:
         self._vision.close()
 
 
-def _parts(tiles: Mapping[bytes, NDArray[np.uint8]]) -> Iterator[dict[bytes, NDArray[np.uint8]]]:
-    keys = list(tiles)
-    for first in range(0, len(keys), PART):
-        yield {key: tiles[key] for key in keys[first : first + PART]}
+def _parts(keys: Collection[bytes]) -> Iterator[list[bytes]]:
+    distinct = list(dict.fromkeys(keys))
+    for first in range(0, len(distinct), PART):
+        yield distinct[first : first + PART]

@@ -9,10 +9,8 @@ Requests are served one at a time: a second thread waits until the first one's s
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +21,7 @@ from edgevlm.errors import BusyError, ContextError
 from edgevlm.generation import AnswerText, Generation
 from edgevlm.likelihood import next_logprobs, token_logprob
 from edgevlm.manifest import Manifest
+from edgevlm.pictures import Picture, PictureCutter, Pixels, pixels_by_key
 from edgevlm.prefill import Prefill
 from edgevlm.prompt import Message, PromptBuilder, TextSegment
 from edgevlm.results import (
@@ -39,20 +38,7 @@ from edgevlm.results import (
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import DecoderRuntime, Sampler, VisionRuntime
 from edgevlm.speculation import Drafts, chosen
-from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget, Tiles, prepare
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture ready for the vision graph."""
-
-    tiles: Tiles
-    keys: tuple[bytes, ...]
-    """Hash of each tile's pixels."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.tiles.rows, self.tiles.columns
+from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget
 
 
 class Engine:
@@ -70,6 +56,7 @@ class Engine:
         self._decoder = decoder
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
+        self._cutter = PictureCutter(manifest.image, manifest.vision.tokens_per_tile)
         self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
         apart = vision.on_cpu != decoder.on_cpu
         self._encoder = TileEncoder(vision, manifest.decoder.embedding_scale, ahead=apart)
@@ -97,14 +84,12 @@ class Engine:
         Raises:
             InputError: a budget that is less than one tile.
         """
-        most = budget.tiles(self._manifest.vision.tokens_per_tile)
-        tiles = prepare(picture, self._manifest.image, budget.detail, most)
-        return Picture(tiles, tuple(_hash(tile) for tile in tiles.pixels))
+        return self._cutter.cut(picture, budget)
 
     def encode(self, picture: Picture) -> NDArray[np.float32]:
         """Embeddings float32 ``[tiles * tokens_per_tile, width]`` as the decoder gets them."""
         with self._exclusive():
-            encoded = self._encoder.encode(_tiles_by_key([picture]))
+            encoded = self._encoder.encode(picture.keys, pixels_by_key([picture]))
             return np.concatenate([encoded[key] for key in picture.keys])
 
     def prompt(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Prompt:
@@ -121,16 +106,16 @@ class Engine:
                     text = spelled.decode("utf-8", errors="replace")
                     parts.append(PromptText(text, segment.token_ids))
                     continue
-                tiles = pictures[segment.picture].tiles
-                in_grid = segment.tile < tiles.rows * tiles.columns
-                row, column = divmod(segment.tile, tiles.columns) if in_grid else (-1, -1)
+                picture = pictures[segment.picture]
+                in_grid = segment.tile < picture.rows * picture.columns
+                row, column = divmod(segment.tile, picture.columns) if in_grid else (-1, -1)
                 parts.append(
                     PromptTile(
                         picture=segment.picture,
                         tile=segment.tile,
                         row=row + 1,
                         column=column + 1,
-                        pixels=tiles.pixels[segment.tile],
+                        pixels=picture.pixels[segment.tile],
                         tokens=self._manifest.vision.tokens_per_tile,
                     )
                 )
@@ -185,14 +170,13 @@ class Engine:
                 f"{self.context_length}; lower max_tokens, shorten the conversation or load the model "
                 f"with a larger context_length"
             )
-        tiles = _tiles_by_key(pictures)
         watch.end("prepare")
-        return self._generate(units, tiles, generation, sampler, watch)
+        return self._generate(units, pixels_by_key(pictures), generation, sampler, watch)
 
     def _generate(
         self,
         units: Sequence[Unit],
-        tiles: Mapping[bytes, NDArray[np.uint8]],
+        pixels: Pixels,
         generation: Generation,
         sampler: Sampler,
         watch: Stopwatch,
@@ -200,7 +184,7 @@ class Engine:
         watch.end("reader")
         with self._exclusive(), contextlib.closing(sampler):
             watch.end("wait")
-            taken = yield from self._prefill.take_in(units, tiles, watch)
+            taken = yield from self._prefill.take_in(units, pixels, watch)
             self._drafts.begin(units)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
                 taken.positions, generation, sampler, watch
@@ -233,11 +217,12 @@ class Engine:
         Returns:
             float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
         """
-        tiles = _tiles_by_key(pictures)
+        keys = [key for picture in pictures for key in picture.keys]
         with self._exclusive():
             units = self.units(messages, pictures)
             self._kv_cache.empty()
-            for _ in self._prefill.feed(units, self._encoder.encode(tiles).__getitem__, 0):
+            encoded = self._encoder.encode(keys, pixels_by_key(pictures))
+            for _ in self._prefill.feed(units, encoded.__getitem__, 0):
                 pass
             rows = [self._decoder.logits()]
             for position, token in enumerate(answer[:-1], start=self._positions(units)):
@@ -256,7 +241,6 @@ class Engine:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and the longest choice do not fit the context together.
         """
-        tiles = _tiles_by_key(pictures)
         with self._exclusive():
             units = self.units(messages, pictures)
             spellings = [
@@ -271,7 +255,7 @@ class Engine:
                     f"context has {self.context_length}; shorten them or load the model with a larger "
                     f"context_length"
                 )
-            for _ in self._prefill.take_in(units, tiles, Stopwatch()):
+            for _ in self._prefill.take_in(units, pixels_by_key(pictures), Stopwatch()):
                 pass
             first = next_logprobs(self._decoder)
             scores = []
@@ -401,15 +385,3 @@ class Engine:
                 return right
         self._step(token, position)
         return [*right, sampler.sample()]
-
-
-def _hash(tile: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=16).digest()
-
-
-def _tiles_by_key(pictures: Sequence[Picture]) -> dict[bytes, NDArray[np.uint8]]:
-    return {
-        key: tile
-        for picture in pictures
-        for key, tile in zip(picture.keys, picture.tiles.pixels, strict=True)
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgevlm.caches import CacheInfo, KVCache, Unit
 from edgevlm.encoder import PART, Embeddings, TileEncoder
+from edgevlm.pictures import Pixels
 from edgevlm.results import Chunk, Phase, Stopwatch
 from edgevlm.runtimes.base import DecoderRuntime
 
@@ -57,26 +58,27 @@ class Prefill:
     def take_in(
         self,
         units: Sequence[Unit],
-        tiles: Mapping[bytes, NDArray[np.uint8]],
+        pixels: Pixels,
         watch: Stopwatch,
     ) -> Generator[Chunk, None, TakenIn]:
         """Have the decoder hold a prompt, with logits after its last unit; the chunks are empty.
 
         Args:
-            tiles: pixels of every tile among the units, by key.
+            pixels: knows every tile among the units.
         """
         cached = self._kv_cache.empty() if self._bidirectional else self._kv_cache.reuse(units)
         watch.end("prefill")
         rest = units[cached:]
-        missing = {unit: tiles[unit] for unit in rest if isinstance(unit, bytes)}
+        missing = dict.fromkeys(unit for unit in rest if isinstance(unit, bytes))
         encoded_tiles = self._encoder.missing(missing)
         start = self._positions(units[:cached])
         if self._encoder.ahead:
-            with self._encoder.encoding_ahead(missing, watch) as wait:
+            with self._encoder.encoding_ahead(missing, pixels, watch) as wait:
                 yield from _pauses(self.feed(rest, wait, start), "prefill", watch)
         else:
             encoded: dict[bytes, NDArray[np.float32]] = {}
-            yield from _pauses(map(encoded.update, self._encoder.parts(missing)), "encode", watch)
+            parts = self._encoder.parts(missing, pixels)
+            yield from _pauses(map(encoded.update, parts), "encode", watch)
             yield from _pauses(self.feed(rest, encoded.__getitem__, start), "prefill", watch)
         cached_tiles = sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
         self._reused_positions += start

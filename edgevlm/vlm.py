@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.caches import CacheInfo
 from edgevlm.chat import Chat
-from edgevlm.engine import Engine, Picture
+from edgevlm.engine import Engine
 from edgevlm.errors import InputError, PromptError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
 from edgevlm.manifest import FileEntry, Manifest
+from edgevlm.pictures import Picture
 from edgevlm.prompt import system_messages, user_message
 from edgevlm.results import Answer, ChoiceScore, Chunk, Prompt, Stopwatch, collect
 from edgevlm.tiling import Detail, ImageBudget

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from edgevlm.engine import Engine, Picture
+from edgevlm.engine import Engine
 from edgevlm.errors import DriftError
 from edgevlm.export.reference import Reference
 from edgevlm.halves import open_decoder, open_vision
 from edgevlm.manifest import Drift, Golden, Manifest, ParityReport
+from edgevlm.pictures import Picture
 from edgevlm.prompt import Message
 from edgevlm.runtimes.base import VisionRuntime
 from edgevlm.tiling import prepare

@@ -112,11 +112,13 @@ def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
 def test_waiting_and_working_add_up(ahead: VLM) -> None:
     watch = Stopwatch()
     tiles = {bytes([i]): np.full((64, 64, 3), i, np.uint8) for i in range(6)}
-    with encoder(ahead).encoding_ahead(tiles, watch) as embeddings:
+    with encoder(ahead).encoding_ahead(tiles, tiles.__getitem__, watch) as embeddings:
         rows = [embeddings(key) for key in tiles]
     watch.end("prefill")
     assert watch.total_ms == pytest.approx(watch.ms("encode") + watch.ms("prefill"))
-    assert np.array_equal(np.stack(rows), np.stack(list(encoder(ahead).encode(tiles).values())))
+    assert np.array_equal(
+        np.stack(rows), np.stack(list(encoder(ahead).encode(tiles, tiles.__getitem__).values()))
+    )
 
 
 @pytest.mark.parametrize("kind", ["ahead", "fresh"])
