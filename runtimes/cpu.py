@@ -32,6 +32,11 @@ def flags() -> frozenset[str]:
     return frozenset((fields.get("flags") or fields.get("Features") or "").split())
 
 
+def is_intel() -> bool:
+    """Whether it is one of Intel's, as far as Linux says."""
+    return _cpu_fields().get("vendor_id") == "GenuineIntel"
+
+
 def has_amx() -> bool:
     """Whether it is an x86 processor that multiplies matrices in tiles."""
     return "amx_tile" in flags()

@@ -34,11 +34,12 @@ BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
 class LlamaCppDecoder:
     """A GGUF decoder with a KV cache of one sequence; implements `DecoderRuntime`.
 
-    One context has one attention kernel for good. On a CPU flash attention prefills faster than the
-    plain one; it decodes faster in the first hundreds of positions, as fast at 450, and slower from
-    1000 on (`benchmarks/settings.py`), on a CPU with AMX at half the speed from 500 on (39-46 against 73
-    tokens per second, SmolLM2-135M in q4_0, 2 threads). So it is used except on CPUs with AMX and in
-    contexts longer than `FLASH_LENGTH` on a CPU.
+    One context has one attention kernel for good. Flash attention prefills faster than the plain one, and
+    decodes the first hundreds of positions faster. From 1000 on Intel's CPUs decode faster without it: at
+    two thirds of the time at 8000, with AMX at half of it from 500 on (73 against 39-46 tokens per second,
+    SmolLM2-135M in q4_0, 2 threads); an AMD EPYC decodes them no slower with it. So it is used except on
+    Intel's CPUs with AMX, and there in contexts longer than `FLASH_LENGTH` (`benchmarks/settings.py`,
+    `benchmarks/growth.py`).
 
     Args:
         path: the GGUF file.
@@ -56,13 +57,13 @@ class LlamaCppDecoder:
     """
 
     FLASH_LENGTH = 4096
-    """Positions; at twice as many it decodes two thirds as fast as the plain one (`benchmarks/growth.py`)."""
+    """Positions of the longest context that has flash attention on Intel's CPUs."""
 
     BATCH_LENGTH = 512
     """Entries per llama.cpp batch: prefill speed is flat from here."""
 
     PLAIN_BATCH_LENGTH = 128
-    """Without flash attention, whose lack makes the scores of larger batches leave a CPU's caches
+    """The same without flash attention: the scores of larger ones leave a CPU's caches
     (`benchmarks/settings.py`)."""
 
     MOST_LOGITS = 16
@@ -99,9 +100,7 @@ class LlamaCppDecoder:
                 f"{BUILD_WITH_CUDA}"
             )
         self.on_cpu = gpu_layers == 0
-        self._flash = not self.on_cpu or (
-            self.context_length <= self.FLASH_LENGTH and not cpu.has_amx()
-        )
+        self._flash = not self.on_cpu or self._flash_pays()
         self._batch_length = self.BATCH_LENGTH if self._flash else self.PLAIN_BATCH_LENGTH
         if bidirectional:
             self._batch_length = self.context_length
@@ -125,6 +124,11 @@ class LlamaCppDecoder:
         except BaseException:
             self.close()
             raise
+
+    def _flash_pays(self) -> bool:
+        """Whether flash attention is the faster kernel on this CPU."""
+        short = self.context_length <= self.FLASH_LENGTH
+        return not cpu.is_intel() or (short and not cpu.has_amx())
 
     def _ask_guard(self) -> bool:
         """Whether llama.cpp's extra buffer types (repacked and AMX kernels) may be used."""

@@ -45,7 +45,7 @@ def model() -> LlamaForCausalLM:
 def shared(tiny_file: Path, request: pytest.FixtureRequest) -> Iterator[LlamaCppDecoder]:
     """Without flash attention and with it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "has_amx", lambda: False)
+        patch.setattr(cpu, "is_intel", lambda: False)
         decoder = request.param(
             tiny_file, context_length=CONTEXT_LENGTH, bidirectional=True, threads=1
         )
@@ -181,21 +181,29 @@ def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: LlamaFo
 
 
 class PlainDecoder(LlamaCppDecoder):
-    FLASH_LENGTH = 0
+    def _flash_pays(self) -> bool:
+        return False
 
 
 @pytest.mark.parametrize(
-    ("amx", "context_length", "flash"),
-    [(False, 64, True), (True, 64, False), (False, CONTEXT_LENGTH, False)],
+    ("intel", "amx", "context_length", "flash"),
+    [
+        (True, False, 64, True),
+        (True, True, 64, False),
+        (True, False, CONTEXT_LENGTH, False),
+        (False, False, CONTEXT_LENGTH, True),
+    ],
 )
 def test_where_flash_attention_is_used(
     tiny_file: Path,
     monkeypatch: pytest.MonkeyPatch,
+    intel: bool,
     amx: bool,
     context_length: int,
     flash: bool,
 ) -> None:
     """Seen by the cache: with flash attention llama.cpp keeps values in rows, else in columns."""
+    monkeypatch.setattr(cpu, "is_intel", lambda: intel)
     monkeypatch.setattr(cpu, "has_amx", lambda: amx)
     monkeypatch.setattr(LlamaCppDecoder, "FLASH_LENGTH", 1000)
     decoder = LlamaCppDecoder(tiny_file, context_length=context_length, threads=1)

@@ -28,7 +28,9 @@ class ExactDecoder(LlamaCppDecoder):
     """Keys and values are not rounded, as flash attention does, so that logits agree to 1e-5."""
 
     CACHE_TYPE = "F32"
-    FLASH_LENGTH = 0
+
+    def _flash_pays(self) -> bool:
+        return False
 
 
 def reference_model() -> LlamaForCausalLM:
