@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,11 @@ def test_settings_are_compared(folder: Path, compared: dict[str, Any]) -> None:
 def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -> None:
     assert "MatMul" in run("operators", str(folder / "bundle" / "vision.int8.onnx"))
     assert run("drafts").count("times as fast") == 9
+
+
+def test_the_document_has_what_was_measured() -> None:
+    results = sorted((ROOT / "benchmarks" / "results").glob("*/results.json"))
+    written = runpy.run_path(str(ROOT / "scripts" / "write_comparison.py"))
+    table = written["table"]([json.loads(file.read_text(encoding="utf-8")) for file in results])
+    assert table.count("\n") > 20
+    assert table in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")

@@ -388,21 +388,26 @@ def test_two_precisions_are_compared(page: Page, models: Models) -> None:
     browser.open_tab(page, "Compare")
     page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
     page.locator("#compare-picture img").wait_for()
-    page.get_by_role("textbox", name="Question", exact=True).fill("Where is the cat?")
-    sizes, answers = [], []
-    for side, decoder in (("left", "q8_0"), ("right", "q4_0")):
-        label = f"copied: int8, {decoder}"
+    labels = {"left": "copied: int8, q8_0", "right": "copied: int8, q4_0"}
+    with models.lease(labels["left"]) as left, models.lease(labels["right"]) as right:
+        sides = {"left": left, "right": right}
+        sizes = {side: f"{loaded.disk / 1e6:.1f} MB" for side, loaded in sides.items()}
+        for question in ("Where is the cat?", "Describe the picture.", "What is in the picture?"):
+            answers = {
+                side: loaded.vlm.ask(SCENE, question, max_tokens=40).text
+                for side, loaded in sides.items()
+            }
+            if answers["left"] != answers["right"]:  # which depends on the processor's rounding
+                break
+    assert sizes["left"] != sizes["right"] and answers["left"] != answers["right"]
+    page.get_by_role("textbox", name="Question", exact=True).fill(question)
+    for side, label in labels.items():
         browser.choose(page, f"#{side}-model", label)
-        with models.lease(label) as loaded:
-            asked = loaded.vlm.ask(SCENE, "Where is the cat?", max_tokens=40)
-            answers.append(asked.text)
-            sizes.append(f"{loaded.disk / 1e6:.1f} MB")
     page.get_by_role("button", name="Ask both").click()
     page.locator("#compared").get_by_text("tokens per second").wait_for()
-    assert sizes[0] != sizes[1] and answers[0] != answers[1]
-    for side, size, answer in zip(("left", "right"), sizes, answers, strict=True):
-        page.locator("#compared").get_by_text(size).wait_for()
-        page.locator(f"#{side} .answer", has_text=answer).wait_for()
+    for side in sides:
+        page.locator("#compared").get_by_text(sizes[side]).wait_for()
+        page.locator(f"#{side} .answer", has_text=answers[side]).wait_for()
         page.locator(f"#{side} mark").first.wait_for()
     picture_of(page, "compare-precisions")
 
