@@ -52,11 +52,12 @@ def ratios(results: dict[str, Any], path: Path) -> None:
     for i, row in enumerate(rows):
         axes.barh(i, row["ratio"], color=OURS if row["reached"] else "#c55")
         axes.plot([row["at_least"]] * 2, [i - 0.4, i + 0.4], color="black")
-        axes.text(row["ratio"], i, f" {row['ratio']:.2f}", va="center", fontsize=8)
+        axes.text(row["ratio"], i, f" {row['ratio']:.3g}", va="center", fontsize=8)
     axes.set_xscale("log")
+    axes.set_xlim(0.5, 2 * max(row["ratio"] for row in rows))  # room for the figures
     axes.set_yticks(range(len(rows)), [f"{row['work']} / {row['peer']}" for row in rows])
     axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("times as good as the peer; the mark is what was asked for")
+    axes.set_xlabel("times as good as the peer; mark: what was asked for")
     axes.invert_yaxis()
     _finish(axes, path, figure)
 
