@@ -11,6 +11,7 @@ wrong type or range with a `BundleError` that names the field, such as ``manifes
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import types
@@ -384,10 +385,14 @@ def _parse(annotation: Any, value: Any, path: str) -> Any:
     return value
 
 
+# Dozens of special tokens are of one class, whose annotations are strings to be evaluated.
+_type_hints = functools.cache(typing.get_type_hints)
+
+
 def _parse_dataclass(cls: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(f"{path}: must be an object, is {value!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in value:
         if name not in fields:
