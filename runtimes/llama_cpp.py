@@ -402,15 +402,7 @@ class LlamaCppDecoder:
         return self._logits
 
     def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> LlamaCppSampler:
-        """A fresh sampler for one answer.
-
-        Args:
-            end_tokens: those that may follow a complete JSON text.
-
-        Raises:
-            InputError: a JSON schema that cannot be kept to.
-            MissingDependencyError: what a JSON schema needs is not installed.
-        """
+        """As `DecoderRuntime.sampler`."""
         self._open()
         matcher = None
         if sampling.json_schema is not None:
