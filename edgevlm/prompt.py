@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from edgevlm.errors import BundleError, PromptError
@@ -262,10 +265,23 @@ def _check_message(message: Message, index: int) -> dict[str, Any]:
     return {"role": role, "content": parts}
 
 
+class _GenerationTag(jinja2.ext.Extension):
+    """``{% generation %}``: marks an answer for training, and writes its content as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2's own form)
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     """The names and settings that transformers gives to chat templates."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationTag, "jinja2.ext.loopcontrols"],
     )
 
     def raise_exception(message: str) -> NoReturn:
@@ -274,9 +290,23 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     def strftime_now(form: str) -> str:
         return datetime.datetime.now().strftime(form)
 
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
-    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
+    environment.globals.update(
+        raise_exception=raise_exception, strftime_now=strftime_now, tools=None, documents=None
+    )
     environment.filters["tojson"] = tojson
     return environment

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from edgevlm.errors import ExportError
+from edgevlm.export import adapter, quantized
+from edgevlm.export.families import MODULES
+from edgevlm.export.front_matter import read_license
+from edgevlm.export.messages import one_line
+from edgevlm.export.weights import TensorEntry, read_entries, read_json
+from edgevlm.manifest import MANIFEST_NAME
 
-INDEX = "model.safetensors.index.json"
+_logger = logging.getLogger(__name__)
+
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.model", "README.md", "LICENSE*"]
-"""What is fetched of a hub repository: no other weight formats."""
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor of the checkpoint, still on disk."""
-
-    name: str
-    shape: tuple[int, ...]
-    file: Path
-
-    @property
-    def parameters(self) -> int:
-        return torch.Size(self.shape).numel()
+"""What is fetched of a hub repository: no other weight formats, and no code."""
+SETTINGS = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Files whose ``auto_map`` may name code of the checkpoint's own."""
 
 
 class Checkpoint:
-    """A checkpoint on this machine.
+    """A checkpoint on this machine. No code that it brings is ever run, and no pickle opened.
 
     Attributes:
         folder: where its files are.
@@ -51,7 +51,7 @@ class Checkpoint:
         self.repository = repository
         self.revision = revision
         self.config = self._config()
-        self.tensors = {entry.name: entry for entry in self._entries()}
+        self.tensors = read_entries(folder)
 
     @classmethod
     def open(
@@ -76,7 +76,8 @@ class Checkpoint:
                 )
             return cls(folder, folder.resolve().name, None)
         if folder.exists():
-            raise ExportError(f"{folder} is a file; give the folder of a checkpoint")
+            hint = f" and --decoder-gguf {folder}" if folder.suffix == ".gguf" else ""
+            raise ExportError(f"{folder} is a file; give the folder of a checkpoint{hint}")
         repository = str(source)
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or repository.startswith((".", "/")):
             raise ExportError(
@@ -93,10 +94,12 @@ class Checkpoint:
         except LocalEntryNotFoundError as error:
             raise ExportError(
                 f"{repository} is not in the hub's cache and could not be fetched; download it where "
-                f"there is a network, or give a folder ({error})"
+                f"there is a network, or give a folder ({one_line(error)})"
             ) from error
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise ExportError(f"cannot fetch {repository} from the hub: {error}") from error
+            raise ExportError(
+                f"cannot fetch {repository} from the hub: {one_line(error)}"
+            ) from error
         commit = Path(fetched).name
         return cls(Path(fetched), repository, commit)
 
@@ -125,92 +128,94 @@ class Checkpoint:
             ExportError: not a JSON object.
         """
         path = self.folder / name
-        if not path.is_file():
-            return {}
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ExportError(f"{path} is not JSON: {error}; fetch the checkpoint again") from error
-        if not isinstance(data, dict):
-            raise ExportError(f"{path} must hold a JSON object, holds {type(data).__name__}")
-        return data
-
-    def chat_template(self) -> str | None:
-        """Jinja source from the first of the places where transformers looks; None if it has none."""
-        path = self.folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-        for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-            template = self.json(name).get("chat_template")
-            if isinstance(template, str):
-                return template
-        return None
+        return read_json(path) if path.is_file() else {}
 
     def license(self) -> str:
         """The model card's ``license``; ``unknown`` if it does not say."""
-        card = self.folder / "README.md"
-        if card.is_file():
-            data = huggingface_hub.ModelCard.load(card).data
-            named = data.get("license_name") if data.license == "other" else data.license
-            if named:
-                return str(named)
-        return "unknown"
+        return read_license(self.folder)
 
     def end_token_ids(self) -> tuple[int, ...]:
         """Where transformers' ``generate`` stops: ``eos_token_id`` of generation_config.json, else of
         the configuration.
 
         Raises:
-            ExportError: neither has one.
+            ExportError: neither has one, or it is no token.
         """
-        for ids in (
-            self.json("generation_config.json").get("eos_token_id"),
-            getattr(self.config, "eos_token_id", None),
-            self.config.get_text_config().eos_token_id,
+        text = self.config.get_text_config()
+        for file, ids in (
+            ("generation_config.json", self.json("generation_config.json").get("eos_token_id")),
+            ("config.json", getattr(self.config, "eos_token_id", None)),
+            ("config.json", text.eos_token_id),
         ):
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, list) else (int(ids),)
+            if ids is None or ids == []:
+                continue
+            found = ids if isinstance(ids, list) else [ids]
+            for token in found:
+                if type(token) is not int or not 0 <= token < text.vocab_size:
+                    raise ExportError(
+                        f"{self.folder / file} has eos_token_id {ids!r}; it must be token ids below "
+                        f"{text.vocab_size}"
+                    )
+            return tuple(dict.fromkeys(found))
         raise ExportError(
             f"{self.repository} names no end token: add eos_token_id to its generation_config.json"
         )
 
     def _config(self) -> PretrainedConfig:
-        if not (self.folder / "config.json").is_file():
-            raise ExportError(f"{self.folder} has no config.json; give the folder of a checkpoint")
-        model_type = self.json("config.json").get("model_type")
-        try:
-            return AutoConfig.from_pretrained(self.folder, local_files_only=True)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ExportError(
-                f"transformers cannot read {self.folder / 'config.json'} (model_type {model_type!r}): {error}"
-            ) from error
+        """transformers' configuration, of a checkpoint that can be exported as far as it says.
 
-    def _entries(self) -> Iterator[TensorEntry]:
-        for path in self._shards():
-            try:
-                with safe_open(path, "pt") as file:
-                    for name in file.keys():  # noqa: SIM118  (a method, no mapping)
-                        yield TensorEntry(name, tuple(file.get_slice(name).get_shape()), path)
-            except (SafetensorError, OSError) as error:
-                raise ExportError(
-                    f"{path} is no safetensors file: {error}; fetch the checkpoint again"
-                ) from error
-
-    def _shards(self) -> list[Path]:
-        weight_map = self.json(INDEX).get("weight_map", {})
-        shards = [self.folder / name for name in sorted(set(weight_map.values()))]
-        if not shards and (self.folder / "model.safetensors").is_file():
-            shards = [self.folder / "model.safetensors"]
-        for shard in shards:
-            if not shard.is_file():
-                raise ExportError(
-                    f"{INDEX} names {shard.name}, which {self.folder} lacks; fetch it"
-                )
-        if not shards:
-            pickled = sorted(path.name for path in self.folder.glob("*.bin"))
-            reason = f", only pickled ones ({', '.join(pickled)})" if pickled else ""
+        Raises:
+            ExportError: what is wrong with the folder or with config.json.
+        """
+        path = self.folder / "config.json"
+        adapter.check_no_adapter(self.folder)
+        if not path.is_file():
+            made = (self.folder / MANIFEST_NAME).is_file()
             raise ExportError(
-                f"{self.folder} has no safetensors weights{reason}; fetch the whole checkpoint, or save "
-                f"it again with transformers' save_pretrained"
+                f"{self.folder} is a bundle already; use it with --model {self.folder}"
+                if made
+                else f"{self.folder} has no config.json; give the folder of a checkpoint"
             )
-        return shards
+        data = read_json(path)
+        self._check_model_type(data, path)
+        quantized.check_config(data, path)
+        try:
+            config = AutoConfig.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
+            # config.json may name a kernel here, compiled code that transformers would fetch from the hub
+            config._attn_implementation = "sdpa"
+            return config
+        except Exception as error:  # transformers' own, validators', Python's: no class in common
+            raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
+
+    def _check_model_type(self, data: dict[str, Any], path: Path) -> None:
+        """Only families that have a file here go on to transformers, which has classes for them all.
+
+        Raises:
+            ExportError: another ``model_type``, or none.
+        """
+        own_code = [name for name in SETTINGS if self.json(name).get("auto_map")]
+        model_type = data.get("model_type")
+        if model_type in MODULES:
+            if own_code:
+                _logger.warning(
+                    "%s brings code of its own (auto_map in %s), which edgevlm never runs; transformers' "
+                    "classes for %s are taken, as transformers does if it is not told otherwise",
+                    self.repository,
+                    ", ".join(own_code),
+                    model_type,
+                )
+            return
+        known = ", ".join(MODULES)
+        if own_code:
+            raise ExportError(
+                f"{self.repository} (model_type {model_type!r}) needs code of its own (auto_map in "
+                f"{', '.join(own_code)}), and edgevlm never runs a checkpoint's code; give a checkpoint in "
+                f"transformers' own format, of model_type {known}"
+            )
+        if model_type is None:
+            raise ExportError(
+                f"{path} has no model_type; edgevlm exports checkpoints of transformers: {known}"
+            )
+        raise ExportError(f"model_type {model_type!r} cannot be exported; edgevlm exports {known}")

@@ -1,13 +1,14 @@
 """The language model as GGUF, written tensor by tensor.
 
-Covered: Llama, Gemma and Gemma 2 as transformers holds them, with tied or untied embeddings (Gemma: tied
-only, llama.cpp has no other) and the rotary scalings default, linear and llama3. Matrices are written as
-f16, bf16 or f32; vectors always as f32.
+Covered: Llama, Gemma and Gemma 2 as transformers holds them, with an output layer that is the embeddings or
+one of its own (Gemma: the embeddings only, llama.cpp has no other) and the rotary scalings default, linear
+and llama3. Matrices are written as f16, bf16 or f32; vectors always as f32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.tokenizer import Vocabulary
+from edgevlm.export.weights import TensorEntry
 
 UNQUANTIZED = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -32,17 +34,10 @@ UNQUANTIZED = {
 }
 EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
-LAYER_PARTS = (
-    "input_layernorm",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-"""What every layer of every architecture has; the norms after them differ and llama.cpp asks for its own."""
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+NORMS = ("input_layernorm", "post_attention_layernorm")
+"""What every layer of every architecture has."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +52,21 @@ class Architecture:
     """Added to norms' weights (Gemma multiplies by one plus the weight)."""
     untied: bool
     """Whether llama.cpp reads an output layer of its own."""
+    norms: tuple[str, ...] = NORMS
+    """Of each layer."""
 
 
 ARCHITECTURES = {
     "llama": Architecture(gguf.MODEL_ARCH.LLAMA, "silu", True, 0.0, True),
     "gemma": Architecture(gguf.MODEL_ARCH.GEMMA, "gelu_pytorch_tanh", False, 1.0, False),
-    "gemma2": Architecture(gguf.MODEL_ARCH.GEMMA2, "gelu_pytorch_tanh", False, 1.0, False),
+    "gemma2": Architecture(
+        gguf.MODEL_ARCH.GEMMA2,
+        "gelu_pytorch_tanh",
+        False,
+        1.0,
+        False,
+        (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    ),
 }
 """``model_type`` of the text configuration to what llama.cpp makes of it."""
 
@@ -83,11 +87,6 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
         raise ExportError(
             f"the language model's activation is {activation!r}, llama.cpp computes "
             f"{architecture.activation!r}"
-        )
-    if not config.tie_word_embeddings and not architecture.untied:
-        raise ExportError(
-            f"this {text.model_type} has an output layer of its own (tie_word_embeddings is false), "
-            f"llama.cpp's uses the embeddings"
         )
     if text.model_type == "gemma2":
         check_gemma2(text)
@@ -157,6 +156,7 @@ def write_decoder(
     text = config.get_text_config()
     matrix_type, llama_type = UNQUANTIZED[file_type]
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.gguf])
+    names = gguf_names(checkpoint, family, architecture)
     writer.add_type("model")
     writer.add_name(checkpoint.repository)
     writer.add_license(checkpoint.license())
@@ -167,7 +167,6 @@ def write_decoder(
     if chat_template is not None:
         writer.add_chat_template(chat_template)
 
-    names = gguf_names(checkpoint, family, architecture)
     planned: list[tuple[str, Callable[[], NDArray[np.generic]]]] = []
 
     def plan(
@@ -206,37 +205,131 @@ def gguf_names(
     """The language model's tensors in the checkpoint to their names in GGUF.
 
     Raises:
-        ExportError: a tensor that llama.cpp does not know, or one that is missing.
+        ExportError: a tensor that llama.cpp does not know, one that is missing, or one whose shape is not
+            what the configuration says.
     """
-    config = checkpoint.config
-    layers = config.get_text_config().num_hidden_layers
+    text = checkpoint.config.get_text_config()
+    layers = text.num_hidden_layers
     known = gguf.get_tensor_name_map(architecture.gguf, layers)
+    canonical = {source: family.canonical_name(source) for source in checkpoint.tensors}
+    canonical = {
+        source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
+    }
+    embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
     names: dict[str, str] = {}
-    for source in checkpoint.tensors:
-        name = family.canonical_name(source)
-        if name == HEAD and config.tie_word_embeddings:
-            continue  # a copy of the embeddings; transformers ties them over it
-        if not name.startswith(("decoder.", "head.")) or name.endswith("rotary_emb.inv_freq"):
+    for source, name in canonical.items():
+        if name in (EMBEDDINGS, HEAD):
             continue
-        hub_name = name.replace("decoder.", "model.", 1).replace("head.", "lm_head.", 1)
+        hub_name = name.replace("decoder.", "model.", 1)
         target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
-        if target is None:
+        if target is None or name.startswith("head."):
             raise ExportError(
-                f"llama.cpp's {config.get_text_config().model_type} has no tensor {source}"
+                f"llama.cpp's {text.model_type} of {layers} layers has no tensor {source}; config.json does "
+                f"not fit the weights"
             )
         names[source] = target
-    canonical = {family.canonical_name(source) for source in names}
-    needed = {EMBEDDINGS, "decoder.norm.weight"}
-    needed |= set() if config.tie_word_embeddings else {HEAD}
-    needed |= {
-        f"decoder.layers.{layer}.{part}.weight" for layer in range(layers) for part in LAYER_PARTS
+    names[embeddings] = "token_embd.weight"
+    if head is not None:
+        names[head] = "output.weight"
+    if len(set(names.values())) != len(names):
+        target, _ = Counter(names.values()).most_common(1)[0]
+        doubled = [source for source in names if names[source] == target]
+        raise ExportError(f"{' and '.join(doubled)} are one tensor of the model; save it again")
+    needed = {"decoder.norm.weight"} | {
+        f"decoder.layers.{layer}.{part}"
+        for layer in range(layers)
+        for part in layer_parts(architecture, text)
     }
-    if missing := sorted(needed - canonical):
+    if missing := sorted(needed - set(canonical.values())):
         raise ExportError(
             f"the checkpoint lacks {len(missing)} tensors of its language model, such as {missing[0]}; "
             f"fetch the whole checkpoint"
         )
+    for source in names:
+        check_shape(checkpoint.tensors[source], canonical[source], text)
     return names
+
+
+def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]:
+    """The tensors of one layer."""
+    parts = [f"{part}.weight" for part in (*architecture.norms, *ATTENTION, *FEED_FORWARD)]
+    if getattr(text, "attention_bias", False):
+        parts += [f"{part}.bias" for part in ATTENTION]
+    if getattr(text, "mlp_bias", False):
+        parts += [f"{part}.bias" for part in FEED_FORWARD]
+    return parts
+
+
+def vocabulary_tensors(
+    checkpoint: Checkpoint, canonical: Mapping[str, str], architecture: Architecture
+) -> tuple[str, str | None]:
+    """Names of the tensors of the embeddings and, unless they serve as it too, of the output layer.
+
+    As in transformers: a configuration that ties them is overruled by a file that has both with different
+    values; where the file has the output layer only, it is the embeddings too.
+
+    Raises:
+        ExportError: neither is there, an untied one is missing, or llama.cpp has no output layer for this
+            language model.
+    """
+    found = {name: source for source, name in canonical.items()}
+    embeddings, head = found.get(EMBEDDINGS), found.get(HEAD)
+    tied = bool(checkpoint.config.tie_word_embeddings)
+    if tied and embeddings is None:
+        embeddings, head = head, None
+    if embeddings is None:
+        raise ExportError(
+            f"the checkpoint lacks 1 tensors of its language model, {EMBEDDINGS}; fetch the whole checkpoint"
+        )
+    if head is None:
+        if not tied:
+            raise ExportError(
+                "the checkpoint lacks its output layer (lm_head.weight), and tie_word_embeddings is false; "
+                "fetch the whole checkpoint, or set that in config.json to true if the embeddings serve as "
+                "both"
+            )
+        return embeddings, None
+    if equal(checkpoint, embeddings, head):
+        return embeddings, None
+    if not architecture.untied:
+        raise ExportError(
+            f"this {checkpoint.config.get_text_config().model_type} has an output layer of its own ({head} "
+            f"differs from the embeddings), llama.cpp's uses the embeddings"
+        )
+    return embeddings, head
+
+
+def equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors of the checkpoint hold the same numbers."""
+    if checkpoint.tensors[one].shape != checkpoint.tensors[other].shape:
+        return False
+    return torch.equal(checkpoint.read(one).float(), checkpoint.read(other).float())
+
+
+def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
+    """Raises:
+    ExportError: a matrix or norm has another shape than the configuration says.
+    """
+    size, inner, head = text.hidden_size, text.intermediate_size, head_size(text)
+    queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
+    shapes = {
+        "embed_tokens.weight": (text.vocab_size, size),
+        "head.weight": (text.vocab_size, size),
+        "q_proj.weight": (queries, size),
+        "k_proj.weight": (keys, size),
+        "v_proj.weight": (keys, size),
+        "o_proj.weight": (size, queries),
+        "gate_proj.weight": (inner, size),
+        "up_proj.weight": (inner, size),
+        "down_proj.weight": (size, inner),
+        "norm.weight": (size,),
+    }
+    expected = next((shape for end, shape in shapes.items() if name.endswith(end)), entry.shape)
+    if entry.shape != expected:
+        raise ExportError(
+            f"{entry.name} has shape {list(entry.shape)}, config.json asks for {list(expected)}; they are "
+            f"not of one checkpoint"
+        )
 
 
 def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
@@ -269,6 +362,13 @@ def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
         writer.add_attn_logit_softcapping(text.attn_logit_softcapping)
         writer.add_final_logit_softcapping(text.final_logit_softcapping)
         writer.add_sliding_window(text.sliding_window)
+
+
+def hyperparameters(architecture: Architecture, text: PretrainedConfig) -> dict[str, object]:
+    """What `write_hyperparameters` writes, by GGUF's keys; raises as that."""
+    writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.gguf])
+    write_hyperparameters(writer, text)
+    return {key: entry.value for key, entry in writer.kv_data[0].items()}
 
 
 def rope_factors(text: PretrainedConfig) -> list[float]:

@@ -19,6 +19,7 @@ DISTRIBUTIONS = (
     ("gguf",),
     ("llama-cpp-python",),
     ("optimum",),
+    ("pyyaml",),
     ("tqdm",),
 )
 """Each is needed, in any of its forms."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from tqdm import tqdm
+from transformers.image_processing_backends import PilBackend
 
 from edgevlm.engine import Engine
-from edgevlm.errors import DriftError
+from edgevlm.errors import DriftError, ExportError
+from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
 from edgevlm.halves import open_decoder, open_vision
-from edgevlm.manifest import Drift, Golden, Manifest, ParityReport
+from edgevlm.manifest import Drift, Golden, ImagePreparation, Manifest, ParityReport
 from edgevlm.pictures import Picture
 from edgevlm.prompt import Message
 from edgevlm.runtimes.base import VisionRuntime
@@ -30,7 +33,7 @@ from edgevlm.tiling import prepare
 
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
 DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
-DECODER_BOUNDS |= {"3": 0.75, "2": 1.0}
+DECODER_BOUNDS |= {"3": 0.75, "2": 1.0, "1": 1.0}
 """Relative errors that an export may have; of quantized decoders by the bits in their type's name.
 
 Set to two to five times what random weights were measured to do (fp16 7e-4, int8 0.02 to 0.04; f16 1e-3,
@@ -42,6 +45,8 @@ FORCED = 24
 """Tokens of each forced answer."""
 GOLDEN_TOKENS = 32
 QUESTIONS = ("What is in the picture?", "How many shapes are there, and which is the largest one?")
+ROUNDING = 2
+"""Grey levels that prepared pixels may differ."""
 SIZES = ((128, 32), (24, 96))
 """Width and height of the pictures: wide and tall, so that grids have few tiles and none is square."""
 
@@ -72,6 +77,43 @@ def scene(width: int, height: int) -> Image.Image:
         [(width / 2, unit), (width / 2 - 2 * unit, 6 * unit), (width / 2, 7 * unit)], (250, 220, 40)
     )
     return picture
+
+
+def check_preparation(
+    image_processor: PilBackend, preparation: ImagePreparation, path: Path
+) -> None:
+    """Prepare the images of the comparison in transformers and here, before any work.
+
+    Args:
+        path: the file with the settings, to be named.
+
+    Raises:
+        ExportError: settings that transformers cannot use, or tiles that differ.
+    """
+    rows, columns = preparation.tile_size
+    step = preparation.rescale_factor / min(preparation.std)
+    for size in SIZES:
+        image = scene(*size)
+        try:
+            found = image_processor(images=[image], return_tensors="np")["pixel_values"]
+        except Exception as error:  # whatever settings of a wrong type make transformers raise
+            raise ExportError(
+                f"transformers cannot prepare an image by the settings in {path}: {one_line(error)}"
+            ) from error
+        tiles = prepare(np.asarray(image), preparation).pixels.astype(np.float32)
+        ours = (tiles * preparation.rescale_factor - preparation.mean) / preparation.std
+        theirs = np.moveaxis(np.asarray(found), -3, -1)
+        if theirs.shape[-3:] != (rows, columns, 3) or theirs.size != ours.size:
+            raise ExportError(
+                f"by the settings in {path} transformers makes of an image of {size[0]} x {size[1]} pixels "
+                f"{list(theirs.shape[:-1])} pixels, edgevlm {list(ours.shape[:-1])}; edgevlm can export the "
+                f"settings of the model's family only"
+            )
+        if not np.abs(theirs.reshape(ours.shape) - ours).max() <= ROUNDING * step:
+            raise ExportError(
+                f"by the settings in {path} transformers makes other pixels than edgevlm of an image of "
+                f"{size[0]} x {size[1]} pixels; edgevlm can export the settings of the model's family only"
+            )
 
 
 def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Golden]:
@@ -237,10 +279,19 @@ def check_prompt(
 
 
 def decoder_bound(file_type: str) -> float:
-    """By type, or by the bits in its name: ``q4_k_m``, ``iq4_nl``."""
-    if file_type in DECODER_BOUNDS:
-        return DECODER_BOUNDS[file_type]
-    return DECODER_BOUNDS[file_type.removeprefix("i").removeprefix("q")[0]]
+    """By type, or by the bits in its name: ``q4_k_m``, ``iq4_nl``, ``mxfp4_moe``.
+
+    Raises:
+        ExportError: a name without bits that edgevlm knows a bound for.
+    """
+    bits = re.search(r"\d", file_type)
+    for key in (file_type, bits[0] if bits else ""):
+        if key in DECODER_BOUNDS:
+            return DECODER_BOUNDS[key]
+    raise ExportError(
+        f"a decoder of type {file_type} cannot be compared with its checkpoint: edgevlm knows no bound for "
+        f"it; quantize it to another type"
+    )
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -15,6 +15,7 @@ import gguf
 import transformers
 from tqdm import tqdm
 from transformers import ProcessorMixin
+from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.bundle import sha256
@@ -23,10 +24,12 @@ from edgevlm.export import decoder as decoder_export
 from edgevlm.export import parity, quantize
 from edgevlm.export import vision as vision_export
 from edgevlm.export.card import write_card
+from edgevlm.export.chat_template import ChatTemplate, check_chat_template, find_chat_template
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
 from edgevlm.export.families import Family, find_family
-from edgevlm.export.given import copy_given_decoder
+from edgevlm.export.given import open_given_decoder
+from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
 from edgevlm.export.staging import aside, check_disk, check_out
 from edgevlm.export.tokenizer import Vocabulary, read_vocabulary
@@ -50,6 +53,12 @@ DEFAULT_DECODER = ("q8_0",)
 """Half of f16's bytes at an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5}
 """Bytes per weight, rounded up, to know in advance what the disk must hold."""
 
@@ -90,13 +99,23 @@ def export(
     check_out(out)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
     plan = make_plan(source)
-    types = () if decoder_gguf is not None else tuple(decoder)
-    check_disk(out.parent, estimate_bytes(plan, vision, types))
+    given = None
+    if decoder_gguf is not None:
+        given = open_given_decoder(
+            Path(decoder_gguf).expanduser(),
+            source,
+            plan.family,
+            plan.vocabulary,
+            plan.processor.tokenizer.backend_tokenizer,
+        )
+    types = () if given else tuple(decoder)
+    check_disk(
+        out.parent,
+        estimate_bytes(plan, vision, types) + (given.path.stat().st_size if given else 0),
+    )
     with aside(out) as folder, quiet_transformers():
-        if decoder_gguf is not None:
-            decoder_files = copy_given_decoder(
-                Path(decoder_gguf), folder, plan.vocabulary, source.config
-            )
+        if given:
+            decoder_files = {given.file_type: given.copy(folder)}
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
         vision_files = write_vision(plan, folder, vision, progress=progress)
@@ -108,7 +127,12 @@ def export(
             vision=only(manifest.vision, vision),
             decoder=only(manifest.decoder, types or decoder_files),
         )
-        reference = Reference(source, plan.family, plan.processor, source.chat_template())
+        reference = Reference(
+            source,
+            plan.family,
+            plan.processor,
+            plan.prompt.chat_template if plan.family.chat_template is None else None,
+        )
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
         report = parity.measure(
@@ -139,46 +163,170 @@ class Plan:
     preparation: ImagePreparation
     processor: ProcessorMixin
     vocabulary: Vocabulary
-    chat_template: str
+    prompt: PromptSpec
 
 
 def make_plan(checkpoint: Checkpoint) -> Plan:
-    """Read all but the weights.
+    """Read all but the weights, and try what can be tried without them.
 
     Raises:
-        ExportError: a family, language model or tokenizer that cannot be exported, or missing files.
+        ExportError: a family, language model, tokenizer, chat template or preparation that cannot be
+            exported, missing files, or weights that do not fit the configuration.
     """
     family = find_family(checkpoint.family)
     text = checkpoint.config.get_text_config()
-    decoder_export.find_architecture(checkpoint.config)
-    if not (checkpoint.folder / "tokenizer.json").is_file():
+    architecture = decoder_export.find_architecture(checkpoint.config)
+    decoder_export.hyperparameters(architecture, text)
+    tokens = positions_of_a_tile(checkpoint, family)
+    with quiet_transformers():
+        tokenizer = load_tokenizer(checkpoint)
+        image_processor = load_image_processor(checkpoint, family)
+        preparation = plan_preparation(checkpoint, family, image_processor)
+        processor = family.processor(image_processor, tokenizer, tokens)
+        vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
+    prompt = plan_prompt(checkpoint, family, processor, vocabulary)
+    decoder_export.gguf_names(checkpoint, family, architecture)
+    with quiet_transformers():
+        vision_export.plan_vision(checkpoint, family)
+    return Plan(checkpoint, family, preparation, processor, vocabulary, prompt)
+
+
+def positions_of_a_tile(checkpoint: Checkpoint, family: Family) -> int:
+    """Tokens of one tile.
+
+    Raises:
+        ExportError: sizes in config.json that make none, or more than llama.cpp can attend over.
+    """
+    path = checkpoint.folder / "config.json"
+    try:
+        tokens = family.tokens_per_tile(checkpoint.config)
+    except (ArithmeticError, AttributeError, TypeError) as error:
+        raise ExportError(
+            f"the sizes of the vision part in {path} make no tile: {one_line(error)}"
+        ) from error
+    if tokens < 1:
+        raise ExportError(f"the sizes of the vision part in {path} make tiles of {tokens} tokens")
+    positions = decoder_export.context_length(checkpoint.config, family.attention)
+    if tokens >= positions:
+        raise ExportError(
+            f"a picture has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
+            f"language model; choose a checkpoint with a smaller picture"
+        )
+    return tokens
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
+    """transformers' tokenizer.
+
+    Raises:
+        ExportError: a file that is missing, or that transformers cannot read.
+    """
+    path = checkpoint.folder / "tokenizer.json"
+    if not path.is_file():
         raise ExportError(
             f"{checkpoint.folder} has no tokenizer.json; save the tokenizer again with transformers' "
             f"save_pretrained"
         )
-    chat_template = family.chat_template or checkpoint.chat_template()
-    if chat_template is None:
+    for name in TOKENIZER_FILES:
+        checkpoint.json(name)
+    try:
+        return TokenizersBackend.from_pretrained(
+            checkpoint.folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises plain Exceptions
+        raise ExportError(
+            f"transformers cannot read {path} and tokenizer_config.json: {one_line(error)}"
+        ) from error
+
+
+def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
+    """transformers' image processor.
+
+    Raises:
+        ExportError: its settings are missing, or transformers cannot read them.
+    """
+    path = preparation_file(checkpoint)
+    if not path.is_file():
+        raise ExportError(
+            f"{checkpoint.folder} has no {path.name}; fetch it, or save the processor again with "
+            f"transformers' save_pretrained"
+        )
+    try:
+        return family.image_processor.from_pretrained(checkpoint.folder, local_files_only=True)
+    except Exception as error:  # transformers' errors have no class in common
+        raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
+
+
+def preparation_file(checkpoint: Checkpoint) -> Path:
+    """Where the image processor's settings stand: transformers takes those inside processor_config.json
+    before those of a file of their own."""
+    nested = "image_processor" in checkpoint.json("processor_config.json")
+    return checkpoint.folder / ("processor_config.json" if nested else "preprocessor_config.json")
+
+
+def plan_preparation(
+    checkpoint: Checkpoint, family: Family, image_processor: PilBackend
+) -> ImagePreparation:
+    """Its settings as ours.
+
+    Raises:
+        ExportError: settings that transformers cannot use, that edgevlm does not compute, or that do not
+            fit the vision part.
+    """
+    path = preparation_file(checkpoint)
+    try:
+        preparation = family.preparation(image_processor)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ExportError(
+            f"the image processor's settings in {path} are not of the form that edgevlm can export: "
+            f"{one_line(error)}"
+        ) from error
+    size = checkpoint.config.vision_config.image_size
+    if preparation.tile_size != (size, size):
+        raise ExportError(
+            f"the image processor makes tiles of {preparation.tile_size} pixels, the vision tower was "
+            f"made for {size}; {path.name} and config.json must agree"
+        )
+    parity.check_preparation(image_processor, preparation, path)
+    return preparation
+
+
+def plan_prompt(
+    checkpoint: Checkpoint, family: Family, processor: ProcessorMixin, vocabulary: Vocabulary
+) -> PromptSpec:
+    """How messages become tokens, tried with one question.
+
+    Raises:
+        ExportError: no chat template, one that cannot write a question about an image, or no end token.
+    """
+    found = (
+        find_chat_template(checkpoint)
+        if family.chat_template is None
+        else ChatTemplate(family.chat_template, checkpoint.folder)
+    )
+    if found is None:
         raise ExportError(
             f"{checkpoint.repository} has no chat template; put one into chat_template.jinja beside it"
         )
-    with quiet_transformers():
-        try:
-            image_processor = family.image_processor.from_pretrained(checkpoint.folder)
-            tokenizer = TokenizersBackend.from_pretrained(checkpoint.folder)
-        except (OSError, ValueError) as error:
-            raise ExportError(f"transformers cannot read {checkpoint.folder}: {error}") from error
-        preparation = family.preparation(image_processor)
-        size = checkpoint.config.vision_config.image_size
-        if preparation.tile_size != (size, size):
-            raise ExportError(
-                f"the image processor makes tiles of {preparation.tile_size} pixels, the vision tower was "
-                f"made for {size}; preprocessor_config.json and config.json must agree"
-            )
-        processor = family.processor(
-            image_processor, tokenizer, family.tokens_per_tile(checkpoint.config)
+    if family.image_token not in {token.text for token in vocabulary.special_tokens}:
+        raise ExportError(
+            f"{family.image_token} is no special token in {checkpoint.folder / 'tokenizer.json'}; take the "
+            f"tokenizer of the model's family"
         )
-    vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
-    return Plan(checkpoint, family, preparation, processor, vocabulary, chat_template)
+    spec = PromptSpec(
+        chat_template=found.source,
+        template_variables={
+            key: str(value)
+            for key, value in processor.tokenizer.special_tokens_map.items()
+            if isinstance(value, str)
+        },
+        image_token=family.image_token,
+        image_spelling=family.spelling(checkpoint.config),
+        special_tokens=vocabulary.special_tokens,
+        end_token_ids=checkpoint.end_token_ids(),
+    )
+    check_chat_template(spec, found.file)
+    return spec
 
 
 def write_vision(
@@ -223,7 +371,7 @@ def write_decoders(
             plan.vocabulary,
             files[name],
             file_type=name,
-            chat_template=plan.chat_template,
+            chat_template=plan.prompt.chat_template,
             progress=progress,
         )
     for name in tqdm(quantized, "quantize", unit="type", disable=not progress or not quantized):
@@ -263,18 +411,7 @@ def describe(
             f"the vision graph returns [{tokens}, {width}] for a tile, the configuration promises "
             f"[{plan.family.tokens_per_tile(config)}, {text.hidden_size}]"
         )
-    positions = decoder_export.context_length(config, plan.family.attention)
-    if tokens >= positions:
-        raise ExportError(
-            f"a picture has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
-            f"language model; choose a checkpoint with a smaller picture"
-        )
     architecture = decoder_export.find_architecture(config)
-    special = {
-        key: str(value)
-        for key, value in plan.processor.tokenizer.special_tokens_map.items()
-        if isinstance(value, str)
-    }
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -292,24 +429,17 @@ def describe(
             width=width,
             files={key: file_entry(path) for key, path in vision_files.items()},
         ),
-        prompt=PromptSpec(
-            chat_template=plan.chat_template,
-            template_variables=special,
-            image_token=plan.family.image_token,
-            image_spelling=plan.family.spelling(config),
-            special_tokens=plan.vocabulary.special_tokens,
-            end_token_ids=plan.checkpoint.end_token_ids(),
-        ),
+        prompt=plan.prompt,
         decoder=DecoderSpec(
             architecture=gguf.MODEL_ARCH_NAMES[architecture.gguf],
             width=width,
             vocabulary_size=text.vocab_size,
-            context_length=positions,
+            context_length=decoder_export.context_length(config, plan.family.attention),
             attention=plan.family.attention,
             positions="sequential",
             embedding_scale=plan.family.embedding_scale(config),
             files={
-                key: file_entry(path, quantize.inspect(path, key).bits_per_weight)
+                key: file_entry(path, quantize.bits_per_weight(path))
                 for key, path in decoder_files.items()
             },
         ),

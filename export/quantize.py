@@ -68,14 +68,17 @@ def quantize(source: Path, path: Path, file_type: str) -> None:
 
 
 def inspect(path: Path, file_type: str) -> Quantized:
-    """Sizes and types in a finished file."""
+    """Sizes and types in a finished file.
+
+    Args:
+        file_type: what it was asked to become, a type that edgevlm writes.
+    """
     reader = gguf.GGUFReader(path)
-    parameters = sum(int(tensor.n_elements) for tensor in reader.tensors)
     matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
     block_type = GGMLQuantizationType[BLOCK_TYPES.get(file_type, file_type.upper())]
     block, _ = gguf.GGML_QUANT_SIZES[block_type]
     return Quantized(
-        bits_per_weight=path.stat().st_size * 8 / parameters,
+        bits_per_weight=bits_per_weight(path),
         tensors=len(matrices),
         fallback={
             tensor.name: tensor.tensor_type.name.lower()
@@ -83,3 +86,9 @@ def inspect(path: Path, file_type: str) -> Quantized:
             if int(tensor.shape[0]) % block
         },
     )
+
+
+def bits_per_weight(path: Path) -> float:
+    """File bits per parameter."""
+    parameters = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    return path.stat().st_size * 8 / parameters

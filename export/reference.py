@@ -12,8 +12,10 @@ from optimum.exporters.tasks import TasksManager
 from PIL import Image
 from transformers import ProcessorMixin
 
+from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
+from edgevlm.export.messages import one_line
 
 
 class Reference:
@@ -38,9 +40,19 @@ class Reference:
         auto_class = TasksManager.get_model_class_for_task(
             "image-text-to-text", model_type=checkpoint.family
         )
-        self._model: Any = auto_class.from_pretrained(
-            checkpoint.folder, dtype=torch.float32, local_files_only=True
-        ).eval()
+        try:
+            self._model: Any = auto_class.from_pretrained(
+                checkpoint.folder,
+                config=checkpoint.config,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            ).eval()
+        except Exception as error:  # transformers' errors have no class in common
+            raise ExportError(
+                f"transformers cannot load {checkpoint.folder}: {one_line(error)}"
+            ) from error
 
     def inputs(self, question: str, pictures: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the model gets for one user message, pictures first."""
@@ -54,12 +66,17 @@ class Reference:
                 add_generation_prompt=True,
             )
         bos = self._processor.tokenizer.bos_token
-        processed = self._processor(
-            text=text,
-            images=list(pictures),
-            return_tensors="pt",
-            add_special_tokens=bos is None or not text.startswith(bos),
-        )
+        try:
+            processed = self._processor(
+                text=text,
+                images=list(pictures),
+                return_tensors="pt",
+                add_special_tokens=bos is None or not text.startswith(bos),
+            )
+        except Exception as error:  # transformers' errors have no class in common
+            raise ExportError(
+                f"transformers' processor cannot prepare {text!r}: {one_line(error)}"
+            ) from error
         processed.pop("labels", None)
         return dict(processed)
 

@@ -33,6 +33,8 @@ from edgevlm.errors import ExportError
 from edgevlm.evaluation import scenes
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
+from edgevlm.export.messages import one_line
+from edgevlm.export.weights import TensorEntry
 from edgevlm.manifest import ImagePreparation
 from edgevlm.tiling import prepare
 
@@ -65,44 +67,63 @@ class VisionGraph(nn.Module):
         return embeddings
 
 
-def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
-    """The vision part with the checkpoint's weights in float32; nothing else of it is read.
+def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict[str, TensorEntry]]:
+    """The vision part in float32, without values yet, and its parameters by the tensors that hold them.
 
     Raises:
-        ExportError: tensors missing, unknown, of other shapes or not finite.
+        ExportError: tensors missing, unknown or of other shapes, or settings that transformers refuses.
     """
-    with no_init_weights():
-        vision = family.vision(checkpoint.config)
+    try:
+        with no_init_weights():
+            vision = family.vision(checkpoint.config)
+    except (
+        Exception
+    ) as error:  # whatever a configuration of contradictions makes transformers raise
+        raise ExportError(
+            f"transformers cannot build the vision part of {checkpoint.folder / 'config.json'}: "
+            f"{one_line(error)}"
+        ) from error
     vision = vision.to(torch.float32).eval()
-    expected = dict(vision.state_dict())
-
-    def is_vision(name: str) -> bool:
-        return family.canonical_name(name).startswith(("tower.", "connector."))
-
-    for entry in checkpoint.by_shard(is_vision):
+    expected = {name: parameter.shape for name, parameter in vision.state_dict().items()}
+    sources: dict[str, TensorEntry] = {}
+    for entry in checkpoint.tensors.values():
         name = family.canonical_name(entry.name)
-        parameter = expected.pop(name, None)
-        if parameter is None:
+        if not name.startswith(("tower.", "connector.")):
+            continue
+        shape = expected.pop(name, None)
+        if shape is None:
             raise ExportError(
                 f"the checkpoint's vision part has a tensor {entry.name} that transformers' model of this "
                 f"configuration lacks; the configuration does not fit the weights"
             )
-        if parameter.shape != entry.shape:
+        if shape != entry.shape:
             raise ExportError(
-                f"{entry.name} has shape {list(entry.shape)}, the configuration asks for "
-                f"{list(parameter.shape)}"
+                f"{entry.name} has shape {list(entry.shape)}, the configuration asks for {list(shape)}"
             )
-        tensor = checkpoint.read(entry.name)
-        if not torch.isfinite(tensor).all():
-            raise ExportError(
-                f"{entry.name} has values that are not finite; the checkpoint is damaged"
-            )
-        parameter.copy_(tensor)
+        sources[name] = entry
     if expected:
         raise ExportError(
             f"the checkpoint lacks {len(expected)} tensors of its vision part, such as "
             f"{min(expected)}; fetch the whole checkpoint"
         )
+    return vision, sources
+
+
+def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
+    """The vision part with the checkpoint's weights in float32; nothing else of it is read.
+
+    Raises:
+        ExportError: as `plan_vision`, or values that are not finite.
+    """
+    vision, sources = plan_vision(checkpoint, family)
+    parameters = dict(vision.state_dict())
+    for name, entry in sorted(sources.items(), key=lambda item: (item[1].file, item[0])):
+        tensor = checkpoint.read(entry.name)
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"{entry.name} has values that are not finite; the checkpoint is damaged"
+            )
+        parameters[name].copy_(tensor)
     return vision
 
 

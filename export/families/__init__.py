@@ -5,6 +5,7 @@ A family module has one name, ``FAMILY``. Adding a family is adding a file and i
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from edgevlm.manifest import ImagePreparation, ImageSpelling, Resample
 
 MODULES = ("smolvlm", "idefics3", "paligemma")
 """Names of the modules here, equal to ``model_type``."""
+LONGEST_EDGE = 1 << 14
+"""Pixels that a setting may name; more is a mistake, and would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +80,71 @@ def find_family(model_type: str) -> Family:
     return family
 
 
+def edge(processor: Any, setting: str, key: str) -> int:
+    """A length in pixels among an image processor's settings.
+
+    Raises:
+        ValueError: the setting is of another form.
+    """
+    value = getattr(processor, setting, None)
+    found = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+    if type(found) is not int or not 0 < found <= LONGEST_EDGE:
+        given = value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            filled = dataclasses.asdict(value).items()
+            given = {name: length for name, length in filled if length is not None}
+        raise ValueError(
+            f"{setting} is {given!r}, it must have {key} as a whole number of 1 to {LONGEST_EDGE}"
+        )
+    return found
+
+
 def normalisation(processor: Any) -> dict[str, Any]:
-    """``mean``, ``std`` and ``rescale_factor`` of an image processor, neutral where it does neither."""
-    red, green, blue = processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0)
-    mean = (float(red), float(green), float(blue))
-    red, green, blue = processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0)
+    """``mean``, ``std`` and ``rescale_factor`` of an image processor, neutral where it does neither.
+
+    Raises:
+        ValueError: a setting of another form.
+    """
+    normalize = processor.do_normalize
+    factor = processor.rescale_factor if processor.do_rescale else 1.0
+    if not isinstance(factor, (int, float)):
+        raise ValueError(f"rescale_factor is {factor!r}, it must be a number")
     return {
-        "mean": mean,
-        "std": (float(red), float(green), float(blue)),
-        "rescale_factor": float(processor.rescale_factor) if processor.do_rescale else 1.0,
+        "mean": channels(processor, "image_mean") if normalize else (0.0, 0.0, 0.0),
+        "std": channels(processor, "image_std") if normalize else (1.0, 1.0, 1.0),
+        "rescale_factor": float(factor),
     }
 
 
-def resample(processor: Any) -> Resample:
-    """The filter's name of Pillow's number.
+def channels(processor: Any, setting: str) -> tuple[float, float, float]:
+    """A number for red, green and blue, which may stand once for all three.
 
     Raises:
-        ExportError: a filter that edgevlm does not compute.
+        ValueError: neither one number nor three, or a deviation of 0.
     """
-    names: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-    number = int(processor.resample)
-    if number not in names:
-        raise ExportError(f"the image processor's resample is {number}, edgevlm knows {names}")
-    return names[number]
+    value: Any = getattr(processor, setting, None)
+    found: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+    if (
+        len(found) != 3
+        or not all(isinstance(number, (int, float)) for number in found)
+        or (setting == "image_std" and not all(number > 0 for number in found))
+    ):
+        raise ValueError(f"{setting} is {value!r}, it must be one number or three")
+    red, green, blue = found
+    return float(red), float(green), float(blue)
+
+
+def resample(processor: Any) -> Resample:
+    """The filter's name of Pillow's number, or of the name itself.
+
+    Raises:
+        ValueError: a filter that edgevlm does not compute.
+    """
+    names: dict[object, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    value = processor.resample
+    if isinstance(value, str) and value.lower() in names.values():
+        return next(name for name in names.values() if name == value.lower())
+    if isinstance(value, bool) or value not in names:
+        known = ", ".join(f"{number} ({name})" for number, name in names.items())
+        raise ValueError(f"resample is {value!r}, edgevlm knows {known}")
+    return names[value]

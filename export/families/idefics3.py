@@ -17,7 +17,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 )
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, normalisation, resample
+from edgevlm.export.families import Family, edge, normalisation, resample
 from edgevlm.manifest import ImagePreparation, ImageSpelling
 
 TENSORS = {
@@ -83,12 +83,12 @@ def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tenso
 
 def preparation(processor: PilBackend) -> ImagePreparation:
     """A grid of tiles, or one tile without ``do_image_splitting``."""
-    tile = processor.max_image_size["longest_edge"]
+    tile = edge(processor, "max_image_size", "longest_edge")
     return ImagePreparation(
         strategy="grid" if processor.do_image_splitting else "stretch",
         tile_size=(tile, tile),
         resample=resample(processor),
-        longest_edge=processor.size["longest_edge"] if processor.do_resize else None,
+        longest_edge=edge(processor, "size", "longest_edge") if processor.do_resize else None,
         **normalisation(processor),
     )
 

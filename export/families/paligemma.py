@@ -14,7 +14,7 @@ from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModal
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, normalisation, resample
+from edgevlm.export.families import Family, edge, normalisation, resample
 from edgevlm.manifest import ImagePreparation, ImageSpelling
 
 TENSORS = {
@@ -63,7 +63,7 @@ def preparation(processor: PilBackend) -> ImagePreparation:
     """One tile, whatever the aspect."""
     return ImagePreparation(
         strategy="stretch",
-        tile_size=(processor.size["height"], processor.size["width"]),
+        tile_size=(edge(processor, "size", "height"), edge(processor, "size", "width")),
         resample=resample(processor),
         longest_edge=None,
         **normalisation(processor),
