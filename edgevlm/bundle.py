@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,10 +66,14 @@ class Bundle:
                     f"not a hub repository (owner/name); make one with: edgevlm export CHECKPOINT OUT"
                 )
             folder = _download(name, revision, cache_dir, token, local_files_only)
-        if not folder.is_dir():
-            raise BundleError(
-                f"{folder} is not a folder; a bundle is a folder with {MANIFEST_NAME}"
-            )
+            if not (folder / MANIFEST_NAME).is_file():
+                of = () if revision is None else ("--revision", revision)
+                raise BundleError(
+                    f"the hub repository {name!r} has no {MANIFEST_NAME}, so it is no bundle; if it is a "
+                    f"checkpoint, make one of it: {_export(name, './' + name.rpartition('/')[2], *of)}"
+                )
+        elif not (folder / MANIFEST_NAME).is_file():
+            raise BundleError(_no_bundle(folder))
         bundle = cls(folder, Manifest.load(folder))
         for entry in bundle.manifest.files():
             path = bundle.path(entry)
@@ -174,6 +179,36 @@ def _choose(
     if precision not in files:
         raise InputError(f"the bundle has no {half} in {precision!r}; it has {', '.join(files)}")
     return files[precision]
+
+
+def _no_bundle(found: Path) -> str:
+    """What was found in place of a bundle, with the command that makes one of it, as it is to be typed."""
+    wanted = f"a bundle is a folder with {MANIFEST_NAME}"
+    out = found.resolve().name if not found.name else found.stem if found.is_file() else found.name
+    made = str(
+        found.with_name(f"{out}-bundle") if found.name else found.resolve().parent / f"{out}-bundle"
+    )
+    if found.is_file() and found.suffix == ".gguf":
+        return (
+            f"{found} is a GGUF file, the language model alone; {wanted}, made from the checkpoint that the "
+            f"file was made from: {_export('CHECKPOINT', made, '--decoder-gguf', str(found))}"
+        )
+    if found.is_file() and found.suffix in (".onnx", ".safetensors", ".bin", ".pt", ".pth"):
+        return f"{found} is one file of a model; {wanted}: {_export('CHECKPOINT', made)}"
+    if not found.is_dir():
+        return f"{found} is not a folder; {wanted}"
+    if (found / "adapter_config.json").is_file():
+        return (
+            f"{found} is an adapter, not a bundle; {_export(str(found), made)} says how to merge it into its "
+            f"base model, and then: {_export('MERGED', made)}"
+        )
+    if (found / "config.json").is_file():
+        return f"{found} is a checkpoint, not a bundle; make one of it: {_export(str(found), made)}"
+    return f"{found} has no {MANIFEST_NAME}; {wanted}: {_export('CHECKPOINT', 'OUT')}"
+
+
+def _export(*arguments: str) -> str:
+    return f"edgevlm export {shlex.join(arguments)}"
 
 
 def _download(

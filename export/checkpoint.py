@@ -184,7 +184,7 @@ class Checkpoint:
                 self.folder, local_files_only=True, trust_remote_code=False
             )
             # config.json may name a kernel here, compiled code that transformers would fetch from the hub
-            config._attn_implementation = "sdpa"
+            config._attn_implementation = None
             return config
         except Exception as error:  # transformers' own, validators', Python's: no class in common
             raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error

@@ -32,6 +32,8 @@ UNQUANTIZED = {
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
+LARGEST = 2**31 - 1
+"""Of a number in GGUF's header; more is a mistake."""
 EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -334,9 +336,21 @@ def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
 
 def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
     """Raises:
-    ExportError: a rotary scaling that is not covered.
+    ExportError: a rotary scaling that is not covered, or a value that is no positive number.
     """
     head = head_size(text)
+    rope = text.rope_parameters
+    numbers = {
+        "max_position_embeddings": text.max_position_embeddings,
+        "rms_norm_eps": text.rms_norm_eps,
+        "rope_theta": rope.get("rope_theta"),
+        **({"factor": rope.get("factor")} if rope.get("rope_type") == "linear" else {}),
+    }
+    for name, value in numbers.items():
+        if not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
+            raise ExportError(
+                f"the language model's {name} is {value!r} in config.json; it must be a positive number"
+            )
     writer.add_vocab_size(text.vocab_size)
     writer.add_context_length(text.max_position_embeddings)
     writer.add_embedding_length(text.hidden_size)
@@ -366,9 +380,11 @@ def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
 
 def hyperparameters(architecture: Architecture, text: PretrainedConfig) -> dict[str, object]:
     """What `write_hyperparameters` writes, by GGUF's keys; raises as that."""
-    writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.gguf])
+    name = gguf.MODEL_ARCH_NAMES[architecture.gguf]
+    writer = GGUFWriter(None, name)
     write_hyperparameters(writer, text)
-    return {key: entry.value for key, entry in writer.kv_data[0].items()}
+    written = writer.kv_data[0].items()
+    return {key: entry.value for key, entry in written if key.startswith(f"{name}.")}
 
 
 def rope_factors(text: PretrainedConfig) -> list[float]:

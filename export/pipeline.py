@@ -32,7 +32,7 @@ from edgevlm.export.given import open_given_decoder
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
 from edgevlm.export.staging import aside, check_disk, check_out
-from edgevlm.export.tokenizer import Vocabulary, read_vocabulary
+from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -177,6 +177,8 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     text = checkpoint.config.get_text_config()
     architecture = decoder_export.find_architecture(checkpoint.config)
     decoder_export.hyperparameters(architecture, text)
+    check_layers(checkpoint)
+    decoder_export.gguf_names(checkpoint, family, architecture)
     tokens = positions_of_a_tile(checkpoint, family)
     with quiet_transformers():
         tokenizer = load_tokenizer(checkpoint)
@@ -185,10 +187,22 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
         processor = family.processor(image_processor, tokenizer, tokens)
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
     prompt = plan_prompt(checkpoint, family, processor, vocabulary)
-    decoder_export.gguf_names(checkpoint, family, architecture)
     with quiet_transformers():
         vision_export.plan_vision(checkpoint, family)
     return Plan(checkpoint, family, preparation, processor, vocabulary, prompt)
+
+
+def check_layers(checkpoint: Checkpoint) -> None:
+    """Raises:
+    ExportError: more layers than there are tensors, which would take long to find missing.
+    """
+    for part in (checkpoint.config.get_text_config(), checkpoint.config.vision_config):
+        if not 0 < part.num_hidden_layers <= len(checkpoint.tensors):
+            raise ExportError(
+                f"{checkpoint.folder / 'config.json'} says that {part.model_type} has "
+                f"{part.num_hidden_layers} layers, the weights are {len(checkpoint.tensors)} tensors in all; "
+                f"they are not of one checkpoint"
+            )
 
 
 def positions_of_a_tile(checkpoint: Checkpoint, family: Family) -> int:
@@ -230,9 +244,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
     for name in TOKENIZER_FILES:
         checkpoint.json(name)
     try:
-        return TokenizersBackend.from_pretrained(
+        tokenizer = TokenizersBackend.from_pretrained(
             checkpoint.folder, local_files_only=True, trust_remote_code=False
         )
+        for name in NAMED_TOKENS:
+            getattr(tokenizer, f"{name}_token_id")
+        return tokenizer
     except Exception as error:  # tokenizers raises plain Exceptions
         raise ExportError(
             f"transformers cannot read {path} and tokenizer_config.json: {one_line(error)}"
@@ -312,6 +329,13 @@ def plan_prompt(
         raise ExportError(
             f"{family.image_token} is no special token in {checkpoint.folder / 'tokenizer.json'}; take the "
             f"tokenizer of the model's family"
+        )
+    image_id = processor.tokenizer.convert_tokens_to_ids(family.image_token)
+    if checkpoint.config.image_token_id != image_id:
+        raise ExportError(
+            f"{checkpoint.folder / 'config.json'} says that the image token is "
+            f"{checkpoint.config.image_token_id}, in tokenizer.json {family.image_token} is {image_id}; they "
+            f"are not of one checkpoint"
         )
     spec = PromptSpec(
         chat_template=found.source,

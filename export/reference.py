@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Reference:
         auto_class = TasksManager.get_model_class_for_task(
             "image-text-to-text", model_type=checkpoint.family
         )
-        try:
+        with named("load the checkpoint"):
             self._model: Any = auto_class.from_pretrained(
                 checkpoint.folder,
                 config=checkpoint.config,
@@ -49,10 +50,6 @@ class Reference:
                 trust_remote_code=False,
                 use_safetensors=True,
             ).eval()
-        except Exception as error:  # transformers' errors have no class in common
-            raise ExportError(
-                f"transformers cannot load {checkpoint.folder}: {one_line(error)}"
-            ) from error
 
     def inputs(self, question: str, pictures: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the model gets for one user message, pictures first."""
@@ -60,23 +57,20 @@ class Reference:
             text = self._image_token * len(pictures) + question
         else:
             content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
-            text = self._processor.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=self._chat_template,
-                add_generation_prompt=True,
-            )
+            with named("render the chat template"):
+                text = self._processor.apply_chat_template(
+                    [{"role": "user", "content": content}],
+                    chat_template=self._chat_template,
+                    add_generation_prompt=True,
+                )
         bos = self._processor.tokenizer.bos_token
-        try:
+        with named(f"prepare the prompt {text!r}"):
             processed = self._processor(
                 text=text,
                 images=list(pictures),
                 return_tensors="pt",
                 add_special_tokens=bos is None or not text.startswith(bos),
             )
-        except Exception as error:  # transformers' errors have no class in common
-            raise ExportError(
-                f"transformers' processor cannot prepare {text!r}: {one_line(error)}"
-            ) from error
         processed.pop("labels", None)
         return dict(processed)
 
@@ -85,22 +79,24 @@ class Reference:
         """The connector's output for a picture: float32 ``[tokens, width]``."""
         inputs = self.inputs(question, [picture])
         names = ("pixel_values", "pixel_attention_mask")
-        features = self._model.get_image_features(
-            **{name: inputs[name] for name in names if name in inputs}, return_dict=True
-        ).pooler_output
+        with named("encode an image"):
+            features = self._model.get_image_features(
+                **{name: inputs[name] for name in names if name in inputs}, return_dict=True
+            ).pooler_output
         joined = torch.cat(list(features)).float().numpy()
         return joined.reshape(-1, joined.shape[-1])
 
     @torch.no_grad()
     def answer(self, inputs: dict[str, torch.Tensor], max_tokens: int) -> tuple[int, ...]:
         """The greedy answer, its end token included."""
-        generated = self._model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=max_tokens,
-            eos_token_id=self._end_token_ids,
-            pad_token_id=self._end_token_ids[0],
-        )
+        with named("answer a question"):
+            generated = self._model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=max_tokens,
+                eos_token_id=self._end_token_ids,
+                pad_token_id=self._end_token_ids[0],
+            )
         return tuple(generated[0, inputs["input_ids"].shape[1] :].tolist())
 
     @torch.no_grad()
@@ -115,5 +111,17 @@ class Reference:
                 [inputs["token_type_ids"], torch.ones_like(forced)], dim=1
             )
         start = inputs["input_ids"].shape[1] - 1
-        logits: torch.Tensor = self._model(**whole).logits[0, start:-1]
+        with named("compute logits"):
+            logits: torch.Tensor = self._model(**whole).logits[0, start:-1]
         return logits.float().numpy()
+
+
+@contextmanager
+def named(work: str) -> Iterator[None]:
+    """Raises:
+    ExportError: what transformers raised, which has no class of its own, and what it was to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(f"transformers cannot {work}: {one_line(error)}") from error

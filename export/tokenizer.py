@@ -52,6 +52,7 @@ BYTE_LEVEL: dict[str, tuple[list[dict[str, Any]], bool]] = {
 }
 """llama.cpp's name to the pre-tokenizers and whether whole words skip the merges (``ignore_merges``)."""
 
+NAMED_TOKENS = ("bos", "eos", "unk", "pad")
 SPACE = "▁"
 SPACE_MARKED = "sarvam-moe"
 """llama.cpp's name for merges over text whose spaces are written ``▁``, split at newlines only."""
@@ -150,7 +151,7 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
     merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     named_ids = {
         name: token_id
-        for name in ("bos", "eos", "unk", "pad")
+        for name in NAMED_TOKENS
         if (token_id := getattr(tokenizer, f"{name}_token_id")) is not None
     }
     return Vocabulary(pre_tokenizer, filled, tuple(types), tuple(merges), tuple(special), named_ids)
@@ -236,6 +237,6 @@ BYTE_TOKENS = frozenset(map(byte_token, range(256)))
 def unsupported(found: str, wanted: str) -> ExportError:
     """A tokenizer that llama.cpp would run otherwise than transformers."""
     return ExportError(
-        f"llama.cpp cannot reproduce this tokenizer: {found}, edgevlm can export {wanted}; a decoder that "
-        f"you already have as GGUF can be used with --decoder-gguf"
+        f"llama.cpp cannot reproduce this tokenizer: {found}, edgevlm can export {wanted}; take the "
+        f"tokenizer of the model's family"
     )
