@@ -1,4 +1,4 @@
-"""A decoder given as GGUF: taken if it tokenizes and computes as the checkpoint, else refused by the difference."""
+"""A decoder given as GGUF: taken if it tokenizes and computes as the checkpoint, else refused by name."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.given import GivenDecoder, open_given_decoder
 from edgevlm.export.parity import decoder_bound
 from edgevlm.export.pipeline import Plan, export, make_plan
+from edgevlm.results import PromptText
 from tests import checkpoints
 from tests.conftest import Export
 from tests.damage import rewrite_gguf
@@ -154,18 +155,6 @@ def test_what_changes_no_tokenization_is_taken(smolvlm: Given, tmp_path: Path) -
     assert smolvlm.open(path).file_type == "f16"
 
 
-def test_a_user_cannot_write_a_special_token_with_a_given_decoder(
-    exported: Export, tmp_path: Path
-) -> None:
-    made = exported("smolvlm")
-    out = tmp_path / "bundle"
-    file = made.bundle / "decoder.q8_0.gguf"
-    export(made.checkpoint, out, vision=["fp32"], decoder_gguf=file, progress=False)
-    with VLM.from_pretrained(out, threads=1) as vlm:
-        tokens = vlm.prompt(None, "<image> is what?").tokens
-    assert IMAGE not in [token.id for token in tokens]
-
-
 def converted(paligemma: Given, path: Path, *, prefix: bool = False, shuffle: bool = False) -> Path:
     """A Gemma vocabulary as llama.cpp's converter writes it: SentencePiece's, pieces with scores by rank,
     added tokens that look special as CONTROL, and those of spaces written with spaces."""
@@ -293,7 +282,7 @@ def test_other_tensors_are_refused(smolvlm: Given, tmp_path: Path, exported: Exp
     path = rewrite_gguf(scaled.file, tmp_path / "c.gguf", drop=("rope_freqs.weight",))
     with pytest.raises(ExportError, match=r"tensor rope_freqs\.weight not at all"):
         scaled.open(path)
-    with pytest.raises(ExportError, match="architecture 'gemma2', the checkpoint's .* 'llama'"):
+    with pytest.raises(ExportError, match="architecture 'gemma2', the checkpoint's"):
         smolvlm.open(given_of(exported, "paligemma2").file)
 
 
@@ -329,7 +318,7 @@ def test_what_is_no_gguf_file_is_refused(smolvlm: Given, tmp_path: Path) -> None
 
 @given(place=st.integers(0, 20_000), value=st.integers(0, 255), width=st.sampled_from([1, 4, 8]))
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_damaged_header_is_refused_or_harmless(
     smolvlm: Given, tmp_path: Path, place: int, value: int, width: int
@@ -356,8 +345,10 @@ def test_every_type_of_llama_cpp_has_a_bound_or_a_reason() -> None:
     assert decoder_bound("bf16") == 5e-2 and decoder_bound("q8_0") == 0.1
 
 
-def test_a_type_that_edgevlm_does_not_write_is_measured(exported: Export, tmp_path: Path) -> None:
-    """q4_k_m by another name: its bits and its bound are found all the same."""
+def test_a_type_that_edgevlm_does_not_write_is_measured_and_used(
+    exported: Export, tmp_path: Path
+) -> None:
+    """Another name for q8_0: its bits and its bound are found, and users write no special token in it."""
     made = exported("smolvlm")
     fields = {"general.file_type": int(gguf.LlamaFileType.MOSTLY_IQ3_M)}
     file = rewrite_gguf(made.bundle / "decoder.q8_0.gguf", tmp_path / "iq3_m.gguf", fields)
@@ -367,3 +358,8 @@ def test_a_type_that_edgevlm_does_not_write_is_measured(exported: Export, tmp_pa
     assert entry.name == "decoder.iq3_m.gguf" and entry.bits_per_weight is not None
     assert manifest.parity is not None and manifest.parity.decoder["iq3_m"].bound == 0.75
     assert np.isclose(entry.bits_per_weight, 8.5, atol=2.5)
+    with VLM.from_pretrained(out, threads=1) as vlm:
+        found = vlm.prompt([{"role": "user", "content": "<image> is what?"}])
+    texts = [part for part in found.parts if isinstance(part, PromptText)]
+    assert not any(IMAGE in part.token_ids for part in texts)
+    assert "<image> is what?" in "".join(part.text for part in texts)
