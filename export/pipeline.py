@@ -180,13 +180,14 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     check_layers(checkpoint)
     decoder_export.gguf_names(checkpoint, family, architecture)
     tokens = positions_of_a_tile(checkpoint, family)
+    template = plan_template(checkpoint, family)
     with quiet_transformers():
         tokenizer = load_tokenizer(checkpoint)
         image_processor = load_image_processor(checkpoint, family)
         preparation = plan_preparation(checkpoint, family, image_processor)
         processor = family.processor(image_processor, tokenizer, tokens)
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
-    prompt = plan_prompt(checkpoint, family, processor, vocabulary)
+    prompt = plan_prompt(checkpoint, family, template, processor, vocabulary)
     with quiet_transformers():
         vision_export.plan_vision(checkpoint, family)
     return Plan(checkpoint, family, preparation, processor, vocabulary, prompt)
@@ -308,13 +309,11 @@ def plan_preparation(
     return preparation
 
 
-def plan_prompt(
-    checkpoint: Checkpoint, family: Family, processor: ProcessorMixin, vocabulary: Vocabulary
-) -> PromptSpec:
-    """How messages become tokens, tried with one question.
+def plan_template(checkpoint: Checkpoint, family: Family) -> ChatTemplate:
+    """The checkpoint's chat template, or the family's.
 
     Raises:
-        ExportError: no chat template, one that cannot write a question about an image, or no end token.
+        ExportError: there is none, or it cannot be read.
     """
     found = (
         find_chat_template(checkpoint)
@@ -325,11 +324,22 @@ def plan_prompt(
         raise ExportError(
             f"{checkpoint.repository} has no chat template; put one into chat_template.jinja beside it"
         )
-    if family.image_token not in {token.text for token in vocabulary.special_tokens}:
-        raise ExportError(
-            f"{family.image_token} is no special token in {checkpoint.folder / 'tokenizer.json'}; take the "
-            f"tokenizer of the model's family"
-        )
+    return found
+
+
+def plan_prompt(
+    checkpoint: Checkpoint,
+    family: Family,
+    template: ChatTemplate,
+    processor: ProcessorMixin,
+    vocabulary: Vocabulary,
+) -> PromptSpec:
+    """How messages become tokens, tried with one question.
+
+    Raises:
+        ExportError: a template that cannot write a question about an image, another image token than the
+            configuration's, or no end token.
+    """
     image_id = processor.tokenizer.convert_tokens_to_ids(family.image_token)
     if checkpoint.config.image_token_id != image_id:
         raise ExportError(
@@ -338,7 +348,7 @@ def plan_prompt(
             f"are not of one checkpoint"
         )
     spec = PromptSpec(
-        chat_template=found.source,
+        chat_template=template.source,
         template_variables={
             key: str(value)
             for key, value in processor.tokenizer.special_tokens_map.items()
@@ -349,7 +359,7 @@ def plan_prompt(
         special_tokens=vocabulary.special_tokens,
         end_token_ids=checkpoint.end_token_ids(),
     )
-    check_chat_template(spec, found.file)
+    check_chat_template(spec, template.file)
     return spec
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ class Trained:
         settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
         torch.manual_seed(0)
         trained = get_peft_model(model, settings)
-        trained.save_pretrained(self.adapter)
+        trained.save_pretrained(str(self.adapter))
         self.logits = logits(trained)
 
 
@@ -108,8 +109,8 @@ def test_pickled_adapters_are_found_too(trained: Trained, tmp_path: Path) -> Non
 
 def test_adapter_weights_among_the_others_are_refused(trained: Trained, tmp_path: Path) -> None:
     """As they are when a model is saved before merge_and_unload(), in the three forms of that mistake."""
-    model = PeftModel.from_pretrained(
-        AutoModelForImageTextToText.from_pretrained(trained.base), trained.adapter
+    model: Any = PeftModel.from_pretrained(
+        AutoModelForImageTextToText.from_pretrained(trained.base), str(trained.adapter)
     )
     forms = {
         "whole": model.state_dict(),

@@ -90,7 +90,7 @@ def test_yes_is_not_asked_for(pristine: Path, tmp_path: Path, program: str) -> N
     folder, mark = with_code(pristine, tmp_path / "checkpoint", *CLASSES)
     change_json(folder / "config.json", model_type="own_model")
     scripts = Path(sysconfig.get_path("scripts"))
-    start = {
+    start: dict[str, list[str | Path]] = {
         "edgevlm": [sys.executable, "-m", "edgevlm", "export"],
         "optimum-cli": [scripts / "optimum-cli", "export", "edgevlm"],
     }

@@ -1,4 +1,4 @@
-"""Embeddings that serve as the output layer too: decided as transformers decides when it loads the weights."""
+"""Embeddings that serve as the output layer too: decided as transformers decides when it loads them."""
 
 from __future__ import annotations
 

@@ -135,16 +135,14 @@ def channels(processor: Any, setting: str) -> tuple[float, float, float]:
 
 
 def resample(processor: Any) -> Resample:
-    """The filter's name of Pillow's number, or of the name itself.
+    """The filter's name of Pillow's number; for a name transformers would take bilinear, whatever it says.
 
     Raises:
-        ValueError: a filter that edgevlm does not compute.
+        ValueError: no number, or of a filter that edgevlm does not compute.
     """
-    names: dict[object, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    names: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
     value = processor.resample
-    if isinstance(value, str) and value.lower() in names.values():
-        return next(name for name in names.values() if name == value.lower())
-    if isinstance(value, bool) or value not in names:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in names:
         known = ", ".join(f"{number} ({name})" for number, name in names.items())
-        raise ValueError(f"resample is {value!r}, edgevlm knows {known}")
+        raise ValueError(f"resample is {value!r}, it must be one of the numbers {known}")
     return names[value]
