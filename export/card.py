@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 
 from edgevlm.manifest import Drift, FileEntry, Manifest
@@ -68,7 +70,7 @@ def write_card(manifest: Manifest) -> str:
     assert parity is not None
     revision = manifest.source.revision
     return CARD.format(
-        license=manifest.source.license,
+        license=scalar(manifest.source.license),
         repository=manifest.source.repository,
         revision=f" at revision `{revision}`" if revision else "",
         family=manifest.source.family,
@@ -101,6 +103,11 @@ def write_card(manifest: Manifest) -> str:
             f"{package} {version}" for package, version in manifest.created_with.items()
         ),
     )
+
+
+def scalar(text: str) -> str:
+    """A text as a value in YAML, in quotes if it would be read as another."""
+    return text if re.fullmatch(r"[A-Za-z][\w.+-]*(?:,? [\w.+-]+)*", text) else json.dumps(text)
 
 
 def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:

@@ -7,9 +7,7 @@ and llama3. Matrices are written as f16, bf16 or f32; vectors always as f32.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -22,10 +20,11 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edgevlm.errors import ExportError
+from edgevlm.export.architectures import Architecture, find_architecture, head_size
 from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family
 from edgevlm.export.tokenizer import Vocabulary
-from edgevlm.export.weights import TensorEntry
 
 UNQUANTIZED = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -34,104 +33,6 @@ UNQUANTIZED = {
 }
 LARGEST = 2**31 - 1
 """Of a number in GGUF's header; more is a mistake."""
-EMBEDDINGS = "decoder.embed_tokens.weight"
-HEAD = "head.weight"
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-NORMS = ("input_layernorm", "post_attention_layernorm")
-"""What every layer of every architecture has."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How llama.cpp's implementation of a language model differs from transformers'."""
-
-    gguf: gguf.MODEL_ARCH
-    activation: str
-    rope_halves_interleaved: bool
-    """llama.cpp rotates neighbours, transformers halves: rows of q and k change places."""
-    norm_offset: float
-    """Added to norms' weights (Gemma multiplies by one plus the weight)."""
-    untied: bool
-    """Whether llama.cpp reads an output layer of its own."""
-    norms: tuple[str, ...] = NORMS
-    """Of each layer."""
-
-
-ARCHITECTURES = {
-    "llama": Architecture(gguf.MODEL_ARCH.LLAMA, "silu", True, 0.0, True),
-    "gemma": Architecture(gguf.MODEL_ARCH.GEMMA, "gelu_pytorch_tanh", False, 1.0, False),
-    "gemma2": Architecture(
-        gguf.MODEL_ARCH.GEMMA2,
-        "gelu_pytorch_tanh",
-        False,
-        1.0,
-        False,
-        (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-    ),
-}
-"""``model_type`` of the text configuration to what llama.cpp makes of it."""
-
-
-def find_architecture(config: PretrainedConfig) -> Architecture:
-    """Raises:
-    ExportError: a language model that is not covered, or a variant that llama.cpp computes otherwise.
-    """
-    text = config.get_text_config()
-    if text.model_type not in ARCHITECTURES:
-        raise ExportError(
-            f"language models of type {text.model_type!r} cannot be exported; edgevlm exports "
-            f"{', '.join(ARCHITECTURES)}"
-        )
-    architecture = ARCHITECTURES[text.model_type]
-    activation = getattr(text, "hidden_activation", None) or text.hidden_act
-    if activation != architecture.activation:
-        raise ExportError(
-            f"the language model's activation is {activation!r}, llama.cpp computes "
-            f"{architecture.activation!r}"
-        )
-    if text.model_type == "gemma2":
-        check_gemma2(text)
-    return architecture
-
-
-def check_gemma2(text: PretrainedConfig) -> None:
-    """What llama.cpp fixes in code for Gemma 2.
-
-    Raises:
-        ExportError: another value in the configuration.
-    """
-    pattern = ["sliding_attention", "full_attention"] * text.num_hidden_layers
-    if text.layer_types != pattern[: text.num_hidden_layers]:
-        raise ExportError(
-            "layer_types of Gemma 2 must alternate sliding and full attention for llama.cpp"
-        )
-    largest = text.num_hidden_layers == 46  # by which llama.cpp knows the 27B model
-    scalar = text.hidden_size // text.num_attention_heads if largest else text.head_dim
-    if text.query_pre_attn_scalar != scalar:
-        raise ExportError(
-            f"query_pre_attn_scalar is {text.query_pre_attn_scalar}, llama.cpp computes with {scalar}"
-        )
-    if text.final_logit_softcapping is None or text.attn_logit_softcapping is None:
-        raise ExportError("this Gemma 2 has no softcapping, llama.cpp always applies it")
-
-
-def context_length(config: PretrainedConfig, attention: str) -> int:
-    """Positions that the checkpoint was made for.
-
-    A prompt whose positions all see each other is cut by llama.cpp at a sliding window, by transformers
-    not: there the window is the limit.
-    """
-    text = config.get_text_config()
-    window = getattr(text, "sliding_window", None)
-    if attention == "prefix" and window is not None:
-        return min(int(text.max_position_embeddings), int(window))
-    return int(text.max_position_embeddings)
-
-
-def head_size(text: PretrainedConfig) -> int:
-    """Width of one attention head."""
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def write_decoder(
@@ -199,139 +100,6 @@ def write_decoder(
     ):
         writer.write_tensor_data(tensor())
     writer.close()
-
-
-def gguf_names(
-    checkpoint: Checkpoint, family: Family, architecture: Architecture
-) -> dict[str, str]:
-    """The language model's tensors in the checkpoint to their names in GGUF.
-
-    Raises:
-        ExportError: a tensor that llama.cpp does not know, one that is missing, or one whose shape is not
-            what the configuration says.
-    """
-    text = checkpoint.config.get_text_config()
-    layers = text.num_hidden_layers
-    known = gguf.get_tensor_name_map(architecture.gguf, layers)
-    canonical = {source: family.canonical_name(source) for source in checkpoint.tensors}
-    canonical = {
-        source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
-    }
-    embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
-    names: dict[str, str] = {}
-    for source, name in canonical.items():
-        if name in (EMBEDDINGS, HEAD):
-            continue
-        hub_name = name.replace("decoder.", "model.", 1)
-        target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
-        if target is None or name.startswith("head."):
-            raise ExportError(
-                f"llama.cpp's {text.model_type} of {layers} layers has no tensor {source}; config.json does "
-                f"not fit the weights"
-            )
-        names[source] = target
-    names[embeddings] = "token_embd.weight"
-    if head is not None:
-        names[head] = "output.weight"
-    if len(set(names.values())) != len(names):
-        target, _ = Counter(names.values()).most_common(1)[0]
-        doubled = [source for source in names if names[source] == target]
-        raise ExportError(f"{' and '.join(doubled)} are one tensor of the model; save it again")
-    needed = {"decoder.norm.weight"} | {
-        f"decoder.layers.{layer}.{part}"
-        for layer in range(layers)
-        for part in layer_parts(architecture, text)
-    }
-    if missing := sorted(needed - set(canonical.values())):
-        raise ExportError(
-            f"the checkpoint lacks {len(missing)} tensors of its language model, such as {missing[0]}; "
-            f"fetch the whole checkpoint"
-        )
-    for source in names:
-        check_shape(checkpoint.tensors[source], canonical[source], text)
-    return names
-
-
-def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]:
-    """The tensors of one layer."""
-    parts = [f"{part}.weight" for part in (*architecture.norms, *ATTENTION, *FEED_FORWARD)]
-    if getattr(text, "attention_bias", False):
-        parts += [f"{part}.bias" for part in ATTENTION]
-    if getattr(text, "mlp_bias", False):
-        parts += [f"{part}.bias" for part in FEED_FORWARD]
-    return parts
-
-
-def vocabulary_tensors(
-    checkpoint: Checkpoint, canonical: Mapping[str, str], architecture: Architecture
-) -> tuple[str, str | None]:
-    """Names of the tensors of the embeddings and, unless they serve as it too, of the output layer.
-
-    As in transformers: a configuration that ties them is overruled by a file that has both with different
-    values; where the file has the output layer only, it is the embeddings too.
-
-    Raises:
-        ExportError: neither is there, an untied one is missing, or llama.cpp has no output layer for this
-            language model.
-    """
-    found = {name: source for source, name in canonical.items()}
-    embeddings, head = found.get(EMBEDDINGS), found.get(HEAD)
-    tied = bool(checkpoint.config.tie_word_embeddings)
-    if tied and embeddings is None:
-        embeddings, head = head, None
-    if embeddings is None:
-        raise ExportError(
-            f"the checkpoint lacks 1 tensors of its language model, {EMBEDDINGS}; fetch the whole checkpoint"
-        )
-    if head is None:
-        if not tied:
-            raise ExportError(
-                "the checkpoint lacks its output layer (lm_head.weight), and tie_word_embeddings is false; "
-                "fetch the whole checkpoint, or set that in config.json to true if the embeddings serve as "
-                "both"
-            )
-        return embeddings, None
-    if equal(checkpoint, embeddings, head):
-        return embeddings, None
-    if not architecture.untied:
-        raise ExportError(
-            f"this {checkpoint.config.get_text_config().model_type} has an output layer of its own ({head} "
-            f"differs from the embeddings), llama.cpp's uses the embeddings"
-        )
-    return embeddings, head
-
-
-def equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    """Whether two tensors of the checkpoint hold the same numbers."""
-    if checkpoint.tensors[one].shape != checkpoint.tensors[other].shape:
-        return False
-    return torch.equal(checkpoint.read(one).float(), checkpoint.read(other).float())
-
-
-def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
-    """Raises:
-    ExportError: a matrix or norm has another shape than the configuration says.
-    """
-    size, inner, head = text.hidden_size, text.intermediate_size, head_size(text)
-    queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
-    shapes = {
-        "embed_tokens.weight": (text.vocab_size, size),
-        "head.weight": (text.vocab_size, size),
-        "q_proj.weight": (queries, size),
-        "k_proj.weight": (keys, size),
-        "v_proj.weight": (keys, size),
-        "o_proj.weight": (size, queries),
-        "gate_proj.weight": (inner, size),
-        "up_proj.weight": (inner, size),
-        "down_proj.weight": (size, inner),
-        "norm.weight": (size,),
-    }
-    expected = next((shape for end, shape in shapes.items() if name.endswith(end)), entry.shape)
-    if entry.shape != expected:
-        raise ExportError(
-            f"{entry.name} has shape {list(entry.shape)}, config.json asks for {list(expected)}; they are "
-            f"not of one checkpoint"
-        )
 
 
 def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:

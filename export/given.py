@@ -20,14 +20,10 @@ from numpy.typing import DTypeLike, NDArray
 from tokenizers import Tokenizer
 
 from edgevlm.errors import ExportError
+from edgevlm.export.architectures import Architecture, find_architecture
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.decoder import (
-    Architecture,
-    find_architecture,
-    gguf_names,
-    hyperparameters,
-    rope_factors,
-)
+from edgevlm.export.decoder import hyperparameters, rope_factors
+from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family
 from edgevlm.export.given_vocabulary import check_tokenization, check_vocabulary
 from edgevlm.export.messages import one_line

@@ -24,7 +24,8 @@ from edgevlm.cli import main
 from edgevlm.errors import DriftError, ExportError, MissingDependencyError
 from edgevlm.export import dependencies
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import estimate_bytes, export, make_plan
+from edgevlm.export.pipeline import estimate_bytes, export
+from edgevlm.export.plan import make_plan
 from edgevlm.export.staging import aside, check_disk
 from edgevlm.exports import exported_bundles
 from edgevlm.manifest import MANIFEST_NAME, Manifest
@@ -353,7 +354,8 @@ def test_smolvlm_256m_in_its_real_shape(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import make_plan, write_decoders, write_vision
+from edgevlm.export.pipeline import write_decoders, write_vision
+from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
 write_vision(plan, Path(sys.argv[2]), ["fp32", "fp16", "int8"], progress=False)
 write_decoders(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)

@@ -20,7 +20,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.errors import BundleError, ExportError
 from edgevlm.export import adapter
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from tests import checkpoints
 from tests.damage import change_json, change_weights
 

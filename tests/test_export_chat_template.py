@@ -14,7 +14,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from edgevlm.errors import ExportError
 from edgevlm.export.chat_template import find_chat_template
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from edgevlm.prompt import PromptBuilder, TextSegment
 from tests import checkpoints
 from tests.damage import change_json

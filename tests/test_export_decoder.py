@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ExportError
-from edgevlm.export import decoder, quantize
+from edgevlm.export import architectures, decoder, quantize
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.parity import decoder_bound, relative_error
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from tests import checkpoints
 
@@ -202,17 +202,17 @@ def test_gemma_variants_that_llama_cpp_fixes_in_code_are_refused(tmp_path: Path)
     config = Checkpoint.open(checkpoints.paligemma2(tmp_path / "checkpoint")).config
     config.text_config.query_pre_attn_scalar = 144
     with pytest.raises(ExportError, match="query_pre_attn_scalar is 144"):
-        decoder.find_architecture(config)
+        architectures.find_architecture(config)
     config.text_config.query_pre_attn_scalar = 16
     config.text_config.layer_types = ["full_attention", "sliding_attention"]
     with pytest.raises(ExportError, match="layer_types"):
-        decoder.find_architecture(config)
+        architectures.find_architecture(config)
 
 
 def test_a_sliding_window_limits_a_prefix(tmp_path: Path) -> None:
     config = Checkpoint.open(checkpoints.paligemma2(tmp_path / "checkpoint")).config
-    assert decoder.context_length(config, "prefix") == 64
-    assert decoder.context_length(config, "causal") == 1024
+    assert architectures.context_length(config, "prefix") == 64
+    assert architectures.context_length(config, "causal") == 1024
 
 
 def change_weights(folder: Path, name: str, value: torch.Tensor | None) -> None:

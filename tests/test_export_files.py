@@ -18,7 +18,7 @@ from edgevlm.cli import main
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.front_matter import base_model, front_matter, read_license
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from tests import checkpoints
 from tests.damage import change_json, change_weights
 

@@ -21,7 +21,8 @@ from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.given import GivenDecoder, open_given_decoder
 from edgevlm.export.parity import decoder_bound
-from edgevlm.export.pipeline import Plan, export, make_plan
+from edgevlm.export.pipeline import export
+from edgevlm.export.plan import Plan, make_plan
 from edgevlm.results import PromptText
 from tests import checkpoints
 from tests.conftest import Export

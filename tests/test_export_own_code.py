@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.errors import ExportError
+from edgevlm.errors import ExportError, InputError
+from edgevlm.evaluation.evaluate import CheckpointAnswerer
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from edgevlm.export.reference import Reference
 from tests import checkpoints
 from tests.damage import change_json
@@ -106,6 +107,18 @@ def test_yes_is_not_asked_for(pristine: Path, tmp_path: Path, program: str) -> N
     assert "never runs a checkpoint's code" in done.stderr
     assert "[y/N]" not in done.stderr and "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"} and not mark.exists()
+
+
+def test_measuring_a_checkpoint_runs_none_either(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``edgevlm eval --checkpoint``"""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    folder, mark = with_code(pristine, tmp_path / "checkpoint", *CLASSES)
+    change_json(folder / "config.json", model_type="own_model")
+    with pytest.raises(InputError, match="transformers cannot load"):
+        CheckpointAnswerer(folder)
+    assert not mark.exists()
 
 
 def test_no_compiled_kernel_is_fetched(pristine: Path, tmp_path: Path) -> None:

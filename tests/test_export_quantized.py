@@ -13,7 +13,7 @@ import torch
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import write_decoder
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from tests import checkpoints
 from tests.damage import change_json, change_weights
 

@@ -14,7 +14,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import write_decoder
 from edgevlm.export.parity import relative_error
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from tests import checkpoints
 from tests.damage import change_json, change_weights

@@ -18,7 +18,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export import tokenizer as exported
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import write_decoder
-from edgevlm.export.pipeline import make_plan
+from edgevlm.export.plan import make_plan
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from tests import checkpoints
 

@@ -80,8 +80,11 @@ class CheckpointAnswerer:
         if not folder.is_dir():
             raise InputError(f"no checkpoint at {str(folder)!r}: not a folder")
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(folder)
-            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+            # a checkpoint's own code is never run, nor a pickle opened
+            self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             raise InputError(f"transformers cannot load {str(folder)!r}: {error}") from error
         self._model: Any = model.eval()

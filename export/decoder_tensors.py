@@ -1,0 +1,155 @@
+"""Which of a checkpoint's tensors are the language model, and what they are called in GGUF."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import gguf
+import torch
+from transformers import PretrainedConfig
+
+from edgevlm.errors import ExportError
+from edgevlm.export.architectures import Architecture, head_size
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.families import Family
+from edgevlm.export.weights import TensorEntry
+
+EMBEDDINGS = "decoder.embed_tokens.weight"
+HEAD = "head.weight"
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+"""What every layer has beside its norms."""
+
+
+def gguf_names(
+    checkpoint: Checkpoint, family: Family, architecture: Architecture
+) -> dict[str, str]:
+    """The language model's tensors in the checkpoint to their names in GGUF.
+
+    Raises:
+        ExportError: a tensor that llama.cpp does not know, one that is missing, or one whose shape is not
+            what the configuration says.
+    """
+    text = checkpoint.config.get_text_config()
+    layers = text.num_hidden_layers
+    known = gguf.get_tensor_name_map(architecture.gguf, layers)
+    canonical = {source: family.canonical_name(source) for source in checkpoint.tensors}
+    canonical = {
+        source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
+    }
+    embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
+    names: dict[str, str] = {}
+    for source, name in canonical.items():
+        if name in (EMBEDDINGS, HEAD):
+            continue
+        hub_name = name.replace("decoder.", "model.", 1)
+        target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
+        if target is None or name.startswith("head."):
+            raise ExportError(
+                f"llama.cpp's {text.model_type} of {layers} layers has no tensor {source}; config.json does "
+                f"not fit the weights"
+            )
+        names[source] = target
+    names[embeddings] = "token_embd.weight"
+    if head is not None:
+        names[head] = "output.weight"
+    if len(set(names.values())) != len(names):
+        target, _ = Counter(names.values()).most_common(1)[0]
+        doubled = [source for source in names if names[source] == target]
+        raise ExportError(f"{' and '.join(doubled)} are one tensor of the model; save it again")
+    needed = {"decoder.norm.weight"} | {
+        f"decoder.layers.{layer}.{part}"
+        for layer in range(layers)
+        for part in layer_parts(architecture, text)
+    }
+    if missing := sorted(needed - set(canonical.values())):
+        raise ExportError(
+            f"the checkpoint lacks {len(missing)} tensors of its language model, such as {missing[0]}; "
+            f"fetch the whole checkpoint"
+        )
+    for source in names:
+        check_shape(checkpoint.tensors[source], canonical[source], text)
+    return names
+
+
+def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]:
+    """The tensors of one layer."""
+    parts = [f"{part}.weight" for part in (*architecture.norms, *ATTENTION, *FEED_FORWARD)]
+    if getattr(text, "attention_bias", False):
+        parts += [f"{part}.bias" for part in ATTENTION]
+    if getattr(text, "mlp_bias", False):
+        parts += [f"{part}.bias" for part in FEED_FORWARD]
+    return parts
+
+
+def vocabulary_tensors(
+    checkpoint: Checkpoint, canonical: Mapping[str, str], architecture: Architecture
+) -> tuple[str, str | None]:
+    """Names of the tensors of the embeddings and, unless they serve as it too, of the output layer.
+
+    As in transformers: a configuration that ties them is overruled by a file that has both with different
+    values; where the file has the output layer only, it is the embeddings too.
+
+    Raises:
+        ExportError: neither is there, an untied one is missing, or llama.cpp has no output layer for this
+            language model.
+    """
+    found = {name: source for source, name in canonical.items()}
+    embeddings, head = found.get(EMBEDDINGS), found.get(HEAD)
+    tied = bool(checkpoint.config.tie_word_embeddings)
+    if tied and embeddings is None:
+        embeddings, head = head, None
+    if embeddings is None:
+        raise ExportError(
+            f"the checkpoint lacks 1 tensors of its language model, {EMBEDDINGS}; fetch the whole checkpoint"
+        )
+    if head is None:
+        if not tied:
+            raise ExportError(
+                "the checkpoint lacks its output layer (lm_head.weight), and tie_word_embeddings is false; "
+                "fetch the whole checkpoint, or set that in config.json to true if the embeddings serve as "
+                "both"
+            )
+        return embeddings, None
+    if equal(checkpoint, embeddings, head):
+        return embeddings, None
+    if not architecture.untied:
+        raise ExportError(
+            f"this {checkpoint.config.get_text_config().model_type} has an output layer of its own ({head} "
+            f"differs from the embeddings), llama.cpp's uses the embeddings"
+        )
+    return embeddings, head
+
+
+def equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors of the checkpoint hold the same numbers."""
+    if checkpoint.tensors[one].shape != checkpoint.tensors[other].shape:
+        return False
+    return torch.equal(checkpoint.read(one).float(), checkpoint.read(other).float())
+
+
+def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
+    """Raises:
+    ExportError: a matrix or norm has another shape than the configuration says.
+    """
+    size, inner, head = text.hidden_size, text.intermediate_size, head_size(text)
+    queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
+    shapes = {
+        "embed_tokens.weight": (text.vocab_size, size),
+        "head.weight": (text.vocab_size, size),
+        "q_proj.weight": (queries, size),
+        "k_proj.weight": (keys, size),
+        "v_proj.weight": (keys, size),
+        "o_proj.weight": (size, queries),
+        "gate_proj.weight": (inner, size),
+        "up_proj.weight": (inner, size),
+        "down_proj.weight": (size, inner),
+        "norm.weight": (size,),
+    }
+    expected = next((shape for end, shape in shapes.items() if name.endswith(end)), entry.shape)
+    if entry.shape != expected:
+        raise ExportError(
+            f"{entry.name} has shape {list(entry.shape)}, config.json asks for {list(expected)}; they are "
+            f"not of one checkpoint"
+        )
