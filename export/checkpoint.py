@@ -19,7 +19,7 @@ from edgevlm.export import adapter, quantized
 from edgevlm.export.families import MODULES
 from edgevlm.export.front_matter import read_license
 from edgevlm.export.messages import one_line
-from edgevlm.export.weights import TensorEntry, read_entries, read_json
+from edgevlm.export.weights import FILE, TensorEntry, read_entries, read_json
 from edgevlm.manifest import MANIFEST_NAME
 
 _logger = logging.getLogger(__name__)
@@ -179,6 +179,11 @@ class Checkpoint:
         data = read_json(path)
         self._check_model_type(data, path)
         quantized.check_config(data, path)
+        if data.get("transformers_weights") not in (None, FILE):
+            raise ExportError(
+                f"{path} names {data['transformers_weights']} as the weights (transformers_weights); save the "
+                f"checkpoint again with transformers' save_pretrained, or call the file {FILE}"
+            )
         try:
             config = AutoConfig.from_pretrained(
                 self.folder, local_files_only=True, trust_remote_code=False

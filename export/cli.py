@@ -11,8 +11,9 @@ from edgevlm.exports import remember
 from edgevlm.manifest import Manifest
 
 HELP = """\
-Make a bundle from a checkpoint: a folder, or a repository on the Hugging Face hub. The last step asks
-transformers and the bundle the same questions and refuses a bundle that answers otherwise."""
+Make a bundle from a checkpoint: a folder, or a repository on the Hugging Face hub. No code that a
+checkpoint brings is run, and no pickle opened. The last step asks transformers and the bundle the same
+questions and refuses a bundle that answers otherwise."""
 
 EXAMPLES = """\
   edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct ./smolvlm-256m

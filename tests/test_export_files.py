@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from edgevlm.cli import main
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.front_matter import base_model, front_matter, read_license
-from edgevlm.export.plan import make_plan
+from edgevlm.export.parity import check_preparation
+from edgevlm.export.plan import load_image_processor, make_plan
 from tests import checkpoints
 from tests.damage import change_json, change_weights
 
@@ -94,6 +96,10 @@ FILES: dict[str, tuple[Damage, str]] = {
     "a fraction of a layer": (
         values("config.json", scale_factor="2"),
         r"transformers cannot read .*config\.json",
+    ),
+    "weights that transformers reads elsewhere": (
+        values("config.json", transformers_weights="other.safetensors"),
+        r"config\.json names other\.safetensors as the weights \(transformers_weights\)",
     ),
     "no sizes": (
         values("config.json", scale_factor=0),
@@ -330,6 +336,40 @@ def test_settings_in_other_forms(
     preparation = make_plan(Checkpoint.open(folder)).preparation
     assert preparation.resample == expected
     assert preparation.mean == preparation.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 56}, r"size is \{'shortest_edge': 56\}, it must have height"),
+        ({"size": {"height": 56}}, r"transformers cannot read|it must have width"),
+        (
+            {"crop_size": 50, "do_center_crop": True},
+            r"transformers makes of an image of 128 x 32 pixels \[1, 50, 50\] pixels, edgevlm \[1, 56, 56\]",
+        ),
+        ({"do_resize": False}, r"transformers makes of an image of 128 x 32 pixels \[1, 32, 128\]"),
+    ],
+)
+def test_settings_of_another_family(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folder = checkpoints.paligemma(tmp_path / "checkpoint")
+    change_json(folder / "preprocessor_config.json", **changes)
+    with pytest.raises(ExportError, match=message):
+        make_plan(Checkpoint.open(folder))
+
+
+def test_other_pixels_are_found_before_the_work(pristine: Path) -> None:
+    """What transformers makes of an image is compared with what edgevlm makes, whatever the settings say."""
+    checkpoint = Checkpoint.open(pristine)
+    plan = make_plan(checkpoint)
+    file = pristine / "preprocessor_config.json"
+    processor = load_image_processor(checkpoint, plan.family)
+    check_preparation(processor, plan.preparation, file)
+    for changes in ({"resample": "bicubic"}, {"mean": (0.5, 0.4, 0.5)}):
+        other = dataclasses.replace(plan.preparation, **changes)
+        with pytest.raises(
+            ExportError, match="makes other pixels than edgevlm of an image of 128 x 32"
+        ):
+            check_preparation(processor, other, file)
 
 
 CARDS: dict[str, tuple[bytes, str]] = {

@@ -157,8 +157,7 @@ def test_what_changes_no_tokenization_is_taken(smolvlm: Given, tmp_path: Path) -
 
 
 def converted(paligemma: Given, path: Path, *, prefix: bool = False, shuffle: bool = False) -> Path:
-    """A Gemma vocabulary as llama.cpp's converter writes it: SentencePiece's, pieces with scores by rank,
-    added tokens that look special as CONTROL, and those of spaces written with spaces."""
+    """A Gemma vocabulary as llama.cpp's converter writes it: SentencePiece's, pieces with scores by rank."""
     vocabulary = paligemma.plan.vocabulary
     ranks = {
         merge.replace(" ", ""): rank for rank, merge in reversed([*enumerate(vocabulary.merges)])
