@@ -181,8 +181,8 @@ class Checkpoint:
         quantized.check_config(data, path)
         if data.get("transformers_weights") not in (None, FILE):
             raise ExportError(
-                f"{path} names {data['transformers_weights']} as the weights (transformers_weights); save the "
-                f"checkpoint again with transformers' save_pretrained, or call the file {FILE}"
+                f"{path} names {data['transformers_weights']} as the weights (transformers_weights); save "
+                f"the checkpoint again with transformers' save_pretrained, or call the file {FILE}"
             )
         try:
             config = AutoConfig.from_pretrained(

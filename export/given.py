@@ -17,7 +17,6 @@ import gguf
 import numpy as np
 from gguf import LlamaFileType
 from numpy.typing import DTypeLike, NDArray
-from tokenizers import Tokenizer
 
 from edgevlm.errors import ExportError
 from edgevlm.export.architectures import Architecture, find_architecture
@@ -28,7 +27,7 @@ from edgevlm.export.families import Family
 from edgevlm.export.given_vocabulary import check_tokenization, check_vocabulary
 from edgevlm.export.messages import one_line
 from edgevlm.export.parity import decoder_bound
-from edgevlm.export.tokenizer import Vocabulary
+from edgevlm.export.plan import Plan
 
 INSTEAD = "leave out --decoder-gguf, and edgevlm writes the decoder (--decoder q4_k_m)"
 """What to do with a file that is not the checkpoint's language model."""
@@ -73,18 +72,8 @@ class GivenDecoder:
         return copy
 
 
-def open_given_decoder(
-    path: Path,
-    checkpoint: Checkpoint,
-    family: Family,
-    vocabulary: Vocabulary,
-    tokenizer: Tokenizer,
-) -> GivenDecoder:
+def open_given_decoder(path: Path, plan: Plan) -> GivenDecoder:
     """Check that a GGUF file is the checkpoint's language model and tokenizes as the checkpoint does.
-
-    Args:
-        vocabulary: what edgevlm would write.
-        tokenizer: the checkpoint's.
 
     Raises:
         ExportError: no whole GGUF file of a language model, or one of another model or vocabulary.
@@ -97,14 +86,15 @@ def open_given_decoder(
         raise ExportError(f"{path} is cut off: {error}; fetch it again") from error
     except Exception as error:  # gguf's, NumPy's, Python's: no class in common
         raise ExportError(f"{path} is no GGUF file: {one_line(error)}; fetch it again") from error
+    checkpoint = plan.checkpoint
     architecture = find_architecture(checkpoint.config)
     text = checkpoint.config.get_text_config()
     check_kind(path, fields, gguf.MODEL_ARCH_NAMES[architecture.gguf])
     file_type = find_file_type(path, fields)
     check_hyperparameters(path, fields, hyperparameters(architecture, text))
-    check_tensors(path, reader, checkpoint, family, architecture)
-    check_vocabulary(path, fields, vocabulary, checkpoint)
-    check_tokenization(path, vocabulary, tokenizer)
+    check_tensors(path, reader, checkpoint, plan.family, architecture)
+    check_vocabulary(path, fields, plan.vocabulary, plan.prompt.chat_template)
+    check_tokenization(path, plan.vocabulary, plan.processor.tokenizer.backend_tokenizer)
     return GivenDecoder(path, file_type)
 
 

@@ -85,13 +85,7 @@ def export(
     plan = make_plan(source)
     given = None
     if decoder_gguf is not None:
-        given = open_given_decoder(
-            Path(decoder_gguf).expanduser(),
-            source,
-            plan.family,
-            plan.vocabulary,
-            plan.processor.tokenizer.backend_tokenizer,
-        )
+        given = open_given_decoder(Path(decoder_gguf).expanduser(), plan)
     types = () if given else tuple(decoder)
     check_disk(
         out.parent,

@@ -38,13 +38,7 @@ class Given(NamedTuple):
     file: Path
 
     def open(self, path: Path) -> GivenDecoder:
-        return open_given_decoder(
-            path,
-            self.plan.checkpoint,
-            self.plan.family,
-            self.plan.vocabulary,
-            self.plan.processor.tokenizer.backend_tokenizer,
-        )
+        return open_given_decoder(path, self.plan)
 
     def changed(self, folder: Path, **fields: Any) -> Path:
         """The file with values of ``tokenizer.ggml`` of these names."""
@@ -110,6 +104,12 @@ TOKENIZERS: dict[str, tuple[Callable[[Given], dict[str, Any]], str]] = {
             "token_type": with_item(file.value("token_type"), FIRST_PADDING, TokenType.USER_DEFINED)
         },
         r"'\[PAD512\]' of type USER_DEFINED as token 512",
+    ),
+    "padding by a token's name": (
+        lambda file: {
+            "tokens": with_item(file.value("tokens"), FIRST_PADDING, file.value("tokens")[300]),
+        },
+        r"has 2 tokens '",
     ),
     "another token": (
         lambda file: {"tokens": with_item(file.value("tokens"), 300, "something else")},
@@ -210,6 +210,7 @@ def test_tokens_that_look_special_may_be_control(tmp_path: Path) -> None:
         made.open(control("<loc0001>"))
     template = folder / "chat_template.jinja"
     template.write_text("<|plain|>" + template.read_text())
+    made = Given(make_plan(Checkpoint.open(folder)), made.file)
     with pytest.raises(ExportError, match=r"'<\|plain\|>', of type CONTROL"):
         made.open(control("<|plain|>"))
 
