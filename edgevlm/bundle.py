@@ -204,7 +204,7 @@ def _no_bundle(found: Path) -> str:
         )
     if (found / "config.json").is_file():
         return f"{found} is a checkpoint, not a bundle; make one of it: {_export(str(found), made)}"
-    return f"{found} has no {MANIFEST_NAME}; {wanted}: {_export('CHECKPOINT', 'OUT')}"
+    return f"{found} is not a bundle, it has no {MANIFEST_NAME}; {_export('CHECKPOINT', 'OUT')} makes one"
 
 
 def _export(*arguments: str) -> str:
