@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgevlm.engine import Chunks, Engine
-from edgevlm.errors import InputError
+from edgevlm.errors import ContextError, InputError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_images
 from edgevlm.model_lock import ChunkStream
@@ -140,9 +141,12 @@ class Chat:
         if self._overflow == "error" or not turns:
             return turns, _Dropped()
 
-        def needed() -> int:
+        def needed() -> float:
             messages = [*self._messages(turns), question]
-            return self._engine.prompt_tokens(messages, [*_pictures(turns), *pictures])
+            try:
+                return self._engine.prompt_tokens(messages, [*_pictures(turns), *pictures])
+            except ContextError:  # longer than it was counted to the end
+                return math.inf
 
         answer = min(generation.max_tokens or 1, context)
         if needed() + answer <= context:
