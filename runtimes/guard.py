@@ -1,12 +1,13 @@
 """Lets a child process try first what could end this one.
 
 llama.cpp compiled by gcc 12 for a CPU with AMX dies of SIGSEGV in every quantized model; a library built
-on another machine may die of SIGILL; a damaged file fails assertions inside llama.cpp, which abort. So
-before a decoder is created `edgevlm.runtimes.probe` runs twice in child processes: once for each build of
-the library on each CPU, once for each file. What came out is remembered in the user's cache folder.
+on another machine may die of SIGILL; kernels compiled for another GPU, and assertions that a damaged file
+fails, abort. So before a decoder is created `edgevlm.runtimes.probe` runs in child processes: once for each
+build of the library on each CPU, once for it on each GPU that is asked for, once for each file. What came
+out is remembered in the user's cache folder.
 
-Not covered: graphics drivers that crash, and applications frozen into one executable, which have no
-interpreter to start; their makers know what they ship.
+Not covered: applications frozen into one executable, which have no interpreter to start; their makers know
+what they ship.
 """
 
 from __future__ import annotations
