@@ -1,0 +1,101 @@
+"""Data URIs and base64, as browsers read them.
+
+By the URL standard and the Fetch standard of the WHATWG: a "data: URL" is percent-decoded first, then read as
+"forgiving base64", which skips white space and does without the padding. The URL-safe alphabet is refused,
+as it is there.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+
+import numpy as np
+
+from edgevlm.errors import ImageError
+
+_WHITE_SPACE = b"\t\n\f\r "
+_CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
+_BASE64_TYPE = re.compile(r"; *base64\Z", re.IGNORECASE | re.ASCII)
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+
+
+def is_data_uri(text: str) -> bool:
+    """Whether a text is meant as a data URI."""
+    return text[:64].lstrip(_CONTROLS_AND_SPACE)[:5].lower() == "data:"
+
+
+def decode_data_uri(uri: str) -> bytes:
+    """What a data URI holds, in base64 or percent-encoded.
+
+    Raises:
+        ImageError: no comma, no base64 where it is announced, or no data.
+    """
+    text = uri.strip(_CONTROLS_AND_SPACE).translate({9: None, 10: None, 13: None})
+    head, comma, body = text.partition("#")[0].partition(",")
+    if not comma:
+        raise ImageError(
+            f"the data URI {shortened(uri)} has no comma; it must be data:image/png;base64,..."
+        )
+    data = _percent_decoded(body.encode("utf-8", "surrogatepass"))
+    if _BASE64_TYPE.search(head.rstrip(" \f")):
+        data = decode_base64(data, "the data URI")
+    if not data:
+        raise ImageError(f"the data URI {shortened(uri)} is empty: nothing follows its comma")
+    return data
+
+
+def decode_base64(text: str | bytes, name: str = "the base64 text") -> bytes:
+    """The bytes of a base64 text; white space and missing padding do not matter.
+
+    Raises:
+        ImageError: a character that base64 does not have, or a length that it cannot have.
+    """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    data = data.translate(None, _WHITE_SPACE)
+    if len(data) % 4 == 0:
+        data = data[: len(data) - (data.endswith(b"=") + data.endswith(b"=="))]
+    wrong = _NOT_BASE64.search(data)
+    if wrong is not None:
+        character = data[wrong.start() :][:4].decode("utf-8", "replace")[0]
+        why = f"{character!r} at position {wrong.start()} is not of its alphabet"
+        if character in "-_":
+            why += " but of the URL-safe one; write + for - and / for _"
+        elif character == "=":
+            why = f"'=' at position {wrong.start()} stands before the end, or once too often"
+        raise ImageError(f"{name} is not base64: {why}")
+    if len(data) % 4 == 1:
+        raise ImageError(
+            f"{name} is not base64: {len(data)} characters cannot be, one is missing or one too many"
+        )
+    return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
+
+
+def shortened(value: str | bytes, length: int = 60) -> str:
+    """The `repr` of a text, cut if it is long, for messages."""
+    if len(value) <= 2 * length:
+        return repr(value)
+    kind = "bytes" if isinstance(value, bytes) else "characters"
+    return f"{value[:length]!r}... ({len(value):,} {kind})"
+
+
+def _percent_decoded(data: bytes) -> bytes:
+    """``%41`` becomes ``A``; what is no such sequence stays."""
+    if b"%" not in data:
+        return data
+    given = np.frombuffer(data, np.uint8)
+    at = np.flatnonzero(given[:-2] == ord("%"))
+    high, low = _HEXADECIMAL[given[at + 1]], _HEXADECIMAL[given[at + 2]]
+    escapes = (high < 16) & (low < 16)
+    at = at[escapes]
+    decoded = given.copy()
+    decoded[at] = high[escapes] * 16 + low[escapes]
+    kept = np.ones(len(given), bool)
+    kept[at + 1] = kept[at + 2] = False
+    return decoded[kept].tobytes()
+
+
+_HEXADECIMAL = np.full(256, 16, np.uint8)
+"""The value of each ASCII digit, 16 for what is none."""
+for _value, _digit in enumerate("0123456789abcdef"):
+    _HEXADECIMAL[[ord(_digit), ord(_digit.upper())]] = _value
