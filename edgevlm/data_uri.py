@@ -10,8 +10,6 @@ from __future__ import annotations
 import binascii
 import re
 
-import numpy as np
-
 from edgevlm.errors import ImageError
 
 _WHITE_SPACE = b"\t\n\f\r "
@@ -83,9 +81,14 @@ def _percent_decoded(data: bytes) -> bytes:
     """``%41`` becomes ``A``; what is no such sequence stays."""
     if b"%" not in data:
         return data
+    import numpy as np  # not at the top, since the command line imports this module to parse its input
+
+    digits = np.full(256, 16, np.uint8)  # the value of each hexadecimal digit, 16 for what is none
+    for value, digit in enumerate("0123456789abcdef"):
+        digits[[ord(digit), ord(digit.upper())]] = value
     given = np.frombuffer(data, np.uint8)
     at = np.flatnonzero(given[:-2] == ord("%"))
-    high, low = _HEXADECIMAL[given[at + 1]], _HEXADECIMAL[given[at + 2]]
+    high, low = digits[given[at + 1]], digits[given[at + 2]]
     escapes = (high < 16) & (low < 16)
     at = at[escapes]
     decoded = given.copy()
@@ -93,9 +96,3 @@ def _percent_decoded(data: bytes) -> bytes:
     kept = np.ones(len(given), bool)
     kept[at + 1] = kept[at + 2] = False
     return decoded[kept].tobytes()
-
-
-_HEXADECIMAL = np.full(256, 16, np.uint8)
-"""The value of each ASCII digit, 16 for what is none."""
-for _value, _digit in enumerate("0123456789abcdef"):
-    _HEXADECIMAL[[ord(_digit), ord(_digit.upper())]] = _value

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from edgevlm.errors import ImageError, MissingDependencyError
 from edgevlm.image_metadata import without_metadata
@@ -32,7 +32,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_HEIC_BRANDS = {
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+    *(b"mif1", b"msf1"),  # of any codec
+}
 _AVIF_BRANDS = {b"avif", b"avis"}
 
 
@@ -104,9 +107,7 @@ def _orientation(image: Image.Image) -> int:
 def _open(file: BinaryIO, name: str) -> Image.Image:
     """A Pillow image whose pixels are not decoded yet."""
     try:
-        with (
-            _without_warnings()
-        ):  # past the limit Pillow first only warns; check_size raises for those
+        with _without_warnings():  # of many pixels, too: check_size raises for those
             return _open_format(file, name)
     except MissingDependencyError:
         raise
@@ -123,25 +124,22 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
 
 
 def _open_format(file: BinaryIO, name: str) -> Image.Image:
-    beginning = _beginning(file, 256)
-    brands = _brands(beginning)
-    if not brands & _HEIC_BRANDS:
+    brands = _brands(_beginning(file, 256))
+    if brands & _AVIF_BRANDS:
+        if not features.check("avif"):
+            raise MissingDependencyError(
+                f"{name} is AVIF, which this Pillow does not read; pip install 'pillow>=11.3'"
+            )
+    elif brands & _HEIC_BRANDS:
         try:
-            return Image.open(file)
-        except UnidentifiedImageError:
-            if not brands & _AVIF_BRANDS:
-                raise
-            raise ImageError(
-                "this Pillow reads no AVIF or not this one; pip install 'pillow>=11.3'"
-            ) from None
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{name} is HEIC, which needs pillow-heif; pip install 'edgevlm[heic]' (or save it as JPEG)"
-        ) from error
-    # Opened by its class: registering it would let every other Image.open of the program read HEIC, too.
-    return HeifImageFile(file)
+            from pillow_heif import HeifImageFile
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{name} is HEIC, which needs pillow-heif; pip install 'edgevlm[heic]' (or save it as JPEG)"
+            ) from error
+        # Opened by its class: to register it would let every Image.open of the program read HEIC.
+        return HeifImageFile(file)
+    return Image.open(file)
 
 
 def _brands(beginning: bytes) -> set[bytes]:

@@ -62,6 +62,14 @@ def is_url(text: str) -> bool:
     return is_data_uri(text) or text[:5].lower() == "file:"
 
 
+def exists(text: str) -> bool:
+    """Whether a text names something in the file system."""
+    try:
+        return os.path.lexists(_path(text, ""))
+    except (ImageError, OSError, ValueError):
+        return False
+
+
 def holds_bytes(source: object) -> bool:
     """Whether an object is bytes or a buffer of them, such as a bytearray or a memory map."""
     try:
