@@ -29,7 +29,9 @@ def decode_data_uri(uri: str) -> bytes:
     Raises:
         ImageError: no comma, no base64 where it is announced, or no data.
     """
-    text = uri.strip(_CONTROLS_AND_SPACE).translate({9: None, 10: None, 13: None})
+    text = uri.strip(_CONTROLS_AND_SPACE)
+    for ignored in "\t\n\r":
+        text = text.replace(ignored, "")
     head, comma, body = text.partition("#")[0].partition(",")
     if not comma:
         raise ImageError(
@@ -55,7 +57,7 @@ def decode_base64(text: str | bytes, name: str = "the base64 text") -> bytes:
         data = data[: len(data) - (data.endswith(b"=") + data.endswith(b"=="))]
     wrong = _NOT_BASE64.search(data)
     if wrong is not None:
-        character = data[wrong.start() :][:4].decode("utf-8", "replace")[0]
+        character = data[wrong.start() : wrong.start() + 4].decode("utf-8", "replace")[0]
         why = f"{character!r} at position {wrong.start()} is not of its alphabet"
         if character in "-_":
             why += " but of the URL-safe one; write + for - and / for _"
@@ -87,12 +89,10 @@ def _percent_decoded(data: bytes) -> bytes:
     for value, digit in enumerate("0123456789abcdef"):
         digits[[ord(digit), ord(digit.upper())]] = value
     given = np.frombuffer(data, np.uint8)
-    at = np.flatnonzero(given[:-2] == ord("%"))
-    high, low = digits[given[at + 1]], digits[given[at + 2]]
-    escapes = (high < 16) & (low < 16)
-    at = at[escapes]
-    decoded = given.copy()
-    decoded[at] = high[escapes] * 16 + low[escapes]
-    kept = np.ones(len(given), bool)
-    kept[at + 1] = kept[at + 2] = False
+    values = digits[given]
+    high, low = values[1:-1], values[2:]
+    escapes = (given[:-2] == ord("%")) & (high < 16) & (low < 16)
+    decoded, kept = given.copy(), np.ones(len(given), bool)
+    decoded[:-2][escapes] = high[escapes] * 16 + low[escapes]
+    kept[1:-1][escapes] = kept[2:][escapes] = False
     return decoded[kept].tobytes()

@@ -32,11 +32,12 @@ def opened(source: Any) -> Iterator[tuple[BinaryIO, str]]:
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         name = shortened(text)
-        if not (isinstance(text, str) and is_data_uri(text)):
-            with _open_path(_path(text, name), name) as file:
+        if not (isinstance(source, str) and is_data_uri(source)):
+            path = _named_path(source, name) if isinstance(source, str) else _expanded(text)
+            with _open_path(path, name) as file:
                 yield file, name
             return
-        data, name = decode_data_uri(text), "the data URI"
+        data, name = decode_data_uri(source), "the data URI"
     elif holds_bytes(source):
         data = source if isinstance(source, bytes) else memoryview(source).tobytes()
         name = f"the picture of {len(data)} bytes"
@@ -65,7 +66,7 @@ def is_url(text: str) -> bool:
 def exists(text: str) -> bool:
     """Whether a text names something in the file system."""
     try:
-        return os.path.lexists(_path(text, ""))
+        return os.path.lexists(_named_path(text, ""))
     except (ImageError, OSError, ValueError):
         return False
 
@@ -90,18 +91,19 @@ def type_name(source: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def _path(text: str | bytes, name: str) -> str | bytes:
-    """The path that a text names."""
-    if isinstance(text, bytes):
-        return text
+def _named_path(text: str, name: str) -> str | bytes:
+    """The path that a text names, which may be a file URL."""
     if text[:8].lower().startswith(("http://", "https://")):
         raise ImageError(f"{name} is a web address and edgevlm fetches nothing; download it first")
-    if is_url(text):
-        return _path_of_url(text, name)
+    return _path_of_url(text, name) if is_url(text) else _expanded(text)
+
+
+def _expanded(path: str | bytes) -> str | bytes:
+    """A path with the home folder for ``~``, unless there is a file of that very name."""
     try:
-        return text if os.path.lexists(text) else os.path.expanduser(text)
+        return path if os.path.lexists(path) else os.path.expanduser(path)
     except (ValueError, OSError):  # what is wrong is said where it is opened
-        return text
+        return path
 
 
 def _path_of_url(url: str, name: str) -> str | bytes:
@@ -129,17 +131,12 @@ def _open_path(path: str | bytes, name: str) -> Iterator[BinaryIO]:
     try:
         kind = os.stat(path).st_mode
         if stat.S_ISDIR(kind):
-            raise ImageError(f"no picture at {name}: a folder")
+            raise IsADirectoryError
         if stat.S_ISSOCK(kind):
-            raise ImageError(f"no picture at {name}: a socket")
+            raise OSError(errno.ENXIO, "a socket")
         file = open(path, "rb")  # noqa: SIM115  (what goes wrong while it is read is not caught here)
-    except FileNotFoundError as error:
-        why = "no such file"
-        if os.path.islink(path):
-            why = "a link to a file that is not there"
-        raise ImageError(f"no picture at {name}: {why}") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character, a lone surrogate
-        raise ImageError(f"no picture at {name}: {_reason(error, name)}") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"no picture at {name}: {_reason(error, path)}") from error
     with file:
         if stat.S_ISREG(kind):
             if os.fstat(file.fileno()).st_size == 0:
@@ -152,15 +149,19 @@ def _open_path(path: str | bytes, name: str) -> Iterator[BinaryIO]:
             yield BytesIO(data)
 
 
-def _reason(error: OSError | ValueError, name: str) -> str:
+def _reason(error: OSError | ValueError, path: str | bytes) -> str:
     if isinstance(error, UnicodeError):
         return "it has a lone surrogate, which is no character"
     if isinstance(error, ValueError):
-        return str(error)
+        return "it has a null character"
+    if isinstance(error, IsADirectoryError):
+        return "a folder"
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return "a link to a file that is not there"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "no such file"
     if error.errno == errno.ENAMETOOLONG:
         return "longer than a path may be; a picture in base64 must begin with 'data:image/png;base64,'"
-    if isinstance(error, NotADirectoryError):
-        return "no such file"
     return (error.strerror or type(error).__name__).lower()
 
 

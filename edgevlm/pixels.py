@@ -109,8 +109,8 @@ def eight_bits(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = np.rint(values * 255).astype(np.uint8)
         return pixels
     raise ImageError(
-        f"{name} is {values.dtype}{_range(values)}; values must be uint8 or uint16, or floats from 0 to 1: "
-        f"convert them first"
+        f"{name} is {values.dtype}{_range(values)}; integers must be unsigned, such as uint8 and uint16, "
+        f"and floats from 0 to 1: convert them first"
     )
 
 
