@@ -51,7 +51,17 @@ def decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
         MissingDependencyError: HEIC without pillow-heif.
     """
     with _open(file, name) as image:
-        return upright_rgb(image, name)
+        try:
+            return upright_rgb(image, name)
+        except ImageError as error:
+            plain = _open_without_metadata(file)
+            if plain is None:
+                raise
+            with plain:
+                try:
+                    return upright_rgb(plain, name)
+                except ImageError:
+                    raise error from error.__cause__
 
 
 def stored_size(file: BinaryIO, name: str) -> tuple[int, int]:

@@ -85,7 +85,7 @@ def _tiff(data: bytes) -> bytes:
     kept = []
     for entry in entries:
         tag, kind, values = struct.unpack_from(order + "HHI", entry)
-        orientation = (tag, values) == (_ORIENTATION, 1) and kind in (1, 3, 4)  # of 1, 2 or 4 bytes
+        orientation = (tag, values) == (_ORIENTATION, 1) and kind in (3, 4)  # a short or a long
         if tag in _TIFF_TAGS or orientation:
             kept.append(entry)
     directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)

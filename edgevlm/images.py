@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Set
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +26,23 @@ from edgevlm.pixels import MAX_PIXELS, array_to_rgb
 __all__ = [
     "MAX_PIXELS",
     "ImageSource",
+    "SupportsArray",
     "image_of_part",
     "load_image",
     "load_images",
     "stored_image_size",
 ]
 
+
+class SupportsArray(Protocol):
+    """What numpy makes an array of, such as a tensor."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image "
-    "| NDArray[Any]"
+    "| SupportsArray"
 )
 """One of
 
@@ -43,8 +51,8 @@ ImageSource: TypeAlias = (
 - a file's bytes, or a binary file object, which is read from its position to its end and left open;
 - a Pillow image;
 - an array ``[height, width, 3]``, RGB, or ``[height, width]``, grey, or with an alpha channel after these;
-  unsigned integers from 0 to the greatest of their type, or floats from 0 to 1. Anything that numpy makes an
-  array of is one, such as a tensor.
+  unsigned integers from 0 to the greatest of their type, or floats from 0 to 1. What numpy makes an array
+  of, such as a tensor, is one, too.
 """
 
 
@@ -116,7 +124,7 @@ def image_of_part(part: Mapping[str, Any]) -> NDArray[np.uint8]:
         "url": isinstance(source, str) and is_url(source),
     }
     if not fits.get(key, False):
-        given = shortened(source) if isinstance(source, str | bytes) else type_name(source)
+        given = shortened(source) if isinstance(source, str) else type_name(source)
         raise ImageError(f"'{key}' of an image part must be {_KEYS[key]}, is {given}")
     return load_image(source)
 
@@ -124,7 +132,7 @@ def image_of_part(part: Mapping[str, Any]) -> NDArray[np.uint8]:
 _KEYS = {
     "image": "any image source",
     "path": "the path of a file",
-    "url": "a data URI or a file:// URL",
+    "url": "a data URI or a file:// URL, as edgevlm fetches nothing",
     "base64": "a text in base64",
 }
 
