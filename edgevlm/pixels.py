@@ -170,11 +170,9 @@ def _mode_i(
         unsigned = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
         return values.view(np.uint32) if unsigned else values
     least, greatest = int(values.min()), int(values.max())
-    if least >= 0 and 255 < greatest < 2**16:
-        return values.astype(np.uint16)
-    if least >= 0 and greatest <= 255:
+    if least >= 0 and 0 < greatest <= 255:
         raise ImageError(
             f"{name} is of mode I with values from {least} to {greatest}, which does not say whether white "
             f"is 255 or 65535; convert it to mode L or I;16 first"
         )
-    return values
+    return values.astype(np.uint16) if least >= 0 and greatest < 2**16 else values
