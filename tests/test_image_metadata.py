@@ -176,10 +176,33 @@ def test_pillow_alone_refuses_such_a_png() -> None:
         Image.open(BytesIO(png(PIXELS, before=[CHUNKS["text that is too long"]])))
 
 
-def test_a_pillow_image_whose_last_chunks_are_broken() -> None:
-    data = png(PIXELS, before=[chunk(b"eXIf", orientation_block(3))], after=[CHUNKS["stray frame"]])
+@pytest.mark.parametrize(
+    ("data", "orientation"),
+    [
+        (
+            png(
+                PIXELS,
+                before=[chunk(b"eXIf", orientation_block(5))],
+                after=[CHUNKS["text that is too long"]],
+            ),
+            5,
+        ),
+        (tiff(PIXELS, more=[(274, 3, 1, 6), (700, 5, 1, 8)]), 6),  # XMP that is a ratio
+        (tiff(PIXELS, more=[(274, 3, 1, 6), (34665, 4, 1, 2**32 - 1)]), 6),  # EXIF past the end
+    ],
+    ids=["png", "tiff, XMP", "tiff, EXIF"],
+)
+def test_a_pillow_image_that_fails_after_its_pixels(data: bytes, orientation: int) -> None:
     with Image.open(BytesIO(data)) as image:
-        np.testing.assert_array_equal(load_image(image), upright(PIXELS, 3))
+        np.testing.assert_array_equal(load_image(image), upright(PIXELS, orientation))
+
+
+def test_the_same_of_16_bits() -> None:
+    values = gradient(np.uint16)
+    with Image.open(
+        BytesIO(tiff(values, more=[(274, 3, 1, 6), (34665, 4, 1, 2**32 - 1)]))
+    ) as image:
+        np.testing.assert_array_equal(load_image(image), upright(load_image(values), 6))
 
 
 SEGMENTS = {
