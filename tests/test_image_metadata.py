@@ -188,7 +188,7 @@ def test_pillow_alone_refuses_such_a_png() -> None:
             5,
         ),
         (tiff(PIXELS, more=[(274, 3, 1, 6), (700, 5, 1, 8)]), 6),  # XMP that is a ratio
-        (tiff(PIXELS, more=[(274, 3, 1, 6), (34665, 4, 1, 2**32 - 1)]), 6),  # EXIF past the end
+        (tiff(PIXELS, more=[(274, 3, 1, 6), (34665, 9, 1, 2**32 - 1)]), 6),  # EXIF before the file
     ],
     ids=["png", "tiff, XMP", "tiff, EXIF"],
 )
@@ -200,7 +200,7 @@ def test_a_pillow_image_that_fails_after_its_pixels(data: bytes, orientation: in
 def test_the_same_of_16_bits() -> None:
     values = gradient(np.uint16)
     with Image.open(
-        BytesIO(tiff(values, more=[(274, 3, 1, 6), (34665, 4, 1, 2**32 - 1)]))
+        BytesIO(tiff(values, more=[(274, 3, 1, 6), (34665, 9, 1, 2**32 - 1)]))
     ) as image:
         np.testing.assert_array_equal(load_image(image), upright(load_image(values), 6))
 
