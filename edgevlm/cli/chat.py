@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                         f"no command {command[:60]}: it is one of /image PATH, /new, /quit"
                     )
                 elif lacks_image:
+                    pictures = []  # what was shown with this question is not the next one's
                     raise InputError(f"{shortened(line)} is not answered: its /image failed")
                 else:
                     _take_turn(chat, line, pictures, options)
