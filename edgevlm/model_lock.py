@@ -40,13 +40,15 @@ class ModelLock:
     """Lets one request at a time use a model.
 
     Args:
-        free: releases the model's memory; called once, when the model is closed and nothing uses it.
+        free: method that releases the model's memory; called once, when the model is closed and nothing uses
+            it. Held weakly: its object owns this lock.
         wait_timeout: seconds that a request waits while nobody reads the stream that holds the model; None
             for ever. While the model computes, requests wait for as long as that takes.
     """
 
     def __init__(self, free: Callable[[], None], wait_timeout: float | None = WAIT_SECONDS) -> None:
-        self._free: Callable[[], None] | None = free
+        self._free = weakref.WeakMethod(free)
+        self._freed = False
         self._wait_timeout = wait_timeout
         self._lock = threading.Lock()
         self._computing: int | None = None
@@ -129,8 +131,9 @@ class ModelLock:
             self._free_once()
 
     def _free_once(self) -> None:
-        free, self._free = self._free, None
-        if free is not None:
+        free = self._free()
+        if free is not None and not self._freed:
+            self._freed = True
             free()
 
     def _wait(self) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -105,6 +106,19 @@ def test_a_stream_in_a_reference_cycle_frees_the_model(fresh: Callable[..., VLM]
         del cycle
         with ThreadPoolExecutor(1) as pool:  # nobody but the waiting request looks for it
             assert pool.submit(vlm.ask, None, "What?", max_tokens=2).result(60).token_ids
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_nobody_refers_to_is_freed_at_once(exported: Export) -> None:
+    gc.disable()
+    try:
+        vlm = VLM.from_pretrained(exported("smolvlm").bundle, threads=1)
+        vlm.chat().send("What?", max_tokens=2)
+        next(vlm.stream(None, "What?", **LONG))
+        engine = weakref.ref(vlm._engine)
+        del vlm
+        assert engine() is None
     finally:
         gc.enable()
 
