@@ -128,7 +128,7 @@ def test_ask_about_a_pipe_and_without_standard_input() -> None:
     for command, code, words in (
         (f"{program} ask {question} <(cat {square})", 0, "green"),
         (f"cat {square} | {program} ask {question} /dev/stdin", 0, "green"),
-        (f"{program} ask {question} - <&-", 1, "which is closed"),
+        (f"{program} ask {question} - <&-", 1, "which is empty"),
     ):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr

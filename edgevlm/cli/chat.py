@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     pictures = load_images(file_images(arguments.images))
     options = generation_options(arguments)
-    interactive = sys.stdin is not None and sys.stdin.isatty()
+    interactive = sys.stdin.isatty()
     failed = False
     lacks_image = False
     with load_model(arguments) as vlm:
@@ -109,7 +109,7 @@ def _lines(interactive: bool) -> Iterator[str]:
         import readline  # noqa: F401  (gives input() line editing and history)
     elif isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be in another encoding
-    while sys.stdin is not None:
+    while True:
         try:
             # input() writes its prompt to stdout, which is for answers alone if it is no terminal.
             prompt = "> " if interactive and sys.stdout.isatty() else ""

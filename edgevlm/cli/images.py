@@ -28,8 +28,6 @@ def argument_images(arguments: Sequence[str]) -> list[str | bytes]:
 
 
 def _standard_input() -> bytes:
-    if sys.stdin is None:
-        raise InputError("'-' names standard input, which is closed")
     if sys.stdin.isatty():
         raise InputError(
             "'-' names standard input, which is a terminal; pipe an image into it: cat a.png | ..."
