@@ -45,7 +45,7 @@ def opened(source: Any) -> Iterator[tuple[BinaryIO, str]]:
             raise ImageError("the picture's bytes are empty; pass a whole PNG, JPEG, WebP ... file")
     elif is_file(source):
         name = _file_name(source)
-        data = _read_all(source, name)
+        data = read_all(source, name)
         if not data:
             raise ImageError(
                 f"{name} is empty, or at its end already; file.seek(0) goes back to its start"
@@ -143,7 +143,7 @@ def _open_path(path: str | bytes, name: str) -> Iterator[BinaryIO]:
                 raise ImageError(f"{name} is an empty file")
             yield file
         else:  # a pipe or a device, which cannot be read twice
-            data = _read_all(file, name)
+            data = read_all(file, name)
             if not data:
                 raise ImageError(f"{name} is empty")
             yield BytesIO(data)
@@ -170,12 +170,16 @@ def _file_name(file: Any) -> str:
     return f"the file {shortened(name)}" if isinstance(name, str | bytes) else "the file object"
 
 
-def _read_all(file: Any, name: str) -> bytes:
-    """Everything from the current position on; raw files give less than they are asked for."""
+def read_all(file: Any, name: str) -> bytes:
+    """What a binary file holds from its current position on.
+
+    Raises:
+        ImageError: it cannot be read, is text, or has more than `MAX_BYTES`.
+    """
     data = bytearray()
     while len(data) <= MAX_BYTES:
         try:
-            piece = file.read(2**20)
+            piece = file.read(2**20)  # may be less, also before the end
         except Exception as error:  # whatever the object's own read raises
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ImageError(f"{name} cannot be read: {reason}") from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from edgevlm.data_uri import is_data_uri
 from edgevlm.errors import InputError
-from edgevlm.image_sources import exists
+from edgevlm.image_sources import exists, read_all
 
 HELP = "a file, a file:// URL, a data URI, or - for standard input"
 
@@ -18,7 +18,7 @@ def argument_images(arguments: Sequence[str]) -> list[str | bytes]:
     """Images for `VLM.ask`; ``-`` becomes the bytes of standard input.
 
     Raises:
-        InputError: ``-`` is there twice, or standard input holds nothing.
+        InputError: ``-`` is there twice, or standard input holds nothing or too much.
     """
     if arguments.count("-") > 1:
         raise InputError(
@@ -32,7 +32,7 @@ def _standard_input() -> bytes:
         raise InputError(
             "'-' names standard input, which is a terminal; pipe an image into it: cat a.png | ..."
         )
-    data = sys.stdin.buffer.read()
+    data = read_all(sys.stdin.buffer, "standard input")
     if not data:
         raise InputError("'-' names standard input, which is empty")
     return data
