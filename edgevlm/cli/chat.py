@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="images of the first turn")
     add_model_options(parser)
     add_generation_options(parser)
+    parser.add_argument(
+        "--overflow",
+        choices=("error", "drop_images", "drop_turns"),
+        default="error",
+        help="once a turn no longer fits the context: refuse it, or drop the oldest turns, their "
+        "pictures first or at once (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,14 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
     with load_model(arguments) as vlm:
         if interactive:
             print("/image PATH shows a picture, /new starts again, /quit leaves", file=sys.stderr)
-        chat = vlm.chat()
+        chat = vlm.chat(overflow=arguments.overflow)
         for line in _lines(interactive):
             command, rest, *_ = [*line.split(maxsplit=1), ""]
             try:
                 if command == "/quit":
                     break
                 if command == "/new":
-                    chat, pictures, lacks_image = vlm.chat(), [], False
+                    chat = vlm.chat(overflow=arguments.overflow)
+                    pictures, lacks_image = [], False
                 elif command == "/image":
                     lacks_image = not interactive  # until it is loaded; who sees the error decides
                     pictures += load_images(named_images(rest))
@@ -98,6 +106,14 @@ def _take_turn(
         try:
             for chunk in chunks:
                 print(chunk.text, end="", flush=True)
+                if (
+                    chunk.stats is not None
+                    and chunk.stats.dropped_turns + chunk.stats.dropped_images
+                ):
+                    dropped = (
+                        f"{chunk.stats.dropped_turns} turns, {chunk.stats.dropped_images} images"
+                    )
+                    print(f"\nedgevlm: dropped of the oldest: {dropped}", file=sys.stderr, end="")
         except KeyboardInterrupt:
             print(" [stopped]", end="", file=sys.stderr, flush=True)
     print(flush=True)
