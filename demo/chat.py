@@ -154,8 +154,8 @@ def build(
             )
             length = gr.Slider(
                 1,
-                max(LONGEST, defaults.get("max_tokens", 1)),
-                defaults.get("max_tokens", Generation.max_tokens),
+                max(LONGEST, defaults.get("max_tokens") or 1),
+                defaults.get("max_tokens", Generation.max_tokens) or LONGEST,
                 step=1,
                 label="Longest answer",
                 info="tokens",

@@ -162,22 +162,38 @@ class Engine:
             watch.end("wait")
             units = self.units(messages, pictures)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
-        prompt_tokens = self._positions(units)
-        if prompt_tokens + generation.max_tokens > self.context_length:
+        max_tokens = self._max_tokens(self._positions(units), generation)
+        watch.end("prepare")
+        return self._generate(
+            units, pixels_by_key(pictures), generation, max_tokens, sampler, watch
+        )
+
+    def _max_tokens(self, prompt_tokens: int, generation: Generation) -> int:
+        """How long the answer may become; raises ContextError if the context has no room for it."""
+        room = self.context_length - prompt_tokens
+        wanted = generation.max_tokens
+        if room < 1:
             raise ContextError(
-                f"the prompt has {prompt_tokens} positions and max_tokens is {generation.max_tokens}, "
-                f"together {prompt_tokens + generation.max_tokens}, but the context has "
+                f"the prompt has {prompt_tokens} positions, but the context has {self.context_length}, the "
+                f"answer included; shorten the conversation or load the model with a larger context_length"
+            )
+        if wanted is None or (generation.cap_max_tokens and wanted > room):
+            return room
+        if wanted > room:
+            raise ContextError(
+                f"the prompt has {prompt_tokens} positions and max_tokens is {wanted}, "
+                f"together {prompt_tokens + wanted}, but the context has "
                 f"{self.context_length}; lower max_tokens, shorten the conversation or load the model "
                 f"with a larger context_length"
             )
-        watch.end("prepare")
-        return self._generate(units, pixels_by_key(pictures), generation, sampler, watch)
+        return wanted
 
     def _generate(
         self,
         units: Sequence[Unit],
         pixels: Pixels,
         generation: Generation,
+        max_tokens: int,
         sampler: Sampler,
         watch: Stopwatch,
     ) -> Generator[Chunk, None, None]:
@@ -187,7 +203,7 @@ class Engine:
             taken = yield from self._prefill.take_in(units, pixels, watch)
             self._drafts.begin(units)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                taken.positions, generation, sampler, watch
+                taken.positions, generation, max_tokens, sampler, watch
             )
             self._drafts.end()
             stats = Stats(
@@ -325,7 +341,12 @@ class Engine:
         self._kv_cache.extend([token])
 
     def _answer(
-        self, prompt_tokens: int, generation: Generation, sampler: Sampler, watch: Stopwatch
+        self,
+        prompt_tokens: int,
+        generation: Generation,
+        max_tokens: int,
+        sampler: Sampler,
+        watch: Stopwatch,
     ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
         """Sample until the model, a stop string or the limit ends the answer.
 
@@ -350,13 +371,13 @@ class Engine:
             shown = text.push(self._decoder.piece(token))
             if text.stopped:
                 finish = "stop"
-            elif count == generation.max_tokens:
+            elif count == max_tokens:
                 finish = "length"
             watch.end("decode")
             yield Chunk(shown, (token,), self._likelihood(token, generation.top_logprobs))
             watch.end("reader")
             if finish is None and not following:
-                room = generation.max_tokens - count
+                room = max_tokens - count
                 draft = self._drafts.draft()[: room - 1] if generation.draftable else ()
                 position = prompt_tokens + count - 1
                 following = self._advance(token, position, draft, sampler)

@@ -15,7 +15,8 @@ from edgevlm.tiling import Detail, ImageBudget
 class GenerationOptions(TypedDict, total=False):
     """Keyword arguments of `VLM.ask` and its relatives; see `Generation` for meaning and defaults."""
 
-    max_tokens: int
+    max_tokens: int | None
+    cap_max_tokens: bool
     temperature: float
     top_k: int
     top_p: float
@@ -40,8 +41,11 @@ class Generation:
         InputError: a setting of the wrong type or outside its range.
     """
 
-    max_tokens: int = 256
-    """At most so many tokens; prompt and these must fit the context together."""
+    max_tokens: int | None = 256
+    """At most so many tokens; prompt and these must fit the context together. None: as many as the
+    context leaves."""
+    cap_max_tokens: bool = False
+    """Cut ``max_tokens`` to what the context leaves, where it would be a ContextError else."""
     temperature: float = 0.0
     """0 takes the most likely token each time."""
     top_k: int = 40
@@ -63,7 +67,8 @@ class Generation:
     """Say how likely each token was, and so many alternatives to it, at most `MOST_LOGPROBS`."""
 
     def __post_init__(self) -> None:
-        check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.max_tokens is not None:
+            check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise InputError(

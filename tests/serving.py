@@ -13,6 +13,8 @@ import uvicorn
 
 from edgevlm import VLM
 from edgevlm.server.app import create_app
+from edgevlm.server.http_server import bind
+from tests.openai_description import CheckedAnswers
 
 MODEL = "edgevlm-nano"
 SECONDS = 60
@@ -35,16 +37,18 @@ def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def serving(vlm: VLM | None = None, **options: Any) -> Iterator[str]:
-    """Address of a server in a thread."""
+    """Address of a server in a thread; at its end, all that it answered has to be as OpenAI describes."""
     app = create_app(vlm or VLM.from_pretrained(MODEL), model=MODEL, **options)
-    port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    checked = CheckedAnswers(app)
+    listening = bind("127.0.0.1", 0)
+    config = uvicorn.Config(checked, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     until(lambda: server.started)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
+    assert checked.mistakes == []

@@ -22,6 +22,7 @@ OPERATIONS = [
     "POST /v1/files",
     "GET /v1/files",
     "GET /v1/files/{identifier}",
+    "GET /v1/files/{identifier}/content",
     "DELETE /v1/files/{identifier}",
     "POST /v1/chat/completions",
 ]

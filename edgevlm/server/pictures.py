@@ -23,7 +23,7 @@ from PIL import Image
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
-from edgevlm.server.protocol import ImagePart, Message, TextPart
+from edgevlm.server.requests import Message, RefusalPart, TextPart
 
 REDIRECTIONS = 3
 
@@ -54,10 +54,9 @@ class PictureReader:
     async def messages(self, given: Sequence[Message]) -> list[dict[str, Any]]:
         """Raises RequestError for a picture that cannot be had or is too large."""
         count = sum(
-            not isinstance(part, TextPart)
+            not isinstance(part, TextPart | RefusalPart)
             for message in given
-            if not isinstance(message.content, str)
-            for part in message.content
+            for part in message.parts
         )
         if count > self._limits.pictures:
             raise RequestError(
@@ -73,19 +72,19 @@ class PictureReader:
             for message in given
         ]
 
-    async def _content(self, message: Message) -> str | list[dict[str, Any]]:
-        if isinstance(message.content, str):
-            return message.content
+    async def _content(self, message: Message) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
-        for part in message.content:
-            if isinstance(part, TextPart):
+        for part in message.parts:
+            if isinstance(part, TextPart | RefusalPart):
                 parts.append({"type": "text", "text": part.text})
-            elif isinstance(part, ImagePart):
-                data = await self._read(part.image_url.url)
-                parts.append({"type": "image", "image": data, "detail": part.image_url.detail})
-            else:
-                data = self._files.get(part.file.file_id).data
-                parts.append({"type": "image", "image": data})
+                continue
+            url, file_id, detail = part.source
+            data = (
+                self._files.get(file_id).data
+                if file_id is not None
+                else await self._read(url or "")
+            )
+            parts.append({"type": "image", "image": data, "detail": detail})
         return parts
 
     async def _read(self, url: str) -> bytes:
