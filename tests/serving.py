@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -17,8 +19,22 @@ from edgevlm.server.http_server import bind
 from tests.openai_description import CheckedAnswers
 
 MODEL = "edgevlm-nano"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SECONDS = 60
 """That a test waits for something at most."""
+
+
+def data_uri(name: str) -> str:
+    """Of one of the example pictures."""
+    data = base64.b64encode((EXAMPLES / name).read_bytes()).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def asking(text: str, *urls: str, detail: str | None = None) -> Any:
+    """Messages that ask about some pictures."""
+    extra = {} if detail is None else {"detail": detail}
+    pictures = [{"type": "image_url", "image_url": {"url": url, **extra}} for url in urls]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 def free_port() -> int:

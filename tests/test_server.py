@@ -28,9 +28,8 @@ from edgevlm import VLM
 from edgevlm.cli import main
 from edgevlm.server.limits import Limits
 from edgevlm.server.pictures import is_public
-from tests.serving import MODEL, SECONDS, free_port, serving, until
+from tests.serving import EXAMPLES, MODEL, SECONDS, asking, data_uri, free_port, serving, until
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 QUESTION = "What color is it?"
 ENDLESS = {
     "type": "json_schema",
@@ -57,17 +56,6 @@ def vlm() -> Iterator[VLM]:
 @pytest.fixture
 def client(address: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
-
-def data_uri(name: str) -> str:
-    data = base64.b64encode((EXAMPLES / name).read_bytes()).decode()
-    return f"data:image/png;base64,{data}"
-
-
-def asking(text: str, *urls: str, detail: str | None = None) -> Any:
-    extra = {} if detail is None else {"detail": detail}
-    pictures = [{"type": "image_url", "image_url": {"url": url, **extra}} for url in urls]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 def body(text: str = QUESTION, *urls: str, **fields: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from PIL import Image
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
-from edgevlm.server.requests import Message, RefusalPart, TextPart
+from edgevlm.server.messages import Message, RefusalPart, TextPart
 
 REDIRECTIONS = 3
 
