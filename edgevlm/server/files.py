@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from fastapi import Request
 from pydantic import BeforeValidator, Field
@@ -36,8 +37,10 @@ class UploadFields(Given):
     purpose: Purpose = Field("vision", description="'vision', 'user_data' or 'assistants'")
 
 
-def _number(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text
+def _number(value: Any) -> Any:
+    """Everything in a query is text."""
+    is_number = isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value)
+    return int(value) if is_number else value
 
 
 class ListParameters(Given):

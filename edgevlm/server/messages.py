@@ -1,4 +1,4 @@
-"""Messages of a conversation as clients send them: texts and images, in every form that OpenAI has for them."""
+"""Messages of a conversation as clients send them: texts, and images in every form that OpenAI has."""
 
 from __future__ import annotations
 

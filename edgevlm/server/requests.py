@@ -42,38 +42,6 @@ Count: TypeAlias = Annotated[
 ]
 """A number of tokens; -1 is no limit."""
 
-
-TOKENS = 2**31 - 1
-SEEDS = 2**32 - 1
-"""The library takes seeds below this."""
-
-
-def _integral(value: Any) -> Any:
-    """256.0 is an integer in JSON."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _count(value: int | None) -> int | None:
-    if value == 0:
-        raise ValueError
-    return value
-
-
-Integer: TypeAlias = Annotated[int, BeforeValidator(_integral, json_schema_input_type=int)]
-Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-Count: TypeAlias = Annotated[
-    Integer, AfterValidator(_count), Field(ge=-1, json_schema_extra={"not": {"const": 0}})
-]
-"""A number of tokens; -1 is no limit."""
-
-
-PART_TYPE: Any = Field(description="'text', 'image_url', 'input_image' or 'file'")
-URL = (
-    "a data URI such as 'data:image/png;base64,...' or, if the server fetches images, an http(s) "
-    "address"
-)
-DETAIL = "'low' (one tile), 'high' (split as in training) or 'auto' (as far as its pixels go)"
-FILE_ID = "the id of an image that was sent to /v1/files, a text"
 TOKENS = "an integer from 1 up, or -1 for as many as the context leaves; what exceeds that is cut"
 
 

@@ -25,6 +25,9 @@ from edgevlm.server.errors import RequestError
 SHOWN = 40
 """Characters of a wrong value that a message repeats."""
 
+MAX_UNKNOWN = 100
+"""Unknown fields of one request that are named."""
+
 _BOM = b"\xef\xbb\xbf"
 _PLACE = re.compile(r" at line (\d+) column (\d+)$")
 
@@ -89,7 +92,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def check(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[str]]:
-    """`value` as a `model`, and the names of the fields that it has and the server does not know.
+    """`value` as a `model`, and names of fields that it has and the server does not know.
 
     Args:
         strict: refuse such fields.
@@ -101,7 +104,7 @@ def check(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[
         checked = model.model_validate(value)
     except ValidationError as error:
         raise mistake(model, error.errors(include_url=False)[0], value) from None
-    unknown = []
+    unknown: list[str] = []
     for steps, part in _parts(checked):
         for name, content in (part.model_extra or {}).items():
             if name in part.unused:
@@ -114,7 +117,7 @@ def check(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[
                     raise _refused(at, f"must be {allowed} ({known.reason}), is {_shown(content)}")
             elif strict:
                 raise _refused(at, "is no field that this server knows; leave it out")
-            else:
+            elif len(unknown) < MAX_UNKNOWN:
                 unknown.append(_joined(step for step in (*steps, name) if isinstance(step, str)))
     return checked, unknown
 
