@@ -46,7 +46,7 @@ def _number(value: Any) -> Any:
 class ListParameters(Given):
     """What a client says of the list that it wants."""
 
-    limit: Annotated[int, BeforeValidator(_number, json_schema_input_type=int)] = Field(
+    limit: Annotated[int, BeforeValidator(_number)] = Field(
         MAX_LISTED, ge=1, le=MAX_LISTED, description=f"an integer from 1 to {MAX_LISTED}"
     )
     after: str | None = Field(None, description="the id of a file; the list begins behind it")

@@ -139,6 +139,9 @@ Part: TypeAlias = Annotated[
 ]
 
 
+Parts: TypeAlias = Annotated[list[Part], Field(max_length=MAX_ITEMS)]
+
+
 def _parts(content: Any) -> Any:
     """A content's one form: a text is one part, and null none."""
     if content is None:
@@ -162,7 +165,7 @@ class Message(Given):
     content: Annotated[
         list[Part],
         FailFast(),
-        BeforeValidator(_parts, json_schema_input_type=str | list[Part] | None),
+        BeforeValidator(_parts, json_schema_input_type=str | Parts | None),
     ] = Field(
         default_factory=list,
         max_length=MAX_ITEMS,

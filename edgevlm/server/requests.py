@@ -35,12 +35,19 @@ def _count(value: int | None) -> int | None:
     return value
 
 
-Integer: TypeAlias = Annotated[int, BeforeValidator(_integral, json_schema_input_type=int)]
-Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+# Bounds stand before the validator: pydantic describes them wrongly behind it.
+Integer: TypeAlias = Annotated[int, BeforeValidator(_integral)]
 Count: TypeAlias = Annotated[
-    Integer, AfterValidator(_count), Field(ge=-1, json_schema_extra={"not": {"const": 0}})
+    int,
+    Field(ge=-1, json_schema_extra={"not": {"const": 0}}),
+    AfterValidator(_count),
+    BeforeValidator(_integral),
 ]
 """A number of tokens; -1 is no limit."""
+TopK: TypeAlias = Annotated[int, Field(ge=-1, le=2**31 - 1), BeforeValidator(_integral)]
+TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MOST_LOGPROBS), BeforeValidator(_integral)]
+ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_integral)]
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 TOKENS = "an integer from 1 up, or -1 for as many as the context leaves; what exceeds that is cut"
 
@@ -87,6 +94,9 @@ class ResponseFormat(Given):
                 parameter="response_format.json_schema",
             )
         return self.json_schema.json_schema
+
+
+Stops: TypeAlias = Annotated[list[str], Field(max_length=MAX_STOPS)]
 
 
 def _stops(value: Any) -> Any:
@@ -149,9 +159,7 @@ class ChatCompletionRequest(Given):
         description="a number from 0 to 2; 0, the default, takes the likeliest token each time",
     )
     top_p: Number | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
-    top_k: Integer | None = Field(
-        None, ge=-1, le=2**31 - 1, description="an integer from 1 up, or -1 or 0 for all tokens"
-    )
+    top_k: TopK | None = Field(None, description="an integer from 1 up, or -1 or 0 for all tokens")
     min_p: Number | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
     repetition_penalty: Number | None = Field(
         None, ge=0.01, le=100, description="a number from 0.01 to 100; 1, the default, is off"
@@ -162,7 +170,7 @@ class ChatCompletionRequest(Given):
     stop: Annotated[
         list[str],
         FailFast(),
-        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
+        BeforeValidator(_stops, json_schema_input_type=str | Stops | None),
     ] = Field(
         default_factory=list,
         max_length=MAX_STOPS,
@@ -173,17 +181,15 @@ class ChatCompletionRequest(Given):
         None, description='an object such as {"include_usage": true}'
     )
     logprobs: bool | None = Field(None, description="true or false")
-    top_logprobs: Integer | None = Field(
+    top_logprobs: TopLogprobs | None = Field(
         None,
-        ge=0,
-        le=MOST_LOGPROBS,
         description=f"an integer from 0 to {MOST_LOGPROBS}, beside logprobs: true",
     )
     response_format: ResponseFormat | None = Field(
         None, description='an object such as {"type": "text"}'
     )
-    max_image_tokens: Integer | None = Field(
-        None, ge=1, le=2**31 - 1, description="an integer from 1 up: positions of one image"
+    max_image_tokens: ImageTokens | None = Field(
+        None, description="an integer from 1 up: positions of one image"
     )
 
     @property
