@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -371,3 +372,14 @@ def test_curl(address: str, said: tuple[str, str]) -> None:
         timeout=SECONDS,
     )
     assert content(answer) == said[0]
+
+
+def test_code_of_the_documentation(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)
+    text = (EXAMPLES.parent / "docs" / "serving.md").read_text()
+    (code, expected), *others = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S)
+    assert others == [] and "http://127.0.0.1:8080" in code
+    exec(code.replace("http://127.0.0.1:8080", address), {})
+    assert capsys.readouterr().out == expected.rstrip("\n")
