@@ -303,6 +303,20 @@ def test_body_in_another_form(address: str) -> None:
     assert "Content-Encoding is gzip" in told(packed)[0]
 
 
+def test_more_values_than_any_request_needs(address: str) -> None:
+    for body in (b"[" + b"0," * 2**20 + b"0]", b'{"a": "' + b"," * 2**20 + b'"}'):
+        answer = httpx.post(f"{address}/v1/chat/completions", content=body, timeout=SECONDS)
+        message, _ = told(answer)
+        assert "commas, at most 262144 are read" in message
+    image = data_uri("square.png")
+    many = httpx.post(
+        f"{address}/v1/chat/completions",
+        json=user("a") | {"metadata": [image] * 100},
+        timeout=SECONDS,
+    )
+    assert many.status_code == 200
+
+
 def test_last_of_two_equal_keys_counts() -> None:
     value = parse_json(
         b'{"temperature": 5, "temperature": 1, "messages": [{"role": "user", "content": "a"}]}'

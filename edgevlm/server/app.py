@@ -291,7 +291,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
-        address = f"{request.method} {request.url.path[:100]}"
+        address = f"{request.method} {quote(request.url.path)[:100]}"
         code, message = None, str(error.detail)
         if error.status_code == 404:
             paths = ", ".join(path for path in app.openapi()["paths"] if "{" not in path)

@@ -25,6 +25,12 @@ from edgevlm.server.errors import RequestError
 SHOWN = 40
 """Characters of a wrong value that a message repeats."""
 
+MAX_COMMAS = 2**18
+"""In a request's body: more than any context holds, and few enough to be read in a moment."""
+
+MAX_LINES = 10_000
+"""Of a body that is no JSON, where what stands at the wrong place is looked up."""
+
 MAX_UNKNOWN = 100
 """Unknown fields of one request that are named."""
 
@@ -71,7 +77,7 @@ def parse_json(body: bytes) -> Any:
     """The value that a request's body spells.
 
     Raises:
-        RequestError: it is empty, or no JSON text in UTF-8.
+        RequestError: it is empty, no JSON text in UTF-8, or has more values than any request needs.
     """
     if not body.strip():
         raise RequestError(400, "the request has no body; send a JSON object", code="invalid_json")
@@ -79,15 +85,21 @@ def parse_json(body: bytes) -> Any:
         raise RequestError(
             400, "the body is UTF-16 or UTF-32; send JSON in UTF-8", code="invalid_json"
         )
+    if (commas := body.count(b",")) > MAX_COMMAS:
+        raise RequestError(
+            400,
+            f"the body has {commas} commas, at most {MAX_COMMAS} are read; send less text and fewer values",
+            code="invalid_json",
+        )
     body = body.removeprefix(_BOM)
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         message = f"the body is not JSON: {error}"
-        if place := _PLACE.search(str(error)):
-            line, column = int(place[1]), int(place[2])
-            rest = body.split(b"\n")[line - 1][max(column - 1, 0) :][:SHOWN]
-            message += f", found {rest.decode(errors='replace')!r}"
+        place = _PLACE.search(str(error))
+        if place and (line := int(place[1])) < MAX_LINES:
+            rest = body.split(b"\n", line)[line - 1][max(int(place[2]) - 1, 0) :]
+            message += f", found {rest[:SHOWN].decode(errors='replace')!r}"
         raise RequestError(400, message, code="invalid_json") from error
 
 
