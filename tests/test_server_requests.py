@@ -596,21 +596,24 @@ def test_answer_ends_where_the_context_does(address: str, vlm: VLM) -> None:
         assert "positions, but the context has 128" in message
 
 
-def test_minus_one_is_random_or_off(address: str, vlm: VLM) -> None:
-    def ask(**fields: Any) -> str:
-        asked = (
-            user("What is in the picture?") | {"temperature": 2, "top_p": 1, "min_p": 0} | fields
-        )
-        content = post(address, asked).json()["choices"][0]["message"]["content"]
-        assert isinstance(content, str)
-        return content
+def options(**fields: Any) -> Any:
+    return check(ChatCompletionRequest, user("Hello") | fields, strict=True)[0].options(256)
 
-    options: Any = {"temperature": 2, "top_p": 1, "min_p": 0, "top_k": 0}
-    seeded = vlm.ask(None, "What is in the picture?", seed=7, **options).text
-    assert ask(top_k=-1, seed=7) == ask(top_k=0, seed=7) == seeded
-    assert ask(top_k=-1, seed=7 + 2**32 - 1) == seeded  # a seed may be any integer
-    for random in ({}, {"seed": -1}, {"seed": None}):
-        assert len({ask(top_k=-1, **random) for _ in range(5)}) > 1
+
+def test_minus_one_is_random_off_or_no_limit(address: str) -> None:
+    for unseeded in ({}, {"seed": -1}, {"seed": None}, {"seed": -1.0}):
+        assert len({options(**unseeded)["seed"] for _ in range(9)}) == 9
+    for seed in (0, 7, 2**32 - 2):
+        assert options(seed=seed)["seed"] == seed
+    for seed in (-2, 2**63, -(2**63), 10**30):  # any other integer is a seed, too
+        assert options(seed=seed)["seed"] == options(seed=seed)["seed"] in range(2**32 - 1)
+    assert options(top_k=-1)["top_k"] == options(top_k=0)["top_k"] == 0
+    assert options(top_k=5)["top_k"] == 5
+    assert options(max_tokens=-1)["max_tokens"] is None
+    assert options(max_tokens=5.0)["max_tokens"] == 5
+    assert options()["max_tokens"] == 256
+    asked = user("Hello") | {"temperature": 2, "top_k": -1, "seed": -1, "max_tokens": -1}
+    assert post(address, asked | {"stop": ["a", "e", " "]}).status_code == 200
 
 
 def test_image_in_every_form(address: str) -> None:
