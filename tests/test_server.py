@@ -448,7 +448,9 @@ def test_sigterm_lets_the_answer_end() -> None:
 
     until(up)
     url = f"{address}/v1/chat/completions"
-    with httpx.stream("POST", url, json=endless(stream=True), timeout=SECONDS) as stream:
+    with httpx.stream(
+        "POST", url, json=endless(stream=True) | {"max_tokens": 400}, timeout=SECONDS
+    ) as stream:
         lines = stream.iter_lines()
         next(lines)
         process.send_signal(signal.SIGTERM)

@@ -130,22 +130,22 @@ def test_list_behind_a_file_that_is_not_there(address: str) -> None:
     st.lists(st.sampled_from(["vision", "user_data"]), max_size=8),
     st.integers(1, 9),
     st.sampled_from(["asc", "desc"]),
-    st.none() | st.sampled_from(["vision", "user_data"]),
+    st.sampled_from(["", "vision", "user_data"]),
 )
 def test_pages_add_up_to_the_list(
-    purposes: list[str], limit: int, order: Any, purpose: str | None
+    purposes: list[str], limit: int, order: Any, purpose: str
 ) -> None:
     store = FileStore(Limits())
     files = [StoredFile("a", each, b"") for each in purposes]
     for file in files:
         store.add(file)
-    wanted = [file for file in files if purpose in (None, file.purpose)]
+    wanted = [file for file in files if purpose in ("", file.purpose)]
     if order == "desc":
         wanted.reverse()
     found: list[StoredFile] = []
     more = True
     while more:
-        after = found[-1].id if found else None
+        after = found[-1].id if found else ""
         asked = {"limit": limit, "order": order, "purpose": purpose, "after": after}
         page, more = store.page(ListParameters.model_validate(asked))
         assert len(page) == limit or not more

@@ -49,11 +49,11 @@ class ListParameters(Given):
     limit: Annotated[int, BeforeValidator(_number)] = Field(
         MAX_LISTED, ge=1, le=MAX_LISTED, description=f"an integer from 1 to {MAX_LISTED}"
     )
-    after: str | None = Field(None, description="the id of a file; the list begins behind it")
+    after: str = Field("", description="the id of a file; the list begins behind it")
     order: Literal["asc", "desc"] = Field(
         "desc", description="'asc' (the oldest first) or 'desc' (the newest first)"
     )
-    purpose: str | None = Field(None, description="a text; only files of this purpose are listed")
+    purpose: str = Field("", description="a text; only files of this purpose are listed")
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class FileStore:
         files = list(self._files.values())  # the oldest first
         if wanted.order == "desc":
             files.reverse()
-        if wanted.after is not None:
+        if wanted.after:
             files = files[files.index(self.get(wanted.after)) + 1 :]
-        if wanted.purpose is not None:
+        if wanted.purpose:
             files = [file for file in files if file.purpose == wanted.purpose]
         return Page(files[: wanted.limit], len(files) > wanted.limit)
 
