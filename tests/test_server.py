@@ -449,7 +449,7 @@ def test_sigterm_lets_the_answer_end() -> None:
     until(up)
     url = f"{address}/v1/chat/completions"
     with httpx.stream(
-        "POST", url, json=endless(stream=True) | {"max_tokens": 400}, timeout=SECONDS
+        "POST", url, json=endless(stream=True) | {"max_tokens": 100}, timeout=SECONDS
     ) as stream:
         lines = stream.iter_lines()
         next(lines)
