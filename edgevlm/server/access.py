@@ -67,7 +67,7 @@ class Access:
 
     Args:
         hosts: names that requests may call the server by; None for any.
-        origins: of pages that may use it, beside those that the server itself serves.
+        origins: of pages that may use it, as `origin` writes them, beside the server's own.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Access:
     ) -> None:
         self._app = app
         self._hosts = None if hosts is None else frozenset(map(host_name, hosts))
-        self._origins = frozenset(map(origin, origins))
+        self._origins = frozenset(origins)
         self._notices = notices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request
 
 from edgevlm.results import Chunk, FinishReason, Stats
-from edgevlm.server import protocol
+from edgevlm.server import responses
 from edgevlm.server.errors import RequestError, error_body
 
 
@@ -54,23 +54,23 @@ class Answer:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    async def whole(self, *, logprobs: bool) -> protocol.ChatCompletion:
+    async def whole(self, *, logprobs: bool) -> responses.ChatCompletion:
         """All of it at once."""
         read = [chunk async for chunk in self._all()]
         finish, stats = _end(read[-1])
         found = [token for chunk in read for token in chunk.logprobs]
-        return protocol.ChatCompletion(
+        return responses.ChatCompletion(
             id=self.id,
             created=self.created,
             model=self.model,
             choices=[
-                protocol.Choice(
-                    message=protocol.AnswerMessage(content="".join(chunk.text for chunk in read)),
-                    logprobs=protocol.logprobs(found) if logprobs else None,
+                responses.Choice(
+                    message=responses.AnswerMessage(content="".join(chunk.text for chunk in read)),
+                    logprobs=responses.logprobs(found) if logprobs else None,
                     finish_reason=finish,
                 )
             ],
-            usage=protocol.usage(stats),
+            usage=responses.usage(stats),
         )
 
     async def events(self, *, usage: bool) -> AsyncIterator[str]:
@@ -80,29 +80,29 @@ class Answer:
             usage: end with an event that says what the answer cost.
         """
 
-        def event(*choices: protocol.ChunkChoice, stats: Stats | None = None) -> str:
-            chunk = protocol.ChatCompletionChunk(
+        def event(*choices: responses.ChunkChoice, stats: Stats | None = None) -> str:
+            chunk = responses.ChatCompletionChunk(
                 id=self.id,
                 created=self.created,
                 model=self.model,
                 choices=list(choices),
-                usage=None if stats is None else protocol.usage(stats),
+                usage=None if stats is None else responses.usage(stats),
             )
             return f"data: {chunk.model_dump_json(exclude=None if usage else {'usage'})}\n\n"
 
         def piece(
-            delta: protocol.Delta,
-            logprobs: protocol.Logprobs | None = None,
+            delta: responses.Delta,
+            logprobs: responses.Logprobs | None = None,
             finish_reason: FinishReason | None = None,
         ) -> str:
             return event(
-                protocol.ChunkChoice(delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+                responses.ChunkChoice(delta=delta, logprobs=logprobs, finish_reason=finish_reason)
             )
 
         try:
             yield piece({"role": "assistant", "content": "", "refusal": None})
             async for chunk in self._all():
-                found = protocol.logprobs(chunk.logprobs) if chunk.logprobs else None
+                found = responses.logprobs(chunk.logprobs) if chunk.logprobs else None
                 if chunk.text or found:
                     yield piece({"content": chunk.text}, found)
                 if chunk.finish_reason is not None:

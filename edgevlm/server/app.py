@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import edgevlm
-from edgevlm.server import description, protocol
-from edgevlm.server.access import Access
+from edgevlm.server import description, responses
+from edgevlm.server.access import Access, origin
 from edgevlm.server.answers import Answer, unless_left
 from edgevlm.server.body_limit import BodyLimit
 from edgevlm.server.errors import RequestError, error_body
@@ -41,7 +41,7 @@ LARGE_BODY = 2**18
 BEARER = HTTPBearer(auto_error=False)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": protocol.ErrorResponse, "description": description}
+    status: {"model": responses.ErrorResponse, "description": description}
     for status, description in {
         400: "the request cannot be used",
         401: "the key is missing or wrong",
@@ -92,6 +92,7 @@ def create_app(
         InputError: an origin that is none.
     """
     limits = limits or Limits()
+    origins = [origin(text) for text in allowed_origins]
     metrics = Metrics()
     worker = Worker(vlm, limits.queue, metrics)
     metrics.watch(lambda: worker.waiting)
@@ -116,7 +117,7 @@ def create_app(
     )
     app.add_middleware(BodyLimit, most_bytes=limits.body_bytes)
     app.add_middleware(
-        Access, hosts=trusted_hosts, origins=allowed_origins, notices=notices
+        Access, hosts=trusted_hosts, origins=origins, notices=notices
     )  # the last one added is the first one asked
     _handle_errors(app)
 
@@ -136,9 +137,9 @@ def create_app(
     guarded: dict[str, Any] = {"dependencies": [Depends(authorized)], "responses": ERRORS}
 
     @app.get("/health")
-    async def health() -> protocol.Health:
+    async def health() -> responses.Health:
         """Whether the server answers."""
-        return protocol.Health(waiting=worker.waiting)
+        return responses.Health(waiting=worker.waiting)
 
     @app.get("/metrics", response_class=Response, **guarded)
     async def metrics_text() -> Response:
@@ -146,18 +147,18 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models", **guarded)
-    async def models() -> protocol.ModelList:
+    async def models() -> responses.ModelList:
         """The model that is served."""
-        return protocol.ModelList(data=[protocol.Model(id=model, created=started)])
+        return responses.ModelList(data=[responses.Model(id=model, created=started)])
 
     @app.get("/v1/models/{name:path}", **guarded)
-    async def one_model(name: str) -> protocol.Model:
+    async def one_model(name: str) -> responses.Model:
         """The model, if it has this name."""
         if name != model:
             raise RequestError(
                 404, f"no model {name[:80]!r}; this server has {model!r}", code="model_not_found"
             )
-        return protocol.Model(id=model, created=started)
+        return responses.Model(id=model, created=started)
 
     def report(unknown: Iterable[str]) -> None:
         for name in unknown:
@@ -166,7 +167,7 @@ def create_app(
             )
 
     @app.post("/v1/files", **guarded, openapi_extra=description.body("multipart/form-data", UPLOAD))
-    async def upload(request: Request) -> protocol.File:
+    async def upload(request: Request) -> responses.File:
         """Keep an image; messages refer to it as ``{"type": "file", "file": {"file_id": ...}}``."""
         stored, unknown = await read_upload(request, limits, strict=strict)
         report(unknown)
@@ -175,12 +176,12 @@ def create_app(
         return _described(stored)
 
     @app.get("/v1/files", **guarded, openapi_extra=description.query(ListParameters))
-    async def all_files(request: Request) -> protocol.FileList:
+    async def all_files(request: Request) -> responses.FileList:
         """The images that are kept."""
         wanted, _ = check(ListParameters, dict(request.query_params), strict=True)
         page = files.page(wanted)
         ids = [file.id for file in page.files]
-        return protocol.FileList(
+        return responses.FileList(
             data=[_described(file) for file in page.files],
             first_id=ids[0] if ids else "",
             last_id=ids[-1] if ids else "",
@@ -188,7 +189,7 @@ def create_app(
         )
 
     @app.get("/v1/files/{identifier}", **guarded)
-    async def one_file(identifier: str) -> protocol.File:
+    async def one_file(identifier: str) -> responses.File:
         """One image's description."""
         return _described(files.get(identifier))
 
@@ -206,14 +207,14 @@ def create_app(
         )
 
     @app.delete("/v1/files/{identifier}", **guarded)
-    async def delete(identifier: str) -> protocol.FileDeleted:
+    async def delete(identifier: str) -> responses.FileDeleted:
         """Forget an image."""
         files.remove(identifier)
-        return protocol.FileDeleted(id=identifier)
+        return responses.FileDeleted(id=identifier)
 
     @app.post(
         "/v1/chat/completions",
-        response_model=protocol.ChatCompletion,
+        response_model=responses.ChatCompletion,
         openapi_extra=description.body(
             "application/json", description.reference(ChatCompletionRequest)
         ),
@@ -272,8 +273,8 @@ async def _asked(request: Request, *, strict: bool) -> tuple[ChatCompletionReque
     return await asyncio.to_thread(checked)
 
 
-def _described(stored: StoredFile) -> protocol.File:
-    return protocol.File(
+def _described(stored: StoredFile) -> responses.File:
+    return responses.File(
         id=stored.id,
         bytes=len(stored.data),
         created_at=stored.created,
