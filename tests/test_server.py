@@ -26,6 +26,8 @@ from pydantic import BaseModel
 
 from edgevlm import VLM
 from edgevlm.cli import main
+from edgevlm.errors import RuntimeLoadError
+from edgevlm.results import Chunk
 from edgevlm.server.limits import Limits
 from edgevlm.server.pictures import is_public
 from tests.serving import EXAMPLES, MODEL, SECONDS, asking, data_uri, free_port, serving, until
@@ -338,6 +340,43 @@ def test_full_queue_says_when_to_come_again() -> None:
         for thread in asking:
             thread.join()
         assert [answer.status_code for answer in answers] == [200, 200]
+
+
+class Breaking:
+    """A model whose answers end in an error after their first words."""
+
+    def __init__(self, vlm: VLM, error: Exception) -> None:
+        self._vlm = vlm
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vlm, name)
+
+    def generate(self, *arguments: Any, **options: Any) -> Iterator[Chunk]:
+        with contextlib.closing(self._vlm.generate(*arguments, **options)) as chunks:
+            for chunk in chunks:
+                yield chunk
+                if chunk.text:
+                    raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeLoadError("the decoder computes NaN"), "the decoder computes NaN"),
+        (ZeroDivisionError("division by zero"), "the server failed: ZeroDivisionError"),
+    ],
+)
+def test_error_in_the_middle_of_an_answer(error: Exception, words: str) -> None:
+    vlm: Any = Breaking(VLM.from_pretrained(MODEL), error)
+    with serving(vlm) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        messages = asking("Hello")
+        stream = client.chat.completions.create(model=MODEL, messages=messages, stream=True)
+        with pytest.raises(openai.APIError, match=words):
+            list(stream)
+        with pytest.raises(openai.InternalServerError, match=words):
+            client.chat.completions.create(model=MODEL, messages=messages)
 
 
 class Pictures(http.server.BaseHTTPRequestHandler):

@@ -283,14 +283,11 @@ def test_hosts_that_are_not_here(host: str) -> None:
         bind(host, 0)
 
 
-@pytest.mark.parametrize(
-    ("host", "name"),
-    [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")],
-)
-def test_printed_address_is_where_the_server_is(host: str, name: str) -> None:
-    """From the first line on that says where it is, it answers there; port 0 is a free one."""
+@contextlib.contextmanager
+def command(*options: str) -> Iterator[tuple[str, str]]:
+    """`edgevlm serve` as a process: its first line, and the address that stands there."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgevlm", "serve", "--host", host, "--port", "0", "--model", MODEL],
+        [sys.executable, "-m", "edgevlm", "serve", "--port", "0", "--model", MODEL, *options],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
@@ -298,13 +295,54 @@ def test_printed_address_is_where_the_server_is(host: str, name: str) -> None:
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
-        assert line.startswith(f"edgevlm: {MODEL} at http://{name}:"), line
-        assert line.endswith("/v1, Ctrl-C ends it\n")
-        told = line.split()[3].rstrip(",")
-        assert httpx.get(f"{told}/models").json()["data"][0]["id"] == MODEL
+        yield line, line.partition(" at ")[2].partition(",")[0]
     finally:
         process.terminate()
         process.wait(SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")],
+)
+def test_printed_address_is_where_the_server_is(host: str, name: str) -> None:
+    """From the first line on that says where it is, it answers there; port 0 is a free one."""
+    with command("--host", host) as (line, address):
+        assert line.startswith(f"edgevlm: {MODEL} at http://{name}:"), line
+        assert line.endswith("/v1, Ctrl-C ends it\n")
+        assert httpx.get(f"{address}/models").json()["data"][0]["id"] == MODEL
+
+
+def test_options_of_the_command() -> None:
+    options = ("--allow-origin", f"{PAGE}/", "--allow-origin", "null", "--allow-host", "box.local")
+    with command(*options, "--strict") as (_, address):
+        for page in (PAGE, "null"):
+            answer = httpx.get(f"{address}/models", headers=asked(page, Host="box.local"))
+            assert allowing(answer)["access-control-allow-origin"] == page
+        assert httpx.get(f"{address}/models", headers=asked(OTHER)).status_code == 403
+        assert httpx.get(f"{address}/models", headers={"Host": "evil.test"}).status_code == 400
+        sent = {"messages": [{"role": "user", "content": "Hello"}], "keep_alive": "5m"}
+        strict = httpx.post(f"{address}/chat/completions", json=sent)
+        assert error(strict)["param"] == "keep_alive"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--allow-origin", "localhost:5173"), "an origin is a scheme, a host and perhaps a port"),
+        (("--allow-host", "http://box"), "--allow-host takes a name such as box.local"),
+        (
+            ("--host", "192.0.2.1", "--without-key"),
+            "--host 192.0.2.1 is no address of this machine",
+        ),
+    ],
+)
+def test_options_that_cannot_be_used(
+    options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *options]) == 1
+    told = capsys.readouterr()
+    assert words in told.err and told.err.count("\n") == 1 and told.out == ""
 
 
 def test_two_servers_that_start_at_once() -> None:

@@ -110,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         queue=arguments.queue,
     )
     origins = [origin(text) for text in arguments.allow_origin]
+    hosts = _trusted_hosts(arguments.host, arguments.allow_host)
     listening = bind(arguments.host, arguments.port)  # fails before the model takes its time
     with contextlib.closing(listening):
         vlm = load_model(arguments)
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
             api_key=key,
             limits=limits,
             remote_addresses=is_public if arguments.allow_remote_images else None,
-            trusted_hosts=_trusted_hosts(arguments.host, arguments.allow_host),
+            trusted_hosts=hosts,
             allowed_origins=origins,
             strict=arguments.strict,
         )
@@ -137,7 +138,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _trusted_hosts(host: str, allowed: Sequence[str]) -> tuple[str, ...] | None:
-    """Names that requests may call the server by; None for any: other machines know it by many names."""
+    """Names that requests may call the server by; None for any: other machines know it by many names.
+
+    Raises:
+        InputError: something allowed that is no name.
+    """
+    for name in allowed:
+        if not name or not set("/@*").isdisjoint(name):
+            raise InputError(f"--allow-host takes a name such as box.local, is {name!r}")
     if not is_local(host) and not allowed:
         return None
     return (*LOCAL_NAMES, f"[{host}]" if ":" in host else host, *allowed)

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import edgevlm
+from edgevlm.generation import DEFAULT_MAX_TOKENS
 from edgevlm.server import description, responses
 from edgevlm.server.access import Access, origin
 from edgevlm.server.answers import Answer, unless_left
@@ -31,9 +32,6 @@ from edgevlm.server.requests import ChatCompletionRequest
 from edgevlm.server.validation import check, parse_json
 from edgevlm.server.worker import Worker
 from edgevlm.vlm import VLM
-
-DEFAULT_MAX_TOKENS = 256
-"""Of an answer whose request names none; less where the context is small."""
 
 LARGE_BODY = 2**18
 """Bytes from which a request is read in a thread, so that nobody else waits for it."""
