@@ -185,11 +185,13 @@ class CheckedAnswers:
                 ended = not message.get("more_body", False)
             await send(message)
 
-        await self._app(scope, receive, watched)
-        if ended:  # else the client left
-            request = f"{scope['method']} {scope['path']}"
-            try:
-                found = list(mistakes(request, status, media_type, bytes(body)))
-            except Exception as error:
-                found = [repr(error)]
-            self.mistakes += [f"{request} {status}: {each}" for each in found]
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            if ended:  # else the client left
+                request = f"{scope['method']} {scope['path']}"
+                try:
+                    found = list(mistakes(request, status, media_type, bytes(body)))
+                except Exception as error:
+                    found = [repr(error)]
+                self.mistakes += [f"{request} {status}: {each}" for each in found]

@@ -379,6 +379,20 @@ def test_error_in_the_middle_of_an_answer(error: Exception, words: str) -> None:
             client.chat.completions.create(model=MODEL, messages=messages)
 
 
+def test_page_reads_that_the_server_failed() -> None:
+    page = "http://localhost:5173"
+    vlm: Any = Breaking(VLM.from_pretrained(MODEL), ZeroDivisionError())
+    with serving(vlm, allowed_origins=(page,)) as address:
+        answer = httpx.post(
+            f"{address}/v1/chat/completions",
+            json=body("Hello"),
+            headers={"Origin": page},
+            timeout=SECONDS,
+        )
+        assert answer.status_code == 500
+        assert answer.headers["Access-Control-Allow-Origin"] == page
+
+
 class Pictures(http.server.BaseHTTPRequestHandler):
     """A site with a picture, a redirection to it, and more than anybody wants."""
 

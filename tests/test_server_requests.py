@@ -324,6 +324,39 @@ def test_last_of_two_equal_keys_counts() -> None:
     assert check(ChatCompletionRequest, value, strict=True)[0].temperature == 1
 
 
+@pytest.mark.parametrize(
+    ("image", "field", "status"),
+    [
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,!!"}},
+            "image_url.url",
+            400,
+        ),
+        ({"type": "image_url", "image_url": {"url": PIXEL}}, "image_url.url", 400),
+        ({"type": "image_url", "image_url": ""}, "image_url.url", 400),
+        ({"type": "image_url", "image_url": "file:///etc/passwd"}, "image_url.url", 400),
+        ({"type": "image_url", "image_url": "http://127.0.0.1/a.png"}, "image_url.url", 400),
+        ({"type": "input_image", "image_url": "square.png"}, "image_url", 400),
+        ({"type": "input_image", "file_id": "file-1"}, "file_id", 404),
+        ({"type": "file", "file": {"file_id": "file-1"}}, "file.file_id", 404),
+        ({"type": "file", "file": {"file_data": "AAAA"}}, "file.file_data", 400),
+    ],
+)
+def test_image_that_cannot_be_had_is_told_with_its_place(
+    address: str, image: Any, field: str, status: int
+) -> None:
+    hello = {"role": "user", "content": "Hello"}
+    before: list[Any]
+    for before in ([], [hello]):
+        answer = post(address, {"messages": [*before, *part(image)["messages"]]})
+        place = f"messages.{len(before)}.content.1.{field}"
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert error["param"] == place
+        assert error["message"].startswith(f"{place}: ")
+        assert error["message"].isprintable() and len(error["message"]) < 260
+
+
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgevlm.errors import InputError
-from edgevlm.server.errors import error_body
+from edgevlm.server.errors import error_body, failure_body
 from edgevlm.server.notices import Notices
 
 ANY_ORIGIN = "*"
@@ -100,15 +100,25 @@ class Access:
             await self._foreign_page(page)(scope, receive, send)
             return
 
+        started = False
+
         async def send_allowed(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 self._allow(MutableHeaders(scope=message), page)
             await send(message)
 
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             await _preflight(headers)(scope, receive, send_allowed)
-        else:
+            return
+        try:
             await self._app(scope, receive, send_allowed)
+        except Exception as error:
+            if not started:  # what Starlette answers itself would lack the headers
+                failed = JSONResponse(failure_body(error), 500)
+                await failed(scope, receive, send_allowed)
+            raise
 
     def _allow(self, headers: MutableHeaders, page: str) -> None:
         if ANY_ORIGIN in self._origins:

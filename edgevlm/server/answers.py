@@ -14,7 +14,7 @@ from fastapi import Request
 
 from edgevlm.results import Chunk, FinishReason, Stats
 from edgevlm.server import responses
-from edgevlm.server.errors import RequestError, error_body
+from edgevlm.server.errors import RequestError, failure_body
 
 
 async def unless_left(work: Any, request: Request) -> Any:
@@ -114,8 +114,7 @@ class Answer:
         except RequestError as error:
             yield f"data: {json.dumps(error.body)}\n\n"
         except Exception as error:  # the worker has logged it
-            body = error_body(500, f"the server failed: {type(error).__name__}")
-            yield f"data: {json.dumps(body)}\n\n"
+            yield f"data: {json.dumps(failure_body(error))}\n\n"
         finally:
             await self.chunks.aclose()
 

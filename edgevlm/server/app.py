@@ -22,7 +22,7 @@ from edgevlm.server import description, responses
 from edgevlm.server.access import Access, origin
 from edgevlm.server.answers import Answer, unless_left
 from edgevlm.server.body_limit import BodyLimit
-from edgevlm.server.errors import RequestError, error_body
+from edgevlm.server.errors import RequestError, error_body, failure_body
 from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
 from edgevlm.server.limits import Limits
 from edgevlm.server.metrics import Metrics
@@ -309,4 +309,4 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(500, f"the server failed: {type(error).__name__}"), 500)
+        return JSONResponse(failure_body(error), 500)

@@ -39,6 +39,8 @@ class Source(NamedTuple):
     url: str | None
     file_id: str | None
     detail: Detail | None
+    field: str
+    """Of the part, such as ``image_url.url``."""
 
 
 class ContentPart(Given):
@@ -86,7 +88,7 @@ class ImagePart(ContentPart):
 
     @property
     def source(self) -> Source:
-        return Source(self.image_url.url, None, self.image_url.detail)
+        return Source(self.image_url.url, None, self.image_url.detail, "image_url.url")
 
 
 class InputImagePart(ContentPart):
@@ -106,8 +108,8 @@ class InputImagePart(ContentPart):
     @property
     def source(self) -> Source:
         if self.image_url is None:
-            return Source(None, self.file_id, self.detail)
-        return Source(self.image_url.url, None, self.detail or self.image_url.detail)
+            return Source(None, self.file_id, self.detail, "file_id")
+        return Source(self.image_url.url, None, self.detail or self.image_url.detail, "image_url")
 
 
 class FileReference(Given):
@@ -131,7 +133,8 @@ class FilePart(ContentPart):
 
     @property
     def source(self) -> Source:
-        return Source(self.file.file_data, self.file.file_id, None)
+        field = "file.file_data" if self.file.file_id is None else "file.file_id"
+        return Source(self.file.file_data, self.file.file_id, None, field)
 
 
 Part: TypeAlias = Annotated[

@@ -23,7 +23,7 @@ from PIL import Image
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
-from edgevlm.server.messages import Message, RefusalPart, TextPart
+from edgevlm.server.messages import Message, RefusalPart, Source, TextPart
 
 REDIRECTIONS = 3
 
@@ -63,29 +63,33 @@ class PictureReader:
                 400,
                 f"the conversation has {count} pictures, at most {self._limits.pictures} are accepted",
                 code="too_many_pictures",
+                parameter="messages",
             )
         return [
             {
                 "role": "system" if message.role == "developer" else message.role,
-                "content": await self._content(message),
+                "content": await self._content(message, f"messages.{index}.content"),
             }
-            for message in given
+            for index, message in enumerate(given)
         ]
 
-    async def _content(self, message: Message) -> list[dict[str, Any]]:
+    async def _content(self, message: Message, place: str) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
-        for part in message.parts:
+        for index, part in enumerate(message.parts):
             if isinstance(part, TextPart | RefusalPart):
                 parts.append({"type": "text", "text": part.text})
                 continue
-            url, file_id, detail = part.source
-            data = (
-                self._files.get(file_id).data
-                if file_id is not None
-                else await self._read(url or "")
-            )
-            parts.append({"type": "image", "image": data, "detail": detail})
+            try:
+                data = await self._data(part.source)
+            except RequestError as error:
+                raise error.at(f"{place}.{index}.{part.source.field}") from error
+            parts.append({"type": "image", "image": data, "detail": part.source.detail})
         return parts
+
+    async def _data(self, source: Source) -> bytes:
+        if source.file_id is not None:
+            return self._files.get(source.file_id).data
+        return await self._read(source.url or "")
 
     async def _read(self, url: str) -> bytes:
         scheme = url[:8].partition(":")[0].lower()
