@@ -649,6 +649,22 @@ def test_minus_one_is_random_off_or_no_limit(address: str) -> None:
     assert post(address, asked | {"stop": ["a", "e", " "]}).status_code == 200
 
 
+def test_schema_in_every_form() -> None:
+    schema = {"type": "object", "properties": {"green": {"type": "boolean"}}}
+    named = {"name": "answer", "schema": schema, "strict": True, "description": None}
+    for form in (
+        {"type": "json_schema", "json_schema": named},
+        {"type": "json_schema", "json_schema": {"schema": schema}},
+        {"type": "json_schema", "schema": schema},
+        {"type": "json_object", "schema": schema},
+    ):
+        assert options(response_format=form)["json_schema"] == schema
+    for plain in ({"type": "json_object"}, {"type": "json_object", "schema": None}):
+        assert options(response_format=plain)["json_schema"] == {"type": "object"}
+    for nothing in (None, {"type": "text"}, {"type": "text", "json_schema": None}):
+        assert options(response_format=nothing)["json_schema"] is None
+
+
 def test_image_in_every_form(address: str) -> None:
     uri = data_uri("square.png")
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)

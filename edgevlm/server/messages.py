@@ -140,8 +140,6 @@ class FilePart(ContentPart):
 Part: TypeAlias = Annotated[
     TextPart | RefusalPart | ImagePart | InputImagePart | FilePart, Field(discriminator="type")
 ]
-
-
 Parts: TypeAlias = Annotated[list[Part], Field(max_length=MAX_ITEMS)]
 
 

@@ -75,17 +75,19 @@ class ResponseFormat(Given):
     json_schema: JsonSchemaFormat | None = Field(
         None, description='an object such as {"name": "answer", "schema": {"type": "object"}}'
     )
-    object_schema: dict[str, Any] | None = Field(
-        None, alias="schema", description="a JSON schema, beside the type 'json_object'"
+    bare_schema: dict[str, Any] | None = Field(
+        None, alias="schema", description='a JSON schema such as {"type": "object"}'
     )
+    """As llama.cpp's server takes it, beside either type."""
 
     def wanted(self) -> dict[str, Any] | None:
         """The JSON schema of the answer; raises RequestError if it is missing."""
         if self.type == "text":
             return None
+        given = self.json_schema.json_schema if self.json_schema else self.bare_schema
         if self.type == "json_object":
-            return self.object_schema or {"type": "object"}
-        if self.json_schema is None:
+            return given or {"type": "object"}
+        if given is None:
             raise RequestError(
                 400,
                 "response_format.json_schema is missing; it must be an object such as "
@@ -93,7 +95,7 @@ class ResponseFormat(Given):
                 code="invalid_value",
                 parameter="response_format.json_schema",
             )
-        return self.json_schema.json_schema
+        return given
 
 
 Stops: TypeAlias = Annotated[list[str], Field(max_length=MAX_STOPS)]
