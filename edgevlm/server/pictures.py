@@ -21,7 +21,7 @@ from edgevlm.images import stored_image_size
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
-from edgevlm.server.protocol import ImagePart, Message, TextPart
+from edgevlm.server.messages import Message, RefusalPart, Source, TextPart
 
 REDIRECTIONS = 3
 
@@ -50,39 +50,42 @@ class PictureReader:
     async def messages(self, given: Sequence[Message]) -> list[dict[str, Any]]:
         """Raises RequestError for a picture that cannot be had or is too large."""
         count = sum(
-            not isinstance(part, TextPart)
+            not isinstance(part, TextPart | RefusalPart)
             for message in given
-            if not isinstance(message.content, str)
-            for part in message.content
+            for part in message.parts
         )
         if count > self._limits.pictures:
             raise RequestError(
                 400,
                 f"the conversation has {count} pictures, at most {self._limits.pictures} are accepted",
                 code="too_many_pictures",
+                parameter="messages",
             )
         return [
             {
                 "role": "system" if message.role == "developer" else message.role,
-                "content": await self._content(message),
+                "content": await self._content(message, f"messages.{index}.content"),
             }
-            for message in given
+            for index, message in enumerate(given)
         ]
 
-    async def _content(self, message: Message) -> str | list[dict[str, Any]]:
-        if isinstance(message.content, str):
-            return message.content
+    async def _content(self, message: Message, place: str) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
-        for part in message.content:
-            if isinstance(part, TextPart):
+        for index, part in enumerate(message.parts):
+            if isinstance(part, TextPart | RefusalPart):
                 parts.append({"type": "text", "text": part.text})
-            elif isinstance(part, ImagePart):
-                data = await self._read(part.image_url.url)
-                parts.append({"type": "image", "image": data, "detail": part.image_url.detail})
-            else:
-                data = self._files.get(part.file.file_id).data
-                parts.append({"type": "image", "image": data})
+                continue
+            try:
+                data = await self._data(part.source)
+            except RequestError as error:
+                raise error.at(f"{place}.{index}.{part.source.field}") from error
+            parts.append({"type": "image", "image": data, "detail": part.source.detail})
         return parts
+
+    async def _data(self, source: Source) -> bytes:
+        if source.file_id is not None:
+            return self._files.get(source.file_id).data
+        return await self._read(source.url or "")
 
     async def _read(self, url: str) -> bytes:
         scheme = url[:8].partition(":")[0].lower()
