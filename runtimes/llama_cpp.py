@@ -23,12 +23,17 @@ from numpy.typing import NDArray
 from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import Sampling, check_integer
-from edgevlm.runtimes.guard import REBUILD, check_file, check_library
-from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
+from edgevlm.runtimes.forks import check_not_forked, mark_started
+from edgevlm.runtimes.guard import check_file, check_gpu, check_library
+from edgevlm.runtimes.llama_cpp_library import (
+    failure_reason,
+    lacked_memory,
+    library,
+    recent_errors,
+    why_no_gpu,
+)
 from edgevlm.runtimes.llama_cpp_model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp_sampler import LlamaCppSampler
-
-BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
 
 
 class LlamaCppDecoder:
@@ -52,7 +57,8 @@ class LlamaCppDecoder:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: the file, the build or the GPU cannot be used, or memory is short.
+        RuntimeLoadError: the file, the build or the GPU cannot be used, memory is short, or this process was
+            forked from one that had used a model.
         MissingDependencyError: llama-cpp-python is not installed.
     """
 
@@ -81,6 +87,7 @@ class LlamaCppDecoder:
         gpu_layers: int = 0,
         bidirectional: bool = False,
     ) -> None:
+        check_not_forked()
         self._context: Any = None
         self._length = 0
         self._has_logits = False
@@ -94,11 +101,10 @@ class LlamaCppDecoder:
         gpu_layers = check_integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
         extra_buffer_types = self._ask_guard()
         self._llama = library()
-        if gpu_layers and not self._llama.llama_supports_gpu_offload():
-            raise RuntimeLoadError(
-                f"gpu_layers={gpu_layers}, but this llama.cpp is built for the CPU only; "
-                f"{BUILD_WITH_CUDA}"
-            )
+        if gpu_layers:
+            if reason := why_no_gpu():
+                raise RuntimeLoadError(f"gpu_layers={gpu_layers}, but {reason}")
+            self._ask_guard_of_gpu()
         self.on_cpu = gpu_layers == 0
         self._flash = not self.on_cpu or self._flash_pays()
         self._batch_length = self.BATCH_LENGTH if self._flash else self.PLAIN_BATCH_LENGTH
@@ -120,6 +126,7 @@ class LlamaCppDecoder:
                     f"{self._model.trained_length} positions that {self._path.name} was made for"
                 )
             self._check_memory()
+            mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
         except BaseException:
             self.close()
@@ -135,6 +142,9 @@ class LlamaCppDecoder:
         verdict = check_library()
         check_file(self._path)
         return verdict.extra_buffer_types
+
+    def _ask_guard_of_gpu(self) -> None:
+        check_gpu()
 
     def _check_memory(self) -> None:
         """Refuse a context that cannot fit: the allocation would succeed and the process be killed later."""
@@ -174,6 +184,7 @@ class LlamaCppDecoder:
         if not self._context:
             raise RuntimeLoadError(
                 f"llama.cpp cannot create a context for {self._path}{failure_reason()}"
+                + ("; ask for a shorter context" if lacked_memory() else "")
             )
         self._memory = llama.llama_get_memory(self._context)
         if not self._memory:
@@ -423,6 +434,7 @@ class LlamaCppDecoder:
             self.close()
 
     def _open(self) -> None:
+        check_not_forked()
         self._model.check_open()
 
     def _position_array(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:

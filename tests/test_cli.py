@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,3 +268,39 @@ def test_verify_finds_an_altered_file(tmp_path: Path) -> None:
     done = edgevlm("verify", str(folder))
     assert done.returncode == 1
     assert f"{entry['name']} was altered" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code", "out", "said"),
+    [
+        ("<&-", 0, "green\n", ""),
+        ("2>&-", 0, "green\n", ""),
+        (">&-", 1, "", "edgevlm: error: cannot write the output: Bad file descriptor\n"),
+        (">/dev/full", 1, "", "edgevlm: error: cannot write the output: No space left on device\n"),
+        ("<&- 2>&-", 0, "green\n", ""),
+        (">&- 2>&- <&-", 1, "", ""),
+    ],
+)
+def test_closed_and_full_streams(redirections: str, code: int, out: str, said: str) -> None:
+    command = f"{sys.executable} -m edgevlm ask 'What color is it?' {SQUARE} --model edgevlm-nano"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirections}"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, said)
+
+
+def test_chat_without_an_input_ends(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m edgevlm chat --model edgevlm-nano <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_chat_drops_its_oldest_turns_if_asked_to() -> None:
+    turns = "".join(f"What color is shape {number}?\n" for number in range(120))
+    arguments = ("chat", SQUARE, "--model", "edgevlm-nano", "--max-tokens", "4")
+    refused = edgevlm(*arguments, stdin=turns)
+    assert refused.returncode == 1
+    assert "larger context_length" in refused.stderr
+    done = edgevlm(*arguments, "--overflow", "drop_images", stdin=turns)
+    assert done.returncode == 0
+    assert re.search(r"edgevlm: dropped of the oldest: \d+ turns, 1 images", done.stderr)
