@@ -217,6 +217,7 @@ class LlamaCppModel:
         if self.handle:
             self._free(self.handle)
         self.handle = None
+        self._json_texts.clear()  # ends their child process
 
     def check_open(self) -> None:
         """Raises:
