@@ -197,8 +197,11 @@ def checked(schema: Mapping[str, Any]) -> Translation:
         raise InputError(f"json_schema must be a mapping, is {type(schema).__name__}")
     try:
         size = len(json.dumps(dict(schema), default=str, skipkeys=True))
-    except (ValueError, RecursionError):
-        refuse((), "is nested too deep, or within itself; write a flatter one")
+    except RecursionError:
+        refuse((), "nested too deep; write a flatter one")
+    except ValueError as error:
+        within = "ircular" in str(error)
+        refuse((), "it is within itself" if within else "it has an integer of thousands of digits")
     if size > MAX_CHARACTERS:
         refuse((), f"has {size} characters as JSON, at most {MAX_CHARACTERS} are accepted")
     translation = translate(schema)

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pickle
+import re
 import signal
 import struct
 import sys
@@ -28,6 +29,9 @@ HEADER = struct.Struct("<cI")
 READY, MASK, REFUSED, TOKENIZE = b"r", b"m", b"e", b"t"
 """A matcher is made; tokens that may come next, one bit each; a schema or text that cannot go on; a text
 whose tokens are wanted."""
+
+CONTROL = re.compile(r"\\u00[01]|\\[xc]|\\p|\\P|\\0")
+"""In a schema as JSON: characters that only ``\\u`` can spell in an answer, or what may stand for them."""
 
 SEARCH_SECONDS = 1.0
 """For the place of what is wrong."""
@@ -57,6 +61,7 @@ class Helper:
         self._frames = frames
         self._cpu_seconds = cpu_seconds
         self._matchers: dict[int, Any] = {}
+        self._openings = [[pieces.index(text)] for text in (b"{", b"[") if text in pieces]
         self._make = llguidance.LLMatcher
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         wrapper = llguidance.TokenizerWrapper(_Vocabulary(pieces, end_tokens, self._tokenize))
@@ -110,11 +115,22 @@ class Helper:
     def _compile(self, schema: Mapping[str, Any]) -> tuple[Any, str]:
         """A matcher, and why it is of no use."""
         try:
-            # without free white space, of which a small model may write no end
-            grammar = self._make.grammar_from_json_schema(
-                json.dumps(schema), overrides={"whitespace_flexible": False}
-            )
+            written = json.dumps(schema)
+            # without free white space, of which a small model may write no end; without \u, which spells
+            # names of properties so that they pass for others, unless the schema has such characters
+            letters = 'nrbtf\\"u' if CONTROL.search(written) else 'nrbtf\\"'
+            options: Any = {"whitespace_flexible": False, "json_allowed_escapes": letters}
+            grammar = self._make.grammar_from_json_schema(written, overrides=options)
             matcher = self._make(self._tokenizer, grammar, log_level=0, limits=self._limits)
+            for opening in (
+                (),
+                *self._openings,
+            ):  # here most schemas meet a limit that they meet at all
+                begun = matcher.deep_copy()
+                begun.try_consume_tokens(list(opening))
+                begun.compute_bitmask()
+                if begun.is_error():
+                    return None, _reason(begun.get_error())
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:
@@ -189,14 +205,33 @@ class _Vocabulary:
 def _reason(error: str) -> str:
     """What llguidance's error means; its other lines are of its insides."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    if not lines:
-        return "llguidance says no reason"
-    if lines[0].startswith("oneOf"):
-        return "oneOf is supported where no value fits two of its options; use anyOf"
-    if lines[0].startswith("regex parse error"):
-        causes = [line for line in lines if line.startswith("error:")]
-        return f"not a regular expression that is supported: {(causes or lines)[-1][len('error:') :].strip()}"
-    return lines[0]
+    first = lines[0] if lines else "llguidance says no reason"
+    if first.startswith("regex parse error"):
+        cause = next((line for line in lines if line.startswith("error:")), "error: it is not one")
+        return f"not a regular expression that is supported: {cause.partition(':')[2].strip()}"
+    return next((reason for begin, reason in _REASONS if begin in first), first)
+
+
+_REASONS = (
+    ("oneOf constraints", "oneOf is supported where no value fits two of its options; use anyOf"),
+    ("lookarounds", "look-around and word borders are not supported; ^ and $ are, at the ends"),
+    ("Regex is empty", "no text fits all that is said of it"),
+    ("Unable to determine if regex", "too complex to tell whether a text fits it"),
+    (
+        "too many expressions",
+        "too many or too large patterns, enums or multiples; write a smaller one",
+    ),
+    ("lexer precomputation", "too many or too large patterns; write a smaller one"),
+    ("too big", "too large; write a smaller one"),
+    ("schema too large", "too large once references and allOf are resolved; write a smaller one"),
+    ("stack level exceeded", "allOf and references are nested too deep; write a flatter one"),
+    ("circular references", "a reference with other keywords beside it leads back to itself"),
+    ("Current row has", "too many optional properties or alternatives in one place"),
+    ("Failed to generate regex for", "its bounds are too far apart, or too close to each other"),
+    ("can't determine if patternProperty", "too complex to tell whether patternProperties overlap"),
+    ("are not disjoint", "a name may fit one of patternProperties only, and some fit two"),
+)
+"""Part of what llguidance says, and the same in the words of the standard."""
 
 
 def _bound_time(seconds: int) -> None:

@@ -29,6 +29,23 @@ FORMATS = (
 )
 """Those that answers keep to; every other format is an annotation."""
 
+_YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_QUARTER = "(?:0[48]|[2468][048]|[13579][26])"
+_DATE = (
+    f"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|"
+    "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|"
+    f"(?:[0-9]{{2}}{_QUARTER}|{_QUARTER}00)-02-29)"
+)
+_CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]+)?(?:[zZ]|[+-]{_CLOCK})"
+
+PATTERNS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}[tT]{_TIME}$",
+}
+"""Formats that edgevlm spells itself: days that the calendar has, and no leap seconds."""
+
 DRAFTS = (
     "https://json-schema.org/draft/2020-12/schema",
     "https://json-schema.org/draft/2019-09/schema",
@@ -44,6 +61,9 @@ MAX_DEPTH = 64
 
 MAX_MULTIPLE = 10_000
 """Digits of ``multipleOf`` read as one integer; the cost grows with their square."""
+
+MAX_NUMBER = 2**53
+"""Of ``const`` and ``enum``; bounds that lie further out count as this one."""
 
 MAX_MESSAGE = 300
 """Characters of an error."""
@@ -106,27 +126,49 @@ def some(value: Any, place: Path) -> Sequence[Any]:
 def _number(value: Any, place: Path) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(place, f"{place[-1]} takes a number, not {kind(value)}")
-    try:
-        exact = math.isfinite(value) and float(value) == value
-    except OverflowError:
-        exact = False
-    if not exact:
-        refuse(place, f"{shortened(str(value), 40)} is a number that no double holds")
+    if isinstance(value, float) and not math.isfinite(value):
+        refuse(place, f"{value} is not a number of JSON")
     return value
+
+
+def _exact(value: Any, place: Path) -> int | float:
+    number = _number(value, place)
+    if abs(number) > MAX_NUMBER:
+        refuse(
+            place,
+            f"{_spelled(number)} is beyond 2**53, past which no double holds every integer; "
+            f"ask for a text instead",
+        )
+    return number
+
+
+def _lower(value: Any, place: Path) -> int | float:
+    """A bound from below; where it lies past what answers reach, the end of that."""
+    return max(_exact(value, place) if _number(value, place) > 0 else value, -MAX_NUMBER)
+
+
+def _upper(value: Any, place: Path) -> int | float:
+    """A bound from above; where it lies past what answers reach, the end of that."""
+    return min(_exact(value, place) if _number(value, place) < 0 else value, MAX_NUMBER)
+
+
+def _spelled(number: int | float) -> str:
+    """Short, whatever its size: Python refuses to write integers of many digits."""
+    huge = isinstance(number, int) and abs(number) >= 10**40
+    return "an integer of more than 40 digits" if huge else str(number)
 
 
 def _positive(value: Any, place: Path) -> int | float:
     number = _number(value, place)
+    if number > MAX_MULTIPLE:
+        refuse(place, f"multipleOf may be {MAX_MULTIPLE} at most, is {_spelled(number)}")
     if number <= 0:
         refuse(place, f"multipleOf must be above 0, is {number}")
     digits = Decimal(repr(number)).normalize().as_tuple()
-    exponent = int(digits.exponent)
-    size = int("".join(map(str, digits.digits))) * 10 ** min(max(exponent, 0), 20)
-    if size > MAX_MULTIPLE or exponent < -20:
+    if int("".join(map(str, digits.digits))) > MAX_MULTIPLE or int(digits.exponent) < -20:
         refuse(
             place,
-            f"multipleOf {number} costs too much: written without its decimal point "
-            f"it may be {MAX_MULTIPLE} at most",
+            f"multipleOf {number} costs too much: without its decimal point it may be {MAX_MULTIPLE} at most",
         )
     return number
 
@@ -134,8 +176,8 @@ def _positive(value: Any, place: Path) -> int | float:
 def _size(value: Any, place: Path) -> int:
     number = _number(value, place)
     if number < 0 or number != int(number):
-        refuse(place, f"{place[-1]} takes an integer of 0 or more, is {number}")
-    return int(number)
+        refuse(place, f"{place[-1]} takes an integer of 0 or more, is {_spelled(number)}")
+    return min(int(number), MAX_NUMBER)
 
 
 def _type(value: Any, place: Path) -> Any:
@@ -161,7 +203,7 @@ def _value(value: Any, place: Path) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return _number(value, place)
+        return _exact(value, place)
     if isinstance(value, str):
         return text(value, place)
     if isinstance(value, list | tuple):
@@ -180,10 +222,10 @@ CHECKED: Mapping[str, _Check] = {
     "const": _value,
     "enum": _values,
     "required": _required,
-    "minimum": _number,
-    "maximum": _number,
-    "exclusiveMinimum": _number,
-    "exclusiveMaximum": _number,
+    "minimum": _lower,
+    "maximum": _upper,
+    "exclusiveMinimum": _lower,
+    "exclusiveMaximum": _upper,
     "multipleOf": _positive,
     "minLength": _size,
     "maxLength": _size,

@@ -27,7 +27,7 @@ CPU_SECONDS = 5
 WALL_SECONDS = 30.0
 """The same by the clock on the wall, for a machine that is busy, or that cannot bound the other."""
 
-MEMORY_BYTES = 512 * 2**20
+MEMORY_BYTES = 256 * 2**20
 """Beside the vocabulary; Linux only."""
 
 COMMAND = (sys.executable, "-c", "from edgevlm.runtimes.json_schema_helper import main; main()")

@@ -19,6 +19,7 @@ from edgevlm.runtimes.json_schema_keywords import (
     FORMATS,
     IDENTIFIERS,
     MAX_DEPTH,
+    PATTERNS,
     REFUSED,
     Path,
     kind,
@@ -232,6 +233,9 @@ class _Translator:
 
     def _coherent(self, written: dict[str, Any], place: Path) -> None:
         """What llguidance leaves to others."""
+        if written.get("format") in PATTERNS:
+            pattern = PATTERNS[written.pop("format")]
+            written["allOf"] = [*written.get("allOf", ()), {"pattern": pattern}]
         required = written.get("required", ())
         wanted = written.get("minProperties", 0)
         if wanted > len(set(required)) + 1:
