@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import os
 import sys
@@ -66,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
 
         from edgevlm.server.app import create_app
+        from edgevlm.server.connection import connection_options
         from edgevlm.server.pictures import is_public
+        from edgevlm.server.shutdown import BoundedServer
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the server needs {error.name}: pip install 'edgevlm[serve]'"
@@ -98,13 +101,15 @@ def run(arguments: argparse.Namespace) -> int:
         f"edgevlm: {name} at http://{arguments.host}:{arguments.port}/v1, Ctrl-C ends it",
         file=sys.stderr,
     )
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
         log_level="warning",
-        timeout_graceful_shutdown=limits.shutdown_seconds,
+        **connection_options(limits),
     )
+    with contextlib.suppress(KeyboardInterrupt):
+        BoundedServer(config, limits).run()
     return 0
 
 
