@@ -229,6 +229,7 @@ _REASONS = (
     ("Current row has", "too many optional properties or alternatives in one place"),
     ("Failed to generate regex for", "its bounds are too far apart, or too close to each other"),
     ("can't determine if patternProperty", "too complex to tell whether patternProperties overlap"),
+    ("NoExtension", "no token of the model can write a text that fits it"),
     ("are not disjoint", "a name may fit one of patternProperties only, and some fit two"),
 )
 """Part of what llguidance says, and the same in the words of the standard."""

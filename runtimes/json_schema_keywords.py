@@ -65,6 +65,9 @@ MAX_MULTIPLE = 10_000
 MAX_NUMBER = 2**53
 """Of ``const`` and ``enum``; bounds that lie further out count as this one."""
 
+MAX_SIZE = 2**31 - 1
+"""Of ``minLength``, ``maxItems`` and their like; larger ones count as this one."""
+
 MAX_MESSAGE = 300
 """Characters of an error."""
 
@@ -177,7 +180,7 @@ def _size(value: Any, place: Path) -> int:
     number = _number(value, place)
     if number < 0 or number != int(number):
         refuse(place, f"{place[-1]} takes an integer of 0 or more, is {_spelled(number)}")
-    return min(int(number), MAX_NUMBER)
+    return min(int(number), MAX_SIZE)
 
 
 def _type(value: Any, place: Path) -> Any:
@@ -205,6 +208,8 @@ def _value(value: Any, place: Path) -> Any:
     if isinstance(value, int | float):
         return _exact(value, place)
     if isinstance(value, str):
+        if "\x7f" in value:
+            refuse(place, "it has U+007F, a control character that llguidance cannot spell")
         return text(value, place)
     if isinstance(value, list | tuple):
         return [_value(one, (*place, index)) for index, one in enumerate(value)]
