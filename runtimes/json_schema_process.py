@@ -55,12 +55,11 @@ class HelperProcess:
                 "a JSON schema is worked on in a child process, and there is no Python interpreter to "
                 "start; run edgevlm in an installed Python"
             )
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         try:
             self._process = subprocess.Popen(
                 COMMAND,
                 cwd=os.path.abspath(os.sep),  # it imports nothing from here
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": _path()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -137,6 +136,15 @@ class HelperProcess:
         if sys.platform != "win32" and status == -signal.SIGXCPU:
             return f"more than {CPU_SECONDS} seconds of computing"
         return f"more than {MEMORY_BYTES >> 20} MiB of memory, or what llguidance cannot do"
+
+
+def _path() -> str:
+    """Where modules are imported from, as ``PYTHONPATH``."""
+    entries = []
+    for entry in sys.path:
+        with contextlib.suppress(OSError):  # the working directory may be gone
+            entries.append(os.path.abspath(entry))
+    return os.pathsep.join(entries)
 
 
 def hello(pieces: list[bytes], end_tokens: list[int]) -> bytes:
