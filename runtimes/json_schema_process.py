@@ -75,7 +75,7 @@ class HelperProcess:
             name="edgevlm-json-schema",
             daemon=True,
         ).start()
-        self.close = weakref.finalize(self, _end, self._process)
+        self.close = weakref.finalize(self, _end, self._process, os.getpid())
         try:
             self._write(vocabulary)
             self._receive()
@@ -96,8 +96,12 @@ class HelperProcess:
         Raises:
             HelperEndedError: it has ended, or had to be.
         """
-        self._write(pickle.dumps(message))
-        return self._receive()
+        try:
+            self._write(pickle.dumps(message))
+            return self._receive()
+        except BaseException:  # also Ctrl-C: what comes later would answer another message
+            self.close()
+            raise
 
     def _receive(self) -> tuple[bytes, bytes]:
         """The next frame; texts are tokenized meanwhile."""
@@ -112,12 +116,7 @@ class HelperProcess:
                 raise HelperEndedError(self._ending())
             if frame[0] != TOKENIZE:
                 return frame
-            try:
-                tokens = self._tokenize(frame[1].decode("utf-8", "replace"))
-            except BaseException:
-                self.close()  # it would wait for them for ever
-                raise
-            self._write(pickle.dumps(tokens))
+            self._write(pickle.dumps(self._tokenize(frame[1].decode("utf-8", "replace"))))
 
     def _write(self, data: bytes) -> None:
         stream = self._process.stdin
@@ -164,7 +163,9 @@ def _read_frames(stream: BinaryIO, frames: queue.SimpleQueue[tuple[bytes, bytes]
     frames.put(None)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork of the process that it belongs to
     process.kill()
     process.wait()
     with contextlib.suppress(OSError):  # what was not written yet
