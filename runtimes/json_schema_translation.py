@@ -19,6 +19,7 @@ from edgevlm.runtimes.json_schema_keywords import (
     FORMATS,
     IDENTIFIERS,
     MAX_DEPTH,
+    MAX_NUMBER,
     PATTERNS,
     REFUSED,
     Path,
@@ -233,6 +234,12 @@ class _Translator:
 
     def _coherent(self, written: dict[str, Any], place: Path) -> None:
         """What llguidance leaves to others."""
+        types = written.get("type", ())
+        types = [types] if isinstance(types, str) else types
+        # No double holds every integer further out; multiples within bounds would cost too much.
+        if "integer" in types and "number" not in types and "multipleOf" not in written:
+            written.setdefault("minimum", -MAX_NUMBER)
+            written.setdefault("maximum", MAX_NUMBER)
         if written.get("format") in PATTERNS:
             pattern = PATTERNS[written.pop("format")]
             written["allOf"] = [*written.get("allOf", ()), {"pattern": pattern}]

@@ -10,10 +10,11 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import jsonschema
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -427,6 +428,41 @@ def test_recursion_that_ends(texts: JsonTexts) -> None:
     assert accepts(texts, lists, "[[],[[]]]")
 
 
+def test_schemas_as_pydantic_writes_them(texts: JsonTexts) -> None:
+    class Cat(pydantic.BaseModel):
+        kind: Literal["cat"]
+        lives: int = pydantic.Field(ge=0, le=9)
+
+    class Node(pydantic.BaseModel):
+        value: int | None
+        children: list[Node] = pydantic.Field(max_length=1)
+
+    class Dog(pydantic.BaseModel):
+        kind: Literal["dog"]
+        name: str = pydantic.Field(min_length=1, max_length=5)
+
+    class Everything(pydantic.BaseModel):
+        number: float | None = pydantic.Field(ge=0, le=1)
+        day: datetime.date
+        moment: datetime.datetime
+        identity: uuid.UUID
+        pair: tuple[bool, Literal["a", "b"]]
+        flags: dict[str, bool]
+        animals: list[Cat | Dog]
+        animal: Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+        address: ipaddress.IPv4Address
+        tree: Node
+        word: str = pydantic.Field(pattern=r"^[a-z]{1,9}$")
+
+    Node.model_rebuild(_types_namespace={"Node": Node})
+    schema = Everything.model_json_schema()
+    found = [written(texts, schema, seed, 3000) for seed in range(30)]
+    for text in found:
+        if text is not None:
+            Everything.model_validate_json(text)
+    assert any(found)
+
+
 def nested(schema: dict[str, Any], keyword: str, times: int) -> dict[str, Any]:
     for _ in range(times):
         schema = {keyword: schema if keyword in ("items", "additionalProperties") else [schema]}
@@ -557,6 +593,10 @@ def test_a_schema_within_itself(texts: JsonTexts) -> None:
             str(2**53 + 2),
         ),
         ({"type": "number", "minimum": 0, "maximum": 1.7976931348623157e308}, "0.5", "-1"),
+        ({"type": "integer"}, str(-(2**53)), str(2**53 + 2)),
+        ({"type": ["integer", "null"]}, str(2**53), str(2**53 + 8)),
+        ({"type": "integer", "multipleOf": 9999}, str(9999 * 10**20), str(9999 * 10**20 + 1)),
+        ({"type": ["integer", "number"]}, "1e400", "null"),
         ({"type": "integer", "minimum": -(10**400)}, "-5", str(-(2**53) - 2)),
         ({"type": "string", "maxLength": 2**63 - 1}, '"a"', "1"),
         ({"type": "string", "minLength": 1.0}, '"a"', '""'),
