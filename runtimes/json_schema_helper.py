@@ -33,8 +33,8 @@ whose tokens are wanted."""
 CONTROL = re.compile(r"\\u00[01]|\\[xc]|\\p|\\P|\\0")
 """In a schema as JSON: characters that only ``\\u`` can spell in an answer, or what may stand for them."""
 
-SEARCH_SECONDS = 1.0
-"""For the place of what is wrong."""
+SEARCH_SECONDS = 1.5
+"""Of computing, for the place of what is wrong."""
 
 
 class Helper:
@@ -91,8 +91,7 @@ class Helper:
     def _open(self, number: int, schema: Mapping[str, Any], tokens: Sequence[int]) -> None:
         matcher, error = self._compile(schema)
         if error:
-            end = time.monotonic() + SEARCH_SECONDS
-            self._refuse(self._culprit(schema, schema.get("$defs", {}), end), error)
+            self._refuse(self._culprit(schema), error)
             return
         for token in tokens:
             matcher.consume_token(token)
@@ -137,35 +136,41 @@ class Helper:
             return None, f"llguidance fails on it ({type(error).__name__})"
         return matcher, _reason(matcher.get_error()) if matcher.is_error() else ""
 
-    def _culprit(self, schema: Mapping[str, Any], definitions: Any, end: float) -> Path:
-        """The deepest place that cannot be compiled on its own, as far as time goes."""
+    def _culprit(self, schema: Mapping[str, Any]) -> Path:
+        """The deepest place that cannot be compiled on its own, as far as `SEARCH_SECONDS` go."""
+        definitions = schema.get("$defs", {})
+        end = time.process_time() + SEARCH_SECONDS
+        tried: dict[str, bool] = {}
+
+        def fails(part: Mapping[str, Any]) -> bool:
+            key = json.dumps(part)
+            if key not in tried:
+                if time.process_time() > end:
+                    return False
+                tried[key] = bool(self._compile({**part, "$defs": definitions})[1])
+            return tried[key]
+
         place: Path = ()
         followed: set[str] = set()
-
-        def fails(part: Any) -> bool:
-            whole = part if isinstance(part, dict) else {"allOf": [part]}
-            return bool(self._compile({**whole, "$defs": definitions})[1])
-
-        while time.monotonic() < end:
-            step = None
-            for inner, part in subschemas(schema):
-                if time.monotonic() > end:
-                    return place
-                if part is not False and isinstance(part, dict) and fails(part):
-                    step, schema = inner, part
-                    break
-            if step is None and "$ref" in schema and schema["$ref"] not in followed:
-                followed.add(schema["$ref"])
-                name = schema["$ref"].rpartition("/")[2]
-                if fails(definitions[name]):
-                    place, schema = ("$defs", name), definitions[name]
-                    continue
-            if step is None:
+        while True:
+            within = (
+                (step, part)
+                for step, part in subschemas(schema)
+                if isinstance(part, dict) and fails(part)
+            )
+            step, part = next(within, ((), None))
+            name = schema.get("$ref", "").rpartition("/")[2]
+            if part is not None:
+                place += step
+            elif name and name not in followed and fails(definitions[name]):
+                followed.add(name)
+                place, part = ("$defs", name), definitions[name]
+            else:
                 break
-            place += step
-        for keyword in schema:
+            schema = part
+        for keyword in [keyword for keyword in schema if keyword not in ("type", "$defs")]:
             rest = {key: value for key, value in schema.items() if key not in (keyword, "$defs")}
-            if keyword not in ("type", "$defs") and time.monotonic() < end and not fails(rest):
+            if not fails(rest) and time.process_time() < end:
                 return (*place, keyword)
         return place
 
