@@ -61,7 +61,8 @@ class Helper:
         self._frames = frames
         self._cpu_seconds = cpu_seconds
         self._matchers: dict[int, Any] = {}
-        self._openings = [[pieces.index(text)] for text in (b"{", b"[") if text in pieces]
+        openings = (b"{", b"[")
+        self._openings = [[], *([pieces.index(text)] for text in openings if text in pieces)]
         self._make = llguidance.LLMatcher
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         wrapper = llguidance.TokenizerWrapper(_Vocabulary(pieces, end_tokens, self._tokenize))
@@ -83,7 +84,7 @@ class Helper:
                     self._open(number, *rest)
                 else:
                     self._go_on(number, *rest)
-            except (KeyboardInterrupt, SystemExit, EOFError, OSError):
+            except (KeyboardInterrupt, SystemExit, EOFError, OSError, MemoryError):
                 raise
             except BaseException as error:  # Rust's panics are no Exception
                 self._refuse((), f"llguidance fails on it ({type(error).__name__})")
@@ -121,12 +122,9 @@ class Helper:
             options: Any = {"whitespace_flexible": False, "json_allowed_escapes": letters}
             grammar = self._make.grammar_from_json_schema(written, overrides=options)
             matcher = self._make(self._tokenizer, grammar, log_level=0, limits=self._limits)
-            for opening in (
-                (),
-                *self._openings,
-            ):  # here most schemas meet a limit that they meet at all
+            for opening in self._openings:  # most schemas that meet a limit meet it here
                 begun = matcher.deep_copy()
-                begun.try_consume_tokens(list(opening))
+                begun.try_consume_tokens(opening)
                 begun.compute_bitmask()
                 if begun.is_error():
                     return None, _reason(begun.get_error())
