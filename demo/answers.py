@@ -1,7 +1,7 @@
 """An answer while it is being made: in a thread of its own, which any other can stop.
 
-A model is held by the thread that reads its stream (`edgevlm.engine`). Gradio reads from whichever thread is
-free and may leave a stream unread, so between the two stands a queue: the model never waits for a browser.
+A stream holds its model until it ends (`edgevlm.model_lock`), and Gradio may leave a stream unread. So
+between the two stands a queue: the model never waits for a browser.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from edgevlm.demo.toolkit import (
     session_of,
 )
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.generation import Generation, GenerationOptions
+from edgevlm.generation import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
 from edgevlm.prompt import system_messages
 from edgevlm.results import TokenLogprob
 from edgevlm.tiling import Detail
@@ -154,8 +154,8 @@ def build(
             )
             length = gr.Slider(
                 1,
-                max(LONGEST, defaults.get("max_tokens", 1)),
-                defaults.get("max_tokens", Generation.max_tokens),
+                max(LONGEST, defaults.get("max_tokens") or 1),
+                defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
                 step=1,
                 label="Longest answer",
                 info="tokens",

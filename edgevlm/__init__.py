@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edgevlm import telemetry
+
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle as Bundle
     from edgevlm.chat import Chat as Chat
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
     from edgevlm.errors import MissingDependencyError as MissingDependencyError
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.errors import RuntimeLoadError as RuntimeLoadError
+    from edgevlm.model_lock import ChunkStream as ChunkStream
     from edgevlm.results import Answer as Answer
     from edgevlm.results import Chunk as Chunk
     from edgevlm.results import Stats as Stats
     from edgevlm.vlm import VLM as VLM
+
+telemetry.disable()
 
 __version__ = "0.1.0"
 
@@ -35,6 +40,7 @@ _HOMES = {
     "Bundle": "edgevlm.bundle",
     "Answer": "edgevlm.results",
     "Chunk": "edgevlm.results",
+    "ChunkStream": "edgevlm.model_lock",
     "Stats": "edgevlm.results",
     "EdgeVLMError": "edgevlm.errors",
     "InputError": "edgevlm.errors",

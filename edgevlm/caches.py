@@ -3,7 +3,9 @@
 The KV cache holds one conversation. When another begins whose prompt shares little with it, what would
 be costly to compute again is copied out first and copied back when that conversation goes on, which takes
 milliseconds where a prefill takes seconds. So many conversations can take turns, and a single one pays
-nothing. Both caches are bounded by bytes; what was used longest ago goes first.
+nothing. Only what is expected to go on is copied: the turns of a `Chat`, and prompts that hold an earlier
+answer. A single question is not, so a camera that shows a new frame each time pays for no copy
+(`benchmarks/camera.py`). Both caches are bounded by bytes; what was used longest ago goes first.
 
 A prompt is a list of *units*: a token id (one position) or a tile's key, the hash of its pixels (one
 position for each of its embeddings). A key stands for the pixels themselves, so no picture is ever taken
@@ -104,6 +106,7 @@ class KVCache:
         self._tokens_per_tile = tokens_per_tile
         self._most_bytes = most_bytes
         self._held: list[Unit] = []
+        self._continues = False
         self._copies: OrderedDict[tuple[Unit, ...], NDArray[np.uint8]] = OrderedDict()
 
     def positions(self, units: Iterable[Unit]) -> int:
@@ -125,10 +128,14 @@ class KVCache:
         """What they take."""
         return sum(copy.nbytes for copy in self._copies.values())
 
-    def reuse(self, units: Sequence[Unit]) -> int:
+    def reuse(self, units: Sequence[Unit], *, continues: bool) -> int:
         """Have the decoder hold what is known of this prompt; returns how many units that is.
 
         At least one unit is left to decode, since the logits after the prompt are needed.
+
+        Args:
+            continues: a later prompt is expected to begin with this one, so that it is copied out before
+                another one takes its place.
         """
         wanted = units[:-1]
         shared = _shared(self._held, wanted)
@@ -137,8 +144,10 @@ class KVCache:
         restores = self.positions(wanted[shared:known]) >= COSTLY_POSITIONS
         copy = self._copies.pop(best) if restores else None
         lost = self.positions(self._held[shared:])
-        if lost >= COSTLY_POSITIONS and (restores or 4 * lost >= self.held_positions):
-            self._copy()  # else it is another question about the same pictures
+        costly = lost >= COSTLY_POSITIONS and (restores or 4 * lost >= self.held_positions)
+        if costly and self._continues:  # else it is another question about the same pictures
+            self._copy()
+        self._continues = continues
         if copy is not None:
             self._held.clear()
             self._decoder.restore(copy, self.positions(best))

@@ -3,27 +3,28 @@
 What was prefilled or encoded before and is still known is not computed again; `edgevlm.caches` has both
 caches, and says what the *units* of a prompt are.
 
-Requests are served one at a time: a second thread waits until the first one's stream has ended.
+Requests are served one at a time: see `edgevlm.model_lock`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.caches import CacheInfo, KVCache, Unit
 from edgevlm.encoder import TileEncoder
-from edgevlm.errors import BusyError, ContextError
+from edgevlm.errors import ContextError
 from edgevlm.generation import AnswerText, Generation
 from edgevlm.likelihood import next_logprobs, token_logprob
 from edgevlm.manifest import Manifest
+from edgevlm.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.pictures import Picture, PictureCutter, Pixels, pixels_by_key
 from edgevlm.prefill import Prefill
-from edgevlm.prompt import Message, PromptBuilder, TextSegment
+from edgevlm.prompt import SHORTEN, Message, PromptBuilder, Segment, TextSegment
 from edgevlm.results import (
     ChoiceScore,
     Chunk,
@@ -40,9 +41,16 @@ from edgevlm.runtimes.base import DecoderRuntime, Sampler, VisionRuntime
 from edgevlm.speculation import Drafts, chosen
 from edgevlm.tiling import CHECKPOINT_BUDGET, ImageBudget
 
+Chunks: TypeAlias = "Generator[Chunk, None, None]"
+
 
 class Engine:
-    """Answers requests with one vision graph and one decoder, which it owns."""
+    """Answers requests with one vision graph and one decoder, which it owns.
+
+    Args:
+        load_ms: how long loading took, for `Stats`.
+        wait_timeout: as in `ModelLock`.
+    """
 
     def __init__(
         self,
@@ -50,6 +58,7 @@ class Engine:
         vision: VisionRuntime,
         decoder: DecoderRuntime,
         load_ms: float = 0.0,
+        wait_timeout: float | None = WAIT_SECONDS,
     ) -> None:
         self._load_ms = load_ms
         self._manifest = manifest
@@ -68,8 +77,7 @@ class Engine:
         )
         self._drafts = Drafts()
         self._positions = self._kv_cache.positions
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._lock = ModelLock(self._free, wait_timeout)
 
     @property
     def context_length(self) -> int:
@@ -88,16 +96,16 @@ class Engine:
 
     def encode(self, picture: Picture) -> NDArray[np.float32]:
         """Embeddings float32 ``[tiles * tokens_per_tile, width]`` as the decoder gets them."""
-        with self._exclusive():
+        with self._lock.hold():
             encoded = self._encoder.encode(picture.keys, pixels_by_key([picture]))
             return np.concatenate([encoded[key] for key in picture.keys])
 
     def prompt(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Prompt:
         """What `generate` feeds for these messages, to be looked at; raises as `units`."""
         special = {token.id: token.text for token in self._manifest.prompt.special_tokens}
-        with self._exclusive():
+        with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
-            for segment in self._prompts.build(messages, [picture.grid for picture in pictures]):
+            for segment in self._segments(messages, pictures):
                 if isinstance(segment, TextSegment):
                     spelled = b"".join(
                         special[token].encode() if token in special else self._decoder.piece(token)
@@ -126,14 +134,19 @@ class Engine:
 
         Raises:
             PromptError: messages that the model's template cannot express.
+            ContextError: texts that are longer than the context.
         """
         units: list[Unit] = []
-        for segment in self._prompts.build(messages, [picture.grid for picture in pictures]):
+        for segment in self._segments(messages, pictures):
             if isinstance(segment, TextSegment):
                 units += segment.token_ids
             else:
                 units.append(pictures[segment.picture].keys[segment.tile])
         return units
+
+    def _segments(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> list[Segment]:
+        grids = [picture.grid for picture in pictures]
+        return self._prompts.build(messages, grids, max_positions=self.context_length)
 
     def generate(
         self,
@@ -141,8 +154,11 @@ class Engine:
         pictures: Sequence[Picture],
         generation: Generation,
         watch: Stopwatch,
-    ) -> Generator[Chunk, None, None]:
-        """Stream the answer to `messages`; closing the iterator stops the work.
+        *,
+        continues: bool | None = None,
+        through: Callable[[Chunks], Chunks] = lambda chunks: chunks,
+    ) -> ChunkStream:
+        """Stream the answer to `messages`; closing the stream stops the work.
 
         The request is checked now, the work begins with the first chunk. Chunks without text come while the
         prompt is taken in, so that it can be given up there too.
@@ -150,44 +166,67 @@ class Engine:
         Args:
             pictures: one for each image part of the messages, in their order.
             watch: started when the request came; stats count from there.
+            continues: a later prompt is expected to begin with this one and its answer, so that it is worth
+                keeping in the KV cache; None if the messages hold an earlier answer.
+            through: wraps the chunks; runs while the stream holds the model.
 
         Raises:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and ``max_tokens`` do not fit the context together.
-            InputError: a JSON schema that cannot be kept to.
-            BusyError: this thread has another stream open.
+            InputError: a JSON schema that is not supported.
+            BusyError, RuntimeLoadError: as `ModelLock.hold`.
         """
         watch.end("prepare")
-        with self._exclusive():  # the tokenizer is the decoder's, which another thread may close
+        with self._lock.hold():  # the tokenizer is the decoder's, which another thread may close
             watch.end("wait")
             units = self.units(messages, pictures)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
         prompt_tokens = self._positions(units)
-        if prompt_tokens + generation.max_tokens > self.context_length:
-            raise ContextError(
-                f"the prompt has {prompt_tokens} positions and max_tokens is {generation.max_tokens}, "
-                f"together {prompt_tokens + generation.max_tokens}, but the context has "
-                f"{self.context_length}; lower max_tokens, shorten the conversation or load the model "
-                f"with a larger context_length"
-            )
+        max_tokens = self._max_tokens(generation, prompt_tokens)
         watch.end("prepare")
-        return self._generate(units, pixels_by_key(pictures), generation, sampler, watch)
+        if continues is None:
+            continues = any(message["role"] == "assistant" for message in messages)
+        pixels = pixels_by_key(pictures)
+        chunks = self._generate(units, pixels, generation, max_tokens, continues, sampler, watch)
+        return ChunkStream(through(chunks), self._lock, watch)
+
+    def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
+        """Length of the longest answer.
+
+        Raises:
+            ContextError: it does not fit the context after the prompt.
+        """
+        left = self.context_length - prompt_tokens
+        if left < 1:
+            raise ContextError(
+                f"the prompt has {prompt_tokens} positions, which leaves no room for an answer in a context "
+                f"of {self.context_length}; {SHORTEN}"
+            )
+        wanted = left if generation.max_tokens is None else generation.max_tokens
+        if wanted > left and not generation.cap_max_tokens:
+            raise ContextError(
+                f"the prompt has {prompt_tokens} positions and max_tokens is {wanted}, together "
+                f"{prompt_tokens + wanted}, but the context has {self.context_length}; lower max_tokens, "
+                f"{SHORTEN}"
+            )
+        return min(wanted, left)
 
     def _generate(
         self,
         units: Sequence[Unit],
         pixels: Pixels,
         generation: Generation,
+        max_tokens: int,
+        continues: bool,
         sampler: Sampler,
         watch: Stopwatch,
-    ) -> Generator[Chunk, None, None]:
-        watch.end("reader")
-        with self._exclusive(), contextlib.closing(sampler):
-            watch.end("wait")
-            taken = yield from self._prefill.take_in(units, pixels, watch)
+    ) -> Chunks:
+        watch.end("wait")
+        with contextlib.closing(sampler):
+            taken = yield from self._prefill.take_in(units, pixels, watch, continues=continues)
             self._drafts.begin(units)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                taken.positions, generation, sampler, watch
+                taken.positions, generation, max_tokens, sampler, watch
             )
             self._drafts.end()
             stats = Stats(
@@ -209,6 +248,11 @@ class Engine:
             )
             yield Chunk(text, (), finish_reason=finish, stats=stats)
 
+    def prompt_tokens(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> int:
+        """Count the positions that `generate` would feed for these messages; raises as `units`."""
+        with self._lock.hold():
+            return self._positions(self.units(messages, pictures))
+
     def logits(
         self, messages: Sequence[Message], pictures: Sequence[Picture], answer: Sequence[int]
     ) -> NDArray[np.float32]:
@@ -218,7 +262,7 @@ class Engine:
             float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
         """
         keys = [key for picture in pictures for key in picture.keys]
-        with self._exclusive():
+        with self._lock.hold():
             units = self.units(messages, pictures)
             self._kv_cache.empty()
             encoded = self._encoder.encode(keys, pixels_by_key(pictures))
@@ -241,7 +285,7 @@ class Engine:
             PromptError: messages that the model's template cannot express.
             ContextError: prompt and the longest choice do not fit the context together.
         """
-        with self._exclusive():
+        with self._lock.hold():
             units = self.units(messages, pictures)
             spellings = [
                 {tuple(self._decoder.tokenize(start + text)) for start in ("", " ")}
@@ -255,7 +299,9 @@ class Engine:
                     f"context has {self.context_length}; shorten them or load the model with a larger "
                     f"context_length"
                 )
-            for _ in self._prefill.take_in(units, pixels_by_key(pictures), Stopwatch()):
+            for _ in self._prefill.take_in(
+                units, pixels_by_key(pictures), Stopwatch(), continues=False
+            ):
                 pass
             first = next_logprobs(self._decoder)
             scores = []
@@ -289,50 +335,37 @@ class Engine:
         return likely + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
 
     def close(self) -> None:
-        """Free both runtimes; waits for a stream in another thread."""
-        with self._exclusive():
-            self._kv_cache.clear()
-            self._encoder.close()
-            self._decoder.close()
+        """End the stream that is open and free both runtimes; may be called again."""
+        self._lock.close()
+
+    def _free(self) -> None:
+        self._kv_cache.clear()
+        self._encoder.close()
+        self._decoder.close()
 
     def cache_info(self) -> CacheInfo:
-        """What the caches hold and what they spared; waits for a stream in another thread."""
-        with self._exclusive():
+        """What the caches hold and what they spared; waits for other requests."""
+        with self._lock.hold():
             return self._prefill.cache_info()
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Hold the engine; a stream does so between two chunks too, while its consumer runs.
-
-        A thread that holds it already is refused, where a plain lock would wait for ever. Unlike an
-        RLock it may be released by another thread, such as the one that closes a stream.
-        """
-        if self._owner == threading.get_ident():
-            raise BusyError(
-                "this thread has an unfinished stream of the same model; read it to its end or close() it "
-                "before the next request"
-            )
-        self._lock.acquire()
-        self._owner = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._owner = None
-            self._lock.release()
 
     def _step(self, token: int, position: int) -> None:
         self._decoder.decode_tokens([token], np.array([position], np.int32), logits=True)
         self._kv_cache.extend([token])
 
     def _answer(
-        self, prompt_tokens: int, generation: Generation, sampler: Sampler, watch: Stopwatch
+        self,
+        prompt_tokens: int,
+        generation: Generation,
+        max_tokens: int,
+        sampler: Sampler,
+        watch: Stopwatch,
     ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
         """Sample until the model, a stop string or the limit ends the answer.
 
         Returns:
             When the first token came, how many came, the text not yet shown, and why it ended.
         """
-        text = AnswerText(tuple(generation.stop))
+        text = AnswerText(tuple(generation.stop or ()))
         finish: FinishReason | None = None
         first_token_ms = 0.0
         count = 0
@@ -350,13 +383,13 @@ class Engine:
             shown = text.push(self._decoder.piece(token))
             if text.stopped:
                 finish = "stop"
-            elif count == generation.max_tokens:
+            elif count == max_tokens:
                 finish = "length"
             watch.end("decode")
             yield Chunk(shown, (token,), self._likelihood(token, generation.top_logprobs))
             watch.end("reader")
             if finish is None and not following:
-                room = generation.max_tokens - count
+                room = max_tokens - count
                 draft = self._drafts.draft()[: room - 1] if generation.draftable else ()
                 position = prompt_tokens + count - 1
                 following = self._advance(token, position, draft, sampler)

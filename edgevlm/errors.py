@@ -9,7 +9,7 @@
     │   └── ContextError      prompt plus answer longer than the context
     ├── BundleError           a bundle that is missing, incomplete, altered or of an unknown version
     ├── RuntimeLoadError      a vision graph, decoder or device that cannot be loaded or used
-    ├── BusyError             a second request from a thread whose stream is still open
+    ├── BusyError             a model that is held by a stream which nobody reads
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        the exported bundle does not answer as the checkpoint does
@@ -47,7 +47,7 @@ class RuntimeLoadError(EdgeVLMError):
 
 
 class BusyError(EdgeVLMError):
-    """A second request from a thread whose own stream is still open."""
+    """The model is held by a stream that nobody reads, or that nobody can read while this request waits."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):

@@ -15,7 +15,8 @@ from edgevlm.tiling import Detail, ImageBudget
 class GenerationOptions(TypedDict, total=False):
     """Keyword arguments of `VLM.ask` and its relatives; see `Generation` for meaning and defaults."""
 
-    max_tokens: int
+    max_tokens: int | None
+    cap_max_tokens: bool
     temperature: float
     top_k: int
     top_p: float
@@ -24,10 +25,12 @@ class GenerationOptions(TypedDict, total=False):
     seed: int
     detail: Detail | None
     max_image_tokens: int | None
-    stop: str | tuple[str, ...] | list[str]
+    stop: str | tuple[str, ...] | list[str] | None
     json_schema: Mapping[str, Any] | None
     top_logprobs: int | None
 
+
+DEFAULT_MAX_TOKENS = 256
 
 MOST_LOGPROBS = 20
 
@@ -40,8 +43,11 @@ class Generation:
         InputError: a setting of the wrong type or outside its range.
     """
 
-    max_tokens: int = 256
-    """At most so many tokens; prompt and these must fit the context together."""
+    max_tokens: int | None = DEFAULT_MAX_TOKENS
+    """Longest answer in tokens; prompt and answer must fit the context together. None: what the context
+    leaves."""
+    cap_max_tokens: bool = False
+    """Lower `max_tokens` to what the context leaves, instead of raising ContextError."""
     temperature: float = 0.0
     """0 takes the most likely token each time."""
     top_k: int = 40
@@ -54,8 +60,8 @@ class Generation:
     """How finely this request's pictures are split; see `edgevlm.tiling.ImageBudget`."""
     max_image_tokens: int | None = None
     """At most so many positions for each of them."""
-    stop: str | tuple[str, ...] | list[str] = ()
-    """The answer ends before the first of these strings."""
+    stop: str | tuple[str, ...] | list[str] | None = ()
+    """The answer ends before the first of these strings; None and none at all mean no such string."""
     json_schema: Mapping[str, Any] | None = None
     """The answer is a JSON text of this schema, unless ``max_tokens`` cuts it short; see
     `edgevlm.runtimes.base.Sampling`."""
@@ -63,12 +69,18 @@ class Generation:
     """Say how likely each token was, and so many alternatives to it, at most `MOST_LOGPROBS`."""
 
     def __post_init__(self) -> None:
-        check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(text, str) and text for text in stop):
+        if self.max_tokens is not None:
+            check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if not isinstance(self.cap_max_tokens, bool):
+            raise InputError(f"cap_max_tokens must be True or False, is {self.cap_max_tokens!r}")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        if not isinstance(stop, tuple | list) or not all(
+            isinstance(text, str) and text for text in stop
+        ):
             raise InputError(
                 f"stop must be one or several texts that are not empty, is {self.stop!r}"
             )
+        stop = tuple(stop)
         object.__setattr__(self, "stop", stop)
         if self.top_logprobs is not None:
             check_integer("top_logprobs", self.top_logprobs, 0, MOST_LOGPROBS)

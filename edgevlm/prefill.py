@@ -60,13 +60,19 @@ class Prefill:
         units: Sequence[Unit],
         pixels: Pixels,
         watch: Stopwatch,
+        *,
+        continues: bool,
     ) -> Generator[Chunk, None, TakenIn]:
         """Have the decoder hold a prompt, with logits after its last unit; the chunks are empty.
 
         Args:
             pixels: knows every tile among the units.
+            continues: as in `KVCache.reuse`.
         """
-        cached = self._kv_cache.empty() if self._bidirectional else self._kv_cache.reuse(units)
+        if self._bidirectional:
+            cached = self._kv_cache.empty()
+        else:
+            cached = self._kv_cache.reuse(units, continues=continues)
         watch.end("prefill")
         rest = units[cached:]
         missing = dict.fromkeys(unit for unit in rest if isinstance(unit, bytes))

@@ -27,12 +27,19 @@ from typing import Any, NoReturn, TypeAlias
 import jinja2
 import jinja2.sandbox
 
-from edgevlm.errors import BundleError, PromptError
+from edgevlm.errors import BundleError, ContextError, PromptError
 from edgevlm.manifest import ImageSpelling, PromptSpec
 
 Message: TypeAlias = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant")
+
+MAX_TOKEN_LENGTH = 128
+"""Characters of the longest token that a vocabulary has: Llama 3's of 128 spaces. So a text of more
+characters than this for each position cannot fit, which is known without tokenizing it."""
+
+
+SHORTEN = "shorten the conversation or load the model with a larger context_length"
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,22 @@ class PromptBuilder:
         grids: Sequence[tuple[int, int]],
         *,
         add_generation_prompt: bool = True,
+        max_positions: int | None = None,
     ) -> list[Segment]:
-        """The prompt for `messages`.
+        """The prompt for `messages`; takes time linear in their length.
 
         Args:
             grids: rows and columns of each picture, (0, 0) for a picture of one tile.
+            max_positions: positions of the context; None for no limit. What is sure to be longer is
+                refused before the work.
 
         Raises:
             PromptError: messages of another form, or that the template refuses.
+            ContextError: the prompt is longer than ``max_positions``.
         """
+        _check_messages(messages)
+        if max_positions is not None:
+            _check_length(messages, max_positions)
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
         places = sum(part["type"] == "image" for message in checked for part in message["content"])
         if places != len(grids):
@@ -122,7 +136,7 @@ class PromptBuilder:
                 piece,
             ]
             tiles += [TileSegment(picture, tile) for tile in range(rows * columns + 1)]
-        return self._tokenize_split("".join(spelled), marks, tiles)
+        return self._tokenize_split("".join(spelled), marks, tiles, max_positions)
 
     def _marks(self, texts: Sequence[str]) -> dict[str, str]:
         """First character of each special token to a private-use character that occurs in no text."""
@@ -141,11 +155,17 @@ class PromptBuilder:
         return marks
 
     def _mark_special(self, text: str, marks: Mapping[str, str]) -> str:
-        """Replace first characters by their marks until no special token is left."""
-        while match := self._special_pattern.search(text):
+        """Replace first characters by their marks, so that no special token is left.
+
+        A mark is part of no special token, so whatever is left of one begins after it.
+        """
+        marked: list[str] = []
+        start = 0
+        while match := self._special_pattern.search(text, start):
             first = match.start()
-            text = text[:first] + marks[text[first]] + text[first + 1 :]
-        return text
+            marked += text[start:first], marks[text[first]]
+            start = first + 1
+        return "".join([*marked, text[start:]])
 
     def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         try:
@@ -164,7 +184,11 @@ class PromptBuilder:
             ) from error
 
     def _tokenize_split(
-        self, prompt: str, marks: Mapping[str, str], tiles: Sequence[TileSegment]
+        self,
+        prompt: str,
+        marks: Mapping[str, str],
+        tiles: Sequence[TileSegment],
+        max_positions: int | None,
     ) -> list[Segment]:
         unmark = str.maketrans({mark: character for character, mark in marks.items()})
         segments: list[Segment] = []
@@ -181,6 +205,11 @@ class PromptBuilder:
                 plain = plain.rstrip()
             if plain:
                 token_ids += self._tokenize(plain.translate(unmark))
+                if max_positions is not None and len(token_ids) > max_positions:
+                    raise ContextError(
+                        f"the prompt has more than {len(token_ids)} positions, but the context has "
+                        f"{max_positions}; {SHORTEN}"
+                    )
             if match is None or token is None:
                 break
             start, strip_left = match.end(), token.strip_right
@@ -233,6 +262,32 @@ def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: i
         written.append(spelling.row_end)
     written.append(spelling.overview.replace("{image}", image_token))
     return "".join(written)
+
+
+def _check_messages(messages: object) -> None:
+    """Raises PromptError for what is no sequence of at least one message."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise PromptError(
+            f"messages must be a list of mappings with role and content, is {type(messages).__name__}"
+        )
+    if not messages:
+        raise PromptError("messages is empty; it needs at least one message of the user")
+
+
+def _check_length(messages: Sequence[Message], max_positions: int) -> None:
+    """Raises ContextError for what cannot fit, whatever the vocabulary: each message takes a token."""
+    length = 0
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        parts = [{"text": content}] if isinstance(content, str) else content
+        for part in parts if isinstance(parts, list | tuple) else ():
+            text = part.get("text") if isinstance(part, Mapping) else None
+            length += len(text) if isinstance(text, str) else 0
+    if len(messages) > max_positions or length > max_positions * MAX_TOKEN_LENGTH:
+        raise ContextError(
+            f"{len(messages)} messages with {length} characters do not fit a context of {max_positions} "
+            f"positions; {SHORTEN}"
+        )
 
 
 def _check_message(message: Message, index: int) -> dict[str, Any]:

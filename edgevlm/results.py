@@ -77,6 +77,10 @@ class Stats:
     """Tokens that were right in a draft (see `edgevlm.speculation`), the end token among them."""
     peak_memory: int | None
     """Bytes that this process held at most since its start; None where the system does not say."""
+    dropped_turns: int = 0
+    """Oldest turns that a `Chat` dropped before this answer, to fit the context."""
+    dropped_images: int = 0
+    """Images of earlier turns that went the same way, those of dropped turns among them."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.caches import CacheInfo
-from edgevlm.chat import Chat
+from edgevlm.chat import Chat, Overflow
 from edgevlm.engine import Engine
 from edgevlm.errors import InputError, PromptError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import ImageSource, load_image, load_images
 from edgevlm.manifest import FileEntry, Manifest
+from edgevlm.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.pictures import Picture
 from edgevlm.prompt import system_messages, user_message
-from edgevlm.results import Answer, ChoiceScore, Chunk, Prompt, Stopwatch, collect
+from edgevlm.results import Answer, ChoiceScore, Prompt, Stopwatch, collect
+from edgevlm.runtimes.base import check_number
 from edgevlm.tiling import Detail, ImageBudget
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class VLM:
     """A vision-language model, loaded and ready.
 
-    One object serves one request at a time; threads that ask together wait for each other. Use as a
+    One object serves one request at a time; requests of several threads wait for each other. Use as a
     context manager, or `close` it, to free the memory at a definite time.
     """
 
@@ -52,6 +54,7 @@ class VLM:
         threads: int | None = None,
         gpu_layers: int | None = None,
         context_length: int | None = None,
+        wait_timeout: float | None = WAIT_SECONDS,
         vision: str | None = None,
         decoder: str | None = None,
         revision: str | None = None,
@@ -73,6 +76,8 @@ class VLM:
                 llama.cpp was built for a GPU.
             context_length: positions for prompt and answer together; None for
                 `edgevlm.halves.default_context_length`.
+            wait_timeout: seconds that a request waits while nobody reads the stream that holds the model;
+                then it raises BusyError. None waits for ever.
             vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
             revision, cache_dir, token, local_files_only: as in huggingface_hub.
             progress: called before each step, with the share of the steps that is done and what comes.
@@ -95,6 +100,8 @@ class VLM:
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
+        if wait_timeout is not None:
+            check_number("wait_timeout", wait_timeout, 0, MAX_WAIT_SECONDS)
         bundle = Bundle.open(
             model,
             revision=revision,
@@ -138,7 +145,7 @@ class VLM:
         cpu.return_freed_memory()  # what reading the files took
         used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
         watch.end("prepare")
-        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms)
+        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
         step(1.0, "loaded")
         return cls(bundle, engine, used, (vision_file, decoder_file))
 
@@ -192,10 +199,11 @@ class VLM:
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
-    ) -> Generator[Chunk, None, None]:
-        """As `ask`, in chunks, of which the last has ``finish_reason`` and ``stats``.
+    ) -> ChunkStream:
+        """Answer as `ask`, in chunks, of which the last has ``finish_reason`` and ``stats``.
 
-        Closing it stops the work, also while the prompt is taken in: chunks without text come then.
+        The stream may be read from any thread. Closing it stops the work, also while the prompt is prefilled:
+        chunks without text come then. Until its end it holds the model, and other requests wait.
         """
         watch = Stopwatch()
         generation = Generation(**options)
@@ -206,7 +214,7 @@ class VLM:
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
-    ) -> Generator[Chunk, None, None]:
+    ) -> ChunkStream:
         """Stream the answer to a whole conversation, pictures anywhere between the texts.
 
         Args:
@@ -278,9 +286,17 @@ class VLM:
             for part in _image_parts(messages)
         ]
 
-    def chat(self, system: str | None = None) -> Chat:
-        """A conversation; several, and single questions between them, do not cost one another its turns."""
-        return Chat(self._engine, system)
+    def chat(self, system: str | None = None, *, overflow: Overflow = "error") -> Chat:
+        """Start a conversation. Conversations may be interleaved; each keeps its place in the KV cache.
+
+        Args:
+            system: instructions before the first turn.
+            overflow: what to do once a turn no longer fits the context: ``error`` raises ContextError;
+                ``drop_turns`` drops the oldest turns until a quarter of the context is free;
+                ``drop_images`` drops the images of the oldest turns first, and then turns. `Stats` says how
+                many were dropped.
+        """
+        return Chat(self._engine, system, overflow)
 
     def encode(
         self,
@@ -298,7 +314,10 @@ class VLM:
         return self._engine.cache_info()
 
     def close(self) -> None:
-        """Free the memory; later requests raise RuntimeLoadError."""
+        """End the stream that is open and free the memory; later requests raise RuntimeLoadError.
+
+        May be called again, and from any thread.
+        """
         self._engine.close()
 
     def __enter__(self) -> Self:

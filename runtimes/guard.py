@@ -11,6 +11,7 @@ interpreter to start; their makers know what they ship.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -20,7 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -170,9 +171,7 @@ def _run(command: Sequence[str]) -> str:
         "GGML_NO_BACKTRACE": "1",
         "PYTHONFAULTHANDLER": "",
     }
-    with tempfile.TemporaryDirectory(
-        prefix="edgevlm-probe-", ignore_cleanup_errors=True
-    ) as scratch:
+    with _scratch() as scratch:
         try:
             ended = subprocess.run(
                 command,
@@ -204,6 +203,18 @@ def _run(command: Sequence[str]) -> str:
             f"llama.cpp could not be tried in a child process (exit status {ended.returncode}): {last}"
         )
     return f"status {ended.returncode}{': ' + last if last else ''}"
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str | None]:
+    """A folder for a probe's files; None where nothing can be written, as on a read-only system."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="edgevlm-probe-", ignore_cleanup_errors=True)
+    except OSError:
+        yield None  # the probe keeps its files in memory then
+        return
+    with folder as name:
+        yield name
 
 
 def _library_identity(folder: Path | None) -> str:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import Sampling, check_integer
+from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.guard import REBUILD, check_file, check_library
 from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
 from edgevlm.runtimes.llama_cpp_model import LlamaCppModel
@@ -52,7 +53,8 @@ class LlamaCppDecoder:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: the file, the build or the GPU cannot be used, or memory is short.
+        RuntimeLoadError: the file, the build or the GPU cannot be used, memory is short, or this process was
+            forked from one that had used a model.
         MissingDependencyError: llama-cpp-python is not installed.
     """
 
@@ -81,6 +83,7 @@ class LlamaCppDecoder:
         gpu_layers: int = 0,
         bidirectional: bool = False,
     ) -> None:
+        check_not_forked()
         self._context: Any = None
         self._length = 0
         self._has_logits = False
@@ -120,6 +123,7 @@ class LlamaCppDecoder:
                     f"{self._model.trained_length} positions that {self._path.name} was made for"
                 )
             self._check_memory()
+            mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
         except BaseException:
             self.close()
@@ -423,6 +427,7 @@ class LlamaCppDecoder:
             self.close()
 
     def _open(self) -> None:
+        check_not_forked()
         self._model.check_open()
 
     def _position_array(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes import cpu, onnx_providers
 from edgevlm.runtimes.base import check_integer
+from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.libraries import import_library
 from edgevlm.runtimes.onnx_providers import DEVICES, Provider, Selection
 from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
@@ -106,7 +107,8 @@ class OnnxVision:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: a file that is no such graph, or a provider that is not there.
+        RuntimeLoadError: a file that is no such graph, a provider that is not there, or a process that was
+            forked from one that had used a model.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
@@ -126,6 +128,7 @@ class OnnxVision:
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
     ) -> None:
+        check_not_forked()
         self._path = Path(path)
         self._session: Any = None
         self._batch_length = self.BATCH_LENGTH
@@ -147,6 +150,7 @@ class OnnxVision:
         if selection.fixed_batch:
             self._batch_length = 1
             options.add_free_dimension_override_by_name(BATCH_DIMENSION, 1)
+        mark_started(self, "_session")
         session = self._open(selection, options)
         obtained = session.get_providers()
         for provider in selection.required:
@@ -228,6 +232,7 @@ class OnnxVision:
             InputError: another dtype or shape than the graph takes.
             RuntimeLoadError: closed, or ONNX Runtime failed (memory, device).
         """
+        check_not_forked()
         if self._session is None:
             raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)

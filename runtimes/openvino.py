@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import check_integer
+from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.libraries import import_library
 from edgevlm.runtimes.user_cache import user_cache
 from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
+from edgevlm.telemetry import without_openvino_reporter
 
 DEVICES = {"openvino": "CPU", "openvino:gpu": "GPU", "openvino:npu": "NPU"}
 """Device as edgevlm and as OpenVINO names it."""
@@ -40,13 +42,14 @@ def library() -> ModuleType:
         MissingDependencyError: not installed.
         RuntimeLoadError: its shared library cannot be loaded.
     """
-    return import_library(
-        "openvino",
-        "OpenVINO",
-        "device openvino",
-        INSTALL,
-        "pip install --force-reinstall 'edgevlm[openvino]'",
-    )
+    with without_openvino_reporter():
+        return import_library(
+            "openvino",
+            "OpenVINO",
+            "device openvino",
+            INSTALL,
+            "pip install --force-reinstall 'edgevlm[openvino]'",
+        )
 
 
 class OpenVinoVision:
@@ -62,7 +65,8 @@ class OpenVinoVision:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: a file that is no such graph, or a device that is not there.
+        RuntimeLoadError: a file that is no such graph, a device that is not there, or a process that was
+            forked from one that had used a model.
         MissingDependencyError: OpenVINO is not installed.
     """
 
@@ -76,11 +80,13 @@ class OpenVinoVision:
         threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
+        check_not_forked()
         self._path = Path(path)
         self._compiled: Any = None
         threads = cpu.physical_cores() if threads is None else threads
         check_integer("threads", threads, 1, 512)
         target = DEVICES[device]
+        mark_started(self, "_compiled")
         core = library().Core()
         there = {name.partition(".")[0] for name in core.available_devices}
         if target not in there:
@@ -135,6 +141,7 @@ class OpenVinoVision:
             InputError: another dtype or shape than the graph takes.
             RuntimeLoadError: closed, or OpenVINO failed (memory, device).
         """
+        check_not_forked()
         if self._compiled is None:
             raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)

@@ -12,6 +12,7 @@ Exit status 0 is well, `guard.REFUSED` an error with its message on stderr, anyt
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -49,16 +50,20 @@ class PlainDecoder(UnguardedDecoder):
 
 
 def try_library(decoder_class: type[UnguardedDecoder], folder: Path) -> None:
-    """Decode a batch and single tokens with each kind of weights; writes models into `folder`."""
+    """Decode a batch and single tokens with each kind of weights.
+
+    Args:
+        folder: where models are written; they stay in memory if it cannot be written to (Linux only).
+    """
     llama = library()
-    source = folder / "probe-f16.gguf"
+    source = _new_file(folder, "probe-f16.gguf")
     write_model(source)
     paths = [source]
     for name in ("Q8_0", "Q4_0", "Q4_K_M"):
         parameters = llama.llama_model_quantize_default_params()
         parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{name}")
         parameters.nthread = 1
-        paths.append(folder / f"probe-{name}.gguf")
+        paths.append(_new_file(folder, f"probe-{name}.gguf"))
         status = llama.llama_model_quantize(
             str(source).encode(), str(paths[-1]).encode(), parameters
         )
@@ -73,6 +78,12 @@ def try_library(decoder_class: type[UnguardedDecoder], folder: Path) -> None:
             decoder.decode_tokens([sampler.sample()], np.array([position], np.int32), logits=True)
         sampler.close()
         decoder.close()
+
+
+def _new_file(folder: Path, name: str) -> Path:
+    if os.access(folder, os.W_OK):
+        return folder / name
+    return Path(f"/proc/self/fd/{os.memfd_create(name)}")
 
 
 def try_file(path: Path) -> None:

@@ -98,6 +98,13 @@ def test_growth_is_measured_and_everything_is_drawn(folder: Path, compared: dict
             assert plot.width > 800
 
 
+def test_copies_are_measured(folder: Path, compared: dict[str, Any]) -> None:
+    run("camera", str(folder), "--rounds", "1")
+    found = json.loads((folder / "camera.json").read_text(encoding="utf-8"))
+    assert found["frames"]["positions"] > 0 and found["frames"]["copied MB"] > 0
+    assert all(value > 0 for value in found["conversations"].values())
+
+
 def test_settings_are_compared(folder: Path, compared: dict[str, Any]) -> None:
     run("settings", str(folder), "--rounds", "1")
     found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))

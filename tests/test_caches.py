@@ -60,7 +60,7 @@ def test_what_is_reused_is_what_would_be_computed(
     cache = KVCache(decoder, tokens_per_tile=4, most_bytes=most_bytes)
     for conversation, length in requests:
         units = prompt(conversation, length)
-        shared = cache.reuse(units)
+        shared = cache.reuse(units, continues=True)
         assert shared < len(units)
         logits = take_in(decoder, units[shared:], shared)
         cache.extend(units[shared:])
@@ -80,7 +80,7 @@ def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecod
     for length in (100, 150, 200):
         for conversation in (0, 1, 2):
             units = prompt(conversation, length)
-            shared = cache.reuse(units)
+            shared = cache.reuse(units, continues=True)
             reused.append(shared)
             take_in(decoder, units[shared:], shared)
             cache.extend(units[shared:])
@@ -94,7 +94,7 @@ def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder)
     cache = KVCache(decoder, tokens_per_tile=4)
     for question in range(5):
         units = prompt(0, 200) + [30 + question] * (COSTLY_POSITIONS + 1)
-        shared = cache.reuse(units)
+        shared = cache.reuse(units, continues=True)
         assert shared == (200 if question else 0)
         take_in(decoder, units[shared:], shared)
         cache.extend(units[shared:])
@@ -109,12 +109,12 @@ def test_what_was_used_longest_ago_goes_first(decoder: LlamaCppDecoder) -> None:
     cache = KVCache(decoder, tokens_per_tile=4, most_bytes=int(2.5 * size))
     for conversation in (0, 1, 2, 3):
         units = prompt(conversation, 100)
-        shared = cache.reuse(units)
+        shared = cache.reuse(units, continues=True)
         take_in(decoder, units[shared:], shared)
         cache.extend(units[shared:])
     assert cache.copies == 2
-    assert cache.reuse(prompt(0, 101)) == 20  # gone
-    assert cache.reuse(prompt(2, 101)) == 100
+    assert cache.reuse(prompt(0, 101), continues=True) == 20  # gone
+    assert cache.reuse(prompt(2, 101), continues=True) == 100
 
 
 def test_embeddings_are_bounded_by_bytes() -> None:

@@ -267,3 +267,28 @@ def test_verify_finds_an_altered_file(tmp_path: Path) -> None:
     done = edgevlm("verify", str(folder))
     assert done.returncode == 1
     assert f"{entry['name']} was altered" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code", "out", "said"),
+    [
+        ("<&-", 0, "green\n", ""),
+        ("2>&-", 0, "green\n", ""),
+        (">&-", 1, "", "edgevlm: error: cannot write the output: Bad file descriptor\n"),
+        (">/dev/full", 1, "", "edgevlm: error: cannot write the output: No space left on device\n"),
+        ("<&- 2>&-", 0, "green\n", ""),
+        (">&- 2>&- <&-", 1, "", ""),
+    ],
+)
+def test_closed_and_full_streams(redirections: str, code: int, out: str, said: str) -> None:
+    command = f"{sys.executable} -m edgevlm ask 'What color is it?' {SQUARE} --model edgevlm-nano"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirections}"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, said)
+
+
+def test_chat_without_an_input_ends(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m edgevlm chat --model edgevlm-nano <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -228,3 +228,15 @@ def test_files_that_are_no_gguf_are_refused_without_a_probe(tmp_path: Path) -> N
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(RuntimeLoadError, match="cannot read"):
             guard.check_file(path, never, cache=tmp_path / "cache")
+
+
+def test_a_probe_keeps_its_models_in_memory_where_nothing_can_be_written(tmp_path: Path) -> None:
+    probe.try_library(probe.UnguardedDecoder, tmp_path / "not there")
+
+
+def test_without_a_temporary_folder_the_library_is_tried_all_the_same(
+    command: Command, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    assert guard.check_library(command(), library, tmp_path / "cache").outcome == "ok"
+    assert runs(tmp_path) == ["library extra-bufts"]

@@ -34,6 +34,9 @@ from edgevlm.generation import AnswerText, Generation
         {"stop": ""},
         {"stop": ("a", "")},
         {"stop": (1,)},
+        {"stop": 5},
+        {"stop": b"x"},
+        {"cap_max_tokens": 1},
     ],
     ids=str,
 )
@@ -41,6 +44,11 @@ def test_a_setting_out_of_range_is_named(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(InputError, match=f"^{name} must"):
         Generation(**options)
+
+
+@pytest.mark.parametrize("none", [None, (), []])
+def test_no_stop_strings(none: Any) -> None:
+    assert Generation(stop=none) == Generation()
 
 
 def whole(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:

@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, Idefics3Processor, PaliGemmaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from edgevlm.errors import PromptError
+from edgevlm.errors import ContextError, InputError, PromptError
 from edgevlm.manifest import Manifest
-from edgevlm.prompt import PromptBuilder, TextSegment
+from edgevlm.prompt import MAX_TOKEN_LENGTH, PromptBuilder, TextSegment
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.tiling import prepare
 from tests.conftest import Export, Exported
@@ -274,6 +274,62 @@ def test_messages_of_another_form_are_refused(
 ) -> None:
     with pytest.raises(PromptError, match=message):
         smolvlm.builder.build(messages, [])
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "messages is empty"),
+        ("hi", "is str"),
+        ({"role": "user", "content": "hi"}, "is dict"),
+        (None, "is NoneType"),
+    ],
+)
+def test_what_is_no_list_of_messages_is_refused(smolvlm: Prompts, messages: Any, said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        smolvlm.builder.build(messages, [])
+
+
+@pytest.mark.parametrize(
+    "piece", ["<image>", "<image", "<|im_end|>", "<<image>", "<", "<row_1_col_1>"]
+)
+def test_text_of_special_tokens_takes_linear_time(smolvlm: Prompts, piece: str) -> None:
+    """Megabytes, which would take hours if each token cost a copy of the text."""
+    content = piece * (6_000_000 // len(piece))
+    with pytest.raises(InputError, match="can be tokenized"):
+        smolvlm.builder.build([{"role": "user", "content": content}], [])
+
+
+def test_what_cannot_fit_is_refused_before_the_work(smolvlm: Prompts) -> None:
+    def tokenize(text: str) -> list[int]:
+        raise AssertionError("there is no need to tokenize")
+
+    builder = PromptBuilder(smolvlm.manifest.prompt, tokenize)
+    longer = "a" * (10 * MAX_TOKEN_LENGTH + 1)
+    for messages in (
+        [{"role": "user", "content": longer}],
+        [{"role": "user", "content": [text(longer[:700]), image(), text(longer[700:])]}],
+        [{"role": "user", "content": longer[:600]}, {"role": "assistant", "content": longer[600:]}],
+        [{"role": "user", "content": "a"}] * 11,
+    ):
+        with pytest.raises(ContextError, match="a context of 10 positions"):
+            builder.build(messages, [], max_positions=10)
+
+
+def test_tokenizing_ends_where_the_context_does(smolvlm: Prompts) -> None:
+    """A conversation of many long texts costs no more than the one that passes the limit."""
+    tokenized: list[str] = []
+
+    def tokenize(text: str) -> list[int]:
+        tokenized.append(text)
+        return smolvlm.decoder.tokenize(text)
+
+    builder = PromptBuilder(smolvlm.manifest.prompt, tokenize)
+    messages = [{"role": "user", "content": "word " * 100}] * 50
+    with pytest.raises(ContextError, match="more than"):
+        builder.build(messages, [], max_positions=250)
+    assert 0 < sum(map(len, tokenized)) < 2000
+    builder.build(messages[:2], [], max_positions=250)
 
 
 def test_what_paligemma_cannot_express_is_refused(paligemma: Prompts) -> None:

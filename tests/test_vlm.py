@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -27,11 +27,14 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from edgevlm import (
     VLM,
+    Answer,
     Bundle,
-    BusyError,
+    Chat,
+    ContextError,
     InputError,
     RuntimeLoadError,
 )
+from edgevlm.chat import Overflow
 from edgevlm.engine import Engine
 from edgevlm.halves import default_context_length
 from edgevlm.images import load_image
@@ -304,11 +307,9 @@ def test_a_stopped_turn_keeps_what_was_said(fresh: Callable[..., VLM]) -> None:
     chat.send("Go on.", max_tokens=4)
 
 
-def test_an_open_stream_refuses_its_own_thread_and_lets_others_wait(smolvlm: VLM) -> None:
+def test_requests_wait_for_an_open_stream(smolvlm: VLM) -> None:
     stream = smolvlm.stream(None, "What?", max_tokens=30)
     next(stream)
-    with pytest.raises(BusyError, match="unfinished stream"):
-        smolvlm.ask(None, "What?", max_tokens=2)
     answers: list[Any] = []
     other = threading.Thread(target=lambda: answers.append(smolvlm.ask(None, "Hm?", max_tokens=2)))
     other.start()
@@ -378,3 +379,81 @@ def test_the_golden_picture_can_be_read(exported: Export) -> None:
     golden = Bundle.open(exported("smolvlm").bundle).manifest.golden
     assert golden is not None
     assert load_image(base64.b64decode(golden.picture_png)).shape[2] == 3
+
+
+def test_an_answer_may_take_what_the_context_leaves(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh(context_length=64)
+    prompt = vlm.ask(None, "What?", max_tokens=1).stats.prompt_tokens
+    for options in ({"max_tokens": None}, {"max_tokens": 500, "cap_max_tokens": True}):
+        answer = vlm.ask(None, "What?", **options)
+        assert answer.finish_reason == "length"
+        assert len(answer.token_ids) == 64 - prompt
+    with pytest.raises(ContextError, match="max_tokens is 500"):
+        vlm.ask(None, "What?", max_tokens=500)
+    full = fresh(context_length=prompt)
+    for none_left in ({"max_tokens": None}, {"max_tokens": 1, "cap_max_tokens": True}):
+        with pytest.raises(ContextError, match="no room for an answer"):
+            full.ask(None, "What?", **none_left)
+
+
+def conversation(vlm: VLM, overflow: Overflow, turns: int) -> tuple[Chat, list[Answer]]:
+    """A chat that shows an image in its first turns, and its answers."""
+    chat = vlm.chat(system="Be brief.", overflow=overflow)
+    answers = []
+    for turn in range(turns):
+        images = [picture(turn, 300, 200)] if turn < 3 else None
+        answers.append(chat.send(f"Turn number {turn}?", images, max_tokens=6))
+    return chat, answers
+
+
+@pytest.mark.parametrize("overflow", ["drop_turns", "drop_images"])
+def test_a_chat_drops_its_oldest_turns(fresh: Callable[..., VLM], overflow: Overflow) -> None:
+    context, turns = 512, 20
+    chat, answers = conversation(fresh(context_length=context), overflow, turns)
+    dropped_turns = sum(answer.stats.dropped_turns for answer in answers)
+    dropped_images = sum(answer.stats.dropped_images for answer in answers)
+    first = next(answer.stats for answer in answers if answer.stats.dropped_images)
+    assert (first.dropped_turns > 0) == (overflow == "drop_turns")
+    system, *rest = chat.messages
+    assert system["content"][0]["text"] == "Be brief."
+    assert len(rest) == 2 * (turns - dropped_turns)
+    assert rest[-2]["content"][-1]["text"] == f"Turn number {turns - 1}?"
+    # A quarter of the context is free afterwards, so the turns that follow drop nothing.
+    after = [
+        each.stats for each in answers if each.stats.dropped_turns or each.stats.dropped_images
+    ]
+    assert all(stats.prompt_tokens + 6 <= 3 * context // 4 for stats in after)
+    assert 0 < len(after) < 5
+    # What is left answers as a conversation that never had the rest.
+    kept = iter([picture(number, 300, 200) for number in range(3)][dropped_images:])
+    messages = [
+        {**message, "content": [with_image(part, kept) for part in message["content"]]}
+        for message in chat.messages[:-1]
+    ]
+    assert next(kept, None) is None
+    alone = fresh(context_length=context).generate(messages, max_tokens=6)
+    assert "".join(chunk.text for chunk in alone) == answers[-1].text
+
+
+def with_image(part: dict[str, Any], images: Iterator[Image.Image]) -> dict[str, Any]:
+    return part if part["type"] != "image" else {**part, "image": next(images)}
+
+
+def test_a_chat_that_may_not_drop_anything_says_that_it_is_full(fresh: Callable[..., VLM]) -> None:
+    with pytest.raises(ContextError):
+        conversation(fresh(context_length=256), "error", 8)
+    chat = fresh(context_length=256).chat(overflow="drop_turns")
+    chat.send("What?", max_tokens=4)
+    before = chat.messages
+    with pytest.raises(ContextError):  # whatever is dropped
+        chat.send("word " * 300, max_tokens=4)
+    assert chat.messages == before
+    with pytest.raises(InputError, match="overflow must be one of error, drop_images, drop_turns"):
+        fresh().chat(overflow="drop")  # type: ignore[arg-type]
+
+
+def test_a_turn_that_was_stopped_drops_nothing_more(fresh: Callable[..., VLM]) -> None:
+    chat, _ = conversation(fresh(context_length=256), "drop_turns", 8)
+    kept = chat.messages
+    chat.stream("What?", max_tokens=6).close()
+    assert chat.messages == kept

@@ -8,6 +8,7 @@ failure, 2 for wrong usage, 130 after Ctrl-C, 141 if nobody reads the output any
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -39,6 +40,9 @@ COMMANDS = {
     "demo": Command("edgevlm.demo.cli", "talk about pictures in the browser"),
 }
 
+WRITE_ERRORS = (errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC)
+"""Those that only writing to stdout gets here."""
+
 EPILOG = """\
 commands:
 {commands}
@@ -58,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` or ``--version`` (0), or on wrong usage (2).
     """
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # An answer may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="replace")
@@ -70,10 +75,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # What is left in the buffer would raise once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
+    except OSError as error:  # such as a full disk behind stdout
+        reason = f"cannot write the output: {error.strerror}"
+        print(
+            f"edgevlm: error: {reason if error.errno in WRITE_ERRORS else error}", file=sys.stderr
+        )
+        _discard_output()
+        return 1
     return code
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with closed streams (``<&-``, ``>&-``) empty ones.
+
+    Else the next file that is opened takes their place. Writing to an output that was closed is an error.
+    """
+    for name, flags in (
+        ("stdin", os.O_RDONLY),
+        ("stdout", os.O_RDONLY),
+        ("stderr", os.O_WRONLY),
+    ):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
+
+
+def _discard_output() -> None:
+    """Let nothing be written to stdout: what is left in its buffer would raise when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,46 @@
+"""Keep the libraries beneath from reporting to their makers: nothing opens a socket that nobody asked for.
+
+ONNX Runtime (from 1.29 on), huggingface_hub, Gradio and OpenVINO do so unless they are told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLES = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+}
+"""Read by the libraries when they are imported; child processes inherit them."""
+
+OPENVINO_REPORTER = "openvino_telemetry"
+"""The package that OpenVINO reports through; without it, it reports nothing."""
+
+
+def disable() -> None:
+    """Set `VARIABLES`. One that the user has set keeps its value."""
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def without_openvino_reporter() -> Iterator[None]:
+    """Hide `OPENVINO_REPORTER` while OpenVINO is imported, unless the user has agreed to its reports.
+
+    It has no variable that turns it off; ``opt_in_out`` of that package writes the user's choice into a file.
+    """
+    choice = Path.home() / "intel" / OPENVINO_REPORTER
+    agreed = choice.is_file() and choice.read_text(errors="replace").strip() == "1"
+    if agreed or OPENVINO_REPORTER in sys.modules:
+        yield
+        return
+    sys.modules[OPENVINO_REPORTER] = None  # type: ignore[assignment]  # Python's way to say: not there
+    try:
+        yield
+    finally:
+        del sys.modules[OPENVINO_REPORTER]
