@@ -39,7 +39,7 @@ GOOD, BAD = 3, 10
 PATIENCE = 120.0
 """Seconds that an answer may take; more is a hang."""
 
-BOMB = 100_000
+BOMBS = (100_000, 700_000)
 """Characters of special tokens in one message."""
 
 BAD_SCHEMAS: tuple[Any, ...] = (
@@ -283,7 +283,7 @@ class Soak:
 
     async def spells_special_tokens(self, choose: random.Random) -> None:
         token = choose.choice(["<image>", "<|im_end|>", "<end_of_utterance>", "<", "\x00", "é"])
-        words = token * (BOMB // len(token))
+        words = token * (choose.choice(BOMBS) // len(token))
         await self._asks("spells_special_tokens", asking(text(words)), "400")
 
     async def uploads(self, choose: random.Random) -> None:
