@@ -68,13 +68,15 @@ MAX_NUMBER = 2**53
 MAX_SIZE = 2**31 - 1
 """Of ``minLength``, ``maxItems`` and their like; larger ones count as this one."""
 
-MAX_MESSAGE = 300
-"""Characters of an error."""
-
 
 def refuse(place: Path, reason: str) -> NoReturn:
-    """Raise InputError of one line, at most `MAX_MESSAGE` characters."""
-    raise InputError(f"json_schema: {pointer(place)}: {shortened(reason, 160)}")
+    """Raise InputError of `refusal`."""
+    raise InputError(refusal(place, reason))
+
+
+def refusal(place: Path, reason: str) -> str:
+    """One line of less than 300 characters."""
+    return f"json_schema: {pointer(place)}: {shortened(reason, 160)}"
 
 
 def pointer(path: Path) -> str:

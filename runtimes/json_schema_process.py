@@ -1,4 +1,4 @@
-"""The child process in which llguidance works, and the bounds on what a schema may cost there.
+"""The child process in which schemas are tried, and the bounds on what one may cost there.
 
 Most schemas take milliseconds. One like ``{"type": "integer", "multipleOf": 9999991}`` takes minutes and
 gigabytes within one call that nothing can interrupt, so such calls are made where they can be ended.
@@ -7,6 +7,7 @@ gigabytes within one call that nothing can interrupt, so such calls are made whe
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import queue
@@ -15,14 +16,14 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from edgevlm.errors import RuntimeLoadError
-from edgevlm.runtimes.json_schema_helper import HEADER, TOKENIZE
+from edgevlm.runtimes.json_schema_helper import HEADER
 
 CPU_SECONDS = 5
-"""Of one step: taking in a schema, or one token of an answer."""
+"""Of computing, for one schema."""
 
 WALL_SECONDS = 30.0
 """The same by the clock on the wall, for a machine that is busy, or that cannot bound the other."""
@@ -41,18 +42,16 @@ class HelperProcess:
     """One child process; ends when it is closed, when nobody refers to it, and with this process.
 
     Args:
-        vocabulary: pickled pieces and end tokens.
-        tokenize: plain text to ids.
+        vocabulary: `hello` of it.
 
     Raises:
         RuntimeLoadError: no child process can be started here, or llguidance does not load in it.
     """
 
-    def __init__(self, vocabulary: bytes, tokenize: Callable[[str], list[int]]) -> None:
-        self._tokenize = tokenize
+    def __init__(self, vocabulary: bytes) -> None:
         if getattr(sys, "frozen", False) or not sys.executable:
             raise RuntimeLoadError(
-                "a JSON schema is worked on in a child process, and there is no Python interpreter to "
+                "a JSON schema is tried in a child process, and there is no Python interpreter to "
                 "start; run edgevlm in an installed Python"
             )
         try:
@@ -66,9 +65,9 @@ class HelperProcess:
             )
         except OSError as error:
             raise RuntimeLoadError(
-                f"a JSON schema is worked on in a child process, and none can be started: {error}"
+                f"a JSON schema is tried in a child process, and none can be started: {error}"
             ) from error
-        self._frames: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(
             target=_read_frames,
             args=(self._process.stdout, self._frames),
@@ -90,33 +89,30 @@ class HelperProcess:
         """Whether it has not ended."""
         return self.close.alive and self._process.poll() is None
 
-    def ask(self, *message: Any) -> tuple[bytes, bytes]:
-        """What comes of a message: a frame's kind and body.
+    def judge(self, schema: Mapping[str, Any]) -> tuple[list[str | int], str] | None:
+        """The place of what is wrong with a schema, and what it is; None if it can be kept to.
 
         Raises:
-            HelperEndedError: it has ended, or had to be.
+            HelperEndedError: it went past a bound; this process is of no more use.
         """
         try:
-            self._write(pickle.dumps(message))
-            return self._receive()
-        except BaseException:  # also Ctrl-C: what comes later would answer another message
+            self._write(pickle.dumps(schema))
+            found: tuple[list[str | int], str] | None = json.loads(self._receive())
+        except BaseException:  # also Ctrl-C: what comes later would answer another schema
             self.close()
             raise
+        return found
 
-    def _receive(self) -> tuple[bytes, bytes]:
-        """The next frame; texts are tokenized meanwhile."""
-        while True:
-            try:
-                frame = self._frames.get(timeout=WALL_SECONDS)
-            except queue.Empty:
-                self.close()
-                raise HelperEndedError(f"more than {WALL_SECONDS:.0f} seconds") from None
-            if frame is None:
-                self.close()
-                raise HelperEndedError(self._ending())
-            if frame[0] != TOKENIZE:
-                return frame
-            self._write(pickle.dumps(self._tokenize(frame[1].decode("utf-8", "replace"))))
+    def _receive(self) -> bytes:
+        try:
+            frame = self._frames.get(timeout=WALL_SECONDS)
+        except queue.Empty:
+            self.close()
+            raise HelperEndedError(f"more than {WALL_SECONDS:.0f} seconds") from None
+        if frame is None:
+            self.close()
+            raise HelperEndedError(self._ending())
+        return frame
 
     def _write(self, data: bytes) -> None:
         stream = self._process.stdin
@@ -151,15 +147,15 @@ def hello(pieces: list[bytes], end_tokens: list[int]) -> bytes:
     return pickle.dumps((pieces, end_tokens, CPU_SECONDS, MEMORY_BYTES))
 
 
-def _read_frames(stream: BinaryIO, frames: queue.SimpleQueue[tuple[bytes, bytes] | None]) -> None:
+def _read_frames(stream: BinaryIO, frames: queue.SimpleQueue[bytes | None]) -> None:
     """In a thread of its own, so that waiting can have an end on every system."""
     with contextlib.suppress(OSError, ValueError):
         while len(header := stream.read(HEADER.size)) == HEADER.size:
-            kind, size = HEADER.unpack(header)
+            (size,) = HEADER.unpack(header)
             body = stream.read(size)
             if len(body) < size:
                 break
-            frames.put((kind, body))
+            frames.put(body)
     frames.put(None)
 
 

@@ -612,6 +612,6 @@ def test_bounds_further_out_than_numbers_go(
 def _one_process_is_enough(texts: JsonTexts) -> Iterator[None]:
     """No schema of this module ends the process that llguidance works in."""
     texts.matcher({"type": "null"})
-    session = texts._session
+    helper = texts._helper
     yield
-    assert session is not None and session.alive and texts._session is session
+    assert helper is not None and helper.alive and texts._helper is helper
