@@ -5,10 +5,13 @@ What hangs may be a thread within a library, which nothing can end but the end o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
+import logging
 import os
 import signal
+import socket
 import threading
 from types import FrameType
 
@@ -16,8 +19,10 @@ import uvicorn
 
 from edgevlm.server.limits import Limits
 
+_logger = logging.getLogger(__name__)
+
 GRACE = 0.9
-"""Part of the time that is for requests; the rest is for tidying up."""
+"""Part of the time that is for requests; then their connections are closed."""
 
 FORCED = 1
 """Exit status where the time was not enough."""
@@ -33,7 +38,20 @@ class BoundedServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
         self._seconds = limits.shutdown_seconds
-        config.timeout_graceful_shutdown = GRACE * self._seconds  # type: ignore[assignment]
+        config.timeout_graceful_shutdown = self._seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        grace = loop.call_later(GRACE * self._seconds, self._leave)
+        await super().shutdown(sockets)
+        grace.cancel()
+
+    def _leave(self) -> None:
+        """Close what is still open, so that requests end as if their clients had left."""
+        left = list(self.server_state.connections)
+        _logger.warning("%d connections are closed before they were answered", len(left))
+        for connection in left:
+            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
