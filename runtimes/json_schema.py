@@ -111,22 +111,28 @@ class JsonMatcher:
         Raises:
             InputError: the schema became too complex, or no token can go on.
         """
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        mask = np.frombuffer(self._asked(self._matcher.compute_bitmask), np.uint8)
         bits = np.unpackbits(mask, bitorder="little")[: self._vocabulary_size]
         found = np.flatnonzero(bits)
-        self._check()
         if not len(found):
             refuse((), "no token of the model can go on the text; use another schema")
         return found
 
     def push(self, token: int) -> None:
         """The text goes on with this token, one of `allowed`."""
-        self._matcher.consume_token(token)
-        self._check()
+        self._asked(self._matcher.consume_token, token)
 
-    def _check(self) -> None:
+    def _asked(self, method: Callable[..., Any], *arguments: int) -> Any:
+        """What one of llguidance's methods returns, if all is well."""
+        try:
+            found = method(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Rust's panics are no Exception
+            refuse((), f"llguidance fails on it ({type(error).__name__})")
         if self._matcher.is_error():
             refuse((), f"cannot be kept to any more: {reason(self._matcher.get_error())}")
+        return found
 
 
 def checked(schema: Mapping[str, Any]) -> Translation:

@@ -231,3 +231,20 @@ def test_where_no_process_can_be_started(texts: JsonTexts, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(RuntimeLoadError, match="no Python interpreter"):
         texts.matcher({"const": 1})
+
+
+class Panic(BaseException):
+    """As Rust's panics come to Python."""
+
+
+def test_a_panic_while_an_answer_is_written_is_an_error_of_the_request(texts: JsonTexts) -> None:
+    class Matcher:
+        def compute_bitmask(self) -> bytes:
+            raise Panic("called `Option::unwrap()` on a `None` value in /home/somebody/src/lib.rs")
+
+        consume_token = is_error = compute_bitmask
+
+    with pytest.raises(InputError, match=r"llguidance fails on it \(Panic\)$"):
+        JsonMatcher(Matcher(), END + 1).allowed()
+    with pytest.raises(InputError, match="cannot be kept to any more"):
+        texts.matcher({"const": 1}).push(PIECES.index(b"x"))
