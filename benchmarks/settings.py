@@ -64,7 +64,7 @@ class Tiles(peers.Memory):
         from edgevlm.runtimes.onnx import OnnxVision
 
         class Runtime(OnnxVision):
-            CPU_BATCH_LENGTH = together
+            BATCH_LENGTH = together
 
         self._runtime = Runtime(
             path, input_name=input_name, output_name=output_name, device="cpu", threads=THREADS

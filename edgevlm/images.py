@@ -1,123 +1,165 @@
-"""Any picture that a caller may have, as an RGB uint8 array.
+"""Any image that a caller may have, as an RGB uint8 array.
 
-The conversion to RGB is transformers' (5.23, ``image_transforms.convert_to_rgb``): a picture with
-transparency is laid on white, every other mode goes through Pillow's ``convert("RGB")``. EXIF orientation
-is applied first. Nothing is fetched from a network.
+`ImageSource` says what that is; every place that takes an image takes all of it. The conversion to RGB is
+transformers' (5.24, ``image_transforms.convert_to_rgb``): what is transparent is laid on white, every other
+mode of 8 bits goes through Pillow's ``convert("RGB")``. Deeper integers are scaled from the whole range of
+their type, floats from 0 to 1 (`edgevlm.pixels` has the rule). EXIF orientation is applied. Nothing is
+fetched from a network.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable
-from io import BytesIO
-from pathlib import Path
-from typing import TypeAlias, cast
+from collections.abc import Iterable, Mapping, Set
+from typing import IO, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from edgevlm.errors import ImageError
+from edgevlm.data_uri import decode_base64, is_data_uri, shortened
+from edgevlm.errors import ImageError, PromptError
+from edgevlm.image_files import decode, stored_size, upright_rgb
+from edgevlm.image_sources import holds_bytes, is_file, is_url, opened, type_name
+from edgevlm.pixels import MAX_PIXELS, array_to_rgb
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
-"""A file's path, a file's bytes, a Pillow image, or an RGB uint8 array ``[height, width, 3]``."""
+__all__ = [
+    "MAX_PIXELS",
+    "ImageSource",
+    "SupportsArray",
+    "image_of_part",
+    "load_image",
+    "load_images",
+    "stored_image_size",
+]
 
-MAX_PIXELS = 89_478_485
-"""Larger pictures are refused before they are decoded; Pillow's own limit for decompression bombs."""
+
+class SupportsArray(Protocol):
+    """What numpy makes an array of, such as a tensor."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image "
+    "| SupportsArray"
+)
+"""One of
+
+- a file's path, in which ``~`` is the home folder, a ``file://`` URL, or a data URI
+  (``data:image/png;base64,...``);
+- a file's bytes, or a binary file object, which is read from its position to its end and left open;
+- a Pillow image;
+- an array ``[height, width, 3]``, RGB, or ``[height, width]``, grey, or with an alpha channel after these;
+  unsigned integers from 0 to the greatest of their type, or floats from 0 to 1. What numpy makes an array
+  of, such as a tensor, is one, too.
+"""
 
 
 def load_image(source: ImageSource) -> NDArray[np.uint8]:
-    """Read a picture.
+    """Read an image.
 
     Returns:
         uint8 ``[height, width, 3]``, RGB, C-contiguous.
 
     Raises:
-        ImageError: no such file, not a picture, truncated, empty, more than `MAX_PIXELS`, or a type or
-            array shape that is not an `ImageSource`.
+        ImageError: no such file, not an image, truncated, empty, more than `MAX_PIXELS`, values out of
+            range, or a type or array shape that is not an `ImageSource`.
+        MissingDependencyError: a HEIC file without pillow-heif.
     """
-    if isinstance(source, np.ndarray):
-        return _check_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the Pillow image")
-    if isinstance(source, bytes | bytearray | memoryview):
-        data = bytes(source)
-        if not data:
-            raise ImageError("the picture's bytes are empty; pass a whole PNG, JPEG, WebP ... file")
-        return _open(BytesIO(data), f"the picture of {len(data)} bytes")
-    if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        if isinstance(name, str) and name.startswith(("http://", "https://")):
-            raise ImageError(
-                f"{name!r} is a web address and edgevlm fetches nothing; download it first"
-            )
-        path = Path(name)
-        if not path.is_file():
-            raise ImageError(
-                f"no picture at {name!r}: {'a folder' if path.is_dir() else 'no such file'}"
-            )
-        if path.stat().st_size == 0:
-            raise ImageError(f"{name!r} is an empty file")
-        return _open(path, repr(name))
-    raise ImageError(
-        f"a picture must be a path, bytes, a Pillow image or a uint8 array [height, width, 3], "
-        f"is {type(source).__name__}"
-    )
+        return upright_rgb(source, "the Pillow image")
+    if _is_array(source):
+        return array_to_rgb(_as_array(source))
+    with opened(source) as (file, name):
+        return decode(file, name)
 
 
 def load_images(sources: ImageSource | Iterable[ImageSource] | None) -> list[NDArray[np.uint8]]:
-    """`load_image` of one picture, of each of several, or of none."""
+    """`load_image` of one image, of each of several in a list or another iterable, or of none."""
     if sources is None:
         return []
-    single = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
-    if isinstance(sources, single) or not isinstance(sources, Iterable):
+    if _is_one(sources):
         return [load_image(cast("ImageSource", sources))]
-    return [load_image(source) for source in sources]
+    if isinstance(sources, Mapping | Set):
+        raise ImageError(f"images must come in order, in a list; is {type(sources).__name__}")
+    return [load_image(source) for source in cast("Iterable[ImageSource]", sources)]
 
 
-def _check_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ImageError(
-            f"an array must be uint8 [height, width, 3] (RGB), is {array.dtype} {list(array.shape)}"
+def stored_image_size(data: bytes) -> tuple[int, int]:
+    """Width and height that an image file has before its orientation is applied; no pixel is decoded.
+
+    Raises:
+        ImageError, MissingDependencyError: as `load_image`, as far as the pixels do not matter.
+    """
+    with opened(data) as (file, name):
+        return stored_size(file, name)
+
+
+def image_of_part(part: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """The image of a message's part, as transformers spells it.
+
+    Args:
+        part: has one of the keys ``image`` (any `ImageSource`), ``path``, ``url`` (a data URI or a
+            ``file://`` URL) and ``base64`` (a file in base64, or a data URI).
+
+    Raises:
+        PromptError: none of these keys, or several.
+        ImageError, MissingDependencyError: as `load_image`.
+    """
+    keys = [key for key in _KEYS if part.get(key) is not None]
+    if len(keys) != 1:
+        found = " and ".join(map(repr, keys)) or "none of them"
+        raise PromptError(
+            f"an image part needs its image under 'image', 'path', 'url' or 'base64', has {found}"
         )
-    _check_size(array.shape[1], array.shape[0], "the array")
-    return np.ascontiguousarray(array)
+    (key,) = keys
+    source = part[key]
+    if key == "base64" and isinstance(source, str | bytes):
+        is_uri = isinstance(source, str) and is_data_uri(source)
+        return load_image(source if is_uri else decode_base64(source))
+    fits = {
+        "image": True,
+        "path": isinstance(source, str | os.PathLike),
+        "url": isinstance(source, str) and is_url(source),
+    }
+    if not fits.get(key, False):
+        given = shortened(source) if isinstance(source, str) else type_name(source)
+        raise ImageError(f"'{key}' of an image part must be {_KEYS[key]}, is {given}")
+    return load_image(source)
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width < 1 or height < 1:
-        raise ImageError(f"{name} is {width} x {height} pixels, which is empty")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} is {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted; "
-            f"make it smaller first"
-        )
+_KEYS = {
+    "image": "any image source",
+    "path": "the path of a file",
+    "url": "a data URI or a file:// URL, as edgevlm fetches nothing",
+    "base64": "a text in base64",
+}
 
 
-def _open(file: Path | BytesIO, name: str) -> NDArray[np.uint8]:
+def _is_one(sources: object) -> bool:
+    """Whether this is a single image, or what can only be refused as one, rather than several."""
+    if isinstance(sources, str | os.PathLike | Image.Image):
+        return True
+    if _is_array(sources):
+        # One dimension may be a column of paths, or an array of objects.
+        kind = sources.dtype.kind if isinstance(sources, np.ndarray) else "O"
+        return getattr(sources, "ndim", 0) != 1 or kind not in "OSTU"
+    return holds_bytes(sources) or is_file(sources) or not isinstance(sources, Iterable)
+
+
+def _is_array(source: object) -> bool:
+    """Whether numpy makes an array of this; its scalars, texts among them, are none."""
+    return not isinstance(source, np.generic) and (
+        hasattr(source, "__array__") or hasattr(source, "__array_interface__")
+    )
+
+
+def _as_array(source: Any) -> NDArray[Any]:
+    if isinstance(source, np.ndarray):
+        return source
     try:
-        with warnings.catch_warnings():
-            # Past the limit Pillow first only warns; _check_size raises for those.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is refused: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(f"{name} cannot be read as a picture: {error}") from error
-    with image:
-        return _to_rgb(image, name)
-
-
-def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    _check_size(*image.size, name)
-    try:
-        upright = ImageOps.exif_transpose(image)
-        if "A" in upright.getbands() or upright.info.get("transparency") is not None:
-            layer = upright.convert("RGBA")
-            white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-            upright = Image.alpha_composite(white, layer)
-        return np.array(upright.convert("RGB"))
-    except Exception as error:
-        # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, zlib.error and others.
-        raise ImageError(f"{name} cannot be decoded: {error}") from error
+        return np.asarray(source)
+    except Exception as error:  # whatever the object's own conversion raises
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"the {type_name(source)} cannot become an array: {reason}") from error

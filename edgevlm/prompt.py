@@ -20,6 +20,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -294,16 +295,18 @@ def _check_message(message: Message, index: int) -> dict[str, Any]:
     """A deep copy with checked fields and with the content as a list of parts."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise PromptError(
-            f"message {index} must be a mapping with role and content, is {message!r}"
+            f"message {index} must be a mapping with role and content, is {_shown(message)}"
         )
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise PromptError(f"message {index}: role must be one of {', '.join(ROLES)}, is {role!r}")
+        raise PromptError(
+            f"message {index}: role must be one of {', '.join(ROLES)}, is {_shown(role)}"
+        )
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, Sequence) or not content:
         raise PromptError(
-            f"message {index}: content must be text or a list of parts, is {content!r}"
+            f"message {index}: content must be text or a list of parts, is {_shown(content)}"
         )
     parts = []
     for part in content:
@@ -313,8 +316,15 @@ def _check_message(message: Message, index: int) -> dict[str, Any]:
         elif kind == "text" and isinstance(part.get("text"), str):
             parts.append({"type": "text", "text": part["text"]})
         else:
-            raise PromptError(f"message {index}: a part must be an image or a text, is {part!r}")
+            raise PromptError(
+                f"message {index}: a part must be an image or a text, is {_shown(part)}"
+            )
     return {"role": role, "content": parts}
+
+
+def _shown(value: object) -> str:
+    """A value for messages, cut if it is long."""
+    return reprlib.repr(value)
 
 
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:

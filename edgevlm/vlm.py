@@ -14,9 +14,9 @@ from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.caches import CacheInfo
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine import Engine
-from edgevlm.errors import InputError, PromptError
+from edgevlm.errors import InputError
 from edgevlm.generation import Generation, GenerationOptions
-from edgevlm.images import ImageSource, load_image, load_images
+from edgevlm.images import ImageSource, image_of_part, load_image, load_images
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.pictures import Picture
@@ -180,8 +180,8 @@ class VLM:
         """Answer one question about a picture, several, or none.
 
         Args:
-            image: a path, a file's bytes, a Pillow image, an RGB uint8 array ``[height, width, 3]``, an
-                iterable of these, or None.
+            image: an `edgevlm.images.ImageSource` (a path, a data URI, a file's bytes, a binary file, a
+                Pillow image, an RGB array ``[height, width, 3]``), an iterable of these, or None.
             system: instructions before the question.
             options: fields of `edgevlm.generation.Generation`.
 
@@ -220,6 +220,8 @@ class VLM:
         Args:
             messages: as in transformers, with pictures in place: ``{"role": "user", "content":
                 [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
+                Instead of ``image`` a part may have ``path``, ``url`` (a data URI or a ``file://`` URL)
+                or ``base64``.
                 A ``"detail"`` beside a picture is for it alone.
         """
         watch = Stopwatch()
@@ -282,7 +284,7 @@ class VLM:
     ) -> list[Picture]:
         """The pictures in place in some messages, in tiles."""
         return [
-            self._engine.prepare(load_image(part["image"]), _budget(part, generation))
+            self._engine.prepare(image_of_part(part), _budget(part, generation))
             for part in _image_parts(messages)
         ]
 
@@ -328,14 +330,12 @@ class VLM:
 
 
 def _image_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Raises PromptError for one without a picture; other faults are the prompt's to find."""
+    """The parts that are images; what is wrong with the messages is the prompt's to find."""
     found = []
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, list | tuple) else ():
             if isinstance(part, Mapping) and part.get("type") == "image":
-                if "image" not in part:
-                    raise PromptError(f"an image part needs its picture under 'image', is {part!r}")
                 found.append(part)
     return found
 

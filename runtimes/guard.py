@@ -1,12 +1,13 @@
 """Lets a child process try first what could end this one.
 
 llama.cpp compiled by gcc 12 for a CPU with AMX dies of SIGSEGV in every quantized model; a library built
-on another machine may die of SIGILL; a damaged file fails assertions inside llama.cpp, which abort. So
-before a decoder is created `edgevlm.runtimes.probe` runs twice in child processes: once for each build of
-the library on each CPU, once for each file. What came out is remembered in the user's cache folder.
+on another machine may die of SIGILL; kernels compiled for another GPU, and assertions that a damaged file
+fails, abort. So before a decoder is created `edgevlm.runtimes.probe` runs in child processes: once for each
+build of the library on each CPU, once for it on each GPU that is asked for, once for each file. What came
+out is remembered in the user's cache folder.
 
-Not covered: graphics drivers that crash, and applications frozen into one executable, which have no
-interpreter to start; their makers know what they ship.
+Not covered: applications frozen into one executable, which have no interpreter to start; their makers know
+what they ship.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ LLAMA_CPP_PYTHON_VERSION = "0.3.36"
 
 INSTALL = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
 REBUILD = f"{INSTALL} --force-reinstall --no-deps --no-cache-dir"
+BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
+NVIDIA = Path("/proc/driver/nvidia")
 MEND = (
     f"build it again with clang, CC=clang CXX=clang++ {REBUILD}, or without AMX, "
     "CMAKE_ARGS='-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__' "
@@ -162,6 +165,30 @@ def check_file(
     _remember(key, LibraryVerdict("ok"), cache)
 
 
+def check_gpu(
+    command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
+) -> None:
+    """Make sure that llama.cpp's GPU kernels do not end the process; tried once for each build and GPU.
+
+    Args:
+        command: runs the probe; gets ``gpu`` and ``all-layers``.
+        folder, cache: as in `check_library`.
+
+    Raises:
+        RuntimeLoadError: they crash, as those that were compiled for another GPU do.
+    """
+    key = _digest("gpu", _library_identity(folder), *_nvidia_identity())
+    if _recall(key, cache) is not None:
+        return
+    crash = _run([*command, "gpu", "all-layers"])
+    if crash:
+        raise RuntimeLoadError(
+            f"llama.cpp as it is built here crashes on this GPU ({crash}); {BUILD_WITH_CUDA}, or leave the "
+            "decoder on the CPU: gpu_layers=0"
+        )
+    _remember(key, LibraryVerdict("ok"), cache)
+
+
 def _run(command: Sequence[str]) -> str:
     """Run a probe; how it crashed, or an empty text if it ended well."""
     if getattr(sys, "frozen", False):
@@ -191,7 +218,7 @@ def _run(command: Sequence[str]) -> str:
                 f"cannot start {command[0]} to try llama.cpp in a child process: {error}"
             ) from error
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-    last = lines[-1] if lines else ""
+    last = next((line for line in reversed(lines) if "error: " in line), lines[-1] if lines else "")
     if ended.returncode == 0:
         return ""
     if ended.returncode == REFUSED:
@@ -227,6 +254,13 @@ def _library_identity(folder: Path | None) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     stats = [(path.name, path.stat()) for path in files]
     return repr([(name, status.st_size, status.st_mtime_ns) for name, status in stats])
+
+
+def _nvidia_identity() -> list[str]:
+    """What NVIDIA's driver for Linux says of itself and its GPUs, and which of them this process may see."""
+    files = [*sorted(NVIDIA.glob("gpus/*/information")), NVIDIA / "version"]
+    texts = [path.read_text(errors="replace") for path in files if path.is_file()]
+    return [*texts, os.environ.get("CUDA_VISIBLE_DEVICES", "all")]
 
 
 def _digest(*parts: str) -> str:

@@ -24,12 +24,16 @@ from edgevlm.errors import ContextError, InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu
 from edgevlm.runtimes.base import Sampling, check_integer
 from edgevlm.runtimes.forks import check_not_forked, mark_started
-from edgevlm.runtimes.guard import REBUILD, check_file, check_library
-from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
+from edgevlm.runtimes.guard import check_file, check_gpu, check_library
+from edgevlm.runtimes.llama_cpp_library import (
+    failure_reason,
+    lacked_memory,
+    library,
+    recent_errors,
+    why_no_gpu,
+)
 from edgevlm.runtimes.llama_cpp_model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp_sampler import LlamaCppSampler
-
-BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
 
 
 class LlamaCppDecoder:
@@ -97,11 +101,10 @@ class LlamaCppDecoder:
         gpu_layers = check_integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
         extra_buffer_types = self._ask_guard()
         self._llama = library()
-        if gpu_layers and not self._llama.llama_supports_gpu_offload():
-            raise RuntimeLoadError(
-                f"gpu_layers={gpu_layers}, but this llama.cpp is built for the CPU only; "
-                f"{BUILD_WITH_CUDA}"
-            )
+        if gpu_layers:
+            if reason := why_no_gpu():
+                raise RuntimeLoadError(f"gpu_layers={gpu_layers}, but {reason}")
+            self._ask_guard_of_gpu()
         self.on_cpu = gpu_layers == 0
         self._flash = not self.on_cpu or self._flash_pays()
         self._batch_length = self.BATCH_LENGTH if self._flash else self.PLAIN_BATCH_LENGTH
@@ -139,6 +142,9 @@ class LlamaCppDecoder:
         verdict = check_library()
         check_file(self._path)
         return verdict.extra_buffer_types
+
+    def _ask_guard_of_gpu(self) -> None:
+        check_gpu()
 
     def _check_memory(self) -> None:
         """Refuse a context that cannot fit: the allocation would succeed and the process be killed later."""
@@ -178,6 +184,7 @@ class LlamaCppDecoder:
         if not self._context:
             raise RuntimeLoadError(
                 f"llama.cpp cannot create a context for {self._path}{failure_reason()}"
+                + ("; ask for a shorter context" if lacked_memory() else "")
             )
         self._memory = llama.llama_get_memory(self._context)
         if not self._memory:

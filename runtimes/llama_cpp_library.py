@@ -10,8 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from edgevlm.errors import RuntimeLoadError
-from edgevlm.runtimes.guard import INSTALL, LLAMA_CPP_PYTHON_VERSION, REBUILD
+from edgevlm.runtimes.guard import BUILD_WITH_CUDA, INSTALL, LLAMA_CPP_PYTHON_VERSION, REBUILD
 from edgevlm.runtimes.libraries import import_library
+
+GPU_BACKENDS = ("CUDA", "ROCm", "Vulkan", "SYCL", "MUSA")
+"""Of llama.cpp, as ``llama_print_system_info`` names those that it was built with."""
 
 _logger = logging.getLogger(__name__)
 recent_errors: collections.deque[str] = collections.deque(maxlen=3)
@@ -40,6 +43,8 @@ def library() -> ModuleType:
         line = text.decode("utf-8", "replace").rstrip()
         if level == 4:  # GGML_LOG_LEVEL_ERROR
             recent_errors.append(line)
+            if line.startswith("CUDA error"):
+                _logger.error("llama.cpp ends this process: %s", line)  # and says no more of it
         if line and _logger.isEnabledFor(logging.DEBUG):
             _logger.debug("%s", line)
 
@@ -49,6 +54,25 @@ def library() -> ModuleType:
     return llama_cpp
 
 
+def why_no_gpu() -> str:
+    """What is wrong, and the mend, if llama.cpp can put no layers on a GPU; empty if it can."""
+    llama_cpp = library()
+    if llama_cpp.llama_supports_gpu_offload():
+        return ""
+    for backend in GPU_BACKENDS:
+        if f"{backend} : " in llama_cpp.llama_print_system_info().decode():
+            return (
+                f"llama.cpp is built for {backend} and finds no GPU; look at the driver (nvidia-smi, "
+                "rocm-smi) and at what CUDA_VISIBLE_DEVICES and the container let this process see"
+            )
+    return f"this llama.cpp is built for the CPU only; {BUILD_WITH_CUDA}"
+
+
 def failure_reason() -> str:
     """What llama.cpp logged as errors last, for the end of a message."""
     return f": {'; '.join(recent_errors)}" if recent_errors else ""
+
+
+def lacked_memory() -> bool:
+    """Whether that was memory, of the machine or of a GPU."""
+    return any("allocate" in line for line in recent_errors)

@@ -20,7 +20,7 @@ from edgevlm.errors import InputError, RuntimeLoadError
 from edgevlm.runtimes.base import check_integer
 from edgevlm.runtimes.embedding_table import EmbeddingTable
 from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION
-from edgevlm.runtimes.llama_cpp_library import failure_reason, library, recent_errors
+from edgevlm.runtimes.llama_cpp_library import failure_reason, lacked_memory, library, recent_errors
 
 if TYPE_CHECKING:  # loaded with the first schema
     from edgevlm.runtimes.json_schema import JsonTexts
@@ -65,8 +65,13 @@ class LlamaCppModel:
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
             raise RuntimeLoadError(
-                f"llama.cpp cannot load {path}{failure_reason()}; the file is damaged or of a "
-                f"kind that llama-cpp-python {LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
+                f"llama.cpp cannot load {path}{failure_reason()}; "
+                + (
+                    "memory is short: take a smaller file, or put fewer layers on the GPU (gpu_layers)"
+                    if lacked_memory()
+                    else "the file is damaged or of a kind that llama-cpp-python "
+                    f"{LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
+                )
             )
         self._vocabulary = llama.llama_model_get_vocab(self.handle)
         self.width: int = llama.llama_model_n_embd_inp(self.handle)

@@ -6,11 +6,13 @@ asked what it got: a device or provider that was named must be there, ``auto`` m
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,11 +114,10 @@ class OnnxVision:
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    BATCH_LENGTH = 8
-    """Tiles per run on a GPU."""
-
-    CPU_BATCH_LENGTH = 1
-    """On a CPU more cost memory and win nothing (`benchmarks/settings.py`)."""
+    BATCH_LENGTH = 1
+    """Tiles per run. On a CPU more cost memory and win nothing (`benchmarks/settings.py`). On a GPU eight
+    together take two thirds of the time, four times the memory, and 20 ms more whenever their number
+    changes, as it does in almost every picture (docs/gpu.md)."""
 
     def __init__(
         self,
@@ -131,7 +132,6 @@ class OnnxVision:
         check_not_forked()
         self._path = Path(path)
         self._session: Any = None
-        self._batch_length = self.BATCH_LENGTH
         if threads is None:
             threads = cpu.physical_cores()
         check_integer("threads", threads, 1, 512)
@@ -148,7 +148,6 @@ class OnnxVision:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         check_file(self._path)
         if selection.fixed_batch:
-            self._batch_length = 1
             options.add_free_dimension_override_by_name(BATCH_DIMENSION, 1)
         mark_started(self, "_session")
         session = self._open(selection, options)
@@ -164,8 +163,6 @@ class OnnxVision:
             _logger.warning("%s did not start, the vision graph runs on %s", first, obtained[0])
         self.device: str = obtained[0]
         self.on_cpu = self.device == onnx_providers.CPU_PROVIDER
-        if self.on_cpu:
-            self._batch_length = self.CPU_BATCH_LENGTH
         self._input_name, self._output_name = input_name, output_name
         self._tile_shape = check_graph(
             self._path,
@@ -213,6 +210,8 @@ class OnnxVision:
         self, path: Path, wanted: list[Provider], options: Any, *, fall_back: bool
     ) -> Any:
         """A session with all of `wanted`, or with the last of them alone if it may fall back."""
+        if onnx_providers.CUDA_PROVIDER in map(onnx_providers.name, wanted):
+            _load_cuda()
         try:
             return library().InferenceSession(
                 str(path), options, providers=wanted, enable_fallback=False
@@ -237,8 +236,8 @@ class OnnxVision:
             raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
         runs = []
-        for start in range(0, len(tiles), self._batch_length):
-            batch = tiles[start : start + self._batch_length]
+        for start in range(0, len(tiles), self.BATCH_LENGTH):
+            batch = tiles[start : start + self.BATCH_LENGTH]
             try:
                 (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
             except Exception as error:  # see _create_session
@@ -249,6 +248,18 @@ class OnnxVision:
     def close(self) -> None:
         """Free the session; every later call raises RuntimeLoadError. May be called again."""
         self._session = None
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """CUDA and cuDNN as pip installs them, where the system's linker does not look.
+
+    What is missing is said on stderr.
+    """
+    preload = getattr(library(), "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with contextlib.redirect_stdout(sys.stderr):
+            preload()
 
 
 def _ports(values: Sequence[Any], fixed_batch: bool) -> dict[str, Port]:

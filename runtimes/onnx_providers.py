@@ -1,7 +1,7 @@
 """Devices and the execution providers of ONNX Runtime that drive them.
 
-Of these, only the CPU's was ever run by edgevlm's authors. Options are those of ONNX Runtime's pages on
-TensorRT, CoreML and QNN; who knows better passes ``providers=`` and none of them is set.
+Of these, the CPU's and CUDA's were run by edgevlm's authors (docs/gpu.md). Options are those of ONNX
+Runtime's pages on TensorRT, CoreML and QNN; who knows better passes ``providers=`` and none of them is set.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 ::
 
     python -m edgevlm.runtimes.probe library extra-bufts|no-extra-bufts
+    python -m edgevlm.runtimes.probe gpu all-layers
     python -m edgevlm.runtimes.probe file PATH
 
 ``library`` decodes with a tiny random Llama of each kind of weights (f16, q8_0, q4_0, q4_k), whose rows are
-wide enough for the AMX and the repacked kernels; ``file`` loads a GGUF file, tokenizes and decodes one token.
+wide enough for the AMX and the repacked kernels; ``gpu`` does so with all layers on the GPU; ``file`` loads
+a GGUF file, tokenizes and decodes one token.
 Exit status 0 is well, `guard.REFUSED` an error with its message on stderr, anything else a crash.
 """
 
@@ -44,16 +46,20 @@ class UnguardedDecoder(LlamaCppDecoder):
     def _ask_guard(self) -> bool:
         return self.extra_buffer_types
 
+    def _ask_guard_of_gpu(self) -> None:
+        pass
+
 
 class PlainDecoder(UnguardedDecoder):
     extra_buffer_types = False
 
 
-def try_library(decoder_class: type[UnguardedDecoder], folder: Path) -> None:
+def try_library(decoder_class: type[UnguardedDecoder], folder: Path, gpu_layers: int = 0) -> None:
     """Decode a batch and single tokens with each kind of weights.
 
     Args:
         folder: where models are written; they stay in memory if it cannot be written to (Linux only).
+        gpu_layers: as of `LlamaCppDecoder`.
     """
     llama = library()
     source = _new_file(folder, "probe-f16.gguf")
@@ -70,7 +76,9 @@ def try_library(decoder_class: type[UnguardedDecoder], folder: Path) -> None:
         if status:
             raise RuntimeLoadError(f"llama.cpp cannot quantize to {name} (status {status})")
     for path in paths:
-        decoder = decoder_class(path, context_length=2 * PROMPT_LENGTH, threads=1)
+        decoder = decoder_class(
+            path, context_length=2 * PROMPT_LENGTH, threads=1, gpu_layers=gpu_layers
+        )
         prompt = np.arange(PROMPT_LENGTH, dtype=np.int32)
         decoder.decode_tokens(prompt.tolist(), prompt, logits=True)
         sampler = decoder.sampler(Sampling())
@@ -135,7 +143,9 @@ def main(arguments: list[str]) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     subject, detail = arguments
     try:
-        if subject == "library":
+        if subject == "gpu":
+            try_library(UnguardedDecoder, Path.cwd(), gpu_layers=-1)
+        elif subject == "library":
             plain = detail == "no-extra-bufts"
             try_library(PlainDecoder if plain else UnguardedDecoder, Path.cwd())
         else:

@@ -17,10 +17,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,7 +35,7 @@ from edgevlm.cli import doctor
 from edgevlm.errors import EdgeVLMError
 from edgevlm.halves import open_decoder, open_vision
 from edgevlm.runtimes import llama_cpp_library, onnx, vision
-from edgevlm.runtimes.llama_cpp import BUILD_WITH_CUDA, LlamaCppDecoder
+from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 from edgevlm.runtimes.onnx_providers import DEVICES
 from edgevlm.vlm import VLM
 
@@ -189,15 +189,15 @@ def check_cache(setting: Setting, file: str) -> dict[str, Any]:
 
 def check_two_decoders(setting: Setting, file: str) -> dict[str, Any]:
     """Two decoders at once do not disturb each other, and closed ones give their memory back."""
-    begin = memory_used()
     with closing(_decoder(setting, file, setting.gpu_layers)) as decoder:
         alone = _draft_logits(decoder, _take_in(decoder))
-    after_first = memory_used()
+    memory = GpuMemory()  # what a process keeps, however many decoders it had
     with closing(_decoder(setting, file, setting.gpu_layers)) as decoder:
         with closing(_decoder(setting, file, setting.gpu_layers)) as other:
             start = _take_in(decoder)
             _draft_logits(other, _take_in(other))
             beside = _draft_logits(decoder, start)
+            both = memory.taken()
         decoder.truncate(start)
         errors = {
             "beside another": _relative_error(beside, alone),
@@ -205,8 +205,8 @@ def check_two_decoders(setting: Setting, file: str) -> dict[str, Any]:
         }
     for _ in range(setting.rounds):
         _decoder(setting, file, setting.gpu_layers).close()
-    left = None if after_first is None else (memory_used() or 0) - after_first
-    figures = {**errors, "MiB before": begin, "MiB after one": after_first, "MiB left": left}
+    left = memory.taken()
+    figures = {**errors, "MiB of both": both, "MiB left": left}
     if not max(errors.values()) <= REPEAT_BOUND:
         raise CheckError(f"two decoders disturb each other: {figures}")
     if left is not None and left > MEMORY_LEFT:
@@ -216,10 +216,10 @@ def check_two_decoders(setting: Setting, file: str) -> dict[str, Any]:
 
 def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
     """Prefill and decode rates on both devices, load time, memory on the GPU."""
+    memory = GpuMemory()
     figures: dict[str, Any] = {}
     for place, gpu_layers in (("cpu", 0), ("gpu", setting.gpu_layers)):
         _decoder(setting, file, gpu_layers).close()  # files and kernels into the caches
-        before = memory_used()
         begun = time.perf_counter()
         with closing(_decoder(setting, file, gpu_layers, 2048)) as decoder:
             figures[f"{place} load ms"] = 1000 * (time.perf_counter() - begun)
@@ -233,10 +233,7 @@ def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
                 )
                 figures[f"{place} prefill {prompt}"] = prefill
                 figures[f"{place} decode after {prompt}"] = decode
-            after = memory_used()
-            figures[f"{place} MiB on the GPU"] = (
-                None if before is None or after is None else after - before
-            )
+            figures[f"{place} MiB on the GPU"] = memory.taken()
     return figures
 
 
@@ -244,91 +241,85 @@ def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
 
 
 def check_vision(setting: Setting, file: str) -> dict[str, Any]:
-    """The same tiles on both devices: embeddings and times."""
+    """The same tiles on both devices: embeddings, times of one tile and of several, memory on the GPU."""
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
     entry = manifest.vision.files[file]
     width, height = manifest.image.tile_size
-    tiles = np.random.default_rng(0).integers(0, 256, (16, height, width, 3), np.uint8)
+    tiles = np.random.default_rng(0).integers(0, 256, (13, height, width, 3), np.uint8)
+    memory = GpuMemory()
     figures: dict[str, Any] = {}
     embeddings = []
     for place, device in (("cpu", "cpu"), ("gpu", setting.device)):
-        before = memory_used()
         target = vision.select(device, None, (file,))
         begun = time.perf_counter()
         with closing(open_vision(manifest, bundle.path(entry), target=target)) as runtime:
             figures[f"{place} load ms"] = 1000 * (time.perf_counter() - begun)
             figures[place] = runtime.device
-            embeddings.append(runtime.encode(tiles[:2]))
-            begun = time.perf_counter()
-            runtime.encode(tiles[:1])
-            figures[f"{place} first tile ms"] = 1000 * (time.perf_counter() - begun)
-            for count in (1, 8) if place == "cpu" else (1, 8, 16):
+            figures[f"{place} first run ms"] = _milliseconds(runtime.encode, tiles[:1])
+            embeddings.append(runtime.encode(tiles[:4]))
+            for count in (1, 4, 13):
                 runtime.encode(tiles[:count])
                 figures[f"{place} {count} tiles ms"] = statistics.median(
-                    _milliseconds(lambda n=count: runtime.encode(tiles[:n]))  # type: ignore[misc]
-                    for _ in range(setting.rounds)
+                    _milliseconds(runtime.encode, tiles[:count]) for _ in range(setting.rounds)
                 )
-            after = memory_used()
-            figures[f"{place} MiB on the GPU"] = (
-                None if before is None or after is None else after - before
-            )
+            figures[f"{place} MiB on the GPU"] = memory.taken()
     figures["relative error"] = error = _relative_error(embeddings[1], embeddings[0])
     if not error <= ROUNDING_BOUND:
         raise CheckError(f"embeddings differ by {error:.1e} from the CPU's: {figures}")
     return figures
 
 
-def _milliseconds(work: Callable[[], object]) -> float:
+def _milliseconds(work: Callable[..., object], *arguments: object) -> float:
     begun = time.perf_counter()
-    work()
+    work(*arguments)
     return 1000 * (time.perf_counter() - begun)
 
 
 # ---- both
 
 
-@contextmanager
-def _loaded(setting: Setting, device: str, gpu_layers: int | None) -> Iterator[VLM]:
+def check_answers(
+    setting: Setting, device: str, gpu_layers: int | None, reference: dict[str, Any]
+) -> dict[str, Any]:
+    """Greedy answers, a second turn and probabilities, with the times of each.
+
+    Args:
+        reference: what this function returned for the CPU; empty for the CPU itself.
+    """
+    square = str(IMAGES / "square.png")
+    answers: dict[str, str] = {}
+    first, rate = [], []
     with VLM.from_pretrained(setting.model, device=device, gpu_layers=gpu_layers) as vlm:
-        yield vlm
-
-
-def check_answers(setting: Setting, device: str, gpu_layers: int | None) -> dict[str, Any]:
-    """Greedy answers beside the CPU's, a second turn and probabilities, with the times of each."""
-    answers: list[list[str]] = []
-    figures: dict[str, Any] = {}
-    for place, where, layers in (("cpu", "cpu", 0), ("gpu", device, gpu_layers)):
-        with _loaded(setting, where, layers) as vlm:
-            figures[place] = vlm.device
-            vlm.ask(str(IMAGES / "square.png"), "What is it?", max_tokens=2)  # warm
-            texts, first, rate = [], [], []
-            for names, question in REQUESTS:
-                images = [str(IMAGES / name) for name in names] or None
-                answer = vlm.ask(images, question, max_tokens=48)
-                texts.append(answer.text)
-                first.append(answer.stats.first_token_ms)
-                rate.append(answer.stats.tokens_per_second)
-            chat = vlm.chat()
-            chat.send("What shape is it?", images=[str(IMAGES / "square.png")], max_tokens=16)
-            turn = chat.send("What color is it?", max_tokens=16)
-            texts.append(turn.text)
-            scores = vlm.score(str(IMAGES / "square.png"), "What color is it?", ["red", "green"])
-            answers.append(texts)
-            figures[f"{place} first token ms"] = statistics.median(first)
-            figures[f"{place} second turn ms"] = turn.stats.first_token_ms
-            figures[f"{place} tokens per second"] = statistics.median(rate)
-            figures[f"{place} share of green"] = scores[1].share
-    same = sum(a == b for a, b in zip(*answers, strict=True))
-    figures["same answers"] = f"{same} of {len(answers[0])}"
-    figures["different"] = [pair for pair in zip(*answers, strict=True) if pair[0] != pair[1]]
-    return figures
+        figures: dict[str, Any] = {"device": vlm.device}
+        vlm.ask(square, "What is it?", max_tokens=2)  # kernels loaded, buffers allocated
+        for names, question in REQUESTS:
+            images = [str(IMAGES / name) for name in names] or None
+            answer = vlm.ask(images, question, max_tokens=48)
+            answers[" ".join([question, *names])] = answer.text
+            first.append(answer.stats.first_token_ms)
+            rate.append(answer.stats.tokens_per_second)
+        chat = vlm.chat()
+        chat.send("What shape is it?", images=[square], max_tokens=16)
+        turn = chat.send("What color is it?", max_tokens=16)
+        answers["second turn"] = turn.text
+        scores = vlm.score(square, "What color is it?", ["red", "green"])
+    figures["first token ms"] = statistics.median(first)
+    figures["second turn ms"] = turn.stats.first_token_ms
+    figures["tokens per second"] = statistics.median(rate)
+    figures["share of green"] = scores[1].share
+    if reference:
+        cpu: dict[str, str] = reference["answers"]
+        other = {asked: [cpu[asked], text] for asked, text in answers.items() if text != cpu[asked]}
+        figures["same answers"] = f"{len(answers) - len(other)} of {len(answers)}"
+        figures["other answers"] = other
+    return {**figures, "answers": answers}
 
 
 def check_schema(setting: Setting) -> dict[str, Any]:
     """An answer that a JSON schema holds to."""
-    with _loaded(setting, "cpu", setting.gpu_layers) as vlm:
-        image = str(IMAGES / "square.png")
+    image = str(IMAGES / "square.png")
+    with VLM.from_pretrained(setting.model, device="cpu", gpu_layers=setting.gpu_layers) as vlm:
         answer = vlm.ask(image, "What color is it?", json_schema=SCHEMA, max_tokens=64)
     try:
         value = json.loads(answer.text)
@@ -342,29 +333,34 @@ def check_schema(setting: Setting) -> dict[str, Any]:
 # ---- which checks there are, and how they run
 
 
-def memory_used() -> int | None:
-    """MiB in use on all GPUs by all processes, as nvidia-smi says; None without it."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if listed.returncode != 0:
-        return None
-    return sum(int(line) for line in listed.stdout.split() if line.isdigit())
+class GpuMemory:
+    """How much more memory of all GPUs is in use than when this was created, by whichever process."""
+
+    def __init__(self) -> None:
+        self._before = self._used()
+
+    def taken(self) -> int | None:
+        """MiB; None if nvidia-smi does not say."""
+        used = self._used()
+        return None if used is None or self._before is None else used - self._before
+
+    def _used(self) -> int | None:
+        tool = shutil.which("nvidia-smi")
+        if tool is None:
+            return None
+        command = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if listed.returncode != 0:
+            return None
+        return sum(int(line) for line in listed.stdout.split() if line.isdigit())
 
 
 def decoder_lacks(gpu_layers: int) -> str:
     """Why the decoder cannot run on the GPU; empty if it can."""
     try:
-        offloads = llama_cpp_library.library().llama_supports_gpu_offload()
+        return llama_cpp_library.why_no_gpu() if gpu_layers else ""
     except EdgeVLMError as error:
         return str(error)
-    if gpu_layers == 0 or offloads:
-        return ""
-    return (
-        f"llama.cpp sees no GPU: none is there, or it is built for the CPU only; {BUILD_WITH_CUDA}"
-    )
 
 
 def vision_lacks(device: str) -> str:
@@ -376,23 +372,42 @@ def vision_lacks(device: str) -> str:
     return f"{wanted.provider} is not in this ONNX Runtime, which has {there}; {wanted.install}"
 
 
-def run(name: str, lacks: str, check: Callable[..., dict[str, Any]], *arguments: Any) -> Check:
-    """One check in a child process."""
-    if lacks:
-        return Check(name, "not run", lacks)
-    print(f"check_gpu: {name}", file=sys.stderr, flush=True)
+class Runner:
+    """Runs checks, each in a child process, and keeps what came out.
+
+    Args:
+        only: checks whose names do not hold this text are left out.
+    """
+
+    def __init__(self, only: str = "") -> None:
+        self.only = only
+        self.checks: list[Check] = []
+
+    def run(
+        self, name: str, lacks: str, check: Callable[..., dict[str, Any]], *arguments: Any
+    ) -> dict[str, Any]:
+        """The figures of one check; empty if it failed, was left out or, for what it lacks, not run."""
+        if self.only not in name:
+            return {}
+        done = Check(name, "not run", lacks) if lacks else _in_child(name, check, *arguments)
+        print(describe(done, {check.detail for check in self.checks if check.detail}), flush=True)
+        self.checks.append(done)
+        return done.figures
+
+
+def _in_child(name: str, check: Callable[..., dict[str, Any]], *arguments: Any) -> Check:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         try:
             return Check(name, "passed", figures=pool.submit(check, *arguments).result())
         except BrokenProcessPool:
-            return Check(name, "failed", "the process was ended; what it wrote last stands above")
+            return Check(name, "failed", "its process was ended; what it wrote last stands above")
         except (CheckError, EdgeVLMError) as error:
             return Check(name, "failed", str(error))
 
 
-def check_all(setting: Setting) -> Iterator[Check]:
-    """All checks of a bundle, the decoder's first.
+def check_all(setting: Setting, runner: Runner) -> None:
+    """All checks of a bundle.
 
     Raises:
         BundleError: no such bundle.
@@ -400,36 +415,42 @@ def check_all(setting: Setting) -> Iterator[Check]:
     manifest = Bundle.open(setting.model).manifest
     decoder, pictures = decoder_lacks(setting.gpu_layers), vision_lacks(setting.device)
     for file in manifest.decoder.files:
-        for what, check in (
-            ("logits", check_logits),
-            ("key-value cache", check_cache),
-            ("two at once", check_two_decoders),
-            ("speed", check_decoder_speed),
-        ):
-            yield run(f"decoder {file}: {what}", decoder, check, setting, file)
+        runner.run(f"decoder {file}: logits", decoder, check_logits, setting, file)
+        runner.run(f"decoder {file}: key-value cache", decoder, check_cache, setting, file)
+        runner.run(f"decoder {file}: two at once", decoder, check_two_decoders, setting, file)
+        runner.run(f"decoder {file}: speed", decoder, check_decoder_speed, setting, file)
     for file in manifest.vision.files:
-        yield run(f"vision {file}", pictures, check_vision, setting, file)
-    places = (
-        ("decoder on the GPU", decoder, ("cpu", setting.gpu_layers)),
-        ("vision on the GPU", pictures, (setting.device, 0)),
-        ("both on the GPU", pictures or decoder, (setting.device, setting.gpu_layers)),
-        ("nothing said (device auto)", pictures and decoder, ("auto", None)),
-    )
-    for what, lacks, where in places:
-        yield run(f"answers, {what}", lacks, check_answers, setting, *where)
-    guidance = importlib.util.find_spec("llguidance")
-    schema = decoder or ("" if guidance else "llguidance is not installed; pip install llguidance")
-    yield run("JSON schema", schema, check_schema, setting)
+        runner.run(f"vision {file}", pictures, check_vision, setting, file)
+    neither = pictures and decoder
+    cpu = runner.run("answers: CPU", neither, check_answers, setting, "cpu", 0, {})
+    for place, lacks, device, gpu_layers in (
+        ("decoder on the GPU", decoder, "cpu", setting.gpu_layers),
+        ("vision on the GPU", pictures, setting.device, 0),
+        ("both on the GPU", pictures or decoder, setting.device, setting.gpu_layers),
+        ("device auto", neither, "auto", None),
+    ):
+        runner.run(f"answers: {place}", lacks, check_answers, setting, device, gpu_layers, cpu)
+    guidance = importlib.util.find_spec("llguidance") is not None
+    lacks = decoder or ("" if guidance else "llguidance is not installed; pip install llguidance")
+    runner.run("JSON schema", lacks, check_schema, setting)
 
 
-def describe(check: Check) -> str:
-    """A check as text, a figure a line."""
-    lines = [f"{check.outcome:8} {check.name}{f': {check.detail}' if check.detail else ''}"]
-    for name, value in check.figures.items():
-        shown = f"{value:.3g}" if isinstance(value, float) and value < 1000 else value
-        shown = f"{value:.0f}" if isinstance(value, float) and value >= 1000 else shown
-        lines.append(f"             {name:28} {shown}")
+def describe(check: Check, known: Collection[str] = ()) -> str:
+    """A check as text, a figure a line.
+
+    Args:
+        known: details that need not be said again.
+    """
+    detail = "as above" if check.detail in known else check.detail
+    lines = [f"{check.outcome:8} {check.name}{f': {detail}' if detail else ''}"]
+    lines += [f"{'':13}{name:28} {_shown(value)}" for name, value in check.figures.items()]
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -439,6 +460,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything into this file")
     parser.add_argument(
+        "--only", metavar="TEXT", default="", help="checks with this in their names"
+    )
+    parser.add_argument(
         "--device", default="cuda", help="of the vision graph (default: %(default)s)"
     )
     parser.add_argument("--gpu-layers", metavar="N", type=int, default=-1, help="default: all (-1)")
@@ -447,11 +471,9 @@ def main(arguments: list[str] | None = None) -> int:
     setting = Setting(parsed.model, parsed.device, parsed.gpu_layers, parsed.rounds)
     machine = doctor.examine()
     print(doctor.describe(machine), end="\n\n", flush=True)
-    checks = []
+    runner = Runner(parsed.only)
     try:
-        for check in check_all(setting):
-            print(describe(check), flush=True)
-            checks.append(check)
+        check_all(setting, runner)
     except EdgeVLMError as error:
         parser.error(str(error))
     finally:
@@ -460,13 +482,11 @@ def main(arguments: list[str] | None = None) -> int:
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "setting": asdict(setting),
                 "machine": asdict(machine),
-                "checks": [asdict(check) for check in checks],
+                "checks": [asdict(check) for check in runner.checks],
             }
             parsed.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    counts = {
-        outcome: sum(check.outcome == outcome for check in checks)
-        for outcome in ("passed", "failed", "not run")
-    }
+    outcomes = [check.outcome for check in runner.checks]
+    counts = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "not run")}
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     return 1 if counts["failed"] else 0
 

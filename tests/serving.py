@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from edgevlm import VLM
 from edgevlm.server.app import create_app
+from edgevlm.server.http_server import bind
+from tests.openai_description import CheckedAnswers
 
 MODEL = "edgevlm-nano"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SECONDS = 60
 """That a test waits for something at most."""
+
+
+def data_uri(name: str) -> str:
+    """Of one of the example pictures."""
+    data = base64.b64encode((EXAMPLES / name).read_bytes()).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def asking(text: str, *urls: str, detail: str | None = None) -> Any:
+    """Messages that ask about some pictures."""
+    extra = {} if detail is None else {"detail": detail}
+    pictures = [{"type": "image_url", "image_url": {"url": url, **extra}} for url in urls]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 def free_port() -> int:
@@ -35,16 +53,18 @@ def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def serving(vlm: VLM | None = None, **options: Any) -> Iterator[str]:
-    """Address of a server in a thread."""
+    """Address of a server in a thread; at its end, all that it answered has to be as OpenAI describes."""
     app = create_app(vlm or VLM.from_pretrained(MODEL), model=MODEL, **options)
-    port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    checked = CheckedAnswers(app)
+    listening = bind("127.0.0.1", 0)
+    config = uvicorn.Config(checked, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     until(lambda: server.started)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
+    assert checked.mistakes == []

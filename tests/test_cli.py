@@ -292,3 +292,14 @@ def test_chat_without_an_input_ends(tmp_path: Path) -> None:
     command = f"{sys.executable} -m edgevlm chat --model edgevlm-nano <&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_chat_drops_its_oldest_turns_if_asked_to() -> None:
+    turns = "".join(f"What color is shape {number}?\n" for number in range(120))
+    arguments = ("chat", SQUARE, "--model", "edgevlm-nano", "--max-tokens", "4")
+    refused = edgevlm(*arguments, stdin=turns)
+    assert refused.returncode == 1
+    assert "larger context_length" in refused.stderr
+    done = edgevlm(*arguments, "--overflow", "drop_images", stdin=turns)
+    assert done.returncode == 0
+    assert "edgevlm: dropped of the oldest: 0 turns, 1 images" in done.stderr

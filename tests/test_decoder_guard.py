@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgevlm.errors import RuntimeLoadError
-from edgevlm.runtimes import cpu, guard, probe
+from edgevlm.runtimes import cpu, guard, llama_cpp_library, probe
 
 Command = Callable[..., list[str]]
 
@@ -240,3 +240,57 @@ def test_without_a_temporary_folder_the_library_is_tried_all_the_same(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
     assert guard.check_library(command(), library, tmp_path / "cache").outcome == "ok"
     assert runs(tmp_path) == ["library extra-bufts"]
+
+
+def test_a_gpu_is_tried_once(command: Command, library: Path, tmp_path: Path) -> None:
+    for _ in range(3):
+        guard.check_gpu(command(), library, tmp_path / "cache")
+    assert runs(tmp_path) == ["gpu all-layers"]
+    (library / "libllama.so").write_bytes(b"another build")
+    guard.check_gpu(command(), library, tmp_path / "cache")
+    assert runs(tmp_path) == ["gpu all-layers"] * 2
+
+
+def test_another_gpu_or_driver_is_tried_again(
+    command: Command, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "driver"
+    monkeypatch.setattr(guard, "NVIDIA", driver)
+    for path, text in (
+        ("gpus/0000:00:06.0/information", "Model: \t NVIDIA H200"),
+        ("version", "580.1"),
+    ):
+        for content in (text, text.replace("0", "1")):
+            (driver / path).parent.mkdir(parents=True, exist_ok=True)
+            (driver / path).write_text(content)
+            guard.check_gpu(command(), library, tmp_path / "cache")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    guard.check_gpu(command(), library, tmp_path / "cache")
+    assert runs(tmp_path) == ["gpu all-layers"] * 5
+
+
+def test_kernels_that_crash_on_the_gpu_are_an_error_with_the_cause(
+    library: Path, tmp_path: Path
+) -> None:
+    """What llama.cpp writes when it was compiled for another GPU."""
+    script = (
+        "import os, sys\n"
+        "print('llama.cpp ends this process: CUDA error: no kernel image', file=sys.stderr)\n"
+        "print('ggml-cuda.cu:109: CUDA error', file=sys.stderr, flush=True)\n"
+        "os.abort()"
+    )
+    for _ in range(2):
+        with pytest.raises(
+            RuntimeLoadError,
+            match=r"on this GPU \(status -6: .*no kernel image\); CMAKE_ARGS=-DGGML_CUDA.*gpu_layers=0",
+        ):
+            guard.check_gpu([sys.executable, "-c", script], library, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_probe_of_a_gpu_says_that_there_is_none(tmp_path: Path) -> None:
+    if not llama_cpp_library.why_no_gpu():
+        guard.check_gpu(cache=tmp_path)
+        return
+    with pytest.raises(RuntimeLoadError, match="gpu_layers=-1, but"):
+        guard.check_gpu(cache=tmp_path)

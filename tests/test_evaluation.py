@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +326,18 @@ def test_what_is_written_is_read_again(generated: list[Item], tmp_path: Path) ->
         question_file.write(tmp_path / "set", items)
 
 
+def test_pictures_by_address(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(file, "PNG")
+    (tmp_path / "a b.png").write_bytes(file.getvalue())
+    uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    images = ["a b.png", (tmp_path / "a b.png").as_uri(), uri]
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"turns": ["Q?"], "answers": ["red"], "images": images}))
+    (item,) = question_file.read(path)
+    assert [picture.open().getpixel((2, 1)) for picture in item.pictures] == [(1, 2, 3)] * 3
+
+
 def test_fields_may_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('\ufeff{"turns": ["1 + 1?\u2028"], "answers": ["2"]}\r\n\n', encoding="utf-8")
@@ -336,6 +350,7 @@ def test_fields_may_be_left_out(tmp_path: Path) -> None:
         ({"row": 3}, "row: must be a text that is not empty, is 3"),
         ({"images": "a.png"}, "images: must be a list of one or more texts, is 'a.png'"),
         ({"images": ["missing.png"]}, "images: no picture at"),
+        ({"images": ["x" * 5000]}, "images: no picture at"),
         ({"turns": []}, "turns: must be a list"),
         ({"turns": [" "]}, "turns: must hold texts that are not empty, holds ' '"),
         ({"turns": None}, "turns: must be a list"),

@@ -148,7 +148,16 @@ def test_optimum_cli_knows_the_command() -> None:
 
 def test_extras_are_those_that_are_promised() -> None:
     extras = metadata.metadata("edgevlm").get_all("Provides-Extra")
-    assert sorted(extras or []) == ["all", "cpu", "cuda", "demo", "export", "openvino", "serve"]
+    assert sorted(extras or []) == [
+        "all",
+        "cpu",
+        "cuda",
+        "demo",
+        "export",
+        "heic",
+        "openvino",
+        "serve",
+    ]
 
 
 def modules_after(code: str) -> set[str]:

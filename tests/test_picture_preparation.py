@@ -82,17 +82,11 @@ SIZES = [
     (190, 191),
     (1500, 7),
 ]
-MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"]
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"]
 
 
 def random_picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
     random = np.random.default_rng(width * 10_007 + height)
-    if mode == "I;16":
-        return Image.fromarray(random.integers(0, 65536, (height, width), dtype=np.uint16))
-    if mode in ("I", "F"):
-        return Image.fromarray(random.uniform(0, 300, (height, width)).astype(np.float32)).convert(
-            mode
-        )
     if mode == "PA":
         return random_picture(width, height, "P").convert("PA")
     if mode == "LAB":
@@ -308,10 +302,7 @@ def test_decompression_bombs_are_refused_undecoded(size: tuple[int, int]) -> Non
         (".", "a folder"),
         ("https://example.com/a.png", "fetches nothing"),
         (7, "is int"),
-        (np.zeros((4, 4, 3), np.float32), "float32"),
-        (np.zeros((4, 4), np.uint8), r"\[4, 4\]"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
-        (np.zeros((4, 4, 4), np.uint8), r"\[4, 4, 4\]"),
     ],
 )
 def test_what_is_no_picture_is_refused(source: Any, message: str) -> None:

@@ -276,6 +276,19 @@ def test_messages_of_another_form_are_refused(
         smolvlm.builder.build(messages, [])
 
 
+def test_errors_do_not_repeat_what_is_long(smolvlm: Prompts) -> None:
+    uri = "data:image/png;base64," + "A" * 400_000
+    for message in (
+        {"role": "user", "content": [{"type": "image_url", "image_url": uri}]},
+        {"role": uri, "content": "a"},
+        {"content": uri},
+        {"role": "user", "content": {"a": uri}},
+    ):
+        with pytest.raises(PromptError) as caught:
+            smolvlm.builder.build([message], [])
+        assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [

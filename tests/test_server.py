@@ -26,11 +26,12 @@ from pydantic import BaseModel
 
 from edgevlm import VLM
 from edgevlm.cli import main
+from edgevlm.errors import RuntimeLoadError
+from edgevlm.results import Chunk
 from edgevlm.server.limits import Limits
 from edgevlm.server.pictures import is_public
-from tests.serving import MODEL, SECONDS, free_port, serving, until
+from tests.serving import EXAMPLES, MODEL, SECONDS, asking, data_uri, free_port, serving, until
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 QUESTION = "What color is it?"
 ENDLESS = {
     "type": "json_schema",
@@ -57,17 +58,6 @@ def vlm() -> Iterator[VLM]:
 @pytest.fixture
 def client(address: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
-
-def data_uri(name: str) -> str:
-    data = base64.b64encode((EXAMPLES / name).read_bytes()).decode()
-    return f"data:image/png;base64,{data}"
-
-
-def asking(text: str, *urls: str, detail: str | None = None) -> Any:
-    extra = {} if detail is None else {"detail": detail}
-    pictures = [{"type": "image_url", "image_url": {"url": url, **extra}} for url in urls]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 def body(text: str = QUESTION, *urls: str, **fields: Any) -> dict[str, Any]:
@@ -215,7 +205,6 @@ def test_stop_seed_and_sampling(client: openai.OpenAI, vlm: VLM) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
-        ({"model": "gpt-4o"}, 404, "no model 'gpt-4o'"),
         ({"messages": []}, 400, "messages"),
         ({"messages": asking("?", "data:image/png;base64,!!")}, 400, "not base64"),
         ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as a picture"),
@@ -223,14 +212,13 @@ def test_stop_seed_and_sampling(client: openai.OpenAI, vlm: VLM) -> None:
         ({"messages": asking("?", "http://127.0.0.1/a.png")}, 400, "fetches no pictures"),
         ({"messages": asking("x " * 3000)}, 400, "positions"),
         ({"max_tokens": 0}, 400, "max_tokens"),
-        ({"max_tokens": 10**6}, 400, "context"),
         ({"temperature": 3}, 400, "temperature"),
         ({"temperature": "hot"}, 400, "temperature"),
-        ({"tools": []}, 400, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "look"}}]}, 400, "tools"),
         ({"n": 2}, 400, "n"),
         ({"top_logprobs": 2}, 400, "needs logprobs"),
         ({"stop": ["a"] * 5}, 400, "stop"),
-        ({"response_format": {"type": "json_schema"}}, 400, "needs its json_schema"),
+        ({"response_format": {"type": "json_schema"}}, 400, "json_schema is missing"),
         (
             {
                 "response_format": {
@@ -252,12 +240,6 @@ def test_what_cannot_be_answered_is_said(
         answered = httpx.post(f"{address}/v1/chat/completions", json=sent, timeout=SECONDS)
         assert answered.status_code == status, answered.text
         assert words in answered.json()["error"]["message"]
-
-
-def test_no_json(address: str) -> None:
-    sent = httpx.post(f"{address}/v1/chat/completions", content=b"{", timeout=SECONDS)
-    assert sent.status_code == 400
-    assert httpx.get(f"{address}/v1/nothing").json()["error"]["message"] == "Not Found"
 
 
 def test_special_tokens_in_text_are_text(client: openai.OpenAI, vlm: VLM) -> None:
@@ -358,6 +340,57 @@ def test_full_queue_says_when_to_come_again() -> None:
         for thread in asking:
             thread.join()
         assert [answer.status_code for answer in answers] == [200, 200]
+
+
+class Breaking:
+    """A model whose answers end in an error after their first words."""
+
+    def __init__(self, vlm: VLM, error: Exception) -> None:
+        self._vlm = vlm
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vlm, name)
+
+    def generate(self, *arguments: Any, **options: Any) -> Iterator[Chunk]:
+        with contextlib.closing(self._vlm.generate(*arguments, **options)) as chunks:
+            for chunk in chunks:
+                yield chunk
+                if chunk.text:
+                    raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeLoadError("the decoder computes NaN"), "the decoder computes NaN"),
+        (ZeroDivisionError("division by zero"), "the server failed: ZeroDivisionError"),
+    ],
+)
+def test_error_in_the_middle_of_an_answer(error: Exception, words: str) -> None:
+    vlm: Any = Breaking(VLM.from_pretrained(MODEL), error)
+    with serving(vlm) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        messages = asking("Hello")
+        stream = client.chat.completions.create(model=MODEL, messages=messages, stream=True)
+        with pytest.raises(openai.APIError, match=words):
+            list(stream)
+        with pytest.raises(openai.InternalServerError, match=words):
+            client.chat.completions.create(model=MODEL, messages=messages)
+
+
+def test_page_reads_that_the_server_failed() -> None:
+    page = "http://localhost:5173"
+    vlm: Any = Breaking(VLM.from_pretrained(MODEL), ZeroDivisionError())
+    with serving(vlm, allowed_origins=(page,)) as address:
+        answer = httpx.post(
+            f"{address}/v1/chat/completions",
+            json=body("Hello"),
+            headers={"Origin": page},
+            timeout=SECONDS,
+        )
+        assert answer.status_code == 500
+        assert answer.headers["Access-Control-Allow-Origin"] == page
 
 
 class Pictures(http.server.BaseHTTPRequestHandler):
@@ -468,7 +501,9 @@ def test_sigterm_lets_the_answer_end() -> None:
 
     until(up)
     url = f"{address}/v1/chat/completions"
-    with httpx.stream("POST", url, json=endless(stream=True), timeout=SECONDS) as stream:
+    with httpx.stream(
+        "POST", url, json=endless(stream=True) | {"max_tokens": 100}, timeout=SECONDS
+    ) as stream:
         lines = stream.iter_lines()
         next(lines)
         process.send_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -22,6 +23,7 @@ OPERATIONS = [
     "POST /v1/files",
     "GET /v1/files",
     "GET /v1/files/{identifier}",
+    "GET /v1/files/{identifier}/content",
     "DELETE /v1/files/{identifier}",
     "POST /v1/chat/completions",
 ]
@@ -66,3 +68,32 @@ def test_every_answer_is_as_described(operations: dict[str, Any], name: str) -> 
             )
 
         check()
+
+
+def test_every_schema_is_one(operations: dict[str, Any]) -> None:
+    """No keyword but those that JSON Schema and OpenAPI have."""
+    described = next(iter(operations.values())).schema.raw_schema
+    known = {"discriminator", "contentMediaType"} | set(
+        jsonschema.Draft202012Validator({}).VALIDATORS
+    )
+    annotations = {"title", "description", "default", "const", "enum"}
+    seen: set[str] = set()
+
+    def walk(schema: Any) -> None:
+        if not isinstance(schema, dict):
+            return
+        seen.update(schema)
+        for name, value in schema.items():
+            if name in ("properties", "$defs"):
+                for inner in value.values():
+                    walk(inner)
+            elif name in ("anyOf", "oneOf", "allOf"):
+                for inner in value:
+                    walk(inner)
+            elif name in ("items", "not", "additionalProperties"):
+                walk(value)
+
+    for schema in described["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+        walk(schema)
+    assert seen - known - annotations == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper
 
 from edgevlm.errors import InputError, RuntimeLoadError
 from edgevlm.runtimes import cpu, onnx_providers, vision
+from edgevlm.runtimes import onnx as onnx_runtime
 from edgevlm.runtimes.base import VisionRuntime
 from edgevlm.runtimes.onnx import OnnxVision, available_devices, first_provider
 from edgevlm.runtimes.openvino import OpenVinoVision
@@ -390,3 +392,22 @@ def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptu
 def test_named_devices_must_exist() -> None:
     with pytest.raises(InputError, match=r"auto, cpu, cuda.*openvino:npu, is 'openvino:tpu'"):
         vision.select("openvino:tpu", None, ("fp32",))
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+def test_cuda_as_pip_installs_it_is_loaded_before_a_session_that_needs_it(
+    graph: Path,
+    provider: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is missing then belongs on stderr, not among the answers."""
+    monkeypatch.setattr(onnx_runtime, "_load_cuda", onnx_runtime._load_cuda.__wrapped__)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no libcudnn"), raising=False)
+    with contextlib.suppress(RuntimeLoadError):  # where this ONNX Runtime has no CUDA
+        OnnxVision(
+            graph, input_name="tiles", output_name="embeddings", device="auto"
+        )._create_session(graph, [provider], onnxruntime.SessionOptions(), fall_back=False)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("no libcudnn" in shown.err) == (provider == "CUDAExecutionProvider")

@@ -64,7 +64,7 @@ def test_a_failed_turn_leaves_the_conversation_as_it_was(fresh: Callable[..., VL
         (b"", "What?", ImageError),
         ("/no/such.png", "What?", ImageError),
         ([None], "What?", ImageError),
-        (np.zeros((3, 3), np.uint8), "What?", ImageError),
+        (np.zeros((3, 3), np.int64), "What?", ImageError),
     ],
     ids=repr,
 )

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 
+from edgevlm.cli import images
 from edgevlm.cli.options import (
     add_generation_options,
     add_model_options,
@@ -21,12 +22,13 @@ EXAMPLES = """\
   edgevlm ask "What is in the picture?" photo.jpg
   edgevlm ask "What differs between the two?" before.png after.png
   edgevlm ask "Describe it." photo.jpg --model ./smolvlm-256m --max-tokens 60
-  edgevlm ask "How many shapes are there?" photo.jpg --json | jq .text"""
+  edgevlm ask "How many shapes are there?" photo.jpg --json | jq .text
+  curl -s https://example.com/photo.jpg | edgevlm ask "What is this?" -"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", metavar="QUESTION", type=_question)
-    parser.add_argument("images", metavar="IMAGE", nargs="*", help="picture files")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help=images.HELP)
     add_model_options(parser)
     add_generation_options(parser)
     output = parser.add_argument_group("output")
@@ -39,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    pictures = images.argument_images(arguments.images)
     with load_model(arguments) as vlm:
-        chunks = vlm.stream(arguments.images, arguments.question, **generation_options(arguments))
+        chunks = vlm.stream(pictures, arguments.question, **generation_options(arguments))
         text = []
         for chunk in chunks:
             text.append(chunk.text)

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
-from edgevlm.cli import options
+from edgevlm.cli import images, options
 from edgevlm.errors import EdgeVLMError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a built-in name, a folder or a hub repository (default: %(default)s)",
     )
     parser.add_argument(
-        "--image", metavar="FILE", help="the picture (default: a camera frame of noise, 640 x 480)"
+        "--image",
+        metavar="IMAGE",
+        help=f"{images.HELP} (default: a camera frame of noise, 640 x 480)",
     )
     parser.add_argument(
         "--device",
@@ -69,7 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     from edgevlm.runtimes import cpu
 
     bundle = Bundle.open(arguments.bundle)
-    picture = load_image(arguments.image) if arguments.image else benchmark.camera_frame()
+    picture = benchmark.camera_frame()
+    if arguments.image is not None:
+        (source,) = images.argument_images([arguments.image])
+        picture = load_image(source)
     ceilings = benchmark.ceilings()
     wanted = benchmark.settings(bundle, arguments.bundle, arguments.device, arguments.threads)
     pictures: list[PictureSpeed] = []

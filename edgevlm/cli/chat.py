@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from edgevlm.cli.images import file_images, named_images
 from edgevlm.cli.options import (
     add_generation_options,
     add_model_options,
     generation_options,
     load_model,
 )
+from edgevlm.data_uri import shortened
 from edgevlm.errors import EdgeVLMError, InputError
 
 if TYPE_CHECKING:
@@ -27,11 +30,14 @@ HELP = """\
 Talk about pictures. Each line is a turn, and its answer streams to stdout; lines may also come
 from a pipe.
 
-  /image PATH  show a picture with the next turn
+  /image PATH  show a picture with the next turn; several paths show several. A path may be
+               quoted, begin with ~, be a file:// URL or a data URI: what a terminal writes
+               when a file is dropped on it
   /new         forget the conversation
   /quit        leave (as does the end of input)
 
-Ctrl-C stops an answer."""
+Ctrl-C stops an answer. In a pipe, questions after an /image that failed are not answered until
+another /image works or /new begins a conversation without it."""
 
 EXAMPLES = """\
   edgevlm chat photo.jpg
@@ -40,33 +46,49 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="IMAGE", nargs="*", help="pictures of the first turn")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="images of the first turn")
     add_model_options(parser)
     add_generation_options(parser)
+    parser.add_argument(
+        "--overflow",
+        choices=("error", "drop_images", "drop_turns"),
+        default="error",
+        help="once a turn no longer fits the context: refuse it, or drop the oldest turns, their "
+        "pictures first or at once (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgevlm.images import load_image
+    from edgevlm.images import load_images
 
-    pictures = [load_image(path) for path in arguments.images]
+    pictures = load_images(file_images(arguments.images))
     options = generation_options(arguments)
     interactive = sys.stdin.isatty()
     failed = False
+    lacks_image = False
     with load_model(arguments) as vlm:
         if interactive:
             print("/image PATH shows a picture, /new starts again, /quit leaves", file=sys.stderr)
-        chat = vlm.chat()
+        chat = vlm.chat(overflow=arguments.overflow)
         for line in _lines(interactive):
-            command, _, rest = line.partition(" ")
+            command, rest, *_ = [*line.split(maxsplit=1), ""]
             try:
                 if command == "/quit":
                     break
                 if command == "/new":
-                    chat, pictures = vlm.chat(), []
+                    chat = vlm.chat(overflow=arguments.overflow)
+                    pictures, lacks_image = [], False
                 elif command == "/image":
-                    pictures.append(load_image(rest.strip()))
+                    lacks_image = not interactive  # until it is loaded; who sees the error decides
+                    pictures += load_images(named_images(rest))
+                    lacks_image = False
                 elif command.startswith("/"):
-                    raise InputError(f"no command {command}: it is one of /image PATH, /new, /quit")
+                    raise InputError(
+                        f"no command {command[:60]}: it is one of /image PATH, /new, /quit"
+                    )
+                elif lacks_image:
+                    pictures = []  # what was shown with this question is not the next one's
+                    raise InputError(f"{shortened(line)} is not answered: its /image failed")
                 else:
                     _take_turn(chat, line, pictures, options)
                     pictures = []
@@ -84,6 +106,14 @@ def _take_turn(
         try:
             for chunk in chunks:
                 print(chunk.text, end="", flush=True)
+                if (
+                    chunk.stats is not None
+                    and chunk.stats.dropped_turns + chunk.stats.dropped_images
+                ):
+                    dropped = (
+                        f"{chunk.stats.dropped_turns} turns, {chunk.stats.dropped_images} images"
+                    )
+                    print(f"\nedgevlm: dropped of the oldest: {dropped}", file=sys.stderr, end="")
         except KeyboardInterrupt:
             print(" [stopped]", end="", file=sys.stderr, flush=True)
     print(flush=True)
@@ -93,6 +123,8 @@ def _lines(interactive: bool) -> Iterator[str]:
     """What is typed or piped in, without blank lines."""
     if interactive:
         import readline  # noqa: F401  (gives input() line editing and history)
+    elif isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be in another encoding
     while True:
         try:
             # input() writes its prompt to stdout, which is for answers alone if it is no terminal.

@@ -18,7 +18,6 @@ from edgevlm.errors import EdgeVLMError
 from edgevlm.runtimes import (
     cpu,
     guard,
-    llama_cpp,
     llama_cpp_library,
     onnx,
     onnx_providers,
@@ -165,11 +164,8 @@ def _examine_llama_cpp(report: Report) -> None:
         return
     report.llama_cpp_python = library.__version__
     report.llama_cpp_system = library.llama_print_system_info().decode().strip(" |")
-    if report.gpus and not library.llama_supports_gpu_offload():
-        report.add(
-            f"answers are not decoded on {report.gpus[0]}: llama.cpp is built for the CPU only; "
-            f"{llama_cpp.BUILD_WITH_CUDA}"
-        )
+    if report.gpus and (reason := llama_cpp_library.why_no_gpu()):
+        report.add(f"answers are not decoded on {report.gpus[0]}: {reason}")
 
 
 def _dependencies() -> dict[str, str | None]:

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import os
 import sys
+from collections.abc import Sequence
 
 from edgevlm.cli.options import add_model_options, load_model, port, positive
 from edgevlm.errors import InputError, MissingDependencyError
@@ -19,6 +20,7 @@ HELP = (
 EXAMPLES = """\
   edgevlm serve
   edgevlm serve --model ./smolvlm-256m --port 9000
+  edgevlm serve --allow-origin http://localhost:5173
   EDGEVLM_API_KEY=secret edgevlm serve --host 0.0.0.0"""
 
 KEY_VARIABLE = "EDGEVLM_API_KEY"
@@ -29,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    group.add_argument("--port", type=port, default=8080, help="default: %(default)s")
+    group.add_argument(
+        "--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)"
+    )
     group.add_argument(
         "--api-key",
         metavar="KEY",
@@ -45,6 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-remote-images",
         action="store_true",
         help="fetch pictures from public addresses that requests name",
+    )
+    group.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="let web pages of this origin use the server, such as http://localhost:5173; 'null' is "
+        "pages opened as files, '*' all; may be given again",
+    )
+    group.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="another name that requests may call the server by; may be given again",
+    )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse fields of requests that the server does not know, instead of ignoring them",
     )
     limits = parser.add_argument_group("limits of a request")
     for option, default, meaning in (
@@ -64,12 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        import uvicorn
-
+        from edgevlm.server.access import origin
         from edgevlm.server.app import create_app
-        from edgevlm.server.connection import connection_options
+        from edgevlm.server.http_server import bind, serve, url
         from edgevlm.server.pictures import is_public
-        from edgevlm.server.shutdown import BoundedServer
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the server needs {error.name}: pip install 'edgevlm[serve]'"
@@ -87,30 +109,50 @@ def run(arguments: argparse.Namespace) -> int:
         pixels=arguments.pixels,
         queue=arguments.queue,
     )
-    vlm = load_model(arguments)
-    name = vlm.manifest.name
-    app = create_app(
-        vlm,
-        model=name,
-        api_key=key,
-        limits=limits,
-        remote_addresses=is_public if arguments.allow_remote_images else None,
-        trusted_hosts=(*LOCAL_NAMES, arguments.host) if local else None,
-    )
-    print(
-        f"edgevlm: {name} at http://{arguments.host}:{arguments.port}/v1, Ctrl-C ends it",
-        file=sys.stderr,
-    )
-    config = uvicorn.Config(
-        app,
-        host=arguments.host,
-        port=arguments.port,
-        log_level="warning",
-        **connection_options(limits),
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-        BoundedServer(config, limits).run()
+    origins = [origin(text) for text in arguments.allow_origin]
+    hosts = _trusted_hosts(arguments.host, arguments.allow_host)
+    listening = bind(arguments.host, arguments.port)  # fails before the model takes its time
+    with contextlib.closing(listening):
+        vlm = load_model(arguments)
+        name = vlm.manifest.name
+        app = create_app(
+            vlm,
+            model=name,
+            api_key=key,
+            limits=limits,
+            remote_addresses=is_public if arguments.allow_remote_images else None,
+            trusted_hosts=hosts,
+            allowed_origins=origins,
+            strict=arguments.strict,
+        )
+        address = url(listening, arguments.host)
+        serve(
+            app,
+            [listening],
+            limits,
+            started=lambda: print(
+                f"edgevlm: {name} at {address}, Ctrl-C ends it", file=sys.stderr, flush=True
+            ),
+        )
     return 0
+
+
+def _trusted_hosts(host: str, allowed: Sequence[str]) -> tuple[str, ...] | None:
+    """Names that requests may call the server by; None for any: other machines know it by many names.
+
+    Raises:
+        InputError: something allowed that is no name.
+    """
+    for name in allowed:
+        if not name or not set("/@*").isdisjoint(name):
+            raise InputError(f"--allow-host takes a name such as box.local, is {name!r}")
+    if not is_local(host) and not allowed:
+        return None
+    return (*LOCAL_NAMES, f"[{host}]" if ":" in host else host, *allowed)
+
+
+def _port(text: str) -> int:
+    return 0 if text == "0" else port(text)
 
 
 def is_local(host: str) -> bool:

@@ -4,12 +4,13 @@
 
     {"row": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}
 
-``images`` (paths relative to the file; may be left out) come before the first of ``turns``, which
-are the user's messages; the model's own answers lie between them, and the one to the last is judged
-by ``judge`` ("words" if left out, see `edgevlm.evaluation.judging`) against ``answers``. Lines of one
-``row`` ("all" if left out) are reported together. Chance is computed for each ``family`` (the row if
-left out), and is at least ``chance``: how often one is right who only reads the question (0 if left
-out, 0.5 where it offers two answers). Not covered: system messages, pictures in later turns.
+``images`` (paths relative to the file, file URLs or data URIs; may be left out) come before the first
+of ``turns``, which are the user's messages; the model's own answers lie between them, and the one to
+the last is judged by ``judge`` ("words" if left out, see `edgevlm.evaluation.judging`) against
+``answers``. Lines of one ``row`` ("all" if left out) are reported together. Chance is computed for each
+``family`` (the row if left out), and is at least ``chance``: how often one is right who only reads the
+question (0 if left out, 0.5 where it offers two answers). Not covered: system messages, pictures in
+later turns.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import Any
 
 from PIL import Image
 
+from edgevlm.data_uri import shortened
 from edgevlm.errors import InputError
 from edgevlm.evaluation import judging
+from edgevlm.image_sources import is_url
 from edgevlm.images import load_image
 
 FILE_NAME = "questions.jsonl"
@@ -94,9 +97,10 @@ def _parse(data: Any, folder: Path) -> Item:
             raise ValueError(f"answers: {answer!r} is nothing that the judge {judge!r} can compare")
     pictures = []
     for name in _texts(data, "images") if data.get("images", []) != [] else ():
-        if not (folder / name).is_file():
-            raise ValueError(f"images: no picture at {str(folder / name)!r}")
-        pictures.append(Picture(name, partial(_load, folder / name)))
+        source = name if is_url(name) else os.path.join(folder, name)
+        if not is_url(name) and not os.path.isfile(source):
+            raise ValueError(f"images: no picture at {shortened(source)}")
+        pictures.append(Picture(name, partial(_load, source)))
     turns, family = _texts(data, "turns"), _text(data, "family", row)
     chance = data.get("chance", 0.0)
     if not isinstance(chance, int | float) or not 0 <= chance <= 1:
@@ -123,8 +127,8 @@ def _texts(data: dict[str, Any], field: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _load(path: Path) -> Image.Image:
-    return Image.fromarray(load_image(path))
+def _load(source: str) -> Image.Image:
+    return Image.fromarray(load_image(source))
 
 
 def fields_of(item: Item) -> dict[str, Any]:

@@ -5,42 +5,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import json
-import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, Form, Request, Response, UploadFile
-from fastapi import File as FormFile
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 import edgevlm
-from edgevlm.results import Chunk, Stats
-from edgevlm.server import protocol
+from edgevlm.generation import DEFAULT_MAX_TOKENS
+from edgevlm.server import description, responses
+from edgevlm.server.access import Access, origin
+from edgevlm.server.answers import Answer, unless_left
 from edgevlm.server.body_limit import BodyLimit
-from edgevlm.server.errors import RequestError, error_body
-from edgevlm.server.files import FileStore, StoredFile
+from edgevlm.server.errors import RequestError, error_body, failure_body
+from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
 from edgevlm.server.limits import Limits
 from edgevlm.server.metrics import Metrics
+from edgevlm.server.notices import Notices
 from edgevlm.server.pictures import PictureReader
+from edgevlm.server.requests import ChatCompletionRequest
+from edgevlm.server.validation import check, parse_json
 from edgevlm.server.worker import Worker
 from edgevlm.vlm import VLM
 
-DEFAULT_MAX_TOKENS = 256
-"""Of an answer whose request names none; less where the context is small."""
+LARGE_BODY = 2**18
+"""Bytes from which a request is read in a thread, so that nobody else waits for it."""
 
 BEARER = HTTPBearer(auto_error=False)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": protocol.ErrorResponse, "description": description}
+    status: {"model": responses.ErrorResponse, "description": description}
     for status, description in {
         400: "the request cannot be used",
         401: "the key is missing or wrong",
+        403: "a web page whose origin is not allowed",
         404: "no such model, file or address",
         405: "another method is meant",
         413: "larger than the server accepts",
@@ -48,6 +51,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         501: "needs a library that the server lacks",
         503: "too many requests wait; Retry-After says when to come again",
     }.items()
+}
+
+UPLOAD = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+        **UploadFields.model_json_schema()["properties"],
+    },
+    "required": ["file"],
 }
 
 
@@ -59,6 +71,8 @@ def create_app(
     limits: Limits | None = None,
     remote_addresses: Callable[[str], bool] | None = None,
     trusted_hosts: Sequence[str] | None = None,
+    allowed_origins: Sequence[str] = (),
+    strict: bool = False,
 ) -> FastAPI:
     """The application, which owns `vlm` from its start to its end.
 
@@ -68,13 +82,21 @@ def create_app(
         remote_addresses: which IP addresses pictures are fetched from; None fetches none.
         trusted_hosts: names in requests' Host headers; None allows any. A server without a key should
             allow its own only, else a web page can make a name point at it and read its answers.
+        allowed_origins: of web pages that may use the server, such as ``http://localhost:5173``; see
+            `edgevlm.server.access.origin`.
+        strict: refuse fields that the server does not know, instead of ignoring them.
+
+    Raises:
+        InputError: an origin that is none.
     """
     limits = limits or Limits()
+    origins = [origin(text) for text in allowed_origins]
     metrics = Metrics()
     worker = Worker(vlm, limits.queue, metrics)
     metrics.watch(lambda: worker.waiting)
     files = FileStore(limits)
     pictures = PictureReader(limits, files, remote_addresses)
+    notices = Notices()
     started = int(time.time())
 
     @contextlib.asynccontextmanager
@@ -92,8 +114,9 @@ def create_app(
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, most_bytes=limits.body_bytes)
-    if trusted_hosts is not None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(trusted_hosts))
+    app.add_middleware(
+        Access, hosts=trusted_hosts, origins=origins, notices=notices
+    )  # the last one added is the first one asked
     _handle_errors(app)
 
     def authorized(
@@ -112,7 +135,7 @@ def create_app(
     guarded: dict[str, Any] = {"dependencies": [Depends(authorized)], "responses": ERRORS}
 
     @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
-    async def health() -> protocol.Health:
+    async def health() -> responses.Health:
         """Whether the server answers, and the request that it works on gets on."""
         stalled = worker.stalled_seconds
         if stalled > limits.stalled_seconds:
@@ -122,7 +145,7 @@ def create_app(
                 f"{worker.waiting} wait for it; end the server and start it again",
                 code="stalled",
             )
-        return protocol.Health(waiting=worker.waiting)
+        return responses.Health(waiting=worker.waiting)
 
     @app.get("/metrics", response_class=Response, **guarded)
     async def metrics_text() -> Response:
@@ -130,45 +153,77 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models", **guarded)
-    async def models() -> protocol.ModelList:
+    async def models() -> responses.ModelList:
         """The model that is served."""
-        return protocol.ModelList(data=[protocol.Model(id=model, created=started)])
+        return responses.ModelList(data=[responses.Model(id=model, created=started)])
 
     @app.get("/v1/models/{name:path}", **guarded)
-    async def one_model(name: str) -> protocol.Model:
+    async def one_model(name: str) -> responses.Model:
         """The model, if it has this name."""
-        _check_model(name, model)
-        return protocol.Model(id=model, created=started)
+        if name != model:
+            raise RequestError(
+                404, f"no model {name[:80]!r}; this server has {model!r}", code="model_not_found"
+            )
+        return responses.Model(id=model, created=started)
 
-    @app.post("/v1/files", **guarded)
-    async def upload(
-        file: Annotated[UploadFile, FormFile()], purpose: Annotated[str, Form()] = "vision"
-    ) -> protocol.File:
-        """Keep a picture; messages refer to it as ``{"type": "file", "file": {"file_id": ...}}``."""
-        stored = StoredFile(file.filename or "picture", purpose, await file.read())
+    def report(unknown: Iterable[str]) -> None:
+        for name in unknown:
+            notices.once(
+                f"requests have the field {name}, which this server does not know and ignores"
+            )
+
+    @app.post("/v1/files", **guarded, openapi_extra=description.body("multipart/form-data", UPLOAD))
+    async def upload(request: Request) -> responses.File:
+        """Keep an image; messages refer to it as ``{"type": "file", "file": {"file_id": ...}}``."""
+        stored, unknown = await read_upload(request, limits, strict=strict)
+        report(unknown)
         pictures.check(stored.data)
         files.add(stored)
         return _described(stored)
 
-    @app.get("/v1/files", **guarded)
-    async def all_files() -> protocol.FileList:
-        """The pictures that are kept."""
-        return protocol.FileList(data=[_described(stored) for stored in files.all()])
+    @app.get("/v1/files", **guarded, openapi_extra=description.query(ListParameters))
+    async def all_files(request: Request) -> responses.FileList:
+        """The images that are kept."""
+        wanted, _ = check(ListParameters, dict(request.query_params), strict=True)
+        page = files.page(wanted)
+        ids = [file.id for file in page.files]
+        return responses.FileList(
+            data=[_described(file) for file in page.files],
+            first_id=ids[0] if ids else "",
+            last_id=ids[-1] if ids else "",
+            has_more=page.has_more,
+        )
 
     @app.get("/v1/files/{identifier}", **guarded)
-    async def one_file(identifier: str) -> protocol.File:
-        """One picture's description."""
+    async def one_file(identifier: str) -> responses.File:
+        """One image's description."""
         return _described(files.get(identifier))
 
+    @app.get("/v1/files/{identifier}/content", **guarded, response_class=Response)
+    async def content(identifier: str) -> Response:
+        """One image's bytes, as they were sent."""
+        stored = files.get(identifier)
+        return Response(
+            stored.data,
+            media_type="application/octet-stream",
+            headers={
+                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(stored.name, safe='')}",
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+
     @app.delete("/v1/files/{identifier}", **guarded)
-    async def delete(identifier: str) -> protocol.FileDeleted:
-        """Forget a picture."""
+    async def delete(identifier: str) -> responses.FileDeleted:
+        """Forget an image."""
         files.remove(identifier)
-        return protocol.FileDeleted(id=identifier)
+        return responses.FileDeleted(id=identifier)
 
     @app.post(
         "/v1/chat/completions",
-        response_model=protocol.ChatCompletion,
+        response_model=responses.ChatCompletion,
+        openapi_extra=description.body(
+            "application/json", description.reference(ChatCompletionRequest)
+        ),
         **guarded
         | {
             "responses": ERRORS
@@ -180,143 +235,58 @@ def create_app(
             }
         },
     )
-    async def chat_completions(asked: protocol.ChatCompletionRequest, request: Request) -> Response:
-        """Answer a conversation about pictures."""
-        _check_model(asked.model, model)
-        try:
-            options = asked.options(min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4)))
-        except ValueError as error:
-            raise RequestError(400, str(error)) from error
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation about images."""
+        asked, unknown = await _asked(request, strict=strict)
+        report(unknown)
+        if asked.model not in (None, model):
+            notices.once(f"requests name the model {asked.model[:80]!r}; {model!r} answers them")
+        options = asked.options(min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4)))
         chunks = worker.answer(await pictures.messages(asked.messages), options)
-        identifier = f"chatcmpl-{secrets.token_hex(12)}"
-        first = await _unless_left(anext(chunks), request)
+        first = await unless_left(anext(chunks), request)
+        answer = Answer(model, first, chunks)
         if asked.stream:
-            usage = asked.stream_options is not None and asked.stream_options.include_usage
             return StreamingResponse(
-                _events(identifier, model, first, chunks, usage), media_type="text/event-stream"
+                answer.events(usage=asked.wants_usage), media_type="text/event-stream"
             )
-        whole = await _unless_left(
-            _whole(identifier, model, first, chunks, asked.logprobs), request
-        )
+        whole = await unless_left(answer.whole(logprobs=bool(asked.logprobs)), request)
         return JSONResponse(whole.model_dump())
 
-    app.openapi_schema = _openapi(app)
+    app.openapi_schema = description.describe(app, ChatCompletionRequest)
     return app
 
 
-def _check_model(asked: str, served: str) -> None:
-    if asked != served:
+async def _asked(request: Request, *, strict: bool) -> tuple[ChatCompletionRequest, list[str]]:
+    """A conversation, whatever the Content-Type calls its JSON, and the fields that are not known."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("multipart/"):
         raise RequestError(
-            404, f"no model {asked!r}; this server has {served!r}", code="model_not_found"
+            400,
+            f"the body is {kind}; send JSON, with images as data URIs or as the ids of files that were "
+            f"sent to /v1/files",
+            code="invalid_json",
         )
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise RequestError(400, f"the body's Content-Encoding is {encoding[:40]}; send it as it is")
+    body = await request.body()
+
+    def checked() -> tuple[ChatCompletionRequest, list[str]]:
+        return check(ChatCompletionRequest, parse_json(body), strict=strict)
+
+    if len(body) < LARGE_BODY:
+        return checked()
+    return await asyncio.to_thread(checked)
 
 
-def _described(stored: StoredFile) -> protocol.File:
-    return protocol.File(
+def _described(stored: StoredFile) -> responses.File:
+    return responses.File(
         id=stored.id,
         bytes=len(stored.data),
         created_at=stored.created,
         filename=stored.name,
         purpose=stored.purpose,
     )
-
-
-async def _unless_left(work: Any, request: Request) -> Any:
-    """What `work` returns; it is cancelled if the client leaves meanwhile."""
-    task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise RequestError(499, "the client left", code="client_left")
-        return task.result()
-    finally:
-        for pending in (task, left):
-            pending.cancel()
-        await asyncio.gather(task, left, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    """Returns when the client has gone; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _whole(
-    identifier: str,
-    model: str,
-    first: Chunk,
-    chunks: AsyncGenerator[Chunk, None],
-    logprobs: bool | None,
-) -> protocol.ChatCompletion:
-    """A whole answer."""
-    read = [first]
-    async for chunk in chunks:
-        read.append(chunk)
-    last = read[-1]
-    finish, stats = _end(last)
-    found = [token for chunk in read for token in chunk.logprobs]
-    return protocol.ChatCompletion(
-        id=identifier,
-        created=int(time.time()),
-        model=model,
-        choices=[
-            protocol.Choice(
-                message=protocol.AnswerMessage(content="".join(chunk.text for chunk in read)),
-                logprobs=protocol.logprobs(found) if logprobs else None,
-                finish_reason=finish,
-            )
-        ],
-        usage=protocol.usage(stats),
-    )
-
-
-def _end(chunk: Chunk) -> tuple[Any, Stats]:
-    if chunk.finish_reason is None or chunk.stats is None:
-        raise RuntimeError("the answer ended without a finish reason")
-    return chunk.finish_reason, chunk.stats
-
-
-async def _events(
-    identifier: str,
-    model: str,
-    first: Chunk,
-    chunks: AsyncGenerator[Chunk, None],
-    usage: bool,
-) -> AsyncIterator[str]:
-    """An answer as server-sent events."""
-
-    def event(*choices: protocol.ChunkChoice, stats: Stats | None = None) -> str:
-        chunk = protocol.ChatCompletionChunk(
-            id=identifier,
-            model=model,
-            choices=list(choices),
-            usage=None if stats is None else protocol.usage(stats),
-        )
-        return f"data: {chunk.model_dump_json(exclude_none=True)}\n\n"
-
-    async def all_chunks() -> AsyncIterator[Chunk]:
-        yield first
-        async for chunk in chunks:
-            yield chunk
-
-    try:
-        yield event(protocol.ChunkChoice(delta=protocol.Delta(role="assistant", content="")))
-        async for chunk in all_chunks():
-            found = protocol.logprobs(chunk.logprobs) if chunk.logprobs else None
-            if chunk.text or found:
-                delta = protocol.Delta(content=chunk.text)
-                yield event(protocol.ChunkChoice(delta=delta, logprobs=found))
-            if chunk.finish_reason is not None:
-                delta = protocol.Delta()
-                yield event(protocol.ChunkChoice(delta=delta, finish_reason=chunk.finish_reason))
-                if usage:
-                    yield event(stats=chunk.stats)
-        yield "data: [DONE]\n\n"
-    except RequestError as error:  # the headers are gone, so the stream says it
-        yield f"data: {json.dumps(error.body)}\n\n"
-    finally:
-        await chunks.aclose()
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -326,30 +296,25 @@ def _handle_errors(app: FastAPI) -> None:
     async def refused(_: Request, error: RequestError) -> JSONResponse:
         return JSONResponse(error.body, error.status, error.headers)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = error.errors()[0]
-        where = ".".join(map(str, found["loc"][1:]))
-        message = f"{where}: {found['msg']}" if where else found["msg"]
-        return JSONResponse(error_body(400, message, found["type"], where or None), 400)
-
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> JSONResponse:
-        code = "body_too_large" if error.status_code == 413 else None
-        body = error_body(error.status_code, str(error.detail), code)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        address = f"{request.method} {quote(request.url.path)[:100]}"
+        code, message = None, str(error.detail)
+        if error.status_code == 404:
+            paths = ", ".join(path for path in app.openapi()["paths"] if "{" not in path)
+            code, message = "not_found", f"no address {address}; there are {paths}"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "other methods")
+            code, message = "method_not_allowed", f"no {address}; this address takes {allowed}"
+        elif error.status_code == 413:
+            code = "body_too_large"
+        body = error_body(error.status_code, message, code)
         return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(500, f"the server failed: {type(error).__name__}"), 500)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The description, without FastAPI's own form of validation errors, which no client gets."""
-    described = app.openapi()
-    for path in described["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        described["components"]["schemas"].pop(name, None)
-    return described
+        return JSONResponse(failure_body(error), 500)

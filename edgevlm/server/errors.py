@@ -31,6 +31,16 @@ class RequestError(Exception):
         self.headers = headers or {}
         self.body = error_body(status, message, code, parameter)
 
+    def at(self, place: str) -> RequestError:
+        """The same, said of a place in the request."""
+        return RequestError(
+            self.status,
+            f"{place}: {self}",
+            code=self.body["error"]["code"],
+            parameter=place,
+            headers=self.headers,
+        )
+
 
 def error_body(
     status: int, message: str, code: str | None = None, parameter: str | None = None
@@ -38,6 +48,11 @@ def error_body(
     """``{"error": {"message", "type", "param", "code"}}``"""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
+
+
+def failure_body(error: Exception) -> dict[str, Any]:
+    """What a client is told of an error that nobody foresaw; the log has the rest."""
+    return error_body(500, f"the server failed: {type(error).__name__}")
 
 
 def refusal(error: EdgeVLMError) -> RequestError:

@@ -7,27 +7,23 @@ goes to the very address that was checked, so that a name which changes its mind
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import ipaddress
-import re
 import socket
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from typing import Any
-from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
-from PIL import Image
 
+from edgevlm.data_uri import decode_data_uri
+from edgevlm.errors import EdgeVLMError, ImageError
+from edgevlm.images import stored_image_size
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
-from edgevlm.server.protocol import ImagePart, Message, TextPart
+from edgevlm.server.messages import Message, RefusalPart, Source, TextPart
 
 REDIRECTIONS = 3
-
-_DATA_URI = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,", re.IGNORECASE)
 
 
 def is_public(address: str) -> bool:
@@ -54,39 +50,42 @@ class PictureReader:
     async def messages(self, given: Sequence[Message]) -> list[dict[str, Any]]:
         """Raises RequestError for a picture that cannot be had or is too large."""
         count = sum(
-            not isinstance(part, TextPart)
+            not isinstance(part, TextPart | RefusalPart)
             for message in given
-            if not isinstance(message.content, str)
-            for part in message.content
+            for part in message.parts
         )
         if count > self._limits.pictures:
             raise RequestError(
                 400,
                 f"the conversation has {count} pictures, at most {self._limits.pictures} are accepted",
                 code="too_many_pictures",
+                parameter="messages",
             )
         return [
             {
                 "role": "system" if message.role == "developer" else message.role,
-                "content": await self._content(message),
+                "content": await self._content(message, f"messages.{index}.content"),
             }
-            for message in given
+            for index, message in enumerate(given)
         ]
 
-    async def _content(self, message: Message) -> str | list[dict[str, Any]]:
-        if isinstance(message.content, str):
-            return message.content
+    async def _content(self, message: Message, place: str) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
-        for part in message.content:
-            if isinstance(part, TextPart):
+        for index, part in enumerate(message.parts):
+            if isinstance(part, TextPart | RefusalPart):
                 parts.append({"type": "text", "text": part.text})
-            elif isinstance(part, ImagePart):
-                data = await self._read(part.image_url.url)
-                parts.append({"type": "image", "image": data, "detail": part.image_url.detail})
-            else:
-                data = self._files.get(part.file.file_id).data
-                parts.append({"type": "image", "image": data})
+                continue
+            try:
+                data = await self._data(part.source)
+            except RequestError as error:
+                raise error.at(f"{place}.{index}.{part.source.field}") from error
+            parts.append({"type": "image", "image": data, "detail": part.source.detail})
         return parts
+
+    async def _data(self, source: Source) -> bytes:
+        if source.file_id is not None:
+            return self._files.get(source.file_id).data
+        return await self._read(source.url or "")
 
     async def _read(self, url: str) -> bytes:
         scheme = url[:8].partition(":")[0].lower()
@@ -104,18 +103,11 @@ class PictureReader:
         return data
 
     def check(self, data: bytes) -> None:
-        """Raises RequestError for what is no picture or has too many pixels; decodes none of them."""
+        """Raises RequestError for what is no image or has too many pixels; decodes none of them."""
         try:
-            with Image.open(BytesIO(data)) as image:
-                width, height = image.size
-        except Image.DecompressionBombError as error:
-            raise RequestError(400, f"the picture is refused: {error}") from error
-        except Exception as error:  # Pillow's readers raise errors of many kinds
-            raise RequestError(
-                400,
-                f"the {len(data)} bytes cannot be read as a picture: {error}",
-                code="invalid_image",
-            ) from error
+            width, height = stored_image_size(data)
+        except EdgeVLMError as error:
+            raise RequestError(400, str(error), code="invalid_image") from error
         if width * height > self._limits.pixels:
             raise RequestError(
                 400,
@@ -180,17 +172,7 @@ class PictureReader:
 
 
 def _decode(uri: str) -> bytes:
-    found = _DATA_URI.match(uri)
-    if found is None:
-        raise RequestError(
-            400, f"not a data URI: {uri[:40]!r} has no comma", code="invalid_image_url"
-        )
-    payload = uri[found.end() :]
     try:
-        if found["base64"]:
-            return base64.b64decode(payload, validate=True)
-        return unquote_to_bytes(payload)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(
-            400, f"the data URI is not base64: {error}", code="invalid_image_url"
-        ) from error
+        return decode_data_uri(uri)
+    except ImageError as error:
+        raise RequestError(400, str(error), code="invalid_image_url") from error
