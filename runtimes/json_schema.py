@@ -1,29 +1,38 @@
 """Which tokens may go on a JSON text of a schema, by llguidance.
 
 llama.cpp's own grammars would end the process where nothing fits, and allow control characters within
-strings; llguidance does neither, and says why a schema cannot be kept to.
+strings; llguidance does neither, and says why a schema cannot be kept to. A schema is tried in a child
+process first, so that none can cost this one more than a wait.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import InputError, RuntimeLoadError
-from edgevlm.runtimes.libraries import import_library
+from edgevlm.errors import InputError
+from edgevlm.runtimes.json_schema_ends import check_ends
+from edgevlm.runtimes.json_schema_grammar import Grammars, reason
+from edgevlm.runtimes.json_schema_keywords import refusal, refuse
+from edgevlm.runtimes.json_schema_process import HelperEndedError, HelperProcess, hello
+from edgevlm.runtimes.json_schema_translation import Translation, translate
 
-INSTALL = "pip install 'edgevlm[serve]'"
-
-MOST_CHARACTERS = 65_536
+MAX_CHARACTERS = 65_536
 """Of a schema as JSON; longer ones are refused."""
+
+REMEMBERED = 256
+"""Schemas whose verdict is known, so that they are not tried again."""
 
 
 class JsonTexts:
-    """Makes matchers for one vocabulary; costs about a second for 50,000 tokens.
+    """Makes matchers for one vocabulary; may be used by several threads.
 
     Args:
         pieces: UTF-8 of each token, empty for control tokens.
@@ -40,40 +49,53 @@ class JsonTexts:
         end_tokens: Collection[int],
         tokenize: Callable[[str], list[int]],
     ) -> None:
-        self._llguidance = import_library(
-            "llguidance", "llguidance", "a JSON schema", INSTALL, INSTALL
-        )
-        wrapper = self._llguidance.TokenizerWrapper(_Vocabulary(pieces, end_tokens, tokenize))
-        self._tokenizer = self._llguidance.LLTokenizer(
-            wrapper, n_vocab=len(pieces), eos_token=sorted(end_tokens)
-        )
+        self._grammars = Grammars(pieces, end_tokens, tokenize)
+        self._vocabulary = hello(list(pieces), sorted(end_tokens))
+        self._vocabulary_size = len(pieces)
+        self._lock = threading.Lock()
+        self._helper: HelperProcess | None = None
+        self._verdicts: OrderedDict[bytes, str] = OrderedDict()
+        """Messages of schemas that are refused, and nothing for the others."""
 
     def matcher(self, schema: Mapping[str, Any]) -> JsonMatcher:
         """For one text.
 
         Raises:
-            InputError: a schema that is too long, not valid, or that asks for what cannot be kept to.
+            InputError: a schema that is too long, not valid, or that asks for what cannot be kept to; one
+                line, with the place in the schema.
+            RuntimeLoadError: the process in which schemas are tried cannot be started.
         """
+        translation = checked(schema)
+        with self._lock:
+            message = self._verdict(translation)
+        if message:
+            raise InputError(message)
+        matcher, error = self._grammars.compile(translation.schema)
+        if error:
+            refuse((), error)
+        return JsonMatcher(matcher, self._vocabulary_size)
+
+    def _verdict(self, translation: Translation) -> str:
+        """Why a schema is refused, remembered or tried; nothing if it is not."""
+        key = hashlib.sha256(json.dumps(translation.schema).encode()).digest()
+        if key not in self._verdicts:
+            self._verdicts[key] = self._try(translation)
+            if len(self._verdicts) > REMEMBERED:
+                self._verdicts.popitem(last=False)
+        self._verdicts.move_to_end(key)
+        return self._verdicts[key]
+
+    def _try(self, translation: Translation) -> str:
+        if self._helper is None or not self._helper.alive:
+            self._helper = HelperProcess(self._vocabulary)
         try:
-            written = json.dumps(schema, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"json_schema cannot be written as JSON: {error}") from error
-        if len(written) > MOST_CHARACTERS:
-            raise InputError(
-                f"json_schema has {len(written)} characters, at most {MOST_CHARACTERS} are accepted"
-            )
-        make = self._llguidance.LLMatcher
-        try:
-            # without free white space, of which a small model may write no end
-            grammar = make.grammar_from_json_schema(
-                written, overrides={"whitespace_flexible": False}
-            )
-        except ValueError as error:
-            raise InputError(f"json_schema is not a JSON schema: {error}") from error
-        matcher = make(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            raise InputError(f"json_schema cannot be kept to: {matcher.get_error()}")
-        return JsonMatcher(matcher, self._tokenizer.vocab_size)
+            found = self._helper.judge(translation.schema)
+        except HelperEndedError as error:
+            return refusal((), f"costs too much: {error}; write a simpler schema")
+        if found is None:
+            return ""
+        place, why = found
+        return refusal(translation.origin(tuple(place)), why)
 
 
 class JsonMatcher:
@@ -87,51 +109,50 @@ class JsonMatcher:
         """Ids of the tokens that may come next, ascending; at least one.
 
         Raises:
-            RuntimeLoadError: the schema became too complex, or no token can go on.
+            InputError: the schema became too complex, or no token can go on.
         """
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        mask = np.frombuffer(self._asked(self._matcher.compute_bitmask), np.uint8)
         bits = np.unpackbits(mask, bitorder="little")[: self._vocabulary_size]
         found = np.flatnonzero(bits)
-        self._check()
         if not len(found):
-            raise RuntimeLoadError(
-                "no token of the model can go on the JSON text; use another schema"
-            )
+            refuse((), "no token of the model can go on the text; use another schema")
         return found
 
     def push(self, token: int) -> None:
         """The text goes on with this token, one of `allowed`."""
-        self._matcher.consume_token(token)
-        self._check()
+        self._asked(self._matcher.consume_token, token)
 
-    def _check(self) -> None:
+    def _asked(self, method: Callable[..., Any], *arguments: int) -> Any:
+        """What one of llguidance's methods returns, if all is well."""
+        try:
+            found = method(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Rust's panics are no Exception
+            refuse((), f"llguidance fails on it ({type(error).__name__})")
         if self._matcher.is_error():
-            raise RuntimeLoadError(
-                f"the JSON schema cannot be kept to any more: {self._matcher.get_error()}"
-            )
+            refuse((), f"cannot be kept to any more: {reason(self._matcher.get_error())}")
+        return found
 
 
-class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+def checked(schema: Mapping[str, Any]) -> Translation:
+    """A schema as llguidance reads it, without asking llguidance.
 
-    bos_token_id = None
-
-    def __init__(
-        self,
-        pieces: Sequence[bytes],
-        end_tokens: Collection[int],
-        tokenize: Callable[[str], list[int]],
-    ) -> None:
-        self.eos_token_id = min(end_tokens)
-        control = {token for token, piece in enumerate(pieces) if not piece} | set(end_tokens)
-        self.special_token_ids = sorted(control)
-        self.tokens = [
-            f"<control {token}>".encode() if token in control else piece
-            for token, piece in enumerate(pieces)
-        ]
-        self._tokenize = tokenize
-
-    def __call__(self, text: str) -> list[int]:
-        if not isinstance(text, str):
-            raise TypeError("takes text only")  # llguidance tries bytes first
-        return self._tokenize(text)
+    Raises:
+        InputError: a schema that is too long, not valid, without an end, or that asks for what is not
+            supported; one line, with the place in the schema.
+    """
+    if not isinstance(schema, Mapping):
+        raise InputError(f"json_schema must be a mapping, is {type(schema).__name__}")
+    try:
+        size = len(json.dumps(dict(schema), default=str, skipkeys=True))
+    except RecursionError:
+        refuse((), "nested too deep; write a flatter one")
+    except ValueError as error:
+        within = "ircular" in str(error)
+        refuse((), "it is within itself" if within else "it has an integer of thousands of digits")
+    if size > MAX_CHARACTERS:
+        refuse((), f"has {size} characters as JSON, at most {MAX_CHARACTERS} are accepted")
+    translation = translate(schema)
+    check_ends(translation)
+    return translation

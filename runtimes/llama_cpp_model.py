@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,10 @@ from edgevlm.errors import InputError, RuntimeLoadError
 from edgevlm.runtimes.base import check_integer
 from edgevlm.runtimes.embedding_table import EmbeddingTable
 from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION
-from edgevlm.runtimes.json_schema import JsonTexts
 from edgevlm.runtimes.llama_cpp_library import failure_reason, lacked_memory, library, recent_errors
+
+if TYPE_CHECKING:  # loaded with the first schema
+    from edgevlm.runtimes.json_schema import JsonTexts
 
 TEXT_LIMIT = 2**18
 """Bytes of text that `tokenize` takes: more than most contexts hold."""
@@ -189,6 +191,8 @@ class LlamaCppModel:
             InputError: no end tokens.
             MissingDependencyError: llguidance is not installed.
         """
+        from edgevlm.runtimes.json_schema import JsonTexts
+
         self.check_open()
         ends = frozenset(end_tokens)
         if not ends:
@@ -222,6 +226,7 @@ class LlamaCppModel:
         if self.handle:
             self._free(self.handle)
         self.handle = None
+        self._json_texts.clear()  # ends their child process
 
     def check_open(self) -> None:
         """Raises:

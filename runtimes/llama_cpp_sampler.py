@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes.base import Sampling
-from edgevlm.runtimes.json_schema import JsonMatcher
 from edgevlm.runtimes.llama_cpp_library import library
+
+if TYPE_CHECKING:  # loaded with the first schema
+    from edgevlm.runtimes.json_schema import JsonMatcher
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama.cpp's `llama_token_data`."""

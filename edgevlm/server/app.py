@@ -134,9 +134,17 @@ def create_app(
 
     guarded: dict[str, Any] = {"dependencies": [Depends(authorized)], "responses": ERRORS}
 
-    @app.get("/health")
+    @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
     async def health() -> responses.Health:
-        """Whether the server answers."""
+        """Whether the server answers, and the request that it works on gets on."""
+        stalled = worker.stalled_seconds
+        if stalled > limits.stalled_seconds:
+            raise RequestError(
+                503,
+                f"the request that is being answered has not got on for {stalled:.0f} seconds, and "
+                f"{worker.waiting} wait for it; end the server and start it again",
+                code="stalled",
+            )
         return responses.Health(waiting=worker.waiting)
 
     @app.get("/metrics", response_class=Response, **guarded)

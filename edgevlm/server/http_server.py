@@ -12,7 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from edgevlm.errors import InputError
+from edgevlm.server.connection import connection_options
 from edgevlm.server.limits import Limits
+from edgevlm.server.shutdown import BoundedServer
 
 BACKLOG = 2048
 """Connections that wait to be accepted."""
@@ -63,9 +65,11 @@ def url(listening: socket.socket, host: str) -> str:
     return f"http://{name}:{listening.getsockname()[1]}/v1"
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
-        super().__init__(config)
+class _Server(BoundedServer):
+    def __init__(
+        self, config: uvicorn.Config, limits: Limits, started: Callable[[], object]
+    ) -> None:
+        super().__init__(config, limits)
         self._say_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -85,8 +89,6 @@ def serve(
     Args:
         started: called once requests are answered.
     """
-    config = uvicorn.Config(
-        app, log_level="warning", timeout_graceful_shutdown=limits.shutdown_seconds
-    )
+    config = uvicorn.Config(app, log_level="warning", **connection_options(limits))
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, started).run(sockets)
+        _Server(config, limits, started).run(sockets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+KIB = 2**10
 MIB = 2**20
 
 
@@ -24,5 +25,22 @@ class Limits:
     stored_files: int = 1000
     fetch_seconds: float = 10.0
     """For one remote picture, from the first byte to the last."""
+    connections: int = 256
+    """Open at once, whatever comes through them."""
+    arriving_bytes: int = 256 * MIB
+    """Of all requests that are being read or answered together."""
+    header_seconds: float = 20.0
+    """From the beginning of a connection, or of a further request, to the end of its headers."""
+    body_seconds: float = 30.0
+    """For a body, beside the time that it takes at `body_bytes_per_second`."""
+    body_bytes_per_second: int = 16 * KIB
+    """What a connection has to bring at least, once `body_seconds` are over."""
+    idle_seconds: float = 60.0
+    """Between two requests of a connection."""
+    unread_seconds: float = 60.0
+    """That a client may take nothing of an answer that waits for it."""
+    stalled_seconds: float = 120.0
+    """Without any progress of the request that is being answered; then `/health` says so. A slow machine
+    may work so long on four tiles of a picture."""
     shutdown_seconds: int = 30
     """For what runs when the server is told to end."""

@@ -68,6 +68,8 @@ class Worker:
         self._unfinished = 0
         self._lock = threading.Lock()
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._progress: float | None = None
+        """When the request that is being answered last got on; None while there is none."""
         self._thread = threading.Thread(target=self._work, name="edgevlm-worker", daemon=True)
         self._thread.start()
 
@@ -75,6 +77,12 @@ class Worker:
     def waiting(self) -> int:
         """Requests that wait for the one that is answered."""
         return max(0, self._unfinished - 1)
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the request that is being answered has not got on; 0 if there is none."""
+        progress = self._progress
+        return 0.0 if progress is None else time.monotonic() - progress
 
     async def answer(
         self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions
@@ -116,7 +124,7 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            start = time.monotonic()
+            self._progress = start = time.monotonic()
             try:
                 self._answer(job)
             except Exception as error:
@@ -125,6 +133,7 @@ class Worker:
                 job.tell(error)
                 self._metrics.failed(error)
             finally:
+                self._progress = None
                 with self._lock:
                     self._unfinished -= 1
                     self._seconds.append(time.monotonic() - start)
@@ -135,6 +144,7 @@ class Worker:
             return
         with contextlib.closing(self._vlm.generate(job.messages, **job.options)) as chunks:
             for chunk in chunks:
+                self._progress = time.monotonic()
                 if job.abandoned.is_set():
                     self._metrics.abandoned()
                     return
