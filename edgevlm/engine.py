@@ -9,8 +9,8 @@ Requests are served one at a time: see `edgevlm.model_lock`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,7 @@ class Engine:
         self._drafts = Drafts()
         self._positions = self._kv_cache.positions
         self._lock = ModelLock(self._free, wait_timeout)
+        self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
     @property
     def context_length(self) -> int:
@@ -247,6 +248,18 @@ class Engine:
                 peak_memory=cpu.peak_memory(),
             )
             yield Chunk(text, (), finish_reason=finish, stats=stats)
+
+    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
+        """Refuse a JSON schema that `generate` would refuse; waits for other requests the first time only.
+
+        Raises:
+            InputError: a JSON schema that is not supported.
+            MissingDependencyError: what a JSON schema needs is not installed.
+        """
+        if self._check_schema is None:
+            with self._lock.hold():
+                self._check_schema = self._decoder.schema_checker(self._end_tokens)
+        self._check_schema(schema)
 
     def prompt_tokens(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> int:
         """Count the positions that `generate` would feed for these messages; raises as `units`."""

@@ -19,6 +19,10 @@ SHORT_TEXT = 64
 """Tokens, at most, between two tiles that go in with them, as embeddings: a batch of llama.cpp holds tokens
 or embeddings, and one of few entries costs as much as one of many."""
 
+LONG_TEXT = 512
+"""Tokens, at most, of a text that go in at once: between two pieces a request can be given up. llama.cpp's
+batches are no longer, so it costs nothing."""
+
 
 @dataclass(frozen=True)
 class TakenIn:
@@ -139,7 +143,8 @@ class Prefill:
 
 
 def pieces(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """What goes into the decoder at once: a text, or up to `PART` tiles with the short texts between them."""
+    """What goes into the decoder at once: up to `LONG_TEXT` tokens of a text, or up to `PART` tiles with the
+    short texts between them."""
     runs = [list(run) for _, run in itertools.groupby(units, key=_is_tile)]
     piece: list[Unit] = []
     for index, run in enumerate(runs):
@@ -147,7 +152,8 @@ def pieces(units: Sequence[Unit]) -> Iterator[list[Unit]]:
         if not (_is_tile(run[0]) or between):
             if piece:
                 yield piece
-            yield run
+            for first in range(0, len(run), LONG_TEXT):
+                yield run[first : first + LONG_TEXT]
             piece = []
             continue
         for unit in run:

@@ -311,6 +311,18 @@ class VLM:
         budget = ImageBudget(detail, max_image_tokens)
         return self._engine.encode(self._engine.prepare(load_image(image), budget))
 
+    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
+        """Refuse a ``json_schema`` that the methods that answer would refuse.
+
+        The schema is tried in a child process, within bounds on time and memory, and the verdict is
+        remembered. May be called from any thread while the model answers.
+
+        Raises:
+            InputError: the schema is not valid, not supported or costs too much; with the place.
+            MissingDependencyError: the extra ``serve`` is not installed.
+        """
+        self._engine.check_json_schema(schema)
+
     def cache_info(self) -> CacheInfo:
         """What is kept of pictures and conversations, and what that spared."""
         return self._engine.cache_info()

@@ -7,7 +7,7 @@ that it can be tested, replaced and timed alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -176,6 +176,16 @@ class DecoderRuntime(Protocol):
 
     def logits(self) -> NDArray[np.float32]:
         """A copy ``[vocabulary]`` of the logits of the last position decoded with ``logits=True``."""
+        ...
+
+    def schema_checker(self, end_tokens: Collection[int]) -> Callable[[Mapping[str, Any]], object]:
+        """A function that raises InputError for a JSON schema that `sampler` would refuse.
+
+        It may run in any thread while the decoder works.
+
+        Raises:
+            MissingDependencyError: what a JSON schema needs is not installed.
+        """
         ...
 
     def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> Sampler:

@@ -52,13 +52,14 @@ class JsonTexts:
         self._grammars = Grammars(pieces, end_tokens, tokenize)
         self._vocabulary = hello(list(pieces), sorted(end_tokens))
         self._vocabulary_size = len(pieces)
-        self._lock = threading.Lock()
+        self._trying = threading.Lock()
+        """One schema at a time; a schema whose verdict is known does not wait for it."""
         self._helper: HelperProcess | None = None
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
         """Messages of schemas that are refused, and nothing for the others."""
 
-    def matcher(self, schema: Mapping[str, Any]) -> JsonMatcher:
-        """For one text.
+    def check(self, schema: Mapping[str, Any]) -> Translation:
+        """Refuse a schema that cannot be kept to; what that costs has the bounds of the child process.
 
         Raises:
             InputError: a schema that is too long, not valid, or that asks for what cannot be kept to; one
@@ -66,10 +67,14 @@ class JsonTexts:
             RuntimeLoadError: the process in which schemas are tried cannot be started.
         """
         translation = checked(schema)
-        with self._lock:
-            message = self._verdict(translation)
+        message = self._verdict(translation)
         if message:
             raise InputError(message)
+        return translation
+
+    def matcher(self, schema: Mapping[str, Any]) -> JsonMatcher:
+        """Make a matcher for one text; raises as `check`."""
+        translation = self.check(schema)
         matcher, error = self._grammars.compile(translation.schema)
         if error:
             refuse((), error)
@@ -78,12 +83,16 @@ class JsonTexts:
     def _verdict(self, translation: Translation) -> str:
         """Why a schema is refused, remembered or tried; nothing if it is not."""
         key = hashlib.sha256(json.dumps(translation.schema).encode()).digest()
-        if key not in self._verdicts:
-            self._verdicts[key] = self._try(translation)
+        verdict = self._verdicts.get(key)
+        if verdict is not None:
+            return verdict
+        with self._trying:
+            verdict = self._verdicts.get(key)
+            if verdict is None:
+                verdict = self._verdicts[key] = self._try(translation)
             if len(self._verdicts) > REMEMBERED:
                 self._verdicts.popitem(last=False)
-        self._verdicts.move_to_end(key)
-        return self._verdicts[key]
+        return verdict
 
     def _try(self, translation: Translation) -> str:
         if self._helper is None or not self._helper.alive:

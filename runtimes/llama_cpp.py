@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +411,11 @@ class LlamaCppDecoder:
             self._logits_address = address
             self._logits = np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
         return self._logits
+
+    def schema_checker(self, end_tokens: Collection[int]) -> Callable[[Mapping[str, Any]], object]:
+        """As `DecoderRuntime.schema_checker`."""
+        self._open()
+        return self._model.json_texts(end_tokens).check
 
     def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> LlamaCppSampler:
         """As `DecoderRuntime.sampler`."""

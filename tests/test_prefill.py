@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 
 from edgevlm.caches import Unit
 from edgevlm.encoder import PART
-from edgevlm.prefill import SHORT_TEXT, pieces
+from edgevlm.prefill import LONG_TEXT, SHORT_TEXT, pieces
 
 TILES = st.lists(st.binary(min_size=1, max_size=2), min_size=1, max_size=3 * PART)
-LENGTHS = st.integers(1, 8) | st.integers(SHORT_TEXT - 1, SHORT_TEXT + 2)
+LENGTHS = (
+    st.integers(1, 8)
+    | st.integers(SHORT_TEXT - 1, SHORT_TEXT + 2)
+    | st.integers(LONG_TEXT - 1, LONG_TEXT + 2)
+    | st.just(3 * LONG_TEXT)
+)
 TEXTS = LENGTHS.map(lambda length: list(range(length)))
 PROMPTS = st.lists(TILES | TEXTS, max_size=12).map(lambda runs: list(itertools.chain(*runs)))
 
@@ -23,6 +28,11 @@ def test_nothing_is_lost_and_no_piece_has_many_tiles(units: list[Unit]) -> None:
     assert list(itertools.chain(*cut)) == units
     assert all(cut)
     assert all(sum(isinstance(unit, bytes) for unit in piece) <= PART for piece in cut)
+    assert all(any(map(_is_tile, piece)) or len(piece) <= LONG_TEXT for piece in cut)
+
+
+def _is_tile(unit: Unit) -> bool:
+    return isinstance(unit, bytes)
 
 
 @given(PROMPTS)

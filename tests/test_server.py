@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,40 @@ def test_structured_output(client: openai.OpenAI) -> None:
         response_format=Colored,
     )
     assert isinstance(parsed.choices[0].message.parsed, Colored)
+
+
+def costly(number: int) -> dict[str, Any]:
+    """A request whose schema takes more than it may."""
+    multiples = [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967 - number}]
+    schema = {"name": "multiples", "schema": {"allOf": multiples}}
+    return body("Hello", response_format={"type": "json_schema", "json_schema": schema})
+
+
+def test_a_costly_schema_costs_nobody_else(address: str) -> None:
+    url = f"{address}/v1/chat/completions"
+    ended: list[tuple[str, int]] = []
+
+    def ask(name: str, request: dict[str, Any]) -> None:
+        status = httpx.post(url, json=request, timeout=SECONDS).status_code
+        ended.append((name, status))
+
+    numbers = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "boolean"}}}
+    known = body("Hello", response_format=numbers)
+    ask("known", known)
+    threads = [threading.Thread(target=ask, args=(f"costly {n}", costly(2 * n))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    with pytest.raises(httpx.ReadTimeout):  # who leaves takes the schema along
+        httpx.post(url, json=costly(20), timeout=0.3)
+    ask("plain", body(QUESTION, data_uri("square.png")))
+    ask("known again", known)
+    for thread in threads:
+        thread.join()
+    assert ended[:3] == [("known", 200), ("plain", 200), ("known again", 200)]
+    assert sorted(ended[3:]) == [("costly 0", 400), ("costly 1", 400)]
+    again = httpx.post(url, json=costly(0), timeout=SECONDS)
+    assert again.json()["error"]["message"].count("\n") == 0
+    assert "costs too much" in again.json()["error"]["message"]
 
 
 def test_conversation(client: openai.OpenAI, vlm: VLM) -> None:
@@ -281,7 +316,7 @@ def test_other_names_in_the_host_header_are_refused() -> None:
 
 
 def test_limits_of_body_pictures_and_pixels(tmp_path: Path) -> None:
-    limits = Limits(body_bytes=100_000, pictures=2, pixels=10_000)
+    limits = Limits(body_bytes=100_000, pictures=2, pixels=10_000, request_pixels=15_000)
     large = tmp_path / "large.png"
     Image.fromarray(np.zeros((101, 100, 3), np.uint8)).save(large)
     uri = "data:image/png;base64," + base64.b64encode(large.read_bytes()).decode()
@@ -290,6 +325,13 @@ def test_limits_of_body_pictures_and_pixels(tmp_path: Path) -> None:
         assert "pixels" in httpx.post(url, json=body("?", uri)).json()["error"]["message"]
         many = httpx.post(url, json=body("?", *[data_uri("square.png")] * 3))
         assert "at most 2" in many.json()["error"]["message"]
+        buffer = BytesIO()
+        Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(buffer, "PNG")
+        smaller = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        assert httpx.post(url, json=body("?", smaller), timeout=SECONDS).status_code == 200
+        together = httpx.post(url, json=body("?", smaller, smaller)).json()["error"]
+        assert together["param"] == "messages.0.content.1.image_url.url"
+        assert "15000 pixels together" in together["message"]
         long = httpx.post(url, json=body("x" * 200_000))
         assert long.status_code == 413
 
@@ -487,7 +529,7 @@ def test_other_machines_need_a_key(
 def test_sigterm_lets_the_answer_end() -> None:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgevlm", "serve", "--port", str(port)],
+        [sys.executable, "-m", "edgevlm", "serve", "--threads", "1", "--port", str(port)],
         stderr=subprocess.PIPE,
         env=os.environ,
     )

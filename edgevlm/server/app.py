@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -17,12 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import edgevlm
+from edgevlm.errors import EdgeVLMError
 from edgevlm.generation import DEFAULT_MAX_TOKENS
 from edgevlm.server import description, responses
 from edgevlm.server.access import Access, origin
 from edgevlm.server.answers import Answer, unless_left
 from edgevlm.server.body_limit import BodyLimit
-from edgevlm.server.errors import RequestError, error_body, failure_body
+from edgevlm.server.errors import RequestError, error_body, failure_body, refusal
 from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
 from edgevlm.server.limits import Limits
 from edgevlm.server.metrics import Metrics
@@ -35,6 +37,9 @@ from edgevlm.vlm import VLM
 
 LARGE_BODY = 2**18
 """Bytes from which a request is read in a thread, so that nobody else waits for it."""
+
+SCHEMA_THREADS = 4
+"""Schemas that are looked at at once, of which one at a time is tried; known ones pass it by."""
 
 BEARER = HTTPBearer(auto_error=False)
 
@@ -97,12 +102,14 @@ def create_app(
     files = FileStore(limits)
     pictures = PictureReader(limits, files, remote_addresses)
     notices = Notices()
+    schemas = ThreadPoolExecutor(SCHEMA_THREADS, "edgevlm-schemas")
     started = int(time.time())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(worker.close)
+        schemas.shutdown(wait=False, cancel_futures=True)
         vlm.close()
 
     app = FastAPI(
@@ -133,6 +140,14 @@ def create_app(
             )
 
     guarded: dict[str, Any] = {"dependencies": [Depends(authorized)], "responses": ERRORS}
+
+    async def check_schema(schema: Any) -> None:
+        """Whatever a schema costs is spent before the worker gets to know the request."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(schemas, vlm.check_json_schema, schema)
+        except EdgeVLMError as error:
+            raise refusal(error) from error
 
     @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
     async def health() -> responses.Health:
@@ -242,6 +257,8 @@ def create_app(
         if asked.model not in (None, model):
             notices.once(f"requests name the model {asked.model[:80]!r}; {model!r} answers them")
         options = asked.options(min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4)))
+        if options.get("json_schema") is not None:
+            await unless_left(check_schema(options["json_schema"]), request)
         chunks = worker.answer(await pictures.messages(asked.messages), options)
         first = await unless_left(anext(chunks), request)
         answer = Answer(model, first, chunks)

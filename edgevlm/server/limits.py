@@ -18,6 +18,8 @@ class Limits:
     """Of one conversation."""
     pixels: int = 33_177_600
     """Of one picture: 8K video."""
+    request_pixels: int = 4 * 33_177_600
+    """Of all pictures of one conversation together; each pixel takes three bytes of memory."""
     queue: int = 32
     """Requests that wait for the one that is answered."""
     stored_bytes: int = 256 * MIB

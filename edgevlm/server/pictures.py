@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from edgevlm.data_uri import decode_data_uri
+from edgevlm.data_uri import decode_data_uri, is_data_uri
 from edgevlm.errors import EdgeVLMError, ImageError
 from edgevlm.images import stored_image_size
 from edgevlm.server.errors import RequestError
@@ -24,6 +24,9 @@ from edgevlm.server.limits import Limits
 from edgevlm.server.messages import Message, RefusalPart, Source, TextPart
 
 REDIRECTIONS = 3
+
+LARGE_URI = 2**18
+"""Characters from which a data URI is decoded in a thread, so that nobody else waits for it."""
 
 
 def is_public(address: str) -> bool:
@@ -61,49 +64,66 @@ class PictureReader:
                 code="too_many_pictures",
                 parameter="messages",
             )
-        return [
-            {
-                "role": "system" if message.role == "developer" else message.role,
-                "content": await self._content(message, f"messages.{index}.content"),
-            }
-            for index, message in enumerate(given)
-        ]
+        pixels = 0
+        messages: list[dict[str, Any]] = []
+        for index, message in enumerate(given):
+            parts: list[dict[str, Any]] = []
+            for at, part in enumerate(message.parts):
+                if isinstance(part, TextPart | RefusalPart):
+                    parts.append({"type": "text", "text": part.text})
+                    continue
+                place = f"messages.{index}.content.{at}.{part.source.field}"
+                try:
+                    data, size = await self._image(part.source)
+                except RequestError as error:
+                    raise error.at(place) from error
+                pixels += size
+                if pixels > self._limits.request_pixels:
+                    raise RequestError(
+                        400,
+                        f"{place}: the conversation's pictures have more than the "
+                        f"{self._limits.request_pixels} pixels together that are accepted; make them "
+                        f"smaller first",
+                        code="too_many_pixels",
+                        parameter=place,
+                    )
+                parts.append({"type": "image", "image": data, "detail": part.source.detail})
+            role = "system" if message.role == "developer" else message.role
+            messages.append({"role": role, "content": parts})
+        return messages
 
-    async def _content(self, message: Message, place: str) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
-        for index, part in enumerate(message.parts):
-            if isinstance(part, TextPart | RefusalPart):
-                parts.append({"type": "text", "text": part.text})
-                continue
-            try:
-                data = await self._data(part.source)
-            except RequestError as error:
-                raise error.at(f"{place}.{index}.{part.source.field}") from error
-            parts.append({"type": "image", "image": data, "detail": part.source.detail})
-        return parts
-
-    async def _data(self, source: Source) -> bytes:
+    async def _image(self, source: Source) -> tuple[bytes, int]:
+        """The bytes of a file, and how many pixels its image has."""
         if source.file_id is not None:
-            return self._files.get(source.file_id).data
-        return await self._read(source.url or "")
-
-    async def _read(self, url: str) -> bytes:
-        scheme = url[:8].partition(":")[0].lower()
-        if scheme == "data":
-            data = _decode(url)
-        elif scheme in ("http", "https"):
+            data = self._files.get(source.file_id).data
+            return data, self.check(data)
+        url = source.url or ""
+        if is_data_uri(url):
+            if len(url) < LARGE_URI:
+                return self._decode(url)
+            return await asyncio.to_thread(self._decode, url)
+        if url[:8].lower().startswith(("http://", "https://")):
             data = await self._fetch(url)
-        else:
-            raise RequestError(
-                400,
-                f"a picture's url must be a data URI, is {url[:40]!r}",
-                code="invalid_image_url",
-            )
-        self.check(data)
-        return data
+            return data, self.check(data)
+        raise RequestError(
+            400,
+            f"a picture's url must be a data URI, is {url[:40]!r}",
+            code="invalid_image_url",
+        )
 
-    def check(self, data: bytes) -> None:
-        """Raises RequestError for what is no image or has too many pixels; decodes none of them."""
+    def _decode(self, uri: str) -> tuple[bytes, int]:
+        try:
+            data = decode_data_uri(uri)
+        except ImageError as error:
+            raise RequestError(400, str(error), code="invalid_image_url") from error
+        return data, self.check(data)
+
+    def check(self, data: bytes) -> int:
+        """How many pixels an image has; none of them is decoded.
+
+        Raises:
+            RequestError: no image, or too many pixels.
+        """
         try:
             width, height = stored_image_size(data)
         except EdgeVLMError as error:
@@ -115,6 +135,7 @@ class PictureReader:
                 f"that are accepted; make it smaller first",
                 code="image_too_large",
             )
+        return width * height
 
     async def _fetch(self, url: str) -> bytes:
         if self._allowed is None:
@@ -169,10 +190,3 @@ class PictureReader:
             "headers": {"Host": parts.netloc.rpartition("@")[2]},
             "extensions": {"sni_hostname": host},
         }
-
-
-def _decode(uri: str) -> bytes:
-    try:
-        return decode_data_uri(uri)
-    except ImageError as error:
-        raise RequestError(400, str(error), code="invalid_image_url") from error

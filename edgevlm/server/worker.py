@@ -16,6 +16,7 @@ from typing import Any
 
 from edgevlm.errors import EdgeVLMError
 from edgevlm.generation import GenerationOptions
+from edgevlm.images import load_image
 from edgevlm.results import Chunk
 from edgevlm.server.errors import RequestError, refusal
 from edgevlm.server.metrics import Metrics
@@ -142,7 +143,17 @@ class Worker:
         if job.abandoned.is_set():
             self._metrics.abandoned()
             return
-        with contextlib.closing(self._vlm.generate(job.messages, **job.options)) as chunks:
+        messages = []
+        for message in job.messages:
+            parts = []
+            for part in message["content"]:
+                self._progress = time.monotonic()
+                if job.abandoned.is_set():
+                    self._metrics.abandoned()
+                    return
+                parts.append(_decoded(part))
+            messages.append({**message, "content": parts})
+        with contextlib.closing(self._vlm.generate(messages, **job.options)) as chunks:
             for chunk in chunks:
                 self._progress = time.monotonic()
                 if job.abandoned.is_set():
@@ -151,3 +162,8 @@ class Worker:
                 job.tell(chunk)
                 if chunk.stats is not None:
                     self._metrics.answered(chunk.stats)
+
+
+def _decoded(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part of a message, with its image's pixels instead of its file."""
+    return {**part, "image": load_image(part["image"])} if part["type"] == "image" else part
