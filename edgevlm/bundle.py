@@ -234,6 +234,6 @@ def _download(
     except Exception as error:
         # huggingface_hub raises its own, requests', and OS errors; all mean that there is no bundle.
         raise BundleError(
-            f"cannot get the hub repository {repository!r}: {error}; "
+            f"cannot get the hub repository {repository!r}: {' '.join(str(error).split())}; "
             f"is the name right, and is there a network?"
         ) from error

@@ -106,7 +106,7 @@ class PromptBuilder:
             PromptError: messages of another form, or that the template refuses.
             ContextError: the prompt is longer than ``max_positions``.
         """
-        _check_messages(messages)
+        check_messages(messages)
         if max_positions is not None:
             _check_length(messages, max_positions)
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
@@ -268,8 +268,8 @@ def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: i
     return "".join(written)
 
 
-def _check_messages(messages: object) -> None:
-    """Raises PromptError for what is no sequence of at least one message."""
+def check_messages(messages: object) -> None:
+    """Raises PromptError for what is no sequence of at least one message; its items are not looked at."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise PromptError(
             f"messages must be a list of mappings with role and content, is {type(messages).__name__}"

@@ -20,7 +20,7 @@ from edgevlm.images import ImageSource, image_of_part, load_image, load_images
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.pictures import Picture
-from edgevlm.prompt import system_messages, user_message
+from edgevlm.prompt import check_messages, system_messages, user_message
 from edgevlm.results import Answer, ChoiceScore, Prompt, Stopwatch, collect
 from edgevlm.runtimes.base import check_number
 from edgevlm.tiling import Detail, ImageBudget
@@ -283,6 +283,7 @@ class VLM:
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
     ) -> list[Picture]:
         """The pictures in place in some messages, in tiles."""
+        check_messages(messages)
         return [
             self._engine.prepare(image_of_part(part), _budget(part, generation))
             for part in _image_parts(messages)

@@ -166,6 +166,7 @@ def test_a_costly_schema_costs_nobody_else(address: str) -> None:
     again = httpx.post(url, json=costly(0), timeout=SECONDS)
     assert again.json()["error"]["message"].count("\n") == 0
     assert "costs too much" in again.json()["error"]["message"]
+    assert again.json()["error"]["param"] == "response_format"
 
 
 def test_conversation(client: openai.OpenAI, vlm: VLM) -> None:

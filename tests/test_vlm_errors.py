@@ -81,6 +81,13 @@ def test_messages_with_a_picture_missing_are_refused(smolvlm: VLM) -> None:
         smolvlm.generate([{"role": "user", "content": [{"type": "image"}]}])
 
 
+@pytest.mark.parametrize("messages", [None, [], (), "hi", 5, {"role": "user", "content": "hi"}])
+def test_what_is_no_conversation_is_a_clear_error(smolvlm: VLM, messages: Any) -> None:
+    for method in (smolvlm.generate, smolvlm.prompt):
+        with pytest.raises(PromptError, match="messages"):
+            method(messages)
+
+
 def test_a_closed_model_says_so(fresh: Callable[..., VLM]) -> None:
     vlm = fresh()
     vlm.close()
@@ -121,8 +128,9 @@ def test_unknown_models_are_clear_errors(name: str) -> None:
 
 
 def test_a_repository_without_network_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="hub repository 'owner/name'"):
+    with pytest.raises(BundleError, match="hub repository 'owner/name'") as caught:
         Bundle.open("owner/name", cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def copy_of(bundle: Path, target: Path) -> Path:

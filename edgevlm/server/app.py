@@ -147,7 +147,7 @@ def create_app(
         try:
             await loop.run_in_executor(schemas, vlm.check_json_schema, schema)
         except EdgeVLMError as error:
-            raise refusal(error) from error
+            raise refusal(error, "response_format") from error
 
     @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
     async def health() -> responses.Health:

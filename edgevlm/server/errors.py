@@ -55,10 +55,14 @@ def failure_body(error: Exception) -> dict[str, Any]:
     return error_body(500, f"the server failed: {type(error).__name__}")
 
 
-def refusal(error: EdgeVLMError) -> RequestError:
-    """What a client is told of an error that edgevlm raised on purpose."""
+def refusal(error: EdgeVLMError, parameter: str | None = None) -> RequestError:
+    """What a client is told of an error that edgevlm raised on purpose.
+
+    Args:
+        parameter: the field that is wrong, if it is one.
+    """
     if isinstance(error, InputError):
-        return RequestError(400, str(error), code=type(error).__name__)
+        return RequestError(400, str(error), code=type(error).__name__, parameter=parameter)
     if isinstance(error, MissingDependencyError):
         return RequestError(501, str(error), code="not_installed")
     return RequestError(500, str(error), code=type(error).__name__)
