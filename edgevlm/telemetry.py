@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 VARIABLES = {
     "ORT_DISABLE_TELEMETRY": "1",
@@ -34,9 +33,7 @@ def without_openvino_reporter() -> Iterator[None]:
 
     It has no variable that turns it off; ``opt_in_out`` of that package writes the user's choice into a file.
     """
-    choice = Path.home() / "intel" / OPENVINO_REPORTER
-    agreed = choice.is_file() and choice.read_text(errors="replace").strip() == "1"
-    if agreed or OPENVINO_REPORTER in sys.modules:
+    if _agreed() or OPENVINO_REPORTER in sys.modules:
         yield
         return
     sys.modules[OPENVINO_REPORTER] = None  # type: ignore[assignment]  # Python's way to say: not there
@@ -44,3 +41,13 @@ def without_openvino_reporter() -> Iterator[None]:
         yield
     finally:
         del sys.modules[OPENVINO_REPORTER]
+
+
+def _agreed() -> bool:
+    """Whether the user has agreed to OpenVINO's reports."""
+    choice = os.path.join(os.path.expanduser("~"), "intel", OPENVINO_REPORTER)
+    try:
+        with open(choice, encoding="utf-8", errors="replace") as file:
+            return file.read(8).strip() == "1"
+    except OSError:
+        return False
