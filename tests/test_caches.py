@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from edgevlm import VLM
 from edgevlm.caches import COSTLY_POSITIONS, EmbeddingCache, KVCache
+from edgevlm.results import Stats
 from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
 
 NANO = Path(__file__).parents[1] / "edgevlm" / "models" / "edgevlm-nano"
@@ -99,6 +101,75 @@ def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder)
         take_in(decoder, units[shared:], shared)
         cache.extend(units[shared:])
     assert cache.copies == 0
+
+
+def test_only_what_is_expected_to_go_on_is_copied(decoder: LlamaCppDecoder) -> None:
+    decoder.truncate(0)
+    cache = KVCache(decoder, tokens_per_tile=4)
+    for conversation, continues, copies in (
+        (0, False, 0),
+        (1, True, 0),  # in the place of a single question
+        (2, False, 1),
+        (3, False, 1),
+        (4, True, 1),
+    ):
+        units = prompt(conversation, 100)
+        shared = cache.reuse(units, continues=continues)
+        take_in(decoder, units[shared:], shared)
+        cache.extend(units[shared:])
+        assert cache.copies == copies
+    assert cache.reuse(prompt(1, 101), continues=True) == 100
+    assert cache.reuse(prompt(4, 101), continues=True) == 100
+
+
+def test_a_camera_pays_for_no_copy_and_conversations_keep_theirs(vlm: VLM) -> None:
+    rng = np.random.default_rng(0)
+
+    def frame() -> NDArray[np.uint8]:
+        return rng.integers(0, 256, (120, 120, 3), np.uint8)
+
+    for _ in range(3):
+        vlm.ask(frame(), "What is in the picture?")
+        vlm.score(frame(), "What color is it?", ["red", "blue"])
+    assert vlm.cache_info().conversations == 0
+    chat = vlm.chat()
+    first = chat.send("What is in the picture?", frame())
+    for _ in range(3):
+        vlm.ask(frame(), "What is in the picture?")
+    assert vlm.cache_info().conversations == 1
+    assert chat.send("Again?").stats.cached_tokens >= first.stats.prompt_tokens
+    vlm.close()
+
+
+def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> None:
+    """It gets whole conversations, and sees that one goes on by the answer in it."""
+
+    def turn(messages: list[dict[str, Any]]) -> Stats:
+        *_, last = vlm.generate(messages, max_tokens=4)
+        messages += [
+            {"role": "assistant", "content": "green"},
+            {"role": "user", "content": "What shape is it?"},
+        ]
+        assert last.stats is not None
+        return last.stats
+
+    question = {"type": "text", "text": "What color is it?"}
+    asked: list[list[dict[str, Any]]] = [
+        [
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": EXAMPLES / name}, question],
+            }
+        ]
+        for name in ("square.png", "shapes.png")
+    ]
+    copies = []
+    for _ in range(3):
+        for messages in asked:
+            last = turn(messages)
+            copies.append(vlm.cache_info().conversations)
+    assert copies == [0, 0, 0, 1, 1, 1]
+    assert last.cached_tokens > last.prompt_tokens // 2
 
 
 def test_what_was_used_longest_ago_goes_first(decoder: LlamaCppDecoder) -> None:
