@@ -125,7 +125,7 @@ def test_adapter_weights_among_the_others_are_refused(trained: Trained, tmp_path
     for form, state in forms.items():
         folder = Path(shutil.copytree(trained.base, tmp_path / form))
         tensors = {name: value.clone().contiguous() for name, value in state.items()}
-        change_weights(folder, lambda _, tensors=tensors: tensors)  # type: ignore[misc]
+        change_weights(folder, lambda _, tensors=tensors: tensors)  # type: ignore[misc]  # a default
         with pytest.raises(ExportError, match=r"tensors of an adapter that is not merged, such as"):
             Checkpoint.open(folder)
 

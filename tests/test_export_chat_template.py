@@ -53,9 +53,9 @@ def transformers_template(folder: Path) -> str | None:
         chat_template=settings.get("chat_template"),
     )
     if processor.chat_template is not None:
-        return processor._resolve_chat_template(None)  # type: ignore[no-any-return]
+        return processor._resolve_chat_template(None)  # type: ignore[no-any-return]  # untyped
     try:
-        return processor.tokenizer.get_chat_template()  # type: ignore[no-any-return]
+        return processor.tokenizer.get_chat_template()  # type: ignore[no-any-return]  # untyped
     except ValueError:
         return None
 

@@ -51,7 +51,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "torchao": ({"quant_method": "torchao", "quant_type": {"default": {}}}, r"says torchao\)"),
     "a method of tomorrow": ({"quant_method": "q9"}, r"says q9\)"),
     "no method": ({}, r"says a method that it does not name\)"),
-    "no object": (["fp8"], r"says \['fp8'\]\)"),  # type: ignore[dict-item]
+    "no object": (["fp8"], r"says \['fp8'\]\)"),  # type: ignore[dict-item]  # on purpose
 }
 
 

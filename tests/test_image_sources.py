@@ -202,15 +202,15 @@ def test_binary_files_of_any_kind(folder: Path) -> None:
         archive.writestr("a.png", DATA)
     with gzip.open("a.png.gz", "wb") as file:
         file.write(DATA)
-    spooled = tempfile.SpooledTemporaryFile()  # noqa: SIM115
+    spooled = tempfile.SpooledTemporaryFile()  # noqa: SIM115  (left open on purpose)
     spooled.write(DATA)
     spooled.seek(0)
     files: list[Any] = [
         io.BytesIO(DATA),
-        open("a.png", "rb"),  # noqa: SIM115
-        open("a.png", "rb", buffering=0),  # noqa: SIM115
-        zipfile.ZipFile("a.zip").open("a.png"),  # noqa: SIM115
-        gzip.open("a.png.gz"),  # noqa: SIM115
+        open("a.png", "rb"),  # noqa: SIM115  (left open on purpose)
+        open("a.png", "rb", buffering=0),  # noqa: SIM115  (left open on purpose)
+        zipfile.ZipFile("a.zip").open("a.png"),  # noqa: SIM115  (left open on purpose)
+        gzip.open("a.png.gz"),  # noqa: SIM115  (left open on purpose)
         spooled,
     ]
     for file in files:

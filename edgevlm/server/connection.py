@@ -70,7 +70,7 @@ class _Connection(H11Protocol):
         self._unread_since = 0.0
         """Bytes that wait for the client, and since when it took none of them."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._waiting_since = time.monotonic()
         self._schedule()
