@@ -1,12 +1,19 @@
 """The page: five tabs over one `Models`, and where it is served.
 
-Nothing is fetched from elsewhere: the fonts are the system's, and Gradio's scripts come from this process.
+Nothing is fetched from elsewhere: the fonts are the system's, Gradio's scripts come from this process, and
+the browser is told to load nothing else, whatever an answer contains.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from starlette.middleware import Middleware
+
 from edgevlm.demo import chat, compare, inside, live, markup, shelf
 from edgevlm.demo.answers import Running
+from edgevlm.demo.browsers import CookieMiddleware
+from edgevlm.demo.language import TRANSLATIONS, label, say
 from edgevlm.demo.models import Models
 from edgevlm.demo.toolkit import INTERNAL, gr, session_of
 from edgevlm.errors import InputError
@@ -15,7 +22,8 @@ from edgevlm.generation import GenerationOptions
 OLDEST_FILE = 24 * 3600
 """Seconds after which a picture that somebody uploaded is deleted."""
 
-LARGEST_FILE = "64mb"
+ASSETS = Path(__file__).parent / "assets"
+"""Style sheets and scripts of the page; all that are there are loaded, in the order of their names."""
 
 
 def build(models: Models, options: GenerationOptions) -> gr.Blocks:
@@ -26,19 +34,19 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
     with page:
         chosen = gr.State(first)
         record = gr.State(None)
-        head = gr.HTML(_head(first), elem_id="head")
-        with gr.Tabs():
-            with gr.Tab("Chat", id="chat"):
+        head = gr.HTML(elem_id="head")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(label("Chat"), id="chat"):
                 chat.build(page, models, running, chosen, record, options)
-            with gr.Tab("Live", id="live"):
+            with gr.Tab(label("Live"), id="live"):
                 live.build(page, models, chosen, options)
-            with gr.Tab("Inside", id="inside") as tab:
+            with gr.Tab(label("Inside"), id="inside") as tab:
                 inside.build(tab, models, record)
-            with gr.Tab("Compare", id="compare") as tab:
+            with gr.Tab(label("Compare"), id="compare") as tab:
                 compare.build(tab, models, running, chosen, options)
-            with gr.Tab("Models", id="models") as tab:
+            with gr.Tab(label("Models"), id="models") as tab:
                 shelf.build(page, tab, models, chosen)
-        chosen.change(_head, [chosen], [head], queue=False, show_progress="hidden", **INTERNAL)
+        gr.on([page.load, chosen.change], _head, [chosen], [head], **INTERNAL)
 
         def left(request: gr.Request) -> None:
             running.stop(session_of(request))
@@ -69,19 +77,24 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
             quiet=True,
             prevent_thread_lock=True,
             ssr_mode=False,
-            max_file_size=LARGEST_FILE,
-            footer_links=["settings"],
+            footer_links=[],
+            run_history=False,  # Gradio would keep every question in the browser
+            enable_monitoring=False,
+            app_kwargs={"middleware": [Middleware(CookieMiddleware)]},
+            i18n=TRANSLATIONS,
             theme=gr.themes.Default(
                 primary_hue="indigo",
                 font=["ui-sans-serif", "system-ui", "sans-serif"],
                 font_mono=["ui-monospace", "monospace"],
             ),
-            css=markup.STYLE,
+            css_paths=sorted(ASSETS.glob("*.css")),
+            js="\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.js"))),
         )
     except OSError as error:
         raise InputError(f"port {port} cannot be used: {error}; name another") from error
     return str(address)
 
 
-def _head(label: str) -> str:
-    return markup.block(f"<b>edgevlm</b> with {markup.escaped(label)}, on this machine")
+def _head(model: str, request: gr.Request) -> str:
+    where = say(request, "with {model}, on this machine", model=model)
+    return markup.block(f"<h1>edgevlm</h1> {markup.escaped(where)}")

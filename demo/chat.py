@@ -239,41 +239,38 @@ def build(
         "fn": respond,
         "inputs": [window, chosen, temperature, length, detail, system, probable],
         "outputs": [window, record],
-        "show_progress": "minimal",
         "concurrency_limit": None,
     }
     questions = [
-        box.submit(_sent, [box, window], [window, box], queue=False, **INTERNAL),
-        window.retry(_again, [window], [window, box], queue=False, **INTERNAL),
-        window.example_select(_example, None, [window, box], queue=False, **INTERNAL),
+        box.submit(_sent, [box, window], [window, box], **INTERNAL),
+        window.retry(_again, [window], [window, box], **INTERNAL),
+        window.example_select(_example, None, [window, box], **INTERNAL),
     ]
     answering = []
     for number, question in enumerate(questions):
-        visibility = INTERNAL if number else {"api_name": "chat"}
+        visibility = INTERNAL if number else {"api_name": "chat", "show_progress": "hidden"}
         answered = question.success(**answers, **visibility)
         answering.append(answered)
         place = {
             "inputs": [window, current, saved],
             "outputs": [box, current, saved],
-            "queue": False,
             **INTERNAL,
         }
         answered.success(ended, **place)
         answered.failure(kept, **place)
-    box.stop(stop, None, None, queue=False, **INTERNAL)
+    box.stop(stop, None, None, **INTERNAL)
     # Who leaves an answer gets no more of it, or it would come back into the window.
-    left = {"cancels": answering, "queue": False, **INTERNAL}
+    left = {"cancels": answering, **INTERNAL}
     gr.on([window.undo, edit.click], leave, None, None, **left).then(
-        _undone, [window], [window, box], queue=False, **INTERNAL
-    ).then(kept, [window, current, saved], [box, current, saved], queue=False, **INTERNAL)
+        _undone, [window], [window, box], **INTERNAL
+    ).then(kept, [window, current, saved], [box, current, saved], **INTERNAL)
     window.clear(leave, None, None, **left).then(
-        _forgotten, [current, saved], [window, box, current, saved], queue=False, **INTERNAL
+        _forgotten, [current, saved], [window, box, current, saved], **INTERNAL
     )
     new.click(leave, None, None, **left).then(
         lambda: ([], _free(), None, None),
         None,
         [window, box, current, earlier],
-        queue=False,
         **INTERNAL,
     )
     gr.on(
@@ -281,14 +278,12 @@ def build(
         _listed,
         [saved, current],
         [earlier],
-        queue=False,
-        show_progress="hidden",
         **INTERNAL,
     )
     earlier.input(leave, None, None, **left).then(
-        _opened, [earlier, saved], [window, box, current], queue=False, **INTERNAL
+        _opened, [earlier, saved], [window, box, current], **INTERNAL
     )
-    camera.input(_photographed, [camera, box], [box, camera], queue=False, **INTERNAL)
+    camera.input(_photographed, [camera, box], [box, camera], **INTERNAL)
 
     def exported(history: list[dict[str, Any]], label: str | None) -> str:
         if not history:
@@ -296,7 +291,7 @@ def build(
         name = models.find(label).label
         return downloadable("conversation.md", conversation.as_markdown(name, history))
 
-    export.click(exported, [window, chosen], [file], queue=False, **INTERNAL).success(
+    export.click(exported, [window, chosen], [file], **INTERNAL).success(
         None, None, None, js=f"() => ({DOWNLOAD})('conversation-file')", **INTERNAL
     )
 

@@ -117,8 +117,6 @@ def build(
         listed,
         [first, second, chosen],
         [first, second],
-        queue=False,
-        show_progress="hidden",
         **INTERNAL,
     )
     start.click(
@@ -126,10 +124,9 @@ def build(
         [picture, question, first, second],
         [left, right, table],
         concurrency_limit=None,
-        show_progress="minimal",
         **INTERNAL,
     )
-    stop.click(stopped, None, None, queue=False, **INTERNAL)
+    stop.click(stopped, None, None, **INTERNAL)
 
 
 def view(sides: Sequence[Side]) -> tuple[str, str, str]:

@@ -86,7 +86,6 @@ def build(tab: gr.Tab, models: Models, record: gr.State) -> None:
         lambda record: look(record) if record is not None else tuple(gr.skip() for _ in outputs),
         [record],
         outputs,
-        show_progress="hidden",
         **INTERNAL,
     )
 

@@ -274,11 +274,10 @@ def build(page: gr.Blocks, models: Models, chosen: gr.State, defaults: Generatio
         stream_every=SECONDS_PER_FRAME,
         time_limit=None,
         concurrency_limit=None,
-        show_progress="hidden",
         **INTERNAL,
     )
-    pause.click(toggled, None, [pause, shown], queue=False, **INTERNAL)
-    save.click(logged, None, [file], queue=False, **INTERNAL).success(
+    pause.click(toggled, None, [pause, shown], **INTERNAL)
+    save.click(logged, None, [file], **INTERNAL).success(
         None, None, None, js=f"() => ({DOWNLOAD})('live-file')", **INTERNAL
     )
     page.unload(left)

@@ -1,4 +1,4 @@
-"""HTML of the page that Gradio has no component for, its style sheet, and how text gets into it."""
+"""HTML of the page that Gradio has no component for, and how text gets into it."""
 
 from __future__ import annotations
 
@@ -13,38 +13,6 @@ TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;",
 """Gradio reads HTML as a template; these would begin one."""
 
 PHASES = ("wait", "prepare", "encode", "prefill", "decode")
-
-STYLE = """
-.edgevlm table { border-collapse: collapse; width: 100%; margin: 0; border: 0 !important; }
-.edgevlm td, .edgevlm th { text-align: left; padding: 3px 8px 3px 0; vertical-align: top;
-  border: 0 !important; }
-.edgevlm tr { border: 0 !important; }
-.edgevlm tr + tr td { border-top: 1px solid var(--border-color-primary) !important; }
-.labelled { flex: 1 1 300px !important; min-width: min(300px, 100%) !important; }
-.labelled .edgevlm { padding-top: 1.7em; }
-.edgevlm td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.edgevlm .bar { position: relative; height: 1.1em; min-width: 4em; overflow: hidden;
-  background: var(--background-fill-secondary); }
-.edgevlm .bar span { position: absolute; top: 0; bottom: 0; min-width: 2px; background: var(--color-accent); }
-.edgevlm .prompt { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono); }
-.edgevlm .special { color: var(--body-text-color-subdued); }
-.edgevlm .tile { border: 1px solid var(--color-accent); border-radius: 4px; padding: 0 4px; margin: 0 1px;
-  display: inline-block; }
-.edgevlm .tokens { position: relative; padding-bottom: 11em; line-height: 1.9; overflow-wrap: anywhere; }
-.edgevlm .token { border-bottom: 3px solid; padding: 1px 0; cursor: help; white-space: pre-wrap; }
-.edgevlm .token .others { display: none; position: absolute; left: 0; bottom: 0; height: 10.5em; width: 100%;
-  white-space: pre-wrap; line-height: 1.4; }
-.edgevlm .token:hover, .edgevlm .token:focus { background: var(--background-fill-secondary); }
-.edgevlm .token:hover .others, .edgevlm .token:focus .others { display: block; }
-.edgevlm .tokens:hover .token:focus:not(:hover) .others { display: none; }
-.edgevlm mark { background: color-mix(in srgb, var(--color-accent) 35%, transparent); color: inherit;
-  border-radius: 3px; padding: 0 2px; }
-.edgevlm .answer { font-size: 1.25em; white-space: pre-wrap; overflow-wrap: anywhere; min-height: 1.6em; }
-.edgevlm .quiet { color: var(--body-text-color-subdued); }
-.edgevlm .problem { color: var(--error-text-color); }
-footer { margin-top: 0 !important; }
-button[aria-label="Share"] { display: none; }
-"""
 
 
 def escaped(text: str) -> str:

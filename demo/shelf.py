@@ -57,13 +57,15 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
         listed,
         [chosen],
         [table, choice],
-        queue=False,
-        show_progress="hidden",
         **INTERNAL,
     )
-    use.click(loaded, [choice, chosen], [state, chosen], concurrency_limit=None, **INTERNAL).then(
-        listed, [chosen], [table, choice], queue=False, show_progress="hidden", **INTERNAL
-    )
+    use.click(
+        loaded,
+        [choice, chosen],
+        [state, chosen],
+        concurrency_limit=None,
+        **{**INTERNAL, "show_progress": "full"},
+    ).then(listed, [chosen], [table, choice], **INTERNAL)
 
 
 def row(offer: Offer, is_loaded: bool) -> list[str]:

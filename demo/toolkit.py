@@ -18,10 +18,27 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError("the demo needs Gradio: pip install 'edgevlm[demo]'") from error
 
-__all__ = ["DOWNLOAD", "INTERNAL", "downloadable", "framed", "gr", "refusal", "session_of"]
+__all__ = [
+    "DOWNLOAD",
+    "INTERNAL",
+    "downloadable",
+    "framed",
+    "gr",
+    "readable",
+    "refusal",
+    "session_of",
+    "tell",
+]
 
-INTERNAL: dict[str, Any] = {"api_visibility": "undocumented"}
-"""Arguments of events that serve the page alone."""
+INTERNAL: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "hidden"}
+"""Arguments of events that serve the page alone.
+
+They go through Gradio's queue: only there does the page show what a function refuses. And without progress:
+with it, what is refused lays a red "Error" over the outputs.
+"""
+
+NOTICE_SECONDS = 10
+"""How long the page shows a notice, unless a person closes it before."""
 
 DOWNLOAD = "(id) => setTimeout(() => document.querySelector('#' + id).click(), 100)"
 """JavaScript: click a hidden download button, once the page has the file's address."""
@@ -39,13 +56,22 @@ def framed(label: str, name: str) -> gr.HTML:
     )
 
 
-def refusal(error: Exception) -> gr.Error:
-    """An error as a message in the page, which stays until it is closed."""
+def refusal(error: Exception | str, title: str = "Sorry") -> gr.Error:
+    """An error to raise from an event: a notice in the page that goes away by itself."""
+    return gr.Error(
+        html.escape(readable(error)), duration=NOTICE_SECONDS, print_exception=False, title=title
+    )
+
+
+def tell(text: str, title: str = "") -> None:
+    """Show a notice in the page that called the running event, and go on."""
+    gr.Info(html.escape(text), duration=NOTICE_SECONDS, title=title)
+
+
+def readable(error: Exception | str) -> str:
+    """An error's text without the folder where Gradio keeps what was uploaded."""
     folder = gr.utils.get_upload_folder()
-    text = re.sub(
-        rf"{re.escape(folder)}[/\\]\w+[/\\]", "", str(error)
-    )  # where Gradio keeps a picture
-    return gr.Error(html.escape(text), duration=None, print_exception=False, title="Sorry")
+    return re.sub(rf"{re.escape(folder)}[/\\]\w+[/\\]", "", str(error))
 
 
 def session_of(request: gr.Request) -> str:
