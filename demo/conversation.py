@@ -31,24 +31,30 @@ def assistant_turn(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [_text_part(text)]}
 
 
+def turn_of(role: str, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A turn of what `parts` returns."""
+    content = [_text_part(part) if kind == "text" else {"path": part} for kind, part in parts]
+    return {"role": role, "content": content}
+
+
 def as_message(turn: Turn) -> dict[str, Any]:
     """A turn as a message of `VLM.generate`."""
     return {
         "role": turn["role"],
         "content": [
             {"type": "text", "text": part} if kind == "text" else {"type": "image", "image": part}
-            for kind, part in _parts(turn)
+            for kind, part in parts(turn)
         ],
     }
 
 
 def text_of(turn: Turn) -> str:
-    return "\n".join(part for kind, part in _parts(turn) if kind == "text")
+    return "\n".join(part for kind, part in parts(turn) if kind == "text")
 
 
 def pictures_of(turn: Turn) -> list[str]:
     """Paths of a turn's pictures."""
-    return [part for kind, part in _parts(turn) if kind == "image"]
+    return [part for kind, part in parts(turn) if kind == "image"]
 
 
 def last_question(history: Sequence[Turn]) -> int | None:
@@ -71,7 +77,7 @@ def as_markdown(name: str, history: Sequence[Turn]) -> str:
     lines = [f"# Conversation with {name}", ""]
     for turn in history:
         lines += [f"**{turn['role']}**", ""]
-        for kind, part in _parts(turn):
+        for kind, part in parts(turn):
             lines += [_data_picture(Path(part)) if kind == "image" else part, ""]
     return "\n".join(lines)
 
