@@ -89,7 +89,7 @@ def _data_picture(path: Path) -> str:
     return f"![picture](data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()})"
 
 
-def _parts(turn: Turn) -> list[tuple[str, str]]:
+def parts(turn: Turn) -> list[tuple[str, str]]:
     """``("text", text)`` and ``("image", path)``, in order, without empty texts."""
     content = turn["content"]
     found = []
