@@ -26,7 +26,7 @@ _NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
-class Upload:
+class Attachment:
     """A picture that the model can see."""
 
     path: str
@@ -35,13 +35,13 @@ class Upload:
     """Of the file as it came; the model sees the first."""
 
 
-def checked(paths: Sequence[str]) -> list[Upload]:
+def checked(paths: Sequence[str]) -> list[Attachment]:
     """The pictures of a question.
 
     Raises:
         ImageError: at least one cannot be read or is too large; the message has a line for each.
     """
-    found: list[Upload] = []
+    found: list[Attachment] = []
     faults: list[str] = []
     for path in paths:
         try:
@@ -53,10 +53,10 @@ def checked(paths: Sequence[str]) -> list[Upload]:
     return found
 
 
-def _checked(path: str) -> Upload:
+def _checked(path: str) -> Attachment:
     pixels = load_image(path)
     shown, frames = _looked_at(path)
-    return Upload(path if shown else saved(pixels, Path(path).stem), frames)
+    return Attachment(path if shown else saved(pixels, Path(path).stem), frames)
 
 
 def saved(pixels: NDArray[np.uint8], name: str) -> str:
