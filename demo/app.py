@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from edgevlm.demo import chat, compare, inside, live, markup, shelf
 from edgevlm.demo.answers import Running
@@ -80,7 +81,13 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
             footer_links=[],
             run_history=False,  # Gradio would keep every question in the browser
             enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(CookieMiddleware)]},
+            app_kwargs={
+                "middleware": [
+                    # Another site's name that is made to lead here must not reach the conversations.
+                    Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+                    Middleware(CookieMiddleware),
+                ]
+            },
             i18n=TRANSLATIONS,
             theme=gr.themes.Default(
                 primary_hue="indigo",

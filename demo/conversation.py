@@ -35,7 +35,7 @@ def user_turn(text: str, pictures: Sequence[str]) -> dict[str, Any]:
     """What a person sends: pictures first, then the text, if there is one."""
     content: list[dict[str, str]] = [{"path": picture} for picture in pictures]
     if text.strip():
-        content.append(_html_part(f'<div class="said">{html.escape(text)}</div>{_COPY}'))
+        content.append(_user_text(text))
     return {"role": "user", "content": content}
 
 
@@ -46,16 +46,17 @@ def assistant_turn(text: str, note: str = "", drawn: str | None = None) -> dict[
         note: plain text to show below it.
         drawn: path of a picture to show below it.
     """
-    content: list[dict[str, str]] = [
-        _html_part(
-            f'<div class="source" hidden>{html.escape(text)}</div>'
-            f'<div class="answered">{markdown.render(text)}</div>'
-            f'<div class="foot"><span class="note">{html.escape(note)}</span>{_COPY}</div>'
-        )
-    ]
+    content = [_assistant_text(text, note)]
     if drawn is not None:
         content.append({"path": drawn})
     return {"role": "assistant", "content": content}
+
+
+def turn_of(role: str, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A turn of what `parts` returns."""
+    made = _user_text if role == "user" else _assistant_text
+    content = [made(part) if kind == "text" else {"path": part} for kind, part in parts]
+    return {"role": role, "content": content}
 
 
 def as_message(turn: Turn) -> dict[str, Any]:
@@ -64,19 +65,25 @@ def as_message(turn: Turn) -> dict[str, Any]:
         "role": turn["role"],
         "content": [
             {"type": "text", "text": part} if kind == "text" else {"type": "image", "image": part}
-            for kind, part in _parts(turn)
+            for kind, part in parts(turn)
         ],
     }
 
 
 def text_of(turn: Turn) -> str:
     """What was written or answered, letter for letter."""
-    return "\n".join(part for kind, part in _parts(turn) if kind == "text")
+    return "\n".join(part for kind, part in parts(turn) if kind == "text")
 
 
 def pictures_of(turn: Turn) -> list[str]:
     """Paths of the pictures that a person sent with this turn."""
-    return [part for kind, part in _parts(turn) if kind == "image"]
+    return [part for kind, part in parts(turn) if kind == "image"]
+
+
+def files_of(turn: Turn) -> list[str]:
+    """Paths of all pictures that the window shows in this turn."""
+    content = turn["content"] if isinstance(turn["content"], list) else []
+    return [_path(part) for part in content if isinstance(part, dict) and "text" not in part]
 
 
 def last_question(history: Sequence[Turn]) -> int | None:
@@ -99,7 +106,7 @@ def as_markdown(name: str, history: Sequence[Turn]) -> str:
     lines = [f"# Conversation with {name}", ""]
     for turn in history:
         lines += [f"**{turn['role']}**", ""]
-        for kind, part in _parts(turn):
+        for kind, part in parts(turn):
             lines += [_data_picture(Path(part)) if kind == "image" else part, ""]
     return "\n".join(lines)
 
@@ -111,7 +118,7 @@ def _data_picture(path: Path) -> str:
     return f"![picture](data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()})"
 
 
-def _parts(turn: Turn) -> list[tuple[str, str]]:
+def parts(turn: Turn) -> list[tuple[str, str]]:
     """``("text", text)`` and ``("image", path)``, in order, without empty texts and drawn pictures."""
     content = turn["content"]
     found = []
@@ -119,16 +126,32 @@ def _parts(turn: Turn) -> list[tuple[str, str]]:
         text = part if isinstance(part, str) else part.get("text")
         if text is None:
             if turn["role"] == "user":
-                found.append(("image", part.get("path") or part["file"]["path"]))
+                found.append(("image", _path(part)))
         elif said := _said(text):
             found.append(("text", said))
     return found
+
+
+def _path(part: Mapping[str, Any]) -> str:
+    return str(part.get("path") or part["file"]["path"])
 
 
 def _said(text: str) -> str:
     """The text itself; one that does not come from the window is its own."""
     source = _SOURCE.match(text)
     return text if source is None else html.unescape(source[1])
+
+
+def _user_text(text: str) -> dict[str, str]:
+    return _html_part(f'<div class="said">{html.escape(text)}</div>{_COPY}')
+
+
+def _assistant_text(text: str, note: str = "") -> dict[str, str]:
+    return _html_part(
+        f'<div class="source" hidden>{html.escape(text)}</div>'
+        f'<div class="answered">{markdown.render(text)}</div>'
+        f'<div class="foot"><span class="note">{html.escape(note)}</span>{_COPY}</div>'
+    )
 
 
 def _html_part(made: str) -> dict[str, str]:
