@@ -51,7 +51,7 @@ def remember(page: gr.Blocks, controls: Sequence[Any], reset: gr.Button) -> None
 
 
 def remember_model(page: gr.Blocks, models: Models, chosen: gr.State) -> None:
-    """Keep the label of the chosen model; one that can no longer be loaded is said, and the first is taken."""
+    """Keep the chosen model's label. If it can no longer be loaded, that is said, and the first answers."""
     memory = gr.BrowserState(None, storage_key="edgevlm-model", secret=SECRET)
 
     def restored(label: object, request: gr.Request) -> Any:
