@@ -1,11 +1,11 @@
-"""The list of a browser's conversations above the tab Chat: open, rename, delete, search, save, read a file."""
+"""The list of a browser's conversations in the tab Chat, and their files."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgevlm.demo import conversation, conversation_file, markup
 from edgevlm.demo.browsers import browser_of
@@ -33,6 +33,9 @@ LISTENER = "element.addEventListener('conversation', (event) => trigger(event.de
 
 Turns = list[dict[str, Any]]
 
+SHOW = "() => document.querySelector('#conversation').scrollIntoView({block: 'nearest'})"
+"""JavaScript: on a phone the list fills the screen."""
+
 
 class ConversationList:
     """The list's components; `connect` says what they do.
@@ -52,15 +55,19 @@ class ConversationList:
                 self._note = gr.HTML(elem_id="conversations-note")
                 self.search = gr.Textbox(
                     label=label("Search"),
-                    placeholder=label("in titles and texts"),
+                    placeholder=label("Search in titles and texts"),
+                    show_label=False,
+                    container=False,
                     elem_id="conversation-search",
                 )
-                self.shown = gr.HTML(elem_id="conversation-list", js_on_load=LISTENER)
+                self.shown = gr.HTML(
+                    elem_id="conversation-list", js_on_load=LISTENER, apply_default_css=False
+                )
                 with gr.Row():
                     self._save = gr.Button(label("Save as a file"), size="md", min_width=140)
                     self._markdown = gr.Button(label("Save as Markdown"), size="md", min_width=140)
                     self._upload = gr.UploadButton(
-                        label("Open a file"),
+                        cast("str", label("Open a file")),
                         file_types=[".json"],
                         size="md",
                         min_width=140,
@@ -198,33 +205,38 @@ class ConversationList:
                 raise refusal(error) from error
             return downloadable("conversation.md", conversation.as_markdown(name, history))
 
+        def left(request: gr.Request) -> None:
+            store.show(session_of(request), None)
+
         for choosing in (
             self.shown.select(chosen_one, None, [pending], **INTERNAL),
             self._upload.upload(read, [self._upload], [pending], **INTERNAL),
         ):
-            leave(choosing.success).success(opened, [pending], [*places, current], **INTERNAL).then(
-                **listing
+            shown = leave(choosing.success).success(
+                opened, [pending], [*places, current], **INTERNAL
             )
+            shown.success(None, None, None, js=SHOW, **INTERNAL)
+            shown.then(**listing)
             choosing.failure(**listing)
         leave(self.new.click).then(fresh, None, [*places, current], **INTERNAL).then(**listing)
-        for event, function in (
+        for event, change in (
             (self.shown.edit, renamed),
             (self.shown.delete, deleted),
             (self.shown.undo, restored),
         ):
-            event(function, None, None, **INTERNAL).then(**listing)
+            event(change, None, None, **INTERNAL).then(**listing)
         gr.on(
             [page.load, self.shown.focus, self._frame.expand, self.search.change, current.change],
             trigger_mode="always_last",
             **listing,
         )
         page.load(_note, None, [self._note], **INTERNAL)
-        page.unload(lambda request: store.show(session_of(request), None))
-        for button, function, inputs in (
-            (self._save, saved_file, [window, current]),
-            (self._markdown, saved_markdown, [window, chosen]),
+        page.unload(left)
+        for saving in (
+            self._save.click(saved_file, [window, current], [self._file], **INTERNAL),
+            self._markdown.click(saved_markdown, [window, chosen], [self._file], **INTERNAL),
         ):
-            button.click(function, inputs, [self._file], **INTERNAL).success(
+            saving.success(
                 None, None, None, js=f"() => ({DOWNLOAD})('conversation-file')", **INTERNAL
             )
 
@@ -283,8 +295,7 @@ def _button(action: str, text: str, saved: Saved, request: gr.Request) -> str:
 def _note(request: gr.Request) -> str:
     text = say(
         request,
-        "Kept until edgevlm demo ends, the newest {count} of this browser. "
-        "To keep one for longer, save it as a file.",
+        "The newest {count} are kept until edgevlm demo ends. Save those as files that you want for longer.",
         count=MAX_CONVERSATIONS,
     )
     return markup.block(f'<div class="quiet">{markup.escaped(text)}</div>')

@@ -16,7 +16,7 @@ RUSSIAN = {
     "New conversation": "Новый разговор",
     "Conversations": "Разговоры",
     "Search": "Поиск",
-    "in titles and texts": "в названиях и текстах",
+    "Search in titles and texts": "Поиск в названиях и текстах",
     "Save as a file": "Сохранить в файл",
     "Save as Markdown": "Сохранить как Markdown",
     "Open a file": "Открыть файл",
@@ -40,9 +40,9 @@ RUSSIAN = {
     "deleted": "удалён",
     "Rename": "Переименовать",
     "Delete": "Удалить",
-    "Kept until edgevlm demo ends, the newest {count} of this browser. To keep one for longer, save it as a file.": (
-        "Хранятся, пока работает edgevlm demo, последние {count} разговоров этого браузера. "
-        "Чтобы сохранить разговор надолго, запишите его в файл."
+    "The newest {count} are kept until edgevlm demo ends. Save those as files that you want for longer.": (
+        "Последние {count} разговоров хранятся, пока работает edgevlm demo. "
+        "Нужные надолго сохраните в файл."
     ),
     "The conversation is empty; there is nothing to save.": ("Разговор пуст; сохранять нечего."),
     "Reset the settings": "Сбросить настройки",
