@@ -61,7 +61,7 @@ BUSY = "() => ({__type__: 'update', submit_btn: false, stop_btn: true})"
 UPLOADED = "() => edgevlm.uploaded()"
 """JavaScript: wait until all pictures of the box are on the server; fails if one did not get there."""
 
-REPORT = "edgevlm.report = (reason, name) => trigger('refused', {reason, name});"
+REPORT = "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
 """JavaScript: what the page's script refuses is told through an event of this page."""
 
 EXPORT = "edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"
@@ -122,7 +122,7 @@ def build(
             {"text": text, "files": [str(PICTURES / name) for name in names]}
             for text, names in EXAMPLES
         ],
-        placeholder=label("Add a picture and ask about it, or take an example"),
+        placeholder=str(label("Add a picture and ask about it, or take an example")),
         elem_id="conversation",
     )
     tasks = gr.HTML(elem_id="tasks")
@@ -132,7 +132,7 @@ def build(
         sources=["upload"],
         label=label("Question"),
         show_label=False,
-        placeholder=label("Ask about a picture"),
+        placeholder=str(label("Ask about a picture")),
         max_plain_text_length=100_000,
         max_lines=8,
         elem_id="question",
@@ -294,7 +294,10 @@ def build(
         running.leave(session_of(request))
 
     settings = [chosen, temperature, length, detail, probable, system]
-    answer = {"outputs": [window, box, returned, record], "concurrency_limit": None}
+    answer: dict[str, Any] = {
+        "outputs": [window, box, returned, record],
+        "concurrency_limit": None,
+    }
     # What is set before an event of the same trigger is set before that event begins.
     gr.on(
         [box.submit, window.retry, window.example_select], None, None, [box], js=BUSY, **INTERNAL

@@ -9,6 +9,9 @@
   const box = () => $("#question textarea");
   const answering = () => $("#question .stop-button");
   const shown = () => Boolean($("#question")?.offsetParent);
+  /** Let the server say why something is refused, in the page's language. */
+  const refuse = (reason, name = "") =>
+    document.dispatchEvent(new CustomEvent("edgevlm-refused", { detail: { reason, name } }));
   const set = (element, name, value) => {
     if (element.getAttribute(name) !== value) element.setAttribute(name, value);
   };
@@ -87,7 +90,7 @@
     // A folder has no content that could be sent.
     const entries = [...items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
     const folders = entries.filter((entry) => entry?.isDirectory).map((entry) => entry.name);
-    folders.forEach((name) => window.edgevlm.report("folder", name));
+    folders.forEach((name) => refuse("folder", name));
     const given = [...files].filter((file, at) => !entries[at]?.isDirectory);
     if (given.length > 0) attach(given);
   }
@@ -147,7 +150,7 @@
       const name = row.classList.contains("user-row") ? text("You") : text("Model");
       return words === undefined ? [] : [`${name}: ${words}`];
     });
-    if (said.length === 0) return window.edgevlm.report("nothing", "");
+    if (said.length === 0) return refuse("nothing");
     await navigator.clipboard.writeText(said.join("\n\n"));
     copied(button);
   }
