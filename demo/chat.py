@@ -61,7 +61,9 @@ BUSY = "() => ({__type__: 'update', submit_btn: false, stop_btn: true})"
 UPLOADED = "() => edgevlm.uploaded()"
 """JavaScript: wait until all pictures of the box are on the server; fails if one did not get there."""
 
-REPORT = "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
+REPORT = (
+    "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
+)
 """JavaScript: what the page's script refuses is told through an event of this page."""
 
 EXPORT = "edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"
@@ -145,47 +147,44 @@ def build(
         )
         export = gr.Button(label("Save as a file"), size="md", min_width=150)
         file = gr.DownloadButton("file", visible="hidden", elem_id="conversation-file")
-    with gr.Row():
-        with gr.Accordion(label("Settings"), open=False):
-            temperature = gr.Slider(
-                0,
-                2,
-                defaults.get("temperature", Generation.temperature),
-                step=0.05,
-                label=label("Temperature"),
-                info=label("0 takes the most likely token each time"),
-            )
-            length = gr.Slider(
-                1,
-                max(LONGEST, defaults.get("max_tokens") or 1),
-                defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
-                step=1,
-                label=label("Longest answer"),
-                info=label("tokens"),
-            )
-            detail = gr.Radio(
-                [USUAL, "low", "high", "auto"],
-                value=defaults.get("detail") or USUAL,
-                label=label("Detail of pictures"),
-                info=label("for models that split pictures into tiles"),
-            )
-            system = gr.Textbox(
-                "", label=label("System prompt"), placeholder=label("none"), lines=2
-            )
-            probable = gr.Checkbox(
-                True,
-                label=label("Keep how likely each token was, for Inside"),
-                info=label("without it, answers that repeat come faster"),
-            )
-        with gr.Accordion(label("Webcam"), open=False):
-            camera = gr.Image(
-                sources=["webcam"],
-                type="filepath",
-                show_label=False,
-                height=280,
-                webcam_options=gr.WebcamOptions(mirror=False),
-                elem_id="camera",
-            )
+    with gr.Accordion(label("Settings"), open=False):
+        temperature = gr.Slider(
+            0,
+            2,
+            defaults.get("temperature", Generation.temperature),
+            step=0.05,
+            label=label("Temperature"),
+            info=label("0 takes the most likely token each time"),
+        )
+        length = gr.Slider(
+            1,
+            max(LONGEST, defaults.get("max_tokens") or 1),
+            defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
+            step=1,
+            label=label("Longest answer"),
+            info=label("tokens"),
+        )
+        detail = gr.Radio(
+            [USUAL, "low", "high", "auto"],
+            value=defaults.get("detail") or USUAL,
+            label=label("Detail of pictures"),
+            info=label("for models that split pictures into tiles"),
+        )
+        system = gr.Textbox("", label=label("System prompt"), placeholder=label("none"), lines=2)
+        probable = gr.Checkbox(
+            True,
+            label=label("Keep how likely each token was, for Inside"),
+            info=label("without it, answers that repeat come faster"),
+        )
+    with gr.Accordion(label("Webcam"), open=False):
+        camera = gr.Image(
+            sources=["webcam"],
+            type="filepath",
+            show_label=False,
+            height=280,
+            webcam_options=gr.WebcamOptions(mirror=False),
+            elem_id="camera",
+        )
 
     def answered(
         before: Turns,
@@ -261,11 +260,9 @@ def build(
             yield step.turns, gr.skip(), step.returned, step.record or gr.skip()
 
     def settled(
-        message: Mapping[str, Any] | None, returned: dict[str, Any] | None, request: gr.Request
+        message: Mapping[str, Any] | None, returned: dict[str, Any] | None
     ) -> tuple[Any, None]:
         """The box takes a question again; one that got no answer is in it."""
-        if running.was_left(session_of(request)):  # who left it has seen to all that
-            return gr.skip(), None
         return _free() if returned is None else _with_question(message, returned), None
 
     def kept(history: list[dict[str, Any]], current: str | None, saved: list[Any]) -> Any:
@@ -299,9 +296,7 @@ def build(
         "concurrency_limit": None,
     }
     # What is set before an event of the same trigger is set before that event begins.
-    gr.on(
-        [box.submit, window.retry, window.example_select], None, None, [box], js=BUSY, **INTERNAL
-    )
+    gr.on([box.submit, window.retry, window.example_select], None, None, [box], js=BUSY, **INTERNAL)
     uploaded = box.submit(None, None, None, js=UPLOADED, **INTERNAL)
     answering = [
         uploaded.success(
@@ -312,7 +307,9 @@ def build(
     ]
 
     def missing(request: gr.Request) -> Any:
-        tell(say(request, "A picture did not get to the server, so nothing was sent. Add it again."))
+        tell(
+            say(request, "A picture did not get to the server, so nothing was sent. Add it again.")
+        )
         return _free()
 
     uploaded.failure(missing, None, [box], **INTERNAL)
@@ -389,15 +386,17 @@ def build(
             for share in _loading(models, label):
                 percent = f"{share:.0%}"
                 text = say(request, "Loading {model}: {percent}", model=label, percent=percent)
-                yield markup.block(f'<p role="status">{markup.escaped(text)}</p>'), gr.skip(), chosen
+                yield (
+                    markup.block(f'<p role="status">{markup.escaped(text)}</p>'),
+                    gr.skip(),
+                    chosen,
+                )
         except EdgeVLMError as error:
             yield _about(usage(models, chosen), request), chosen, chosen
             raise refusal(error) from error
         yield _about(usage(models, label), request), label, label
 
-    model.input(
-        load, [model, chosen], [about, model, chosen], concurrency_limit=None, **INTERNAL
-    )
+    model.input(load, [model, chosen], [about, model, chosen], concurrency_limit=None, **INTERNAL)
 
     def refused(event: gr.EventData, request: gr.Request) -> None:
         """What the page's script refuses, in words."""

@@ -127,7 +127,11 @@ def _note(
     facts = [
         say(request, "First token: {first} ms · tokens: {count}", **values)
         if one
-        else say(request, "First token: {first} ms · {speed} tokens per second · tokens: {count}", **values)
+        else say(
+            request,
+            "First token: {first} ms · {speed} tokens per second · tokens: {count}",
+            **values,
+        )
     ]
     if finish_reason == "length":
         facts.append(say(request, "cut off at the length in the settings"))

@@ -120,9 +120,7 @@ RUSSIAN = {
     "Remove this picture": "Убрать эту картинку",
     "Copy": "Скопировать",
     "Copied": "Скопировано",
-    "Picture": "Картинка",
     "Enlarge the picture": "Увеличить картинку",
-    "Close": "Закрыть",
     "You": "Вы",
     # conversations and settings
     # Live

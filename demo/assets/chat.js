@@ -169,7 +169,7 @@
     dialog.append(large, close);
     dialog.addEventListener("click", () => dialog.close());
     dialog.addEventListener("close", () => dialog.remove());
-    document.body.append(dialog);
+    $("#conversation").parentElement.append(dialog);
     dialog.showModal();
   }
 
