@@ -1,8 +1,8 @@
 """The tab Live: one question, asked again about whatever the camera shows.
 
-The browser (``assets/live.js``) sends a frame, waits for its answer, and sends the newest frame then: there is
-never a backlog, and no more is sent than the model can answer. It also keeps the answers, for the list and
-the log; the server keeps nothing of a frame once it is answered.
+The browser (``assets/live.js``) sends a frame, waits for its answer, and sends the newest frame then: there
+is never a backlog, and no more is sent than the model can answer. It also keeps the answers, for the list
+and the log; the server keeps nothing of a frame once it is answered.
 """
 
 from __future__ import annotations
@@ -127,11 +127,12 @@ class Watch:
                     frame.question,
                     frame.choices,
                     detail=self._options.get("detail"),
+                    cache_images=False,
                 )
                 likeliest = max(scores, key=lambda score: score.logprob)
                 shares = [[score.text, score.share] for score in scores]
                 return {"answer": likeliest.text, "choices": shares}
-            stream = loaded.vlm.stream(frame.pixels, frame.question, **self._options)
+            stream = loaded.vlm.stream(frame.pixels, frame.question, **{**self._options, "cache_images": False})
             with closing(stream) as chunks:
                 for chunk in chunks:
                     look.text += chunk.text
@@ -144,8 +145,8 @@ def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Fram
     """A frame as a browser sends it, checked.
 
     Args:
-        sent: ``image``: JPEG as a data URI; ``question`` and ``choices``, the latter separated by commas: texts;
-            ``model``: label.
+        sent: ``image``, a JPEG as a data URI; ``question``; ``choices``, separated by commas; ``model``, its
+            label.
         request: has the language of what is said against it.
 
     Raises:
