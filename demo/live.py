@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.data_uri import decode_data_uri
+from edgevlm.demo.boxes import boxes
 from edgevlm.demo.camera import camera
 from edgevlm.demo.language import label, say
 from edgevlm.demo.models import Models
@@ -88,7 +89,8 @@ class Watch:
         """What the model says of a frame; None if it was stopped before.
 
         Returns:
-            ``answer``: text; ``choices``: each with its share from 0 to 1, most often empty.
+            ``answer``: its text; ``choices``: each with its share, from 0 to 1; ``boxes`` that the answer
+            points at, each as the fields of `edgevlm.demo.boxes.Box`.
 
         Raises:
             EdgeVLMError: whatever the model says against it.
@@ -131,14 +133,16 @@ class Watch:
                 )
                 likeliest = max(scores, key=lambda score: score.logprob)
                 shares = [[score.text, score.share] for score in scores]
-                return {"answer": likeliest.text, "choices": shares}
+                return {"answer": likeliest.text, "choices": shares, "boxes": []}
             stream = loaded.vlm.stream(frame.pixels, frame.question, **{**self._options, "cache_images": False})
             with closing(stream) as chunks:
                 for chunk in chunks:
                     look.text += chunk.text
                     if look.stopped.is_set():
                         return None
-            return {"answer": look.text, "choices": []}
+            usage = loaded.vlm.manifest.usage
+            found = boxes(look.text, usage.boxes if usage else None)
+            return {"answer": look.text, "choices": [], "boxes": [asdict(box) for box in found]}
 
 
 def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Frame:

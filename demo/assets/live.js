@@ -128,7 +128,7 @@
       this._show(text, "");
     }
 
-    show(entry, boxes) {
+    show(entry) {
       this._text.ariaBusy = "false";
       this._show(entry.answer, "");
       this._entry = entry;
@@ -145,8 +145,10 @@
         }
       }
       this._camera.boxes.replaceChildren();
-      for (const [left, top, right, bottom] of boxes) {
-        Object.assign(add(this._camera.boxes, "div").style, {
+      for (const { left, top, right, bottom, label } of entry.boxes ?? []) {
+        const box = add(this._camera.boxes, "div");
+        if (label) add(box, "span", "", label);
+        Object.assign(box.style, {
           left: `${left * 100}%`,
           top: `${top * 100}%`,
           width: `${(right - left) * 100}%`,
@@ -325,8 +327,8 @@
           const entry = { time: time.toISOString(), model, question, answer: result.answer };
           entry.milliseconds = milliseconds;
           if (result.choices.length) entry.choices = Object.fromEntries(result.choices);
-          if (result.boxes?.length) entry.boxes = result.boxes;
-          answer.show(entry, result.boxes ?? []);
+          if (result.boxes.length) entry.boxes = result.boxes;
+          answer.show(entry);
           history.add(entry, canvas, image);
           patience = 1000;
           seen = cells;
