@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgevlm.demo.language import say
 from edgevlm.demo.toolkit import gr
 
 TEMPLATE = """\
@@ -39,7 +38,7 @@ def camera(name: str, script: str, functions: tuple[Callable[..., Any], ...] = (
     Args:
         name: finds the element in the page.
         script: function of ``window.edgevlm`` in ``assets/`` that uses the camera; it is called once, as
-            ``script(camera, {props, server, texts})``. ``photograph`` adds a button that puts a picture into
+            ``script(camera, props, server)``. ``photograph`` adds a button that puts a picture into
             the question box of the tab Chat.
         functions: which that script may call, as ``server.NAME(argument)``. They take one argument and,
             annotated with ``gr.Request``, the request, and return what JSON can say. They must not raise: the
@@ -48,45 +47,7 @@ def camera(name: str, script: str, functions: tuple[Callable[..., Any], ...] = (
     return gr.HTML(
         html_template=TEMPLATE,
         js_on_load=ON_LOAD,
-        server_functions=[texts, *functions],
+        server_functions=list(functions),
         elem_id=name,
         script=script,
     )
-
-
-def texts(_: Any, request: gr.Request) -> dict[str, str]:
-    """What the element says, in the language of the browser."""
-    return {
-        "start": say(request, "Start"),
-        "stop": say(request, "Stop"),
-        "device": say(request, "Camera"),
-        "number": say(request, "camera {number}"),
-        "video": say(request, "what the camera shows"),
-        "take": say(request, "Take a picture"),
-        "taken": say(request, "The picture is in the question box."),
-        "off": say(request, "The camera is off. What it shows stays on this machine."),
-        "asking": say(request, "Waiting for the camera. Allow it if the browser asks."),
-        "on": say(request, "The camera is on."),
-        "hidden": say(
-            request, "The camera is off while it is out of sight. It goes on when you come back."
-        ),
-        "refused": say(
-            request,
-            "The browser does not let this page use the camera. Allow the camera beside the address of "
-            "the page, or in the settings of the browser or the system. Then press Start.",
-        ),
-        "missing": say(request, "There is no camera. Connect one, then press Start."),
-        "taken by another": say(
-            request,
-            "The camera cannot be read. Another program may use it: close that program, then press Start.",
-        ),
-        "ended": say(
-            request,
-            "The camera was unplugged, or its permission was taken back. Press Start to try again.",
-        ),
-        "insecure": say(
-            request,
-            "The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1.",
-        ),
-        "failed": say(request, "The camera does not start: {error}. Press Start to try again."),
-    }

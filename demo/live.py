@@ -81,7 +81,7 @@ class Watch:
 
     def __init__(self, models: Models, options: GenerationOptions) -> None:
         self._models = models
-        self._options = options
+        self._options: GenerationOptions = {**options, "cache_images": False}
         self._looks: dict[str, Look] = {}
         self._lock = threading.Lock()
 
@@ -134,7 +134,7 @@ class Watch:
                 likeliest = max(scores, key=lambda score: score.logprob)
                 shares = [[score.text, score.share] for score in scores]
                 return {"answer": likeliest.text, "choices": shares, "boxes": []}
-            stream = loaded.vlm.stream(frame.pixels, frame.question, **{**self._options, "cache_images": False})
+            stream = loaded.vlm.stream(frame.pixels, frame.question, **self._options)
             with closing(stream) as chunks:
                 for chunk in chunks:
                     look.text += chunk.text
@@ -248,7 +248,7 @@ def build(page: gr.Blocks, models: Models, chosen: gr.State, options: Generation
 
     with gr.Row():
         with gr.Column(min_width=300):
-            view = camera("live-camera", "live", (words, look, progress, leave))
+            view = camera("live-camera", "live", (look, progress, leave))
             gr.HTML(html_template=ANSWER, js_on_load=None, elem_id="live")
         with gr.Column(min_width=300):
             gr.Textbox(QUESTION, label=label("Question"), elem_id="live-question")
@@ -268,25 +268,3 @@ def build(page: gr.Blocks, models: Models, chosen: gr.State, options: Generation
             gr.HTML(html_template=HISTORY, js_on_load=None, elem_id="live-history")
     gr.on([page.load, chosen.change], of_this_page, [chosen], [view], **INTERNAL)
     page.unload(left)
-
-
-def words(_: Any, request: gr.Request) -> dict[str, str]:
-    """What the tab says, in the language of the browser."""
-    return {
-        "begin": say(request, "Answers appear here once the camera is on."),
-        "loading": say(request, "Loading the model {model} …"),
-        "age": say(
-            request, "The frame of this answer is {seconds} s old. It took {milliseconds} ms."
-        ),
-        "same": say(request, "The picture has not changed for {seconds} s."),
-        "stopped": say(request, "The frame of this answer was taken at {time}."),
-        "gone": say(
-            request,
-            "edgevlm does not answer. See whether it still runs, reload the page, then press Start.",
-        ),
-        "history": say(request, "Answers"),
-        "empty": say(request, "No answers yet. The last {limit} different ones are listed here."),
-        "save": say(request, "Save the log"),
-        "times": say(request, "{count} times"),
-        "ask": say(request, "Ask about this frame"),
-    }

@@ -45,8 +45,7 @@ RUSSIAN = {
     # Chat
     # conversations and settings
     # the camera
-    "Start": "Включить",
-    "Stop": "Выключить",
+    "Start": "Запустить",
     "Camera": "Камера",
     "camera {number}": "камера {number}",
     "what the camera shows": "изображение с камеры",
@@ -65,24 +64,24 @@ RUSSIAN = {
     "The browser does not let this page use the camera. Allow the camera beside the address of "
     "the page, or in the settings of the browser or the system. Then press Start.": (
         "Браузер не даёт странице доступ к камере. Разрешите его рядом с адресом страницы либо в "
-        "настройках браузера или системы и нажмите «Включить»."
+        "настройках браузера или системы и нажмите «Запустить»."
     ),
     "There is no camera. Connect one, then press Start.": (
-        "Камера не найдена. Подключите её и нажмите «Включить»."
+        "Камера не найдена. Подключите её и нажмите «Запустить»."
     ),
     "The camera cannot be read. Another program may use it: close that program, then press Start.": (
         "Не удаётся получить изображение с камеры. Возможно, она занята другой программой: закройте её и "
-        "нажмите «Включить»."
+        "нажмите «Запустить»."
     ),
     "The camera was unplugged, or its permission was taken back. Press Start to try again.": (
-        "Камера отключена, или доступ к ней отозван. Чтобы повторить, нажмите «Включить»."
+        "Камера отключена, или доступ к ней отозван. Чтобы повторить, нажмите «Запустить»."
     ),
     "The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1.": (
         "Браузер не даёт доступ к камере по этому адресу. Откройте страницу на этом компьютере, "
         "по адресу 127.0.0.1."
     ),
     "The camera does not start: {error}. Press Start to try again.": (
-        "Камера не включается: {error}. Чтобы повторить, нажмите «Включить»."
+        "Камера не включается: {error}. Чтобы повторить, нажмите «Запустить»."
     ),
     # Live
     "Question": "Вопрос",
@@ -118,7 +117,7 @@ RUSSIAN = {
     "The picture has not changed for {seconds} s.": "Изображение не меняется уже {seconds} с.",
     "The frame of this answer was taken at {time}.": "Кадр этого ответа снят в {time}.",
     "edgevlm does not answer. See whether it still runs, reload the page, then press Start.": (
-        "edgevlm не отвечает. Проверьте, что он запущен, обновите страницу и нажмите «Включить»."
+        "edgevlm не отвечает. Проверьте, что он запущен, обновите страницу и нажмите «Запустить»."
     ),
     "Answers": "Ответы",
     "No answers yet. The last {limit} different ones are listed here.": (

@@ -3,23 +3,31 @@
 // The camera is off whenever nobody can see it: behind another tab of the page or of the browser it is closed,
 // which costs no power and turns its light off, and it is opened again when its element comes back into sight.
 (() => {
-  const edgevlm = (window.edgevlm ??= {});
+  const { edgevlm } = window;
+  const { text } = edgevlm;
 
   const CHOICE = "edgevlm-camera"; // key in localStorage: the device that was chosen last
 
+  const OFF = text("The camera is off. What it shows stays on this machine.");
+  const REFUSED = text(
+    "The browser does not let this page use the camera. Allow the camera beside the address of the page, or in the settings of the browser or the system. Then press Start.",
+  );
+  const MISSING = text("There is no camera. Connect one, then press Start.");
+  const BUSY = text(
+    "The camera cannot be read. Another program may use it: close that program, then press Start.",
+  );
   const REASONS = {
-    NotAllowedError: "refused",
-    SecurityError: "refused",
-    NotFoundError: "missing",
-    OverconstrainedError: "missing",
-    NotReadableError: "taken by another",
-    AbortError: "taken by another",
+    NotAllowedError: REFUSED,
+    SecurityError: REFUSED,
+    NotFoundError: MISSING,
+    OverconstrainedError: MISSING,
+    NotReadableError: BUSY,
+    AbortError: BUSY,
   };
 
   class Camera {
-    // element: the root of the gr.HTML; texts: as camera.texts of the server returns them.
-    constructor(element, texts, size) {
-      this.texts = texts;
+    // element: the root of the gr.HTML; size: width and height that the camera is asked for.
+    constructor(element, size) {
       this.element = element.querySelector(".camera");
       this.video = this.element.querySelector("video");
       this.boxes = this.element.querySelector(".camera-boxes"); // lies over the video, exactly
@@ -34,13 +42,13 @@
       this._select = this._choice.querySelector("select");
       this._words = this.element.querySelector(".camera-state");
       this.video.muted = true; // or it would not play by itself
-      this.video.setAttribute("aria-label", texts.video);
+      this.video.setAttribute("aria-label", text("what the camera shows"));
       this.video.addEventListener("resize", () => {
         const { videoWidth: width, videoHeight: height } = this.video;
         if (width) this.element.style.setProperty("--ratio", width / height);
       });
-      this._choice.querySelector("span").textContent = texts.device;
-      this._set("off", texts.off);
+      this._choice.querySelector("span").textContent = text("Camera");
+      this._set("off", OFF);
 
       this._switch.addEventListener("click", () => (this._wanted ? this.stop() : this.start()));
       this._select.addEventListener("change", () => {
@@ -66,7 +74,7 @@
     stop() {
       this._close();
       this._wanted = false;
-      this._set("off", this.texts.off);
+      this._set("off", OFF);
     }
 
     // Stop, and say why.
@@ -102,7 +110,7 @@
       if (!seen) {
         if (this.state === "hidden") return;
         this._close();
-        this._set("hidden", this.texts.hidden);
+        this._set("hidden", text("The camera is off while it is out of sight. It goes on when you come back."));
       } else if (!this._stream && this.state !== "asking") {
         this._open();
       }
@@ -111,8 +119,8 @@
     async _open() {
       const attempt = ++this._attempt;
       const left = () => attempt !== this._attempt;
-      if (!navigator.mediaDevices) return this.fail(this.texts.insecure);
-      this._set("asking", this.texts.asking);
+      if (!navigator.mediaDevices) return this.fail(text("The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1."));
+      this._set("asking", text("Waiting for the camera. Allow it if the browser asks."));
       const device = localStorage.getItem(CHOICE);
       const which = device ? { deviceId: { ideal: device } } : { facingMode: { ideal: "environment" } };
       const [width, height] = this._size;
@@ -122,13 +130,16 @@
         stream = await navigator.mediaDevices.getUserMedia({ video });
       } catch (error) {
         if (left()) return;
-        const reason = this.texts[REASONS[error.name]];
-        return this.fail(reason ?? this.texts.failed.replace("{error}", error.message || error.name));
+        const reason = error.message || error.name;
+        return this.fail(
+          REASONS[error.name] ??
+            text("The camera does not start: {error}. Press Start to try again.", { error: reason }),
+        );
       }
       const [track] = stream.getVideoTracks();
       if (left()) return track.stop();
       this._stream = stream;
-      track.addEventListener("ended", () => left() || this.fail(this.texts.ended));
+      track.addEventListener("ended", () => left() || this.fail(text("The camera was unplugged, or its permission was taken back. Press Start to try again.")));
       this.video.srcObject = stream;
       try {
         await this.video.play();
@@ -137,7 +148,7 @@
       }
       if (left()) return;
       await this._list();
-      if (!left()) this._set("on", this.texts.on);
+      if (!left()) this._set("on", text("The camera is on."));
     }
 
     _close() {
@@ -154,7 +165,7 @@
       const cameras = devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
       this._select.replaceChildren(
         ...cameras.map(({ deviceId, label }, index) => {
-          const name = label || this.texts.number.replace("{number}", index + 1);
+          const name = label || text("camera {number}", { number: index + 1 });
           return new Option(name, deviceId);
         }),
       );
@@ -169,21 +180,19 @@
       this.element.dataset.state = state;
       this._words.textContent = words;
       delete this.element.dataset.said;
-      this._switch.textContent = this._wanted ? this.texts.stop : this.texts.start;
+      this._switch.textContent = this._wanted ? text("Stop") : text("Start");
       this.onchange();
     }
   }
 
   // Called once the element is in the page; `props.script` says who uses the camera.
-  edgevlm.mountCamera = async (element, props, server) => {
-    const texts = await server.texts(null);
-    if (!texts) return;
+  edgevlm.mountCamera = (element, props, server) => {
     const use = edgevlm[props.script];
-    use(new Camera(element, texts, use.size), { props, server, texts });
+    use(new Camera(element, use.size), props, server);
   };
 
   // Put a picture into the question box of the tab Chat, as if a person had added it there.
-  edgevlm.addToQuestion = async (blob, name) => {
+  edgevlm.addToQuestion = (blob, name) => {
     const input = document.querySelector("#question input[type=file]");
     const given = new DataTransfer();
     given.items.add(new File([blob], name, { type: blob.type }));
@@ -192,17 +201,17 @@
   };
 
   // A button that takes a picture for the question of the tab Chat.
-  edgevlm.photograph = (camera, { texts }) => {
+  edgevlm.photograph = (camera) => {
     const take = document.createElement("button");
     take.type = "button";
     take.className = "camera-take";
-    take.textContent = texts.take;
+    take.textContent = text("Take a picture");
     take.hidden = true;
     take.addEventListener("click", () => {
       camera.snapshot(Infinity).toBlob(
         (blob) => {
           edgevlm.addToQuestion(blob, "camera.jpg");
-          camera.say(texts.taken);
+          camera.say(text("The picture is in the question box."));
         },
         "image/jpeg",
         0.95,

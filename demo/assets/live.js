@@ -1,6 +1,7 @@
 // The tab Live of edgevlm/demo/live.py: sends frames, one at a time, and shows and keeps what is answered.
 (() => {
-  const edgevlm = (window.edgevlm ??= {});
+  const { edgevlm } = window;
+  const { text } = edgevlm;
 
   const MAX_HISTORY = 50; // answers that are listed, each with its frame
   const MAX_LOG = 10000; // answers that can be saved
@@ -13,18 +14,18 @@
   const CHANGED_LEVEL = 20; // of 255: so much brighter or darker is a cell that changed
   const CHANGED_CELLS = 4; // fewer are the camera's noise
   const FIELDS = ["question", "choices", "changes"];
+  const field = (name) => `#live-${name} :is(textarea, input)`;
 
   const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-  const add = (parent, tag, name, text) => {
+  const add = (parent, tag, name, content) => {
     const made = document.createElement(tag);
     if (name) made.className = name;
-    if (text !== undefined) made.textContent = text;
+    if (content !== undefined) made.textContent = content;
     parent.append(made);
     return made;
   };
 
-  const filled = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const number = (value, digits = 0) =>
     value.toLocaleString(navigator.language, {
       minimumFractionDigits: digits,
@@ -63,17 +64,17 @@
     constructor() {
       this._typed = -TYPED;
       for (const name of FIELDS) {
-        const field = this._find(name);
+        const input = this._find(name);
         const known = localStorage.getItem(`edgevlm-live-${name}`);
-        const isBox = field.type === "checkbox";
-        if (known !== null && known !== String(isBox ? field.checked : field.value)) {
-          if (isBox) field.click();
-          else field.value = known;
-          field.dispatchEvent(new Event("input", { bubbles: true }));
+        const isBox = input.type === "checkbox";
+        if (known !== null && known !== String(isBox ? input.checked : input.value)) {
+          if (isBox) input.click();
+          else input.value = known;
+          input.dispatchEvent(new Event("input", { bubbles: true }));
         }
-        field.addEventListener("input", () => {
+        input.addEventListener("input", () => {
           this._typed = performance.now();
-          localStorage.setItem(`edgevlm-live-${name}`, isBox ? field.checked : field.value);
+          localStorage.setItem(`edgevlm-live-${name}`, isBox ? input.checked : input.value);
         });
       }
     }
@@ -95,27 +96,26 @@
     }
 
     _find(name) {
-      return document.querySelector(`#live-${name} :is(textarea, input)`);
+      return document.querySelector(field(name));
     }
   }
 
   // The newest answer, with its age and its boxes on the video.
   class Answer {
-    constructor(camera, words) {
+    constructor(camera) {
       this._camera = camera;
-      this._words = words;
       const root = document.querySelector("#live .live");
       this._text = root.querySelector(".answer");
       this._age = root.querySelector(".age");
       this._shares = root.querySelector(".shares");
       this._entry = null; // the answer whose age is shown
-      this.say(words.begin);
+      this.say(text("Answers appear here once the camera is on."));
       setInterval(() => this.tell(), 500);
     }
 
     // Words of the page, or what is wrong, instead of an answer.
-    say(text, problem = false) {
-      this._show(text, problem ? "problem" : "quiet");
+    say(words, problem = false) {
+      this._show(words, problem ? "problem" : "quiet");
       this._entry = null;
       this._shares.replaceChildren();
       this._camera.boxes.replaceChildren();
@@ -123,9 +123,9 @@
     }
 
     // An answer that grows; it is read out when it is complete.
-    grow(text) {
+    grow(beginning) {
       this._text.ariaBusy = "true";
-      this._show(text, "");
+      this._show(beginning, "");
     }
 
     show(entry) {
@@ -165,40 +165,46 @@
       const age = Date.now() - new Date(time);
       this._camera.boxes.classList.toggle("old", age > OLD && !this.same);
       if (!this._camera.on) {
-        this._set(this._age, filled(this._words.stopped, { time: clock(new Date(time)) }));
+        const taken = clock(new Date(time));
+        this._set(this._age, text("The frame of this answer was taken at {time}.", { time: taken }));
       } else if (this.same) {
         const seconds = number((Date.now() - this.same) / 1000);
-        this._set(this._age, filled(this._words.same, { seconds }));
+        this._set(this._age, text("The picture has not changed for {seconds} s.", { seconds }));
       } else {
         const values = { seconds: number(age / 1000, 1), milliseconds: number(milliseconds) };
-        this._set(this._age, filled(this._words.age, values));
+        this._set(
+          this._age,
+          text("The frame of this answer is {seconds} s old. It took {milliseconds} ms.", values),
+        );
       }
     }
 
-    _show(text, kind) {
+    _show(words, kind) {
       this._text.className = `answer ${kind}`;
-      this._set(this._text, text);
+      this._set(this._text, words);
     }
 
     // What does not change is not read out again.
-    _set(element, text) {
-      if (element.textContent !== text) element.textContent = text;
+    _set(element, words) {
+      if (element.textContent !== words) element.textContent = words;
     }
   }
 
   // The answers so far: those that differ as a list with their frames, all of them as a log.
   class History {
-    constructor(words) {
-      this._words = words;
+    constructor() {
       this._log = [];
       this._held = []; // list items that wait until nobody points at the list
       const root = document.querySelector("#live-history .live-history");
       this._list = root.querySelector("ol");
       this._empty = root.querySelector("p");
       this._save = root.querySelector("button");
-      root.querySelector("h2").textContent = words.history;
-      this._empty.textContent = filled(words.empty, { limit: MAX_HISTORY });
-      this._save.textContent = words.save;
+      root.querySelector("h2").textContent = text("Answers");
+      this._empty.textContent = text(
+        "No answers yet. The last {limit} different ones are listed here.",
+        { limit: MAX_HISTORY },
+      );
+      this._save.textContent = text("Save the log");
       this._save.disabled = true;
       this._save.addEventListener("click", () => this._download());
       for (const event of ["pointerleave", "focusout"]) {
@@ -215,7 +221,7 @@
       if (this._newest?.key === key) {
         this._newest.count += 1;
         const count = number(this._newest.count);
-        this._newest.times.textContent = filled(this._words.times, { count });
+        this._newest.times.textContent = text("{count} times", { count });
         return;
       }
       this._newest = { key, count: 1, ...this._item(entry, thumbnail(canvas), image) };
@@ -247,13 +253,13 @@
       add(about, "time", "", time).dateTime = entry.time;
       add(about, "span", "", entry.question);
       const times = add(about, "span", "times");
-      const ask = add(item, "button", "", this._words.ask);
+      const ask = add(item, "button", "", text("Ask about this frame"));
       ask.type = "button";
-      ask.ariaLabel = `${this._words.ask}: ${time}`;
+      ask.ariaLabel = `${text("Ask about this frame")}: ${time}`;
       ask.addEventListener("click", async () => {
         const blob = await (await fetch(image)).blob();
         edgevlm.addToQuestion(blob, "frame.jpg");
-        document.querySelector("#tabs [role=tab]").click();  // Chat
+        edgevlm.openTab("chat");
       });
       return { item, times };
     }
@@ -268,12 +274,12 @@
     }
   }
 
-  edgevlm.live = async (camera, { props, server }) => {
-    const words = await server.words(null);
-    if (!words) return;
+  edgevlm.live = async (camera, props, server) => {
+    const parts = ["#live .live", "#live-history ol", ...FIELDS.map(field)];
+    while (!parts.every((part) => document.querySelector(part))) await wait(50); // Gradio adds them one by one
     const fields = new Fields();
-    const answer = new Answer(camera, words);
-    const history = new History(words);
+    const answer = new Answer(camera);
+    const history = new History();
     let running = false;
 
     // The answer to a frame; what there is of a slow one is shown meanwhile.
@@ -284,7 +290,7 @@
       while (!done && camera.on) {
         const found = await server.progress(sent.page);
         if (done || !camera.on) break;
-        if (found?.loading) answer.say(filled(words.loading, { model: sent.model }));
+        if (found?.loading) answer.say(text("Loading the model {model} …", { model: sent.model }));
         else if (found?.text) answer.grow(found.text);
         await Promise.race([result, wait(300)]);
       }
@@ -316,7 +322,9 @@
         if (!camera.on) {
           // nobody waits for it any more
         } else if (!result) {
-          camera.fail(words.gone);
+          camera.fail(
+            text("edgevlm does not answer. See whether it still runs, reload the page, then press Start."),
+          );
         } else if (result.problem) {
           answer.say(result.problem, true);
           blocked = performance.now() + patience;
@@ -345,6 +353,7 @@
       await run();
       running = false;
     };
+    camera.onchange(); // it may have been started meanwhile
   };
   edgevlm.live.size = [640, 480];
 })();
