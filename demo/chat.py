@@ -17,10 +17,12 @@ from typing import Any, cast
 
 from edgevlm.demo import attachments, conversation, markup
 from edgevlm.demo.answers import Running
+from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
 from edgevlm.demo.exchange import Step, exchange, usage
 from edgevlm.demo.language import label, language, say
 from edgevlm.demo.models import Models
+from edgevlm.demo.notes import images_note
 from edgevlm.demo.toolkit import (
     DOWNLOAD,
     INTERNAL,
@@ -65,8 +67,6 @@ REPORT = (
     "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
 )
 """JavaScript: what the page's script refuses is told through an event of this page."""
-
-EXPORT = "edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"
 
 
 def build(
@@ -177,14 +177,7 @@ def build(
             info=label("without it, answers that repeat come faster"),
         )
     with gr.Accordion(label("Webcam"), open=False):
-        camera = gr.Image(
-            sources=["webcam"],
-            type="filepath",
-            show_label=False,
-            height=280,
-            webcam_options=gr.WebcamOptions(mirror=False),
-            elem_id="camera",
-        )
+        camera("chat-camera", "photograph")
 
     def answered(
         before: Turns,
@@ -340,7 +333,6 @@ def build(
     earlier.input(leave, None, None, **left).then(
         _opened, [earlier, saved], [window, box, current], **INTERNAL
     )
-    camera.input(_photographed, [camera, box], [box, camera], **INTERNAL)
 
     def exported(history: list[dict[str, Any]], label: str | None, request: gr.Request) -> str:
         if not history:
@@ -493,19 +485,9 @@ def _tasks(questions: Mapping[str, str], request: gr.Request) -> str:
 
 
 def _about(found: Usage, request: gr.Request) -> str:
-    """What a person should know of a model before asking."""
-    if found.images != "drawings":
-        return ""
-    summary = say(request, "This model sees drawn pictures only.")
-    more = say(
-        request,
-        "It knows shapes, things as emoji draw them and printed words. About photographs it guesses. "
-        "Make a model for photographs with this command, then choose it here:",
-    )
-    return markup.block(
-        f"<details><summary>{markup.escaped(summary)}</summary>"
-        f"<p>{markup.escaped(more)}</p><p><code>{markup.escaped(EXPORT)}</code></p></details>"
-    )
+    """What a person should know of a model before asking; one quiet line, or nothing."""
+    note = images_note(request, found)
+    return markup.block(f'<p class="quiet">{markup.escaped(note)}</p>') if note else ""
 
 
 def _free() -> Any:
@@ -548,11 +530,3 @@ def _listed(saved: list[Any], current: str | None) -> Any:
 def _opened(chosen: str | None, saved: list[Any]) -> tuple[Turns, Any, str | None]:
     found = next((entry for entry in saved if entry["id"] == chosen), None)
     return ([], _free(), None) if found is None else (found["turns"], _free(), chosen)
-
-
-def _photographed(picture: str | None, message: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """What the camera took joins the question, and the camera is ready again."""
-    if picture is None:
-        return gr.update(), gr.update()
-    text, files = (message["text"], message["files"]) if message else ("", [])
-    return gr.update(value={"text": text, "files": [*files, picture]}), None

@@ -106,12 +106,6 @@ RUSSIAN = {
     "Read": "Прочитать",
     "Describe the picture.": "Опиши картинку.",
     "thing": "предмет",
-    "This model sees drawn pictures only.": "Эта модель видит только рисунки.",
-    "It knows shapes, things as emoji draw them and printed words. About photographs it guesses. "
-    "Make a model for photographs with this command, then choose it here:": (
-        "Она знает фигуры, предметы, как их рисуют эмодзи, и печатные слова. О фотографиях она "
-        "гадает. Создайте модель для фотографий этой командой, а затем выберите её здесь:"
-    ),
     "Send (Enter; Shift+Enter breaks the line)": "Отправить (Enter; Shift+Enter — новая строка)",
     "Stop (Escape)": "Остановить (Escape)",
     "Add pictures; they can be pasted and dropped, too": (
