@@ -53,7 +53,6 @@ RUSSIAN = {
     "Where is the key?": "Где ключ?",
     "What changed?": "Что изменилось?",
     "What color is it?": "Какого это цвета?",
-    "Question": "Вопрос",
     "Ask about a picture": "Спросите о картинке",
     "Edit the last question": "Изменить последний вопрос",
     "Copy the conversation": "Скопировать разговор",
