@@ -23,7 +23,7 @@ from edgevlm.errors import InputError
 from edgevlm.generation import GenerationOptions
 
 ASSETS = Path(__file__).parent / "assets"
-"""Style sheets and scripts of the page; all that are there are loaded, in the order of their names."""
+"""Style sheets and scripts of the page; all that are there are loaded."""
 
 
 def build(models: Models, options: GenerationOptions) -> gr.Blocks:
@@ -36,15 +36,15 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
         record = gr.State(None)
         head = gr.HTML(elem_id="head")
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab(label("Chat"), id="chat"):
+            with gr.Tab(label("Chat"), id="chat", elem_id="tab-chat"):
                 chat.build(page, models, running, store, chosen, record, options)
-            with gr.Tab(label("Live"), id="live"):
+            with gr.Tab(label("Live"), id="live", elem_id="tab-live"):
                 live.build(page, models, chosen, options)
-            with gr.Tab(label("Inside"), id="inside") as tab:
+            with gr.Tab(label("Inside"), id="inside", elem_id="tab-inside") as tab:
                 inside.build(tab, models, record)
-            with gr.Tab(label("Compare"), id="compare") as tab:
+            with gr.Tab(label("Compare"), id="compare", elem_id="tab-compare") as tab:
                 compare.build(tab, models, running, chosen, options)
-            with gr.Tab(label("Models"), id="models") as tab:
+            with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
                 shelf.build(page, tab, models, chosen)
         gr.on([page.load, chosen.change], _head, [chosen], [head], **INTERNAL)
 
@@ -89,17 +89,39 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
                 ]
             },
             i18n=TRANSLATIONS,
-            theme=gr.themes.Default(
-                primary_hue="indigo",
-                font=["ui-sans-serif", "system-ui", "sans-serif"],
-                font_mono=["ui-monospace", "monospace"],
-            ),
-            css_paths=sorted(ASSETS.glob("*.css")),
-            js="\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.js"))),
+            theme=_theme(),
+            css_paths=_assets("css"),
+            js="\n".join(path.read_text(encoding="utf-8") for path in _assets("js")),
         )
     except OSError as error:
         raise InputError(f"port {port} cannot be used: {error}; name another") from error
     return str(address)
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's default with text that has a contrast of at least 4.5:1 (WCAG AA), light and dark."""
+    theme = gr.themes.Default(
+        primary_hue="indigo",
+        font=["ui-sans-serif", "system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_600",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
+
+
+def _assets(kind: str) -> list[Path]:
+    """Style sheets or scripts: those of the page first, since the tabs' build on them."""
+    return sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.stem != "page", path.name))
 
 
 def _head(model: str, request: gr.Request) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from edgevlm.bundle import DEFAULT_MODEL, Bundle, built_in_models
 from edgevlm.errors import BundleError, EdgeVLMError, InputError
 from edgevlm.exports import exported_bundles
+from edgevlm.manifest import Usage
 from edgevlm.runtimes import cpu
 from edgevlm.vlm import VLM
 
@@ -40,6 +41,12 @@ class Offer:
     """None if it is broken."""
     problem: str | None = None
     """Why it cannot be loaded, as far as that shows without trying."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it is for; nothing is known of a broken model."""
+        known = None if self.bundle is None else self.bundle.manifest.usage
+        return known or Usage()
 
 
 @dataclass

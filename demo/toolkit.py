@@ -12,6 +12,10 @@ from typing import Any
 from edgevlm.errors import MissingDependencyError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Gradio's queue keeps its last 10,000 events and makes a pandas summary of them after each one, for a page
+# of statistics that the demo does not have. These are its own settings for both; 0 is not taken.
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**62)
 
 try:
     import gradio as gr
