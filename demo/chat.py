@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,14 +18,15 @@ from edgevlm.demo import attachments, conversation, markup
 from edgevlm.demo.answers import Running
 from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
+from edgevlm.demo.conversation_store import ConversationStore, Opened
+from edgevlm.demo.conversations import ConversationList
 from edgevlm.demo.exchange import Step, exchange, usage
 from edgevlm.demo.language import label, language, say
 from edgevlm.demo.models import Models
 from edgevlm.demo.notes import images_note
+from edgevlm.demo.settings import remember, remember_model
 from edgevlm.demo.toolkit import (
-    DOWNLOAD,
     INTERNAL,
-    downloadable,
     gr,
     refusal,
     session_of,
@@ -45,9 +45,6 @@ EXAMPLES = (
     ("What changed?", ("scene.png", "changed.png")),
     ("What color is it?", ("square.png",)),
 )
-
-MOST_KEPT = 20
-"""Conversations that a browser keeps."""
 
 ALTERNATIVES = 5
 """Tokens that might have come instead, for the tab Inside."""
@@ -73,6 +70,7 @@ def build(
     page: gr.Blocks,
     models: Models,
     running: Running,
+    store: ConversationStore,
     chosen: gr.State,
     record: gr.State,
     defaults: GenerationOptions,
@@ -80,26 +78,14 @@ def build(
     """Lay out the tab and connect it.
 
     Args:
+        store: keeps the conversations of all browsers.
         chosen: label of the model that this browser uses.
         record: takes the `Record` of the last answer.
         defaults: options of every answer that no setting changes.
     """
-    saved = gr.BrowserState([], storage_key="edgevlm-conversations")
     current = gr.State(None)
     returned = gr.State(None)
-    with gr.Row():
-        new = gr.Button(label("New conversation"), size="md", scale=1, min_width=150)
-        earlier = gr.Dropdown(
-            [],
-            value=None,
-            show_label=False,
-            container=False,
-            info=None,
-            filterable=False,
-            scale=3,
-            min_width=200,
-            elem_id="earlier",
-        )
+    conversations = ConversationList(store, current)
     with gr.Row(elem_id="chat-head"):
         model = gr.Dropdown(
             [],
@@ -145,8 +131,6 @@ def build(
         gr.Button(
             label("Copy the conversation"), size="md", min_width=150, elem_id="copy-conversation"
         )
-        export = gr.Button(label("Save as a file"), size="md", min_width=150)
-        file = gr.DownloadButton("file", visible="hidden", elem_id="conversation-file")
     with gr.Accordion(label("Settings"), open=False):
         temperature = gr.Slider(
             0,
@@ -176,6 +160,7 @@ def build(
             label=label("Keep how likely each token was, for Inside"),
             info=label("without it, answers that repeat come faster"),
         )
+        reset = gr.Button(label("Reset the settings"), size="md")
     with gr.Accordion(label("Webcam"), open=False):
         camera("chat-camera", "photograph")
 
@@ -258,30 +243,20 @@ def build(
         """The box takes a question again; one that got no answer is in it."""
         return _free() if returned is None else _with_question(message, returned), None
 
-    def kept(history: list[dict[str, Any]], current: str | None, saved: list[Any]) -> Any:
-        """The conversation is kept in the browser."""
-        if not history:
-            return current, saved
-        current = current or uuid.uuid4().hex
-        entry = {"id": current, "title": conversation.title(history), "turns": history}
-        others = [other for other in saved if other["id"] != current]
-        return current, [entry, *others][:MOST_KEPT]
+    def kept(history: Turns, opened: Opened | None, request: gr.Request) -> Opened | None:
+        return conversations.keep(history, opened, request)
 
-    def ended(
-        history: list[dict[str, Any]],
-        current: str | None,
-        saved: list[Any],
-        request: gr.Request,
-    ) -> Any:
+    def ended(history: Turns, opened: Opened | None, request: gr.Request) -> Any:
         if running.was_left(session_of(request)):  # who left it has seen to all that
-            return gr.skip(), gr.skip()
-        return kept(history, current, saved)
+            return gr.skip()
+        return kept(history, opened, request)
 
     def stop(request: gr.Request) -> None:
         running.stop(session_of(request))
 
-    def leave(request: gr.Request) -> None:
+    def leave(history: Turns, opened: Opened | None, request: gr.Request) -> Opened | None:
         running.leave(session_of(request))
+        return kept(history, opened, request)
 
     settings = [chosen, temperature, length, detail, probable, system]
     answer: dict[str, Any] = {
@@ -308,41 +283,21 @@ def build(
     uploaded.failure(missing, None, [box], **INTERNAL)
     for answered_event in answering:
         for after in (answered_event.success, answered_event.failure):
-            after(ended, [window, current, saved], [current, saved], **INTERNAL).then(
+            after(ended, [window, current], [current], **INTERNAL).then(
                 settled, [box, returned], [box, returned], **INTERNAL
             )
     box.stop(stop, None, None, **INTERNAL)
+
     # Who leaves an answer gets no more of it, or it would come back into the window.
-    left = {"cancels": answering, **INTERNAL}
-    edit.click(leave, None, None, **left).then(
-        _edited, [window, box], [window, box], **INTERNAL
-    ).then(kept, [window, current, saved], [current, saved], **INTERNAL)
-    new.click(leave, None, None, **left).then(
-        lambda: ([], _empty(), None, None),
-        None,
-        [window, box, current, earlier],
-        **INTERNAL,
-    )
-    gr.on(
-        [page.load, saved.change],
-        _listed,
-        [saved, current],
-        [earlier],
-        **INTERNAL,
-    )
-    earlier.input(leave, None, None, **left).then(
-        _opened, [earlier, saved], [window, box, current], **INTERNAL
-    )
+    def left(event: Any) -> Any:
+        return event(leave, [window, current], [current], cancels=answering, **INTERNAL)
 
-    def exported(history: list[dict[str, Any]], label: str | None, request: gr.Request) -> str:
-        if not history:
-            raise refusal(say(request, "The conversation is empty; there is nothing to save."))
-        name = models.find(label).label
-        return downloadable("conversation.md", conversation.as_markdown(name, history))
-
-    export.click(exported, [window, chosen], [file], **INTERNAL).success(
-        None, None, None, js=f"() => ({DOWNLOAD})('conversation-file')", **INTERNAL
+    left(edit.click).then(_edited, [window, box], [window, box], **INTERNAL).then(
+        kept, [window, current], [current], **INTERNAL
     )
+    conversations.connect(page, models, chosen, window, lambda: [[], _empty()], [window, box], left)
+    remember(page, [temperature, length, detail, system, probable], reset)
+    remember_model(page, models, chosen)
 
     def translated(request: gr.Request) -> tuple[Any, ...]:
         choices = [
@@ -519,14 +474,3 @@ def _edited(
     if last is None:
         raise refusal(say(request, "There is no question yet; write one."))
     return history[:last], _with_question(message, history[last])
-
-
-def _listed(saved: list[Any], current: str | None) -> Any:
-    choices = [(entry["title"], entry["id"]) for entry in saved]
-    known = any(entry["id"] == current for entry in saved)
-    return gr.update(choices=choices, value=current if known else None)
-
-
-def _opened(chosen: str | None, saved: list[Any]) -> tuple[Turns, Any, str | None]:
-    found = next((entry for entry in saved if entry["id"] == chosen), None)
-    return ([], _free(), None) if found is None else (found["turns"], _free(), chosen)

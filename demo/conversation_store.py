@@ -223,7 +223,7 @@ class ConversationStore:
                 path
                 for shelf in self._shelves.values()
                 for saved in shelf.saved.values()
-                for path in _pictures(saved)
+                for path in _files(saved)
             }
             for path in needed:
                 self._released.pop(path, None)
@@ -245,7 +245,7 @@ class ConversationStore:
 
     def _release(self, gone: Iterable[Saved]) -> None:
         for saved in gone:
-            for path in _pictures(saved):
+            for path in _files(saved):
                 self._released[path] = saved.deleted or time.time()
 
 
@@ -253,8 +253,8 @@ def _new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _pictures(saved: Saved) -> list[str]:
-    return [path for turn in saved.turns for path in conversation.pictures_of(turn)]
+def _files(saved: Saved) -> list[str]:
+    return [path for turn in saved.turns for path in conversation.files_of(turn)]
 
 
 def _begins(turns: Sequence[Turn], beginning: Sequence[Turn]) -> bool:

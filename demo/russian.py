@@ -43,7 +43,6 @@ RUSSIAN = {
     "Question: {name}": "Вопрос: {name}",
     "Answer: {name}": "Ответ: {name}",
     # Chat
-    "New conversation": "Новый разговор",
     "Model": "Модель",
     "Conversation": "Разговор",
     "Add a picture and ask about it, or take an example": (
@@ -56,7 +55,6 @@ RUSSIAN = {
     "Ask about a picture": "Спросите о картинке",
     "Edit the last question": "Изменить последний вопрос",
     "Copy the conversation": "Скопировать разговор",
-    "Save as a file": "Сохранить в файл",
     "Settings": "Настройки",
     "Temperature": "Температура",
     "0 takes the most likely token each time": "0: каждый раз самый вероятный токен",
@@ -90,7 +88,6 @@ RUSSIAN = {
         "{name} — это папка. Откройте её и перетащите картинки из неё."
     ),
     "Nothing was said yet; there is nothing to copy.": "Ещё ничего не сказано: копировать нечего.",
-    "The conversation is empty; there is nothing to save.": "Разговор пуст: сохранять нечего.",
     "Loading {model}: {percent}": "Загрузка {model}: {percent}",
     "stopped": "остановлено",
     "First token: {first} ms · tokens: {count}": "Первый токен: {first} мс · токенов: {count}",
@@ -116,6 +113,39 @@ RUSSIAN = {
     "Enlarge the picture": "Увеличить картинку",
     "You": "Вы",
     # conversations and settings
+    "New conversation": "Новый разговор",
+    "Conversations": "Разговоры",
+    "Search": "Поиск",
+    "Search in titles and texts": "Поиск в названиях и текстах",
+    "Save as a file": "Сохранить в файл",
+    "Save as Markdown": "Сохранить как Markdown",
+    "Open a file": "Открыть файл",
+    "This conversation went on in another tab. What was said here is kept as a copy.": (
+        "Этот разговор продолжили в другой вкладке. Сказанное здесь сохранено отдельной копией."
+    ),
+    "{count} conversations are kept at most; the oldest is gone: {title}": (
+        "Хранится не больше {count} разговоров; удалён самый старый: {title}"
+    ),
+    "No conversation has this in its title or text.": (
+        "Ни в названиях, ни в текстах разговоров этого нет."
+    ),
+    "Nothing is kept yet. Ask something, and it will be.": (
+        "Пока ничего не сохранено. Задайте вопрос, и разговор появится здесь."
+    ),
+    "without words": "без слов",
+    "Take back": "Вернуть",
+    "deleted": "удалён",
+    "Rename": "Переименовать",
+    "Delete": "Удалить",
+    "The newest {count} are kept until edgevlm demo ends. Save those as files that you want for longer.": (
+        "Последние {count} разговоров хранятся, пока работает edgevlm demo. "
+        "Нужные надолго сохраните в файл."
+    ),
+    "The conversation is empty; there is nothing to save.": ("Разговор пуст; сохранять нечего."),
+    "Reset the settings": "Сбросить настройки",
+    "The model {model} that was chosen here is gone or broken; {first} answers now.": (
+        "Выбранной здесь модели {model} больше нет или она повреждена; теперь отвечает {first}."
+    ),
     # the camera
     "Start": "Запустить",
     "Camera": "Камера",

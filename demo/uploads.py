@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +24,9 @@ PREFIX = "edgevlm-uploads-"
 
 UNUSED_SECONDS = 24 * 3600
 """Age at which a file is deleted that no conversation needs."""
+
+SWEEP_SECONDS = 60
+"""Time between looks at the folder."""
 
 DELETE_TRIES = 5
 """Deletions of the folder while a thread of the server may still write into it."""
@@ -88,6 +92,25 @@ def sweep(
         if removed and parent != str(folder):
             with suppress(OSError):  # it holds something else
                 os.rmdir(parent)
+
+
+def sweep_regularly(
+    folder: Path, files: Callable[[], tuple[Collection[str], Mapping[str, float]]]
+) -> None:
+    """`sweep` from another thread; what lies in the folder now stays.
+
+    Args:
+        files: returns what is needed and what was released.
+    """
+    lasting = {os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names}
+
+    def work() -> None:
+        while True:
+            time.sleep(SWEEP_SECONDS)
+            needed, released = files()
+            sweep(folder, lasting.union(needed), released)
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _locked_folder() -> tuple[Path, int | None]:
