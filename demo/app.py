@@ -9,18 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from edgevlm.demo import chat, compare, inside, live, markup, shelf
 from edgevlm.demo.answers import Running
 from edgevlm.demo.browsers import CookieMiddleware
+from edgevlm.demo.conversation_store import ConversationStore
 from edgevlm.demo.language import TRANSLATIONS, label, say
 from edgevlm.demo.models import Models
 from edgevlm.demo.toolkit import INTERNAL, gr, session_of
+from edgevlm.demo.uploads import sweep_regularly
 from edgevlm.errors import InputError
 from edgevlm.generation import GenerationOptions
-
-OLDEST_FILE = 24 * 3600
-"""Seconds after which a picture that somebody uploaded is deleted."""
 
 ASSETS = Path(__file__).parent / "assets"
 """Style sheets and scripts of the page; all that are there are loaded."""
@@ -28,22 +28,22 @@ ASSETS = Path(__file__).parent / "assets"
 
 def build(models: Models, options: GenerationOptions) -> gr.Blocks:
     """The page; `options` hold for every answer that no setting in the page changes."""
-    running = Running()
+    running, store = Running(), ConversationStore()
     first = models.offers()[0].label
-    page = gr.Blocks(title="edgevlm", analytics_enabled=False, delete_cache=(3600, OLDEST_FILE))
+    page = gr.Blocks(title="edgevlm", analytics_enabled=False)
     with page:
         chosen = gr.State(first)
         record = gr.State(None)
         head = gr.HTML(elem_id="head")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("Chat"), id="chat", elem_id="tab-chat"):
-                chat.build(page, models, running, chosen, record, options)
+                chat.build(page, models, running, store, chosen, record, options)
             with gr.Tab(label("Live"), id="live", elem_id="tab-live"):
                 live.build(page, models, chosen, options)
             with gr.Tab(label("Inside"), id="inside", elem_id="tab-inside") as tab:
                 inside.build(tab, models, record)
             with gr.Tab(label("Compare"), id="compare", elem_id="tab-compare") as tab:
-                compare.build(tab, models, running, chosen, options)
+                compare.build(page, tab, models, running, chosen, options)
             with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
                 shelf.build(page, tab, models, chosen)
         gr.on([page.load, chosen.change], _head, [chosen], [head], **INTERNAL)
@@ -53,6 +53,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
             running.stop("compare " + session_of(request))
 
         page.unload(left)
+    sweep_regularly(Path(gr.utils.get_upload_folder()), store.files)
     return page
 
 
@@ -80,7 +81,13 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
             footer_links=[],
             run_history=False,  # Gradio would keep every question in the browser
             enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(CookieMiddleware)]},
+            app_kwargs={
+                "middleware": [
+                    # Another site's name that is made to lead here must not reach the conversations.
+                    Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+                    Middleware(CookieMiddleware),
+                ]
+            },
             i18n=TRANSLATIONS,
             theme=_theme(),
             css_paths=_assets("css"),

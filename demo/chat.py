@@ -7,22 +7,19 @@ turn shares with the one before comes out of the decoder's KV cache, and no pict
 from __future__ import annotations
 
 import secrets
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from edgevlm.demo import conversation
 from edgevlm.demo.answers import AnswerStream, Record, Running
+from edgevlm.demo.conversation_store import ConversationStore, Opened
+from edgevlm.demo.conversations import ConversationList
+from edgevlm.demo.language import label
 from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import (
-    DOWNLOAD,
-    INTERNAL,
-    downloadable,
-    gr,
-    refusal,
-    session_of,
-)
+from edgevlm.demo.settings import remember, remember_model
+from edgevlm.demo.toolkit import INTERNAL, gr, refusal, session_of
 from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.generation import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
 from edgevlm.prompt import system_messages
@@ -37,9 +34,6 @@ EXAMPLES = (
     ("What changed?", ("scene.png", "changed.png")),
     ("What color is it?", ("square.png",)),
 )
-
-MOST_KEPT = 20
-"""Conversations that a browser keeps."""
 
 ALTERNATIVES = 5
 """Tokens that might have come instead, for the tab Inside."""
@@ -92,6 +86,7 @@ def build(
     page: gr.Blocks,
     models: Models,
     running: Running,
+    store: ConversationStore,
     chosen: gr.State,
     record: gr.State,
     defaults: GenerationOptions,
@@ -99,25 +94,13 @@ def build(
     """Lay out the tab and connect it.
 
     Args:
+        store: keeps the conversations of all browsers.
         chosen: label of the model that this browser uses.
         record: takes the `Record` of the last answer.
         defaults: options of every answer that no setting changes.
     """
-    saved = gr.BrowserState([], storage_key="edgevlm-conversations")
     current = gr.State(None)
-    with gr.Row():
-        new = gr.Button("New conversation", size="md", scale=1, min_width=150)
-        earlier = gr.Dropdown(
-            [],
-            value=None,
-            show_label=False,
-            container=False,
-            info=None,
-            filterable=False,
-            scale=3,
-            min_width=200,
-            elem_id="earlier",
-        )
+    kept = ConversationList(store, current)
     window = gr.Chatbot(
         label="Conversation",
         height="58vh",
@@ -172,6 +155,7 @@ def build(
                 label="Keep how likely each token was, for Inside",
                 info="without it, answers that repeat come faster",
             )
+            reset = gr.Button(label("Reset the settings"), size="md")
         with gr.Accordion("Webcam", open=False):
             camera = gr.Image(
                 sources=["webcam"],
@@ -183,8 +167,6 @@ def build(
             )
         with gr.Column(min_width=150):
             edit = gr.Button("Edit the last question", size="md")
-            export = gr.Button("Save as a file", size="md")
-            file = gr.DownloadButton("file", visible="hidden", elem_id="conversation-file")
 
     def respond(
         history: list[dict[str, Any]],
@@ -210,30 +192,27 @@ def build(
         except EdgeVLMError as error:
             raise refusal(error) from error
 
-    def kept(history: list[dict[str, Any]], current: str | None, saved: list[Any]) -> Any:
-        """The box is free again, and the conversation is kept in the browser."""
-        if not history:
-            return _free(), current, saved
-        current = current or uuid.uuid4().hex
-        entry = {"id": current, "title": conversation.title(history), "turns": history}
-        others = [other for other in saved if other["id"] != current]
-        return _free(), current, [entry, *others][:MOST_KEPT]
+    def over(
+        history: list[dict[str, Any]], opened: Opened | None, request: gr.Request
+    ) -> tuple[Any, Opened | None]:
+        """The box is free again, and the conversation is kept."""
+        return _free(), kept.keep(history, opened, request)
 
     def ended(
-        history: list[dict[str, Any]],
-        current: str | None,
-        saved: list[Any],
-        request: gr.Request,
-    ) -> Any:
+        history: list[dict[str, Any]], opened: Opened | None, request: gr.Request
+    ) -> tuple[Any, Any]:
         if running.was_left(session_of(request)):  # who left it has seen to all that
-            return gr.skip(), gr.skip(), gr.skip()
-        return kept(history, current, saved)
+            return gr.skip(), gr.skip()
+        return over(history, opened, request)
 
     def stop(request: gr.Request) -> None:
         running.stop(session_of(request))
 
-    def leave(request: gr.Request) -> None:
+    def leave(
+        history: list[dict[str, Any]], opened: Opened | None, request: gr.Request
+    ) -> Opened | None:
         running.leave(session_of(request))
+        return kept.keep(history, opened, request)
 
     answers = {
         "fn": respond,
@@ -251,49 +230,30 @@ def build(
         visibility = INTERNAL if number else {"api_name": "chat", "show_progress": "hidden"}
         answered = question.success(**answers, **visibility)
         answering.append(answered)
-        place = {
-            "inputs": [window, current, saved],
-            "outputs": [box, current, saved],
-            **INTERNAL,
-        }
+        place = {"inputs": [window, current], "outputs": [box, current], **INTERNAL}
         answered.success(ended, **place)
-        answered.failure(kept, **place)
+        answered.failure(over, **place)
     box.stop(stop, None, None, **INTERNAL)
+
     # Who leaves an answer gets no more of it, or it would come back into the window.
-    left = {"cancels": answering, **INTERNAL}
-    gr.on([window.undo, edit.click], leave, None, None, **left).then(
+    def left(event: Any) -> Any:
+        return event(leave, [window, current], [current], cancels=answering, **INTERNAL)
+
+    left(partial(gr.on, [window.undo, edit.click])).then(
         _undone, [window], [window, box], **INTERNAL
-    ).then(kept, [window, current, saved], [box, current, saved], **INTERNAL)
-    window.clear(leave, None, None, **left).then(
-        _forgotten, [current, saved], [window, box, current, saved], **INTERNAL
+    ).then(over, [window, current], [box, current], **INTERNAL)
+
+    def cleared(opened: Opened | None, request: gr.Request) -> tuple[Turns, Any, None]:
+        kept.delete(opened, request)
+        return [], _free(), None
+
+    left(partial(gr.on, [window.clear, kept.shown.clear])).then(
+        cleared, [current], [window, box, current], **INTERNAL
     )
-    new.click(leave, None, None, **left).then(
-        lambda: ([], _free(), None, None),
-        None,
-        [window, box, current, earlier],
-        **INTERNAL,
-    )
-    gr.on(
-        [page.load, saved.change],
-        _listed,
-        [saved, current],
-        [earlier],
-        **INTERNAL,
-    )
-    earlier.input(leave, None, None, **left).then(
-        _opened, [earlier, saved], [window, box, current], **INTERNAL
-    )
+    kept.connect(page, models, chosen, window, lambda: [[], _free()], [window, box], left)
+    remember(page, [temperature, length, detail, system, probable], reset)
+    remember_model(page, models, chosen)
     camera.input(_photographed, [camera, box], [box, camera], **INTERNAL)
-
-    def exported(history: list[dict[str, Any]], label: str | None) -> str:
-        if not history:
-            raise refusal(InputError("the conversation is empty; there is nothing to save"))
-        name = models.find(label).label
-        return downloadable("conversation.md", conversation.as_markdown(name, history))
-
-    export.click(exported, [window, chosen], [file], **INTERNAL).success(
-        None, None, None, js=f"() => ({DOWNLOAD})('conversation-file')", **INTERNAL
-    )
 
 
 def _busy() -> Any:
@@ -337,21 +297,6 @@ def _undone(history: list[dict[str, Any]]) -> tuple[Turns, Any]:
 def _example(event: gr.SelectData) -> tuple[Turns, Any]:
     pictures = [file["path"] for file in event.value.get("files", [])]
     return [conversation.user_turn(event.value["text"], pictures)], _busy()
-
-
-def _forgotten(current: str | None, saved: list[Any]) -> tuple[Turns, Any, None, list[Any]]:
-    return [], _free(), None, [entry for entry in saved if entry["id"] != current]
-
-
-def _listed(saved: list[Any], current: str | None) -> Any:
-    choices = [(entry["title"], entry["id"]) for entry in saved]
-    known = any(entry["id"] == current for entry in saved)
-    return gr.update(choices=choices, value=current if known else None)
-
-
-def _opened(chosen: str | None, saved: list[Any]) -> tuple[Turns, Any, str | None]:
-    found = next((entry for entry in saved if entry["id"] == chosen), None)
-    return ([], _free(), None) if found is None else (found["turns"], _free(), chosen)
 
 
 def _photographed(picture: str | None, message: Mapping[str, Any] | None) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ import json
 import re
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,6 +261,69 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """Questions of one language that the model answers; None where it does not do the task."""
+
+    describe: str | None = None
+    find: str | None = None
+    """Where something is; ``{thing}`` stands for its name. The answer is a box, see `Usage.boxes`."""
+    count: str | None = None
+    """May hold ``{thing}``."""
+    read: str | None = None
+    """May hold ``{thing}``."""
+
+    def check(self) -> None:
+        for name, question in dataclasses.asdict(self).items():
+            if question is not None:
+                plain = question.replace("{thing}", "", 1)
+                require(bool(question.strip()), name, question, "must not be empty")
+                require(
+                    not set("{}") & set(plain),
+                    name,
+                    question,
+                    "may hold {thing} once, no brace else",
+                )
+                require(name != "find" or plain != question, name, question, "must hold {thing}")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a person should know to ask the model well; the runtime itself needs none of it."""
+
+    images: Literal["drawings", "photographs"] | None = None
+    """What it was trained on; None: not known."""
+    boxes: Literal["percent"] | None = None
+    """How an answer says where something is. ``percent``: ``[left, top, right, bottom]``, each from 0 to
+    100 of the image's width or height. None: in words, or not at all."""
+    tasks: dict[str, Tasks] = field(default_factory=dict)
+    """Language (ISO 639-1: ``en``, ``ru``) to its questions; empty: not known."""
+
+    def check(self) -> None:
+        for language in self.tasks:
+            require(
+                re.fullmatch("[a-z]{2}", language) is not None,
+                "tasks",
+                language,
+                "must have languages of two lower-case letters",
+            )
+
+    def questions(self, language: str) -> dict[str, str]:
+        """Task to question, in this language or else in English; empty if there is neither."""
+        tasks = self.tasks.get(language) or self.tasks.get("en") or Tasks()
+        return {name: text for name, text in dataclasses.asdict(tasks).items() if text is not None}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Usage:
+        """Build from parsed JSON.
+
+        Raises:
+            BundleError: an unknown or wrong field, named as ``usage.tasks``.
+        """
+        usage: Usage = _parse(cls, data, "usage")
+        return usage
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is in a bundle and how to use it."""
 
@@ -275,6 +338,8 @@ class Manifest:
     golden: Golden | None
     created_with: dict[str, str]
     """Package to version, of all that made the bundle."""
+    usage: Usage | None = None
+    """None: not known, as in older bundles."""
 
     def check(self) -> None:
         require(bool(self.name), "name", self.name, "must not be empty")
@@ -303,7 +368,7 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(
                 f"manifest is not JSON ({error}); the bundle is damaged, export it again"
             ) from error
@@ -393,15 +458,15 @@ def _parse_dataclass(cls: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(f"{path}: must be an object, is {value!r}")
     hints = _type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {entry.name: entry for entry in dataclasses.fields(cls)}
     for name in value:
         if name not in fields:
             raise BundleError(f"{path}.{name}: unknown field")
     arguments = {}
-    for name, field in fields.items():
+    for name, entry in fields.items():
         if name in value:
             arguments[name] = _parse(hints[name], value[name], f"{path}.{name}")
-        elif field.default is dataclasses.MISSING:
+        elif entry.default is entry.default_factory is dataclasses.MISSING:
             raise BundleError(f"{path}.{name}: missing")
     parsed = cls(**arguments)
     if hasattr(parsed, "check"):

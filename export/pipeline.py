@@ -249,6 +249,7 @@ def describe(
         parity=None,
         golden=None,
         created_with=versions(),
+        usage=plan.usage,
     )
 
 

@@ -25,8 +25,9 @@ from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family, find_family
 from edgevlm.export.messages import one_line
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
+from edgevlm.export.usage import find_usage
 from edgevlm.export.vision import plan_vision
-from edgevlm.manifest import ImagePreparation, PromptSpec
+from edgevlm.manifest import ImagePreparation, PromptSpec, Usage
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -46,13 +47,14 @@ class Plan:
     processor: ProcessorMixin
     vocabulary: Vocabulary
     prompt: PromptSpec
+    usage: Usage
 
 
 def make_plan(checkpoint: Checkpoint) -> Plan:
     """Read all but the weights, and try what can be tried without them.
 
     Raises:
-        ExportError: a family, language model, tokenizer, chat template or preparation that cannot be
+        ExportError: a family, language model, tokenizer, chat template, preparation or usage that cannot be
             exported, missing files, or weights that do not fit the configuration.
     """
     family = find_family(checkpoint.family)
@@ -63,6 +65,7 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     gguf_names(checkpoint, family, architecture)
     tokens = positions_of_a_tile(checkpoint, family)
     template = plan_template(checkpoint, family)
+    usage = find_usage(checkpoint, family)
     with quiet_transformers():
         tokenizer = load_tokenizer(checkpoint)
         image_processor = load_image_processor(checkpoint, family)
@@ -72,7 +75,7 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     prompt = plan_prompt(checkpoint, family, template, processor, vocabulary)
     with quiet_transformers():
         plan_vision(checkpoint, family)
-    return Plan(checkpoint, family, preparation, processor, vocabulary, prompt)
+    return Plan(checkpoint, family, preparation, processor, vocabulary, prompt, usage)
 
 
 def check_layers(checkpoint: Checkpoint) -> None:

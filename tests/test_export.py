@@ -24,11 +24,13 @@ from edgevlm.cli import main
 from edgevlm.errors import DriftError, ExportError, MissingDependencyError
 from edgevlm.export import dependencies
 from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.families import find_family
 from edgevlm.export.pipeline import estimate_bytes, export
 from edgevlm.export.plan import make_plan
 from edgevlm.export.staging import aside, check_disk
+from edgevlm.export.usage import USAGE_NAME
 from edgevlm.exports import exported_bundles
-from edgevlm.manifest import MANIFEST_NAME, Manifest
+from edgevlm.manifest import MANIFEST_NAME, Manifest, Usage
 from tests import checkpoints
 from tests.conftest import Export
 
@@ -75,10 +77,37 @@ def test_what_smolvlm_puts_into_the_manifest(exported: Export) -> None:
     assert special["<end_of_utterance>"] == 511 and special["<|im_start|>"] == 1
     assert manifest.decoder.attention == "causal" and manifest.decoder.embedding_scale == 1.0
     assert manifest.decoder.architecture == "llama" and manifest.decoder.vocabulary_size == 520
+    assert manifest.usage is not None and manifest.usage.images == "photographs"
+    assert manifest.usage.questions("ru").keys() == {"describe", "count", "read"}
+
+
+def test_what_a_checkpoint_says_it_is_for_comes_before_its_family(
+    pristine: Path, tmp_path: Path
+) -> None:
+    assert make_plan(Checkpoint.open(pristine)).usage.images == "photographs"
+    folder = shutil.copytree(pristine, tmp_path / "checkpoint")
+    (folder / USAGE_NAME).write_text('{"images": "drawings", "boxes": "percent"}')
+    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", "percent")
+
+
+@pytest.mark.parametrize(
+    ("repository", "tasks"),
+    [
+        ("google/paligemma-3b-mix-224", {"describe", "count", "read"}),
+        ("paligemma2-3b-mix-448", {"describe", "count", "read"}),
+        ("google/paligemma-3b-pt-224", set()),
+        ("mixed", set()),
+    ],
+)
+def test_only_mix_checkpoints_of_paligemma_have_tasks(repository: str, tasks: set[str]) -> None:
+    usage = find_family("paligemma").usage(repository)
+    assert usage.images == "photographs" and usage.boxes is None
+    assert usage.questions("en").keys() == tasks
 
 
 def test_what_paligemma_puts_into_the_manifest(exported: Export) -> None:
     manifest = Manifest.load(exported("paligemma2").bundle)
+    assert manifest.usage == Usage("photographs")
     assert manifest.image.strategy == "stretch" and manifest.image.longest_edge is None
     assert manifest.image.resample == "bicubic"
     assert manifest.decoder.attention == "prefix"
@@ -270,6 +299,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         write_json("preprocessor_config.json", max_image_size={"longest_edge": 32}),
         r"tiles of \(32, 32\) pixels",
     ),
+    "a usage of another form": (
+        lambda folder: (folder / USAGE_NAME).write_text('{"images": "films"}'),
+        r"edgevlm_usage\.json: usage\.images: must be one of drawings, photographs",
+    ),
 }
 
 
@@ -354,6 +387,7 @@ def test_smolvlm_256m_in_its_real_shape(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.families import find_family
 from edgevlm.export.pipeline import write_decoders, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))

@@ -23,6 +23,8 @@ from edgevlm.manifest import (
     PromptSpec,
     Source,
     SpecialToken,
+    Tasks,
+    Usage,
     VisionSpec,
 )
 
@@ -57,6 +59,7 @@ EXAMPLE = Manifest(
     ),
     golden=Golden("AAAA", "What?", (5, 4)),
     created_with={"edgevlm": "0.1.0"},
+    usage=Usage("photographs", "percent", {"en": Tasks("Describe it.", "Where is {thing}?")}),
 )
 
 
@@ -93,9 +96,17 @@ OPTIONAL = {
         "tile",
         "row_end",
         "overview",
+        "usage",
+        "images",
+        "boxes",
+        "tasks",
+        "describe",
+        "find",
+        "count",
+        "read",
     )
 }
-FREE_KEYS = {"files", "vision", "decoder", "template_variables", "created_with"}
+FREE_KEYS = {"files", "vision", "decoder", "template_variables", "created_with", "tasks"}
 
 
 def without(path: tuple[Any, ...]) -> dict[str, Any]:
@@ -122,7 +133,7 @@ FIELDS = [
     if isinstance(path[-1], str)
     and (path[-1],) not in OPTIONAL
     and not (len(path) > 1 and path[-2] in FREE_KEYS and path[0] in ("parity", "created_with"))
-    and not (len(path) > 1 and path[-2] in ("files", "template_variables"))
+    and not (len(path) > 1 and path[-2] in ("files", "template_variables", "tasks"))
 ]
 
 
@@ -167,12 +178,33 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("decoder", "embedding_scale"), 0, "must be positive"),
         (("decoder", "attention"), "sideways", "one of causal, prefix"),
         (("surplus",), 1, "manifest.surplus: unknown field"),
+        (("usage", "images"), "sketches", "one of drawings, photographs, is 'sketches'"),
+        (("usage", "boxes"), "pixels", "must be one of percent"),
+        (("usage", "tasks"), {"English": {}}, "two lower-case letters"),
+        (("usage", "tasks", "en", "sing"), "Sing.", "manifest.usage.tasks.en.sing: unknown field"),
+        (("usage", "tasks", "en", "find"), "Where is it?", "must hold {thing}"),
+        (("usage", "tasks", "en", "count"), "How many {things}?", "no brace else"),
+        (("usage", "tasks", "en", "find"), "{thing} or {thing}?", "{thing} once"),
+        (("usage", "tasks", "en", "read"), " ", "must not be empty"),
     ],
 )
 def test_a_value_out_of_range_is_named(path: tuple[Any, ...], value: object, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         Manifest.from_dict(replaced(path, value))
     assert message in str(caught.value)
+
+
+def test_a_bundle_without_usage_stays_valid() -> None:
+    assert Manifest.from_dict(without(("usage",))).usage is None
+    assert Manifest.from_dict(replaced(("usage",), None)).usage is None
+    assert Manifest.from_dict(replaced(("usage",), {})).usage == Usage()
+
+
+def test_questions_are_in_the_language_or_in_english() -> None:
+    usage = Usage(tasks={"en": Tasks(read="ocr"), "ru": Tasks(describe="Опиши.")})
+    assert usage.questions("ru") == {"describe": "Опиши."}
+    assert usage.questions("fr") == {"read": "ocr"}
+    assert Usage().questions("en") == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "{}", '"text"'])

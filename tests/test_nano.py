@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from edgevlm import VLM
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.evaluation import evaluate, report, test_set
+from edgevlm.evaluation.judging import box, mentions
 from edgevlm.export.pipeline import export
+from edgevlm.export.usage import USAGE_NAME
+from edgevlm.manifest import Usage
+from training.usage import USAGE
 
 CHECKPOINT = Path(__file__).parent.parent / "training" / "nano"
+SCENE = Path(__file__).parent.parent / "examples" / "scene.png"
 SEED = 90_001
 """Neither training's nor that of `edgevlm eval`."""
 
@@ -32,6 +39,28 @@ def test_it_ships_small_and_whole() -> None:
     assert list(bundle.manifest.vision.files) == ["int8"]
     assert list(bundle.manifest.decoder.files) == ["q8_0"]
     assert bundle.manifest.parity is not None and not bundle.manifest.parity.drift_allowed
+
+
+def test_it_says_what_it_is_for() -> None:
+    """Trainer, checkpoint and bundle agree."""
+    assert Usage.from_dict(json.loads((CHECKPOINT / USAGE_NAME).read_text("utf-8"))) == USAGE
+    assert Bundle.open(DEFAULT_MODEL).manifest.usage == USAGE
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
+    asked = {
+        task: question.format(thing={"en": "key", "ru": "ключ"}[language])
+        for task, question in USAGE.questions(language).items()
+    }
+    said = {task: nano.ask(SCENE, question).text for task, question in asked.items()}
+    assert mentions(said["describe"])[2] == {"en": "key", "ru": "ключ"}[language]
+    found = box(said["find"])
+    assert found is not None and np.allclose(found, (62, 57, 87, 90), atol=5)
+    assert said["count"] == "3"
+    page = Image.new("RGB", (200, 80), "white")
+    ImageDraw.Draw(page).text((30, 20), "TEA", fill="black", font=ImageFont.load_default(40))
+    assert nano.ask(page, asked["read"]).text.strip('"').lower() == "tea"
 
 
 def card() -> dict[str, float]:

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalG
 
 from edgevlm.evaluation.scenes import COLORS
 from training.labels import KINDS, LETTERS
+from training.usage import save_usage
 
 TILE = 160  # side of the square picture that the tower sees
 PATCH = 16
@@ -215,6 +216,7 @@ def save_model(
         pad_token_id=text.pad_token_id,
     )
     half.half().save_pretrained(aside)
+    save_usage(aside)
     for file in aside.iterdir():
         file.chmod(0o644)
     if folder.exists():

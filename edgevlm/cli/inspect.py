@@ -62,6 +62,15 @@ def describe(manifest: Manifest) -> str:
         )
     else:
         lines.append("parity        not measured")
+    if usage := manifest.usage:
+        lines.append(f"made for      {usage.images or 'images of an unknown kind'}")
+        lines += [
+            f"  {language} {task:8} {question}"
+            for language in usage.tasks
+            for task, question in usage.questions(language).items()
+        ]
+        if usage.boxes:
+            lines.append("  boxes       [left, top, right, bottom] in percent")
     if manifest.golden:
         lines.append(f"golden        {manifest.golden.question!r}")
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())

@@ -18,7 +18,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
-from edgevlm.manifest import ImagePreparation, ImageSpelling, Resample
+from edgevlm.manifest import ImagePreparation, ImageSpelling, Resample, Usage
 
 MODULES = ("smolvlm", "idefics3", "paligemma")
 """Names of the modules here, equal to ``model_type``."""
@@ -51,6 +51,9 @@ class Family:
     processor: Callable[[PilBackend, TokenizersBackend, int], ProcessorMixin]
     """transformers' processor from its parts and the tokens of one tile; the tokens it adds count, and
     its prompts are what ours are compared with."""
+    usage: Callable[[str], Usage]
+    """What checkpoints of the family are good at, by the repository's name; a checkpoint may say
+    otherwise, see `edgevlm.export.usage`."""
 
     def canonical_name(self, name: str) -> str:
         """A checkpoint's tensor name to ``tower.``, ``connector.``, ``decoder.`` or ``head.``

@@ -18,7 +18,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, edge, normalisation, resample
-from edgevlm.manifest import ImagePreparation, ImageSpelling
+from edgevlm.manifest import ImagePreparation, ImageSpelling, Tasks, Usage
 
 TENSORS = {
     r"model\.vision_model\.": "tower.",
@@ -34,6 +34,17 @@ SPELLING = ImageSpelling(
     overview="\n" + WHOLE,
 )
 """``get_image_prompt_string`` of ``processing_idefics3.py``."""
+USAGE = Usage(
+    images="photographs",
+    tasks={
+        "en": Tasks(
+            describe="Describe the image.",
+            count="How many {thing} are in the image?",
+            read="What text is in the image?",
+        )
+    },
+)
+"""Chat models, trained on English; they say where something is in words."""
 
 
 class Idefics3Vision(nn.Module):
@@ -118,4 +129,5 @@ FAMILY = Family(
     attention="causal",
     embedding_scale=lambda config: 1.0,
     processor=processor,
+    usage=lambda repository: USAGE,
 )

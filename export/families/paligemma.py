@@ -15,7 +15,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, edge, normalisation, resample
-from edgevlm.manifest import ImagePreparation, ImageSpelling
+from edgevlm.manifest import ImagePreparation, ImageSpelling, Tasks, Usage
 
 TENSORS = {
     r"(?:model\.)?vision_tower\.(?:vision_model\.)?": "tower.",
@@ -43,6 +43,21 @@ CHAT_TEMPLATE = """\
 {%- if not question.begun -%}{{ bos_token }}{%- endif -%}
 {{ '\\n' }}"""
 """``prepare_inputs_layout`` of ``processing_paligemma.py``: pictures, beginning of text, text, newline."""
+MIX = {
+    "en": Tasks(
+        describe="caption en",
+        count="answer en how many {thing} are there?",
+        read="ocr",
+    )
+}
+"""Prefixes that the mix checkpoints were trained with. The others must be trained for a task first. Where
+something is (``detect``) they answer with location tokens, not in percent."""
+
+
+def usage(repository: str) -> Usage:
+    """Mix checkpoints do several tasks; which those of other names do is not known."""
+    mix = "mix" in repository.lower().rpartition("/")[2].split("-")
+    return Usage(images="photographs", tasks=MIX if mix else {})
 
 
 class PaliGemmaVision(nn.Module):
@@ -91,4 +106,5 @@ FAMILY = Family(
     # llama.cpp's Gemma multiplies whatever it is given by sqrt(width); transformers' scales words only.
     embedding_scale=lambda config: config.text_config.hidden_size**-0.5,
     processor=processor,
+    usage=usage,
 )

@@ -1,0 +1,36 @@
+"""What a person should know of a model before asking it."""
+
+from __future__ import annotations
+
+from edgevlm.demo import markup
+from edgevlm.demo.language import say
+from edgevlm.demo.toolkit import gr
+from edgevlm.manifest import Usage
+
+COMMANDS = """\
+pip install '.[export]'
+edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"""
+"""How a person gets a model for photographs."""
+
+
+def images_note(request: gr.Request | None, usage: Usage) -> str:
+    """One line of plain text about the images that the model sees well; empty if there is nothing to say."""
+    if usage.images != "drawings":
+        return ""
+    return say(
+        request,
+        "This model sees drawings only; on photographs it guesses. The tab Models tells how to get "
+        "a model for photographs.",
+    )
+
+
+def photographs_help(request: gr.Request | None) -> str:
+    """Where a model for photographs comes from, as HTML."""
+    text = say(
+        request,
+        "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
+        "about 500 MB, needs no network after that, and puts the model into this list:",
+    )
+    return markup.block(
+        f"<p>{markup.escaped(text)}</p><pre tabindex='0'>{markup.escaped(COMMANDS)}</pre>"
+    )
