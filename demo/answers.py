@@ -107,12 +107,13 @@ class Running:
         self._lock = threading.Lock()
 
     def begin(self, session: str, stream: AnswerStream) -> None:
-        """Another answer of the same browser is stopped."""
+        """Another answer of the same page is stopped, and nobody wants it any more."""
         with self._lock:
             earlier = self._streams.get(session)
             self._streams[session] = stream
             self._left.discard(session)
         if earlier is not None:
+            earlier.left = True
             earlier.stop()
 
     def stop(self, session: str) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.demo.toolkit import gr
@@ -56,14 +54,11 @@ def checked(paths: Sequence[str]) -> list[Attachment]:
 def _checked(path: str) -> Attachment:
     pixels = load_image(path)
     shown, frames = _looked_at(path)
-    return Attachment(path if shown else saved(pixels, Path(path).stem), frames)
+    return Attachment(path if shown else saved(Image.fromarray(pixels), Path(path).stem), frames)
 
 
-def saved(pixels: NDArray[np.uint8], name: str) -> str:
+def saved(image: Image.Image, name: str) -> str:
     """A new PNG, where Gradio may serve it from; returns its path.
-
-    Args:
-        pixels: uint8 ``[height, width, 3]``.
 
     Raises:
         ImageError: it cannot be written.
@@ -71,7 +66,7 @@ def saved(pixels: NDArray[np.uint8], name: str) -> str:
     path = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex / f"{name[:_NAME_LENGTH]}.png"
     try:
         path.parent.mkdir(parents=True)
-        Image.fromarray(pixels).save(path, compress_level=1)
+        image.save(path, compress_level=1)
     except OSError as error:
         raise ImageError(f"{path.name} cannot be kept: {error}") from error
     return str(path)

@@ -1,29 +1,40 @@
 """The tab Chat: a conversation about pictures.
 
 Gradio's chat window keeps the conversation in the browser and hands all of it over with each turn; what a
-turn shares with the one before comes out of the decoder's KV cache, and no picture is encoded twice.
+turn shares with the one before comes out of the decoder's KV cache, and no picture is encoded twice. What
+the window and the box do beyond Gradio is in `assets/chat.js`.
 """
 
 from __future__ import annotations
 
+import queue
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from edgevlm.demo import conversation
-from edgevlm.demo.answers import AnswerStream, Record, Running
+from edgevlm.demo import attachments, conversation, markup
+from edgevlm.demo.answers import Running
+from edgevlm.demo.camera import camera
+from edgevlm.demo.conversation import Turns
 from edgevlm.demo.conversation_store import ConversationStore, Opened
 from edgevlm.demo.conversations import ConversationList
-from edgevlm.demo.language import label
+from edgevlm.demo.exchange import Step, exchange, usage
+from edgevlm.demo.language import label, language, say
 from edgevlm.demo.models import Models
+from edgevlm.demo.notes import images_note
 from edgevlm.demo.settings import remember, remember_model
-from edgevlm.demo.toolkit import INTERNAL, gr, refusal, session_of
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.demo.toolkit import (
+    INTERNAL,
+    gr,
+    refusal,
+    session_of,
+    tell,
+)
+from edgevlm.errors import EdgeVLMError
 from edgevlm.generation import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
-from edgevlm.prompt import system_messages
-from edgevlm.results import TokenLogprob
+from edgevlm.manifest import Usage
 from edgevlm.tiling import Detail
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -40,46 +51,19 @@ ALTERNATIVES = 5
 
 LONGEST = 1024
 
-AS_MADE = "as the model was made"
+USUAL = "usual"
+"""Detail of pictures that the model's manifest says."""
 
-Turns = list[dict[str, Any]]
+BUSY = "() => ({__type__: 'update', submit_btn: false, stop_btn: true})"
+"""JavaScript: the box offers to stop instead of to send, before the server knows."""
 
+UPLOADED = "() => edgevlm.uploaded()"
+"""JavaScript: wait until all pictures of the box are on the server; fails if one did not get there."""
 
-def answer(
-    models: Models,
-    running: Running,
-    session: str,
-    history: Sequence[conversation.Turn],
-    label: str | None,
-    system: str,
-    options: GenerationOptions,
-) -> Iterator[tuple[Turns, Record]]:
-    """The conversation with its answer while it grows, and in the end what the tab Inside shows.
-
-    Raises:
-        EdgeVLMError: no question, or whatever the model says against it.
-    """
-    if not history or history[-1]["role"] != "user":
-        raise InputError("there is no question to answer; write one")
-    turns: Turns = [dict(turn) for turn in history]
-    messages = [
-        *system_messages(system if system.strip() else None),
-        *map(conversation.as_message, history),
-    ]
-    stream = AnswerStream(models, label, messages, options)
-    running.begin(session, stream)
-    text, stats = "", None
-    logprobs: list[TokenLogprob] = []
-    record = Record(label, messages, options)
-    for chunk in stream:
-        text, stats = text + chunk.text, chunk.stats
-        logprobs += chunk.logprobs
-        if text:
-            yield [*turns, conversation.assistant_turn(text)], record
-    if stream.left:
-        return
-    said = [conversation.assistant_turn(text)] if text else []
-    yield [*turns, *said], Record(label, messages, options, text, tuple(logprobs), stats)
+REPORT = (
+    "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
+)
+"""JavaScript: what the page's script refuses is told through an event of this page."""
 
 
 def build(
@@ -100,165 +84,365 @@ def build(
         defaults: options of every answer that no setting changes.
     """
     current = gr.State(None)
-    kept = ConversationList(store, current)
+    returned = gr.State(None)
+    conversations = ConversationList(store, current)
+    with gr.Row(elem_id="chat-head"):
+        model = gr.Dropdown(
+            [],
+            label=label("Model"),
+            filterable=False,
+            scale=1,
+            min_width=220,
+            elem_id="chat-model",
+        )
+        about = gr.HTML(elem_id="chat-about")
     window = gr.Chatbot(
-        label="Conversation",
+        label=label("Conversation"),
         height="58vh",
         min_height=320,
-        buttons=["copy", "copy_all"],
+        buttons=[],
         render_markdown=False,
         latex_delimiters=[],
+        allow_tags=False,
+        allow_file_downloads=False,
         feedback_options=None,
         examples=[
             {"text": text, "files": [str(PICTURES / name) for name in names]}
             for text, names in EXAMPLES
         ],
-        placeholder="Add a picture and ask about it, or take an example",
+        placeholder=str(label("Add a picture and ask about it, or take an example")),
         elem_id="conversation",
     )
+    tasks = gr.HTML(elem_id="tasks")
     box = gr.MultimodalTextbox(
-        file_types=["image"],
+        file_types=None,  # what is no picture is refused in words when it is sent
         file_count="multiple",
         sources=["upload"],
+        label=label("Question"),
         show_label=False,
-        placeholder="Ask; pictures can be uploaded, pasted or dropped here",
+        placeholder=str(label("Ask about a picture")),
         max_plain_text_length=100_000,
+        max_lines=8,
         elem_id="question",
     )
-    with gr.Row():
-        with gr.Accordion("Settings", open=False):
-            temperature = gr.Slider(
-                0,
-                2,
-                defaults.get("temperature", Generation.temperature),
-                step=0.05,
-                label="Temperature",
-                info="0 takes the most likely token each time",
-            )
-            length = gr.Slider(
-                1,
-                max(LONGEST, defaults.get("max_tokens") or 1),
-                defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
-                step=1,
-                label="Longest answer",
-                info="tokens",
-            )
-            detail = gr.Radio(
-                [AS_MADE, "low", "high", "auto"],
-                value=defaults.get("detail") or AS_MADE,
-                label="Detail of pictures",
-                info="for models that split pictures into tiles",
-            )
-            system = gr.Textbox("", label="System prompt", placeholder="none", lines=2)
-            probable = gr.Checkbox(
-                True,
-                label="Keep how likely each token was, for Inside",
-                info="without it, answers that repeat come faster",
-            )
-            reset = gr.Button(label("Reset the settings"), size="md")
-        with gr.Accordion("Webcam", open=False):
-            camera = gr.Image(
-                sources=["webcam"],
-                type="filepath",
-                show_label=False,
-                height=280,
-                webcam_options=gr.WebcamOptions(mirror=False),
-                elem_id="camera",
-            )
-        with gr.Column(min_width=150):
-            edit = gr.Button("Edit the last question", size="md")
+    report = gr.HTML(js_on_load=REPORT, visible="hidden")
+    with gr.Row(elem_id="chat-actions"):
+        edit = gr.Button(label("Edit the last question"), size="md", min_width=150)
+        gr.Button(
+            label("Copy the conversation"), size="md", min_width=150, elem_id="copy-conversation"
+        )
+    with gr.Accordion(label("Settings"), open=False):
+        temperature = gr.Slider(
+            0,
+            2,
+            defaults.get("temperature", Generation.temperature),
+            step=0.05,
+            label=label("Temperature"),
+            info=label("0 takes the most likely token each time"),
+        )
+        length = gr.Slider(
+            1,
+            max(LONGEST, defaults.get("max_tokens") or 1),
+            defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
+            step=1,
+            label=label("Longest answer"),
+            info=label("tokens"),
+        )
+        detail = gr.Radio(
+            [USUAL, "low", "high", "auto"],
+            value=defaults.get("detail") or USUAL,
+            label=label("Detail of pictures"),
+            info=label("for models that split pictures into tiles"),
+        )
+        system = gr.Textbox("", label=label("System prompt"), placeholder=label("none"), lines=2)
+        probable = gr.Checkbox(
+            True,
+            label=label("Keep how likely each token was, for Inside"),
+            info=label("without it, answers that repeat come faster"),
+        )
+        reset = gr.Button(label("Reset the settings"), size="md")
+    with gr.Accordion(label("Webcam"), open=False):
+        camera("chat-camera", "photograph")
 
-    def respond(
-        history: list[dict[str, Any]],
+    def answered(
+        before: Turns,
+        question: dict[str, Any],
+        earlier: dict[str, Any] | None,
+        settings: tuple[Any, ...],
+        request: gr.Request,
+    ) -> Iterator[Step]:
+        label, *chosen_options, system = settings
+        options = _options(defaults, *chosen_options)
+        session = session_of(request)
+        try:
+            yield from exchange(
+                models, running, session, before, question, label, system, options, request, earlier
+            )
+        except EdgeVLMError as error:
+            raise refusal(error) from error
+        except Exception as error:
+            fault = refusal(f"{type(error).__name__}: {error}")
+            fault.print_exception = True
+            raise fault from error
+
+    def send(
+        message: Mapping[str, Any] | None,
+        history: Turns,
         label: str | None,
         temperature: float,
         length: float,
         detail: str,
-        system: str,
         probable: bool,
+        system: str,
         request: gr.Request,
-    ) -> Iterator[tuple[Turns, Record]]:
-        options: GenerationOptions = {
-            **defaults,
-            "temperature": float(temperature),
-            "max_tokens": int(length),
-            "detail": None if detail == AS_MADE else cast("Detail", detail),
-            "top_logprobs": ALTERNATIVES if probable else None,
-        }
-        if temperature > 0 and not defaults.get("seed"):
-            options["seed"] = secrets.randbelow(2**31)  # or trying again would change nothing
-        try:
-            yield from answer(models, running, session_of(request), history, label, system, options)
-        except EdgeVLMError as error:
-            raise refusal(error) from error
+    ) -> Iterator[tuple[Any, ...]]:
+        settings = (label, temperature, length, detail, probable, system)
+        question = _question(message, request)
+        emptied = gr.update(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
+        for step in answered(history, question, None, settings, request):
+            yield step.turns, emptied, step.returned, step.record or gr.skip()
+            emptied = gr.skip()
 
-    def over(
-        history: list[dict[str, Any]], opened: Opened | None, request: gr.Request
-    ) -> tuple[Any, Opened | None]:
-        """The box is free again, and the conversation is kept."""
-        return _free(), kept.keep(history, opened, request)
+    def again(
+        history: Turns,
+        label: str | None,
+        temperature: float,
+        length: float,
+        detail: str,
+        probable: bool,
+        system: str,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        settings = (label, temperature, length, detail, probable, system)
+        last = conversation.last_question(history)
+        if last is None:
+            raise refusal(say(request, "There is no question to answer again."))
+        earlier = next(iter(history[last + 1 :]), None)
+        for step in answered(history[:last], history[last], earlier, settings, request):
+            yield step.turns, gr.skip(), step.returned, step.record or gr.skip()
 
-    def ended(
-        history: list[dict[str, Any]], opened: Opened | None, request: gr.Request
-    ) -> tuple[Any, Any]:
+    def example(
+        event: gr.SelectData,
+        label: str | None,
+        temperature: float,
+        length: float,
+        detail: str,
+        probable: bool,
+        system: str,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        settings = (label, temperature, length, detail, probable, system)
+        pictures = [entry["path"] for entry in event.value.get("files", [])]
+        question = conversation.user_turn(event.value["text"], pictures)
+        for step in answered([], question, None, settings, request):
+            yield step.turns, gr.skip(), step.returned, step.record or gr.skip()
+
+    def settled(
+        message: Mapping[str, Any] | None, returned: dict[str, Any] | None
+    ) -> tuple[Any, None]:
+        """The box takes a question again; one that got no answer is in it."""
+        return _free() if returned is None else _with_question(message, returned), None
+
+    def kept(history: Turns, opened: Opened | None, request: gr.Request) -> Opened | None:
+        return conversations.keep(history, opened, request)
+
+    def ended(history: Turns, opened: Opened | None, request: gr.Request) -> Any:
         if running.was_left(session_of(request)):  # who left it has seen to all that
-            return gr.skip(), gr.skip()
-        return over(history, opened, request)
+            return gr.skip()
+        return kept(history, opened, request)
 
     def stop(request: gr.Request) -> None:
         running.stop(session_of(request))
 
-    def leave(
-        history: list[dict[str, Any]], opened: Opened | None, request: gr.Request
-    ) -> Opened | None:
+    def leave(history: Turns, opened: Opened | None, request: gr.Request) -> Opened | None:
         running.leave(session_of(request))
-        return kept.keep(history, opened, request)
+        return kept(history, opened, request)
 
-    answers = {
-        "fn": respond,
-        "inputs": [window, chosen, temperature, length, detail, system, probable],
-        "outputs": [window, record],
+    settings = [chosen, temperature, length, detail, probable, system]
+    answer: dict[str, Any] = {
+        "outputs": [window, box, returned, record],
         "concurrency_limit": None,
     }
-    questions = [
-        box.submit(_sent, [box, window], [window, box], **INTERNAL),
-        window.retry(_again, [window], [window, box], **INTERNAL),
-        window.example_select(_example, None, [window, box], **INTERNAL),
+    # What is set before an event of the same trigger is set before that event begins.
+    gr.on([box.submit, window.retry, window.example_select], None, None, [box], js=BUSY, **INTERNAL)
+    uploaded = box.submit(None, None, None, js=UPLOADED, **INTERNAL)
+    answering = [
+        uploaded.success(
+            send, [box, window, *settings], **answer, api_name="chat", show_progress="hidden"
+        ),
+        window.retry(again, [window, *settings], **answer, **INTERNAL),
+        window.example_select(example, settings, **answer, **INTERNAL),
     ]
-    answering = []
-    for number, question in enumerate(questions):
-        visibility = INTERNAL if number else {"api_name": "chat", "show_progress": "hidden"}
-        answered = question.success(**answers, **visibility)
-        answering.append(answered)
-        place = {"inputs": [window, current], "outputs": [box, current], **INTERNAL}
-        answered.success(ended, **place)
-        answered.failure(over, **place)
+
+    def missing(request: gr.Request) -> Any:
+        tell(
+            say(request, "A picture did not get to the server, so nothing was sent. Add it again.")
+        )
+        return _free()
+
+    uploaded.failure(missing, None, [box], **INTERNAL)
+    for answered_event in answering:
+        for after in (answered_event.success, answered_event.failure):
+            after(ended, [window, current], [current], **INTERNAL).then(
+                settled, [box, returned], [box, returned], **INTERNAL
+            )
     box.stop(stop, None, None, **INTERNAL)
 
     # Who leaves an answer gets no more of it, or it would come back into the window.
     def left(event: Any) -> Any:
         return event(leave, [window, current], [current], cancels=answering, **INTERNAL)
 
-    left(partial(gr.on, [window.undo, edit.click])).then(
-        _undone, [window], [window, box], **INTERNAL
-    ).then(over, [window, current], [box, current], **INTERNAL)
-
-    def cleared(opened: Opened | None, request: gr.Request) -> tuple[Turns, Any, None]:
-        kept.delete(opened, request)
-        return [], _free(), None
-
-    left(partial(gr.on, [window.clear, kept.shown.clear])).then(
-        cleared, [current], [window, box, current], **INTERNAL
+    left(edit.click).then(_edited, [window, box], [window, box], **INTERNAL).then(
+        kept, [window, current], [current], **INTERNAL
     )
-    kept.connect(page, models, chosen, window, lambda: [[], _free()], [window, box], left)
+    conversations.connect(page, models, chosen, window, lambda: [[], _empty()], [window, box], left)
     remember(page, [temperature, length, detail, system, probable], reset)
     remember_model(page, models, chosen)
-    camera.input(_photographed, [camera, box], [box, camera], **INTERNAL)
+
+    def translated(request: gr.Request) -> tuple[Any, ...]:
+        choices = [
+            (say(request, "the model's usual"), USUAL),
+            (say(request, "low"), "low"),
+            (say(request, "high"), "high"),
+            (say(request, "automatic"), "auto"),
+        ]
+        examples = [
+            {**example, "text": say(request, text)}
+            for example, (text, _) in zip(window.examples or [], EXAMPLES, strict=True)
+        ]
+        return gr.update(choices=choices), gr.update(examples=examples)
+
+    page.load(translated, None, [detail, window], **INTERNAL)
+
+    def fitted(label: str | None, request: gr.Request) -> tuple[Any, str, str]:
+        """Choice of models, what is to know of the chosen one, and questions that it answers."""
+        offered = [offer.label for offer in models.offers() if offer.problem is None]
+        found = usage(models, label)
+        return (
+            gr.update(choices=offered, value=label if label in offered else None),
+            _about(found, request),
+            _tasks(found.questions(language(request)), request),
+        )
+
+    gr.on([page.load, chosen.change], fitted, [chosen], [model, about, tasks], **INTERNAL)
+
+    def load(
+        label: str | None, chosen: str | None, request: gr.Request
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        try:
+            for share in _loading(models, label):
+                percent = f"{share:.0%}"
+                text = say(request, "Loading {model}: {percent}", model=label, percent=percent)
+                yield (
+                    markup.block(f'<p role="status">{markup.escaped(text)}</p>'),
+                    gr.skip(),
+                    chosen,
+                )
+        except EdgeVLMError as error:
+            yield _about(usage(models, chosen), request), chosen, chosen
+            raise refusal(error) from error
+        yield _about(usage(models, label), request), label, label
+
+    model.input(load, [model, chosen], [about, model, chosen], concurrency_limit=None, **INTERNAL)
+
+    def refused(event: gr.EventData, request: gr.Request) -> None:
+        """What the page's script refuses, in words."""
+        reasons = {
+            "folder": say(request, "{name} is a folder. Open it, and drop the pictures in it."),
+            "nothing": say(request, "Nothing was said yet; there is nothing to copy."),
+        }
+        tell(reasons[event.reason].replace("{name}", str(event.name)))
+
+    report.refused(refused, None, None, **INTERNAL)
 
 
-def _busy() -> Any:
-    """The box offers to stop instead of to send."""
-    return gr.update(submit_btn=False, stop_btn=True)
+def _options(
+    defaults: GenerationOptions, temperature: float, length: float, detail: str, probable: bool
+) -> GenerationOptions:
+    """Options of one answer, as the settings say."""
+    options: GenerationOptions = {
+        **defaults,
+        "temperature": float(temperature),
+        "max_tokens": int(length),
+        "detail": None if detail == USUAL else cast("Detail", detail),
+        "top_logprobs": ALTERNATIVES if probable else None,
+    }
+    if temperature > 0 and not defaults.get("seed"):
+        options["seed"] = secrets.randbelow(2**31)  # or trying again would change nothing
+    return options
+
+
+def _question(message: Mapping[str, Any] | None, request: gr.Request) -> dict[str, Any]:
+    """The turn that the box holds, once each of its pictures can be seen.
+
+    Raises:
+        gr.Error: it is empty, or a picture cannot be read.
+    """
+    text, files = (message["text"], message["files"]) if message else ("", [])
+    if not text.strip() and not files:
+        raise refusal(say(request, "The question is empty. Write one, or add a picture."))
+    try:
+        pictures = attachments.checked(files)
+    except EdgeVLMError as error:
+        raise refusal(error) from error
+    for picture in pictures:
+        if picture.frames > 1:
+            name, count = Path(picture.path).name, picture.frames
+            tell(
+                say(
+                    request,
+                    "{name} has {count} frames or pages. The model sees the first one.",
+                    name=name,
+                    count=count,
+                )
+            )
+    return conversation.user_turn(text, [picture.path for picture in pictures])
+
+
+def _loading(models: Models, label: str | None) -> Iterator[float]:
+    """Load a model; yields how far it is, 0 to 1.
+
+    Raises:
+        EdgeVLMError: it cannot be loaded.
+    """
+    steps: queue.SimpleQueue[float | Exception | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            with models.lease(label, lambda share, _: steps.put(share)):
+                steps.put(None)
+        except Exception as error:
+            steps.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    yield 0.0
+    while (step := steps.get()) is not None:
+        if isinstance(step, Exception):
+            raise step
+        yield step
+
+
+def _tasks(questions: Mapping[str, str], request: gr.Request) -> str:
+    """Buttons that write a question into the box."""
+    names = {
+        "describe": say(request, "Describe"),
+        "find": say(request, "Find"),
+        "count": say(request, "Count"),
+        "read": say(request, "Read"),
+    }
+    offered = questions or {"describe": say(request, "Describe the picture.")}
+    buttons = (
+        f'<button type="button" data-question="{markup.escaped(question)}">'
+        f"{markup.escaped(names[task])}</button>"
+        for task, question in offered.items()
+    )
+    return f'<div class="tasks">{"".join(buttons)}</div>'
+
+
+def _about(found: Usage, request: gr.Request) -> str:
+    """What a person should know of a model before asking; one quiet line, or nothing."""
+    note = images_note(request, found)
+    return markup.block(f'<p class="quiet">{markup.escaped(note)}</p>') if note else ""
 
 
 def _free() -> Any:
@@ -266,42 +450,27 @@ def _free() -> Any:
     return gr.update(submit_btn=True, stop_btn=False)
 
 
-def _sent(message: Mapping[str, Any], history: list[dict[str, Any]]) -> tuple[Turns, Any]:
-    turn = conversation.user_turn(message["text"], message["files"])
-    if not turn["content"]:
-        raise refusal(InputError("the question is empty; write one or add a picture"))
-    return [*history, turn], gr.update(
-        value={"text": "", "files": []}, submit_btn=False, stop_btn=True
-    )
+def _empty() -> Any:
+    """The box takes a question and holds nothing."""
+    return gr.update(value={"text": "", "files": []}, submit_btn=True, stop_btn=False)
 
 
-def _again(history: list[dict[str, Any]]) -> tuple[Turns, Any]:
-    """The conversation up to its last question."""
-    last = conversation.last_question(history)
-    return history[: 0 if last is None else last + 1], _busy()
+def _with_question(message: Mapping[str, Any] | None, turn: conversation.Turn) -> Any:
+    """The box takes a question and holds this one; what was in it comes after."""
+    text, files = (message["text"], message["files"]) if message else ("", [])
+    texts = [part for part in (conversation.text_of(turn), text) if part]
+    value = {"text": "\n".join(texts), "files": [*conversation.pictures_of(turn), *files]}
+    return gr.update(value=value, submit_btn=True, stop_btn=False)
 
 
-def _undone(history: list[dict[str, Any]]) -> tuple[Turns, Any]:
+def _edited(
+    history: Turns, message: Mapping[str, Any] | None, request: gr.Request
+) -> tuple[Turns, Any]:
     """The conversation before its last question, which goes back into the box to be edited.
 
     Gradio's own editing fails on turns that have pictures.
     """
     last = conversation.last_question(history)
     if last is None:
-        return history, gr.update()
-    turn = history[last]
-    box = {"text": conversation.text_of(turn), "files": conversation.pictures_of(turn)}
-    return history[:last], gr.update(value=box)
-
-
-def _example(event: gr.SelectData) -> tuple[Turns, Any]:
-    pictures = [file["path"] for file in event.value.get("files", [])]
-    return [conversation.user_turn(event.value["text"], pictures)], _busy()
-
-
-def _photographed(picture: str | None, message: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """What the camera took joins the question, and the camera is ready again."""
-    if picture is None:
-        return gr.update(), gr.update()
-    text, files = (message["text"], message["files"]) if message else ("", [])
-    return gr.update(value={"text": text, "files": [*files, picture]}), None
+        raise refusal(say(request, "There is no question yet; write one."))
+    return history[:last], _with_question(message, history[last])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,23 +100,6 @@ class ConversationList:
             )
         return written.opened
 
-    def delete(self, opened: Opened | None, request: gr.Request) -> None:
-        """Delete what a page has opened, if it is kept, and say how to take that back."""
-        if opened is None:
-            return
-        try:
-            saved = self._store.delete(browser_of(request), opened.id)
-        except InputError:  # in another tab, before
-            return
-        self._store.show(session_of(request), None)
-        tell(
-            say(
-                request,
-                "“{title}” was deleted. For ten minutes the list can take that back.",
-                title=saved.title,
-            )
-        )
-
     def listed(self, search: str, opened: Opened | None, request: gr.Request) -> str:
         """The list as HTML."""
         found = self._store.search(browser_of(request), search or "")
@@ -179,6 +163,13 @@ class ConversationList:
             id, title = event._data.get("id"), event._data.get("title", "")
             self._changed(lambda: store.rename(browser_of(request), id, title))
 
+        def cleared(current: Opened | None, request: gr.Request) -> list[Any]:
+            """Delete the conversation that the page shows; what the list shows may be older."""
+            if current is not None:
+                with suppress(InputError):  # deleted in another tab before
+                    store.delete(browser_of(request), current.id)
+            return fresh(request)
+
         def deleted(event: gr.EventData, request: gr.Request) -> None:
             self._changed(lambda: store.delete(browser_of(request), event._data.get("id")))
 
@@ -219,6 +210,9 @@ class ConversationList:
             shown.then(**listing)
             choosing.failure(**listing)
         leave(self.new.click).then(fresh, None, [*places, current], **INTERNAL).then(**listing)
+        leave(self.shown.clear).then(cleared, [current], [*places, current], **INTERNAL).then(
+            **listing
+        )
         for event, change in (
             (self.shown.edit, renamed),
             (self.shown.delete, deleted),

@@ -44,6 +44,75 @@ RUSSIAN = {
     "Question: {name}": "Вопрос: {name}",
     "Answer: {name}": "Ответ: {name}",
     # Chat
+    "Model": "Модель",
+    "Conversation": "Разговор",
+    "Add a picture and ask about it, or take an example": (
+        "Добавьте картинку и задайте вопрос или возьмите пример"
+    ),
+    "What is in the picture?": "Что на картинке?",
+    "Where is the key?": "Где ключ?",
+    "What changed?": "Что изменилось?",
+    "What color is it?": "Какого это цвета?",
+    "Ask about a picture": "Спросите о картинке",
+    "Edit the last question": "Изменить последний вопрос",
+    "Copy the conversation": "Скопировать разговор",
+    "Settings": "Настройки",
+    "Temperature": "Температура",
+    "0 takes the most likely token each time": "0: каждый раз самый вероятный токен",
+    "Longest answer": "Наибольшая длина ответа",
+    "tokens": "в токенах",
+    "Detail of pictures": "Подробность картинок",
+    "for models that split pictures into tiles": "для моделей, которые делят картинки на части",
+    "the model's usual": "обычная для модели",
+    "low": "низкая",
+    "high": "высокая",
+    "automatic": "автоматическая",
+    "System prompt": "Системная инструкция",
+    "none": "нет",
+    "Keep how likely each token was, for Inside": (
+        "Сохранять вероятность каждого токена для вкладки «Внутри»"
+    ),
+    "without it, answers that repeat come faster": "без этого повторные ответы приходят быстрее",
+    "Webcam": "Веб-камера",
+    "There is no question to answer again.": "Нет вопроса, на который можно ответить ещё раз.",
+    "There is no question yet; write one.": "Вопроса ещё нет; напишите его.",
+    "The question is empty. Write one, or add a picture.": (
+        "Вопрос пуст. Напишите его или добавьте картинку."
+    ),
+    "A picture did not get to the server, so nothing was sent. Add it again.": (
+        "Картинка не дошла до сервера, поэтому ничего не отправлено. Добавьте её ещё раз."
+    ),
+    "{name} has {count} frames or pages. The model sees the first one.": (
+        "Кадров или страниц в {name}: {count}. Модель видит только первый кадр или первую страницу."
+    ),
+    "{name} is a folder. Open it, and drop the pictures in it.": (
+        "{name} — это папка. Откройте её и перетащите картинки из неё."
+    ),
+    "Nothing was said yet; there is nothing to copy.": "Ещё ничего не сказано: копировать нечего.",
+    "Loading {model}: {percent}": "Загрузка {model}: {percent}",
+    "stopped": "остановлено",
+    "First token: {first} ms · tokens: {count}": "Первый токен: {first} мс · токенов: {count}",
+    "First token: {first} ms · {speed} tokens per second · tokens: {count}": (
+        "Первый токен: {first} мс · токенов в секунду: {speed} · токенов: {count}"
+    ),
+    "cut off at the length in the settings": "оборвано на длине из настроек",
+    "the boxes are on the last picture": "рамки относятся к последней картинке",
+    "Describe": "Описать",
+    "Find": "Найти",
+    "Count": "Сосчитать",
+    "Read": "Прочитать",
+    "Describe the picture.": "Опиши картинку.",
+    "thing": "предмет",
+    "Send (Enter; Shift+Enter breaks the line)": "Отправить (Enter; Shift+Enter — новая строка)",
+    "Stop (Escape)": "Остановить (Escape)",
+    "Add pictures; they can be pasted and dropped, too": (
+        "Добавить картинки; их можно также вставить или перетащить"
+    ),
+    "Remove this picture": "Убрать эту картинку",
+    "Copy": "Скопировать",
+    "Copied": "Скопировано",
+    "Enlarge the picture": "Увеличить картинку",
+    "You": "Вы",
     # conversations and settings
     "New conversation": "Новый разговор",
     "Conversations": "Разговоры",
@@ -57,9 +126,6 @@ RUSSIAN = {
     ),
     "{count} conversations are kept at most; the oldest is gone: {title}": (
         "Хранится не больше {count} разговоров; удалён самый старый: {title}"
-    ),
-    "“{title}” was deleted. For ten minutes the list can take that back.": (
-        "«{title}» удалён. Вернуть его можно в списке в течение десяти минут."
     ),
     "No conversation has this in its title or text.": (
         "Ни в названиях, ни в текстах разговоров этого нет."
@@ -81,7 +147,88 @@ RUSSIAN = {
     "The model {model} that was chosen here is gone or broken; {first} answers now.": (
         "Выбранной здесь модели {model} больше нет или она повреждена; теперь отвечает {first}."
     ),
+    # the camera
+    "Start": "Запустить",
+    "Camera": "Камера",
+    "camera {number}": "камера {number}",
+    "what the camera shows": "изображение с камеры",
+    "Take a picture": "Сделать снимок",
+    "The picture is in the question box.": "Снимок добавлен к вопросу.",
+    "The camera is off. What it shows stays on this machine.": (
+        "Камера выключена. Её изображение не покидает этот компьютер."
+    ),
+    "Waiting for the camera. Allow it if the browser asks.": (
+        "Включаем камеру. Если браузер спросит, разрешите доступ."
+    ),
+    "The camera is on.": "Камера включена.",
+    "The camera is off while it is out of sight. It goes on when you come back.": (
+        "Пока вкладка не видна, камера выключена. Она включится, когда вы вернётесь."
+    ),
+    "The browser does not let this page use the camera. Allow the camera beside the address of "
+    "the page, or in the settings of the browser or the system. Then press Start.": (
+        "Браузер не даёт странице доступ к камере. Разрешите его рядом с адресом страницы либо в "
+        "настройках браузера или системы и нажмите «Запустить»."
+    ),
+    "There is no camera. Connect one, then press Start.": (
+        "Камера не найдена. Подключите её и нажмите «Запустить»."
+    ),
+    "The camera cannot be read. Another program may use it: close that program, then press Start.": (
+        "Не удаётся получить изображение с камеры. Возможно, она занята другой программой: закройте её и "
+        "нажмите «Запустить»."
+    ),
+    "The camera was unplugged, or its permission was taken back. Press Start to try again.": (
+        "Камера отключена, или доступ к ней отозван. Чтобы повторить, нажмите «Запустить»."
+    ),
+    "The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1.": (
+        "Браузер не даёт доступ к камере по этому адресу. Откройте страницу на этом компьютере, "
+        "по адресу 127.0.0.1."
+    ),
+    "The camera does not start: {error}. Press Start to try again.": (
+        "Камера не включается: {error}. Чтобы повторить, нажмите «Запустить»."
+    ),
     # Live
+    "Question": "Вопрос",
+    "Choices (optional)": "Варианты ответа (необязательно)",
+    "for example: red, green, blue": "например: red, green, blue",
+    "Separate them with commas. The model then says how likely each of them is.": (
+        "Перечислите через запятую. Модель оценит, насколько вероятен каждый."
+    ),
+    "Look only when the picture changes": "Смотреть, только когда изображение меняется",
+    "The question is empty. Write one.": "Вопрос пуст. Напишите его.",
+    "“{choice}” is there twice among the choices. Remove one.": (
+        "Вариант «{choice}» указан дважды. Удалите один."
+    ),
+    "One choice is none. Add others after a comma, or leave the field empty.": (
+        "Один вариант — не выбор. Добавьте другие через запятую или оставьте поле пустым."
+    ),
+    "There are {count} choices, more than {limit}. Remove some.": (
+        "Вариантов слишком много: {count}, можно не больше {limit}. Удалите лишние."
+    ),
+    "The frame has more than {limit} MB. Choose a lower resolution.": (
+        "Кадр больше {limit} МБ. Уменьшите разрешение."
+    ),
+    "The frame is not a JPEG picture.": "Кадр не в формате JPEG.",
+    "The frame has {width} × {height} pixels, more than {limit} million. "
+    "Choose a lower resolution.": (
+        "В кадре {width} × {height} пикселей, а можно не больше {limit} миллионов. Уменьшите разрешение."
+    ),
+    "Answers appear here once the camera is on.": "Здесь появятся ответы, когда камера будет включена.",
+    "Loading the model {model} …": "Загружается модель {model} …",
+    "The frame of this answer is {seconds} s old. It took {milliseconds} ms.": (
+        "Кадру этого ответа {seconds} с. Ответ занял {milliseconds} мс."
+    ),
+    "The picture has not changed for {seconds} s.": "Изображение не меняется уже {seconds} с.",
+    "The frame of this answer was taken at {time}.": "Кадр этого ответа снят в {time}.",
+    "edgevlm does not answer. See whether it still runs, reload the page, then press Start.": (
+        "edgevlm не отвечает. Проверьте, что он запущен, обновите страницу и нажмите «Запустить»."
+    ),
+    "Answers": "Ответы",
+    "No answers yet. The last {limit} different ones are listed here.": (
+        "Ответов пока нет. Здесь появятся последние {limit} разных."
+    ),
+    "Save the log": "Сохранить журнал",
+    "{count} times": "повторов: {count}",
+    "Ask about this frame": "Спросить об этом кадре",
     # Inside
     # Compare
     # Models

@@ -151,7 +151,7 @@ def idle(page: Page) -> None:
 
 def answers(page: Page) -> Locator:
     """What was said so far, once the page shows it."""
-    return page.locator("#conversation .bot.message").filter(has_not_text="Loading content")
+    return page.locator("#conversation .bot .answered")
 
 
 def ask(page: Page, text: str, pictures: Sequence[Path] = ()) -> str:

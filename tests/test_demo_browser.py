@@ -125,25 +125,6 @@ def test_retry_edit_undo_clear_copy(page: Page, nano: VLM) -> None:
     browser.answers(page).first.wait_for(state="detached")
 
 
-def test_history_and_export(page: Page) -> None:
-    browser.ask(page, "What color is it?", [SQUARE])
-    page.get_by_role("button", name="New conversation").click()
-    browser.answers(page).first.wait_for(state="detached")
-    browser.ask(page, "How many shapes are there?", [SHAPES])
-    page.reload()
-    page.locator("#question textarea").wait_for()
-    browser.choose(page, "#earlier", "What color is it? green")
-    browser.answers(page).first.wait_for()
-    assert "green" in browser.answers(page).first.inner_text()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save as a file").click()
-    saved = Path(download.value.path()).read_text(encoding="utf-8")
-    assert download.value.suggested_filename == "conversation.md"
-    assert "What color is it?" in saved and "green" in saved
-    assert "data:image/png;base64," in saved
-    assert browser.ask(page, "What shape is it?") == "square"
-
-
 @dataclass
 class Endless:
     """Answers that wait after each piece of text until they may `go_on`."""

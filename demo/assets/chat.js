@@ -1,0 +1,249 @@
+// The tab Chat, beyond what Gradio's chat window and question box do: pictures can be pasted and dropped
+// anywhere on the conversation, nothing is sent while another answer is made or before all pictures are on
+// the server, texts are copied letter for letter, pictures are enlarged by a click.
+(() => {
+  "use strict";
+
+  const text = (english, values) => window.edgevlm.text(english, values);
+  const $ = (selector) => document.querySelector(selector);
+  const box = () => $("#question textarea");
+  const answering = () => $("#question .stop-button");
+  const shown = () => Boolean($("#question")?.offsetParent);
+  /** Let the server say why something is refused, in the page's language. */
+  const refuse = (reason, name = "") =>
+    document.dispatchEvent(new CustomEvent("edgevlm-refused", { detail: { reason, name } }));
+  const set = (element, name, value) => {
+    if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+  };
+
+  // ---- Uploads ---------------------------------------------------------------------------------------
+
+  let running = 0; // requests that carry pictures of the box
+  let failed = false; // one of them, since the last question
+  const fetched = window.fetch;
+  window.fetch = async (...request) => {
+    const address = String(request[0]?.url ?? request[0]);
+    if (!/\/upload(\?|$)/.test(address)) return fetched(...request);
+    running += 1;
+    try {
+      const answer = await fetched(...request);
+      if (!answer.ok) failed = true;
+      return answer;
+    } catch (error) {
+      failed = true;
+      throw error;
+    } finally {
+      running -= 1;
+    }
+  };
+
+  const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+  /** Wait until every picture that was added is in the box; throws if one did not get there. */
+  async function uploaded() {
+    while (running > 0 || $("#question .loader")) await pause(50);
+    await pause(0); // Gradio puts the last one into the box after its request
+    if (failed) {
+      failed = false;
+      throw new Error("an upload failed");
+    }
+  }
+
+  // ---- Pictures from anywhere ------------------------------------------------------------------------
+
+  /** Add files to the question as if they had been chosen in the box's own dialog. */
+  function attach(files) {
+    const input = $("#question input[type=file]");
+    const given = new DataTransfer();
+    for (const file of files) given.items.add(file);
+    input.files = given.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  /** Write into the box so that the browser's own undo takes it back. */
+  function write(words, replace) {
+    const area = box();
+    area.focus();
+    if (replace) area.select();
+    document.execCommand("insertText", false, words);
+  }
+
+  const target = (event) => event.target.closest?.("#conversation, #question");
+
+  function dragged(event) {
+    const place = target(event);
+    $(".dropping")?.classList.remove("dropping");
+    if (!place) return;
+    place.classList.add("dropping");
+    event.preventDefault();
+  }
+
+  function dropped(event) {
+    $(".dropping")?.classList.remove("dropping");
+    if (!target(event)) return;
+    const { items, files } = event.dataTransfer;
+    const words = event.dataTransfer.getData("text/plain");
+    if (files.length === 0 && event.target === box()) return; // the browser puts text where it is dropped
+    event.preventDefault();
+    event.stopPropagation();
+    if (files.length === 0) return words && write(words, false);
+    // A folder has no content that could be sent.
+    const entries = [...items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
+    const folders = entries.filter((entry) => entry?.isDirectory).map((entry) => entry.name);
+    folders.forEach((name) => refuse("folder", name));
+    const given = [...files].filter((file, at) => !entries[at]?.isDirectory);
+    if (given.length > 0) attach(given);
+  }
+
+  function pasted(event) {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!shown() || files.length === 0) return;
+    if (event.target.closest?.("input, textarea") && event.target !== box()) return;
+    event.preventDefault();
+    event.stopPropagation();
+    attach(files);
+    const words = event.clipboardData.getData("text/plain");
+    if (words && event.target === box()) write(words, false);
+  }
+
+  document.addEventListener("dragenter", dragged, true);
+  document.addEventListener("dragover", dragged, true);
+  document.addEventListener("drop", dropped, true);
+  document.addEventListener("paste", pasted, true);
+
+  // ---- Keys ------------------------------------------------------------------------------------------
+
+  const focusBox = () => {
+    // On a phone the keyboard would cover the answer.
+    if (matchMedia("(pointer: fine)").matches) box()?.focus();
+  };
+
+  document.addEventListener("keypress", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.target !== box() || !answering()) return;
+    event.preventDefault(); // one question at a time; what is written stays
+    event.stopPropagation();
+  }, true);
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || event.defaultPrevented || !shown()) return;
+    if ($("dialog[open]") || document.activeElement?.getAttribute("aria-expanded") === "true") return;
+    answering()?.click();
+  });
+
+  // ---- Copying ---------------------------------------------------------------------------------------
+
+  const source = (element) => element?.querySelector(".said, .source")?.textContent;
+
+  function copied(button) {
+    button.dataset.copied = "";
+    setTimeout(() => delete button.dataset.copied, 2000);
+  }
+
+  async function copyOne(button) {
+    await navigator.clipboard.writeText(source(button.closest(".message-content")));
+    copied(button);
+  }
+
+  async function copyAll(button) {
+    const said = [...document.querySelectorAll("#conversation .message-row")].flatMap((row) => {
+      const words = source(row);
+      const name = row.classList.contains("user-row") ? text("You") : text("Model");
+      return words === undefined ? [] : [`${name}: ${words}`];
+    });
+    if (said.length === 0) return refuse("nothing");
+    await navigator.clipboard.writeText(said.join("\n\n"));
+    copied(button);
+  }
+
+  // ---- A picture, enlarged ---------------------------------------------------------------------------
+
+  function enlarge(image) {
+    const dialog = document.createElement("dialog");
+    const close = document.createElement("button");
+    const large = document.createElement("img");
+    dialog.className = "enlarged";
+    close.textContent = "×";
+    close.setAttribute("aria-label", text("Close"));
+    large.src = image.src;
+    large.alt = image.alt;
+    dialog.append(large, close);
+    dialog.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    $("#conversation").parentElement.append(dialog);
+    dialog.showModal();
+  }
+
+  // ---- Clicks ----------------------------------------------------------------------------------------
+
+  document.addEventListener("click", (event) => {
+    const on = (selector) => event.target.closest?.(selector);
+    const picture = on("#conversation .message-row .image-container button, #conversation .message-row img");
+    if (picture) {
+      event.preventDefault();
+      event.stopPropagation();
+      return enlarge(picture.querySelector("img") ?? picture);
+    }
+    if (on("#conversation button.copy")) return copyOne(on("button.copy"));
+    if (on("#copy-conversation")) return copyAll(on("#copy-conversation"));
+    if (on("#question .submit-button, #conversation .example")) return focusBox();
+    const task = on("#tasks button")?.dataset.question;
+    if (task === undefined) return;
+    const thing = text("thing");
+    write(task.replace("{thing}", thing), true);
+    const start = task.indexOf("{thing}");
+    if (start >= 0) box().setSelectionRange(start, start + thing.length);
+  }, true);
+
+  // ---- Names, and pictures that no browser shows -----------------------------------------------------
+
+  document.addEventListener("error", (event) => {
+    const thumbnail = event.target.closest?.("#question .thumbnail-item");
+    if (!thumbnail || event.target.tagName !== "IMG") return;
+    thumbnail.dataset.kind = decodeURIComponent(event.target.src).split(".").pop().slice(0, 5);
+  }, true);
+
+  const NAMES = [
+    ["#question .submit-button", "title", "Send (Enter; Shift+Enter breaks the line)"],
+    ["#question .stop-button", "title", "Stop (Escape)"],
+    ["#question .upload-button", "title", "Add pictures; they can be pasted and dropped, too"],
+    ["#question .delete-button", "title", "Remove this picture"],
+    ["#question textarea", "aria-label", "Question"],
+    ["#conversation .message-row .image-container button", "title", "Enlarge the picture"],
+    ["#conversation .message-row .image-container button", "aria-label", "Enlarge the picture"],
+    ["#conversation .message-row img", "alt", "Picture"],
+  ];
+
+  function name() {
+    for (const [selector, attribute, english] of NAMES) {
+      document.querySelectorAll(selector).forEach((found) => set(found, attribute, text(english)));
+    }
+    document.querySelectorAll("#conversation button.copy").forEach((button) => {
+      const words = text("copied" in button.dataset ? "Copied" : "Copy");
+      set(button, "title", words);
+      set(button, "aria-label", words);
+    });
+    // Gradio names a message by its HTML; its text is there to be read.
+    document
+      .querySelectorAll("#conversation [data-testid=user][aria-label], #conversation [data-testid=bot][aria-label]")
+      .forEach((message) => message.removeAttribute("aria-label"));
+    const input = $("#question input[type=file]");
+    if (input) set(input, "accept", "image/*,.heic,.heif,.avif,.tif,.tiff,.bmp");
+  }
+
+  let due = false;
+  new MutationObserver(() => {
+    if (due) return;
+    due = true;
+    setTimeout(() => {
+      due = false;
+      if (window.edgevlm?.text) name();
+    });
+  }).observe(document.documentElement, {
+    subtree: true,
+    childList: true,
+    attributes: true,
+    attributeFilter: ["aria-label", "class", "data-copied"],
+  });
+
+  window.edgevlm = Object.assign(window.edgevlm ?? {}, { uploaded, attach });
+})();
