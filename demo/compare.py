@@ -57,18 +57,19 @@ class Side:
     problem: str | None = None
 
 
-class PictureInput(gr.Image):
-    """Gradio's field for a picture, which hands over the file as it came.
+def picture_input(**options: Any) -> gr.Image:
+    """Gradio's field for a picture, which hands over the file's path as it came.
 
-    Gradio's own would decode it first, and answer a file that it cannot decode with an error without words.
+    Gradio itself would decode the file first, and answer one that it cannot decode with an error without
+    words. A subclass would be the usual way, but Gradio writes a file beside the module of each.
     """
+    field = gr.Image(type="filepath", **options)
 
-    is_template = True  # the page shows it as gr.Image
+    def path(payload: Any) -> Any:
+        return None if payload is None else payload.path
 
-    def preprocess(self, payload: Any) -> Any:
-        if payload is None or payload.path is None:
-            return super().preprocess(payload)
-        return payload.path
+    field.preprocess = path  # type: ignore[method-assign]
+    return field
 
 
 def differ(settings: Sequence[Setting], models: Models, picture: bool, fixed_seed: bool) -> bool:
@@ -161,9 +162,8 @@ def build(
 ) -> None:
     """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`."""
     with gr.Row():
-        picture = PictureInput(
+        picture = picture_input(
             sources=["upload", "clipboard", "webcam"],
-            type="filepath",
             label=label("Picture"),
             height=260,
             buttons=["fullscreen"],
@@ -241,10 +241,10 @@ def build(
     def spoken(request: gr.Request) -> tuple[Any, ...]:
         """What can only be said in the page's language once it is loaded."""
         details = [
-            (say(request, "as the model was made"), MODELS_OWN),
-            (say(request, "low: one tile"), "low"),
-            (say(request, "high: all tiles"), "high"),
-            (say(request, "auto: by the picture's size"), "auto"),
+            (detail_name(None, request), MODELS_OWN),
+            (detail_name("low", request), "low"),
+            (detail_name("high", request), "high"),
+            (detail_name("auto", request), "auto"),
         ]
         update = gr.update(choices=details, value=defaults.get("detail") or MODELS_OWN)
         return say(request, "What is in the picture?"), update, update
@@ -348,13 +348,22 @@ def state_name(state: State, request: gr.Request | None = None) -> str:
     }[state]
 
 
+def detail_name(detail: Detail | None, request: gr.Request | None = None) -> str:
+    if detail is None:
+        return say(request, "the model's usual")
+    return {
+        "low": say(request, "low"),
+        "high": say(request, "high"),
+        "auto": say(request, "automatic"),
+    }[detail]
+
+
 def facts(side: Side, request: gr.Request | None = None) -> list[tuple[str, str]]:
     """Names and values; those of the answer are empty as long as it is not there."""
     stats, setting = side.stats, side.setting
-    detail = setting.detail or say(request, "as the model was made")
     given: list[tuple[str, str]] = [
         (say(request, "temperature"), markup.number(setting.temperature, request, 2)),
-        (say(request, "detail of pictures"), detail),
+        (say(request, "detail of pictures"), detail_name(setting.detail, request)),
         (say(request, "system prompt"), setting.system.strip() or say(request, "none")),
     ]
     names = (

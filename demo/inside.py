@@ -55,18 +55,7 @@ def build(tab: gr.Tab, models: Models, record: gr.State) -> None:
         tokens = framed(label("How likely each token was (point at one, or tap it)"), "tokens")
         pointed = gr.HTML(visible=False, elem_id="pointed")
         with gr.Row():
-            tiles = gr.Gallery(
-                label=label("What the model saw"),
-                columns=4,
-                fit_columns=False,
-                height=320,
-                object_fit="contain",
-                interactive=False,
-                buttons=["fullscreen"],
-                format="png",
-                elem_id="tiles",
-                min_width=300,
-            )
+            tiles = framed(label("What the model saw"), "tiles")
             parts = framed(label("Tokens of each part of the prompt"), "parts")
         prompt = framed(label("The prompt; frames stand for pictures, with their tokens"), "prompt")
 
@@ -85,7 +74,7 @@ def build(tab: gr.Tab, models: Models, record: gr.State) -> None:
             markup.block(markup.table(facts(stats, request))) if stats else unfinished,
             _tokens(record, request),
             _pointed(found, request),
-            [(part.pixels, markup.tile_name(part, request)) for part in _tiles(given)],
+            _tiles(given, request) if given else markup.problem(why),
             markup.block(_parts(given, request)) if given else markup.problem(why),
             markup.block(markup.prompt(given.parts, request)) if given else markup.problem(why),
         )
@@ -214,10 +203,8 @@ def _said(record: Record, request: gr.Request) -> str:
 def _pointed(found: tuple[Image.Image, tuple[Box, ...]] | None, request: gr.Request) -> Any:
     if found is None:
         return gr.update(value="", visible=False)
-    name = say(request, "Where the answer points")
-    drawn = markup.picture(draw(*found), name)
-    text = f"<figure>{drawn}<figcaption>{markup.escaped(name)}</figcaption></figure>"
-    return gr.update(value=markup.block(text), visible=True)
+    shown = markup.figure(draw(*found), say(request, "Where the answer points"))
+    return gr.update(value=markup.block(shown), visible=True)
 
 
 def _texts(message: Mapping[str, Any]) -> list[str]:
@@ -237,8 +224,13 @@ def _pictures(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
-def _tiles(prompt: Prompt | None) -> list[PromptTile]:
-    return [part for part in prompt.parts if isinstance(part, PromptTile)] if prompt else []
+def _tiles(prompt: Prompt, request: gr.Request) -> str:
+    tiles = [part for part in prompt.parts if isinstance(part, PromptTile)]
+    if not tiles:
+        return markup.quiet(say(request, "There was no picture."))
+    named = ((Image.fromarray(tile.pixels), markup.tile_name(tile, request)) for tile in tiles)
+    figures = "".join(markup.figure(image, name) for image, name in named)
+    return markup.block(f'<div class="tiles">{figures}</div>')
 
 
 def _parts(prompt: Prompt, request: gr.Request) -> str:

@@ -76,6 +76,12 @@ def picture(image: Image.Image, alt: str) -> str:
     return f'<img class="picture" alt="{escaped(alt)}" src="data:image/jpeg;base64,{data}">'
 
 
+def figure(image: Image.Image, caption: str) -> str:
+    """An image over its caption."""
+    drawn = picture(image, caption)
+    return f"<figure>{drawn}<figcaption>{escaped(caption)}</figcaption></figure>"
+
+
 def phase_names(request: gr.Request | None) -> dict[str, str]:
     return {
         "wait": say(request, "wait for the model"),
@@ -192,5 +198,5 @@ def number(value: float, request: gr.Request | None = None, digits: int = 0) -> 
     """With thousands apart, as the language writes it."""
     text = f"{value:,.{digits}f}"
     if request is not None and language(request) == "ru":
-        text = text.translate(str.maketrans({",": "\u00a0", ".": ","}))
+        text = text.translate(str.maketrans(",.", "\u00a0,"))
     return text

@@ -13,15 +13,19 @@ edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"""
 """How a person gets a model for photographs."""
 
 
-def images_note(request: gr.Request | None, usage: Usage) -> str:
-    """One line of plain text about the images that the model sees well; empty if there is nothing to say."""
+def images_note(request: gr.Request | None, usage: Usage, *, pointer: bool = True) -> str:
+    """Plain text about the images that the model sees well; empty if there is nothing to say.
+
+    Args:
+        pointer: also tell where in the page help is found.
+    """
     if usage.images != "drawings":
         return ""
-    return say(
-        request,
-        "This model sees drawings only; on photographs it guesses. The tab Models tells how to get "
-        "a model for photographs.",
-    )
+    note = say(request, "This model sees drawings only; on photographs it guesses.")
+    if not pointer:
+        return note
+    more = say(request, "The tab Models tells how to get a model for photographs.")
+    return f"{note} {more}"
 
 
 def photographs_help(request: gr.Request | None) -> str:

@@ -177,7 +177,7 @@ def described(offer: Offer, models: Models, request: gr.Request | None = None) -
             (say(request, "license"), source.license),
             (say(request, "folder"), str(offer.bundle.folder)),
         ]
-    note = images_note(request, offer.usage)
+    note = images_note(request, offer.usage, pointer=False)
     return markup.block(
         markup.table(rows), f'<p class="note">{markup.escaped(note)}</p>' if note else ""
     )
