@@ -24,6 +24,7 @@ RUSSIAN = {
     "Close": "Закрыть",
     "Copy message": "Копировать сообщение",
     "Download": "Скачать",
+    "Empty value": "Пусто",
     "Exit fullscreen mode": "Выйти из полноэкранного режима",
     "Fullscreen": "Во весь экран",
     "Multimedia input field": "Поле вопроса",
