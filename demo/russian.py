@@ -326,6 +326,9 @@ RUSSIAN = {
     "vision {vision}; decoder {decoder}; context {context} tokens": (
         "зрение {vision}; декодер {decoder}; контекст {context} токенов"
     ),
+    "Export it again, or delete its folder: {folder}": (
+        "Экспортируйте её заново или удалите её папку: {folder}"
+    ),
     "runs on": "работает на",
     "made from": "сделана из",
     "license": "лицензия",

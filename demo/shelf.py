@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from edgevlm.demo import markup
@@ -128,8 +129,13 @@ def listing(
             f'<td class="state {kind}">{markup.escaped(state)}</td></tr>'
         )
         if offer.problem is not None:
-            why = markup.escaped(readable(offer.problem))
-            lines.append(f'<tr class="why"><td colspan="3" class="problem">{why}</td></tr>')
+            why = f'<div class="problem">{markup.escaped(readable(offer.problem))}</div>'
+            if Path(offer.model).is_dir():
+                todo = say(
+                    request, "Export it again, or delete its folder: {folder}", folder=offer.model
+                )
+                why += f"<div>{markup.escaped(todo)}</div>"
+            lines.append(f'<tr class="why"><td colspan="3">{why}</td></tr>')
     return markup.block(f'<table class="models">{"".join(lines)}</table>')
 
 
