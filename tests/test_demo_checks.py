@@ -181,6 +181,26 @@ def test_a_folder_that_is_deleted(folder: Path, models: Models) -> None:
     assert models.usage("one") == Usage()
 
 
+@pytest.mark.parametrize("in_use", [False, True])
+def test_another_bundle_of_the_same_name_takes_its_place(
+    folder: Path, models: Models, tmp_path: Path, in_use: bool
+) -> None:
+    second = tmp_path / "elsewhere" / "one"
+    with models.lease("one") as first:
+        shutil.copytree(folder / "one", second)
+        shutil.rmtree(folder / "one")
+        remember(second)
+        if in_use:
+            settled(models)
+            assert first.vlm.ask(SCENE, "Where is the key?").text, "whoever uses it goes on"
+    settled(models)
+    assert not models.is_loaded("one")
+    with models.lease("one") as loaded:
+        assert loaded.offer.model == str(second) and loaded is not first
+    with pytest.raises(InputError):
+        first.vlm.ask(SCENE, "Where is the key?")  # it is closed
+
+
 def test_a_folder_that_may_not_be_read(
     folder: Path, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
