@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgevlm import VLM, Bundle, BundleError, InputError
+from edgevlm import VLM, Bundle, BundleError, InputError, RuntimeLoadError
 from edgevlm.demo import shelf
 from edgevlm.demo.answers import Running
 from edgevlm.demo.compare import Setting, Side, compare, differ, usable, view
@@ -197,8 +197,8 @@ def test_another_bundle_of_the_same_name_takes_its_place(
     assert not models.is_loaded("one")
     with models.lease("one") as loaded:
         assert loaded.offer.model == str(second) and loaded is not first
-    with pytest.raises(InputError):
-        first.vlm.ask(SCENE, "Where is the key?")  # it is closed
+    with pytest.raises(RuntimeLoadError, match="is closed"):
+        first.vlm.ask(SCENE, "Where is the key?")
 
 
 def test_a_folder_that_may_not_be_read(
