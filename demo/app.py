@@ -107,6 +107,8 @@ def _theme() -> gr.themes.Base:
     )
     return theme.set(
         body_text_color_subdued="*neutral_600",
+        block_title_text_color="*neutral_600",
+        block_label_text_color="*neutral_600",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
         color_accent="*primary_600",

@@ -103,13 +103,19 @@ def visit(
         ),
     )
     page.goto(address)
-    page.locator("#question textarea").wait_for()
+    loaded(page)
     yield page
     context.close()
     assert elsewhere == [], elsewhere
     if tolerated is not None:
         complaints = [text for text in complaints if not re.search(tolerated, text)]
     assert complaints == [], complaints
+
+
+def loaded(page: Page) -> None:
+    """Wait until the page can be used: its components are there, and its scripts have run."""
+    page.locator("#question textarea").wait_for(state="attached")
+    page.wait_for_function("window.edgevlm !== undefined")
 
 
 def open_tab(page: Page, name: str) -> None:

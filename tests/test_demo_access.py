@@ -109,7 +109,7 @@ def test_no_violation_of_wcag(
         page.locator("#question .thumbnail-item").nth(1).wait_for()
         look(page, "pictures in the question")
         page.reload()
-        page.locator("#question textarea").wait_for()
+        browser.loaded(page)
         tell_something(page)
         look(page, "notice")
         assert page.locator("h1").locator("visible=true").count() == 1
