@@ -24,6 +24,7 @@ RUSSIAN = {
     "Close": "Закрыть",
     "Copy message": "Копировать сообщение",
     "Download": "Скачать",
+    "Empty value": "Пусто",
     "Exit fullscreen mode": "Выйти из полноэкранного режима",
     "Fullscreen": "Во весь экран",
     "Multimedia input field": "Поле вопроса",
@@ -229,15 +230,130 @@ RUSSIAN = {
     "{count} times": "повторов: {count}",
     "Ask about this frame": "Спросить об этом кадре",
     # Inside
-    # Compare
-    # Models
-    "This model sees drawings only. In a photograph it guesses: see Models for one that sees photographs.": (
-        "Эта модель видит только рисунки. На фотографиях она угадывает; где взять модель "
-        "для фотографий, сказано на вкладке «Модели»."
+    "Nothing was answered in this browser yet. Ask something under Chat, then come back.": (
+        "В этом браузере ещё ничего не отвечали. Задайте вопрос на вкладке «Чат» и вернитесь сюда."
     ),
-    "A model for photographs comes from a checkpoint, with one command in the folder of edgevlm. "
-    "It downloads about 500 MB; after that the network is not needed.": (
-        "Модель для фотографий получают из контрольной точки одной командой в папке edgevlm. "
-        "Загрузится около 500 МБ; дальше сеть не нужна."
+    "Show the last answer": "Показать последний ответ",
+    "Where time went": "На что ушло время",
+    "What it cost": "Чего это стоило",
+    "How likely each token was (point at one, or tap it)": (
+        "Насколько вероятен каждый токен (наведите указатель или коснитесь)"
+    ),
+    "What the model saw": "Что видела модель",
+    "There was no picture.": "Картинки не было.",
+    "Tokens of each part of the prompt": "Токены каждой части запроса",
+    "The prompt; frames stand for pictures, with their tokens": (
+        "Запрос; рамки стоят на месте картинок, в них число токенов"
+    ),
+    "The answer was stopped before its end.": "Ответ остановили до конца.",
+    "The answer was stopped before its first token.": "Ответ остановили до первого токена.",
+    "Not kept. The settings under Chat can turn it on for the next answer.": (
+        "Не сохранено. Для следующего ответа это можно включить в настройках чата."
+    ),
+    "The prompt cannot be shown: {why}": "Запрос нельзя показать: {why}",
+    "Where the answer points": "На что указывает ответ",
+    "answered by {model}": "отвечала модель {model}",
+    "no answer": "нет ответа",
+    "first token": "первый токен",
+    "whole answer": "весь ответ",
+    "tokens per second": "токенов в секунду",
+    "tokens of the answer": "токенов в ответе",
+    "tokens of the prompt": "токенов в запросе",
+    "tiles of pictures": "частей картинок",
+    "{count}, {drafted} of them guessed ahead": "{count}, из них угадано заранее: {drafted}",
+    "{count}, {cached} of them known from before": "{count}, из них уже известно: {cached}",
+    "{encoded} encoded, {cached} known from before": "обработано: {encoded}, уже известно: {cached}",
+    "most memory so far, all models together": "наибольшая память, все модели вместе",
+    "loading the model": "загрузка модели",
+    "part": "часть",
+    "all": "всего",
+    "wait for the model": "ожидание модели",
+    "prepare pictures": "подготовка картинок",
+    "encode pictures": "обработка картинок",
+    "read the prompt": "чтение запроса",
+    "write the answer": "написание ответа",
+    "Most likely here:": "Вероятнее всего здесь:",
+    "picture {number}, whole": "картинка {number}, целиком",
+    "picture {number}, row {row}, column {column}": "картинка {number}, ряд {row}, столбец {column}",
+    "{count} ms": "{count} мс",
+    "{count} MB": "{count} МБ",
+    "unknown": "неизвестно",
+    "tokens": "в токенах",
+    # Compare
+    "What is in the picture?": "Что на картинке?",
+    "Question": "Вопрос",
+    "Ask both": "Спросить обе",
+    "Left model": "Модель слева",
+    "Right model": "Модель справа",
+    "More settings": "Другие настройки",
+    "Temperature": "Температура",
+    "0 takes the most likely token each time": "0: каждый раз самый вероятный токен",
+    "Detail of pictures": "Подробность картинок",
+    "for models that split pictures into tiles": "для моделей, которые делят картинки на части",
+    "the model's usual": "обычная для модели",
+    "low": "низкая",
+    "high": "высокая",
+    "automatic": "автоматическая",
+    "System prompt": "Системная инструкция",
+    "Choose a model on both sides.": "Выберите модель с обеих сторон.",
+    "Of a picture that moves, the model sees the first frame.": (
+        "В движущейся картинке модель видит только первый кадр."
+    ),
+    "waits for the left side": "ждёт, пока ответят слева",
+    "loading the model …": "модель загружается …",
+    "answering …": "отвечает …",
+    "stopped": "остановлено",
+    "could not answer": "ответить не удалось",
+    "left": "слева",
+    "right": "справа",
+    "temperature": "температура",
+    "detail of pictures": "подробность картинок",
+    "system prompt": "системная инструкция",
+    "none": "нет",
+    "tokens known from before": "уже известных токенов",
+    "size on disk": "размер на диске",
+    "memory for loading it": "память на загрузку",
+    # Models
+    "Models that came with edgevlm, and those that edgevlm export made on this machine. "
+    "What you load here is used in this browser alone.": (
+        "Модели из поставки edgevlm и те, что сделаны на этом компьютере командой edgevlm export. "
+        "То, что вы загрузите здесь, используется только в этом браузере."
+    ),
+    "Model": "Модель",
+    "Load and use": "Загрузить и использовать",
+    "Refresh the list": "Обновить список",
+    "There is no model that could be loaded.": "Нет модели, которую можно было бы загрузить.",
+    "Loading {model}: {step} …": "Загрузка {model}: {step} …",
+    "looking for it": "поиск модели",
+    "checking its files": "проверка файлов",
+    "reading its files": "чтение файлов",
+    "{model} cannot be loaded, so {chosen} stays in use. {why}": (
+        "Модель {model} не загружается, поэтому по-прежнему используется {chosen}. {why}"
+    ),
+    "model": "модель",
+    "size": "размер",
+    "state": "состояние",
+    "in use": "используется",
+    "loaded": "загружена",
+    "ready": "готова",
+    "being checked": "проверяется",
+    "broken": "повреждена",
+    "vision {vision}; decoder {decoder}; context {context} tokens": (
+        "зрение {vision}; декодер {decoder}; контекст {context} токенов"
+    ),
+    "runs on": "работает на",
+    "made from": "сделана из",
+    "license": "лицензия",
+    "folder": "папка",
+    "This model sees drawings only; on photographs it guesses.": (
+        "Эта модель видит только рисунки, на фотографиях она гадает."
+    ),
+    "The tab Models tells how to get a model for photographs.": (
+        "Как получить модель для фотографий, сказано на вкладке «Модели»."
+    ),
+    "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
+    "about 500 MB, needs no network after that, and puts the model into this list:": (
+        "Чтобы получить модель для фотографий, выполните это в папке с исходным кодом edgevlm. "
+        "Загрузится около 500 МБ, дальше сеть не нужна, и модель появится в этом списке:"
     ),
 }

@@ -361,14 +361,10 @@ def test_on_a_phone(chromium: Browser, address: str, dark: bool) -> None:
         browser.ask(page, "Where is the key?", [SCENE])
         picture_of(page, name)
         for tab in ("Live", "Inside", "Compare", "Models"):
-            if not page.get_by_role("tab", name=tab, exact=True).is_visible():
-                page.locator(".overflow-menu button").first.click()
-                page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
-            else:
-                browser.open_tab(page, tab)
+            browser.open_tab(page, tab)
             if tab == "Inside":
                 page.locator("#tokens .token").first.wait_for()
-            width = page.evaluate("document.documentElement.scrollWidth")
+            width = browser.page_width(page)
             assert width <= 390, f"{tab} is {width} pixels wide"
             picture_of(page, f"{name}-{tab.lower()}")
 
