@@ -79,8 +79,8 @@ RUSSIAN = {
     "The question is empty. Write one, or add a picture.": (
         "Вопрос пуст. Напишите его или добавьте картинку."
     ),
-    "A picture did not get to the server, so nothing was sent. Add it again.": (
-        "Картинка не дошла до сервера, поэтому ничего не отправлено. Добавьте её ещё раз."
+    "A picture did not get to the server. Add it again.": (
+        "Картинка не дошла до сервера. Добавьте её ещё раз."
     ),
     "{name} has {count} frames or pages. The model sees the first one.": (
         "Кадров или страниц в {name}: {count}. Модель видит только первый кадр или первую страницу."
@@ -278,23 +278,11 @@ RUSSIAN = {
     "{count} ms": "{count} мс",
     "{count} MB": "{count} МБ",
     "unknown": "неизвестно",
-    "tokens": "в токенах",
     # Compare
-    "What is in the picture?": "Что на картинке?",
-    "Question": "Вопрос",
     "Ask both": "Спросить обе",
     "Left model": "Модель слева",
     "Right model": "Модель справа",
     "More settings": "Другие настройки",
-    "Temperature": "Температура",
-    "0 takes the most likely token each time": "0: каждый раз самый вероятный токен",
-    "Detail of pictures": "Подробность картинок",
-    "for models that split pictures into tiles": "для моделей, которые делят картинки на части",
-    "the model's usual": "обычная для модели",
-    "low": "низкая",
-    "high": "высокая",
-    "automatic": "автоматическая",
-    "System prompt": "Системная инструкция",
     "Choose a model on both sides.": "Выберите модель с обеих сторон.",
     "Of a picture that moves, the model sees the first frame.": (
         "В движущейся картинке модель видит только первый кадр."
@@ -302,14 +290,12 @@ RUSSIAN = {
     "waits for the left side": "ждёт, пока ответят слева",
     "loading the model …": "модель загружается …",
     "answering …": "отвечает …",
-    "stopped": "остановлено",
     "could not answer": "ответить не удалось",
     "left": "слева",
     "right": "справа",
     "temperature": "температура",
     "detail of pictures": "подробность картинок",
     "system prompt": "системная инструкция",
-    "none": "нет",
     "tokens known from before": "уже известных токенов",
     "size on disk": "размер на диске",
     "memory for loading it": "память на загрузку",
@@ -319,7 +305,6 @@ RUSSIAN = {
         "Модели из поставки edgevlm и те, что сделаны на этом компьютере командой edgevlm export. "
         "То, что вы загрузите здесь, используется только в этом браузере."
     ),
-    "Model": "Модель",
     "Load and use": "Загрузить и использовать",
     "Refresh the list": "Обновить список",
     "There is no model that could be loaded.": "Нет модели, которую можно было бы загрузить.",
