@@ -168,7 +168,10 @@ def test_formats_that_browsers_do_not_show(
 ) -> None:
     path = tmp_path / f"scene.{kind}"
     with Image.open(SCENE) as scene, Image.open(SHAPES) as shapes:
-        options = {"save_all": True, "append_images": [shapes.convert("RGB").resize(scene.size)]}
+        options: dict[str, Any] = {
+            "save_all": True,
+            "append_images": [shapes.convert("RGB").resize(scene.size)],
+        }
         scene.convert("RGB").save(path, **(options if kind == "gif" else {}))
     expected = nano.ask(path, "Where is the key?", max_tokens=40).text
     attach(page, path)
@@ -180,7 +183,7 @@ def test_formats_that_browsers_do_not_show(
         notice(page, "The model sees the first one")
     shown = page.locator("#conversation .user img")
     assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
-    assert shown.get_attribute("src").endswith(".png")
+    assert str(shown.get_attribute("src")).endswith(".png")
 
 
 def test_a_question_that_fails_goes_back_into_the_box(page: Page, scripted: Scripted) -> None:
