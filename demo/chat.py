@@ -57,6 +57,11 @@ USUAL = "usual"
 BUSY = "() => ({__type__: 'update', submit_btn: false, stop_btn: true})"
 """JavaScript: the box offers to stop instead of to send, before the server knows."""
 
+EMPTIED = (
+    "() => ({__type__: 'update', value: {text: '', files: []}, submit_btn: false, stop_btn: true})"
+)
+"""JavaScript: the box is empty and waits for a new conversation, before the server knows."""
+
 UPLOADED = "() => edgevlm.uploaded()"
 """JavaScript: wait until all pictures of the box are on the server; fails if one did not get there."""
 
@@ -292,10 +297,28 @@ def build(
     def left(event: Any) -> Any:
         return event(leave, [window, current], [current], cancels=answering, **INTERNAL)
 
-    left(edit.click).then(_edited, [window, box], [window, box], **INTERNAL).then(
-        kept, [window, current], [current], **INTERNAL
+    edit.click(None, None, [box], js=BUSY, **INTERNAL)
+    edited = left(edit.click).then(_edited, [window, box], [window, box], **INTERNAL)
+    edited.success(kept, [window, current], [current], **INTERNAL)
+    edited.failure(_free, None, [box], **INTERNAL)
+    gr.on(
+        [conversations.new.click, conversations.shown.clear],
+        None,
+        None,
+        [box],
+        js=EMPTIED,
+        **INTERNAL,
     )
-    conversations.connect(page, models, chosen, window, lambda: [[], _empty()], [window, box], left)
+    conversations.connect(
+        page,
+        models,
+        chosen,
+        window,
+        lambda: [[], _empty()],
+        lambda: [[], _free()],
+        [window, box],
+        left,
+    )
     remember(page, [temperature, length, detail, system, probable], reset)
     remember_model(page, models, chosen)
 

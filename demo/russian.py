@@ -236,14 +236,16 @@ RUSSIAN = {
     "Show the last answer": "Показать последний ответ",
     "Where time went": "На что ушло время",
     "What it cost": "Чего это стоило",
-    "How likely each token was (point at one, or tap it)": (
-        "Насколько вероятен каждый токен (наведите указатель или коснитесь)"
+    "How likely each token was": "Вероятность каждого токена",
+    "Point at a token, or tap it, to see what else might have come.": (
+        "Наведите указатель на токен или коснитесь его, чтобы увидеть другие возможные."
     ),
     "What the model saw": "Что видела модель",
     "There was no picture.": "Картинки не было.",
-    "Tokens of each part of the prompt": "Токены каждой части запроса",
-    "The prompt; frames stand for pictures, with their tokens": (
-        "Запрос; рамки стоят на месте картинок, в них число токенов"
+    "Parts of the prompt": "Части запроса",
+    "The prompt": "Запрос",
+    "A frame stands for a picture, with its number of tokens.": (
+        "Рамка стоит на месте картинки, в ней число токенов."
     ),
     "The answer was stopped before its end.": "Ответ остановили до конца.",
     "The answer was stopped before its first token.": "Ответ остановили до первого токена.",
@@ -278,38 +280,22 @@ RUSSIAN = {
     "{count} ms": "{count} мс",
     "{count} MB": "{count} МБ",
     "unknown": "неизвестно",
-    "tokens": "в токенах",
+    "number of tokens": "число токенов",
     # Compare
-    "What is in the picture?": "Что на картинке?",
-    "Question": "Вопрос",
     "Ask both": "Спросить обе",
     "Left model": "Модель слева",
     "Right model": "Модель справа",
     "More settings": "Другие настройки",
-    "Temperature": "Температура",
-    "0 takes the most likely token each time": "0: каждый раз самый вероятный токен",
-    "Detail of pictures": "Подробность картинок",
-    "for models that split pictures into tiles": "для моделей, которые делят картинки на части",
-    "the model's usual": "обычная для модели",
-    "low": "низкая",
-    "high": "высокая",
-    "automatic": "автоматическая",
-    "System prompt": "Системная инструкция",
     "Choose a model on both sides.": "Выберите модель с обеих сторон.",
-    "Of a picture that moves, the model sees the first frame.": (
-        "В движущейся картинке модель видит только первый кадр."
-    ),
     "waits for the left side": "ждёт, пока ответят слева",
     "loading the model …": "модель загружается …",
     "answering …": "отвечает …",
-    "stopped": "остановлено",
     "could not answer": "ответить не удалось",
     "left": "слева",
     "right": "справа",
     "temperature": "температура",
     "detail of pictures": "подробность картинок",
     "system prompt": "системная инструкция",
-    "none": "нет",
     "tokens known from before": "уже известных токенов",
     "size on disk": "размер на диске",
     "memory for loading it": "память на загрузку",
@@ -319,7 +305,6 @@ RUSSIAN = {
         "Модели из поставки edgevlm и те, что сделаны на этом компьютере командой edgevlm export. "
         "То, что вы загрузите здесь, используется только в этом браузере."
     ),
-    "Model": "Модель",
     "Load and use": "Загрузить и использовать",
     "Refresh the list": "Обновить список",
     "There is no model that could be loaded.": "Нет модели, которую можно было бы загрузить.",
@@ -340,6 +325,9 @@ RUSSIAN = {
     "broken": "повреждена",
     "vision {vision}; decoder {decoder}; context {context} tokens": (
         "зрение {vision}; декодер {decoder}; контекст {context} токенов"
+    ),
+    "Export it again, or delete its folder: {folder}": (
+        "Экспортируйте её заново или удалите её папку: {folder}"
     ),
     "runs on": "работает на",
     "made from": "сделана из",

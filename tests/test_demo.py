@@ -310,18 +310,19 @@ def test_inside_draws_the_box_of_an_answer(models: Models) -> None:
     with models.lease(NANO) as loaded:
         answer = loaded.vlm.ask(SCENE, "Where is the key?")
     record = Record(NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats)
-    found = pointing(record)
+    found = pointing(record, "percent")
     assert found is not None
-    picture, [(drawn, _)] = found
+    picture, [box] = found
     percent = json.loads(answer.text)
-    sides = (picture.width, picture.height) * 2
-    assert drawn == tuple(round(p / 100 * s) for p, s in zip(percent, sides, strict=True))
+    assert (box.left, box.top, box.right, box.bottom) == tuple(p / 100 for p in percent)
+    assert np.array_equal(np.asarray(picture), load_image(SCENE))
+    assert pointing(record, None) is None, "a model that does not point"
     assert dict(facts(answer.stats))["tokens of the answer"].startswith(
         str(answer.stats.answer_tokens)
     )
     for text in ("a key", "[900, 1, 950, 9]"):
-        assert pointing(Record(NANO, record.messages, {}, text)) is None
-    assert pointing(Record(NANO, question("Where?", None), {}, answer.text)) is None
+        assert pointing(Record(NANO, record.messages, {}, text), "percent") is None
+    assert pointing(Record(NANO, question("Where?", None), {}, answer.text), "percent") is None
 
 
 def test_no_text_becomes_markup() -> None:
