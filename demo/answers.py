@@ -18,7 +18,7 @@ from edgevlm.generation import GenerationOptions
 from edgevlm.results import Chunk, Stats, TokenLogprob
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # Gradio tells by the hash whether a state changed: by identity
 class Record:
     """An answer and what it was an answer to."""
 

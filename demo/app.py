@@ -44,7 +44,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
             with gr.Tab(label("Inside"), id="inside", elem_id="tab-inside") as tab:
                 inside.build(tab, models, record)
             with gr.Tab(label("Compare"), id="compare", elem_id="tab-compare") as tab:
-                compare.build(tab, models, running, chosen, options)
+                compare.build(page, tab, models, running, chosen, options)
             with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
                 shelf.build(page, tab, models, chosen)
         gr.on([page.load, chosen.change], _head, [chosen], [head], **INTERNAL)
@@ -109,6 +109,8 @@ def _theme() -> gr.themes.Base:
     )
     return theme.set(
         body_text_color_subdued="*neutral_600",
+        block_title_text_color="*neutral_600",
+        block_label_text_color="*neutral_600",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
         color_accent="*primary_600",

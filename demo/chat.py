@@ -16,12 +16,14 @@ from typing import Any, cast
 
 from edgevlm.demo import attachments, conversation, markup
 from edgevlm.demo.answers import Running
+from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
 from edgevlm.demo.conversation_store import ConversationStore, Opened
 from edgevlm.demo.conversations import ConversationList
 from edgevlm.demo.exchange import Step, exchange, usage
 from edgevlm.demo.language import label, language, say
 from edgevlm.demo.models import Models
+from edgevlm.demo.notes import images_note
 from edgevlm.demo.settings import remember, remember_model
 from edgevlm.demo.toolkit import (
     INTERNAL,
@@ -55,15 +57,15 @@ USUAL = "usual"
 BUSY = "() => ({__type__: 'update', submit_btn: false, stop_btn: true})"
 """JavaScript: the box offers to stop instead of to send, before the server knows."""
 
-UPLOADED = "() => edgevlm.uploaded()"
-"""JavaScript: wait until all pictures of the box are on the server; fails if one did not get there."""
+EMPTIED = (
+    "() => ({__type__: 'update', value: {text: '', files: []}, submit_btn: false, stop_btn: true})"
+)
+"""JavaScript: the box is empty and waits for a new conversation, before the server knows."""
 
 REPORT = (
     "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
 )
 """JavaScript: what the page's script refuses is told through an event of this page."""
-
-EXPORT = "edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"
 
 
 def build(
@@ -131,48 +133,38 @@ def build(
         gr.Button(
             label("Copy the conversation"), size="md", min_width=150, elem_id="copy-conversation"
         )
-    with gr.Row():
-        with gr.Accordion(label("Settings"), open=False):
-            temperature = gr.Slider(
-                0,
-                2,
-                defaults.get("temperature", Generation.temperature),
-                step=0.05,
-                label=label("Temperature"),
-                info=label("0 takes the most likely token each time"),
-            )
-            length = gr.Slider(
-                1,
-                max(LONGEST, defaults.get("max_tokens") or 1),
-                defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
-                step=1,
-                label=label("Longest answer"),
-                info=label("tokens"),
-            )
-            detail = gr.Radio(
-                [USUAL, "low", "high", "auto"],
-                value=defaults.get("detail") or USUAL,
-                label=label("Detail of pictures"),
-                info=label("for models that split pictures into tiles"),
-            )
-            system = gr.Textbox(
-                "", label=label("System prompt"), placeholder=label("none"), lines=2
-            )
-            probable = gr.Checkbox(
-                True,
-                label=label("Keep how likely each token was, for Inside"),
-                info=label("without it, answers that repeat come faster"),
-            )
-            reset = gr.Button(label("Reset the settings"), size="md")
-        with gr.Accordion(label("Webcam"), open=False):
-            camera = gr.Image(
-                sources=["webcam"],
-                type="filepath",
-                show_label=False,
-                height=280,
-                webcam_options=gr.WebcamOptions(mirror=False),
-                elem_id="camera",
-            )
+    with gr.Accordion(label("Settings"), open=False):
+        temperature = gr.Slider(
+            0,
+            2,
+            defaults.get("temperature", Generation.temperature),
+            step=0.05,
+            label=label("Temperature"),
+            info=label("0 takes the most likely token each time"),
+        )
+        length = gr.Slider(
+            1,
+            max(LONGEST, defaults.get("max_tokens") or 1),
+            defaults.get("max_tokens") or DEFAULT_MAX_TOKENS,
+            step=1,
+            label=label("Longest answer"),
+            info=label("tokens"),
+        )
+        detail = gr.Radio(
+            [USUAL, "low", "high", "auto"],
+            value=defaults.get("detail") or USUAL,
+            label=label("Detail of pictures"),
+            info=label("for models that split pictures into tiles"),
+        )
+        system = gr.Textbox("", label=label("System prompt"), placeholder=label("none"), lines=2)
+        probable = gr.Checkbox(
+            True,
+            label=label("Keep how likely each token was, for Inside"),
+            info=label("without it, answers that repeat come faster"),
+        )
+        reset = gr.Button(label("Reset the settings"), size="md")
+    with gr.Accordion(label("Webcam"), open=False):
+        camera("chat-camera", "photograph")
 
     def answered(
         before: Turns,
@@ -248,11 +240,9 @@ def build(
             yield step.turns, gr.skip(), step.returned, step.record or gr.skip()
 
     def settled(
-        message: Mapping[str, Any] | None, returned: dict[str, Any] | None, request: gr.Request
+        message: Mapping[str, Any] | None, returned: dict[str, Any] | None
     ) -> tuple[Any, None]:
         """The box takes a question again; one that got no answer is in it."""
-        if running.was_left(session_of(request)):  # who left it has seen to all that
-            return gr.skip(), None
         return _free() if returned is None else _with_question(message, returned), None
 
     def kept(history: Turns, opened: Opened | None, request: gr.Request) -> Opened | None:
@@ -277,22 +267,14 @@ def build(
     }
     # What is set before an event of the same trigger is set before that event begins.
     gr.on([box.submit, window.retry, window.example_select], None, None, [box], js=BUSY, **INTERNAL)
-    uploaded = box.submit(None, None, None, js=UPLOADED, **INTERNAL)
     answering = [
-        uploaded.success(
+        box.submit(
             send, [box, window, *settings], **answer, api_name="chat", show_progress="hidden"
         ),
         window.retry(again, [window, *settings], **answer, **INTERNAL),
         window.example_select(example, settings, **answer, **INTERNAL),
     ]
 
-    def missing(request: gr.Request) -> Any:
-        tell(
-            say(request, "A picture did not get to the server, so nothing was sent. Add it again.")
-        )
-        return _free()
-
-    uploaded.failure(missing, None, [box], **INTERNAL)
     for answered_event in answering:
         for after in (answered_event.success, answered_event.failure):
             after(ended, [window, current], [current], **INTERNAL).then(
@@ -304,13 +286,30 @@ def build(
     def left(event: Any) -> Any:
         return event(leave, [window, current], [current], cancels=answering, **INTERNAL)
 
-    left(edit.click).then(_edited, [window, box], [window, box], **INTERNAL).then(
-        kept, [window, current], [current], **INTERNAL
+    edit.click(None, None, [box], js=BUSY, **INTERNAL)
+    edited = left(edit.click).then(_edited, [window, box], [window, box], **INTERNAL)
+    edited.success(kept, [window, current], [current], **INTERNAL)
+    edited.failure(_free, None, [box], **INTERNAL)
+    gr.on(
+        [conversations.new.click, conversations.shown.clear],
+        None,
+        None,
+        [box],
+        js=EMPTIED,
+        **INTERNAL,
     )
-    conversations.connect(page, models, chosen, window, lambda: [[], _empty()], [window, box], left)
+    conversations.connect(
+        page,
+        models,
+        chosen,
+        window,
+        lambda: [[], _empty()],
+        lambda: [[], _free()],
+        [window, box],
+        left,
+    )
     remember(page, [temperature, length, detail, system, probable], reset)
     remember_model(page, models, chosen)
-    camera.input(_photographed, [camera, box], [box, camera], **INTERNAL)
 
     def translated(request: gr.Request) -> tuple[Any, ...]:
         choices = [
@@ -363,6 +362,7 @@ def build(
         reasons = {
             "folder": say(request, "{name} is a folder. Open it, and drop the pictures in it."),
             "nothing": say(request, "Nothing was said yet; there is nothing to copy."),
+            "lost": say(request, "A picture did not get to the server. Add it again."),
         }
         tell(reasons[event.reason].replace("{name}", str(event.name)))
 
@@ -453,19 +453,9 @@ def _tasks(questions: Mapping[str, str], request: gr.Request) -> str:
 
 
 def _about(found: Usage, request: gr.Request) -> str:
-    """What a person should know of a model before asking."""
-    if found.images != "drawings":
-        return ""
-    summary = say(request, "This model sees drawn pictures only.")
-    more = say(
-        request,
-        "It knows shapes, things as emoji draw them and printed words. About photographs it guesses. "
-        "Make a model for photographs with this command, then choose it here:",
-    )
-    return markup.block(
-        f"<details><summary>{markup.escaped(summary)}</summary>"
-        f"<p>{markup.escaped(more)}</p><p><code>{markup.escaped(EXPORT)}</code></p></details>"
-    )
+    """What a person should know of a model before asking; one quiet line, or nothing."""
+    note = images_note(request, found)
+    return markup.block(f'<p class="quiet">{markup.escaped(note)}</p>') if note else ""
 
 
 def _free() -> Any:
@@ -497,11 +487,3 @@ def _edited(
     if last is None:
         raise refusal(say(request, "There is no question yet; write one."))
     return history[:last], _with_question(message, history[last])
-
-
-def _photographed(picture: str | None, message: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """What the camera took joins the question, and the camera is ready again."""
-    if picture is None:
-        return gr.update(), gr.update()
-    text, files = (message["text"], message["files"]) if message else ("", [])
-    return gr.update(value={"text": text, "files": [*files, picture]}), None

@@ -112,6 +112,7 @@ class ConversationList:
         chosen: gr.State,
         window: gr.Chatbot,
         emptied: Callable[[], list[Any]],
+        freed: Callable[[], list[Any]],
         places: Sequence[Any],
         leave: Callable[[Any], Any],
     ) -> None:
@@ -120,6 +121,8 @@ class ConversationList:
         Args:
             window: shows the conversation.
             emptied: values of `places` for a new conversation; the first one is the conversation.
+            freed: the same, where the page has emptied the rest by itself already: what a person has
+                written since then stays.
             places: the window and what else belongs to the conversation that a page shows.
             leave: makes an event keep the page's conversation and end its answer; returns the dependency.
         """
@@ -157,7 +160,7 @@ class ConversationList:
 
         def fresh(request: gr.Request) -> list[Any]:
             store.show(session_of(request), None)
-            return [*emptied(), None]
+            return [*freed(), None]
 
         def renamed(event: gr.EventData, request: gr.Request) -> None:
             id, title = event._data.get("id"), event._data.get("title", "")

@@ -1,51 +1,53 @@
 """The tab Live: one question, asked again about whatever the camera shows.
 
-A frame that arrives while another is being looked at replaces the one that waits: there is never a backlog.
-Work goes on in a thread that ends when no frame waits; what a page shows is what is known when its next
-frame arrives.
+The browser (``assets/live.js``) sends a frame, waits for its answer, and sends the newest frame then: there
+is never a backlog, and no more is sent than the model can answer. It also keeps the answers, for the list
+and the log; the server keeps nothing of a frame once it is answered.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import threading
-import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.demo import markup
+from edgevlm.data_uri import decode_data_uri
+from edgevlm.demo.boxes import boxes
+from edgevlm.demo.camera import camera
+from edgevlm.demo.language import label, say
 from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import (
-    DOWNLOAD,
-    INTERNAL,
-    downloadable,
-    gr,
-    refusal,
-    session_of,
-)
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.demo.toolkit import INTERNAL, gr, readable, session_of
+from edgevlm.errors import EdgeVLMError, ImageError, InputError
 from edgevlm.generation import GenerationOptions
-from edgevlm.results import ChoiceScore
+from edgevlm.images import load_image, stored_image_size
 
-SECONDS_PER_FRAME = 0.2
-"""How often a browser sends one."""
+MAX_FRAME_BYTES = 4 * 2**20
+"""Of a frame's JPEG file."""
 
-CAMERA = {
-    "facingMode": {"ideal": "environment"},  # a phone's camera that looks away from the person
-    "width": {"ideal": 640},
-    "height": {"ideal": 480},
-}
-"""What the browser is asked for; more pixels would cost time and be thrown away."""
+MAX_FRAME_PIXELS = 4096 * 2160
 
-MOST_LOGGED = 10_000
-"""Answers that a page's log holds; the oldest go first."""
+MAX_CHOICES = 50
+
+QUESTION = "What is in the picture?"
+
+ANSWER = """\
+<div class="edgevlm live">
+  <div class="answer" aria-live="polite"></div>
+  <div class="quiet age"></div>
+  <div class="shares"></div>
+</div>"""
+
+HISTORY = """\
+<section class="edgevlm live-history">
+  <div class="live-head"><h2></h2><button type="button"></button></div>
+  <p class="quiet"></p>
+  <ol></ol>
+</section>"""
 
 
 @dataclass(frozen=True)
@@ -53,31 +55,25 @@ class Frame:
     """A frame and what is asked about it."""
 
     pixels: NDArray[np.uint8]
+    """``[height, width, 3]``, RGB."""
     question: str
     choices: tuple[str, ...]
-    label: str | None
-    """Of the model."""
-    arrived: float = field(default_factory=time.monotonic)
-    """Seconds."""
-    time: str = field(
-        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat()
-    )
+    model: str | None
+    """Its label; None for the first one."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What was said about a frame, perhaps not to its end."""
+@dataclass
+class Look:
+    """A frame that is being answered."""
 
-    frame: Frame
+    model: str | None
     text: str = ""
-    scores: tuple[ChoiceScore, ...] = ()
-    finished: float | None = None
-    """Seconds, on the clock of `Frame.arrived`."""
-    problem: str | None = None
+    """So much of the answer as there is."""
+    stopped: threading.Event = field(default_factory=threading.Event)
 
 
 class Watch:
-    """What one browser's camera sees; safe to use from many threads.
+    """Answers about the frames of all pages, at most one at a time for each; for use from many threads.
 
     Args:
         options: of every answer; unused where there are choices.
@@ -85,218 +81,190 @@ class Watch:
 
     def __init__(self, models: Models, options: GenerationOptions) -> None:
         self._models = models
-        self._options = options
+        self._options: GenerationOptions = {**options, "cache_images": False}
+        self._looks: dict[str, Look] = {}
         self._lock = threading.Lock()
-        self._waiting: Frame | None = None
-        self._thread: threading.Thread | None = None
-        self._shown: Seen | None = None
-        self._log: deque[dict[str, Any]] = deque(maxlen=MOST_LOGGED)
-        self.skipped = 0
-        """Frames that a newer one replaced."""
-        self.paused = False
 
-    @property
-    def shown(self) -> Seen | None:
-        """The newest answer."""
+    def answer(self, page: str, frame: Frame) -> dict[str, Any] | None:
+        """What the model says of a frame; None if it was stopped before.
+
+        Returns:
+            ``answer``: its text; ``choices``: each with its share, from 0 to 1; ``boxes`` that the answer
+            points at, each as the fields of `edgevlm.demo.boxes.Box`.
+
+        Raises:
+            EdgeVLMError: whatever the model says against it.
+        """
+        look = Look(frame.model)
         with self._lock:
-            return self._shown
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        """Every finished answer, the oldest first."""
-        with self._lock:
-            return list(self._log)
-
-    def show(self, frame: Frame) -> None:
-        """Look at this frame next, and at none that waited; not while paused."""
-        with self._lock:
-            if self.paused:
-                return
-            self.skipped += self._waiting is not None
-            self._waiting = frame
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
-                self._thread.start()
-
-    def pause(self) -> None:
-        """Drop what waits, and look at nothing until `resume`; what is shown stays."""
-        with self._lock:
-            self.paused, self._waiting = True, None
-
-    def resume(self) -> None:
-        with self._lock:
-            self.paused = False
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until no frame is looked at; whether that came."""
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
-        return thread is None or not thread.is_alive()
-
-    def _work(self) -> None:
-        while True:
+            earlier = self._looks.get(page)
+            self._looks[page] = look
+        if earlier is not None:
+            earlier.stopped.set()
+        try:
+            return self._answer(frame, look)
+        finally:
             with self._lock:
-                frame, self._waiting = self._waiting, None
-                if frame is None:
-                    self._thread = None
-                    return
-            try:
-                self._look(frame)
-            except EdgeVLMError as error:
-                self._tell(Seen(frame, problem=str(error), finished=time.monotonic()))
-            except Exception as error:
-                self._tell(Seen(frame, problem=repr(error), finished=time.monotonic()))
+                if self._looks.get(page) is look:
+                    del self._looks[page]
 
-    def _look(self, frame: Frame) -> None:
-        with self._models.lease(frame.label) as loaded:
+    def look_of(self, page: str) -> Look | None:
+        """The frame of this page that is being answered."""
+        with self._lock:
+            return self._looks.get(page)
+
+    def stop(self, page: str) -> None:
+        """End the answer that is being made for a page, within a token; do nothing if there is none."""
+        look = self.look_of(page)
+        if look is not None:
+            look.stopped.set()
+
+    def _answer(self, frame: Frame, look: Look) -> dict[str, Any] | None:
+        with self._models.lease(frame.model) as loaded:
+            if look.stopped.is_set():
+                return None
             if frame.choices:
-                detail = self._options.get("detail")
-                scores = tuple(
-                    loaded.vlm.score(frame.pixels, frame.question, frame.choices, detail=detail)
+                scores = loaded.vlm.score(
+                    frame.pixels,
+                    frame.question,
+                    frame.choices,
+                    detail=self._options.get("detail"),
+                    cache_images=False,
                 )
-                text = max(scores, key=lambda score: score.logprob).text
-                self._tell(Seen(frame, text, scores, time.monotonic()))
-                return
-            text = ""
+                likeliest = max(scores, key=lambda score: score.logprob)
+                shares = [[score.text, score.share] for score in scores]
+                return {"answer": likeliest.text, "choices": shares, "boxes": []}
             stream = loaded.vlm.stream(frame.pixels, frame.question, **self._options)
             with closing(stream) as chunks:
                 for chunk in chunks:
-                    text += chunk.text
-                    finished = time.monotonic() if chunk.finish_reason else None
-                    if text or finished is not None:  # until then the last answer stays
-                        self._tell(Seen(frame, text, finished=finished))
-
-    def _tell(self, seen: Seen) -> None:
-        with self._lock:
-            self._shown = seen
-            if seen.finished is not None and seen.problem is None:
-                self._log.append(_logged(seen))
+                    look.text += chunk.text
+                    if look.stopped.is_set():
+                        return None
+            usage = loaded.vlm.manifest.usage
+            found = boxes(look.text, usage.boxes if usage else None)
+            return {"answer": look.text, "choices": [], "boxes": [asdict(box) for box in found]}
 
 
-def view(watch: Watch) -> str:
-    """The answer, its age and its bars as HTML."""
-    seen = watch.shown
-    if seen is None:
-        return markup.block('<div class="answer quiet">no frame yet</div>')
-    if seen.problem is not None:
-        return markup.problem(seen.problem)
-    age = time.monotonic() - seen.frame.arrived
-    state = [f"its frame is {age:.1f} s old"]
-    if seen.finished is not None:
-        state.append(
-            f"answered {(seen.finished - seen.frame.arrived) * 1000:,.0f} ms after it came"
+def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Frame:
+    """A frame as a browser sends it, checked.
+
+    Args:
+        sent: ``image``, a JPEG as a data URI; ``question``; ``choices``, separated by commas; ``model``, its
+            label.
+        request: has the language of what is said against it.
+
+    Raises:
+        InputError: no question; a single choice, too many, or one that is there twice.
+        ImageError: not a JPEG, too large, or broken.
+    """
+    question, model = str(sent.get("question", "")), sent.get("model")
+    if not question.strip():
+        raise InputError(say(request, "The question is empty. Write one."))
+    choices = choices_of(str(sent.get("choices", "")))
+    twice = next((choice for choice in choices if choices.count(choice) > 1), None)
+    if twice is not None:
+        raise InputError(
+            say(request, "“{choice}” is there twice among the choices. Remove one.", choice=twice)
         )
-    state.append(f"{len(watch.log)} answers, {watch.skipped} frames passed over")
-    if watch.paused:
-        state.append("paused")
-    return markup.block(
-        f'<div class="answer">{markup.escaped(seen.text)}</div>',
-        f'<div class="quiet age">{"; ".join(state)}</div>',
-        markup.bars([(score.text, score.share) for score in seen.scores]) if seen.scores else "",
-    )
+    if len(choices) == 1:
+        raise InputError(
+            say(request, "One choice is none. Add others after a comma, or leave the field empty.")
+        )
+    if len(choices) > MAX_CHOICES:
+        raise InputError(
+            say(
+                request,
+                "There are {count} choices, more than {limit}. Remove some.",
+                count=len(choices),
+                limit=MAX_CHOICES,
+            )
+        )
+    pixels = _pixels(str(sent.get("image", "")), request)
+    return Frame(pixels, question, choices, None if model is None else str(model))
+
+
+def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
+    if len(image) > MAX_FRAME_BYTES * 4 / 3 + 100:  # base64
+        raise ImageError(
+            say(
+                request,
+                "The frame has more than {limit} MB. Choose a lower resolution.",
+                limit=MAX_FRAME_BYTES // 2**20,
+            )
+        )
+    data = decode_data_uri(image)
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise ImageError(say(request, "The frame is not a JPEG picture."))
+    width, height = stored_image_size(data)
+    if width * height > MAX_FRAME_PIXELS:
+        raise ImageError(
+            say(
+                request,
+                "The frame has {width} × {height} pixels, more than {limit} million. "
+                "Choose a lower resolution.",
+                width=width,
+                height=height,
+                limit=MAX_FRAME_PIXELS // 10**6,
+            )
+        )
+    return load_image(data)
 
 
 def choices_of(text: str) -> tuple[str, ...]:
-    """What stands between the commas, each once."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """What stands between the commas, without what is empty."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def build(page: gr.Blocks, models: Models, chosen: gr.State, defaults: GenerationOptions) -> None:
+def build(page: gr.Blocks, models: Models, chosen: gr.State, options: GenerationOptions) -> None:
     """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`."""
-    watches: dict[str, Watch] = {}
+    watch = Watch(models, options)
 
-    def watch_of(request: gr.Request) -> Watch:
-        return watches.setdefault(session_of(request), Watch(models, defaults))
+    def look(sent: Any, request: gr.Request) -> dict[str, Any]:
+        """The answer, or ``problem`` in words, or ``stopped``."""
+        try:
+            answer = watch.answer(str(sent.get("page")), frame_of(sent, request))
+        except EdgeVLMError as error:
+            return {"problem": readable(error)}
+        except Exception as error:  # the page is told what is wrong, and the camera goes on
+            return {"problem": readable(repr(error))}
+        return answer or {"stopped": True}
 
-    with gr.Row():
-        with gr.Column():
-            camera = gr.Image(
-                sources=["webcam"],
-                streaming=True,
-                type="numpy",
-                label="Camera",
-                height=320,
-                webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
-                elem_id="live-camera",
-            )
-        with gr.Column():
-            question = gr.Textbox("What is in the picture?", label="Standing question")
-            choices = gr.Textbox(
-                label="Choices",
-                placeholder="none; or: red, green, blue",
-                info="separated by commas: each with its probability, by the model's own",
-            )
-            shown = gr.HTML(
-                markup.block('<div class="answer quiet">start the camera</div>'), elem_id="live"
-            )
-            with gr.Row():
-                pause = gr.Button("Pause", size="md", min_width=100)
-                save = gr.Button("Save the log", size="md", min_width=100)
-                file = gr.DownloadButton("file", visible="hidden", elem_id="live-file")
+    def progress(name: Any) -> dict[str, Any]:
+        """Of the answer that is being made: its text, and whether its model is still loaded."""
+        found = watch.look_of(str(name))
+        if found is None:
+            return {"text": "", "loading": False}
+        loaded = found.model is None or models.is_loaded(found.model)
+        return {"text": found.text, "loading": not loaded}
 
-    def see(
-        frame: NDArray[np.uint8] | None,
-        question: str,
-        choices: str,
-        label: str | None,
-        request: gr.Request,
-    ) -> str:
-        watch = watch_of(request)
-        if frame is not None:
-            watch.show(Frame(frame, question, choices_of(choices), label))
-        return view(watch)
+    def leave(name: Any) -> None:
+        watch.stop(str(name))
 
-    def toggled(request: gr.Request) -> tuple[Any, str]:
-        watch = watch_of(request)
-        if watch.paused:
-            watch.resume()
-        else:
-            watch.pause()
-        return gr.update(value="Go on" if watch.paused else "Pause"), view(watch)
-
-    def logged(request: gr.Request) -> str:
-        log = watch_of(request).log
-        if not log:
-            raise refusal(InputError("nothing was answered yet; there is nothing to save"))
-        return downloadable("live.jsonl", _lines(log))
+    def of_this_page(model: str | None, request: gr.Request) -> dict[str, Any]:
+        return {"page": session_of(request), "model": model}
 
     def left(request: gr.Request) -> None:
-        watch = watches.pop(session_of(request), None)
-        if watch is not None:
-            watch.pause()
+        watch.stop(session_of(request))
 
-    camera.stream(
-        see,
-        [camera, question, choices, chosen],
-        [shown],
-        stream_every=SECONDS_PER_FRAME,
-        time_limit=None,
-        concurrency_limit=None,
-        **INTERNAL,
-    )
-    pause.click(toggled, None, [pause, shown], **INTERNAL)
-    save.click(logged, None, [file], **INTERNAL).success(
-        None, None, None, js=f"() => ({DOWNLOAD})('live-file')", **INTERNAL
-    )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            view = camera("live-camera", "live", (look, progress, leave))
+            gr.HTML(html_template=ANSWER, js_on_load=None, elem_id="live")
+        with gr.Column(min_width=300):
+            gr.Textbox(QUESTION, label=label("Question"), elem_id="live-question")
+            gr.Textbox(
+                label=label("Choices (optional)"),
+                placeholder=label("for example: red, green, blue"),
+                info=label(
+                    "Separate them with commas. The model then says how likely each of them is."
+                ),
+                elem_id="live-choices",
+            )
+            gr.Checkbox(
+                False,
+                label=label("Look only when the picture changes"),
+                elem_id="live-changes",
+            )
+            gr.HTML(html_template=HISTORY, js_on_load=None, elem_id="live-history")
+    gr.on([page.load, chosen.change], of_this_page, [chosen], [view], **INTERNAL)
     page.unload(left)
-
-
-def _logged(seen: Seen) -> dict[str, Any]:
-    frame = seen.frame
-    entry: dict[str, Any] = {
-        "time": frame.time,
-        "model": frame.label,
-        "question": frame.question,
-        "answer": seen.text,
-        "milliseconds": round(((seen.finished or frame.arrived) - frame.arrived) * 1000, 1),
-    }
-    if seen.scores:
-        entry["choices"] = {score.text: round(score.share, 6) for score in seen.scores}
-    return entry
-
-
-def _lines(log: Sequence[dict[str, Any]]) -> str:
-    """JSON, a line for each answer."""
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in log)

@@ -1,4 +1,4 @@
-"""The models that the page offers, and those of them that are loaded.
+"""The models that the page offers, what is known of them, and those of them that are loaded.
 
 Browsers choose for themselves; what they choose is loaded once for all of them. When one more is asked for
 than are kept, the one that was used longest ago goes, once nobody uses it.
@@ -6,17 +6,19 @@ than are kept, the one that was used longest ago goes, once nobody uses it.
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle, built_in_models
+from edgevlm.demo.checks import Checks
 from edgevlm.errors import BundleError, EdgeVLMError, InputError
 from edgevlm.exports import exported_bundles
-from edgevlm.manifest import Usage
+from edgevlm.manifest import FileEntry, Usage
 from edgevlm.runtimes import cpu
 from edgevlm.vlm import VLM
 
@@ -38,9 +40,25 @@ class Offer:
     """None: whichever suits the device."""
     decoder: str | None = None
     bundle: Bundle | None = None
-    """None if it is broken."""
+    """None if it cannot be opened."""
     problem: str | None = None
-    """Why it cannot be loaded, as far as that shows without trying."""
+    """Why it cannot be used, as far as is known."""
+    checked: bool = False
+    """Whether its files were read and found to be those that were exported."""
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """Those that may be loaded."""
+        if self.bundle is None:
+            return []
+        manifest = self.bundle.manifest
+        halves = ((manifest.vision.files, self.vision), (manifest.decoder.files, self.decoder))
+        return [
+            entry
+            for files, chosen in halves
+            for name, entry in files.items()
+            if chosen in (None, name)
+        ]
 
     @property
     def usage(self) -> Usage:
@@ -88,16 +106,22 @@ class Models:
         self._threads = threads
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self._lock = threading.Lock()
+        self.checks = Checks()
 
     def offers(self) -> list[Offer]:
-        """What there is now: the first model, those built in, those exported on this machine."""
-        folders = [str(folder) for folder in exported_bundles()]
-        offers: list[Offer] = []
-        for model in dict.fromkeys([self._first, *built_in_models(), *folders]):
-            name = Path(model).name if model in folders else model
-            taken = {offer.label for offer in offers}
-            offers += _offers(model, name if name not in taken else model)
-        return offers
+        """What there is now: the first model, those built in, those exported on this machine.
+
+        Files that were not checked since they changed are checked from now on, while this returns.
+        """
+        named = list(dict.fromkeys([self._first, *built_in_models()]))
+        first = Path(self._first).expanduser().resolve()
+        folders = [folder for folder in exported_bundles() if folder.resolve() != first]
+        names = Counter([*named, *(folder.name for folder in folders)])
+        offers = [offer for model in named for offer in _offers(model, model)]
+        for folder in folders:
+            alone = names[folder.name] == 1
+            offers += _offers(str(folder), folder.name if alone else f"{folder.name} ({folder})")
+        return [self._checked(offer) for offer in offers]
 
     def find(self, label: str | None) -> Offer:
         """The offer of this label; None is the first.
@@ -120,7 +144,7 @@ class Models:
         Raises:
             EdgeVLMError: it cannot be loaded.
         """
-        offer = self._chosen_before(label) or self.find(label)
+        offer = self.loaded_offer(label) or self.find(label)
         with self._lock:
             place = self._places.setdefault(offer.label, _Place())
             self._places.move_to_end(offer.label)
@@ -138,9 +162,43 @@ class Models:
                     self._places.pop(offer.label, None)
 
     def is_loaded(self, label: str) -> bool:
+        return self.loaded_offer(label) is not None
+
+    def loaded_offer(self, label: str | None) -> Offer | None:
+        """The offer of a model that is loaded, without a look at the disk; else None."""
         with self._lock:
-            place = self._places.get(label)
-            return place is not None and place.loaded is not None
+            place = None if label is None else self._places.get(label)
+            return None if place is None or place.loaded is None else place.loaded.offer
+
+    def usage(self, label: str | None) -> Usage:
+        """What a model is for; nothing is known of one that is gone or broken."""
+        try:
+            offer = self.loaded_offer(label) or self.find(label)
+        except InputError:
+            return Usage()
+        return offer.usage
+
+    def loading(self, label: str | None) -> Iterator[float]:
+        """Load a model: shares of the steps that are done, from 0 to 1, each before the next step.
+
+        Raises:
+            EdgeVLMError: it cannot be loaded.
+        """
+        steps: queue.SimpleQueue[float | Exception | None] = queue.SimpleQueue()
+
+        def load() -> None:
+            try:
+                with self.lease(label, lambda share, what: steps.put(share)):
+                    pass
+            except Exception as error:
+                steps.put(error)
+            steps.put(None)
+
+        threading.Thread(target=load, daemon=True).start()
+        while (step := steps.get()) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
 
     def close(self) -> None:
         """Free every model; waits for answers that are being made."""
@@ -152,11 +210,11 @@ class Models:
                 if place.loaded is not None:
                     place.loaded.vlm.close()
 
-    def _chosen_before(self, label: str | None) -> Offer | None:
-        """The offer of a model that is loaded, without a look at the disk."""
-        with self._lock:
-            place = None if label is None else self._places.get(label)
-            return None if place is None or place.loaded is None else place.loaded.offer
+    def _checked(self, offer: Offer) -> Offer:
+        if offer.bundle is None:
+            return offer
+        wrong = self.checks.result(offer.bundle, offer.files)
+        return replace(offer, problem=wrong or None, checked=wrong == "")
 
     def _load(self, offer: Offer, progress: Progress | None) -> Loaded:
         if offer.problem is not None:
@@ -196,7 +254,7 @@ def _offers(model: str, name: str) -> list[Offer]:
     """A bundle as it chooses its precisions itself, and in each of several."""
     try:
         bundle = Bundle.open(model, local_files_only=True)
-    except EdgeVLMError as error:
+    except (EdgeVLMError, OSError) as error:
         return [Offer(name, model, problem=str(error))]
     pairs = [
         (vision, decoder)

@@ -9,27 +9,31 @@ from edgevlm.manifest import Usage
 
 COMMANDS = """\
 pip install '.[export]'
-edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m
-edgevlm demo --model ./smolvlm-256m"""
+edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"""
 """How a person gets a model for photographs."""
 
 
-def images_note(request: gr.Request, usage: Usage) -> str:
-    """One line of plain text about the images that the model sees well; empty if there is nothing to say."""
+def images_note(request: gr.Request | None, usage: Usage, *, pointer: bool = True) -> str:
+    """Plain text about the images that the model sees well; empty if there is nothing to say.
+
+    Args:
+        pointer: also tell where in the page help is found.
+    """
     if usage.images != "drawings":
         return ""
-    return say(
-        request,
-        "This model sees drawings only. In a photograph it guesses: see Models for one that sees photographs.",
-    )
+    note = say(request, "This model sees drawings only; on photographs it guesses.")
+    if not pointer:
+        return note
+    more = say(request, "The tab Models tells how to get a model for photographs.")
+    return f"{note} {more}"
 
 
-def photographs_help(request: gr.Request) -> str:
+def photographs_help(request: gr.Request | None) -> str:
     """Where a model for photographs comes from, as HTML."""
     text = say(
         request,
-        "A model for photographs comes from a checkpoint, with one command in the folder of edgevlm. "
-        "It downloads about 500 MB; after that the network is not needed.",
+        "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
+        "about 500 MB, needs no network after that, and puts the model into this list:",
     )
     return markup.block(
         f"<p>{markup.escaped(text)}</p><pre tabindex='0'>{markup.escaped(COMMANDS)}</pre>"

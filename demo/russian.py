@@ -24,6 +24,7 @@ RUSSIAN = {
     "Close": "Закрыть",
     "Copy message": "Копировать сообщение",
     "Download": "Скачать",
+    "Empty value": "Пусто",
     "Exit fullscreen mode": "Выйти из полноэкранного режима",
     "Fullscreen": "Во весь экран",
     "Multimedia input field": "Поле вопроса",
@@ -52,7 +53,6 @@ RUSSIAN = {
     "Where is the key?": "Где ключ?",
     "What changed?": "Что изменилось?",
     "What color is it?": "Какого это цвета?",
-    "Question": "Вопрос",
     "Ask about a picture": "Спросите о картинке",
     "Edit the last question": "Изменить последний вопрос",
     "Copy the conversation": "Скопировать разговор",
@@ -79,8 +79,8 @@ RUSSIAN = {
     "The question is empty. Write one, or add a picture.": (
         "Вопрос пуст. Напишите его или добавьте картинку."
     ),
-    "A picture did not get to the server, so nothing was sent. Add it again.": (
-        "Картинка не дошла до сервера, поэтому ничего не отправлено. Добавьте её ещё раз."
+    "A picture did not get to the server. Add it again.": (
+        "Картинка не дошла до сервера. Добавьте её ещё раз."
     ),
     "{name} has {count} frames or pages. The model sees the first one.": (
         "Кадров или страниц в {name}: {count}. Модель видит только первый кадр или первую страницу."
@@ -103,12 +103,6 @@ RUSSIAN = {
     "Read": "Прочитать",
     "Describe the picture.": "Опиши картинку.",
     "thing": "предмет",
-    "This model sees drawn pictures only.": "Эта модель видит только рисунки.",
-    "It knows shapes, things as emoji draw them and printed words. About photographs it guesses. "
-    "Make a model for photographs with this command, then choose it here:": (
-        "Она знает фигуры, предметы, как их рисуют эмодзи, и печатные слова. О фотографиях она "
-        "гадает. Создайте модель для фотографий этой командой, а затем выберите её здесь:"
-    ),
     "Send (Enter; Shift+Enter breaks the line)": "Отправить (Enter; Shift+Enter — новая строка)",
     "Stop (Escape)": "Остановить (Escape)",
     "Add pictures; they can be pasted and dropped, too": (
@@ -117,9 +111,7 @@ RUSSIAN = {
     "Remove this picture": "Убрать эту картинку",
     "Copy": "Скопировать",
     "Copied": "Скопировано",
-    "Picture": "Картинка",
     "Enlarge the picture": "Увеличить картинку",
-    "Close": "Закрыть",
     "You": "Вы",
     # conversations and settings
     "New conversation": "Новый разговор",
@@ -155,17 +147,198 @@ RUSSIAN = {
     "The model {model} that was chosen here is gone or broken; {first} answers now.": (
         "Выбранной здесь модели {model} больше нет или она повреждена; теперь отвечает {first}."
     ),
-    # Live
-    # Inside
-    # Compare
-    # Models
-    "This model sees drawings only. In a photograph it guesses: see Models for one that sees photographs.": (
-        "Эта модель видит только рисунки. На фотографиях она угадывает; где взять модель "
-        "для фотографий, сказано на вкладке «Модели»."
+    # the camera
+    "Start": "Запустить",
+    "Camera": "Камера",
+    "camera {number}": "камера {number}",
+    "what the camera shows": "изображение с камеры",
+    "Take a picture": "Сделать снимок",
+    "The picture is in the question box.": "Снимок добавлен к вопросу.",
+    "The camera is off. What it shows stays on this machine.": (
+        "Камера выключена. Её изображение не покидает этот компьютер."
     ),
-    "A model for photographs comes from a checkpoint, with one command in the folder of edgevlm. "
-    "It downloads about 500 MB; after that the network is not needed.": (
-        "Модель для фотографий получают из контрольной точки одной командой в папке edgevlm. "
-        "Загрузится около 500 МБ; дальше сеть не нужна."
+    "Waiting for the camera. Allow it if the browser asks.": (
+        "Включаем камеру. Если браузер спросит, разрешите доступ."
+    ),
+    "The camera is on.": "Камера включена.",
+    "The camera is off while it is out of sight. It goes on when you come back.": (
+        "Пока вкладка не видна, камера выключена. Она включится, когда вы вернётесь."
+    ),
+    "The browser does not let this page use the camera. Allow the camera beside the address of "
+    "the page, or in the settings of the browser or the system. Then press Start.": (
+        "Браузер не даёт странице доступ к камере. Разрешите его рядом с адресом страницы либо в "
+        "настройках браузера или системы и нажмите «Запустить»."
+    ),
+    "There is no camera. Connect one, then press Start.": (
+        "Камера не найдена. Подключите её и нажмите «Запустить»."
+    ),
+    "The camera cannot be read. Another program may use it: close that program, then press Start.": (
+        "Не удаётся получить изображение с камеры. Возможно, она занята другой программой: закройте её и "
+        "нажмите «Запустить»."
+    ),
+    "The camera was unplugged, or its permission was taken back. Press Start to try again.": (
+        "Камера отключена, или доступ к ней отозван. Чтобы повторить, нажмите «Запустить»."
+    ),
+    "The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1.": (
+        "Браузер не даёт доступ к камере по этому адресу. Откройте страницу на этом компьютере, "
+        "по адресу 127.0.0.1."
+    ),
+    "The camera does not start: {error}. Press Start to try again.": (
+        "Камера не включается: {error}. Чтобы повторить, нажмите «Запустить»."
+    ),
+    # Live
+    "Question": "Вопрос",
+    "Choices (optional)": "Варианты ответа (необязательно)",
+    "for example: red, green, blue": "например: red, green, blue",
+    "Separate them with commas. The model then says how likely each of them is.": (
+        "Перечислите через запятую. Модель оценит, насколько вероятен каждый."
+    ),
+    "Look only when the picture changes": "Смотреть, только когда изображение меняется",
+    "The question is empty. Write one.": "Вопрос пуст. Напишите его.",
+    "“{choice}” is there twice among the choices. Remove one.": (
+        "Вариант «{choice}» указан дважды. Удалите один."
+    ),
+    "One choice is none. Add others after a comma, or leave the field empty.": (
+        "Один вариант — не выбор. Добавьте другие через запятую или оставьте поле пустым."
+    ),
+    "There are {count} choices, more than {limit}. Remove some.": (
+        "Вариантов слишком много: {count}, можно не больше {limit}. Удалите лишние."
+    ),
+    "The frame has more than {limit} MB. Choose a lower resolution.": (
+        "Кадр больше {limit} МБ. Уменьшите разрешение."
+    ),
+    "The frame is not a JPEG picture.": "Кадр не в формате JPEG.",
+    "The frame has {width} × {height} pixels, more than {limit} million. "
+    "Choose a lower resolution.": (
+        "В кадре {width} × {height} пикселей, а можно не больше {limit} миллионов. Уменьшите разрешение."
+    ),
+    "Answers appear here once the camera is on.": "Здесь появятся ответы, когда камера будет включена.",
+    "Loading the model {model} …": "Загружается модель {model} …",
+    "The frame of this answer is {seconds} s old. It took {milliseconds} ms.": (
+        "Кадру этого ответа {seconds} с. Ответ занял {milliseconds} мс."
+    ),
+    "The picture has not changed for {seconds} s.": "Изображение не меняется уже {seconds} с.",
+    "The frame of this answer was taken at {time}.": "Кадр этого ответа снят в {time}.",
+    "edgevlm does not answer. See whether it still runs, reload the page, then press Start.": (
+        "edgevlm не отвечает. Проверьте, что он запущен, обновите страницу и нажмите «Запустить»."
+    ),
+    "Answers": "Ответы",
+    "No answers yet. The last {limit} different ones are listed here.": (
+        "Ответов пока нет. Здесь появятся последние {limit} разных."
+    ),
+    "Save the log": "Сохранить журнал",
+    "{count} times": "повторов: {count}",
+    "Ask about this frame": "Спросить об этом кадре",
+    # Inside
+    "Nothing was answered in this browser yet. Ask something under Chat, then come back.": (
+        "В этом браузере ещё ничего не отвечали. Задайте вопрос на вкладке «Чат» и вернитесь сюда."
+    ),
+    "Show the last answer": "Показать последний ответ",
+    "Where time went": "На что ушло время",
+    "What it cost": "Чего это стоило",
+    "How likely each token was (point at one, or tap it)": (
+        "Насколько вероятен каждый токен (наведите указатель или коснитесь)"
+    ),
+    "What the model saw": "Что видела модель",
+    "There was no picture.": "Картинки не было.",
+    "Tokens of each part of the prompt": "Токены каждой части запроса",
+    "The prompt; frames stand for pictures, with their tokens": (
+        "Запрос; рамки стоят на месте картинок, в них число токенов"
+    ),
+    "The answer was stopped before its end.": "Ответ остановили до конца.",
+    "The answer was stopped before its first token.": "Ответ остановили до первого токена.",
+    "Not kept. The settings under Chat can turn it on for the next answer.": (
+        "Не сохранено. Для следующего ответа это можно включить в настройках чата."
+    ),
+    "The prompt cannot be shown: {why}": "Запрос нельзя показать: {why}",
+    "Where the answer points": "На что указывает ответ",
+    "answered by {model}": "отвечала модель {model}",
+    "no answer": "нет ответа",
+    "first token": "первый токен",
+    "whole answer": "весь ответ",
+    "tokens per second": "токенов в секунду",
+    "tokens of the answer": "токенов в ответе",
+    "tokens of the prompt": "токенов в запросе",
+    "tiles of pictures": "частей картинок",
+    "{count}, {drafted} of them guessed ahead": "{count}, из них угадано заранее: {drafted}",
+    "{count}, {cached} of them known from before": "{count}, из них уже известно: {cached}",
+    "{encoded} encoded, {cached} known from before": "обработано: {encoded}, уже известно: {cached}",
+    "most memory so far, all models together": "наибольшая память, все модели вместе",
+    "loading the model": "загрузка модели",
+    "part": "часть",
+    "all": "всего",
+    "wait for the model": "ожидание модели",
+    "prepare pictures": "подготовка картинок",
+    "encode pictures": "обработка картинок",
+    "read the prompt": "чтение запроса",
+    "write the answer": "написание ответа",
+    "Most likely here:": "Вероятнее всего здесь:",
+    "picture {number}, whole": "картинка {number}, целиком",
+    "picture {number}, row {row}, column {column}": "картинка {number}, ряд {row}, столбец {column}",
+    "{count} ms": "{count} мс",
+    "{count} MB": "{count} МБ",
+    "unknown": "неизвестно",
+    # Compare
+    "Ask both": "Спросить обе",
+    "Left model": "Модель слева",
+    "Right model": "Модель справа",
+    "More settings": "Другие настройки",
+    "Choose a model on both sides.": "Выберите модель с обеих сторон.",
+    "Of a picture that moves, the model sees the first frame.": (
+        "В движущейся картинке модель видит только первый кадр."
+    ),
+    "waits for the left side": "ждёт, пока ответят слева",
+    "loading the model …": "модель загружается …",
+    "answering …": "отвечает …",
+    "could not answer": "ответить не удалось",
+    "left": "слева",
+    "right": "справа",
+    "temperature": "температура",
+    "detail of pictures": "подробность картинок",
+    "system prompt": "системная инструкция",
+    "tokens known from before": "уже известных токенов",
+    "size on disk": "размер на диске",
+    "memory for loading it": "память на загрузку",
+    # Models
+    "Models that came with edgevlm, and those that edgevlm export made on this machine. "
+    "What you load here is used in this browser alone.": (
+        "Модели из поставки edgevlm и те, что сделаны на этом компьютере командой edgevlm export. "
+        "То, что вы загрузите здесь, используется только в этом браузере."
+    ),
+    "Load and use": "Загрузить и использовать",
+    "Refresh the list": "Обновить список",
+    "There is no model that could be loaded.": "Нет модели, которую можно было бы загрузить.",
+    "Loading {model}: {step} …": "Загрузка {model}: {step} …",
+    "looking for it": "поиск модели",
+    "checking its files": "проверка файлов",
+    "reading its files": "чтение файлов",
+    "{model} cannot be loaded, so {chosen} stays in use. {why}": (
+        "Модель {model} не загружается, поэтому по-прежнему используется {chosen}. {why}"
+    ),
+    "model": "модель",
+    "size": "размер",
+    "state": "состояние",
+    "in use": "используется",
+    "loaded": "загружена",
+    "ready": "готова",
+    "being checked": "проверяется",
+    "broken": "повреждена",
+    "vision {vision}; decoder {decoder}; context {context} tokens": (
+        "зрение {vision}; декодер {decoder}; контекст {context} токенов"
+    ),
+    "runs on": "работает на",
+    "made from": "сделана из",
+    "license": "лицензия",
+    "folder": "папка",
+    "This model sees drawings only; on photographs it guesses.": (
+        "Эта модель видит только рисунки, на фотографиях она гадает."
+    ),
+    "The tab Models tells how to get a model for photographs.": (
+        "Как получить модель для фотографий, сказано на вкладке «Модели»."
+    ),
+    "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
+    "about 500 MB, needs no network after that, and puts the model into this list:": (
+        "Чтобы получить модель для фотографий, выполните это в папке с исходным кодом edgevlm. "
+        "Загрузится около 500 МБ, дальше сеть не нужна, и модель появится в этом списке:"
     ),
 }

@@ -48,7 +48,7 @@ DOWNLOAD = "(id) => setTimeout(() => document.querySelector('#' + id).click(), 1
 """JavaScript: click a hidden download button, once the page has the file's address."""
 
 
-def framed(label: str, name: str) -> gr.HTML:
+def framed(label: Any, name: str) -> gr.HTML:
     """HTML in a frame with a label; `name` finds it in the page."""
     return gr.HTML(
         label=label,

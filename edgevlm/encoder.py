@@ -45,32 +45,40 @@ class TileEncoder:
         """How many of these tiles would have to be encoded."""
         return sum(key not in self.cache for key in keys)
 
-    def encode(self, keys: Collection[bytes], pixels: Pixels) -> dict[bytes, NDArray[np.float32]]:
-        """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept."""
+    def encode(
+        self, keys: Collection[bytes], pixels: Pixels, *, keep: bool = True
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept.
+
+        Args:
+            keep: those that are computed now, for later requests.
+        """
         missing = [key for key in dict.fromkeys(keys) if key not in self.cache]
         found = {key: self.cache[key] for key in keys if key in self.cache}
         if missing:
             encoded = self._vision.encode(np.stack([pixels(key) for key in missing])) * self._scale
             found.update(zip(missing, encoded, strict=True))
-        self.cache.update(found)
+        if keep:
+            self.cache.update(found)
         return found
 
     def parts(
-        self, keys: Collection[bytes], pixels: Pixels
+        self, keys: Collection[bytes], pixels: Pixels, *, keep: bool = True
     ) -> Iterator[dict[bytes, NDArray[np.float32]]]:
         """As `encode`, a few tiles at a time."""
         for part in _parts(keys):
-            yield self.encode(part, pixels)
+            yield self.encode(part, pixels, keep=keep)
 
     @contextlib.contextmanager
     def encoding_ahead(
-        self, keys: Collection[bytes], pixels: Pixels, watch: Stopwatch
+        self, keys: Collection[bytes], pixels: Pixels, watch: Stopwatch, *, keep: bool = True
     ) -> Iterator[Embeddings]:
         """For a prefill, which the time belongs to that no embeddings were waited for."""
         with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
             pending: dict[bytes, Future[dict[bytes, NDArray[np.float32]]]] = {}
             for part in _parts(keys):
-                pending |= dict.fromkeys(part, thread.submit(self.encode, part, pixels))
+                encoded = thread.submit(self.encode, part, pixels, keep=keep)
+                pending |= dict.fromkeys(part, encoded)
 
             def wait(key: bytes) -> NDArray[np.float32]:
                 watch.end("prefill")

@@ -224,7 +224,9 @@ class Engine:
     ) -> Chunks:
         watch.end("wait")
         with contextlib.closing(sampler):
-            taken = yield from self._prefill.take_in(units, pixels, watch, continues=continues)
+            taken = yield from self._prefill.take_in(
+                units, pixels, watch, continues=continues, keep=generation.cache_images
+            )
             self._drafts.begin(units)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
                 taken.positions, generation, max_tokens, sampler, watch
@@ -288,7 +290,12 @@ class Engine:
             return np.stack(rows)
 
     def score(
-        self, messages: Sequence[Message], pictures: Sequence[Picture], choices: Sequence[str]
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[Picture],
+        choices: Sequence[str],
+        *,
+        cache_images: bool = True,
     ) -> list[ChoiceScore]:
         """How likely each of `choices` is as the whole answer; see `VLM.score`.
 
@@ -313,7 +320,7 @@ class Engine:
                     f"context_length"
                 )
             for _ in self._prefill.take_in(
-                units, pixels_by_key(pictures), Stopwatch(), continues=False
+                units, pixels_by_key(pictures), Stopwatch(), continues=False, keep=cache_images
             ):
                 pass
             first = next_logprobs(self._decoder)

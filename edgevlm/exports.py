@@ -6,6 +6,7 @@ A list of folders in the user's cache folder. Losing it loses nothing but the of
 from __future__ import annotations
 
 import json
+import os.path
 from pathlib import Path
 
 from edgevlm.manifest import MANIFEST_NAME
@@ -19,7 +20,7 @@ def exported_bundles() -> list[Path]:
         folders = [Path(folder) for folder in listed["folders"]]
     except (OSError, ValueError, TypeError, KeyError):
         return []
-    return [folder for folder in folders if (folder / MANIFEST_NAME).is_file()]
+    return [folder for folder in folders if os.path.isfile(folder / MANIFEST_NAME)]
 
 
 def remember(folder: Path) -> None:

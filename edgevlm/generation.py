@@ -25,6 +25,7 @@ class GenerationOptions(TypedDict, total=False):
     seed: int
     detail: Detail | None
     max_image_tokens: int | None
+    cache_images: bool
     stop: str | tuple[str, ...] | list[str] | None
     json_schema: Mapping[str, Any] | None
     top_logprobs: int | None
@@ -60,6 +61,8 @@ class Generation:
     """How finely this request's pictures are split; see `edgevlm.tiling.ImageBudget`."""
     max_image_tokens: int | None = None
     """At most so many positions for each of them."""
+    cache_images: bool = True
+    """Keep their embeddings for later requests. False suits a camera, whose frames never come again."""
     stop: str | tuple[str, ...] | list[str] | None = ()
     """The answer ends before the first of these strings; None and none at all mean no such string."""
     json_schema: Mapping[str, Any] | None = None
@@ -71,8 +74,9 @@ class Generation:
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
             check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        if not isinstance(self.cap_max_tokens, bool):
-            raise InputError(f"cap_max_tokens must be True or False, is {self.cap_max_tokens!r}")
+        for name in ("cap_max_tokens", "cache_images"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, is {value!r}")
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         if not isinstance(stop, tuple | list) or not all(
             isinstance(text, str) and text for text in stop

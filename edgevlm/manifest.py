@@ -368,7 +368,7 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(
                 f"manifest is not JSON ({error}); the bundle is damaged, export it again"
             ) from error

@@ -66,12 +66,14 @@ class Prefill:
         watch: Stopwatch,
         *,
         continues: bool,
+        keep: bool,
     ) -> Generator[Chunk, None, TakenIn]:
         """Have the decoder hold a prompt, with logits after its last unit; the chunks are empty.
 
         Args:
             pixels: knows every tile among the units.
             continues: as in `KVCache.reuse`.
+            keep: as in `TileEncoder.encode`.
         """
         if self._bidirectional:
             cached = self._kv_cache.empty()
@@ -83,11 +85,11 @@ class Prefill:
         encoded_tiles = self._encoder.missing(missing)
         start = self._positions(units[:cached])
         if self._encoder.ahead:
-            with self._encoder.encoding_ahead(missing, pixels, watch) as wait:
+            with self._encoder.encoding_ahead(missing, pixels, watch, keep=keep) as wait:
                 yield from _pauses(self.feed(rest, wait, start), "prefill", watch)
         else:
             encoded: dict[bytes, NDArray[np.float32]] = {}
-            parts = self._encoder.parts(missing, pixels)
+            parts = self._encoder.parts(missing, pixels, keep=keep)
             yield from _pauses(map(encoded.update, parts), "encode", watch)
             yield from _pauses(self.feed(rest, encoded.__getitem__, start), "prefill", watch)
         cached_tiles = sum(isinstance(unit, bytes) for unit in units) - encoded_tiles

@@ -249,6 +249,7 @@ class VLM:
         system: str | None = None,
         detail: Detail | None = None,
         max_image_tokens: int | None = None,
+        cache_images: bool = True,
     ) -> list[ChoiceScore]:
         """How likely each of several answers is, by the model's own probabilities.
 
@@ -259,7 +260,7 @@ class VLM:
         of many tokens are less likely than short ones for that alone.
 
         Args:
-            image, question, system, detail, max_image_tokens: as in `ask`.
+            image, question, system, detail, max_image_tokens, cache_images: as in `ask`.
             choices: texts that are neither empty nor there twice, at least one.
 
         Returns:
@@ -277,7 +278,7 @@ class VLM:
         budget = ImageBudget(detail, max_image_tokens)
         pictures = [self._engine.prepare(picture, budget) for picture in load_images(image)]
         messages = [*system_messages(system), user_message(question, len(pictures))]
-        return self._engine.score(messages, pictures, choices)
+        return self._engine.score(messages, pictures, choices, cache_images=cache_images)
 
     def _prepare(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation

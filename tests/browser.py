@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,20 +49,31 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(models: Models) -> Iterator[str]:
+def served(models: Models, port: int | None = None) -> Iterator[str]:
     """The address of the demo."""
     from edgevlm.demo.app import build, launch
 
     page = build(models, {"max_tokens": 40})
-    yield launch(page)
+    yield launch(page, port)
     page.close(verbose=False)
 
 
 @contextmanager
 def visit(
-    browser: Browser, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+    browser: Browser,
+    address: str,
+    *,
+    width: int = 1280,
+    height: int = 900,
+    dark: bool = False,
+    locale: str = "en-US",
+    tolerated: str | None = None,
 ) -> Iterator[Page]:
     """The demo in a browser profile of its own.
+
+    Args:
+        locale: what the browser asks pages to speak.
+        tolerated: a regular expression for errors in the console that do not count.
 
     Raises:
         AssertionError: on leaving, if the page complained or asked another host for anything.
@@ -69,6 +81,7 @@ def visit(
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
+        locale=locale,
         permissions=["camera", "clipboard-read", "clipboard-write"],
         has_touch=width < 500,
     )
@@ -90,15 +103,35 @@ def visit(
         ),
     )
     page.goto(address)
-    page.locator("#question textarea").wait_for()
+    loaded(page)
     yield page
     context.close()
     assert elsewhere == [], elsewhere
+    if tolerated is not None:
+        complaints = [text for text in complaints if not re.search(tolerated, text)]
     assert complaints == [], complaints
 
 
+def loaded(page: Page) -> None:
+    """Wait until the page can be used: its components are there, and its scripts have run."""
+    page.locator("#question textarea").wait_for(state="attached")
+    page.wait_for_function("window.edgevlm !== undefined")
+
+
 def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
+    """Open a tab by its English name, whatever the page's language."""
+    page.locator(f"#tabs [role=tab][data-tab-id={name.lower()}]").click()
+    page.locator(f"#tab-{name.lower()}").wait_for()
+
+
+def page_width(page: Page) -> int:
+    """How wide the page's content is, in CSS pixels; Gradio's frame hides what is wider than the window."""
+    return int(
+        page.evaluate(
+            "Math.max(...[document.documentElement, document.querySelector('.gradio-container')]"
+            ".map((it) => it.scrollWidth))"
+        )
+    )
 
 
 def choose(page: Page, dropdown: str, name: str) -> None:

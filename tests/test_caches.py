@@ -141,6 +141,25 @@ def test_a_camera_pays_for_no_copy_and_conversations_keep_theirs(vlm: VLM) -> No
     vlm.close()
 
 
+def test_frames_that_never_come_again_are_not_kept(vlm: VLM) -> None:
+    """What others are asked about is kept beside them, and a frame that is still in the KV cache is used."""
+    rng = np.random.default_rng(0)
+    square = EXAMPLES / "square.png"
+    vlm.ask(square, "What color is it?")
+    kept = vlm.cache_info()
+    assert kept.tiles > 0
+    for _ in range(3):
+        frame = rng.integers(0, 256, (120, 120, 3), np.uint8)
+        vlm.ask(frame, "What is in the picture?", cache_images=False)
+        again = vlm.ask(frame, "What is in the picture?", cache_images=False)
+        vlm.score(frame, "What color is it?", ["red", "blue"], cache_images=False)
+        assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
+    held = vlm.cache_info()
+    assert (held.tiles, held.tile_bytes) == (kept.tiles, kept.tile_bytes)
+    assert vlm.ask(square, "What color is it?").stats.encoded_tiles == 0
+    vlm.close()
+
+
 def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> None:
     """It gets whole conversations, and sees that one goes on by the answer in it."""
 

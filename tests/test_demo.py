@@ -58,10 +58,9 @@ def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def turn(text: str, *pictures: Path) -> dict[str, Any]:
-    """A question as a browser sends it."""
-    files = [{"type": "file", "file": handle_file(picture)} for picture in pictures]
-    return {"role": "user", "content": [*files, {"type": "text", "text": text}]}
+def asked(text: str, *pictures: Path) -> dict[str, Any]:
+    """What is in the question box when it is sent."""
+    return {"text": text, "files": [handle_file(picture) for picture in pictures]}
 
 
 def said(history: list[Any]) -> str:
@@ -76,14 +75,19 @@ def question(text: str, picture: Path | None = SQUARE) -> list[dict[str, Any]]:
 def test_conversation_about_an_uploaded_picture(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
     client = Client(address, verbose=False)
-    history = [turn("What color is it?", SQUARE)]
-    assert said(client.predict(history, api_name="/chat")) == "green"
-    history += [conversation.assistant_turn("green"), turn("What shape is it?")]
+    history, _ = client.predict(asked("What color is it?", SQUARE), [], api_name="/chat")
+    assert said(history) == "green"
     with VLM.from_pretrained(NANO, threads=1) as vlm:
         chat = vlm.chat()
         chat.send("What color is it?", images=[SQUARE])
         expected = chat.send("What shape is it?").text
-    assert said(client.predict(history, api_name="/chat")) == expected
+    picture = {"type": "file", "file": handle_file(SQUARE)}
+    before = [
+        {"role": "user", "content": [picture, {"type": "text", "text": "What color is it?"}]},
+        conversation.assistant_turn("green"),
+    ]
+    history, _ = client.predict(asked("What shape is it?"), before, api_name="/chat")
+    assert said(history) == expected and len(history) == 4
 
 
 def test_port_that_is_taken_is_an_error(address: str, models: Models) -> None:
@@ -95,8 +99,8 @@ def test_port_that_is_taken_is_an_error(address: str, models: Models) -> None:
 
 def test_answer_streams(address: str) -> None:
     client = Client(address, verbose=False)
-    history = [turn("What is in the picture?", SQUARE)]
-    pieces = [said(piece) for piece in client.submit(history, api_name="/chat")]
+    steps = list(client.submit(asked("What is in the picture?", SQUARE), [], api_name="/chat"))
+    pieces = [said(history) for history, _ in steps if len(history) > 1]
     assert len(pieces) > 1
     assert all(longer.startswith(shorter) for shorter, longer in itertools.pairwise(pieces))
     assert pieces[-1] == "There is a green square."
@@ -107,8 +111,9 @@ def test_broken_picture_is_a_message_and_the_page_lives_on(address: str, tmp_pat
     broken.write_bytes(SQUARE.read_bytes()[:200])
     client = Client(address, verbose=False)
     with pytest.raises(AppError, match="cannot be"):
-        client.predict([turn("What is it?", broken)], api_name="/chat")
-    assert said(client.predict([turn("What color is it?", SQUARE)], api_name="/chat")) == "green"
+        client.predict(asked("What is it?", broken), [], api_name="/chat")
+    history, _ = client.predict(asked("What color is it?", SQUARE), [], api_name="/chat")
+    assert said(history) == "green"
 
 
 def test_both_spellings_of_a_turn() -> None:

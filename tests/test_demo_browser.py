@@ -97,32 +97,23 @@ def test_examples_run(page: Page, nano: VLM) -> None:
     assert browser.answers(page).first.inner_text().strip() == expected
 
 
-def test_retry_edit_undo_clear_copy(page: Page, nano: VLM) -> None:
+def test_retry_edit_copy(page: Page, nano: VLM) -> None:
     first = browser.ask(page, "What color is it?", [SQUARE])
     assert first == "green"
     page.get_by_role("button", name="Retry").click()
-    page.locator("#question .stop-button").or_(page.locator("#question .submit-button")).wait_for()
-    browser.answers(page).get_by_text("green", exact=True).wait_for()
-    browser.idle(page)
-    assert browser.answers(page).count() == 1
+    browser.idle(page)  # the page is not ready to send from the click to the end of the answer
+    assert browser.answers(page).all_inner_texts() == ["green"]
 
-    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Edit the last question").click()
     page.locator("#conversation .user").first.wait_for(state="detached")
+    assert page.locator("#question textarea").input_value() == "What color is it?"
     assert page.locator("#question .thumbnail-item").count() == 1, "its picture stays"
     expected = nano.ask(SQUARE, "What shape is it?", max_tokens=40).text
     assert browser.ask(page, "What shape is it?") == expected
     assert page.locator("#conversation .user img").count() == 1
 
-    page.get_by_role("button", name="Copy message").last.click()
-    assert page.evaluate("navigator.clipboard.readText()").strip() == expected
-
-    page.get_by_role("button", name="Edit the last question").click()
-    page.locator("#conversation .user").first.wait_for(state="detached")
-    assert page.locator("#question textarea").input_value() == "What shape is it?"
-    assert page.locator("#question .thumbnail-item").count() == 1
-    assert browser.ask(page, "What color is it?") == "green"
-    page.get_by_role("button", name="Clear").first.click()
-    browser.answers(page).first.wait_for(state="detached")
+    page.get_by_role("button", name="Copy", exact=True).last.click()
+    assert page.evaluate("navigator.clipboard.readText()") == expected
 
 
 @dataclass
@@ -175,7 +166,7 @@ def test_stop_really_stops(
     assert browser.ask(page, "What is there?", [SQUARE])
 
 
-@pytest.mark.parametrize("button", ["New conversation", "Edit the last question", "Clear"])
+@pytest.mark.parametrize("button", ["New conversation", "Edit the last question"])
 def test_a_conversation_is_left_while_it_is_answered(
     page: Page, endless: Endless, button: str
 ) -> None:
@@ -370,14 +361,10 @@ def test_on_a_phone(chromium: Browser, address: str, dark: bool) -> None:
         browser.ask(page, "Where is the key?", [SCENE])
         picture_of(page, name)
         for tab in ("Live", "Inside", "Compare", "Models"):
-            if not page.get_by_role("tab", name=tab, exact=True).is_visible():
-                page.locator(".overflow-menu button").first.click()
-                page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
-            else:
-                browser.open_tab(page, tab)
+            browser.open_tab(page, tab)
             if tab == "Inside":
                 page.locator("#tokens .token").first.wait_for()
-            width = page.evaluate("document.documentElement.scrollWidth")
+            width = browser.page_width(page)
             assert width <= 390, f"{tab} is {width} pixels wide"
             picture_of(page, f"{name}-{tab.lower()}")
 

@@ -37,6 +37,7 @@ from edgevlm.generation import AnswerText, Generation
         {"stop": 5},
         {"stop": b"x"},
         {"cap_max_tokens": 1},
+        {"cache_images": None},
     ],
     ids=str,
 )

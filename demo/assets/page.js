@@ -24,7 +24,7 @@
 
   /** The tab that the address names: the first one without a name, none if it is unknown. */
   const addressed = () => {
-    const id = decodeURIComponent(location.hash.slice(1)) || tabs()[0]?.dataset.tabId;
+    const id = location.hash.slice(1) || tabs()[0]?.dataset.tabId;
     return id && tabButton(id) ? id : undefined;
   };
 
@@ -59,7 +59,7 @@
 
   // Names that Gradio gives in English whatever the page's language.
   const GRADIO_NAMES = [
-    "Chat", "Close", "Copy message", "Download", "Exit fullscreen mode", "Fullscreen",
+    "Chat", "Close", "Copy message", "Download", "Empty value", "Exit fullscreen mode", "Fullscreen",
     "Multimedia input field", "Remove file", "Reset to default value", "Scroll down", "Stop", "Submit",
     "Upload a file", "Uploaded files", "Uploading", "chatbot conversation", "clear input",
   ];
@@ -100,6 +100,7 @@
     [".label-wrap", (it) => set(it, "aria-expanded", String(it.classList.contains("open")))],
     [".label-wrap > .icon", (it) => set(it, "aria-hidden", "true")],
     ['#tabs [role="tab"]', (it) => set(it, "tabindex", it.ariaSelected === "true" ? "0" : "-1")],
+    [".empty[aria-label]:not([role])", (it) => set(it, "role", "img")],
     ["#tabs [role=tabpanel]", (it) => set(it, "aria-labelledby", `${it.id}-button`)],
     // One live region that is always there is announced; one that comes with its text may not be.
     [".toast-wrap", (it) => { set(it, "role", "status"); set(it, "aria-live", "polite"); }],

@@ -1,0 +1,224 @@
+// The camera element of edgevlm/demo/camera.py: start, stop, choice of the device, and its state in words.
+//
+// The camera is off whenever nobody can see it: behind another tab of the page or of the browser it is closed,
+// which costs no power and turns its light off, and it is opened again when its element comes back into sight.
+(() => {
+  const { edgevlm } = window;
+  const { text } = edgevlm;
+
+  const CHOICE = "edgevlm-camera"; // key in localStorage: the device that was chosen last
+
+  const OFF = text("The camera is off. What it shows stays on this machine.");
+  const REFUSED = text(
+    "The browser does not let this page use the camera. Allow the camera beside the address of the page, or in the settings of the browser or the system. Then press Start.",
+  );
+  const MISSING = text("There is no camera. Connect one, then press Start.");
+  const BUSY = text(
+    "The camera cannot be read. Another program may use it: close that program, then press Start.",
+  );
+  const REASONS = {
+    NotAllowedError: REFUSED,
+    SecurityError: REFUSED,
+    NotFoundError: MISSING,
+    OverconstrainedError: MISSING,
+    NotReadableError: BUSY,
+    AbortError: BUSY,
+  };
+
+  class Camera {
+    // element: the root of the gr.HTML; size: width and height that the camera is asked for.
+    constructor(element, size) {
+      this.element = element.querySelector(".camera");
+      this.video = this.element.querySelector("video");
+      this.boxes = this.element.querySelector(".camera-boxes"); // lies over the video, exactly
+      this.onchange = () => {}; // called after each change of `state`
+      this._size = size;
+      this._canvas = document.createElement("canvas");
+      this._stream = null;
+      this._wanted = false; // a person started it and did not stop it
+      this._attempt = 0; // an answer of the browser to an earlier attempt is dropped
+      this._switch = this.element.querySelector(".camera-switch");
+      this._choice = this.element.querySelector(".camera-choice");
+      this._select = this._choice.querySelector("select");
+      this._words = this.element.querySelector(".camera-state");
+      this.video.muted = true; // or it would not play by itself
+      this.video.setAttribute("aria-label", text("what the camera shows"));
+      this.video.addEventListener("resize", () => {
+        const { videoWidth: width, videoHeight: height } = this.video;
+        if (width) this.element.style.setProperty("--ratio", width / height);
+      });
+      this._choice.querySelector("span").textContent = text("Camera");
+      this._set("off", OFF);
+
+      this._switch.addEventListener("click", () => (this._wanted ? this.stop() : this.start()));
+      this._select.addEventListener("change", () => {
+        localStorage.setItem(CHOICE, this._select.value);
+        if (this._wanted) this.start();
+      });
+      navigator.mediaDevices?.addEventListener("devicechange", () => this._list());
+      document.addEventListener("visibilitychange", () => this._look());
+      new ResizeObserver(() => this._look()).observe(this.element);
+      this._list();
+    }
+
+    get on() {
+      return this.state === "on";
+    }
+
+    start() {
+      this._close();
+      this._wanted = true;
+      this._look();
+    }
+
+    stop() {
+      this._close();
+      this._wanted = false;
+      this._set("off", OFF);
+    }
+
+    // Stop, and say why.
+    fail(words) {
+      this._close();
+      this._wanted = false;
+      this._set("failed", words);
+    }
+
+    // Show words over the picture for some seconds.
+    say(words) {
+      this._words.textContent = words;
+      this.element.dataset.said = "";
+      clearTimeout(this._said);
+      this._said = setTimeout(() => delete this.element.dataset.said, 5000);
+    }
+
+    // The present frame on a canvas that the next call draws over; its longer side has at most so many pixels.
+    snapshot(side) {
+      const { videoWidth: width, videoHeight: height } = this.video;
+      const scale = Math.min(1, side / Math.max(width, height));
+      this._canvas.width = Math.round(width * scale);
+      this._canvas.height = Math.round(height * scale);
+      const context = this._canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(this.video, 0, 0, this._canvas.width, this._canvas.height);
+      return this._canvas;
+    }
+
+    // Open or close the camera, as its element comes into sight or goes out of it.
+    _look() {
+      if (!this._wanted) return;
+      const seen = !document.hidden && this.element.getClientRects().length > 0;
+      if (!seen) {
+        if (this.state === "hidden") return;
+        this._close();
+        this._set("hidden", text("The camera is off while it is out of sight. It goes on when you come back."));
+      } else if (!this._stream && this.state !== "asking") {
+        this._open();
+      }
+    }
+
+    async _open() {
+      const attempt = ++this._attempt;
+      const left = () => attempt !== this._attempt;
+      if (!navigator.mediaDevices) return this.fail(text("The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1."));
+      this._set("asking", text("Waiting for the camera. Allow it if the browser asks."));
+      const device = localStorage.getItem(CHOICE);
+      const which = device ? { deviceId: { ideal: device } } : { facingMode: { ideal: "environment" } };
+      const [width, height] = this._size;
+      const video = { ...which, width: { ideal: width }, height: { ideal: height } };
+      let stream;
+      try {
+        stream = await navigator.mediaDevices.getUserMedia({ video });
+      } catch (error) {
+        if (left()) return;
+        const reason = error.message || error.name;
+        return this.fail(
+          REASONS[error.name] ??
+            text("The camera does not start: {error}. Press Start to try again.", { error: reason }),
+        );
+      }
+      const [track] = stream.getVideoTracks();
+      if (left()) return track.stop();
+      this._stream = stream;
+      track.addEventListener("ended", () => left() || this.fail(text("The camera was unplugged, or its permission was taken back. Press Start to try again.")));
+      this.video.srcObject = stream;
+      try {
+        await this.video.play();
+      } catch {
+        return; // closed before its first frame
+      }
+      if (left()) return;
+      await this._list();
+      if (!left()) this._set("on", text("The camera is on."));
+    }
+
+    _close() {
+      this._attempt++;
+      this._stream?.getTracks().forEach((track) => track.stop());
+      this._stream = this.video.srcObject = null;
+      this.boxes.replaceChildren();
+      this.state = "closing";
+    }
+
+    // Offer the cameras that there are; with a single one there is nothing to choose.
+    async _list() {
+      const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
+      const cameras = devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
+      this._select.replaceChildren(
+        ...cameras.map(({ deviceId, label }, index) => {
+          const name = label || text("camera {number}", { number: index + 1 });
+          return new Option(name, deviceId);
+        }),
+      );
+      const [track] = this._stream?.getVideoTracks() ?? [];
+      const used = track?.getSettings().deviceId ?? localStorage.getItem(CHOICE);
+      if (cameras.some(({ deviceId }) => deviceId === used)) this._select.value = used;
+      this._choice.hidden = cameras.length < 2;
+    }
+
+    _set(state, words) {
+      this.state = state;
+      this.element.dataset.state = state;
+      this._words.textContent = words;
+      delete this.element.dataset.said;
+      this._switch.textContent = this._wanted ? text("Stop") : text("Start");
+      this.onchange();
+    }
+  }
+
+  // Called once the element is in the page; `props.script` says who uses the camera.
+  edgevlm.mountCamera = (element, props, server) => {
+    const use = edgevlm[props.script];
+    use(new Camera(element, use.size), props, server);
+  };
+
+  // Put a picture into the question box of the tab Chat, as if a person had added it there.
+  edgevlm.addToQuestion = (blob, name) => {
+    const input = document.querySelector("#question input[type=file]");
+    const given = new DataTransfer();
+    given.items.add(new File([blob], name, { type: blob.type }));
+    input.files = given.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+
+  // A button that takes a picture for the question of the tab Chat.
+  edgevlm.photograph = (camera) => {
+    const take = document.createElement("button");
+    take.type = "button";
+    take.className = "camera-take";
+    take.textContent = text("Take a picture");
+    take.hidden = true;
+    take.addEventListener("click", () => {
+      camera.snapshot(Infinity).toBlob(
+        (blob) => {
+          edgevlm.addToQuestion(blob, "camera.jpg");
+          camera.say(text("The picture is in the question box."));
+        },
+        "image/jpeg",
+        0.95,
+      );
+    });
+    camera.element.querySelector(".camera-controls").prepend(take);
+    camera.onchange = () => (take.hidden = !camera.on);
+  };
+  edgevlm.photograph.size = [1280, 960];
+})();

@@ -1,0 +1,359 @@
+// The tab Live of edgevlm/demo/live.py: sends frames, one at a time, and shows and keeps what is answered.
+(() => {
+  const { edgevlm } = window;
+  const { text } = edgevlm;
+
+  const MAX_HISTORY = 50; // answers that are listed, each with its frame
+  const MAX_LOG = 10000; // answers that can be saved
+  const SIDE = 640; // pixels of a frame's longer side
+  const THUMBNAIL = 96;
+  const TYPED = 700; // milliseconds after the last key, before a question counts as written
+  const SLOW = 500; // milliseconds until an answer is shown while it grows
+  const OLD = 2000; // milliseconds until boxes fade
+  const GRID = [32, 24]; // cells whose brightness is compared to find a change
+  const CHANGED_LEVEL = 20; // of 255: so much brighter or darker is a cell that changed
+  const CHANGED_CELLS = 4; // fewer are the camera's noise
+  const FIELDS = ["question", "choices", "changes"];
+  const field = (name) => `#live-${name} :is(textarea, input)`;
+
+  const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+  const add = (parent, tag, name, content) => {
+    const made = document.createElement(tag);
+    if (name) made.className = name;
+    if (content !== undefined) made.textContent = content;
+    parent.append(made);
+    return made;
+  };
+
+  const number = (value, digits = 0) =>
+    value.toLocaleString(navigator.language, {
+      minimumFractionDigits: digits,
+      maximumFractionDigits: digits,
+    });
+  const clock = (time) => time.toLocaleTimeString(navigator.language);
+
+  // Brightness of the cells of a grid that is laid over a frame.
+  const grid = document.createElement("canvas");
+  [grid.width, grid.height] = GRID;
+  const brightness = (canvas) => {
+    const context = grid.getContext("2d", { willReadFrequently: true });
+    context.imageSmoothingQuality = "high";
+    context.drawImage(canvas, 0, 0, ...GRID);
+    const { data } = context.getImageData(0, 0, ...GRID);
+    return Uint8Array.from(
+      { length: data.length / 4 },
+      (_, at) => 0.299 * data[4 * at] + 0.587 * data[4 * at + 1] + 0.114 * data[4 * at + 2],
+    );
+  };
+  const differs = (one, other) => {
+    const cells = one.filter((level, at) => Math.abs(level - other[at]) > CHANGED_LEVEL);
+    return cells.length >= CHANGED_CELLS;
+  };
+
+  const thumbnail = (canvas) => {
+    const small = document.createElement("canvas");
+    small.width = THUMBNAIL;
+    small.height = Math.round((THUMBNAIL * canvas.height) / canvas.width);
+    small.getContext("2d").drawImage(canvas, 0, 0, small.width, small.height);
+    return small.toDataURL("image/jpeg", 0.8);
+  };
+
+  // What is asked: the fields of the tab, kept in the browser.
+  class Fields {
+    constructor() {
+      this._typed = -TYPED;
+      for (const name of FIELDS) {
+        const input = this._find(name);
+        const known = localStorage.getItem(`edgevlm-live-${name}`);
+        const isBox = input.type === "checkbox";
+        if (known !== null && known !== String(isBox ? input.checked : input.value)) {
+          if (isBox) input.click();
+          else input.value = known;
+          input.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+        input.addEventListener("input", () => {
+          this._typed = performance.now();
+          localStorage.setItem(`edgevlm-live-${name}`, isBox ? input.checked : input.value);
+        });
+      }
+    }
+
+    get settled() {
+      return performance.now() - this._typed >= TYPED;
+    }
+
+    get question() {
+      return this._find("question").value;
+    }
+
+    get choices() {
+      return this._find("choices").value;
+    }
+
+    get onlyChanges() {
+      return this._find("changes").checked;
+    }
+
+    _find(name) {
+      return document.querySelector(field(name));
+    }
+  }
+
+  // The newest answer, with its age and its boxes on the video.
+  class Answer {
+    constructor(camera) {
+      this._camera = camera;
+      const root = document.querySelector("#live .live");
+      this._text = root.querySelector(".answer");
+      this._age = root.querySelector(".age");
+      this._shares = root.querySelector(".shares");
+      this._entry = null; // the answer whose age is shown
+      this.say(text("Answers appear here once the camera is on."));
+      setInterval(() => this.tell(), 500);
+    }
+
+    // Words of the page, or what is wrong, instead of an answer.
+    say(words, problem = false) {
+      this._show(words, problem ? "problem" : "quiet");
+      this._entry = null;
+      this._shares.replaceChildren();
+      this._camera.boxes.replaceChildren();
+      this.tell();
+    }
+
+    // An answer that grows; it is read out when it is complete.
+    grow(beginning) {
+      this._text.ariaBusy = "true";
+      this._show(beginning, "");
+    }
+
+    show(entry) {
+      this._text.ariaBusy = "false";
+      this._show(entry.answer, "");
+      this._entry = entry;
+      this.same = null; // when the picture was found not to change since this answer
+      this._shares.replaceChildren();
+      const shares = Object.entries(entry.choices ?? {});
+      if (shares.length) {
+        const table = add(this._shares, "table", "bars");
+        for (const [choice, share] of shares) {
+          const row = add(table, "tr");
+          add(row, "td", "", choice);
+          add(add(add(row, "td", "wide"), "div", "bar"), "span").style.width = `${share * 100}%`;
+          add(row, "td", "number", `${number(share * 100, 1)} %`);
+        }
+      }
+      this._camera.boxes.replaceChildren();
+      for (const { left, top, right, bottom, label } of entry.boxes ?? []) {
+        const box = add(this._camera.boxes, "div");
+        if (label) add(box, "span", "", label);
+        Object.assign(box.style, {
+          left: `${left * 100}%`,
+          top: `${top * 100}%`,
+          width: `${(right - left) * 100}%`,
+          height: `${(bottom - top) * 100}%`,
+        });
+      }
+      this.tell();
+    }
+
+    // How old the answer is, as long as the camera is on.
+    tell() {
+      if (!this._entry) return this._set(this._age, "");
+      const { time, milliseconds } = this._entry;
+      const age = Date.now() - new Date(time);
+      this._camera.boxes.classList.toggle("old", age > OLD && !this.same);
+      if (!this._camera.on) {
+        const taken = clock(new Date(time));
+        this._set(this._age, text("The frame of this answer was taken at {time}.", { time: taken }));
+      } else if (this.same) {
+        const seconds = number((Date.now() - this.same) / 1000);
+        this._set(this._age, text("The picture has not changed for {seconds} s.", { seconds }));
+      } else {
+        const values = { seconds: number(age / 1000, 1), milliseconds: number(milliseconds) };
+        this._set(
+          this._age,
+          text("The frame of this answer is {seconds} s old. It took {milliseconds} ms.", values),
+        );
+      }
+    }
+
+    _show(words, kind) {
+      this._text.className = `answer ${kind}`;
+      this._set(this._text, words);
+    }
+
+    // What does not change is not read out again.
+    _set(element, words) {
+      if (element.textContent !== words) element.textContent = words;
+    }
+  }
+
+  // The answers so far: those that differ as a list with their frames, all of them as a log.
+  class History {
+    constructor() {
+      this._log = [];
+      this._held = []; // list items that wait until nobody points at the list
+      const root = document.querySelector("#live-history .live-history");
+      this._list = root.querySelector("ol");
+      this._empty = root.querySelector("p");
+      this._save = root.querySelector("button");
+      root.querySelector("h2").textContent = text("Answers");
+      this._empty.textContent = text(
+        "No answers yet. The last {limit} different ones are listed here.",
+        { limit: MAX_HISTORY },
+      );
+      this._save.textContent = text("Save the log");
+      this._save.disabled = true;
+      this._save.addEventListener("click", () => this._download());
+      for (const event of ["pointerleave", "focusout"]) {
+        this._list.addEventListener(event, () => setTimeout(() => this._release()));
+      }
+    }
+
+    add(entry, canvas, image) {
+      this._log.push(entry);
+      if (this._log.length > MAX_LOG) this._log.shift();
+      this._empty.hidden = true;
+      this._save.disabled = false;
+      const key = JSON.stringify([entry.model, entry.question, entry.answer]);
+      if (this._newest?.key === key) {
+        this._newest.count += 1;
+        const count = number(this._newest.count);
+        this._newest.times.textContent = text("{count} times", { count });
+        return;
+      }
+      this._newest = { key, count: 1, ...this._item(entry, thumbnail(canvas), image) };
+      this._held.push(this._newest.item);
+      if (this._held.length > MAX_HISTORY) this._held.shift();
+      if (!this._pointedAt) this._release();
+    }
+
+    get _pointedAt() {
+      const hovers = matchMedia("(hover: hover)").matches && this._list.matches(":hover");
+      return hovers || this._list.contains(document.activeElement);
+    }
+
+    _release() {
+      if (this._pointedAt) return;
+      for (const item of this._held.splice(0)) this._list.prepend(item);
+      while (this._list.children.length > MAX_HISTORY) this._list.lastChild.remove();
+    }
+
+    _item(entry, small, image) {
+      const item = document.createElement("li");
+      const time = clock(new Date(entry.time));
+      const picture = add(item, "img");
+      picture.src = small;
+      picture.alt = "";
+      const said = add(item, "div", "said");
+      add(said, "div", "text", entry.answer);
+      const about = add(said, "div", "quiet");
+      add(about, "time", "", time).dateTime = entry.time;
+      add(about, "span", "", entry.question);
+      const times = add(about, "span", "times");
+      const ask = add(item, "button", "", text("Ask about this frame"));
+      ask.type = "button";
+      ask.ariaLabel = `${text("Ask about this frame")}: ${time}`;
+      ask.addEventListener("click", async () => {
+        const blob = await (await fetch(image)).blob();
+        edgevlm.addToQuestion(blob, "frame.jpg");
+        edgevlm.openTab("chat");
+      });
+      return { item, times };
+    }
+
+    _download() {
+      const lines = this._log.map((entry) => JSON.stringify(entry) + "\n");
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+      link.download = "live.jsonl";
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    }
+  }
+
+  edgevlm.live = async (camera, props, server) => {
+    const parts = ["#live .live", "#live-history ol", ...FIELDS.map(field)];
+    while (!parts.every((part) => document.querySelector(part))) await wait(50); // Gradio adds them one by one
+    const fields = new Fields();
+    const answer = new Answer(camera);
+    const history = new History();
+    let running = false;
+
+    // The answer to a frame; what there is of a slow one is shown meanwhile.
+    const look = async (sent) => {
+      let done = false;
+      const result = server.look(sent).finally(() => (done = true));
+      await Promise.race([result, wait(SLOW)]);
+      while (!done && camera.on) {
+        const found = await server.progress(sent.page);
+        if (done || !camera.on) break;
+        if (found?.loading) answer.say(text("Loading the model {model} …", { model: sent.model }));
+        else if (found?.text) answer.grow(found.text);
+        await Promise.race([result, wait(300)]);
+      }
+      return result;
+    };
+
+    const run = async () => {
+      let asked = null; // of the last frame that was sent
+      let seen = null;
+      let patience = 1000; // milliseconds after what cannot be answered; it grows
+      let blocked = 0; // until when nothing is sent, unless something else is asked
+      while (camera.on) {
+        await wait(30);
+        if (!camera.on || !fields.settled || !props.value?.page) continue;
+        const { question, choices } = fields;
+        const { page, model } = props.value;
+        const asks = JSON.stringify([question, choices, model]);
+        if (asks === asked && performance.now() < blocked) continue;
+        if (asks !== asked) patience = 1000;
+        const canvas = camera.snapshot(SIDE);
+        const cells = brightness(canvas);
+        if (fields.onlyChanges && asks === asked && seen && !differs(cells, seen)) {
+          answer.same ??= Date.now();
+          continue;
+        }
+        const time = new Date();
+        const image = canvas.toDataURL("image/jpeg", 0.9);
+        const result = await look({ page, model, question, choices, image });
+        if (!camera.on) {
+          // nobody waits for it any more
+        } else if (!result) {
+          camera.fail(
+            text("edgevlm does not answer. See whether it still runs, reload the page, then press Start."),
+          );
+        } else if (result.problem) {
+          answer.say(result.problem, true);
+          blocked = performance.now() + patience;
+          patience = Math.min(2 * patience, 60000);
+          seen = null;
+        } else if (!result.stopped) {
+          const milliseconds = Date.now() - time;
+          const entry = { time: time.toISOString(), model, question, answer: result.answer };
+          entry.milliseconds = milliseconds;
+          if (result.choices.length) entry.choices = Object.fromEntries(result.choices);
+          if (result.boxes.length) entry.boxes = result.boxes;
+          answer.show(entry);
+          history.add(entry, canvas, image);
+          patience = 1000;
+          seen = cells;
+        }
+        asked = asks;
+      }
+    };
+
+    camera.onchange = async () => {
+      answer.tell();
+      if (!camera.on && running) server.leave(props.value.page);
+      if (!camera.on || running) return;
+      running = true;
+      await run();
+      running = false;
+    };
+    camera.onchange(); // it may have been started meanwhile
+  };
+  edgevlm.live.size = [640, 480];
+})();
