@@ -35,7 +35,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
     with page:
         chosen = gr.State(first)
         record = gr.State(None)
-        head = gr.HTML(elem_id="head")
+        head = gr.HTML(_title(), elem_id="head")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("Chat"), id="chat", elem_id="tab-chat"):
                 chat.build(page, models, running, store, chosen, record, options)
@@ -130,4 +130,8 @@ def _assets(kind: str) -> list[Path]:
 
 def _head(model: str, request: gr.Request) -> str:
     where = say(request, "with {model}, on this machine", model=model)
+    return _title(where)
+
+
+def _title(where: str = "") -> str:
     return markup.block(f"<h1>edgevlm</h1> {markup.escaped(where)}")

@@ -63,16 +63,6 @@ def tell_something(page: Page) -> None:
     page.locator(".toast-body").first.wait_for()
 
 
-def fill(page: Page) -> None:
-    """Something in every tab: an answer, what was inside it, a comparison."""
-    browser.open_tab(page, "Chat")
-    browser.ask(page, "Where is the key?", [SCENE])
-    browser.open_tab(page, "Inside")
-    page.locator("#tokens .token").first.wait_for()
-    browser.open_tab(page, "Models")
-    page.locator("#models").get_by_text("copied").locator("visible=true").first.wait_for()
-
-
 @pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
@@ -90,7 +80,7 @@ def test_no_violation_of_wcag(
         for tab in TABS:
             browser.open_tab(page, tab)
             look(page, f"{tab}, empty")
-        fill(page)
+        browser.fill(page, SCENE)
         for tab in TABS:
             browser.open_tab(page, tab)
             look(page, f"{tab}, filled")
@@ -196,7 +186,7 @@ def test_every_control_can_be_used(
     with browser.visit(chromium, address, width=width, height=844, locale=locale) as page:
         for state in ("empty", "filled"):
             if state == "filled":
-                fill(page)
+                browser.fill(page, SCENE)
             for tab in TABS:
                 browser.open_tab(page, tab)
                 open_accordions(page)
@@ -269,7 +259,7 @@ def test_focus_can_be_seen(chromium: Browser, address: str, dark: bool) -> None:
     unseen = []
     with browser.visit(chromium, address, dark=dark) as page:
         page.emulate_media(reduced_motion="reduce")
-        fill(page)
+        browser.fill(page, SCENE)
         for tab in TABS:
             browser.open_tab(page, tab)
             open_accordions(page)
@@ -353,7 +343,7 @@ SHARE = "button:has(path[d^='M23,20a5,5'])"
 )
 def test_nothing_is_shared(chromium: Browser, address: str, locale: str, name: str) -> None:
     with browser.visit(chromium, address, locale=locale) as page:
-        fill(page)
+        browser.fill(page, SCENE)
         for tab in TABS:
             browser.open_tab(page, tab)
             assert page.locator(SHARE).locator("visible=true").count() == 0

@@ -128,13 +128,12 @@
       this._show(beginning, "");
     }
 
-    show(entry) {
+    show(entry, shares) {
       this._text.ariaBusy = "false";
       this._show(entry.answer, "");
       this._entry = entry;
       this.same = null; // when the picture was found not to change since this answer
       this._shares.replaceChildren();
-      const shares = Object.entries(entry.choices ?? {});
       if (shares.length) {
         const table = add(this._shares, "table", "bars");
         for (const [choice, share] of shares) {
@@ -256,9 +255,9 @@
       const ask = add(item, "button", "", text("Ask about this frame"));
       ask.type = "button";
       ask.ariaLabel = `${text("Ask about this frame")}: ${time}`;
-      ask.addEventListener("click", async () => {
-        const blob = await (await fetch(image)).blob();
-        edgevlm.addToQuestion(blob, "frame.jpg");
+      ask.addEventListener("click", () => {
+        const bytes = Uint8Array.from(atob(image.split(",")[1]), (letter) => letter.charCodeAt(0));
+        edgevlm.addToQuestion(new Blob([bytes], { type: "image/jpeg" }), "frame.jpg");
         edgevlm.openTab("chat");
       });
       return { item, times };
@@ -336,7 +335,7 @@
           entry.milliseconds = milliseconds;
           if (result.choices.length) entry.choices = Object.fromEntries(result.choices);
           if (result.boxes.length) entry.boxes = result.boxes;
-          answer.show(entry);
+          answer.show(entry, result.choices);
           history.add(entry, canvas, image);
           patience = 1000;
           seen = cells;
