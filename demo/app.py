@@ -19,6 +19,7 @@ from edgevlm.demo.language import TRANSLATIONS, label, say
 from edgevlm.demo.models import Models
 from edgevlm.demo.toolkit import INTERNAL, gr, session_of
 from edgevlm.demo.uploads import sweep_regularly
+from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
 from edgevlm.errors import InputError
 from edgevlm.generation import GenerationOptions
 
@@ -86,6 +87,7 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
                     # Another site's name that is made to lead here must not reach the conversations.
                     Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
                     Middleware(CookieMiddleware),
+                    Middleware(UploadsOnlyMiddleware, Path(gr.utils.get_upload_folder())),
                 ]
             },
             i18n=TRANSLATIONS,
