@@ -214,9 +214,8 @@ RUSSIAN = {
     ),
     "Answers appear here once the camera is on.": "Здесь появятся ответы, когда камера будет включена.",
     "Loading the model {model} …": "Загружается модель {model} …",
-    "The frame of this answer is {seconds} s old. It took {milliseconds} ms.": (
-        "Кадру этого ответа {seconds} с. Ответ занял {milliseconds} мс."
-    ),
+    "The frame of this answer is {seconds} s old.": "Кадру этого ответа {seconds} с.",
+    "It took {milliseconds} ms.": "Ответ занял {milliseconds} мс.",
     "The picture has not changed for {seconds} s.": "Изображение не меняется уже {seconds} с.",
     "The frame of this answer was taken at {time}.": "Кадр этого ответа снят в {time}.",
     "edgevlm does not answer. See whether it still runs, reload the page, then press Start.": (

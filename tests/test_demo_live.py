@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edgevlm import VLM
 from tests import browser, demo_fixtures
 from tests.demo_fixtures import CHANGED, SCENE, SQUARE, picture_of
 
@@ -401,6 +405,40 @@ def test_history_log_and_a_question_about_a_frame(live: Page) -> None:
     assert json.loads(browser.ask(live, "Where is the key?")) == pytest.approx(
         json.loads(last["answer"]), abs=2
     )
+
+
+def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stops in the middle when the camera does."""
+    go_on = threading.Event()
+    ended = threading.Event()
+    stream = VLM.stream
+
+    def slowly(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Any]:
+        with closing(stream(vlm, *arguments, **options)) as chunks:
+            try:
+                for chunk in chunks:
+                    yield chunk
+                    if chunk.text:
+                        go_on.wait(60)
+            finally:
+                ended.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VLM, "stream", slowly)
+        question(live).fill("What is in the picture?")
+        press(live, "Start")
+        live.locator("#live .answer[aria-busy=true]", has_text="There").wait_for()
+        live.locator("#live .age", has_text="s old").wait_for()
+        assert "took" not in live.locator("#live .age").inner_text()
+        press(live, "Stop")
+        go_on.set()
+        assert ended.wait(30)
+    live.wait_for_timeout(1000)  # milliseconds in which its end could come
+    assert live.locator("#live .answer").inner_text() == "There"
+    assert live.locator(".live-history li").count() == 0
+    press(live, "Start")
+    answer(live, "There is a green square.")
+    live.locator("#live .answer[aria-busy=false]").wait_for()
 
 
 def test_the_list_is_bounded_and_rests_under_the_pointer(live: Page) -> None:

@@ -122,10 +122,16 @@
       this.tell();
     }
 
-    // An answer that grows; it is read out when it is complete.
-    grow(beginning) {
+    // An answer that grows, to a frame of this time; it is read out when it is complete.
+    grow(beginning, time) {
       this._text.ariaBusy = "true";
       this._show(beginning, "");
+      if (this._entry?.time === time) return;
+      this._entry = { time };
+      this.same = null;
+      this._shares.replaceChildren();
+      this._camera.boxes.replaceChildren();
+      this.tell();
     }
 
     show(entry, shares) {
@@ -170,11 +176,9 @@
         const seconds = number((Date.now() - this.same) / 1000);
         this._set(this._age, text("The picture has not changed for {seconds} s.", { seconds }));
       } else {
-        const values = { seconds: number(age / 1000, 1), milliseconds: number(milliseconds) };
-        this._set(
-          this._age,
-          text("The frame of this answer is {seconds} s old. It took {milliseconds} ms.", values),
-        );
+        const old = text("The frame of this answer is {seconds} s old.", { seconds: number(age / 1000, 1) });
+        const took = text("It took {milliseconds} ms.", { milliseconds: number(milliseconds ?? 0) });
+        this._set(this._age, milliseconds === undefined ? old : `${old} ${took}`);
       }
     }
 
@@ -280,17 +284,22 @@
     const answer = new Answer(camera);
     const history = new History();
     let running = false;
+    let asking = null; // the page's name, while a frame is being answered
 
     // The answer to a frame; what there is of a slow one is shown meanwhile.
-    const look = async (sent) => {
+    const look = async (sent, time) => {
       let done = false;
-      const result = server.look(sent).finally(() => (done = true));
+      asking = sent.page;
+      const result = server.look(sent).finally(() => {
+        done = true;
+        asking = null;
+      });
       await Promise.race([result, wait(SLOW)]);
       while (!done && camera.on) {
         const found = await server.progress(sent.page);
         if (done || !camera.on) break;
         if (found?.loading) answer.say(text("Loading the model {model} …", { model: sent.model }));
-        else if (found?.text) answer.grow(found.text);
+        else if (found?.text) answer.grow(found.text, time);
         await Promise.race([result, wait(300)]);
       }
       return result;
@@ -315,9 +324,10 @@
           answer.same ??= Date.now();
           continue;
         }
-        const time = new Date();
+        const began = performance.now();
+        const time = new Date().toISOString();
         const image = canvas.toDataURL("image/jpeg", 0.9);
-        const result = await look({ page, model, question, choices, image });
+        const result = await look({ page, model, question, choices, image }, time);
         if (!camera.on) {
           // nobody waits for it any more
         } else if (!result) {
@@ -330,9 +340,8 @@
           patience = Math.min(2 * patience, 60000);
           seen = null;
         } else if (!result.stopped) {
-          const milliseconds = Date.now() - time;
-          const entry = { time: time.toISOString(), model, question, answer: result.answer };
-          entry.milliseconds = milliseconds;
+          const milliseconds = Math.round(performance.now() - began);
+          const entry = { time, model, question, answer: result.answer, milliseconds };
           if (result.choices.length) entry.choices = Object.fromEntries(result.choices);
           if (result.boxes.length) entry.boxes = result.boxes;
           answer.show(entry, result.choices);
@@ -346,7 +355,7 @@
 
     camera.onchange = async () => {
       answer.tell();
-      if (!camera.on && running) server.leave(props.value.page);
+      if (!camera.on && asking) server.leave(asking);
       if (!camera.on || running) return;
       running = true;
       await run();
