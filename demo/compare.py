@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from PIL import Image
@@ -235,7 +236,14 @@ def build(
             tell(readable(error), say(request, "Sorry"))
             return None
         if attachment.frames > 1:
-            tell(say(request, "Of a picture that moves, the model sees the first frame."))
+            tell(
+                say(
+                    request,
+                    "{name} has {count} frames or pages. The model sees the first one.",
+                    name=Path(path).name,
+                    count=attachment.frames,
+                )
+            )
         return gr.skip() if attachment.path == path else attachment.path
 
     def spoken(request: gr.Request) -> tuple[Any, ...]:

@@ -52,12 +52,12 @@ def build(tab: gr.Tab, models: Models, record: gr.State) -> None:
         with gr.Row():
             time = framed(label("Where time went"), "time")
             costs = framed(label("What it cost"), "costs")
-        tokens = framed(label("How likely each token was (point at one, or tap it)"), "tokens")
+        tokens = framed(label("How likely each token was"), "tokens")
         pointed = gr.HTML(visible=False, elem_id="pointed")
         with gr.Row():
             tiles = framed(label("What the model saw"), "tiles")
-            parts = framed(label("Tokens of each part of the prompt"), "parts")
-        prompt = framed(label("The prompt; frames stand for pictures, with their tokens"), "prompt")
+            parts = framed(label("Parts of the prompt"), "parts")
+        prompt = framed(label("The prompt"), "prompt")
 
     def look(record: Record | None, request: gr.Request) -> tuple[Any, ...] | None:
         record = record or records.find(browser_of(request))
@@ -234,7 +234,7 @@ def _tiles(prompt: Prompt, request: gr.Request) -> str:
 
 
 def _parts(prompt: Prompt, request: gr.Request) -> str:
-    head = (say(request, "part"), say(request, "tokens"))
+    head = (say(request, "part"), say(request, "number of tokens"))
     return markup.table(rows(prompt, request), head, numbers=True)
 
 

@@ -129,7 +129,8 @@ def prompt(parts: Sequence[PromptText | PromptTile], request: gr.Request | None 
         else:
             name = f"{tile_name(part, request)}: {part.tokens}"
             pieces.append(f'<span class="tile">{escaped(name)}</span>')
-    return f'<div class="prompt">{"".join(pieces)}</div>'
+    hint = escaped(say(request, "A frame stands for a picture, with its number of tokens."))
+    return f'<div class="prompt">{"".join(pieces)}</div><div class="quiet">{hint}</div>'
 
 
 def tile_name(tile: PromptTile, request: gr.Request | None = None) -> str:
@@ -162,7 +163,8 @@ def tokens(logprobs: Sequence[TokenLogprob], request: gr.Request | None = None) 
             f"{escaped(token.piece.decode('utf-8', errors='replace') or spelled(token))}"
             f'<span class="others"><b>{chosen}</b><br>{instead}<table>{others}</table></span></span>'
         )
-    return f'<div class="tokens">{"".join(pieces)}</div>'
+    hint = escaped(say(request, "Point at a token, or tap it, to see what else might have come."))
+    return f'<div class="tokens">{"".join(pieces)}<span class="quiet hint">{hint}</span></div>'
 
 
 def spelled(token: TokenLogprob) -> str:

@@ -214,9 +214,8 @@ RUSSIAN = {
     ),
     "Answers appear here once the camera is on.": "Здесь появятся ответы, когда камера будет включена.",
     "Loading the model {model} …": "Загружается модель {model} …",
-    "The frame of this answer is {seconds} s old. It took {milliseconds} ms.": (
-        "Кадру этого ответа {seconds} с. Ответ занял {milliseconds} мс."
-    ),
+    "The frame of this answer is {seconds} s old.": "Кадру этого ответа {seconds} с.",
+    "It took {milliseconds} ms.": "Ответ занял {milliseconds} мс.",
     "The picture has not changed for {seconds} s.": "Изображение не меняется уже {seconds} с.",
     "The frame of this answer was taken at {time}.": "Кадр этого ответа снят в {time}.",
     "edgevlm does not answer. See whether it still runs, reload the page, then press Start.": (
@@ -236,14 +235,16 @@ RUSSIAN = {
     "Show the last answer": "Показать последний ответ",
     "Where time went": "На что ушло время",
     "What it cost": "Чего это стоило",
-    "How likely each token was (point at one, or tap it)": (
-        "Насколько вероятен каждый токен (наведите указатель или коснитесь)"
+    "How likely each token was": "Вероятность каждого токена",
+    "Point at a token, or tap it, to see what else might have come.": (
+        "Наведите указатель на токен или коснитесь его, чтобы увидеть другие возможные."
     ),
     "What the model saw": "Что видела модель",
     "There was no picture.": "Картинки не было.",
-    "Tokens of each part of the prompt": "Токены каждой части запроса",
-    "The prompt; frames stand for pictures, with their tokens": (
-        "Запрос; рамки стоят на месте картинок, в них число токенов"
+    "Parts of the prompt": "Части запроса",
+    "The prompt": "Запрос",
+    "A frame stands for a picture, with its number of tokens.": (
+        "Рамка стоит на месте картинки, в ней число токенов."
     ),
     "The answer was stopped before its end.": "Ответ остановили до конца.",
     "The answer was stopped before its first token.": "Ответ остановили до первого токена.",
@@ -278,15 +279,13 @@ RUSSIAN = {
     "{count} ms": "{count} мс",
     "{count} MB": "{count} МБ",
     "unknown": "неизвестно",
+    "number of tokens": "число токенов",
     # Compare
     "Ask both": "Спросить обе",
     "Left model": "Модель слева",
     "Right model": "Модель справа",
     "More settings": "Другие настройки",
     "Choose a model on both sides.": "Выберите модель с обеих сторон.",
-    "Of a picture that moves, the model sees the first frame.": (
-        "В движущейся картинке модель видит только первый кадр."
-    ),
     "waits for the left side": "ждёт, пока ответят слева",
     "loading the model …": "модель загружается …",
     "answering …": "отвечает …",
@@ -325,6 +324,9 @@ RUSSIAN = {
     "broken": "повреждена",
     "vision {vision}; decoder {decoder}; context {context} tokens": (
         "зрение {vision}; декодер {decoder}; контекст {context} токенов"
+    ),
+    "Export it again, or delete its folder: {folder}": (
+        "Экспортируйте её заново или удалите её папку: {folder}"
     ),
     "runs on": "работает на",
     "made from": "сделана из",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from edgevlm.demo import markup
@@ -29,9 +30,9 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
             elem_id="model-choice",
         )
         use = gr.Button(
-            label("Load and use"), variant="primary", scale=1, min_width=140, elem_id="model-use"
+            label("Load and use"), variant="primary", scale=1, min_width=250, elem_id="model-use"
         )
-        refresh = gr.Button(label("Refresh the list"), scale=1, min_width=140)
+        refresh = gr.Button(label("Refresh the list"), scale=1, min_width=250)
     state = gr.HTML(elem_id="model-state", js_on_load=markup.ANNOUNCED)
     help_ = gr.HTML(elem_id="models-help")
 
@@ -120,15 +121,21 @@ def listing(
     lines = [f"<thead><tr>{names}</tr></thead>"]
     for offer in offers:
         kind, state = state_of(offer, models, chosen, request)
-        about = f'<div class="quiet">{markup.escaped(parts_of(offer, request))}</div>'
-        if offer.problem is not None:
-            about = f'<div class="problem">{markup.escaped(readable(offer.problem))}</div>'
+        about = markup.escaped(parts_of(offer, request))
         size = markup.size(sum(entry.size for entry in offer.files), request) if offer.files else ""
         lines.append(
-            f'<tr><th scope="row">{markup.escaped(offer.label)}{about}</th>'
+            f'<tr><th scope="row">{markup.escaped(offer.label)}<div class="quiet">{about}</div></th>'
             f'<td class="number">{markup.escaped(size)}</td>'
-            f'<td><span class="state {kind}">{markup.escaped(state)}</span></td></tr>'
+            f'<td class="state {kind}">{markup.escaped(state)}</td></tr>'
         )
+        if offer.problem is not None:
+            why = f'<div class="problem">{markup.escaped(readable(offer.problem))}</div>'
+            if Path(offer.model).is_dir():
+                todo = say(
+                    request, "Export it again, or delete its folder: {folder}", folder=offer.model
+                )
+                why += f"<div>{markup.escaped(todo)}</div>"
+            lines.append(f'<tr class="why"><td colspan="3">{why}</td></tr>')
     return markup.block(f'<table class="models">{"".join(lines)}</table>')
 
 
