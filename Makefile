@@ -4,6 +4,7 @@
 # make eval    measure what the built-in model sees, and whether it looks at the picture
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make test    install everything into .venv; check format, lint and types; run all tests
+# make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
 
@@ -27,7 +28,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench test format clean
+.PHONY: ask chat demo eval bench test screenshots format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -54,6 +55,9 @@ test: $(EVERYTHING)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+screenshots: $(EVERYTHING)
+	$(BIN)/python -m scripts.take_screenshots build/screenshots
 
 format: $(EVERYTHING)
 	$(BIN)/ruff format .

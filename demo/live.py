@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,6 +31,9 @@ MAX_FRAME_BYTES = 4 * 2**20
 """Of a frame's JPEG file."""
 
 MAX_FRAME_PIXELS = 4096 * 2160
+
+JPEG = "data:image/jpeg;base64,"
+"""How a frame begins as it is sent."""
 
 MAX_CHOICES = 50
 
@@ -157,10 +161,10 @@ def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Fram
         InputError: no question; a single choice, too many, or one that is there twice.
         ImageError: not a JPEG, too large, or broken.
     """
-    question, model = str(sent.get("question", "")), sent.get("model")
+    question, listed, image = (_text(sent, name) for name in ("question", "choices", "image"))
     if not question.strip():
         raise InputError(say(request, "The question is empty. Write one."))
-    choices = choices_of(str(sent.get("choices", "")))
+    choices = choices_of(listed)
     twice = next((choice for choice in choices if choices.count(choice) > 1), None)
     if twice is not None:
         raise InputError(
@@ -179,8 +183,13 @@ def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Fram
                 limit=MAX_CHOICES,
             )
         )
-    pixels = _pixels(str(sent.get("image", "")), request)
-    return Frame(pixels, question, choices, None if model is None else str(model))
+    return Frame(_pixels(image, request), question, choices, _text(sent, "model") or None)
+
+
+def _text(sent: Mapping[str, Any], name: str) -> str:
+    """A field, empty if it is missing or no text."""
+    value = sent.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
@@ -192,7 +201,7 @@ def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
                 limit=MAX_FRAME_BYTES // 2**20,
             )
         )
-    data = decode_data_uri(image)
+    data = decode_data_uri(image) if image.startswith(JPEG) else b""
     if not data.startswith(b"\xff\xd8\xff"):
         raise ImageError(say(request, "The frame is not a JPEG picture."))
     width, height = stored_image_size(data)
@@ -221,6 +230,12 @@ def build(page: gr.Blocks, models: Models, chosen: gr.State, options: Generation
 
     def look(sent: Any, request: gr.Request) -> dict[str, Any]:
         """The answer, or ``problem`` in words, or ``stopped``."""
+        # Not in one of the server's many threads: glibc keeps 3 to 6 MB for each thread that ever did this
+        # beside others, but gives those of a thread that has ended to the next one.
+        with ThreadPoolExecutor(1, "edgevlm-live") as thread:
+            return thread.submit(looked, sent, request).result()
+
+    def looked(sent: Any, request: gr.Request) -> dict[str, Any]:
         try:
             answer = watch.answer(str(sent.get("page")), frame_of(sent, request))
         except EdgeVLMError as error:
@@ -251,18 +266,21 @@ def build(page: gr.Blocks, models: Models, chosen: gr.State, options: Generation
             view = camera("live-camera", "live", (look, progress, leave))
             gr.HTML(html_template=ANSWER, js_on_load=None, elem_id="live")
         with gr.Column(min_width=300):
-            gr.Textbox(QUESTION, label=label("Question"), elem_id="live-question")
+            # Gradio locks what no event of its own reads.
+            gr.Textbox(QUESTION, label=label("Question"), interactive=True, elem_id="live-question")
             gr.Textbox(
                 label=label("Choices (optional)"),
                 placeholder=label("for example: red, green, blue"),
                 info=label(
                     "Separate them with commas. The model then says how likely each of them is."
                 ),
+                interactive=True,
                 elem_id="live-choices",
             )
             gr.Checkbox(
                 False,
                 label=label("Look only when the picture changes"),
+                interactive=True,
                 elem_id="live-changes",
             )
             gr.HTML(html_template=HISTORY, js_on_load=None, elem_id="live-history")

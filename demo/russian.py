@@ -79,8 +79,8 @@ RUSSIAN = {
     "The question is empty. Write one, or add a picture.": (
         "Вопрос пуст. Напишите его или добавьте картинку."
     ),
-    "A picture did not get to the server, so nothing was sent. Add it again.": (
-        "Картинка не дошла до сервера, поэтому ничего не отправлено. Добавьте её ещё раз."
+    "A picture did not get to the server. Add it again.": (
+        "Картинка не дошла до сервера. Добавьте её ещё раз."
     ),
     "{name} has {count} frames or pages. The model sees the first one.": (
         "Кадров или страниц в {name}: {count}. Модель видит только первый кадр или первую страницу."
@@ -214,9 +214,8 @@ RUSSIAN = {
     ),
     "Answers appear here once the camera is on.": "Здесь появятся ответы, когда камера будет включена.",
     "Loading the model {model} …": "Загружается модель {model} …",
-    "The frame of this answer is {seconds} s old. It took {milliseconds} ms.": (
-        "Кадру этого ответа {seconds} с. Ответ занял {milliseconds} мс."
-    ),
+    "The frame of this answer is {seconds} s old.": "Кадру этого ответа {seconds} с.",
+    "It took {milliseconds} ms.": "Ответ занял {milliseconds} мс.",
     "The picture has not changed for {seconds} s.": "Изображение не меняется уже {seconds} с.",
     "The frame of this answer was taken at {time}.": "Кадр этого ответа снят в {time}.",
     "edgevlm does not answer. See whether it still runs, reload the page, then press Start.": (

@@ -1,6 +1,8 @@
-"""Pictures of the demo for the README: python -m scripts.take_screenshots docs/screenshots
+"""Pictures of the demo: python -m scripts.take_screenshots FOLDER [--readme] [--locale ru-RU]
 
-Needs Chromium and playwright. The colours are reduced to a palette, so that each file stays small.
+Every tab at three widths, light and dark, with something in it, to be looked at; with --readme the two that
+the README shows instead. Needs Chromium and playwright. The colours are reduced to a palette, so that each
+file stays small.
 """
 
 from __future__ import annotations
@@ -16,46 +18,92 @@ from edgevlm.demo.models import Models
 from tests import browser
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 PICTURES = Path(__file__).resolve().parent.parent / "examples"
+SCENE, CHANGED = PICTURES / "scene.png", PICTURES / "changed.png"
+SIZES = ((1280, 900), (820, 1180), (390, 844))
+"""Of the window, in CSS pixels: a desktop, a tablet and a phone."""
 LARGEST = 150_000
-"""Bytes of a file."""
+"""Bytes of a file for the README."""
 
 
-def save(page: Page, path: Path) -> None:
-    """Write what the window shows.
-
-    Raises:
-        ValueError: it does not fit `LARGEST`.
-    """
-    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+def save(page: Page, path: Path, *, whole: bool = False) -> int:
+    """Write what the window shows, or the whole page; returns the file's size in bytes."""
+    picture = Image.open(BytesIO(page.screenshot(full_page=whole))).convert("RGB")
     picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
         path, optimize=True
     )
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {LARGEST}")
-    print(path, path.stat().st_size)
+    size = path.stat().st_size
+    print(path, size)
+    return size
+
+
+def take_all(chromium: Browser, address: str, folder: Path, locale: str) -> None:
+    """Each tab empty and filled; Chat as the window shows it and with everything open."""
+    for width, height in SIZES:
+        for dark in (False, True):
+            end = f"{width}-{'dark' if dark else 'light'}.png"
+            with browser.visit(
+                chromium, address, width=width, height=height, dark=dark, locale=locale
+            ) as page:
+                for tab in ("Chat", "Live", "Inside", "Compare"):
+                    browser.open_tab(page, tab)
+                    page.wait_for_timeout(500)  # milliseconds: lists come from the server
+                    save(page, folder / f"{tab.lower()}-empty-{end}")
+                browser.fill(page, SCENE)
+                browser.open_tab(page, "Chat")
+                browser.ask(page, "What changed?", [SCENE, CHANGED])
+                page.wait_for_timeout(500)  # milliseconds: the window scrolls to its end
+                save(page, folder / f"chat-{end}")
+                for button in page.locator("#tab-chat .label-wrap:not(.open)").all()[::-1]:
+                    button.click()
+                save(page, folder / f"chat-open-{end}", whole=True)
+                browser.open_tab(page, "Live")
+                browser.switch_camera(page)
+                page.locator(".camera[data-state=on]").locator("visible=true").wait_for()
+                page.wait_for_timeout(1000)  # milliseconds in which frames are answered
+                save(page, folder / f"live-{end}", whole=True)
+                for tab in ("Inside", "Compare", "Models"):
+                    browser.open_tab(page, tab)
+                    page.wait_for_timeout(500)
+                    save(page, folder / f"{tab.lower()}-{end}", whole=True)
+
+
+def take_for_readme(chromium: Browser, address: str, folder: Path) -> None:
+    """A conversation in light colours, and what is behind an answer in dark ones.
+
+    Raises:
+        ValueError: a file does not fit `LARGEST`.
+    """
+    with browser.visit(chromium, address, width=1000, height=760) as page:
+        browser.ask(page, "What changed?", [SCENE, CHANGED])
+        page.wait_for_timeout(500)  # milliseconds: the window scrolls to its end
+        sizes = [save(page, folder / "chat.png")]
+    with browser.visit(chromium, address, width=1000, height=900, dark=True) as page:
+        browser.ask(page, "Where is the key?", [SCENE])
+        browser.open_tab(page, "Inside")
+        page.locator("#tokens .token").first.hover()
+        sizes.append(save(page, folder / "inside.png"))
+    if max(sizes) > LARGEST:
+        raise ValueError(f"a file has {max(sizes)} bytes, more than {LARGEST}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="where the pictures go")
-    folder = parser.parse_args().folder
+    parser.add_argument("--readme", action="store_true", help="the README's two pictures")
+    parser.add_argument("--locale", default="en-US", help="of the browser (default: %(default)s)")
+    arguments = parser.parse_args()
     if (reason := browser.missing()) is not None:
         parser.error(reason)
-    folder.mkdir(parents=True, exist_ok=True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     models = Models(threads=1)
     with browser.served(models) as address, browser.chromium() as chromium:
-        with browser.visit(chromium, address, width=1000, height=760) as page:
-            browser.ask(page, "What changed?", [PICTURES / "scene.png", PICTURES / "changed.png"])
-            save(page, folder / "chat.png")
-        with browser.visit(chromium, address, width=1000, height=900, dark=True) as page:
-            browser.ask(page, "Where is the key?", [PICTURES / "scene.png"])
-            browser.open_tab(page, "Inside")
-            page.locator("#tokens .token").first.hover()
-            page.locator("#pointed img").first.wait_for()
-            save(page, folder / "inside.png")
+        if arguments.readme:
+            take_for_readme(chromium, address, arguments.folder)
+        else:
+            take_all(chromium, address, arguments.folder, arguments.locale)
     models.close()
 
 

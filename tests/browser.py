@@ -103,13 +103,19 @@ def visit(
         ),
     )
     page.goto(address)
-    page.locator("#question textarea").wait_for()
+    loaded(page)
     yield page
     context.close()
     assert elsewhere == [], elsewhere
     if tolerated is not None:
         complaints = [text for text in complaints if not re.search(tolerated, text)]
     assert complaints == [], complaints
+
+
+def loaded(page: Page) -> None:
+    """Wait until the page can be used: its components are there, and its scripts have run."""
+    page.locator("#question textarea").wait_for(state="attached")
+    page.wait_for_function("window.edgevlm !== undefined")
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -162,3 +168,29 @@ def ask(page: Page, text: str, pictures: Sequence[Path] = ()) -> str:
     idle(page)
     said: str = answers(page).nth(count).inner_text()
     return said.strip()
+
+
+def switch_camera(page: Page) -> None:
+    """Press Start or Stop in the tab Live."""
+    page.locator("#live-camera .camera-switch").click()
+
+
+def fill(page: Page, picture: Path) -> None:
+    """Leave something in every tab: an answer, what a camera showed, a comparison."""
+    open_tab(page, "Chat")
+    ask(page, "Where is the key?", [picture])
+    open_tab(page, "Live")
+    switch_camera(page)
+    page.locator("#live-history li").first.wait_for()
+    switch_camera(page)
+    open_tab(page, "Compare")
+    page.locator("#compare-picture input[type=file]").set_input_files(picture)
+    page.locator("#compare-picture img").wait_for()
+    page.locator("#compare-question textarea").fill("What is in the picture?")
+    page.locator("#compare-start").click()
+    page.locator("#compared td").first.wait_for()
+    page.locator("#compare-start:not([disabled])").wait_for()
+    open_tab(page, "Inside")
+    page.locator("#tokens .token").first.wait_for()
+    open_tab(page, "Models")
+    page.locator("#models").get_by_text("edgevlm-nano").locator("visible=true").first.wait_for()

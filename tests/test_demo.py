@@ -18,7 +18,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from edgevlm import VLM, Bundle, BundleError, ContextError, InputError
-from edgevlm.demo import conversation, live, markup
+from edgevlm.demo import conversation, markup
 from edgevlm.demo.answers import AnswerStream, Record, Running
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.chat import EXAMPLES, PICTURES
@@ -253,57 +253,6 @@ def test_a_model_is_loaded_once_for_all(exports: Path, monkeypatch: pytest.Monke
         thread.join()
     models.close()
     assert loads == [str(exports / "one")]
-
-
-def frame(picture: Path, choices: tuple[str, ...] = ()) -> live.Frame:
-    return live.Frame(load_image(picture), "What color is it?", choices, NANO)
-
-
-def test_live_looks_at_the_newest_frame_and_keeps_no_backlog(models: Models) -> None:
-    watch = live.Watch(models, {"max_tokens": 20})
-    shown = 6
-    with models.lease(NANO) as loaded:
-        holding = loaded.vlm.stream(None, "What?", max_tokens=30)
-        next(holding)  # no frame can be answered until this is closed
-        for _ in range(shown - 1):
-            watch.show(frame(SCENE))
-        newest = frame(SQUARE)
-        watch.show(newest)
-        assert watch.log == []
-        holding.close()
-    assert watch.join(60)
-    assert watch.shown is not None and watch.shown.frame is newest
-    assert len(watch.log) + watch.skipped == shown
-    assert len(watch.log) <= 2, "the one that was begun and the newest"
-    assert watch.log[-1]["answer"] == "green"
-    assert "green" in live.view(watch)
-
-
-def test_live_scores_choices_and_pauses(models: Models) -> None:
-    watch = live.Watch(models, {"max_tokens": 20})
-    choices = live.choices_of(" red, green,, blue,green ")
-    assert choices == ("red", "green", "blue")
-    watch.show(frame(SQUARE, choices))
-    assert watch.join(60)
-    (entry,) = watch.log
-    with VLM.from_pretrained(NANO, threads=1) as vlm:
-        expected = vlm.score(load_image(SQUARE), "What color is it?", choices)
-    assert entry["choices"] == pytest.approx({s.text: s.share for s in expected}, abs=1e-3)
-    assert entry["answer"] == "green" and json.dumps(entry)
-    watch.pause()
-    watch.show(frame(SCENE))
-    assert watch.join(60) and len(watch.log) == 1 and "paused" in live.view(watch)
-    watch.resume()
-    watch.show(frame(SCENE))
-    assert watch.join(60) and len(watch.log) == 2
-
-
-def test_live_says_what_is_wrong_and_goes_on(models: Models) -> None:
-    watch = live.Watch(models, {"max_tokens": 20})
-    watch.show(live.Frame(load_image(SQUARE), " ", (), NANO))
-    assert watch.join(60) and "question is empty" in live.view(watch) and watch.log == []
-    watch.show(frame(SQUARE))
-    assert watch.join(60) and watch.log[-1]["answer"] == "green"
 
 
 def test_inside_draws_the_box_of_an_answer(models: Models) -> None:

@@ -6,7 +6,6 @@ Screenshots are left in build/screenshots, or where SCREENSHOTS names a folder.
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -184,35 +183,6 @@ def test_a_conversation_is_left_while_it_is_answered(
     assert box.input_value() == ("What is in the picture?" if edited else "")
     assert browser.ask(page, "What color is it?", [] if edited else [SQUARE])
     assert page.locator("#conversation .user img").count() == 1
-
-
-def test_live(page: Page) -> None:
-    browser.open_tab(page, "Live")
-    page.get_by_label("Choices").fill("red, green, nothing")
-    camera = page.locator("#live-camera")
-    camera.get_by_title("grant webcam access").locator("button").click()
-    camera.get_by_title("start recording").click()
-    bars = page.locator("#live .bars tr")
-    bars.nth(2).wait_for()
-    shares = [
-        float(text.rstrip("%")) for text in page.locator("#live .bars .number").all_inner_texts()
-    ]
-    assert abs(sum(shares) - 100) < 0.2
-    page.locator("#live .age").get_by_text("old").wait_for()
-    picture_of(page, "live")
-    page.get_by_label("Choices").fill("")
-    page.locator("#live .bars").wait_for(state="detached")
-    page.get_by_role("button", name="Pause").click()
-    page.get_by_role("button", name="Go on").wait_for()
-    page.locator("#live").get_by_text("paused").wait_for()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save the log").click()
-    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
-    first = json.loads(lines[0])
-    assert set(first["choices"]) == {"red", "green", "nothing"}
-    assert first["answer"] == max(first["choices"], key=first["choices"].__getitem__)
-    page.get_by_role("button", name="Go on").click()
-    page.locator("#live").get_by_text("paused").wait_for(state="detached")
 
 
 def test_two_browsers_know_nothing_of_each_other(chromium: Browser, address: str) -> None:

@@ -122,7 +122,7 @@
       if (!navigator.mediaDevices) return this.fail(text("The browser gives no camera to this address. Open the page on this machine, at 127.0.0.1."));
       this._set("asking", text("Waiting for the camera. Allow it if the browser asks."));
       const device = localStorage.getItem(CHOICE);
-      const which = device ? { deviceId: { ideal: device } } : { facingMode: { ideal: "environment" } };
+      const which = device ? { deviceId: { exact: device } } : { facingMode: { ideal: "environment" } };
       const [width, height] = this._size;
       const video = { ...which, width: { ideal: width }, height: { ideal: height } };
       let stream;
@@ -130,6 +130,10 @@
         stream = await navigator.mediaDevices.getUserMedia({ video });
       } catch (error) {
         if (left()) return;
+        if (device && error.name === "OverconstrainedError") {
+          localStorage.removeItem(CHOICE); // the one that was chosen is not there any more
+          return this._open();
+        }
         const reason = error.message || error.name;
         return this.fail(
           REASONS[error.name] ??

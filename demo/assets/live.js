@@ -122,19 +122,24 @@
       this.tell();
     }
 
-    // An answer that grows; it is read out when it is complete.
-    grow(beginning) {
+    // An answer that grows, to a frame of this time; it is read out when it is complete.
+    grow(beginning, time) {
       this._text.ariaBusy = "true";
       this._show(beginning, "");
+      if (this._entry?.time === time) return;
+      this._entry = { time };
+      this.same = null;
+      this._shares.replaceChildren();
+      this._camera.boxes.replaceChildren();
+      this.tell();
     }
 
-    show(entry) {
+    show(entry, shares) {
       this._text.ariaBusy = "false";
       this._show(entry.answer, "");
       this._entry = entry;
       this.same = null; // when the picture was found not to change since this answer
       this._shares.replaceChildren();
-      const shares = Object.entries(entry.choices ?? {});
       if (shares.length) {
         const table = add(this._shares, "table", "bars");
         for (const [choice, share] of shares) {
@@ -171,11 +176,9 @@
         const seconds = number((Date.now() - this.same) / 1000);
         this._set(this._age, text("The picture has not changed for {seconds} s.", { seconds }));
       } else {
-        const values = { seconds: number(age / 1000, 1), milliseconds: number(milliseconds) };
-        this._set(
-          this._age,
-          text("The frame of this answer is {seconds} s old. It took {milliseconds} ms.", values),
-        );
+        const old = text("The frame of this answer is {seconds} s old.", { seconds: number(age / 1000, 1) });
+        const took = text("It took {milliseconds} ms.", { milliseconds: number(milliseconds ?? 0) });
+        this._set(this._age, milliseconds === undefined ? old : `${old} ${took}`);
       }
     }
 
@@ -256,9 +259,9 @@
       const ask = add(item, "button", "", text("Ask about this frame"));
       ask.type = "button";
       ask.ariaLabel = `${text("Ask about this frame")}: ${time}`;
-      ask.addEventListener("click", async () => {
-        const blob = await (await fetch(image)).blob();
-        edgevlm.addToQuestion(blob, "frame.jpg");
+      ask.addEventListener("click", () => {
+        const bytes = Uint8Array.from(atob(image.split(",")[1]), (letter) => letter.charCodeAt(0));
+        edgevlm.addToQuestion(new Blob([bytes], { type: "image/jpeg" }), "frame.jpg");
         edgevlm.openTab("chat");
       });
       return { item, times };
@@ -281,17 +284,22 @@
     const answer = new Answer(camera);
     const history = new History();
     let running = false;
+    let asking = null; // the page's name, while a frame is being answered
 
     // The answer to a frame; what there is of a slow one is shown meanwhile.
-    const look = async (sent) => {
+    const look = async (sent, time) => {
       let done = false;
-      const result = server.look(sent).finally(() => (done = true));
+      asking = sent.page;
+      const result = server.look(sent).finally(() => {
+        done = true;
+        asking = null;
+      });
       await Promise.race([result, wait(SLOW)]);
       while (!done && camera.on) {
         const found = await server.progress(sent.page);
         if (done || !camera.on) break;
         if (found?.loading) answer.say(text("Loading the model {model} …", { model: sent.model }));
-        else if (found?.text) answer.grow(found.text);
+        else if (found?.text) answer.grow(found.text, time);
         await Promise.race([result, wait(300)]);
       }
       return result;
@@ -316,9 +324,10 @@
           answer.same ??= Date.now();
           continue;
         }
-        const time = new Date();
+        const began = performance.now();
+        const time = new Date().toISOString();
         const image = canvas.toDataURL("image/jpeg", 0.9);
-        const result = await look({ page, model, question, choices, image });
+        const result = await look({ page, model, question, choices, image }, time);
         if (!camera.on) {
           // nobody waits for it any more
         } else if (!result) {
@@ -331,12 +340,11 @@
           patience = Math.min(2 * patience, 60000);
           seen = null;
         } else if (!result.stopped) {
-          const milliseconds = Date.now() - time;
-          const entry = { time: time.toISOString(), model, question, answer: result.answer };
-          entry.milliseconds = milliseconds;
+          const milliseconds = Math.round(performance.now() - began);
+          const entry = { time, model, question, answer: result.answer, milliseconds };
           if (result.choices.length) entry.choices = Object.fromEntries(result.choices);
           if (result.boxes.length) entry.boxes = result.boxes;
-          answer.show(entry);
+          answer.show(entry, result.choices);
           history.add(entry, canvas, image);
           patience = 1000;
           seen = cells;
@@ -347,7 +355,7 @@
 
     camera.onchange = async () => {
       answer.tell();
-      if (!camera.on && running) server.leave(props.value.page);
+      if (!camera.on && asking) server.leave(asking);
       if (!camera.on || running) return;
       running = true;
       await run();

@@ -1,4 +1,4 @@
-"""Conversations that the demo keeps, and their files: without a browser and without a model."""
+"""What the demo keeps, without a browser and a model: conversations, their files, settings."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from edgevlm import InputError
 from edgevlm.demo import conversation, conversation_store
 from edgevlm.demo.conversation_file import MAX_BYTES, MAX_TURNS, as_json, from_json
 from edgevlm.demo.conversation_store import MAX_CONVERSATIONS, UNDO_SECONDS, ConversationStore
+from edgevlm.demo.settings import MAX_TEXT_LENGTH, fitting
+from edgevlm.demo.toolkit import gr
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PICTURES = [EXAMPLES / f"{name}.png" for name in ("scene", "changed", "shapes", "square")]
@@ -333,3 +335,28 @@ def test_pictures_are_needed_as_long_as_a_conversation_or_a_page_has_them() -> N
     assert (needed, released) == ({"/uploads/b.png"}, {"/uploads/a.png": deleted})
     assert store.files(deleted + UNDO_SECONDS)[1] == {}
     assert two.id
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "expected"),
+    [
+        (gr.Slider(1, 100, 50), 70, 70),
+        (gr.Slider(1, 100, 50), 101, 100),
+        (gr.Slider(1, 100, 50), -3, 1),
+        (gr.Slider(1, 100, 50), "70", 50),
+        (gr.Slider(1, 100, 50), float("nan"), 50),
+        (gr.Slider(1, 100, 50), True, 50),
+        (gr.Radio(["low", "high"], value="low"), "high", "high"),
+        (gr.Radio(["low", "high"], value="low"), "middle", "low"),
+        (gr.Radio(["low", "high"], value="low"), ["high"], "low"),
+        (gr.Checkbox(True), False, False),
+        (gr.Checkbox(True), "no", True),
+        (gr.Textbox(""), "text", "text"),
+        (gr.Textbox(""), 7, ""),
+        (gr.Textbox(""), "long" * MAX_TEXT_LENGTH, ("long" * MAX_TEXT_LENGTH)[:MAX_TEXT_LENGTH]),
+    ],
+)
+def test_a_setting_that_does_not_fit_any_more_is_mended(
+    control: Any, value: object, expected: object
+) -> None:
+    assert fitting(control, value) == expected
