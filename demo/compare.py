@@ -164,11 +164,10 @@ def build(
     """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`."""
     with gr.Row():
         picture = picture_input(
-            sources=["upload", "clipboard", "webcam"],
+            sources=["upload", "clipboard"],
             label=label("Picture"),
             height=260,
             buttons=["fullscreen"],
-            webcam_options=gr.WebcamOptions(mirror=False),
             elem_id="compare-picture",
         )
         with gr.Column():
