@@ -20,6 +20,7 @@ def exported_bundles() -> list[Path]:
         folders = [Path(folder) for folder in listed["folders"]]
     except (OSError, ValueError, TypeError, KeyError):
         return []
+    # os.path's answers False where Path's would raise: a folder that may not be entered hides no other
     return [folder for folder in folders if os.path.isfile(folder / MANIFEST_NAME)]
 
 
