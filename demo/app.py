@@ -17,7 +17,7 @@ from edgevlm.demo.browsers import CookieMiddleware
 from edgevlm.demo.conversation_store import ConversationStore
 from edgevlm.demo.language import TRANSLATIONS, label, say
 from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import INTERNAL, gr, session_of
+from edgevlm.demo.toolkit import LATEST, gr, session_of
 from edgevlm.demo.uploads import sweep_regularly
 from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
 from edgevlm.errors import InputError
@@ -47,7 +47,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
                 compare.build(page, tab, models, running, chosen, options)
             with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
                 shelf.build(page, tab, models, chosen)
-        gr.on([page.load, chosen.change], _head, [chosen], [head], **INTERNAL)
+        gr.on([page.load, chosen.change], _head, [chosen], [head], **LATEST)
 
         def left(request: gr.Request) -> None:
             running.stop(session_of(request))

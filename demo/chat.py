@@ -27,6 +27,7 @@ from edgevlm.demo.notes import images_note
 from edgevlm.demo.settings import remember, remember_model
 from edgevlm.demo.toolkit import (
     INTERNAL,
+    LATEST,
     gr,
     refusal,
     session_of,
@@ -336,7 +337,7 @@ def build(
             _tasks(found.questions(language(request)), request),
         )
 
-    gr.on([page.load, chosen.change], fitted, [chosen], [model, about, tasks], **INTERNAL)
+    gr.on([page.load, chosen.change], fitted, [chosen], [model, about, tasks], **LATEST)
 
     def load(
         label: str | None, chosen: str | None, request: gr.Request
