@@ -20,6 +20,7 @@ from edgevlm.demo.models import Models
 from edgevlm.demo.settings import remember
 from edgevlm.demo.toolkit import INTERNAL, gr, session_of
 from edgevlm.demo.uploads import sweep_regularly
+from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
 from edgevlm.errors import InputError
 from edgevlm.generation import GenerationOptions
 
@@ -35,7 +36,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
     with page:
         chosen = gr.State(first)
         record = gr.State(None)
-        head = gr.HTML(elem_id="head")
+        head = gr.HTML(_title(), elem_id="head")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("Chat"), id="chat", elem_id="tab-chat"):
                 chat.build(page, models, running, store, chosen, record, options)
@@ -89,6 +90,7 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
                     # Another site's name that is made to lead here must not reach the conversations.
                     Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
                     Middleware(CookieMiddleware),
+                    Middleware(UploadsOnlyMiddleware, Path(gr.utils.get_upload_folder())),
                 ]
             },
             i18n=TRANSLATIONS,
@@ -131,4 +133,8 @@ def _assets(kind: str) -> list[Path]:
 
 def _head(model: str, request: gr.Request) -> str:
     where = say(request, "with {model}, on this machine", model=model)
+    return _title(where)
+
+
+def _title(where: str = "") -> str:
     return markup.block(f"<h1>edgevlm</h1> {markup.escaped(where)}")

@@ -62,9 +62,6 @@ EMPTIED = (
 )
 """JavaScript: the box is empty and waits for a new conversation, before the server knows."""
 
-UPLOADED = "() => edgevlm.uploaded()"
-"""JavaScript: wait until all pictures of the box are on the server; fails if one did not get there."""
-
 REPORT = (
     "document.addEventListener('edgevlm-refused', (event) => trigger('refused', event.detail));"
 )
@@ -270,22 +267,14 @@ def build(
     }
     # What is set before an event of the same trigger is set before that event begins.
     gr.on([box.submit, window.retry, window.example_select], None, None, [box], js=BUSY, **INTERNAL)
-    uploaded = box.submit(None, None, None, js=UPLOADED, **INTERNAL)
     answering = [
-        uploaded.success(
+        box.submit(
             send, [box, window, *settings], **answer, api_name="chat", show_progress="hidden"
         ),
         window.retry(again, [window, *settings], **answer, **INTERNAL),
         window.example_select(example, settings, **answer, **INTERNAL),
     ]
 
-    def missing(request: gr.Request) -> Any:
-        tell(
-            say(request, "A picture did not get to the server, so nothing was sent. Add it again.")
-        )
-        return _free()
-
-    uploaded.failure(missing, None, [box], **INTERNAL)
     for answered_event in answering:
         for after in (answered_event.success, answered_event.failure):
             after(ended, [window, current], [current], **INTERNAL).then(
@@ -373,6 +362,7 @@ def build(
         reasons = {
             "folder": say(request, "{name} is a folder. Open it, and drop the pictures in it."),
             "nothing": say(request, "Nothing was said yet; there is nothing to copy."),
+            "lost": say(request, "A picture did not get to the server. Add it again."),
         }
         tell(reasons[event.reason].replace("{name}", str(event.name)))
 

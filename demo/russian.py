@@ -79,8 +79,8 @@ RUSSIAN = {
     "The question is empty. Write one, or add a picture.": (
         "Вопрос пуст. Напишите его или добавьте картинку."
     ),
-    "A picture did not get to the server, so nothing was sent. Add it again.": (
-        "Картинка не дошла до сервера, поэтому ничего не отправлено. Добавьте её ещё раз."
+    "A picture did not get to the server. Add it again.": (
+        "Картинка не дошла до сервера. Добавьте её ещё раз."
     ),
     "{name} has {count} frames or pages. The model sees the first one.": (
         "Кадров или страниц в {name}: {count}. Модель видит только первый кадр или первую страницу."

@@ -25,6 +25,7 @@ from edgevlm.demo.chat import EXAMPLES, PICTURES
 from edgevlm.demo.inside import facts, pointing
 from edgevlm.demo.models import MOST_LOADED, Models
 from edgevlm.exports import remember
+from edgevlm.images import load_image
 from edgevlm.results import TokenLogprob
 
 REPOSITORY = Path(__file__).resolve().parent.parent

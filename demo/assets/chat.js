@@ -18,35 +18,54 @@
 
   // ---- Uploads ---------------------------------------------------------------------------------------
 
-  let running = 0; // requests that carry pictures of the box
-  let failed = false; // one of them, since the last question
+  let uploading = 0; // requests that carry pictures of the box
+  let waiting = null; // what a question does that waits for them
+  const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+  function wait(next) {
+    waiting = next;
+    $("#question")?.toggleAttribute("data-waiting", Boolean(next));
+  }
+
+  function lost() {
+    wait(null);
+    refuse("lost");
+  }
+
   const fetched = window.fetch;
   window.fetch = async (...request) => {
     const address = String(request[0]?.url ?? request[0]);
     if (!/\/upload(\?|$)/.test(address)) return fetched(...request);
-    running += 1;
+    uploading += 1;
     try {
       const answer = await fetched(...request);
-      if (!answer.ok) failed = true;
+      if (!answer.ok) lost();
       return answer;
     } catch (error) {
-      failed = true;
+      lost();
       throw error;
     } finally {
-      running -= 1;
+      uploading -= 1;
     }
   };
 
-  const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+  /** Send, once every picture that was added is in the box. Gradio itself waits for the last one alone. */
+  async function sendWhenUploaded() {
+    const send = () => $("#question .submit-button")?.click();
+    wait(send);
+    while (uploading > 0 || $("#question .loader")) await pause(50);
+    await pause(50); // Gradio puts the last one into the box after its request
+    if (waiting !== send) return;
+    wait(null);
+    send();
+  }
 
-  /** Wait until every picture that was added is in the box; throws if one did not get there. */
-  async function uploaded() {
-    while (running > 0 || $("#question .loader")) await pause(50);
-    await pause(0); // Gradio puts the last one into the box after its request
-    if (failed) {
-      failed = false;
-      throw new Error("an upload failed");
-    }
+  /** Whether a question must not go off now: one at a time, and none without its pictures. */
+  function held() {
+    if (answering() || waiting) return true;
+    if (uploading === 0) return false;
+    sendWhenUploaded();
+    return true;
   }
 
   // ---- Pictures from anywhere ------------------------------------------------------------------------
@@ -119,14 +138,15 @@
   };
 
   document.addEventListener("keypress", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.target !== box() || !answering()) return;
-    event.preventDefault(); // one question at a time; what is written stays
+    if (event.key !== "Enter" || event.shiftKey || event.target !== box() || !held()) return;
+    event.preventDefault(); // what is written stays
     event.stopPropagation();
   }, true);
 
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented || !shown()) return;
     if ($("dialog[open]") || document.activeElement?.getAttribute("aria-expanded") === "true") return;
+    wait(null);
     answering()?.click();
   });
 
@@ -185,6 +205,10 @@
     }
     if (on("#conversation button.copy")) return copyOne(on("button.copy"));
     if (on("#copy-conversation")) return copyAll(on("#copy-conversation"));
+    if (on("#question .submit-button") && held()) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
     if (on("#question .submit-button, #conversation .example")) return focusBox();
     const task = on("#tasks button")?.dataset.question;
     if (task === undefined) return;
@@ -245,5 +269,5 @@
     attributeFilter: ["aria-label", "class", "data-copied"],
   });
 
-  window.edgevlm = Object.assign(window.edgevlm ?? {}, { uploaded, attach });
+  window.edgevlm = Object.assign(window.edgevlm ?? {}, { attach });
 })();
