@@ -18,7 +18,7 @@ from edgevlm.demo.conversation_store import ConversationStore
 from edgevlm.demo.language import TRANSLATIONS, label, say
 from edgevlm.demo.models import Models
 from edgevlm.demo.settings import remember
-from edgevlm.demo.toolkit import INTERNAL, gr, session_of
+from edgevlm.demo.toolkit import LATEST, gr, session_of
 from edgevlm.demo.uploads import sweep_regularly
 from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
 from edgevlm.errors import InputError
@@ -50,7 +50,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
                 shelf.build(page, tab, models, chosen)
         # Not within its tab, which the browser builds when it is opened: too late for what is remembered.
         remember(page, watching, name="live")
-        gr.on([page.load, chosen.change], _head, [chosen], [head], **INTERNAL)
+        gr.on([page.load, chosen.change], _head, [chosen], [head], **LATEST)
 
         def left(request: gr.Request) -> None:
             running.stop(session_of(request))

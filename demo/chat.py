@@ -27,6 +27,7 @@ from edgevlm.demo.notes import images_note
 from edgevlm.demo.settings import remember, remember_model
 from edgevlm.demo.toolkit import (
     INTERNAL,
+    LATEST,
     gr,
     refusal,
     session_of,
@@ -336,7 +337,7 @@ def build(
             _tasks(found.questions(language(request)), request),
         )
 
-    gr.on([page.load, chosen.change], fitted, [chosen], [model, about, tasks], **INTERNAL)
+    gr.on([page.load, chosen.change], fitted, [chosen], [model, about, tasks], **LATEST)
 
     def load(
         label: str | None, chosen: str | None, request: gr.Request
@@ -471,8 +472,11 @@ def _empty() -> Any:
 def _with_question(message: Mapping[str, Any] | None, turn: conversation.Turn) -> Any:
     """The box takes a question and holds this one; what was in it comes after."""
     text, files = (message["text"], message["files"]) if message else ("", [])
-    texts = [part for part in (conversation.text_of(turn), text) if part]
-    value = {"text": "\n".join(texts), "files": [*conversation.pictures_of(turn), *files]}
+    question, pictures = conversation.text_of(turn), conversation.pictures_of(turn)
+    if (text, len(files)) == (question, len(pictures)):  # it is there still
+        return _free()
+    texts = [part for part in (question, text) if part]
+    value = {"text": "\n".join(texts), "files": [*pictures, *files]}
     return gr.update(value=value, submit_btn=True, stop_btn=False)
 
 

@@ -21,6 +21,7 @@ from edgevlm.demo.models import Models
 from edgevlm.demo.toolkit import (
     DOWNLOAD,
     INTERNAL,
+    LATEST,
     downloadable,
     gr,
     refusal,
@@ -224,8 +225,7 @@ class ConversationList:
             event(change, None, None, **INTERNAL).then(**listing)
         gr.on(
             [page.load, self.shown.focus, self._frame.expand, self.search.change, current.change],
-            trigger_mode="always_last",
-            **listing,
+            **{**listing, **LATEST},
         )
         page.load(_note, None, [self._note], **INTERNAL)
         page.unload(left)

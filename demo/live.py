@@ -22,7 +22,7 @@ from edgevlm.demo.boxes import boxes
 from edgevlm.demo.camera import camera
 from edgevlm.demo.language import label, say
 from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import INTERNAL, gr, readable, session_of
+from edgevlm.demo.toolkit import LATEST, gr, readable, session_of
 from edgevlm.errors import EdgeVLMError, ImageError, InputError
 from edgevlm.generation import GenerationOptions
 from edgevlm.images import load_image, stored_image_size
@@ -286,6 +286,6 @@ def build(
                 False, label=label("Look only when the picture changes"), elem_id="live-changes"
             )
             gr.HTML(html_template=HISTORY, js_on_load=None, elem_id="live-history")
-    gr.on([page.load, chosen.change], of_this_page, [chosen], [view], **INTERNAL)
+    gr.on([page.load, chosen.change], of_this_page, [chosen], [view], **LATEST)
     page.unload(left)
     return [question, choices, changes]

@@ -10,7 +10,7 @@ from edgevlm.demo import markup
 from edgevlm.demo.language import label, say
 from edgevlm.demo.models import Models, Offer
 from edgevlm.demo.notes import images_note, photographs_help
-from edgevlm.demo.toolkit import INTERNAL, choices, gr, readable
+from edgevlm.demo.toolkit import INTERNAL, LATEST, choices, gr, readable
 
 SECONDS_BETWEEN_VIEWS = 1.0
 """How often the list is shown anew while files are checked."""
@@ -81,7 +81,7 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
     page.load(introduced, None, [intro, help_], **INTERNAL)
     listing_event = {"fn": listed, "inputs": [choice, chosen], "outputs": [table, choice]}
     gr.on([tab.select, refresh.click], **listing_event, **INTERNAL)
-    tab.select(shown, [chosen], [state], **INTERNAL)
+    gr.on([tab.select, chosen.change], shown, [chosen], [state], **LATEST)
     use.click(loaded, [choice, chosen], [state, chosen], concurrency_limit=None, **INTERNAL).then(
         **listing_event, **INTERNAL
     )

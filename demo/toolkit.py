@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "DOWNLOAD",
     "INTERNAL",
+    "LATEST",
     "choices",
     "downloadable",
     "framed",
@@ -42,6 +43,9 @@ INTERNAL: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "
 They go through Gradio's queue: only there does the page show what a function refuses. And without progress:
 with it, what is refused lays a red "Error" over the outputs.
 """
+
+LATEST: dict[str, Any] = {**INTERNAL, "trigger_mode": "always_last"}
+"""As `INTERNAL`, of events with several triggers: what comes while one runs is not dropped but follows it."""
 
 NOTICE_SECONDS = 10
 """How long the page shows a notice, unless a person closes it before."""

@@ -82,14 +82,16 @@ class Demo:
 
     def ask(self) -> None:
         """Ask, without waiting for the answer."""
-        question = [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]
-        (chat,) = (
-            at
-            for at, event in enumerate(httpx.get(self.address + "/config").json()["dependencies"])
-            if event["api_name"] == "chat"
-        )
-        inputs = httpx.get(self.address + "/config").json()["dependencies"][chat]["inputs"]
-        data = [question, None, 0, 20, None, "", False, *[None] * len(inputs)][: len(inputs)]
+        config = httpx.get(self.address + "/config").json()
+        components = {entry["id"]: entry for entry in config["components"]}
+        (chat,) = (event for event in config["dependencies"] if event["api_name"] == "chat")
+        data = [
+            {"text": "What?", "files": []}
+            if components[at]["type"] == "multimodaltextbox"
+            else components[at]["props"].get("value")
+            for at in chat["inputs"]
+            if components[at]["type"] != "state"
+        ]
         httpx.post(f"{self.address}/gradio_api/call/chat", json={"data": data}).raise_for_status()
 
     def end(self, *signals: signal.Signals) -> int:
@@ -190,6 +192,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path: Path) -> None:
     assert demo.left == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_one_left_goes_at_the_next_start_and_a_running_one_stays(
     tmp_path: Path,
 ) -> None:
