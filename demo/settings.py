@@ -35,11 +35,11 @@ def remember(
     memory = gr.BrowserState(None, storage_key=f"edgevlm-{name}", secret=SECRET)
 
     def restored(values: object) -> list[Any]:
-        kept = values if isinstance(values, list) and len(values) == len(controls) else None
-        return [
-            control.value if kept is None else fitting(control, value)
-            for control, value in zip(controls, kept or controls, strict=True)
-        ]
+        if not isinstance(values, list) or len(values) != len(controls):
+            return [
+                gr.skip() for _ in controls
+            ]  # not the first values: something may be set by now
+        return [fitting(control, value) for control, value in zip(controls, values, strict=True)]
 
     def as_built() -> list[Any]:
         values = [control.value for control in controls]
@@ -47,7 +47,11 @@ def remember(
 
     page.load(restored, [memory], list(controls), **INTERNAL)
     gr.on(
-        [control.input for control in controls],
+        # `input` of Gradio's text boxes says nothing of what is pasted, cut or deleted.
+        [
+            control.change if isinstance(control, gr.Textbox) else control.input
+            for control in controls
+        ],
         None,
         list(controls),
         [memory],
