@@ -17,6 +17,7 @@ from edgevlm.demo.browsers import CookieMiddleware
 from edgevlm.demo.conversation_store import ConversationStore
 from edgevlm.demo.language import TRANSLATIONS, label, say
 from edgevlm.demo.models import Models
+from edgevlm.demo.settings import remember
 from edgevlm.demo.toolkit import LATEST, gr, session_of
 from edgevlm.demo.uploads import sweep_regularly
 from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
@@ -40,13 +41,15 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
             with gr.Tab(label("Chat"), id="chat", elem_id="tab-chat"):
                 chat.build(page, models, running, store, chosen, record, options)
             with gr.Tab(label("Live"), id="live", elem_id="tab-live"):
-                live.build(page, models, chosen, options)
+                watching = live.build(page, models, chosen, options)
             with gr.Tab(label("Inside"), id="inside", elem_id="tab-inside") as tab:
                 inside.build(tab, models, record)
             with gr.Tab(label("Compare"), id="compare", elem_id="tab-compare") as tab:
                 compare.build(page, tab, models, running, chosen, options)
             with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
                 shelf.build(page, tab, models, chosen)
+        # Not within its tab, which the browser builds when it is opened: too late for what is remembered.
+        remember(page, watching, name="live")
         gr.on([page.load, chosen.change], _head, [chosen], [head], **LATEST)
 
         def left(request: gr.Request) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from edgevlm.data_uri import shortened
 from edgevlm.demo.toolkit import gr
 from edgevlm.errors import ImageError
 from edgevlm.images import load_image
@@ -45,7 +46,8 @@ def checked(paths: Sequence[str]) -> list[Attachment]:
         try:
             found.append(_checked(path))
         except ImageError as error:
-            faults.append(str(error))
+            # The library names a file by its path, which Gradio makes long, and cuts it.
+            faults.append(str(error).replace(shortened(path), Path(path).name))
     if faults:
         raise ImageError("\n".join(faults))
     return found

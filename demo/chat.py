@@ -472,8 +472,11 @@ def _empty() -> Any:
 def _with_question(message: Mapping[str, Any] | None, turn: conversation.Turn) -> Any:
     """The box takes a question and holds this one; what was in it comes after."""
     text, files = (message["text"], message["files"]) if message else ("", [])
-    texts = [part for part in (conversation.text_of(turn), text) if part]
-    value = {"text": "\n".join(texts), "files": [*conversation.pictures_of(turn), *files]}
+    question, pictures = conversation.text_of(turn), conversation.pictures_of(turn)
+    if (text, len(files)) == (question, len(pictures)):  # it is there still
+        return _free()
+    texts = [part for part in (question, text) if part]
+    value = {"text": "\n".join(texts), "files": [*pictures, *files]}
     return gr.update(value=value, submit_btn=True, stop_btn=False)
 
 

@@ -17,7 +17,7 @@ from edgevlm.demo.boxes import boxes, draw
 from edgevlm.demo.conversation import as_message, user_turn
 from edgevlm.demo.language import label, say
 from edgevlm.demo.models import Models, Offer
-from edgevlm.demo.toolkit import INTERNAL, gr, readable, refusal, session_of, tell
+from edgevlm.demo.toolkit import INTERNAL, choices, gr, readable, refusal, session_of, tell
 from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.generation import Generation, GenerationOptions
 from edgevlm.images import load_image
@@ -164,11 +164,10 @@ def build(
     """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`."""
     with gr.Row():
         picture = picture_input(
-            sources=["upload", "clipboard", "webcam"],
+            sources=["upload", "clipboard"],
             label=label("Picture"),
             height=260,
             buttons=["fullscreen"],
-            webcam_options=gr.WebcamOptions(mirror=False),
             elem_id="compare-picture",
         )
         with gr.Column():
@@ -194,18 +193,12 @@ def build(
         left: str | None, right: str | None, chosen: str | None
     ) -> Iterator[tuple[Any, Any]]:
         """The models that are known to be whole, again and again until every one is checked."""
-        values: list[dict[str, Any]] = []
         while True:
             offers = models.offers()
             labels = [offer.label for offer in offers if usable(offer)]
-            if labels and not values:  # later, a person may have chosen others
-                for current in (left, right):
-                    wanted = (label for label in (current, chosen) if label in labels)
-                    values.append({"value": next(wanted, labels[0])})
-                first, second = (gr.update(choices=labels, **value) for value in values)
-                yield first, second
-            else:
-                yield gr.update(choices=labels), gr.update(choices=labels)
+            first, left = choices(labels, left, chosen)
+            second, right = choices(labels, right, chosen)
+            yield first, second
             if all(usable(offer) or offer.problem is not None for offer in offers):
                 return
             models.checks.wait(1.0)
@@ -258,13 +251,7 @@ def build(
         return say(request, "What is in the picture?"), update, update
 
     page.load(spoken, None, [question, left[2], right[2]], **INTERNAL)
-    gr.on(
-        [page.load, tab.select],
-        listed,
-        [left[0], right[0], chosen],
-        [left[0], right[0]],
-        **INTERNAL,
-    )
+    tab.select(listed, [left[0], right[0], chosen], [left[0], right[0]], **INTERNAL)
     picture.input(given, [picture], [picture], **INTERNAL)
     answering = gr.on(
         [start.click, question.submit],

@@ -224,8 +224,14 @@ def choices_of(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def build(page: gr.Blocks, models: Models, chosen: gr.State, options: GenerationOptions) -> None:
-    """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`."""
+def build(
+    page: gr.Blocks, models: Models, chosen: gr.State, options: GenerationOptions
+) -> list[Any]:
+    """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`.
+
+    Returns:
+        What a person sets, for `edgevlm.demo.settings.remember`.
+    """
     watch = Watch(models, options)
 
     def look(sent: Any, request: gr.Request) -> dict[str, Any]:
@@ -266,23 +272,20 @@ def build(page: gr.Blocks, models: Models, chosen: gr.State, options: Generation
             view = camera("live-camera", "live", (look, progress, leave))
             gr.HTML(html_template=ANSWER, js_on_load=None, elem_id="live")
         with gr.Column(min_width=300):
-            # Gradio locks what no event of its own reads.
-            gr.Textbox(QUESTION, label=label("Question"), interactive=True, elem_id="live-question")
-            gr.Textbox(
+            question = gr.Textbox(QUESTION, label=label("Question"), elem_id="live-question")
+            choices = gr.Textbox(
+                "",
                 label=label("Choices (optional)"),
                 placeholder=label("for example: red, green, blue"),
                 info=label(
                     "Separate them with commas. The model then says how likely each of them is."
                 ),
-                interactive=True,
                 elem_id="live-choices",
             )
-            gr.Checkbox(
-                False,
-                label=label("Look only when the picture changes"),
-                interactive=True,
-                elem_id="live-changes",
+            changes = gr.Checkbox(
+                False, label=label("Look only when the picture changes"), elem_id="live-changes"
             )
             gr.HTML(html_template=HISTORY, js_on_load=None, elem_id="live-history")
     gr.on([page.load, chosen.change], of_this_page, [chosen], [view], **LATEST)
     page.unload(left)
+    return [question, choices, changes]

@@ -88,6 +88,8 @@ class _Place:
     """Held while the model is loaded, so that it is loaded once."""
     loaded: Loaded | None = None
     users: int = 0
+    replaced: bool = False
+    """Another bundle goes by its label now; it is closed once nobody uses it."""
 
 
 class Models:
@@ -121,6 +123,7 @@ class Models:
         for folder in folders:
             alone = names[folder.name] == 1
             offers += _offers(str(folder), folder.name if alone else f"{folder.name} ({folder})")
+        self._drop_replaced(offers)
         return [self._checked(offer) for offer in offers]
 
     def find(self, label: str | None) -> Offer:
@@ -158,8 +161,11 @@ class Models:
         finally:
             with self._lock:
                 place.users -= 1
-                if place.users == 0 and place.loaded is None:
-                    self._places.pop(offer.label, None)
+                unused = place.users == 0
+                if unused and place.loaded is None and self._places.get(offer.label) is place:
+                    del self._places[offer.label]
+            if unused and place.replaced and place.loaded is not None:
+                place.loaded.vlm.close()
 
     def is_loaded(self, label: str) -> bool:
         return self.loaded_offer(label) is not None
@@ -209,6 +215,22 @@ class Models:
             with place.lock:
                 if place.loaded is not None:
                     place.loaded.vlm.close()
+
+    def _drop_replaced(self, offers: list[Offer]) -> None:
+        """Forget loaded models whose bundles were exported again, here or elsewhere."""
+        closing = []
+        with self._lock:
+            for offer in offers:
+                place = self._places.get(offer.label)
+                if offer.bundle is None or place is None or place.loaded is None:
+                    continue
+                if place.loaded.offer.bundle != offer.bundle:
+                    del self._places[offer.label]
+                    place.replaced = True
+                    if place.users == 0:
+                        closing.append(place.loaded)
+        for loaded in closing:
+            loaded.vlm.close()
 
     def _checked(self, offer: Offer) -> Offer:
         if offer.bundle is None:

@@ -18,14 +18,21 @@ MAX_TEXT_LENGTH = 20_000
 """Characters of a text that is remembered."""
 
 
-def remember(page: gr.Blocks, controls: Sequence[Any], reset: gr.Button) -> None:
+def remember(
+    page: gr.Blocks,
+    controls: Sequence[Any],
+    reset: gr.Button | None = None,
+    *,
+    name: str = "settings",
+) -> None:
     """Keep what a person sets, and take it back when the page is opened again.
 
     Args:
         controls: sliders, radios, check boxes and text boxes, in an order that stays.
         reset: gives all of them the values that they were built with.
+        name: of these controls in the browser's storage.
     """
-    memory = gr.BrowserState(None, storage_key="edgevlm-settings", secret=SECRET)
+    memory = gr.BrowserState(None, storage_key=f"edgevlm-{name}", secret=SECRET)
 
     def restored(values: object) -> list[Any]:
         kept = values if isinstance(values, list) and len(values) == len(controls) else None
@@ -47,7 +54,8 @@ def remember(page: gr.Blocks, controls: Sequence[Any], reset: gr.Button) -> None
         js="(...values) => [values]",
         **INTERNAL,
     )
-    reset.click(as_built, None, [*controls, memory], **INTERNAL)
+    if reset is not None:
+        reset.click(as_built, None, [*controls, memory], **INTERNAL)
 
 
 def remember_model(page: gr.Blocks, models: Models, chosen: gr.State) -> None:

@@ -10,7 +10,7 @@ from edgevlm.demo import markup
 from edgevlm.demo.language import label, say
 from edgevlm.demo.models import Models, Offer
 from edgevlm.demo.notes import images_note, photographs_help
-from edgevlm.demo.toolkit import INTERNAL, LATEST, gr, readable
+from edgevlm.demo.toolkit import INTERNAL, LATEST, choices, gr, readable
 
 SECONDS_BETWEEN_VIEWS = 1.0
 """How often the list is shown anew while files are checked."""
@@ -40,16 +40,10 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
         choice: str | None, chosen: str | None, request: gr.Request
     ) -> Iterator[tuple[str, Any]]:
         """The list, again and again until every file in it is checked."""
-        value: dict[str, Any] = {}
         while True:
             offers = models.offers()
-            usable = [offer.label for offer in offers if offer.problem is None]
-            if not value:  # later, a person may have chosen another
-                wanted = (label for label in (choice, chosen) if label in usable)
-                value = {"value": next(wanted, next(iter(usable), None))}
-                update = gr.update(choices=usable, **value)
-            else:
-                update = gr.update(choices=usable)
+            labels = [offer.label for offer in offers if offer.problem is None]
+            update, choice = choices(labels, choice, chosen)
             yield listing(offers, models, chosen, request), update
             if all(offer.checked or offer.problem is not None for offer in offers):
                 return
@@ -86,8 +80,8 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
 
     page.load(introduced, None, [intro, help_], **INTERNAL)
     listing_event = {"fn": listed, "inputs": [choice, chosen], "outputs": [table, choice]}
-    gr.on([page.load, tab.select, refresh.click], **listing_event, **INTERNAL)
-    gr.on([page.load, tab.select, chosen.change], shown, [chosen], [state], **LATEST)
+    gr.on([tab.select, refresh.click], **listing_event, **INTERNAL)
+    gr.on([tab.select, chosen.change], shown, [chosen], [state], **LATEST)
     use.click(loaded, [choice, chosen], [state, chosen], concurrency_limit=None, **INTERNAL).then(
         **listing_event, **INTERNAL
     )

@@ -6,6 +6,7 @@ import html
 import os
 import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "DOWNLOAD",
     "INTERNAL",
     "LATEST",
+    "choices",
     "downloadable",
     "framed",
     "gr",
@@ -74,6 +76,19 @@ def refusal(error: Exception | str, title: str = "Sorry") -> gr.Error:
 def tell(text: str, title: str = "") -> None:
     """Show a notice in the page that called the running event, and go on."""
     gr.Info(html.escape(text), duration=NOTICE_SECONDS, title=title)
+
+
+def choices(
+    labels: Sequence[str], current: str | None, preferred: str | None
+) -> tuple[Any, str | None]:
+    """An update of a list to choose from, and what is chosen in it then.
+
+    What a person has chosen is not sent back: by then it may be something else.
+    """
+    if current in labels:
+        return gr.update(choices=labels), current
+    value = preferred if preferred in labels else next(iter(labels), None)
+    return gr.update(choices=labels, value=value), value
 
 
 def readable(error: Exception | str) -> str:

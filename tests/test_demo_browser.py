@@ -23,7 +23,6 @@ from tests.demo_fixtures import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_o
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from edgevlm.demo.models import Models
 
 pytest_plugins = ["tests.demo_fixtures"]
 pytestmark = MARKS
@@ -184,108 +183,6 @@ def test_a_conversation_is_left_while_it_is_answered(
     assert box.input_value() == ("What is in the picture?" if edited else "")
     assert browser.ask(page, "What color is it?", [] if edited else [SQUARE])
     assert page.locator("#conversation .user img").count() == 1
-
-
-def test_inside(page: Page, nano: VLM) -> None:
-    browser.open_tab(page, "Inside")
-    page.get_by_text("Nothing was answered in this browser yet").wait_for()
-    browser.open_tab(page, "Chat")
-    answer = browser.ask(page, "Where is the key?", [SCENE])
-    browser.open_tab(page, "Inside")
-    page.locator("#inside-answer").get_by_text(answer).wait_for()
-    expected = nano.ask(SCENE, "Where is the key?", max_tokens=40, top_logprobs=5)
-    page.locator("#tokens .token").first.wait_for()
-    shown = page.locator("#tokens .token")
-    assert shown.count() == len(expected.token_ids)
-    shown.first.hover()
-    alternatives = shown.first.locator(".others")
-    assert alternatives.is_visible()
-    assert alternatives.locator("tr").count() == 5
-    likely = f"{2.718281828459045 ** expected.logprobs[0].logprob:.2%}"
-    assert likely in alternatives.inner_text()
-    assert page.locator("#time tr").count() == 5
-    message = {
-        "role": "user",
-        "content": [
-            {"type": "image", "image": SCENE},
-            {"type": "text", "text": "Where is the key?"},
-        ],
-    }
-    prompt = nano.prompt([message])
-    assert f"{prompt.tokens}, " in page.locator("#costs").inner_text()
-    assert page.locator("#tiles img").count() == len(
-        [part for part in prompt.parts if hasattr(part, "pixels")]
-    )
-    assert page.locator("#pointed img").first.is_visible()
-    assert page.locator("#prompt .tile").count() == 1
-    picture_of(page, "inside")
-    page.mouse.wheel(0, 2000)
-    page.locator("#prompt").scroll_into_view_if_needed()
-    picture_of(page, "inside-below")
-
-
-def test_compare(page: Page, nano: VLM) -> None:
-    browser.open_tab(page, "Compare")
-    page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
-    page.locator("#compare-picture img").wait_for()
-    page.get_by_role("textbox", name="Question", exact=True).fill("What is in the picture?")
-    browser.choose(page, "#right-model", "copied")
-    page.get_by_role("button", name="Ask both").click()
-    page.locator("#compared").get_by_text("tokens per second").wait_for()
-    expected = nano.ask(SCENE, "What is in the picture?", max_tokens=40).text
-    for side in ("left", "right"):
-        page.locator(f"#{side} .answer").get_by_text(expected).wait_for()
-    page.locator("#compared td", has_text=re.compile(r"[0-9] ms")).nth(1).wait_for()
-    assert page.locator("#left mark").count() == 0
-    picture_of(page, "compare")
-
-
-def test_two_precisions_are_compared(page: Page, models: Models) -> None:
-    """Words that differ are marked on both sides; sizes are those of the files."""
-    browser.open_tab(page, "Compare")
-    page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
-    page.locator("#compare-picture img").wait_for()
-    labels = {"left": "copied: int8, q8_0", "right": "copied: int8, q4_0"}
-    with models.lease(labels["left"]) as left, models.lease(labels["right"]) as right:
-        sides = {"left": left, "right": right}
-        sizes = {side: f"{loaded.disk / 1e6:.1f} MB" for side, loaded in sides.items()}
-        for question in ("Where is the cat?", "Describe the picture.", "What is in the picture?"):
-            answers = {
-                side: loaded.vlm.ask(SCENE, question, max_tokens=40).text
-                for side, loaded in sides.items()
-            }
-            if answers["left"] != answers["right"]:  # which depends on the processor's rounding
-                break
-    assert sizes["left"] != sizes["right"] and answers["left"] != answers["right"]
-    page.get_by_role("textbox", name="Question", exact=True).fill(question)
-    for side, label in labels.items():
-        browser.choose(page, f"#{side}-model", label)
-    page.get_by_role("button", name="Ask both").click()
-    page.locator("#compared").get_by_text("tokens per second").wait_for()
-    for side in sides:
-        page.locator("#compared").get_by_text(sizes[side]).wait_for()
-        page.locator(f"#{side} .answer", has_text=answers[side]).wait_for()
-        page.locator(f"#{side} mark").first.wait_for()
-    picture_of(page, "compare-precisions")
-
-
-def test_models(page: Page) -> None:
-    browser.open_tab(page, "Models")
-    page.locator("#models").get_by_text("copied", exact=True).locator(
-        "visible=true"
-    ).first.wait_for()
-    browser.choose(page, "#model-choice", "broken")
-    page.get_by_role("button", name="Load and use").click()
-    page.locator("#model-state .problem").get_by_text("was altered").wait_for()
-    assert "edgevlm-nano" in page.locator("#head").inner_text()
-    picture_of(page, "models-broken")
-    browser.choose(page, "#model-choice", "copied")
-    page.get_by_role("button", name="Load and use").click()
-    page.locator("#model-state").get_by_text("in use").wait_for()
-    page.locator("#head").get_by_text("copied").wait_for()
-    picture_of(page, "models")
-    browser.open_tab(page, "Chat")
-    assert browser.ask(page, "What color is it?", [SQUARE]) == "green"
 
 
 def test_two_browsers_know_nothing_of_each_other(chromium: Browser, address: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgevlm import VLM, Bundle, BundleError, InputError
+from edgevlm import VLM, Bundle, BundleError, InputError, RuntimeLoadError
 from edgevlm.demo import shelf
 from edgevlm.demo.answers import Running
 from edgevlm.demo.compare import Setting, Side, compare, differ, usable, view
@@ -179,6 +179,26 @@ def test_a_folder_that_is_deleted(folder: Path, models: Models) -> None:
         list(models.loading("one"))
     assert models.usage("other").boxes == "percent", "it is still loaded"
     assert models.usage("one") == Usage()
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_another_bundle_of_the_same_name_takes_its_place(
+    folder: Path, models: Models, tmp_path: Path, in_use: bool
+) -> None:
+    second = tmp_path / "elsewhere" / "one"
+    with models.lease("one") as first:
+        shutil.copytree(folder / "one", second)
+        shutil.rmtree(folder / "one")
+        remember(second)
+        if in_use:
+            settled(models)
+            assert first.vlm.ask(SCENE, "Where is the key?").text, "whoever uses it goes on"
+    settled(models)
+    assert not models.is_loaded("one")
+    with models.lease("one") as loaded:
+        assert loaded.offer.model == str(second) and loaded is not first
+    with pytest.raises(RuntimeLoadError, match="is closed"):
+        first.vlm.ask(SCENE, "Where is the key?")
 
 
 def test_a_folder_that_may_not_be_read(

@@ -59,23 +59,12 @@
     return small.toDataURL("image/jpeg", 0.8);
   };
 
-  // What is asked: the fields of the tab, kept in the browser.
+  // What is asked: the fields of the tab.
   class Fields {
     constructor() {
       this._typed = -TYPED;
       for (const name of FIELDS) {
-        const input = this._find(name);
-        const known = localStorage.getItem(`edgevlm-live-${name}`);
-        const isBox = input.type === "checkbox";
-        if (known !== null && known !== String(isBox ? input.checked : input.value)) {
-          if (isBox) input.click();
-          else input.value = known;
-          input.dispatchEvent(new Event("input", { bubbles: true }));
-        }
-        input.addEventListener("input", () => {
-          this._typed = performance.now();
-          localStorage.setItem(`edgevlm-live-${name}`, isBox ? input.checked : input.value);
-        });
+        this._find(name).addEventListener("input", () => (this._typed = performance.now()));
       }
     }
 
