@@ -47,7 +47,11 @@ def remember(
 
     page.load(restored, [memory], list(controls), **INTERNAL)
     gr.on(
-        [control.input for control in controls],
+        # `input` of Gradio's text boxes says nothing of what is pasted, cut or deleted.
+        [
+            control.change if isinstance(control, gr.Textbox) else control.input
+            for control in controls
+        ],
         None,
         list(controls),
         [memory],
