@@ -258,14 +258,15 @@ def view(saved: Sequence[Saved], opened: Opened | None, searched: bool, request:
 
 
 def _row(saved: Saved, shown: bool, request: gr.Request) -> str:
+    """An item of the list; its last button keeps the keyboard's focus when Gradio changes it in place."""
     title = markup.escaped(saved.title or say(request, "without words"))
     attributes = f'data-id="{markup.escaped(saved.id)}" data-title="{title}"'
     if saved.deleted is not None:
         back = _button("undo", say(request, "Take back"), saved, request)
         said = markup.escaped(say(request, "deleted"))
         return (
-            f'<li class="deleted" {attributes}><span class="gone"><span class="title">{title}</span>'
-            f'<span class="quiet">{said}</span></span>{back}</li>'
+            f'<li class="deleted" {attributes}><span class="gone title">{title}</span>'
+            f'<span class="quiet said">{said}</span>{back}</li>'
         )
     moment = datetime.datetime.fromtimestamp(saved.changed, datetime.timezone.utc)
     time = moment.isoformat(timespec="seconds")

@@ -190,8 +190,10 @@ def test_rename_search_delete_and_take_back(page: Page) -> None:
     search.fill("")
     rows(page).nth(1).wait_for()
 
-    press(page, "Ёлка <b>${1}</b> {{2}}", "Delete")
+    page.get_by_role("button", name="Delete: Ёлка <b>${1}</b> {{2}}").focus()
+    page.keyboard.press("Enter")
     page.locator("#conversation-list .deleted").wait_for()
+    assert page.evaluate("document.activeElement.innerText") == "Take back"
     picture_of(page, "conversations-deleted")
     assert titles(page) == ["Where is the key? [62, 57, 87, 90]"]
     press(page, "Ёлка <b>${1}</b> {{2}}", "Take back")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edgevlm.demo import uploads
 from edgevlm.demo.uploads import UNUSED_SECONDS, delete_left_behind, sweep, upload_folder
 from tests.serving import free_port
 
@@ -234,28 +235,43 @@ def test_folders_of_other_users_stay(temporary: Path) -> None:
     assert not folder.exists()
 
 
-def test_folders_made_at_once_are_not_taken_for_left_ones(temporary: Path) -> None:
-    """Each thread looks for left ones while the others make theirs."""
-    failures: list[BaseException] = []
-    both = threading.Barrier(4)
+@pytest.mark.parametrize(
+    "moment", ["before it is open", "before it is locked", "while it is locked"]
+)
+def test_a_new_folder_that_another_process_takes_for_a_left_one(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """That process looks between two steps of this one, which takes another folder then."""
+    make, opened = tempfile.mkdtemp, uploads._open_folder
+    made: list[Path] = []
+    held: list[int] = []
 
-    def work() -> None:
-        try:
-            both.wait()
-            for _ in range(50):
-                with upload_folder() as folder:
-                    (folder / "file").touch()
-                    delete_left_behind()
-                    assert (folder / "file").exists()
-        except BaseException as error:
-            failures.append(error)
+    def mkdtemp(**arguments: str) -> str:
+        made.append(Path(make(**arguments)))
+        if len(made) == 1 and moment == "before it is open":
+            delete_left_behind()
+        return str(made[-1])
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    def open_folder(folder: Path) -> int:
+        descriptor = opened(folder)
+        if len(made) == 1 and not held and moment != "before it is open":
+            held.append(opened(folder))
+            fcntl.flock(held[0], fcntl.LOCK_EX)
+            folder.rmdir()
+            if moment == "before it is locked":
+                fcntl.flock(held[0], fcntl.LOCK_UN)
+        return descriptor
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "_open_folder", open_folder)
+        with upload_folder() as folder:
+            assert folder == made[1].resolve() and folder.is_dir()
+            patch.undo()
+            delete_left_behind()
+            assert folder.is_dir(), "it is locked"
+    for descriptor in held:
+        os.close(descriptor)
     assert list(temporary.iterdir()) == []
 
 
