@@ -33,7 +33,7 @@ def photographs_help(request: gr.Request | None) -> str:
     text = say(
         request,
         "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
-        "about 500 MB, needs no network after that, and puts the model into this list:",
+        "the model, needs no network after that, and puts it into this list:",
     )
     return markup.block(
         f"<p>{markup.escaped(text)}</p><pre tabindex='0'>{markup.escaped(COMMANDS)}</pre>"

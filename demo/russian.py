@@ -339,8 +339,8 @@ RUSSIAN = {
         "Как получить модель для фотографий, сказано на вкладке «Модели»."
     ),
     "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
-    "about 500 MB, needs no network after that, and puts the model into this list:": (
+    "the model, needs no network after that, and puts it into this list:": (
         "Чтобы получить модель для фотографий, выполните это в папке с исходным кодом edgevlm. "
-        "Загрузится около 500 МБ, дальше сеть не нужна, и модель появится в этом списке:"
+        "Модель загрузится, дальше сеть не нужна, и она появится в этом списке:"
     ),
 }
