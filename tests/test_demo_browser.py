@@ -67,10 +67,10 @@ def test_pictures_can_be_pasted_and_dropped(page: Page, kind: str) -> None:
 
 def test_the_camera_takes_a_picture_for_the_question(page: Page) -> None:
     page.get_by_role("button", name="Webcam").click()
-    camera = page.locator("#camera")
-    camera.get_by_title("grant webcam access").locator("button").click()
-    page.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0")
-    camera.get_by_role("button", name="capture photo").click()
+    camera = page.locator("#chat-camera")
+    camera.get_by_role("button", name="Start").click()
+    page.wait_for_function("document.querySelector('#chat-camera video')?.videoWidth > 0")
+    camera.get_by_role("button", name="Take a picture").click()
     page.locator("#question .thumbnail-item").wait_for()
     picture_of(page, "chat-webcam")
     assert browser.ask(page, "What is in the picture?")

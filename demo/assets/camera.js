@@ -196,13 +196,7 @@
   };
 
   // Put a picture into the question box of the tab Chat, as if a person had added it there.
-  edgevlm.addToQuestion = (blob, name) => {
-    const input = document.querySelector("#question input[type=file]");
-    const given = new DataTransfer();
-    given.items.add(new File([blob], name, { type: blob.type }));
-    input.files = given.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  };
+  edgevlm.addToQuestion = (blob, name) => edgevlm.attach([new File([blob], name, { type: blob.type })]);
 
   // A button that takes a picture for the question of the tab Chat.
   edgevlm.photograph = (camera) => {
