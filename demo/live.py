@@ -224,7 +224,9 @@ def choices_of(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def build(page: gr.Blocks, models: Models, chosen: gr.State, options: GenerationOptions) -> list[Any]:
+def build(
+    page: gr.Blocks, models: Models, chosen: gr.State, options: GenerationOptions
+) -> list[Any]:
     """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`.
 
     Returns:
