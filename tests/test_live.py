@@ -143,7 +143,8 @@ def claiming(side: int) -> bytes:
         ({"image": data_uri(b"\xff\xd8\xff" + bytes(5 * 2**20))}, "more than 4 MB"),
         ({"image": data_uri(claiming(5_000))}, "5000 × 5000 pixels"),
         ({"image": data_uri(claiming(20_000))}, "400000000 pixels"),
-        ({"image": sent()["image"][:400]}, "the image"),
+        ({"image": sent()["image"][:400]}, "not base64"),
+        ({"image": sent()["image"][:403]}, "cannot be read as a picture"),
     ],
     ids=lambda value: str(value)[:30],
 )
