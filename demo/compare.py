@@ -226,7 +226,7 @@ def build(
         try:
             (attachment,) = checked([path])
         except EdgeVLMError as error:
-            tell(readable(error), say(request, "Sorry"))
+            tell(readable(error))
             return None
         if attachment.frames > 1:
             tell(

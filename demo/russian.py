@@ -10,7 +10,6 @@ RUSSIAN = {
     "Compare": "Сравнение",
     "Models": "Модели",
     "with {model}, on this machine": "с моделью {model}, на этом компьютере",
-    "Sorry": "Не вышло",
     "The demo has ended": "Демонстрация завершена",
     "Nothing answers at this address any more. Start edgevlm demo again, then go on here.": (
         "По этому адресу больше никто не отвечает. Запустите edgevlm demo снова и продолжайте здесь."

@@ -66,16 +66,14 @@ def framed(label: Any, name: str) -> gr.HTML:
     )
 
 
-def refusal(error: Exception | str, title: str = "Sorry") -> gr.Error:
+def refusal(error: Exception | str) -> gr.Error:
     """An error to raise from an event: a notice in the page that goes away by itself."""
-    return gr.Error(
-        html.escape(readable(error)), duration=NOTICE_SECONDS, print_exception=False, title=title
-    )
+    return gr.Error(html.escape(readable(error)), duration=NOTICE_SECONDS, print_exception=False)
 
 
-def tell(text: str, title: str = "") -> None:
+def tell(text: str) -> None:
     """Show a notice in the page that called the running event, and go on."""
-    gr.Info(html.escape(text), duration=NOTICE_SECONDS, title=title)
+    gr.Info(html.escape(text), duration=NOTICE_SECONDS)
 
 
 def choices(
