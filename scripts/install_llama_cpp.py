@@ -1,9 +1,12 @@
-"""Install llama-cpp-python so that it cannot crash on this CPU.
+"""Install llama-cpp-python quickly, and so that it cannot crash on this CPU.
 
-PyPI has its sources only, so pip compiles llama.cpp. Compiled by gcc 12 for a CPU with AMX, every
-quantized model dies of SIGSEGV (the compiler drops the stores that fill the tile configuration).
-So, unless CC, CXX or CMAKE_ARGS are set already: clang if it is installed, else gcc 12 and older
-with AMX left out.
+PyPI has its sources only, so pip compiles llama.cpp: what edgevlm loads of it, which is a third of the
+work; all of it if that fails, or with ``--multimodal``, since the benchmarks compare with llama.cpp's own
+multimodal library.
+
+Compiled by gcc 12 for a CPU with AMX, every quantized model dies of SIGSEGV (the compiler drops the stores
+that fill the tile configuration). So, unless CC, CXX or CMAKE_ARGS are set already: clang if it is
+installed, else gcc 12 and older with AMX left out.
 
 ``--check``, once edgevlm itself is installed, decodes with it in a child process. pip reuses a
 wheel that it built earlier, whatever the flags and the CPU were then; if what got installed does
@@ -14,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +28,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WITHOUT_AMX = "-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
+LIBRARY_ALONE = "-DLLAVA_BUILD=OFF " + shlex.quote(
+    f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={REPOSITORY / 'scripts' / 'llama_cpp_library.cmake'}"
+)
 OWN_CHOICE = ("CC", "CXX", "CMAKE_ARGS")
+AGAIN = ("--no-cache-dir", "--force-reinstall", "--no-deps")
+"""Options of pip that compile although it is installed."""
 
 
 def requirement() -> str:
@@ -63,33 +73,63 @@ def build_environment() -> dict[str, str]:
     return environment
 
 
-def install(environment: dict[str, str], *options: str) -> None:
+def install(environment: dict[str, str], *options: str, multimodal: bool = False) -> None:
+    """Compile and install the pinned version; ends the program if that fails.
+
+    Args:
+        environment: as `build_environment` makes it.
+        options: of ``pip install``.
+        multimodal: compile all of llama.cpp, at once and not only where its library alone does not compile.
+    """
+    if not multimodal and "CMAKE_ARGS" not in os.environ:
+        arguments = f"{environment.get('CMAKE_ARGS', '')} {LIBRARY_ALONE}".strip()
+        if pip_install(environment | {"CMAKE_ARGS": arguments}, *options):
+            return
+        check_compiler()
+        print("The library alone was not installed: all of llama.cpp is tried.", file=sys.stderr)
+    if not pip_install(environment, *options):
+        check_compiler()
+        raise SystemExit(f"{requirement()} was not installed; what pip said stands above")
+
+
+def pip_install(environment: dict[str, str], *options: str) -> bool:
+    """Run pip; returns whether it succeeded."""
     settings = " ".join(
         f"{name}='{environment[name]}'" for name in OWN_CHOICE if name in environment
     )
     print(
         f"Installing {requirement()} {settings and f'with {settings} '}"
-        "(compiling llama.cpp the first time takes 5 to 10 minutes) ...",
+        "(compiling llama.cpp the first time takes some minutes) ...",
         file=sys.stderr,
         flush=True,
     )
     command = [sys.executable, "-m", "pip", "install", *options, requirement()]
-    if subprocess.run(command, env=environment, check=False).returncode == 0:
-        return
+    return subprocess.run(command, env=environment, check=False).returncode == 0
+
+
+def check_compiler() -> None:
+    """End the program if there is no C++ compiler."""
     if shutil.which("c++") is None and shutil.which("clang++") is None:
         raise SystemExit(
             "llama.cpp needs a C++ compiler and there is none: "
             "on Debian and Ubuntu, 'apt-get install build-essential' mends that"
         )
-    raise SystemExit(f"{requirement()} was not installed; what pip said stands above")
 
 
 def is_installed() -> bool:
+    """Whether the pinned version is there."""
     name, _, version = requirement().partition("==")
     try:
         return importlib.metadata.version(name) == version
     except importlib.metadata.PackageNotFoundError:
         return False
+
+
+def has_multimodal() -> bool:
+    """Whether what is installed has llama.cpp's multimodal library."""
+    package = importlib.util.find_spec("llama_cpp")
+    folders = package.submodule_search_locations or [] if package else []
+    return any(list(Path(folder, "lib").glob("*mtmd*")) for folder in folders)
 
 
 def check() -> None:
@@ -101,12 +141,8 @@ def check() -> None:
         verdict = library_verdict()
         if verdict.outcome != "ok" and not any(name in os.environ for name in OWN_CHOICE):
             print(f"llama.cpp crashes as it is built ({verdict.detail})", file=sys.stderr)
-            install(
-                dict(os.environ) | {"CMAKE_ARGS": WITHOUT_AMX},
-                "--no-cache-dir",
-                "--force-reinstall",
-                "--no-deps",
-            )
+            environment = dict(os.environ) | {"CMAKE_ARGS": WITHOUT_AMX}
+            install(environment, *AGAIN, multimodal=has_multimodal())
         check_library()
     except EdgeVLMError as error:
         raise SystemExit(f"llama.cpp is installed but does not run: {error}") from error
@@ -117,10 +153,16 @@ def main() -> None:
     parser.add_argument(
         "--check", action="store_true", help="try what is installed; compile it again if it crashes"
     )
-    if parser.parse_args().check:
+    parser.add_argument(
+        "--multimodal", action="store_true", help="with llama.cpp's multimodal library"
+    )
+    arguments = parser.parse_args()
+    if arguments.check:
         check()
     elif not is_installed():
-        install(build_environment())
+        install(build_environment(), multimodal=arguments.multimodal)
+    if arguments.multimodal and not has_multimodal():  # pip may have taken a wheel without it
+        install(build_environment(), *AGAIN, multimodal=True)
 
 
 if __name__ == "__main__":

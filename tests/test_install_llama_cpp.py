@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,14 @@ from edgevlm.errors import RuntimeLoadError
 from edgevlm.runtimes import guard
 from edgevlm.runtimes.guard import LLAMA_CPP_PYTHON_VERSION, LibraryVerdict
 from scripts import install_llama_cpp
-from scripts.install_llama_cpp import OWN_CHOICE, WITHOUT_AMX, build_environment, requirement
+from scripts.install_llama_cpp import (
+    AGAIN,
+    LIBRARY_ALONE,
+    OWN_CHOICE,
+    WITHOUT_AMX,
+    build_environment,
+    requirement,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +79,7 @@ class Machine:
         monkeypatch.setattr(guard, "check_library", self.check_library)
         monkeypatch.setattr(install_llama_cpp, "install", self.install)
 
-    def install(self, environment: dict[str, str], *options: str) -> None:
+    def install(self, environment: dict[str, str], *options: str, multimodal: bool) -> None:
         self.installed.append((environment["CMAKE_ARGS"], options))
         self.verdict = LibraryVerdict("ok" if self.mends else "crash", "status -11")
 
@@ -83,9 +92,7 @@ class Machine:
 def test_check_compiles_again_what_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, mends=True)
     install_llama_cpp.check()
-    assert machine.installed == [
-        (WITHOUT_AMX, ("--no-cache-dir", "--force-reinstall", "--no-deps"))
-    ]
+    assert machine.installed == [(WITHOUT_AMX, AGAIN)]
 
 
 def test_check_leaves_alone_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,4 +122,45 @@ def test_missing_compiler_is_named(
     monkeypatch.setattr(sys, "executable", shutil.which("false") or "/bin/false")
     with pytest.raises(SystemExit, match="apt-get install build-essential"):
         install_llama_cpp.install({})
-    assert "5 to 10 minutes" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("Installing") == 1
+
+
+class Pip:
+    """Commands that pip got, and whether they succeed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *succeeds: bool) -> None:
+        self.arguments: list[str] = []
+        self.succeeds = list(succeeds)
+        monkeypatch.setattr(install_llama_cpp, "pip_install", self.pip_install)
+
+    def pip_install(self, environment: dict[str, str], *options: str) -> bool:
+        self.arguments.append(environment.get("CMAKE_ARGS", ""))
+        return self.succeeds.pop(0)
+
+
+def test_the_library_alone_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = Pip(monkeypatch, True, True)
+    install_llama_cpp.install({})
+    install_llama_cpp.install({"CMAKE_ARGS": WITHOUT_AMX})
+    assert pip.arguments == [LIBRARY_ALONE, f"{WITHOUT_AMX} {LIBRARY_ALONE}"]
+    file = shlex.split(LIBRARY_ALONE)[-1].partition("=")[2]
+    assert Path(file).is_file()
+
+
+def test_all_is_compiled_where_the_library_alone_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = Pip(monkeypatch, False, True)
+    install_llama_cpp.install({"CMAKE_ARGS": WITHOUT_AMX})
+    assert pip.arguments == [f"{WITHOUT_AMX} {LIBRARY_ALONE}", WITHOUT_AMX]
+
+
+def test_all_is_compiled_for_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = Pip(monkeypatch, True)
+    install_llama_cpp.install({}, multimodal=True)
+    assert pip.arguments == [""]
+
+
+def test_own_arguments_of_cmake_stay_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMAKE_ARGS", "mine")
+    pip = Pip(monkeypatch, True)
+    install_llama_cpp.install({"CMAKE_ARGS": "mine"})
+    assert pip.arguments == ["mine"]
