@@ -45,8 +45,12 @@ def violations(page: Page) -> list[str]:
     ]
 
 
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def settle(page: Page) -> None:
     """Wait until nothing fades or slides any more: half a transparent text has half its contrast."""
+    page.evaluate(TWO_FRAMES)  # what has just come begins to fade in the next one
     page.wait_for_function(
         "document.getAnimations().every((it) => it.playState !== 'running'"
         " || it.effect.getComputedTiming().endTime > 5000)"  # spinners, and bars that count seconds
