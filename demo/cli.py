@@ -32,6 +32,8 @@ EXAMPLES = """\
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 """Those that end the command; Windows lacks the last one."""
 
+MEMORY_ARENAS = 2
+
 CLOSE_SECONDS = 5
 """How long requests may still take after a signal; a second one cuts that short."""
 
@@ -87,7 +89,10 @@ class _Server:
         """
         from edgevlm.demo.app import build, launch
         from edgevlm.demo.models import Models
+        from edgevlm.runtimes import cpu
 
+        # Answers are made in many threads of the web server, of which each would keep its own freed memory.
+        cpu.limit_memory_arenas(MEMORY_ARENAS)
         arguments = self._arguments
         models = Models(
             arguments.model or DEFAULT_MODEL, device=arguments.device, threads=arguments.threads

@@ -193,15 +193,20 @@ def build(
         left: str | None, right: str | None, chosen: str | None
     ) -> Iterator[tuple[Any, Any]]:
         """The models that are known to be whole, again and again until every one is checked."""
+        offered: list[str] | None = None
         while True:
             offers = models.offers()
             labels = [offer.label for offer in offers if usable(offer)]
             first, left = choices(labels, left, chosen)
             second, right = choices(labels, right, chosen)
+            if labels == offered:
+                first = second = gr.skip()  # it would move what the keyboard is at in an open list
+            offered = labels
             yield first, second
             if all(usable(offer) or offer.problem is not None for offer in offers):
-                return
+                break
             models.checks.wait(1.0)
+        yield gr.skip(), gr.skip()  # Gradio shows the last one again when the event ends
 
     def asked(
         picture: str | None, question: str, request: gr.Request, *controls: Any

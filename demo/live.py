@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -236,12 +235,6 @@ def build(
 
     def look(sent: Any, request: gr.Request) -> dict[str, Any]:
         """The answer, or ``problem`` in words, or ``stopped``."""
-        # Not in one of the server's many threads: glibc keeps 3 to 6 MB for each thread that ever did this
-        # beside others, but gives those of a thread that has ended to the next one.
-        with ThreadPoolExecutor(1, "edgevlm-live") as thread:
-            return thread.submit(looked, sent, request).result()
-
-    def looked(sent: Any, request: gr.Request) -> dict[str, Any]:
         try:
             answer = watch.answer(str(sent.get("page")), frame_of(sent, request))
         except EdgeVLMError as error:

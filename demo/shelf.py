@@ -40,14 +40,19 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
         choice: str | None, chosen: str | None, request: gr.Request
     ) -> Iterator[tuple[str, Any]]:
         """The list, again and again until every file in it is checked."""
+        offered: list[str] | None = None
         while True:
             offers = models.offers()
             labels = [offer.label for offer in offers if offer.problem is None]
             update, choice = choices(labels, choice, chosen)
+            if labels == offered:
+                update = gr.skip()  # it would move what the keyboard is at in an open list
+            offered = labels
             yield listing(offers, models, chosen, request), update
             if all(offer.checked or offer.problem is not None for offer in offers):
-                return
+                break
             models.checks.wait(SECONDS_BETWEEN_VIEWS)
+        yield gr.skip(), gr.skip()  # Gradio shows the last one again when the event ends
 
     def shown(chosen: str | None, request: gr.Request) -> str:
         offer = models.loaded_offer(chosen)

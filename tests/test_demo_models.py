@@ -189,6 +189,7 @@ def test_no_difference_is_refused_in_words(page: Page) -> None:
 
 def test_an_empty_question_is_refused_in_words(page: Page) -> None:
     browser.open_tab(page, "Compare")
+    page.wait_for_function("document.querySelector('#right-model input').value !== ''")
     page.locator("#compare-question").get_by_role("textbox").fill(" ")
     page.locator("#compare-start").click()
     page.get_by_text("the question is empty").wait_for()
@@ -384,15 +385,20 @@ def test_a_model_is_loaded_by_keyboard(page: Page) -> None:
     browser.open_tab(page, "Models")
     state(page, "copied").wait_for()
     page.wait_for_function("document.querySelector('#model-choice input').value !== ''")
-    page.locator("#model-choice input").focus()
-    page.locator("#model-choice").get_by_role("listbox").wait_for()
+    field = page.locator("#model-choice input")
     active = "document.querySelector('#model-choice [role=option].active')?.ariaLabel"
-    label = None
-    while label != "copied":
-        page.keyboard.press("ArrowDown")
-        page.wait_for_function(f"(before) => ({active} ?? before) !== before", arg=label)
+    while (
+        field.input_value() != "copied"
+    ):  # a list that is still being filled takes the first model
+        field.blur()
+        field.focus()
+        page.locator("#model-choice").get_by_role("listbox").wait_for()
         label = page.evaluate(active)
-    page.keyboard.press("Enter")
+        while label != "copied":
+            page.keyboard.press("ArrowDown")
+            page.wait_for_function(f"(before) => ({active} ?? before) !== before", arg=label)
+            label = page.evaluate(active)
+        page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.innerText") == "Load and use"
     page.keyboard.press("Enter")
