@@ -1,7 +1,7 @@
 """Install llama-cpp-python quickly, and so that it cannot crash on this CPU.
 
-PyPI has its sources only, so pip compiles llama.cpp: what edgevlm loads of it, which is a third of the
-work; all of it if that fails, or with ``--multimodal``, since the benchmarks compare with llama.cpp's own
+PyPI has its sources only, so pip compiles llama.cpp: what edgevlm loads of it, which is the smaller part;
+all of it if that fails, or with ``--multimodal``, since the benchmarks compare with llama.cpp's own
 multimodal library.
 
 Compiled by gcc 12 for a CPU with AMX, every quantized model dies of SIGSEGV (the compiler drops the stores

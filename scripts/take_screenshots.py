@@ -76,8 +76,8 @@ def take_for_readme(chromium: Browser, address: str, folder: Path) -> None:
     Raises:
         ValueError: a file does not fit `LARGEST`.
     """
-    with browser.visit(chromium, address, width=1000, height=760) as page:
-        browser.ask(page, "What changed?", [SCENE, CHANGED])
+    with browser.visit(chromium, address, width=1000, height=1150) as page:
+        browser.ask(page, "Where is the key?", [SCENE])
         page.wait_for_timeout(500)  # milliseconds: the window scrolls to its end
         sizes = [save(page, folder / "chat.png")]
     with browser.visit(chromium, address, width=1000, height=900, dark=True) as page:
