@@ -7,9 +7,7 @@ the window and the box do beyond Gradio is in `assets/chat.js`.
 
 from __future__ import annotations
 
-import queue
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +18,7 @@ from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
 from edgevlm.demo.conversation_store import ConversationStore, Opened
 from edgevlm.demo.conversations import ConversationList
-from edgevlm.demo.exchange import Step, exchange, usage
+from edgevlm.demo.exchange import Step, exchange
 from edgevlm.demo.language import label, language, say
 from edgevlm.demo.models import Models
 from edgevlm.demo.notes import images_note
@@ -330,7 +328,7 @@ def build(
     def fitted(label: str | None, request: gr.Request) -> tuple[Any, str, str]:
         """Choice of models, what is to know of the chosen one, and questions that it answers."""
         offered = [offer.label for offer in models.offers() if offer.problem is None]
-        found = usage(models, label)
+        found = models.usage(label)
         return (
             gr.update(choices=offered, value=label if label in offered else None),
             _about(found, request),
@@ -343,7 +341,7 @@ def build(
         label: str | None, chosen: str | None, request: gr.Request
     ) -> Iterator[tuple[Any, Any, Any]]:
         try:
-            for share in _loading(models, label):
+            for share in models.loading(label):
                 percent = f"{share:.0%}"
                 text = say(request, "Loading {model}: {percent}", model=label, percent=percent)
                 yield (
@@ -352,9 +350,9 @@ def build(
                     chosen,
                 )
         except EdgeVLMError as error:
-            yield _about(usage(models, chosen), request), chosen, chosen
+            yield _about(models.usage(chosen), request), chosen, chosen
             raise refusal(error) from error
-        yield _about(usage(models, label), request), label, label
+        yield _about(models.usage(label), request), label, label
 
     model.input(load, [model, chosen], [about, model, chosen], concurrency_limit=None, **INTERNAL)
 
@@ -411,29 +409,6 @@ def _question(message: Mapping[str, Any] | None, request: gr.Request) -> dict[st
                 )
             )
     return conversation.user_turn(text, [picture.path for picture in pictures])
-
-
-def _loading(models: Models, label: str | None) -> Iterator[float]:
-    """Load a model; yields how far it is, 0 to 1.
-
-    Raises:
-        EdgeVLMError: it cannot be loaded.
-    """
-    steps: queue.SimpleQueue[float | Exception | None] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            with models.lease(label, lambda share, _: steps.put(share)):
-                steps.put(None)
-        except Exception as error:
-            steps.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    yield 0.0
-    while (step := steps.get()) is not None:
-        if isinstance(step, Exception):
-            raise step
-        yield step
 
 
 def _tasks(questions: Mapping[str, str], request: gr.Request) -> str:

@@ -19,10 +19,9 @@ from edgevlm.demo.conversation import Turns
 from edgevlm.demo.language import say
 from edgevlm.demo.models import Models
 from edgevlm.demo.toolkit import gr
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.errors import InputError
 from edgevlm.generation import GenerationOptions
 from edgevlm.images import load_image
-from edgevlm.manifest import Usage
 from edgevlm.prompt import system_messages
 from edgevlm.results import FinishReason, Stats, TokenLogprob
 
@@ -100,15 +99,6 @@ def exchange(
     yield Step([*turns, answer], Record(label, messages, options, text, tuple(logprobs), stats))
 
 
-def usage(models: Models, label: str | None) -> Usage:
-    """What a model is for, as its manifest says; without any of it if the model is gone or broken."""
-    try:
-        bundle = models.find(label).bundle
-    except EdgeVLMError:
-        return Usage()
-    return (None if bundle is None else bundle.manifest.usage) or Usage()
-
-
 def _note(
     request: gr.Request | None,
     stats: Stats | None,
@@ -142,7 +132,7 @@ def _note(
 
 def _drawn(models: Models, label: str | None, text: str, turns: Turns) -> str | None:
     """The last picture with the boxes of an answer, as a file; None if the answer has none."""
-    found = boxes(text, usage(models, label).boxes)
+    found = boxes(text, models.usage(label).boxes)
     pictures = [path for turn in turns for path in conversation.pictures_of(turn)]
     if not found or not pictures:
         return None
