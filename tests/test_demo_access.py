@@ -267,6 +267,27 @@ def stops(page: Page, limit: int = 120) -> Iterator[Any]:
     raise AssertionError("the Tab key never comes back")
 
 
+def ring_fault(page: Page, element: Any) -> str | None:
+    """What is wrong with the ring around the element that has the focus; it has it again afterwards."""
+    box = element.bounding_box()
+    assert box is not None
+    clip: Any = {
+        "x": max(box["x"] - 5, 0),
+        "y": max(box["y"] - 5, 0),
+        "width": box["width"] + 10,
+        "height": box["height"] + 10,
+    }
+    focused = page.screenshot(clip=clip, caret="hide")
+    page.evaluate("(it) => { it.blur(); }", element)
+    plain = page.screenshot(clip=clip, caret="hide")
+    element.focus()
+    seen = contrasting(plain, focused)
+    ring = 2 * 2 * (box["width"] + box["height"])
+    if seen >= ring / 2 - CORNERS:
+        return None
+    return f"{seen} of {ring:.0f} pixels: {element.evaluate('(it) => it.outerHTML.slice(0, 160)')}"
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_focus_can_be_seen(chromium: Browser, address: str, dark: bool) -> None:
     """Whatever the Tab key reaches gets a ring of two pixels that contrasts with what was there before.
@@ -281,25 +302,13 @@ def test_focus_can_be_seen(chromium: Browser, address: str, dark: bool) -> None:
             browser.open_tab(page, tab)
             open_accordions(page)
             reached = 0
+            settle(page)
             for element in stops(page):
                 reached += 1
-                box = element.bounding_box()
-                assert box is not None
-                clip: Any = {
-                    "x": max(box["x"] - 5, 0),
-                    "y": max(box["y"] - 5, 0),
-                    "width": box["width"] + 10,
-                    "height": box["height"] + 10,
-                }
-                focused = page.screenshot(clip=clip, caret="hide")
-                page.evaluate("(it) => { it.blur(); }", element)
-                plain = page.screenshot(clip=clip, caret="hide")
-                element.focus()
-                seen = contrasting(plain, focused)
-                ring = 2 * 2 * (box["width"] + box["height"])
-                if seen < ring / 2 - CORNERS:
-                    html = element.evaluate("(it) => it.outerHTML.slice(0, 160)")
-                    unseen.append(f"{tab}: {seen} of {ring:.0f} pixels: {html}")
+                if ring_fault(page, element) is not None:
+                    page.wait_for_timeout(1000)  # what comes from the server may have moved it
+                    if fault := ring_fault(page, element):
+                        unseen.append(f"{tab}: {fault}")
             assert reached > 3, tab
     assert not unseen, "\n".join(unseen)
 
