@@ -449,8 +449,10 @@ def test_the_server_goes_away(chromium: Browser) -> None:
             browser.ask(page, "What color is it?", [SQUARE])
         dialog = page.get_by_role("dialog", name="Демонстрация завершена")
         dialog.wait_for()
+        settle(page)
         assert not violations(page)
         assert browser.answers(page).first.is_visible()
+        page.wait_for_timeout(3000)  # milliseconds in which what was under way fails
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.wait_for_timeout(6000)  # milliseconds: Gradio alone would ask three times
