@@ -69,6 +69,7 @@ def picture_input(**options: Any) -> gr.Image:
     def path(payload: Any) -> Any:
         return None if payload is None else payload.path
 
+    # Of this one: Gradio writes a stub file beside a module that has a subclass.
     field.preprocess = path  # type: ignore[method-assign]
     return field
 

@@ -51,6 +51,7 @@ def _is_link(url: str) -> bool:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "xhtmlOut": False})
     parser.enable(["table", "strikethrough"])
+    # markdown-it documents both of these for being replaced; its types do not say so.
     parser.validateLink = _is_link  # type: ignore[method-assign]
     parser.core.ruler.push("adapt", lambda state: _adapt(state.tokens))
     rules: dict[str, Any] = {
@@ -60,7 +61,7 @@ def _parser() -> MarkdownIt:
         "table_open": lambda *_: '<div class="wide" tabindex="0"><table>',
         "table_close": lambda *_: "</table></div>",
     }
-    parser.renderer.rules.update(rules)  # type: ignore[attr-defined]
+    parser.renderer.rules.update(rules)  # type: ignore[attr-defined]  # of its HTML renderer
     return parser
 
 

@@ -109,17 +109,6 @@ def waterfall(stats: Stats, request: gr.Request | None = None) -> str:
     return f'<table class="waterfall">{"".join(rows)}</table>'
 
 
-def bars(shares: Sequence[tuple[str, float]]) -> str:
-    """Shares from 0 to 1 as bars of that length."""
-    rows = (
-        f'<tr><td>{escaped(name)}</td><td style="width:60%"><div class="bar">'
-        f'<span style="left:0;width:{share:.2%}"></span></div></td>'
-        f'<td class="number">{share:.1%}</td></tr>'
-        for name, share in shares
-    )
-    return f'<table class="bars">{"".join(rows)}</table>'
-
-
 def prompt(parts: Sequence[PromptText | PromptTile], request: gr.Request | None = None) -> str:
     """A prompt in its order, with a mark where each tile's embeddings stand."""
     pieces = []

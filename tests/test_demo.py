@@ -279,7 +279,6 @@ def test_no_text_becomes_markup() -> None:
     for made in (
         markup.escaped(nasty),
         markup.problem(nasty),
-        markup.bars([(nasty, 0.5)]),
         markup.tokens([TokenLogprob(1, nasty.encode(), -0.1, (TokenLogprob(1, b"<i>", -1.0),))]),
         *markup.differing(nasty, ""),
     ):

@@ -55,6 +55,7 @@ class Demo:
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN.format(patch=patch, port=port)],
             env=os.environ | {"TMPDIR": str(folder)},
+            # of a dictionary no type checker knows which streams it names
             **{"stderr": subprocess.PIPE, "text": True, **streams},  # type: ignore[call-overload]
         )
 
