@@ -37,6 +37,9 @@ MEMORY_ARENAS = 2
 CLOSE_SECONDS = 5
 """How long requests may still take after a signal; a second one cuts that short."""
 
+SIGNAL_SECONDS = 0.5
+"""How often the waiting thread looks for a signal that did not wake it."""
+
 Event = BaseException | signal.Signals | None
 """What ends a wait: a failure, a signal, or that something is done."""
 
@@ -58,20 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
     This thread only waits, since Python runs no handler while a library works in it.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    with _signals(events), upload_folder() as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when the page is built
-        server = _Server(arguments)
-        _start(server.open, events)
-        event = events.get()
-        if isinstance(event, BaseException):
-            raise event
-        _start(server.close, events, done=True)
-        with suppress(queue.Empty):
-            events.get(timeout=CLOSE_SECONDS)
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
-    # Without the wait for an answer that is being made, or for what a library is at.
-    os._exit(128 + (event or signal.SIGINT))
+    with _signals(events):
+        with upload_folder() as folder:
+            os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when the page is built
+            server = _Server(arguments)
+            _start(server.open, events)
+            event = _next(events)
+            if isinstance(event, BaseException):
+                raise event
+            _start(server.close, events, done=True)
+            with suppress(queue.Empty):
+                events.get(timeout=CLOSE_SECONDS)
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        # Without the wait for an answer that is being made, or for what a library is at, and before the
+        # handlers are taken away: a third signal would raise KeyboardInterrupt and keep the process waiting.
+        os._exit(128 + (event or signal.SIGINT))
 
 
 class _Server:
@@ -103,6 +108,13 @@ class _Server:
         self.close = lambda: page.close(verbose=False)
         address = launch(page, arguments.port)
         print(f"edgevlm: {address} shows the page, Ctrl-C ends it", file=sys.stderr)
+
+
+def _next(events: queue.SimpleQueue[Event]) -> Event:
+    """Wait for an event. Another thread may receive the signal; it does not wake a thread that waits."""
+    while True:
+        with suppress(queue.Empty):
+            return events.get(timeout=SIGNAL_SECONDS)
 
 
 def _start(
