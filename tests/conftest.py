@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.oracle import BUNDLES
+
 if TYPE_CHECKING:
     from edgevlm import VLM
 
@@ -59,30 +61,27 @@ def picture(seed: int, width: int = 150, height: int = 100) -> Image.Image:
 
 
 @pytest.fixture
-def fresh(exported: Export) -> Iterator[Callable[..., VLM]]:
-    """Makes models that have seen nothing yet."""
+def fresh() -> Iterator[Callable[..., VLM]]:
+    """Load the committed SmolVLM bundle anew; nothing is in its caches yet."""
     from edgevlm import VLM
 
     made: list[VLM] = []
 
-    def make(**options: Any) -> VLM:
-        arguments = {"vision": "fp32", "decoder": "f16", "threads": 1, **options}
-        made.append(VLM.from_pretrained(exported("smolvlm").bundle, **arguments))
+    def load(**options: Any) -> VLM:
+        made.append(VLM.from_pretrained(BUNDLES / "smolvlm", **{"threads": 1, **options}))
         return made[-1]
 
-    yield make
+    yield load
     for vlm in made:
         vlm.close()
 
 
 @pytest.fixture(scope="module")
-def smolvlm(exported: Export) -> Iterator[VLM]:
-    """A model that a module's tests share."""
+def smolvlm() -> Iterator[VLM]:
+    """The committed SmolVLM bundle, shared by the tests of a module."""
     from edgevlm import VLM
 
-    with VLM.from_pretrained(
-        exported("smolvlm").bundle, vision="fp32", decoder="f16", threads=1
-    ) as vlm:
+    with VLM.from_pretrained(BUNDLES / "smolvlm", threads=1) as vlm:
         yield vlm
 
 

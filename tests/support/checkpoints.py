@@ -124,7 +124,7 @@ def smolvlm_tokenizer() -> Tokenizer:
     ]
     reserved = [f"<|reserved_special_token_{number}|>" for number in range(88)]
     added = [*special, *SMOLVLM_ADDED[:-1], *reserved, SMOLVLM_ADDED[-1]]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in PALIGEMMA_ADDED])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
 
 
