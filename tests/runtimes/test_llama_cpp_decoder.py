@@ -202,7 +202,7 @@ def test_where_flash_attention_is_used(
     decoded(decoder, some_tokens(10))
     plain = PlainDecoder(tiny_file, context_length=64, threads=1)
     if flash:
-        with pytest.raises(LoadError, match="could not restore"):
+        with pytest.raises(InferenceError, match="could not restore"):
             plain.restore(decoder.save(), 10)
     else:
         plain.restore(decoder.save(), 10)
@@ -249,7 +249,7 @@ def test_a_damaged_copy_is_refused_and_nothing_held(decoder: DecoderRuntime, dam
         length = 39
     else:
         copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
-    with pytest.raises(LoadError, match="could not restore"):
+    with pytest.raises(InferenceError, match="could not restore"):
         decoder.restore(copy, length)
     decoder.decode_tokens([1], positions(0, 1), logits=True)
 
