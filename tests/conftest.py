@@ -1,9 +1,15 @@
-"""What the tests share: no network, and bundles exported once per run."""
+"""What the tests share: no network, bundles exported once per run, and ``--core``.
+
+`pytest --core` runs the tests that need neither PyTorch, transformers nor Gradio, and refuses those
+modules to the others, so that it proves the same where they are installed.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +28,49 @@ if TYPE_CHECKING:
 
 hypothesis.settings.register_profile("same examples every time", derandomize=True)
 hypothesis.settings.load_profile("same examples every time")
+
+
+NOT_CORE = (
+    "demo",
+    "export",
+    "reference",
+    "training",
+    "repository/test_benchmarks.py",
+    "repository/test_docs.py",
+    "repository/test_readme.py",
+    "support",
+)
+"""What `--core` leaves out, from this folder."""
+HEAVY = ("gradio", "optimum", "torch", "transformers")
+"""Modules that core tests must not import."""
+
+
+class HeavyImports(MetaPathFinder):
+    """Refuse heavy modules as if they were not installed."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname.partition(".")[0] in HEAVY:
+            raise ModuleNotFoundError(f"pytest --core refuses {fullname}", name=fullname)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--core",
+        action="store_true",
+        help="run the tests that need neither PyTorch, transformers nor Gradio, without those",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("core"):
+        sys.meta_path.insert(0, HeavyImports())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("core"):
+        return None
+    path = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return True if path in NOT_CORE else None
 
 
 class Exported(NamedTuple):

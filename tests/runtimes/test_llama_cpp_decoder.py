@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgevlm.errors import ClosedError, ContextError, InputError, LoadError
+from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp.library import library
