@@ -92,8 +92,8 @@ def read_index(folder: Path) -> dict[str, str]:
             )
         if not name.endswith(".safetensors"):
             raise ExportError(
-                f"{path} names {name!r}, which is not a safetensors file; edgevlm opens no other format: save "
-                f"the checkpoint again with transformers' save_pretrained"
+                f"{path} names {name!r}, which is not a safetensors file; edgevlm opens no other format: "
+                f"save the checkpoint again with transformers' save_pretrained"
             )
     missing = sorted({name for name in index.values() if not (folder / name).is_file()})
     if missing:
