@@ -279,7 +279,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "pickled weights": (pickle_instead, r"only pickled ones \(pytorch_model\.bin\)"),
     "truncated weights": (
         lambda folder: os.truncate(folder / "model.safetensors", 1000),
-        "no safetensors file",
+        "not a complete safetensors file",
     ),
     "a missing shard": (index_instead, "names model-00002-of-00002"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
