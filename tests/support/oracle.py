@@ -107,7 +107,7 @@ class Expected:
 
 def tile_hash(tile: NDArray[np.uint8]) -> str:
     """Return the SHA-256 of a uint8 tile ``[height, width, 3]``."""
-    return hashlib.sha256(np.ascontiguousarray(tile)).hexdigest()
+    return hashlib.sha256(tile.tobytes()).hexdigest()
 
 
 def save_oracle(path: Path, expected: list[Expected], versions: dict[str, str]) -> None:
