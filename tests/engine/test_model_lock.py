@@ -274,6 +274,13 @@ def test_reading_a_stream_within_itself_is_refused() -> None:
         next(stream)
 
 
+RUN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also if the parent of the tests ignores it
+from edgevlm.cli import main
+sys.exit(main())
+"""
+
 FULL = 3500
 """Bytes that are in the pipe already: the answer does not fit beside them."""
 
@@ -287,7 +294,7 @@ def interrupted(bundle: Path, interrupt: Callable[[subprocess.Popen[bytes], int]
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, b" " * FULL)
     process = subprocess.Popen(
-        [*f"{sys.executable} -m edgevlm ask What? --max-tokens 1500 --model".split(), str(bundle)],
+        [sys.executable, "-c", RUN, *"ask What? --max-tokens 1500 --model".split(), str(bundle)],
         stdout=writer,
         stderr=subprocess.PIPE,
     )
