@@ -31,11 +31,11 @@ PADDING = 12
 GAP = 14
 
 STYLE = """\
-.layers { color: var(--md-default-fg-color, currentColor); font: 13px ui-monospace, monospace; }
-.layers text { fill: currentColor; text-anchor: middle; dominant-baseline: central; }
-.layers rect { fill: var(--md-code-bg-color, transparent); stroke: currentColor; stroke-opacity: .35; }
-.layers rect.package { stroke: var(--md-accent-fg-color, teal); stroke-opacity: 1; stroke-width: 1.6; }
-.layers path { fill: none; stroke: currentColor; stroke-opacity: .28; }"""
+#layers-picture { color: var(--md-default-fg-color, currentColor); font: 13px ui-monospace, monospace; }
+#layers-picture text { fill: currentColor; text-anchor: middle; dominant-baseline: central; }
+#layers-picture rect { fill: var(--md-code-bg-color, white); stroke: currentColor; stroke-opacity: .35; }
+#layers-picture rect.package { stroke: var(--md-accent-fg-color, teal); stroke-opacity: 1; stroke-width: 1.6; }
+#layers-picture path { fill: none; stroke: currentColor; stroke-opacity: .28; }"""
 
 
 def find_imports(repository: Path) -> dict[str, set[str]]:
@@ -137,7 +137,7 @@ def draw(imports: Imports) -> str:
     places = _place(layers, reduced)
     height = (len(layers) - 1) * LAYER_HEIGHT + BOX_HEIGHT + 2 * PADDING
     lines = [
-        f'<svg class="layers" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg id="layers-picture" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'role="img" aria-label="packages of edgevlm in layers; imports point down">',
         f"<style>{STYLE}</style>",
     ]

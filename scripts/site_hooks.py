@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 import types
 import typing
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mkdocs.structure.files import File
 
 from edgevlm import cli, manifest
-from scripts.draw_layers import draw, find_imports
+from scripts.draw_layers import PACKAGE, draw, find_imports
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -178,12 +179,38 @@ def _cell(text: str) -> str:
 
 def layers() -> str:
     """Return the picture of the packages, drawn from the imports in the code."""
-    return draw(find_imports(REPOSITORY))
+    return f'<figure class="layers">{draw(find_imports(REPOSITORY))}</figure>'
+
+
+def modules() -> str:
+    """Return tables of the modules with the first lines of their docstrings, one for each package."""
+    root = REPOSITORY / PACKAGE
+    parts = []
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = sorted(name for name in names if name != "__pycache__")
+        path = Path(folder).relative_to(root)
+        title = "/".join([PACKAGE, *path.parts])
+        rows = [
+            f"| `{name}` | {_cell(_first_line(Path(folder) / name))} |"
+            for name in sorted(files)
+            if name.endswith(".py") and name != "__init__.py"
+        ]
+        if rows:
+            purpose = _first_line(Path(folder) / "__init__.py")
+            parts.append("\n".join([f"## {title}", purpose, "", "| module | |", "|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _first_line(path: Path) -> str:
+    """Return the first line of a module's docstring, empty if there is none."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else ""
+    return (docstring or "").partition("\n\n")[0].replace("\n", " ")
 
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     "command line": command_line,
     "bundle format": bundle_format,
     "layers": layers,
+    "modules": modules,
 }
 """The name in a page's comment to what makes the part."""
