@@ -34,7 +34,7 @@ STYLE = """\
 #layers-picture { color: var(--md-default-fg-color, currentColor); font: 13px ui-monospace, monospace; }
 #layers-picture text { fill: currentColor; text-anchor: middle; dominant-baseline: central; }
 #layers-picture rect { fill: var(--md-code-bg-color, white); stroke: currentColor; stroke-opacity: .35; }
-#layers-picture rect.package { stroke: var(--md-accent-fg-color, teal); stroke-opacity: 1; stroke-width: 1.6; }
+#layers-picture rect.package { stroke: var(--md-accent-fg-color, teal); stroke-opacity: 1; }
 #layers-picture path { fill: none; stroke: currentColor; stroke-opacity: .28; }"""
 
 
@@ -93,7 +93,8 @@ def find_layers(imports: Imports) -> list[list[str]]:
     for box in order:
         depth[box] = max((depth[below] + 1 for below in imports[box]), default=0)
     return [
-        sorted(box for box in order if depth[box] == level) for level in range(max(depth.values()) + 1)
+        sorted(box for box in order if depth[box] == level)
+        for level in range(max(depth.values()) + 1)
     ]
 
 
@@ -104,13 +105,17 @@ def reduce_imports(imports: Imports) -> dict[str, set[str]]:
         reach[box] = imports[box].union(*(reach[below] for below in imports[box]))
     return {
         box: {
-            below for below in direct if not any(below in reach[other] for other in direct - {below})
+            below
+            for below in direct
+            if not any(below in reach[other] for other in direct - {below})
         }
         for box, direct in imports.items()
     }
 
 
-def _place(layers: Sequence[Sequence[str]], reduced: Imports) -> dict[str, tuple[float, float, float]]:
+def _place(
+    layers: Sequence[Sequence[str]], reduced: Imports
+) -> dict[str, tuple[float, float, float]]:
     """Return left, top and width of each box; a box lies near those that it imports."""
     places: dict[str, tuple[float, float, float]] = {}
     for level, boxes in enumerate(layers):
@@ -169,7 +174,9 @@ def main() -> None:
     imports = find_imports(arguments.repository)
     layers = find_layers(imports)
     count = sum(map(len, imports.values()))
-    print(f"{len(imports)} packages and modules, {len(layers)} layers, {count} imports, 0 up, 0 circles")
+    print(
+        f"{len(imports)} packages and modules, {len(layers)} layers, {count} imports, 0 up, 0 circles"
+    )
     for number, boxes in reversed(list(enumerate(layers))):
         print(f"{number:2}  {' '.join(boxes)}")
     if arguments.svg:

@@ -128,7 +128,9 @@ def _objects(kind: Any) -> Iterator[Any]:
             continue
         met.add(kind)
         yield kind
-        waiting += [inner for hint in typing.get_type_hints(kind).values() for inner in _inner(hint)]
+        waiting += [
+            inner for hint in typing.get_type_hints(kind).values() for inner in _inner(hint)
+        ]
 
 
 def _inner(hint: Any) -> list[Any]:
@@ -152,7 +154,9 @@ def _json_type(hint: Any) -> str:
         return f"list{length}: {_json_type(arguments[0])}"
     if origin is dict:
         return f"object: {_json_type(arguments[1])} by name"
-    return {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}[hint]
+    return {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}[
+        hint
+    ]
 
 
 def _field_meanings() -> dict[tuple[str, str], str]:
@@ -197,14 +201,24 @@ def modules() -> str:
         ]
         if rows:
             purpose = _first_line(Path(folder) / "__init__.py")
-            parts.append("\n".join([f"## {title}", purpose, "", "| module | |", "|---|---|", *rows]))
+            parts.append(
+                "\n".join([f"## {title}", purpose, "", "| module | |", "|---|---|", *rows])
+            )
     return "\n\n".join(parts)
 
 
 def _first_line(path: Path) -> str:
     """Return the first line of a module's docstring, empty if there is none."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else ""
+    docstring = (
+        ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else ""
+    )
     return (docstring or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def smolvlm_family() -> str:
+    """Return the shortest family module as a block of code."""
+    source = (REPOSITORY / "export" / "families" / "smolvlm.py").read_text(encoding="utf-8")
+    return f"```python\n{source}```"
 
 
 GENERATED: Mapping[str, Callable[[], str]] = {
@@ -212,5 +226,6 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "bundle format": bundle_format,
     "layers": layers,
     "modules": modules,
+    "smolvlm family": smolvlm_family,
 }
 """The name in a page's comment to what makes the part."""

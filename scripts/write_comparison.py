@@ -18,7 +18,7 @@ README = REPOSITORY / "README.md"
 README_MACHINE = RESULTS / "epyc" / "results.json"
 README_ROWS = {
     "first token: 17 tiles": "first token, image in 17 tiles",
-    "first token: camera frame, detail auto": "first token, camera frame with `detail=\"auto\"`",
+    "first token: camera frame, detail auto": 'first token, camera frame with `detail="auto"`',
     "first token of a second question: 17 tiles": "first token, second question about the 17 tiles",
     "first token of the next turn, after 3 frames": "first token, next turn after three frames",
     "load, warm page cache": "load, files in the page cache",
@@ -70,7 +70,9 @@ def summary(result: dict[str, Any]) -> str:
         row = rows[work]
         ratio = f"{row['ratio']:.{1 if row['ratio'] < 10 else 0}f}"
         unit = row["unit"]
-        lines.append(f"| {words} | {row['ours']:.3g} {unit} | {row['theirs']:.3g} {unit} | {ratio} |")
+        lines.append(
+            f"| {words} | {row['ours']:.3g} {unit} | {row['theirs']:.3g} {unit} | {ratio} |"
+        )
     return "\n".join(lines)
 
 

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FILES = ("docs/built-in-model.md", "training/nano/README.md", "edgevlm/models/edgevlm-nano/README.md")
+FILES = (
+    "docs/built-in-model.md",
+    "training/nano/README.md",
+    "edgevlm/models/edgevlm-nano/README.md",
+)
 BEGIN, END = "<!-- eval: begin -->", "<!-- eval: end -->"
 LANGUAGES = {"": "English", " (ru)": "Russian"}
 
