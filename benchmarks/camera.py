@@ -2,8 +2,9 @@
 
 A camera shows a new frame each time; nothing of the last one is asked about again, so copying its KV cache
 out would be in vain. Conversations that take turns are copied out and back, where they would else be
-prefilled again. `edgevlm.engine.kv_cache` says which rule tells the two apart. SmolVLM-256M
-in its real shape with random weights; writes FOLDER/camera.json. Each figure is the median of the rounds, which take the cases in turn.
+prefilled again. `edgevlm.engine.kv_cache` says which rule tells the two apart. SmolVLM-256M in its real
+shape with random weights; writes FOLDER/camera.json. Each figure is the median of the rounds, which take the
+cases in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from benchmarks.files import THREADS, Files, asked, described
 from edgevlm import VLM
 from edgevlm.evaluation.report import write_json
-from edgevlm.results import Answer, Stats, collect
+from edgevlm.results import Answer, Stats
 
 ROUNDS = 20
 FRAME = (640, 480)
@@ -50,7 +51,7 @@ def conversations(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> 
     questions. Prefill of the second and of the third turn."""
 
     def ask(messages: list[dict[str, Any]]) -> Answer:
-        answer = collect(vlm.generate(messages, max_tokens=TOKENS, detail="high"))
+        answer = vlm.generate(messages, max_tokens=TOKENS, detail="high")
         messages += [
             {"role": "assistant", "content": answer.text or "?"},
             {"role": "user", "content": "And what else?"},
