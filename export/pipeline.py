@@ -22,7 +22,7 @@ from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import open_given_decoder
-from edgevlm.export.output_folder import aside, check_disk, check_out
+from edgevlm.export.output_folder import staged, check_disk, check_out
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
 from edgevlm.manifest import (
@@ -91,7 +91,7 @@ def export(
         out.parent,
         estimate_bytes(plan, vision, types) + (given.path.stat().st_size if given else 0),
     )
-    with aside(out) as folder, quiet_transformers():
+    with staged(out) as folder, quiet_transformers():
         if given:
             decoder_files = {given.file_type: given.copy(folder)}
         else:
