@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mkdocs.structure.files import File
 
-from edgevlm import cli, manifest
+from edgevlm import cli, errors, manifest
 from scripts.draw_layers import PACKAGE, draw, find_imports
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ def _command(name: str) -> str:
             title = {"positional arguments": "arguments"}.get(group.title or "", group.title)
             lines += ["", f"| {title} | meaning |", "|---|---|", *rows]
     return "\n".join(lines)
+
+
+def _paragraph(text: str) -> str:
+    """Return a paragraph of a help text; indented lines keep their form."""
+    return f"```text\n{inspect.cleandoc(text)}\n```\n" if text.startswith("  ") else f"{text}\n"
 
 
 def _invocation(action: argparse.Action) -> str:
@@ -181,6 +186,18 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("``", "`").replace("|", "\\|").split())
 
 
+def error_tree() -> str:
+    """Return the classes of errors as an indented list."""
+
+    def lines(kind: type[Exception], depth: int) -> Iterator[str]:
+        purpose = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        yield f"{'    ' * depth}- [`{kind.__name__}`](#edgevlm.{kind.__name__}): {_cell(purpose)}"
+        for below in kind.__subclasses__():
+            yield from lines(below, depth + 1)
+
+    return "\n".join(lines(errors.EdgeVLMError, 0))
+
+
 def layers() -> str:
     """Return the picture of the packages, drawn from the imports in the code."""
     return f'<figure class="layers">{draw(find_imports(REPOSITORY))}</figure>'
@@ -224,6 +241,7 @@ def smolvlm_family() -> str:
 GENERATED: Mapping[str, Callable[[], str]] = {
     "command line": command_line,
     "bundle format": bundle_format,
+    "error tree": error_tree,
     "layers": layers,
     "modules": modules,
     "smolvlm family": smolvlm_family,
