@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 import edgevlm
+from edgevlm import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = [
@@ -155,3 +156,16 @@ def test_reference_has_every_public_name() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     named = re.findall(r"^::: edgevlm\.(\w+)$", text, re.MULTILINE)
     assert sorted(named) == sorted(set(edgevlm.__all__) - {"__version__"})
+
+
+def test_options_exist() -> None:
+    """Options in the text are those of a subcommand, so that a rename is not forgotten here."""
+    known = {
+        option
+        for name in cli.COMMANDS
+        for action in cli.command_parser(name)._actions
+        for option in action.option_strings
+    }
+    for document in DOCUMENTS:
+        named = re.findall(r"`(--[a-z][a-z-]*)", document.read_text(encoding="utf-8"))
+        assert set(named) <= known, document
