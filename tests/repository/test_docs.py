@@ -120,6 +120,23 @@ def test_blocks_run(program: list[Block], checkout: Path) -> None:
     assert outputs == expected
 
 
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run(example: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, example], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_examples_are_listed() -> None:
+    text = (REPOSITORY / "examples" / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in EXAMPLES if f"[{path.name}]" not in text] == []
+
+
 def test_blocks_are_found() -> None:
     found = programs()
     assert {program[0].language for program in found} == {"bash", "python"}
