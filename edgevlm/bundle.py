@@ -49,7 +49,10 @@ class Bundle:
 
         Args:
             model: a built-in name, a folder, or a hub repository ``owner/name``, tried in this order.
-            revision, cache_dir, token, local_files_only: as in huggingface_hub; for repositories.
+            revision: branch, tag or commit of a hub repository; None: the default branch.
+            cache_dir: folder for downloads; None: huggingface_hub's own.
+            token: token for a private repository; None: the one that huggingface_hub has stored.
+            local_files_only: use downloaded files only, never the network.
 
         Raises:
             BundleError: nothing is found there, or what is there is no complete bundle.
