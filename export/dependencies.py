@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import edgevlm
 from edgevlm.errors import MissingDependencyError
-from edgevlm.versions import installed
+from edgevlm.versions import installed_versions
 
 DISTRIBUTIONS = (
     ("torch",),
@@ -28,7 +28,7 @@ def check_dependencies() -> None:
     """Raises:
     MissingDependencyError: names what is missing and the command that installs it.
     """
-    missing = [forms[0] for forms in DISTRIBUTIONS if not installed(forms)]
+    missing = [forms[0] for forms in DISTRIBUTIONS if not installed_versions(forms)]
     if missing:
         raise MissingDependencyError(
             f"export needs {', '.join(missing)}, not installed here: pip install 'edgevlm[export]'"
@@ -39,5 +39,5 @@ def versions() -> dict[str, str]:
     """Distribution to version, of edgevlm and all that makes a bundle."""
     found = {"edgevlm": edgevlm.__version__}
     for forms in DISTRIBUTIONS:
-        found |= installed(forms)
+        found |= installed_versions(forms)
     return found

@@ -22,7 +22,7 @@ def test_says_what_this_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["llama_cpp_probe"].startswith(("ok", "no_extra_bufts"))
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr()
-    assert system.model() in shown.out and shown.err == ""
+    assert system.cpu_model() in shown.out and shown.err == ""
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_says_what_this_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_build_that_crashes(
     monkeypatch: pytest.MonkeyPatch, outcome: Any, fatal: bool | None
 ) -> None:
-    verdict = guard.LibraryVerdict(outcome, "status -11")
-    monkeypatch.setattr(guard, "library_verdict", lambda: verdict)
+    verdict = guard.ProbeResult(outcome, "status -11")
+    monkeypatch.setattr(guard, "probe_library", lambda: verdict)
     problems = [problem for problem in doctor.examine().problems if "status -11" in problem.message]
     assert [problem.fatal for problem in problems] == ([] if fatal is None else [fatal])
     assert all("CC=clang" in problem.message for problem in problems)

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
-from edgevlm.errors import ClosedError, ContextError, InputError, LoadError
+from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
 from tests.support.tiny_decoder import (
     CONTEXT_LENGTH,
@@ -109,7 +109,7 @@ def test_embeddings_between_tokens(decoder: DecoderRuntime, model: LlamaForCausa
 def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: LlamaForCausalLM) -> None:
     causal = ExactDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(CONTEXT_LENGTH)
-    assert len(tokens) > 2 * LlamaCppDecoder.BATCH_LENGTH
+    assert len(tokens) > 2 * LlamaCppDecoder.BATCH_SIZE
     theirs = reference_logits(model, tokens)[-1]
     assert relative_error(decoded(causal, tokens), theirs) < EXACT
     causal.truncate(0)
@@ -181,7 +181,7 @@ def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: LlamaFo
 
 
 class PlainDecoder(LlamaCppDecoder):
-    def _flash_pays(self) -> bool:
+    def _use_flash_attention(self) -> bool:
         return False
 
 
@@ -205,12 +205,12 @@ def test_where_flash_attention_is_used(
     """Seen by the cache: with flash attention llama.cpp keeps values in rows, else in columns."""
     monkeypatch.setattr(system, "is_intel", lambda: intel)
     monkeypatch.setattr(system, "has_amx", lambda: amx)
-    monkeypatch.setattr(LlamaCppDecoder, "FLASH_LENGTH", 1000)
+    monkeypatch.setattr(LlamaCppDecoder, "MAX_FLASH_CONTEXT", 1000)
     decoder = LlamaCppDecoder(tiny_file, context_length=context_length, threads=1)
     decoded(decoder, some_tokens(10))
     plain = PlainDecoder(tiny_file, context_length=64, threads=1)
     if flash:
-        with pytest.raises(LoadError, match="could not restore"):
+        with pytest.raises(InferenceError, match="could not restore"):
             plain.restore(decoder.save(), 10)
     else:
         plain.restore(decoder.save(), 10)
@@ -257,7 +257,7 @@ def test_a_damaged_copy_is_refused_and_nothing_held(decoder: DecoderRuntime, dam
         length = 39
     else:
         copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
-    with pytest.raises(LoadError, match="could not restore"):
+    with pytest.raises(InferenceError, match="could not restore"):
         decoder.restore(copy, length)
     decoder.decode_tokens([1], positions(0, 1), logits=True)
 
@@ -405,7 +405,7 @@ def test_refuses_a_context_larger_than_memory(
 
 
 @pytest.mark.skipif(
-    library().llama_supports_gpu_offload(), reason="this llama.cpp has a GPU back end"
+    load_llama_cpp().llama_supports_gpu_offload(), reason="this llama.cpp has a GPU back end"
 )
 @pytest.mark.parametrize("layers", [1, -1])
 def test_refuses_a_gpu_that_is_not_there(tiny_file: Path, layers: int) -> None:
