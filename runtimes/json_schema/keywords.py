@@ -93,11 +93,11 @@ def json_pointer(path: SchemaPath) -> str:
 
 def shorten(message: str, size: int) -> str:
     """Return one line of at most `size` printable characters, cut in its middle."""
-    half = (size - 1) // 2
+    end = (size - 1) // 2
     if len(message) > 4 * size:
         message = message[: 2 * size] + message[-2 * size :]
     line = " ".join("".join(char if char.isprintable() else " " for char in message).split())
-    return line if len(line) <= size else f"{line[:half]}…{line[-half:]}"
+    return line if len(line) <= size else f"{line[:end]}…{line[-end:]}"
 
 
 _Check: TypeAlias = Callable[[Any, SchemaPath], Any]
@@ -127,7 +127,7 @@ def check_text(value: Any, place: SchemaPath) -> str:
     if not isinstance(value, str):
         refuse(place, f"{place[-1]} takes a text, not {json_type(value)}")
     if any("\ud800" <= char <= "\udfff" for char in value):
-        refuse(place[:-1] if value == place[-1] else place, "a text has half a surrogate pair")
+        refuse(place[:-1] if value == place[-1] else place, "a text has a lone surrogate")
     return value
 
 

@@ -29,6 +29,11 @@ from typing import Literal
 
 from edgevlm.errors import LoadError, MissingDependencyError
 from edgevlm.runtimes import system
+from edgevlm.runtimes.llama_cpp.installation import (
+    BUILD_WITH_CUDA,
+    INSTALL_LLAMA_CPP,
+    REBUILD_ADVICE,
+)
 from edgevlm.user_cache import user_cache, write_cached
 
 PROBE_COMMAND = (sys.executable, "-m", "edgevlm.runtimes.llama_cpp.probe")
@@ -40,18 +45,8 @@ PROBE_TIMEOUT = 600
 EXIT_REFUSED = 3
 """Exit status of a probe that raised an error of edgevlm; its last line on stderr is the message."""
 
-LLAMA_CPP_PYTHON_VERSION = "0.3.36"
-"""The only version that edgevlm uses: the structures of llama.cpp's C API change between releases."""
-
-INSTALL_LLAMA_CPP = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
-REBUILD_LLAMA_CPP = f"{INSTALL_LLAMA_CPP} --force-reinstall --no-deps --no-cache-dir"
-BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD_LLAMA_CPP}"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
-REBUILD_ADVICE = (
-    f"build it again with clang, CC=clang CXX=clang++ {REBUILD_LLAMA_CPP}, or without AMX, "
-    "CMAKE_ARGS='-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__' "
-    f"{REBUILD_LLAMA_CPP}"
-)
+"""Folder where NVIDIA's Linux driver describes itself and its GPUs."""
 
 _logger = logging.getLogger(__name__)
 
@@ -72,7 +67,7 @@ class ProbeResult:
 
     @property
     def explanation(self) -> str:
-        """What is wrong and how to fix it, if the outcome is not ``ok``."""
+        """Message about the crash and its fix, for an outcome that is not ``ok``."""
         slower = (
             ""
             if self.outcome == "crash"

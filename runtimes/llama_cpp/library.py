@@ -11,7 +11,7 @@ from typing import Any
 
 from edgevlm.errors import LoadError
 from edgevlm.runtimes.imports import import_library
-from edgevlm.runtimes.llama_cpp.guard import (
+from edgevlm.runtimes.llama_cpp.installation import (
     BUILD_WITH_CUDA,
     INSTALL_LLAMA_CPP,
     LLAMA_CPP_PYTHON_VERSION,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import ClosedError, InputError, LoadError
 from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
-from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
     load_llama_cpp,

@@ -11,13 +11,14 @@ from edgevlm import cli
 from edgevlm.cli import doctor
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp import guard
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from edgevlm.runtimes.onnx import session
 
 
 def test_says_what_this_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["llama_cpp_python"] == guard.LLAMA_CPP_PYTHON_VERSION
+    assert report["llama_cpp_python"] == LLAMA_CPP_PYTHON_VERSION
     assert "CPUExecutionProvider" in report["providers"]
     assert report["llama_cpp_probe"].startswith(("ok", "no_extra_bufts"))
     assert cli.main(["doctor"]) == 0

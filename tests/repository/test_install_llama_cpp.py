@@ -11,7 +11,8 @@ import pytest
 
 from edgevlm.errors import LoadError
 from edgevlm.runtimes.llama_cpp import guard
-from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION, ProbeResult
+from edgevlm.runtimes.llama_cpp.guard import ProbeResult
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from scripts import install_llama_cpp
 from scripts.install_llama_cpp import (
     AGAIN,

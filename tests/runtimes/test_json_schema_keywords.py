@@ -1,4 +1,4 @@
-"""What a JSON schema may say: each keyword is honoured, an annotation, or refused by its place."""
+"""The keywords of JSON Schema: each is honoured, an annotation, or refused with its place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def texts() -> JsonConstraint:
 def written(
     texts: JsonConstraint, schema: dict[str, Any], seed: int, size: int = 120
 ) -> str | None:
-    """A text of random tokens; None if it has no end so soon."""
+    """Return a text of random tokens; None if it does not end within `size` tokens."""
     matcher = texts.matcher(schema)
     choose = random.Random(seed)
     text = b""
@@ -69,7 +69,7 @@ def accepts(texts: JsonConstraint, schema: dict[str, Any], text: str) -> bool:
 
 
 def standard() -> set[str]:
-    """Keywords of draft 2020-12, from its own description."""
+    """Return the keywords of draft 2020-12, from its meta-schema."""
     found: set[str] = set()
     base = "https://json-schema.org/draft/2020-12/"
     for name in ("core", "applicator", "unevaluated", "validation", "meta-data", "content"):
@@ -230,7 +230,7 @@ def test_names_of_properties_and_values_are_no_keywords(
     assert accepts(texts, schema, json.dumps({keyword: {keyword: True}}, separators=(",", ":")))
 
 
-# Whatever is said together ---------------------------------------------------------------------
+# Keywords together ------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "id", 'x"y', "é", "", "format", "not"])
 NUMBERS = st.integers(-200, 200)
@@ -402,7 +402,7 @@ def test_other_formats_are_annotations(texts: JsonConstraint, name: str) -> None
 # What llguidance itself would get wrong -----------------------------------------------------------
 
 
-def test_no_other_spelling_of_a_name_passes_for_another(texts: JsonConstraint) -> None:
+def test_a_name_with_escapes_does_not_pass_for_another_name(texts: JsonConstraint) -> None:
     schema = {**OBJECT, "required": ["a"], "additionalProperties": {"type": "string"}}
     assert accepts(texts, schema, '{"a":1,"b":"x"}')
     for second in ('"a"', '"\\u0061"'):
@@ -474,7 +474,7 @@ def nested(schema: dict[str, Any], keyword: str, times: int) -> dict[str, Any]:
 
 
 def ring(size: int, **link: Any) -> dict[str, Any]:
-    """Definitions that lead to each other in a ring."""
+    """Return definitions that refer to each other in a ring."""
     found = {}
     for index in range(size):
         following = {"$ref": f"#/$defs/d{(index + 1) % size}"}
@@ -614,7 +614,7 @@ def test_bounds_further_out_than_numbers_go(
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_process_is_enough(texts: JsonConstraint) -> Iterator[None]:
-    """No schema of this module ends the process that llguidance works in."""
+    """Check that no schema of this module ended the child process."""
     texts.matcher({"type": "null"})
     helper = texts._helper
     yield

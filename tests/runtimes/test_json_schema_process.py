@@ -1,4 +1,4 @@
-"""What a JSON schema may cost: it is tried in a child process that is ended where it goes too far."""
+"""The cost of a JSON schema: a child process tries it and is ended when it exceeds a limit."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_where_no_process_can_be_started(
 
 
 class Panic(BaseException):
-    """As Rust's panics come to Python."""
+    """A panic of Rust as it arrives in Python."""
 
 
 def test_a_panic_while_an_answer_is_written_is_an_error_of_the_request(

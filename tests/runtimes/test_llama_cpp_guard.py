@@ -1,4 +1,4 @@
-"""The guard: child processes that really crash, and what it makes of that."""
+"""The guard, with child processes that really crash."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = Callable[..., list[str]]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """A probe that counts its runs and dies of `signal` at the arguments named."""
+    """A probe that counts its runs and crashes with `signal` at the arguments named."""
     script = tmp_path / "probe.py"
     script.write_text(
         "import os, sys\n"
@@ -56,8 +56,8 @@ def runs(folder: Path) -> list[str]:
 
 def test_ok_is_remembered(command: Command, library: Path, tmp_path: Path) -> None:
     for _ in range(3):
-        verdict = guard.check_library(command(), library, tmp_path / "cache")
-        assert verdict.outcome == "ok" and verdict.extra_buffer_types
+        result = guard.check_library(command(), library, tmp_path / "cache")
+        assert result.outcome == "ok" and result.extra_buffer_types
     assert runs(tmp_path) == ["library extra-bufts"]
 
 
@@ -66,16 +66,16 @@ def test_a_crash_turns_the_fast_kernels_off(
 ) -> None:
     crashing = command("extra-bufts")
     for _ in range(3):
-        verdict = guard.check_library(crashing, library, tmp_path / "cache")
-        assert verdict.outcome == "no_extra_bufts" and not verdict.extra_buffer_types
-        assert verdict.detail == "status -11: last words"
+        result = guard.check_library(crashing, library, tmp_path / "cache")
+        assert result.outcome == "no_extra_bufts" and not result.extra_buffer_types
+        assert result.detail == "status -11: last words"
     assert runs(tmp_path) == ["library extra-bufts", "library no-extra-bufts"]
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert "CC=clang" in warnings[0].message and "-U__AMX_INT8__" in warnings[0].message
 
 
-def test_two_crashes_are_an_error_with_the_mend(
+def test_two_crashes_are_an_error_with_the_fix(
     command: Command, library: Path, tmp_path: Path
 ) -> None:
     crashing = command("extra-bufts", "no-extra-bufts", signal=4)
@@ -146,8 +146,8 @@ def test_a_probe_that_hangs(library: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_installed_library_passes_its_own_probe(tmp_path: Path) -> None:
-    verdict = guard.probe_library(cache=tmp_path)
-    assert verdict.outcome in ("ok", "no_extra_bufts")
+    result = guard.probe_library(cache=tmp_path)
+    assert result.outcome in ("ok", "no_extra_bufts")
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -186,7 +186,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damage(model: Path, path: Path, old: bytes, new: bytes) -> Path:
-    """A copy with one occurrence of `old` replaced by as many bytes."""
+    """Write a copy with one occurrence of `old` replaced by as many bytes."""
     content = model.read_bytes()
     assert content.count(old) == 1 and len(old) == len(new)
     path.write_bytes(content.replace(old, new))
@@ -274,7 +274,7 @@ def test_another_gpu_or_driver_is_tried_again(
 def test_kernels_that_crash_on_the_gpu_are_an_error_with_the_cause(
     library: Path, tmp_path: Path
 ) -> None:
-    """What llama.cpp writes when it was compiled for another GPU."""
+    """The probe prints what llama.cpp prints when it was compiled for another GPU."""
     script = (
         "import os, sys\n"
         "print('llama.cpp ends this process: CUDA error: no kernel image', file=sys.stderr)\n"

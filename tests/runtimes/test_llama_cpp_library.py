@@ -1,4 +1,4 @@
-"""What is said of llama.cpp's build and of how it failed."""
+"""Messages about llama.cpp's build and its failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offloads", "system", "said"),
+    ("offloads", "system", "reason"),
     [
         (True, "CUDA : ARCHS = 900 | CPU : AVX2 = 1", None),
         (False, "CPU : SSE3 = 1 | AVX2 = 1", "for the CPU only; CMAKE_ARGS=-DGGML_CUDA=on"),
@@ -33,14 +33,14 @@ def log(text: str) -> None:
     ],
 )
 def test_why_there_is_no_gpu(
-    monkeypatch: pytest.MonkeyPatch, offloads: bool, system: str, said: str | None
+    monkeypatch: pytest.MonkeyPatch, offloads: bool, system: str, reason: str | None
 ) -> None:
     build = SimpleNamespace(
         llama_supports_gpu_offload=lambda: offloads,
         llama_print_system_info=lambda: system.encode(),
     )
     monkeypatch.setattr(library, "load_llama_cpp", lambda: build)
-    assert (no_gpu_reason() == "") if said is None else (said in no_gpu_reason())
+    assert (no_gpu_reason() == "") if reason is None else (reason in no_gpu_reason())
 
 
 def test_the_installed_library_answers() -> None:

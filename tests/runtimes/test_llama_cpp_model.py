@@ -86,7 +86,7 @@ def test_long_runs_of_text(model: LlamaCppModel) -> None:
 
 
 def test_long_runs_do_not_overflow_the_stack(tiny_file: Path, tmp_path: Path) -> None:
-    """In a vocabulary that is split by `std::regex`, which recurses; on a caller's small stack."""
+    """With a vocabulary for which llama.cpp uses `std::regex`, which recurses, on a small stack."""
     content = tiny_file.read_bytes()
     key = b"tokenizer.ggml.pre" + np.uint32(gguf.GGUFValueType.STRING).tobytes()
     old = key + np.uint64(6).tobytes() + b"smollm"

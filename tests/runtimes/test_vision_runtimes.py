@@ -1,4 +1,4 @@
-"""The vision runtimes over small graphs, against NumPy."""
+"""The vision runtimes on small graphs, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights() -> NDArray[np.float32]:
 
 
 def reference(tiles: NDArray[np.uint8], *, magnitude: bool = False) -> NDArray[np.float32]:
-    """What `write_graph`'s graph computes, or the magnitude of what it adds up."""
+    """Return what the graph of `write_graph` computes, or the sum of magnitudes."""
     patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32)
     matrix = np.abs(weights()) if magnitude else weights()
     embeddings: NDArray[np.float32] = patches @ matrix / np.float32(255)
@@ -83,14 +83,14 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder is left alone."""
+    """A cache folder for each test instead of the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture(params=[OnnxVision, OpenVinoVision], ids=["onnx", "openvino"])
 def load(request: pytest.FixtureRequest) -> Callable[..., VisionRuntime]:
-    """Opens a graph in one of the runtimes."""
+    """A function that opens a graph in one of the runtimes."""
     return functools.partial(request.param, input_name="tiles", output_name="embeddings")
 
 
@@ -107,8 +107,8 @@ def some_tiles(count: int) -> NDArray[np.uint8]:
 
 
 def assert_encodes(vision: VisionRuntime, tiles: NDArray[np.uint8]) -> None:
-    """As NumPy does, but for rounding: bfloat16 does that to tiles, scale, weights and result, by up to
-    2**-9 of each."""
+    """Compare with NumPy, up to rounding: bfloat16 rounds tiles, scale, weights and result by up to 2**-9
+    of each."""
     embeddings, expected = vision.encode(tiles), reference(tiles)
     assert embeddings.dtype == np.float32 and embeddings.shape == (len(tiles), TOKENS, WIDTH)
     if "bf16" not in vision.device:
@@ -212,7 +212,7 @@ def test_refuses_devices_that_are_not_there(graph: Path) -> None:
 
 
 def first_of(device: str) -> tuple[str, dict[str, Any]]:
-    """The provider that a device asks for first, where every provider is there."""
+    """Return the first provider of a device, as if ONNX Runtime had all providers."""
     provider = execution_providers.select_providers(
         device, None, onnxruntime.get_all_providers()
     ).providers[0]
@@ -220,7 +220,7 @@ def first_of(device: str) -> tuple[str, dict[str, Any]]:
 
 
 def test_what_a_provider_compiles_is_kept_for_the_user(own_cache: Path) -> None:
-    """As ONNX Runtime's pages on the providers spell it; no machine here has one."""
+    """The options are as on ONNX Runtime's pages; no machine of the authors has these providers."""
     name, options = first_of("tensorrt")
     folder = own_cache / "edgevlm" / "tensorrt"
     assert name == "TensorrtExecutionProvider" and folder.is_dir()
@@ -254,7 +254,7 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The CPU's provider compiles nothing, so what one would have written is put there by hand."""
+    """The CPU's provider writes no compiled graph, so the test writes one in its place."""
     keeping = replace(execution_providers.ONNX_DEVICES["cpu"], ep_context=True)
     monkeypatch.setitem(execution_providers.ONNX_DEVICES, "cpu", keeping)
     graph = write_graph(tmp_path / "vision.onnx")
@@ -262,17 +262,17 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
     tiles = some_tiles(2)
     vision = load_onnx(graph, device="cpu")
     expected = vision.encode(tiles)
-    assert list(folder.iterdir()) == [], "nothing half-written"
+    assert list(folder.iterdir()) == [], "no incomplete file"
     compiled = onnx.load(graph)
     compiled.graph.initializer[0].float_data[:] = [2 * 255.0]
-    kept = folder / f"{vision._identity()}.onnx"
-    onnx.save(compiled, kept)
+    compiled_path = folder / f"{vision._identity()}.onnx"
+    onnx.save(compiled, compiled_path)
     halved = load_onnx(graph, device="cpu").encode(tiles)
     np.testing.assert_allclose(halved, expected / 2, rtol=1e-5)
-    kept.write_bytes(b"damaged")
+    compiled_path.write_bytes(b"damaged")
     np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
     assert "compiles the graph again" in caplog.text
-    onnx.save(compiled, kept)
+    onnx.save(compiled, compiled_path)
     os.utime(graph, ns=(0, 0))  # another graph than the one that was compiled
     np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
 
@@ -406,7 +406,7 @@ def test_cuda_as_pip_installs_it_is_loaded_before_a_session_that_needs_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is missing then belongs on stderr, not among the answers."""
+    """Messages about missing libraries go to stderr, not between the answers."""
     monkeypatch.setattr(onnx_runtime, "_load_cuda", onnx_runtime._load_cuda.__wrapped__)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no libcudnn"), raising=False)
     with contextlib.suppress(LoadError):  # where this ONNX Runtime has no CUDA
