@@ -1,7 +1,7 @@
-"""Writes what `python -m benchmarks.comparison` measured into docs/performance.md.
+"""Write the results of `python -m benchmarks.comparison` into docs/performance.md.
 
-`python scripts/write_comparison.py` replaces what stands between the marks `<!-- table: begin -->` and
-`<!-- table: end -->` by one table of all machines in benchmarks/results/, a folder for each.
+`python scripts/write_comparison.py` replaces the text between the marks `<!-- table: begin -->` and
+`<!-- table: end -->` with one table of all machines in benchmarks/results/, a folder for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARTS = ("encoding", "answers", "loading", "decoding")
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str]:
-    """The work and the peer, without the settings that were the peer's best on one machine."""
+    """Return work and peer, without the settings that were the peer's best on one machine."""
     return row["work"], row["peer"].partition(" (")[0]
 
 
@@ -33,10 +33,10 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each work and peer, a column for each machine.
+    """Return the Markdown table: a line for each work and peer, a column for each machine.
 
     Args:
-        results: what `benchmarks.comparison` wrote, parts by name.
+        results: the results.json of each machine.
     """
     machines = [{_key(row): row for part in PARTS for row in one[part]["rows"]} for one in results]
     names = [f"{one['encoding']['cpu']}, {one['encoding']['date'][:10]}" for one in results]
@@ -51,7 +51,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """As the module says."""
+    """Write the table."""
     files = sorted(RESULTS.glob("*/results.json"))
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     text = DOCUMENT.read_text(encoding="utf-8")
