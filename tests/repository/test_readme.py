@@ -1,4 +1,4 @@
-"""The README's commands and code run as they are written, and its tree is the tree.
+"""The README's commands and code run exactly as in the text, and its tree is the real one.
 
 A fenced block of ``bash`` or ``python`` runs at the top of a copy of the repository; a ``text`` block
 right after it is its whole stdout. A block stays out only below a comment that says why.
@@ -47,7 +47,7 @@ def blocks() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the repository, where the README may leave files."""
+    """A copy of the repository, in which the README's commands may write files."""
     folder = tmp_path_factory.mktemp("readme")
     for path in REPOSITORY.iterdir():
         (folder / path.name).symlink_to(path)
