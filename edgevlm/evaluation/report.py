@@ -21,7 +21,7 @@ from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
 from edgevlm.evaluation.dataset import Item, to_json
 from edgevlm.evaluation.runner import Answered
-from edgevlm.versions import installed
+from edgevlm.versions import installed_versions
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _CANDIDATES = 300  # fixed answers that are tried for a question type with boxes or lists
@@ -259,7 +259,10 @@ def versions() -> dict[str, str]:
     """Return the versions of the installed distributions on which answers depend, by name."""
     names = ("onnxruntime", "onnxruntime-gpu", "openvino", "llama-cpp-python", "numpy")
     used = (*names, "pillow", "torch", "transformers")
-    return {"edgevlm": edgevlm.__version__, "python": platform.python_version()} | installed(used)
+    return {
+        "edgevlm": edgevlm.__version__,
+        "python": platform.python_version(),
+    } | installed_versions(used)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:

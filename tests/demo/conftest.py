@@ -13,7 +13,7 @@ import pytest
 
 from edgevlm import VLM, Bundle
 from edgevlm.local_bundles import remember
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from tests.support import browser
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def add_q4_0(folder: Path) -> None:
-    """A second precision of a bundle's decoder."""
-    llama = library()
+    """Add a second precision of the decoder to a bundle."""
+    llama = load_llama_cpp()
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     files = manifest["decoder"]["files"]
@@ -44,7 +44,7 @@ def add_q4_0(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    """The built-in model, a copy of it in two precisions and a broken one, as if exported on this machine."""
+    """The built-in model, and two local exports: a copy with two precisions, and a broken one."""
     from edgevlm.demo.model_pool import Models
 
     folder = tmp_path_factory.mktemp("exports")
@@ -84,6 +84,6 @@ def page(chromium: Browser, address: str) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def nano() -> Iterator[VLM]:
-    """The model called directly, to compare with."""
+    """The built-in model without the demo, for comparison."""
     with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
         yield vlm

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MARKS = [
     pytest.mark.slow,
     pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
-    # On a busy machine Gradio's page is now and then not as far as a person would wait for.
+    # On a busy machine Gradio's page is sometimes not ready in time.
     pytest.mark.flaky(reruns=1),
 ]
 """For ``pytestmark``."""
