@@ -62,7 +62,7 @@ lint:
 
 check: $(CHECK)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --core -m "not slow"
+	$(BIN)/pytest --core
 
 test: $(EVERYTHING)
 	@$(MAKE) --no-print-directory lint

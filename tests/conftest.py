@@ -1,7 +1,7 @@
 """What the tests share: no network, bundles exported once per run, and ``--core``.
 
-`pytest --core` runs the tests that need neither PyTorch, transformers nor Gradio, and refuses those
-modules to the others, so that it proves the same where they are installed.
+`pytest --core` runs the quick tests that need neither PyTorch, transformers nor Gradio. It refuses those
+modules, so that it proves the same where they are installed.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--core",
         action="store_true",
-        help="run the tests that need neither PyTorch, transformers nor Gradio, without those",
+        help="run the quick tests that need neither PyTorch, transformers nor Gradio",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("core"):
         sys.meta_path.insert(0, HeavyImports())
+        config.option.markexpr = config.option.markexpr or "not slow"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -44,7 +44,7 @@ def test_the_library_opens_no_socket(tmp_path: Path, device: str) -> None:
     [
         ["ask", "What color is it?", SQUARE],
         ["ask", "What color is it?", SQUARE, "--device", "openvino"],
-        ["bench", "edgevlm-nano", "--rounds", "1"],
+        pytest.param(["bench", "edgevlm-nano", "--rounds", "1"], marks=pytest.mark.slow),
         ["doctor"],
     ],
     ids=lambda command: " ".join(command[:1] + command[3:4]),
@@ -56,7 +56,7 @@ def test_commands_open_no_socket(tmp_path: Path, command: list[str]) -> None:
     assert traced.kept == set()
 
 
-@pytest.mark.parametrize("command", ["serve", "demo"])
+@pytest.mark.parametrize("command", ["serve", pytest.param("demo", marks=pytest.mark.slow)])
 def test_servers_open_what_they_serve_on_and_nothing_else(tmp_path: Path, command: str) -> None:
     port = free_port()
     traced = Traced(tmp_path, "-m", "edgevlm", command, "--port", str(port))

@@ -86,9 +86,10 @@ def test_other_pictures_shapes_and_budgets_are_others(
 
 
 def test_the_last_ones_are_remembered(
-    processor: ImageProcessor, cuts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    cuts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_processor, "MAX_REMEMBERED", 2)
+    processor = ImageProcessor(SPLIT, tokens_per_tile=4)
     for seed in (0, 1, 0, 2, 0, 1):  # when 2 comes, 0 was used after 1
         processor.process(image(seed), WHOLE)
     assert len(cuts) == 4

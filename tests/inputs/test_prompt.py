@@ -95,7 +95,7 @@ def test_text_brings_no_special_token(
         ([{"role": "user", "content": []}], "text or a list of parts"),
         ([{"role": "user", "content": [{"type": "video"}]}], "must be an image or a text"),
         ([{"role": "user", "content": [{"type": "text"}]}], "must be an image or a text"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "places for 1 pictures, 0 were"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "places for 1 images, but 0 images"),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
     ],
 )
@@ -168,7 +168,7 @@ def test_tokenizing_ends_where_the_context_does(smolvlm: Builder) -> None:
         return smolvlm.decoder.tokenize(text)
 
     builder = PromptBuilder(smolvlm.manifest.prompt, tokenize)
-    messages = [{"role": "user", "content": "word " * 100}] * 50
+    messages = [{"role": "user", "content": "word " * 25}] * 50
     with pytest.raises(ContextError, match="more than"):
         builder.build(messages, [], max_positions=250)
     assert 0 < sum(map(len, tokenized)) < 2000
