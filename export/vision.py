@@ -34,7 +34,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
-from edgevlm.inputs.tiling import prepare
+from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import ImagePreparation
 from edgevlm.scenes import composition
 
@@ -227,7 +227,9 @@ class _CalibrationTiles(CalibrationDataReader):
             np.asarray(composition.draw(composition.sample(rng, name))) for name in self.LAYOUTS
         ]
         pictures.append(rng.integers(0, 256, (480, 640, 3), np.uint8))
-        self._tiles = iter([prepare(picture, preparation, "low").pixels for picture in pictures])
+        self._tiles = iter(
+            [split_image(picture, preparation, "low").pixels for picture in pictures]
+        )
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """One tile, or None after the last."""

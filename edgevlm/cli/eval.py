@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         items = list(test_set.items(arguments.items or ITEMS))
     checkpoint = CheckpointAnswerer(arguments.checkpoint) if arguments.checkpoint else None
     with VLM.from_pretrained(arguments.bundle) as vlm:
-        name, device = vlm.manifest.name, vlm.device
+        name = vlm.manifest.name
+        device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
         answered = put(BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
     by_checkpoint = None
     if checkpoint is not None:

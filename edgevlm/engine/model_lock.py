@@ -1,4 +1,4 @@
-"""One request at a time: who may use a model, and the streams that hold it.
+"""One request at a time: a lock that requests hold, and the streams that hold it.
 
 A model is held by a request, not by a thread: web frameworks read each chunk of a stream in another thread,
 and a thread that holds an unfinished stream may serve the next request. A stream holds the model from its
@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import BusyError, RuntimeLoadError
+from edgevlm.errors import BusyError, ClosedError
 from edgevlm.results import Chunk
 from edgevlm.runtimes.forks import check_not_forked, is_forked
 
@@ -67,7 +67,7 @@ class ModelLock:
 
         Raises:
             BusyError: nobody reads the stream that holds the model, or nobody can while this request waits.
-            RuntimeLoadError: the model is closed, or this process was forked from one that used it.
+            ClosedError: the model is closed, or this process was forked from one that used it.
         """
         self.acquire()
         try:
@@ -101,7 +101,7 @@ class ModelLock:
             if not self.closed:
                 return
             self.release()
-        raise RuntimeLoadError(CLOSED)
+        raise ClosedError(CLOSED)
 
     def is_held_by(self, stream: ChunkStream) -> bool:
         """Whether this stream is the request that uses the model."""
@@ -188,13 +188,13 @@ class ChunkStream(Iterator[Chunk]):
         """Compute the next chunk.
 
         Raises:
-            BusyError, RuntimeLoadError: as `ModelLock.hold`; the model was closed before the answer's end.
+            BusyError, ClosedError: as `ModelLock.hold`; the model was closed before the answer's end.
         """
         with self._reading:
             if self._stepping:
                 raise BusyError("this stream is being read by a caller of this very function")
             if not self._ended and not self._lock.is_held_by(self):
-                self._watch.end("reader")
+                self._watch.lap("consumer")
                 self._lock.acquire(self)
             if not self._ended:
                 self._stepping = True
@@ -209,9 +209,7 @@ class ChunkStream(Iterator[Chunk]):
                     if self._ended or self._cancelled:
                         self._end()
             if self._cancelled:
-                raise RuntimeLoadError(
-                    "the model was closed before this answer's end; load it again"
-                )
+                raise ClosedError("the model was closed before this answer's end; load it again")
             raise StopIteration
 
     def close(self) -> None:

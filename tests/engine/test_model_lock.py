@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from edgevlm import VLM, BusyError, Chunk, ChunkStream, InputError, RuntimeLoadError
+from edgevlm import VLM, BusyError, Chunk, ChunkStream, ClosedError, InputError
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
@@ -38,9 +38,9 @@ def test_an_exception_beside_an_open_stream_is_the_callers_own(fresh: Callable[.
         stream = vlm.stream(None, "What?", **LONG)
         next(stream)
         _ = 1 / 0
-    with pytest.raises(RuntimeLoadError, match="closed before this answer's end"):
+    with pytest.raises(ClosedError, match="closed before this answer's end"):
         next(stream)
-    with pytest.raises(RuntimeLoadError, match="the model is closed"):
+    with pytest.raises(ClosedError, match="the model is closed"):
         vlm.ask(None, "What?")
 
 
@@ -80,7 +80,7 @@ def test_a_waiting_request_times_out_with_a_clear_error(fresh: Callable[..., VLM
     with ThreadPoolExecutor(1) as pool:
         for request in (
             lambda: vlm.ask(None, "What?", max_tokens=2),
-            lambda: vlm.encode(picture(0)),
+            lambda: vlm.encode_image(picture(0)),
             lambda: vlm.score(None, "What?", ["a", "b"]),
             vlm.cache_info,
         ):
@@ -176,7 +176,7 @@ def test_closing_ends_a_stream_that_another_thread_reads(fresh: Callable[..., VL
         try:
             for chunk in vlm.stream(None, "What?", max_tokens=1500):
                 chunks.append(chunk)
-        except RuntimeLoadError as error:
+        except ClosedError as error:
             errors.append(error)
 
     thread = threading.Thread(target=read)
@@ -247,7 +247,7 @@ def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -
     finally:
         signal.signal(signal.SIGUSR1, previous)
     assert steps.freed == 1
-    with pytest.raises(RuntimeLoadError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         next(stream)
 
 
@@ -294,7 +294,7 @@ def test_ctrl_c_and_a_closed_pipe_end_the_command_as_shells_expect(exported: Exp
 
 FORK = """
 import os, sys, time
-from edgevlm import VLM, RuntimeLoadError
+from edgevlm import VLM, ClosedError, LoadError
 device, which = sys.argv[1:]
 vlm = VLM.from_pretrained("edgevlm-nano", device=device)
 vlm.ask(None, "Hello", max_tokens=2)
@@ -305,8 +305,8 @@ if not child:
     try:
         if which == "own":
             vlm = VLM.from_pretrained("edgevlm-nano", device=device)
-        vlm.encode("examples/square.png")
-    except RuntimeLoadError as error:
+        vlm.encode_image("examples/square.png")
+    except ClosedError as error:
         print(error, flush=True)
     with vlm:
         pass
