@@ -69,7 +69,7 @@ def described(rounds: int) -> dict[str, Any]:
     """When, on what and with what a result was measured."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": system.model(),
+        "cpu": system.cpu_model(),
         "threads": THREADS,
         "rounds": rounds,
         "versions": versions(),
