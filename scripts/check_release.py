@@ -1,7 +1,7 @@
 """Check that the repository is ready to publish a version: python scripts/check_release.py [TAG]
 
-With a tag: it is "v" and the version of the package, the changelog's newest section has this version and a date, and
-no fragment is left in changelog.d/. Without one: nothing is checked.
+The tag must be "v" and the version of the package. The changelog's newest section must have this version and
+a date. No fragment may be left in changelog.d/. Without a tag, nothing is checked.
 """
 
 from __future__ import annotations

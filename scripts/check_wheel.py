@@ -1,7 +1,7 @@
-"""Run the core tests against the built wheel: python scripts/check_wheel.py [WHEEL] [-- ARGUMENTS OF PYTEST]
+"""Run the core tests against the built wheel: python scripts/check_wheel.py [WHEEL] [-- PYTEST ARGUMENTS]
 
-The wheel is installed with its extras into a new environment, and the tests run in a folder without the package's
-sources, so only the installed package can be imported. Works on Linux, macOS and Windows, and needs only pip.
+The wheel is installed with its extras into a new environment, and the tests run in a folder without the
+package's sources, so only the installed package can be imported. Needs pip and a C++ compiler, but no make.
 """
 
 from __future__ import annotations

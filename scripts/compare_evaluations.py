@@ -1,7 +1,7 @@
 """Compare two results of `edgevlm eval --json`: python -m scripts.compare_evaluations FIRST SECOND
 
-Both must have the answers to the same questions. The exit code is 0 if each pair of answers is the same text, or the
-same text with the sides of a box at most one percent apart; else 1.
+Both must have the answers to the same questions. The exit code is 0 if each pair of answers is the same text,
+or the same text with the sides of a box at most one percent apart; else 1.
 """
 
 from __future__ import annotations

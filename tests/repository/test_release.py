@@ -1,4 +1,4 @@
-"""What a release needs: workflows that call what there is, fragments of known types, and versions that agree."""
+"""What a release needs: workflows, fragments of the changelog, versions that agree, a tested wheel."""
 
 from __future__ import annotations
 
