@@ -76,8 +76,7 @@ def run_tests(python: str, wheel: Path, folder: Path, arguments: list[str]) -> i
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([python, "-c", FROM_WHEEL], cwd=folder, env=environment, check=True)
     tests = [f"tests/{name}" for name in TESTS]
-    marks = ["-m", "not slow and not torch"]
-    command = [python, "-m", "pytest", *marks, *(arguments or tests)]
+    command = [python, "-m", "pytest", "--core", *(arguments or tests)]
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 
