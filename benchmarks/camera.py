@@ -2,8 +2,9 @@
 
 A camera shows a new frame each time; nothing of the last one is asked about again, so copying its KV cache
 out would be in vain. Conversations that take turns are copied out and back, where they would else be
-prefilled again. `edgevlm.caches` says which rule tells the two apart. SmolVLM-256M's real shape with random
-weights; writes FOLDER/camera.json. Each figure is the median of the rounds, which take the cases in turn.
+prefilled again. `edgevlm.engine.kv_cache` says which rule tells the two apart. SmolVLM-256M in its real
+shape with random weights; writes FOLDER/camera.json. Each figure is the median of the rounds, which take the
+cases in turn.
 """
 
 from __future__ import annotations

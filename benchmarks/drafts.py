@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
-from edgevlm.speculation import DRAFT_LENGTH
+from edgevlm.engine.prompt_lookup import DRAFT_LENGTH
+from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 
 THREADS = 2
 POSITIONS = 130

@@ -16,7 +16,7 @@ from benchmarks.mmproj import write_mmproj
 from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import versions
 from edgevlm.manifest import Manifest
-from edgevlm.runtimes import cpu
+from edgevlm.runtimes import system
 
 THREADS = 2
 
@@ -33,7 +33,7 @@ class Files:
     def make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.checkpoint.exists():
-            _run("-m", "tests.checkpoints", "smolvlm_256m", str(self.checkpoint))
+            _run("-m", "tests.support.checkpoints", "smolvlm_256m", str(self.checkpoint))
         if not self.bundle.exists():
             precisions = ["--vision", "fp32,int8,int8-static", "--decoder", "q8_0,q4_0"]
             _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
@@ -69,7 +69,7 @@ def described(rounds: int) -> dict[str, Any]:
     """When, on what and with what a result was measured."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu.model(),
+        "cpu": system.model(),
         "threads": THREADS,
         "rounds": rounds,
         "versions": versions(),

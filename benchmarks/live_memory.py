@@ -21,8 +21,8 @@ import httpx
 
 from benchmarks.files import described
 from edgevlm.evaluation.report import write_json
-from edgevlm.runtimes import cpu
-from tests import browser
+from edgevlm.runtimes import system
+from tests.support import browser
 
 WARM_UP = 1 / 6
 """Share of the time after which nothing may grow any more."""
@@ -52,7 +52,7 @@ def watched(server: int, address: str, minutes: float) -> list[dict[str, float]]
         while (passed := (time.monotonic() - start) / 60) < minutes:
             metrics = developer.send("Performance.getMetrics")["metrics"]
             heap = next(entry["value"] for entry in metrics if entry["name"] == "JSHeapUsedSize")
-            resident = cpu.resident_memory(server)
+            resident = system.resident_memory(server)
             if resident is None:
                 raise RuntimeError("the system does not say what memory a process holds")
             found.append(

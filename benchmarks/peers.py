@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.results import Stats, collect
-from edgevlm.runtimes import cpu
+from edgevlm.runtimes import system
 
 Turn = tuple[str, Sequence[Path], str]
 
@@ -39,7 +39,7 @@ class Memory:
     """Peak memory of the worker."""
 
     def peak_memory(self) -> int | None:
-        return cpu.peak_memory()
+        return system.peak_memory()
 
 
 class EdgeVLM(Memory):
@@ -281,7 +281,7 @@ class OurDecoder(Memory):
     """edgevlm's decoder by itself, sampling greedily."""
 
     def __init__(self, decoder: Path, threads: int, context_length: int) -> None:
-        from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
+        from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 
         self._decoder = LlamaCppDecoder(decoder, context_length=context_length, threads=threads)
 

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from edgevlm.runtimes import cpu
+from edgevlm.runtimes import system
 
 MODEL = "edgevlm-nano"
 QUESTION = "What is in the picture?"
@@ -61,7 +61,7 @@ async def watched(process: int, end: float) -> list[float]:
     """Megabytes once a second; none where the system does not say."""
     found = []
     while time.monotonic() < end:
-        held = cpu.resident_memory(process)
+        held = system.resident_memory(process)
         if held is not None:
             found.append(held / 1e6)
         await asyncio.sleep(1)

@@ -39,21 +39,23 @@ class Undone(peers.EdgeVLM):
     """edgevlm with one of its settings of memory as if it had not been made."""
 
     def __init__(self, undone: str, **options: Any) -> None:
-        from edgevlm.runtimes import cpu, llama_cpp_library, onnx
+        from edgevlm.runtimes import system
+        from edgevlm.runtimes.llama_cpp import library
+        from edgevlm.runtimes.onnx import session
 
         if undone == "no memory plan":
 
-            class Planned(onnx.OnnxVision):
+            class Planned(session.OnnxVision):
                 def _create_session(self, *arguments: Any, **named: Any) -> Any:
                     arguments[2].enable_mem_pattern = True
                     return super()._create_session(*arguments, **named)
 
-            vars(onnx)["OnnxVision"] = Planned
+            vars(session)["OnnxVision"] = Planned
         elif undone == "no mapped weights":
-            llama = llama_cpp_library.library()
+            llama = library.library()
             vars(llama)["LLAMA_LOAD_MODE_NONE"] = llama.LLAMA_LOAD_MODE_MMAP
         elif undone == "freed memory returned":
-            cpu.return_freed_memory = lambda: None
+            system.return_freed_memory = lambda: None
         super().__init__(**options)
 
 
@@ -61,7 +63,7 @@ class Tiles(peers.Memory):
     """The vision graph in ONNX Runtime, some tiles a run."""
 
     def __init__(self, path: Path, input_name: str, output_name: str, together: int) -> None:
-        from edgevlm.runtimes.onnx import OnnxVision
+        from edgevlm.runtimes.onnx.session import OnnxVision
 
         class Runtime(OnnxVision):
             BATCH_LENGTH = together

@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from edgevlm.runtimes import cpu
+from edgevlm.runtimes import system
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = "edgevlm-nano"
@@ -418,7 +418,7 @@ class Soak:
 async def watch(process: int, held: list[float]) -> None:
     """Megabytes once a second, as long as somebody wants to know."""
     while True:
-        memory = cpu.resident_memory(process)
+        memory = system.resident_memory(process)
         if memory is not None:
             held.append(memory / 1e6)
         await asyncio.sleep(1)

@@ -11,18 +11,18 @@ from pathlib import Path
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from edgevlm.demo import chat, compare, inside, live, markup, shelf
-from edgevlm.demo.answers import Running
+from edgevlm.demo import chat, compare, inside, live, markup, models_tab
 from edgevlm.demo.browsers import CookieMiddleware
 from edgevlm.demo.conversation_store import ConversationStore
+from edgevlm.demo.gradio_setup import LATEST, gr, session_of
 from edgevlm.demo.language import TRANSLATIONS, label, say
-from edgevlm.demo.models import Models
+from edgevlm.demo.model_pool import Models
 from edgevlm.demo.settings import remember
-from edgevlm.demo.toolkit import LATEST, gr, session_of
+from edgevlm.demo.streaming import Running
 from edgevlm.demo.uploads import sweep_regularly
 from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
 from edgevlm.errors import InputError
-from edgevlm.generation import GenerationOptions
+from edgevlm.options import GenerationOptions
 
 ASSETS = Path(__file__).parent / "assets"
 """Style sheets and scripts of the page; all that are there are loaded."""
@@ -47,7 +47,7 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
             with gr.Tab(label("Compare"), id="compare", elem_id="tab-compare") as tab:
                 compare.build(page, tab, models, running, chosen, options)
             with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
-                shelf.build(page, tab, models, chosen)
+                models_tab.build(page, tab, models, chosen)
         # Not within its tab, which the browser builds when it is opened: too late for what is remembered.
         remember(page, watching, name="live")
         gr.on([page.load, chosen.change], _head, [chosen], [head], **LATEST)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgevlm.data_uri import shortened
-from edgevlm.demo.toolkit import gr
+from edgevlm.demo.gradio_setup import gr
 from edgevlm.errors import ImageError
-from edgevlm.images import load_image
+from edgevlm.inputs.data_uri import shortened
+from edgevlm.inputs.images import load_image
 
 _SHOWN = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats, as Pillow names them, that every browser shows; MPO is a JPEG with more behind it."""

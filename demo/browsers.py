@@ -12,7 +12,7 @@ from http.cookies import SimpleCookie
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgevlm.demo.toolkit import gr, session_of
+from edgevlm.demo.gradio_setup import gr, session_of
 
 COOKIE = "edgevlm-browser"
 

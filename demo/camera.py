@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgevlm.demo.toolkit import gr
+from edgevlm.demo.gradio_setup import gr
 
 TEMPLATE = """\
 <div class="camera">

@@ -13,28 +13,21 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgevlm.demo import attachments, conversation, markup
-from edgevlm.demo.answers import Running
 from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
 from edgevlm.demo.conversation_store import ConversationStore, Opened
 from edgevlm.demo.conversations import ConversationList
 from edgevlm.demo.exchange import Step, exchange
+from edgevlm.demo.gradio_setup import INTERNAL, LATEST, gr, refusal, session_of, tell
 from edgevlm.demo.language import label, language, say
-from edgevlm.demo.models import Models
+from edgevlm.demo.model_pool import Models
 from edgevlm.demo.notes import images_note
 from edgevlm.demo.settings import remember, remember_model
-from edgevlm.demo.toolkit import (
-    INTERNAL,
-    LATEST,
-    gr,
-    refusal,
-    session_of,
-    tell,
-)
+from edgevlm.demo.streaming import Running
 from edgevlm.errors import EdgeVLMError
-from edgevlm.generation import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
+from edgevlm.inputs.tiling import Detail
 from edgevlm.manifest import Usage
-from edgevlm.tiling import Detail
+from edgevlm.options import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
 
 PICTURES = Path(__file__).parent / "pictures"
 

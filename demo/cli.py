@@ -93,11 +93,11 @@ class _Server:
             EdgeVLMError: the model cannot be loaded, or the port is taken.
         """
         from edgevlm.demo.app import build, launch
-        from edgevlm.demo.models import Models
-        from edgevlm.runtimes import cpu
+        from edgevlm.demo.model_pool import Models
+        from edgevlm.runtimes import system
 
         # Answers are made in many threads of the web server, of which each would keep its own freed memory.
-        cpu.limit_memory_arenas(MEMORY_ARENAS)
+        system.limit_memory_arenas(MEMORY_ARENAS)
         arguments = self._arguments
         models = Models(
             arguments.model or DEFAULT_MODEL, device=arguments.device, threads=arguments.threads

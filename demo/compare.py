@@ -11,19 +11,19 @@ from typing import Any, Literal, cast
 from PIL import Image
 
 from edgevlm.demo import markup
-from edgevlm.demo.answers import AnswerStream, Running
 from edgevlm.demo.attachments import checked
 from edgevlm.demo.boxes import boxes, draw
 from edgevlm.demo.conversation import as_message, user_turn
+from edgevlm.demo.gradio_setup import INTERNAL, choices, gr, readable, refusal, session_of, tell
 from edgevlm.demo.language import label, say
-from edgevlm.demo.models import Models, Offer
-from edgevlm.demo.toolkit import INTERNAL, choices, gr, readable, refusal, session_of, tell
+from edgevlm.demo.model_pool import Models, Offer
+from edgevlm.demo.streaming import AnswerStream, Running
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.generation import Generation, GenerationOptions
-from edgevlm.images import load_image
-from edgevlm.prompt import system_messages
+from edgevlm.inputs.images import load_image
+from edgevlm.inputs.prompt import system_messages
+from edgevlm.inputs.tiling import Detail
+from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import Stats
-from edgevlm.tiling import Detail
 
 FREE_TEMPERATURE = 0.7
 """Of the right side at first, so that there is something to compare with a single model, too."""

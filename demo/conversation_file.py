@@ -19,11 +19,11 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.data_uri import decode_base64, shortened
 from edgevlm.demo import conversation
 from edgevlm.demo.conversation import Turn
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.images import load_image
+from edgevlm.inputs.data_uri import decode_base64, shortened
+from edgevlm.inputs.images import load_image
 
 FORMAT = "edgevlm conversation"
 VERSION = 1

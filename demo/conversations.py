@@ -16,9 +16,7 @@ from edgevlm.demo.conversation_store import (
     Opened,
     Saved,
 )
-from edgevlm.demo.language import label, say
-from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import (
+from edgevlm.demo.gradio_setup import (
     DOWNLOAD,
     INTERNAL,
     LATEST,
@@ -28,6 +26,8 @@ from edgevlm.demo.toolkit import (
     session_of,
     tell,
 )
+from edgevlm.demo.language import label, say
+from edgevlm.demo.model_pool import Models
 from edgevlm.errors import EdgeVLMError, InputError
 
 LISTENER = "element.addEventListener('conversation', (event) => trigger(event.detail.action, event.detail))"

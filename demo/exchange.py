@@ -13,16 +13,16 @@ from typing import Any
 from PIL import Image
 
 from edgevlm.demo import attachments, conversation
-from edgevlm.demo.answers import AnswerStream, Record, Running
 from edgevlm.demo.boxes import boxes, draw
 from edgevlm.demo.conversation import Turns
+from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import say
-from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import gr
+from edgevlm.demo.model_pool import Models
+from edgevlm.demo.streaming import AnswerStream, Record, Running
 from edgevlm.errors import InputError
-from edgevlm.generation import GenerationOptions
-from edgevlm.images import load_image
-from edgevlm.prompt import system_messages
+from edgevlm.inputs.images import load_image
+from edgevlm.inputs.prompt import system_messages
+from edgevlm.options import GenerationOptions
 from edgevlm.results import FinishReason, Stats, TokenLogprob
 
 MAX_DRAWN_SIDE = 1280

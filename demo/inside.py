@@ -10,14 +10,14 @@ from typing import Any
 from PIL import Image
 
 from edgevlm.demo import markup
-from edgevlm.demo.answers import Record
 from edgevlm.demo.boxes import Box, Spelling, boxes, draw
 from edgevlm.demo.browsers import browser_of
+from edgevlm.demo.gradio_setup import INTERNAL, framed, gr, readable, refusal
 from edgevlm.demo.language import label, say
-from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import INTERNAL, framed, gr, readable, refusal
+from edgevlm.demo.model_pool import Models
+from edgevlm.demo.streaming import Record
 from edgevlm.errors import EdgeVLMError
-from edgevlm.images import load_image
+from edgevlm.inputs.images import load_image
 from edgevlm.results import Prompt, PromptText, PromptTile, Stats
 
 MAX_BROWSERS = 100

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from gradio.i18n import I18nData
 
+from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.russian import RUSSIAN
-from edgevlm.demo.toolkit import gr
 
 TRANSLATIONS = gr.I18n(en={text: text for text in RUSSIAN}, ru=RUSSIAN)
 """For `gr.Blocks.launch`."""

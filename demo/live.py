@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.data_uri import decode_data_uri
 from edgevlm.demo.boxes import boxes
 from edgevlm.demo.camera import camera
+from edgevlm.demo.gradio_setup import LATEST, gr, readable, session_of
 from edgevlm.demo.language import label, say
-from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import LATEST, gr, readable, session_of
+from edgevlm.demo.model_pool import Models
 from edgevlm.errors import EdgeVLMError, ImageError, InputError
-from edgevlm.generation import GenerationOptions
-from edgevlm.images import load_image, stored_image_size
+from edgevlm.inputs.data_uri import decode_data_uri
+from edgevlm.inputs.images import load_image, stored_image_size
+from edgevlm.options import GenerationOptions
 
 MAX_FRAME_BYTES = 4 * 2**20
 """Of a frame's JPEG file."""

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
+from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import language, say
-from edgevlm.demo.toolkit import gr
 from edgevlm.results import PromptText, PromptTile, Stats, TokenLogprob
 
 TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})

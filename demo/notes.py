@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgevlm.demo import markup
+from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import say
-from edgevlm.demo.toolkit import gr
 from edgevlm.manifest import Usage
 
 COMMANDS = """\

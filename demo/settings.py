@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from edgevlm.demo.gradio_setup import INTERNAL, gr, tell
 from edgevlm.demo.language import say
-from edgevlm.demo.models import Models
-from edgevlm.demo.toolkit import INTERNAL, gr, tell
+from edgevlm.demo.model_pool import Models
 
 SECRET = "edgevlm"
 """Gradio encrypts what a browser stores. Who reads the browser's files may read these settings, too, and

@@ -13,6 +13,7 @@ from edgevlm import telemetry
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle as Bundle
     from edgevlm.chat import Chat as Chat
+    from edgevlm.engine.model_lock import ChunkStream as ChunkStream
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
     from edgevlm.errors import ContextError as ContextError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from edgevlm.errors import MissingDependencyError as MissingDependencyError
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.errors import RuntimeLoadError as RuntimeLoadError
-    from edgevlm.model_lock import ChunkStream as ChunkStream
     from edgevlm.results import Answer as Answer
     from edgevlm.results import Chunk as Chunk
     from edgevlm.results import Stats as Stats
@@ -40,7 +40,7 @@ _HOMES = {
     "Bundle": "edgevlm.bundle",
     "Answer": "edgevlm.results",
     "Chunk": "edgevlm.results",
-    "ChunkStream": "edgevlm.model_lock",
+    "ChunkStream": "edgevlm.engine.model_lock",
     "Stats": "edgevlm.results",
     "EdgeVLMError": "edgevlm.errors",
     "InputError": "edgevlm.errors",

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
-from edgevlm.halves import default_gpu_layers, open_decoder
+from edgevlm.engine.loading import default_gpu_layers, open_decoder
 from edgevlm.results import Stats
-from edgevlm.runtimes import cpu, vision
-from edgevlm.runtimes.base import DecoderRuntime, Sampling
+from edgevlm.runtimes import devices, system
+from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
 from edgevlm.vlm import VLM
 
 Result = TypeVar("Result")
@@ -108,15 +108,17 @@ def settings(bundle: Bundle, model: str, device: str, threads: int | None) -> li
         device: as in `VLM.from_pretrained`; ``all`` is the CPU with each runtime that is installed, and
             CUDA where it is there.
     """
-    devices = vision.usable_devices() if device == "all" else [device]
+    names = devices.usable_devices() if device == "all" else [device]
     files = bundle.manifest.decoder.files
     best = bundle.decoder_file(None)
     decoders = sorted(files, key=lambda name: files[name] is not best)
     visions = list(bundle.manifest.vision.files)
     found = [
-        Setting(model, name, decoders[0], place, threads) for place in devices for name in visions
+        Setting(model, precision, decoders[0], place, threads)
+        for place in names
+        for precision in visions
     ]
-    return found + [Setting(model, visions[-1], name, devices[0], threads) for name in decoders[1:]]
+    return found + [Setting(model, visions[-1], name, names[0], threads) for name in decoders[1:]]
 
 
 def measure_picture(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> PictureSpeed:
@@ -225,7 +227,7 @@ def _median_rates(decoder: DecoderRuntime, prompt: int, rounds: int) -> tuple[fl
 
 def ceilings(rounds: int = 5) -> Ceilings:
     """Measure this machine, all cores together; takes a second or two."""
-    cores = cpu.physical_cores()
+    cores = system.physical_cores()
     rows = np.ones((cores, 2**25), np.float32)  # 128 MB for each core: more than its caches hold
     with ThreadPoolExecutor(cores) as pool:
         reading = min(_seconds(lambda: list(pool.map(np.max, rows))) for _ in range(rounds))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgevlm.errors import BundleError, InputError
 from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
-from edgevlm.runtimes.user_cache import keep, user_cache
+from edgevlm.user_cache import keep, user_cache
 
 BUILT_IN = Path(__file__).parent / "models"
 """Bundles that ship inside the package, a folder each."""

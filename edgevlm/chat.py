@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from edgevlm.engine import Chunks, Engine
+from edgevlm.engine.engine import Chunks, Engine
+from edgevlm.engine.model_lock import ChunkStream
+from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import ContextError, InputError
-from edgevlm.generation import Generation, GenerationOptions
-from edgevlm.images import ImageSource, load_images
-from edgevlm.model_lock import ChunkStream
-from edgevlm.pictures import Picture
-from edgevlm.prompt import system_messages, user_message
-from edgevlm.results import Answer, Stopwatch, collect
+from edgevlm.inputs.image_processor import Picture
+from edgevlm.inputs.images import ImageSource, load_images
+from edgevlm.inputs.prompt import system_messages, user_message
+from edgevlm.options import Generation, GenerationOptions
+from edgevlm.results import Answer, collect
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -58,7 +58,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """How an RGB uint8 picture becomes uint8 tiles; carried out by `edgevlm.tiling`."""
+    """How an RGB uint8 picture becomes uint8 tiles; carried out by `edgevlm.inputs.tiling`."""
 
     strategy: Literal["stretch", "grid"]
     """``stretch``: the picture resized to one tile, whatever its aspect.
@@ -159,7 +159,7 @@ class ImageSpelling:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """How messages become tokens; carried out by `edgevlm.prompt`."""
+    """How messages become tokens; carried out by `edgevlm.inputs.prompt`."""
 
     chat_template: str
     """Jinja2 source, as transformers renders it (``messages``, ``add_generation_prompt``)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,31 +12,6 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 """``stop``: the model ended its answer or a stop string came; ``length``: ``max_tokens`` was reached."""
-
-
-Phase = Literal["wait", "prepare", "encode", "prefill", "decode", "reader"]
-
-
-class Stopwatch:
-    """Splits time into phases without a gap: each lasts from the end of the one before."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self._ms: defaultdict[Phase, float] = defaultdict(float)
-
-    def end(self, phase: Phase) -> None:
-        """What has passed since the last call belongs to this phase."""
-        now = time.perf_counter()
-        self._ms[phase] += (now - self._last) * 1000
-        self._last = now
-
-    def ms(self, phase: Phase) -> float:
-        return self._ms[phase]
-
-    @property
-    def total_ms(self) -> float:
-        """All phases but the reader's."""
-        return sum(ms for phase, ms in self._ms.items() if phase != "reader")
 
 
 @dataclass(frozen=True)
@@ -74,7 +47,7 @@ class Stats:
     """Tiles of the prompt that did not: their positions or their embeddings were there."""
     answer_tokens: int
     drafted_tokens: int
-    """Tokens that were right in a draft (see `edgevlm.speculation`), the end token among them."""
+    """Tokens that were right in a draft (see `edgevlm.engine.prompt_lookup`), the end token among them."""
     peak_memory: int | None
     """Bytes that this process held at most since its start; None where the system does not say."""
     dropped_turns: int = 0
@@ -153,6 +126,26 @@ class ChoiceScore:
     """Natural logarithm of the probability that the model answers with exactly this text."""
     share: float
     """That probability over the sum of all choices' probabilities."""
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What the caches of a `VLM` hold and what they spared."""
+
+    positions: int
+    """Of the conversation in the decoder's KV cache."""
+    conversations: int
+    """Further ones, copied out of it."""
+    conversation_bytes: int
+    tiles: int
+    """Tiles whose embeddings are kept."""
+    tile_bytes: int
+    reused_positions: int
+    """Prompt positions that were not prefilled, since the model was loaded."""
+    prefilled_positions: int
+    reused_tiles: int
+    """Tiles of prompts that were not encoded: their embeddings or their positions were there."""
+    encoded_tiles: int
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.engine import Engine
-from edgevlm.halves import open_decoder, open_vision
-from edgevlm.images import load_image
-from edgevlm.prompt import user_message
+from edgevlm.engine.engine import Engine
+from edgevlm.engine.loading import open_decoder, open_vision
+from edgevlm.inputs.images import load_image
+from edgevlm.inputs.prompt import user_message
 
 FLOAT = ("fp32", "fp16", "f32", "f16", "bf16")
 FLOAT_BOUND = 0.9

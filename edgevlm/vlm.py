@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
-from edgevlm.caches import CacheInfo
 from edgevlm.chat import Chat, Overflow
-from edgevlm.engine import Engine
+from edgevlm.engine.engine import Engine
+from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
+from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
-from edgevlm.generation import Generation, GenerationOptions
-from edgevlm.images import ImageSource, image_of_part, load_image, load_images
+from edgevlm.inputs.image_processor import Picture
+from edgevlm.inputs.images import ImageSource, image_of_part, load_image, load_images
+from edgevlm.inputs.prompt import check_messages, system_messages, user_message
+from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.manifest import FileEntry, Manifest
-from edgevlm.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
-from edgevlm.pictures import Picture
-from edgevlm.prompt import check_messages, system_messages, user_message
-from edgevlm.results import Answer, ChoiceScore, Prompt, Stopwatch, collect
-from edgevlm.runtimes.base import check_number
-from edgevlm.tiling import Detail, ImageBudget
+from edgevlm.options import Generation, GenerationOptions
+from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
+from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -75,7 +75,7 @@ class VLM:
             gpu_layers: decoder layers on the GPU; -1 for all, None for all if `device` is no CPU and
                 llama.cpp was built for a GPU.
             context_length: positions for prompt and answer together; None for
-                `edgevlm.halves.default_context_length`.
+                `edgevlm.engine.loading.default_context_length`.
             wait_timeout: seconds that a request waits while nobody reads the stream that holds the model;
                 then it raises BusyError. None waits for ever.
             vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
@@ -94,9 +94,9 @@ class VLM:
                 progress(share, what)
 
         step(0.0, "finding the bundle")
-        from edgevlm import halves
-        from edgevlm.runtimes import cpu
-        from edgevlm.runtimes.vision import select
+        from edgevlm.engine import loading
+        from edgevlm.runtimes import system
+        from edgevlm.runtimes.devices import select
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
@@ -112,7 +112,7 @@ class VLM:
         manifest = bundle.manifest
         trained = manifest.decoder.context_length
         if context_length is None:
-            context_length = halves.default_context_length(manifest)
+            context_length = loading.default_context_length(manifest)
         if not isinstance(context_length, int) or not 1 <= context_length <= trained:
             raise InputError(
                 f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"
@@ -125,16 +125,16 @@ class VLM:
         bundle.check_hashes_once([vision_file, decoder_file])
         step(0.4, f"loading {vision_file.name} and {decoder_file.name}")
         if gpu_layers is None:
-            gpu_layers = halves.default_gpu_layers(device)
+            gpu_layers = loading.default_gpu_layers(device)
         with ThreadPoolExecutor(1, "edgevlm-load") as thread:  # neither needs a whole processor
             opening = thread.submit(
-                halves.open_vision,
+                loading.open_vision,
                 manifest,
                 bundle.path(vision_file),
                 target=target,
                 threads=threads,
             )
-            decoder_runtime = halves.open_decoder(
+            decoder_runtime = loading.open_decoder(
                 manifest,
                 bundle.path(decoder_file),
                 context_length=context_length,
@@ -142,7 +142,7 @@ class VLM:
                 gpu_layers=gpu_layers,
             )
             vision_runtime = opening.result()
-        cpu.return_freed_memory()  # what reading the files took
+        system.return_freed_memory()  # what reading the files took
         used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
         watch.end("prepare")
         engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
@@ -180,10 +180,10 @@ class VLM:
         """Answer one question about a picture, several, or none.
 
         Args:
-            image: an `edgevlm.images.ImageSource` (a path, a data URI, a file's bytes, a binary file, a
+            image: an `edgevlm.ImageSource` (a path, a data URI, a file's bytes, a binary file, a
                 Pillow image, an RGB array ``[height, width, 3]``), an iterable of these, or None.
             system: instructions before the question.
-            options: fields of `edgevlm.generation.Generation`.
+            options: fields of `edgevlm.options.Generation`.
 
         Raises:
             ImageError: a picture that cannot be read.

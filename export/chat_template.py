@@ -9,8 +9,8 @@ from typing import Any
 from edgevlm.errors import BundleError, ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.messages import one_line
+from edgevlm.inputs.prompt import PromptBuilder
 from edgevlm.manifest import PromptSpec
-from edgevlm.prompt import PromptBuilder
 
 NAMED = "additional_chat_templates"
 """Folder of templates beside the default one, each ``NAME.jinja``."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edgevlm.export.dependencies import check_dependencies
-from edgevlm.exports import remember
+from edgevlm.local_bundles import remember
 from edgevlm.manifest import Manifest
 
 HELP = """\

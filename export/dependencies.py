@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 import edgevlm
 from edgevlm.errors import MissingDependencyError
+from edgevlm.versions import installed
 
 DISTRIBUTIONS = (
     ("torch",),
@@ -41,15 +40,4 @@ def versions() -> dict[str, str]:
     found = {"edgevlm": edgevlm.__version__}
     for forms in DISTRIBUTIONS:
         found |= installed(forms)
-    return found
-
-
-def installed(forms: tuple[str, ...]) -> dict[str, str]:
-    """Those that are installed, with their versions."""
-    found = {}
-    for name in forms:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

@@ -20,16 +20,16 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 from transformers.image_processing_backends import PilBackend
 
-from edgevlm.engine import Engine
+from edgevlm.engine.engine import Engine
+from edgevlm.engine.loading import open_decoder, open_vision
 from edgevlm.errors import DriftError, ExportError
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
-from edgevlm.halves import open_decoder, open_vision
+from edgevlm.inputs.image_processor import Picture
+from edgevlm.inputs.prompt import Message
+from edgevlm.inputs.tiling import prepare
 from edgevlm.manifest import Drift, Golden, ImagePreparation, Manifest, ParityReport
-from edgevlm.pictures import Picture
-from edgevlm.prompt import Message
-from edgevlm.runtimes.base import VisionRuntime
-from edgevlm.tiling import prepare
+from edgevlm.runtimes.protocols import VisionRuntime
 
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
 DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}

@@ -21,10 +21,10 @@ from edgevlm.export.architectures import context_length, find_architecture
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
-from edgevlm.export.given import open_given_decoder
+from edgevlm.export.existing_gguf import open_given_decoder
+from edgevlm.export.output_folder import aside, check_disk, check_out
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
-from edgevlm.export.staging import aside, check_disk, check_out
 from edgevlm.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,

@@ -11,7 +11,7 @@ import gguf
 from gguf import GGMLQuantizationType
 
 from edgevlm.errors import ExportError
-from edgevlm.runtimes.llama_cpp_library import library
+from edgevlm.runtimes.llama_cpp.library import library
 
 BLOCK_TYPES = {
     "q8_0": "Q8_0",

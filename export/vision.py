@@ -30,13 +30,13 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from edgevlm.errors import ExportError
-from edgevlm.evaluation import scenes
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
+from edgevlm.inputs.tiling import prepare
 from edgevlm.manifest import ImagePreparation
-from edgevlm.tiling import prepare
+from edgevlm.scenes import composition
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
 INPUT_NAME = "tiles"
@@ -223,7 +223,9 @@ class _CalibrationTiles(CalibrationDataReader):
 
     def __init__(self, preparation: ImagePreparation) -> None:
         rng = np.random.default_rng(0)
-        pictures = [np.asarray(scenes.draw(scenes.sample(rng, name))) for name in self.LAYOUTS]
+        pictures = [
+            np.asarray(composition.draw(composition.sample(rng, name))) for name in self.LAYOUTS
+        ]
         pictures.append(rng.integers(0, 256, (480, 640, 3), np.uint8))
         self._tiles = iter([prepare(picture, preparation, "low").pixels for picture in pictures])
 

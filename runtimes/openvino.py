@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import RuntimeLoadError
-from edgevlm.runtimes import cpu
-from edgevlm.runtimes.base import check_integer
+from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
-from edgevlm.runtimes.libraries import import_library
-from edgevlm.runtimes.user_cache import user_cache
-from edgevlm.runtimes.vision_graph import Port, check_file, check_graph, check_tiles
+from edgevlm.runtimes.imports import import_library
+from edgevlm.runtimes.vision_checks import Port, check_file, check_graph, check_tiles
 from edgevlm.telemetry import without_openvino_reporter
+from edgevlm.user_cache import user_cache
+from edgevlm.validation import check_integer
 
 DEVICES = {"openvino": "CPU", "openvino:gpu": "GPU", "openvino:npu": "NPU"}
 """Device as edgevlm and as OpenVINO names it."""
@@ -83,7 +83,7 @@ class OpenVinoVision:
         check_not_forked()
         self._path = Path(path)
         self._compiled: Any = None
-        threads = cpu.physical_cores() if threads is None else threads
+        threads = system.physical_cores() if threads is None else threads
         check_integer("threads", threads, 1, 512)
         target = DEVICES[device]
         mark_started(self, "_compiled")

@@ -32,11 +32,13 @@ from numpy.typing import NDArray
 from edgevlm.benchmark import rates
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cli import doctor
+from edgevlm.engine.loading import open_decoder, open_vision
 from edgevlm.errors import EdgeVLMError
-from edgevlm.halves import open_decoder, open_vision
-from edgevlm.runtimes import llama_cpp_library, onnx, vision
-from edgevlm.runtimes.llama_cpp import LlamaCppDecoder
-from edgevlm.runtimes.onnx_providers import DEVICES
+from edgevlm.runtimes import devices
+from edgevlm.runtimes.llama_cpp import library
+from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+from edgevlm.runtimes.onnx import session
+from edgevlm.runtimes.onnx.execution_providers import DEVICES
 from edgevlm.vlm import VLM
 
 IMAGES = Path(__file__).resolve().parent.parent / "examples"
@@ -251,7 +253,7 @@ def check_vision(setting: Setting, file: str) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     embeddings = []
     for place, device in (("cpu", "cpu"), ("gpu", setting.device)):
-        target = vision.select(device, None, (file,))
+        target = devices.select(device, None, (file,))
         begun = time.perf_counter()
         with closing(open_vision(manifest, bundle.path(entry), target=target)) as runtime:
             figures[f"{place} load ms"] = 1000 * (time.perf_counter() - begun)
@@ -358,16 +360,16 @@ class GpuMemory:
 def decoder_lacks(gpu_layers: int) -> str:
     """Why the decoder cannot run on the GPU; empty if it can."""
     try:
-        return llama_cpp_library.why_no_gpu() if gpu_layers else ""
+        return library.why_no_gpu() if gpu_layers else ""
     except EdgeVLMError as error:
         return str(error)
 
 
 def vision_lacks(device: str) -> str:
     """Why the vision graph cannot run on `device`; empty if it may."""
-    if device not in DEVICES or device in onnx.available_devices():
+    if device not in DEVICES or device in session.available_devices():
         return ""
-    there = ", ".join(onnx.library().get_available_providers())
+    there = ", ".join(session.library().get_available_providers())
     wanted = DEVICES[device]
     return f"{wanted.provider} is not in this ONNX Runtime, which has {there}; {wanted.install}"
 

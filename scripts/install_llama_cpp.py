@@ -135,7 +135,7 @@ def has_multimodal() -> bool:
 def check() -> None:
     """Make sure that what is installed runs on this CPU; compiles it again if it does not."""
     from edgevlm.errors import EdgeVLMError
-    from edgevlm.runtimes.guard import check_library, library_verdict
+    from edgevlm.runtimes.llama_cpp.guard import check_library, library_verdict
 
     try:
         verdict = library_verdict()

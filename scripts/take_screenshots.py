@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from edgevlm.demo.models import Models
-from tests import browser
+from edgevlm.demo.model_pool import Models
+from tests.support import browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

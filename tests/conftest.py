@@ -34,9 +34,9 @@ Export = Callable[[str], Exported]
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Family's name in `tests.checkpoints` to its checkpoint and bundle (fp32, int8; f16, q8_0)."""
+    """Family's name in `tests.support.checkpoints` to its checkpoint and bundle (fp32, int8; f16, q8_0)."""
     from edgevlm.export.pipeline import export
-    from tests import checkpoints
+    from tests.support import checkpoints
 
     made: dict[str, Exported] = {}
 
@@ -88,7 +88,7 @@ def smolvlm(exported: Export) -> Iterator[VLM]:
 
 @pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The decoder of `tests.tiny_decoder` as a file."""
-    from tests.tiny_decoder import reference_model, write_decoder
+    """The decoder of `tests.support.tiny_decoder` as a file."""
+    from tests.support.tiny_decoder import reference_model, write_decoder
 
     return write_decoder(tmp_path_factory.mktemp("decoder") / "decoder-f32.gguf", reference_model())

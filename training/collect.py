@@ -1,7 +1,7 @@
 """Builds the drawings, typefaces and words that scenes are made of, from public packages.
 
 `python -m training.collect FOLDER` fetches pinned packages with `npm pack` and Debian's word list
-with `apt-get download`, and writes what stands in `edgevlm/evaluation/data`. Nobody needs to run it:
+with `apt-get download`, and writes what stands in `edgevlm/scenes/data`. Nobody needs to run it:
 the result is in the repository. It needs npm, dpkg, and `pip install resvg-py fonttools brotli`.
 """
 

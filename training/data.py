@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from edgevlm.evaluation import scenes
-from edgevlm.evaluation.pairs import sample_pair
-from edgevlm.evaluation.scenes import Scene
+from edgevlm.scenes import composition
+from edgevlm.scenes.composition import Scene
+from edgevlm.scenes.pairs import sample_pair
 from training import labels
 from training.dialogues import Packer, stack_rows
 from training.grounding import Finder, Places, ground
@@ -47,7 +47,7 @@ def normalise(tiles: Tensor) -> Tensor:
 
 def pictures(batch: list[Scene]) -> dict[str, Tensor]:
     """`tiles` [n, 3, TILE, TILE] uint8."""
-    return {"tiles": torch.from_numpy(np.stack([squeeze(scenes.draw(s)) for s in batch]))}
+    return {"tiles": torch.from_numpy(np.stack([squeeze(composition.draw(s)) for s in batch]))}
 
 
 def dense_labels(found: list[Labels]) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class Batches:
 
     def _scene(self) -> Scene:
         layout = self._layouts[int(np.searchsorted(self._shares, self._rng.random()))]
-        return scenes.sample(self._rng, layout, SIDES, shapes=SHAPES)
+        return composition.sample(self._rng, layout, SIDES, shapes=SHAPES)
 
     def next(self) -> dict[str, Tensor]:
         rng, packer, talk = self._rng, self._packer, self._stage.talk

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from edgevlm.evaluation import questions
-from edgevlm.evaluation.pairs import Pair
-from edgevlm.evaluation.questions import Question
-from edgevlm.evaluation.scenes import Scene
+from edgevlm.scenes import questions
+from edgevlm.scenes.composition import Scene
+from edgevlm.scenes.pairs import Pair
+from edgevlm.scenes.questions import Question
 from training.model import TOKENS
 
 T = TypeVar("T")

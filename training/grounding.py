@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from edgevlm.evaluation import drawings
-from edgevlm.evaluation.scenes import COLORS, Scene, Thing, Word
-from edgevlm.evaluation.views import written_box
-from edgevlm.evaluation.wording import color_forms, noun
+from edgevlm.scenes import drawings
+from edgevlm.scenes.composition import COLORS, Scene, Thing, Word
+from edgevlm.scenes.view import written_box
+from edgevlm.scenes.wording import color_forms, noun
 from training import labels
 from training.labels import Labels
 from training.model import GRID, TOKENS

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from edgevlm.evaluation import drawings
-from edgevlm.evaluation.scenes import COLORS, Scene, Word
+from edgevlm.scenes import drawings
+from edgevlm.scenes.composition import COLORS, Scene, Word
 
 KINDS = tuple(drawings.nouns())
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"

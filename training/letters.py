@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
-from edgevlm.evaluation import scenes
+from edgevlm.scenes import composition
 from training import labels
 from training.data import normalise, pictures
 from training.model import GRID, TOKENS, DenseHeads, nano_config, see
@@ -36,7 +36,7 @@ def read(checkpoint: Path, scenes_read: int) -> dict[str, tuple[int, int, int, i
     first, letters = sum(heads.parts[:3]), len(labels.LETTERS)
     counts: dict[str, tuple[int, int, int, int]] = defaultdict(lambda: (0, 0, 0, 0))
     for _ in range(scenes_read):
-        scene = scenes.sample(rng, "text", unseen_words=True)
+        scene = composition.sample(rng, "text", unseen_words=True)
         if len(scene.words) != 1:
             continue
         word = scene.words[0]

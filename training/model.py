@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from edgevlm.evaluation.scenes import COLORS
+from edgevlm.scenes.composition import COLORS
 from training.labels import KINDS, LETTERS
 from training.usage import save_usage
 

@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Idefics3Processor, PreTrainedTokenizerFast
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from edgevlm.evaluation import drawings, pairs, questions, scenes
+from edgevlm.scenes import composition, drawings, pairs, questions
 from training.dialogues import NO_PICTURE, SMALL_TALK
 from training.model import LONGEST_EDGE, TILE, TOKENS, VOCABULARY
 
@@ -115,8 +115,8 @@ def _asked() -> Iterator[questions.Question]:
     """Questions of every skill about sampled scenes, in both languages."""
     rng = np.random.default_rng(20261121)
     for i in range(_SCENES):
-        layout = scenes.LAYOUTS[i % len(scenes.LAYOUTS)]
-        scene = scenes.sample(rng, layout, styles=_STYLE)
+        layout = composition.LAYOUTS[i % len(composition.LAYOUTS)]
+        scene = composition.sample(rng, layout, styles=_STYLE)
         pair = pairs.sample_pair(rng, styles=_STYLE) if i % 5 == 0 else None
         for language in questions.LANGUAGES:
             for skill in questions.SKILLS:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SmolVLMForConditionalGeneration
 
-from edgevlm.evaluation import questions, scenes
-from edgevlm.evaluation.pairs import sample_pair
+from edgevlm.scenes import composition, questions
+from edgevlm.scenes.pairs import sample_pair
 from training.data import SHAPES, SIDES, normalise, pictures
 from training.decoding import decode
 from training.dialogues import Packer, stack_rows
@@ -34,7 +34,7 @@ class Validation:
         self._sets: dict[str, tuple[dict[str, Tensor], list[str]]] = {}
         for number, skill in enumerate(questions.SKILLS):
             rng = np.random.default_rng([SEED, number])
-            shown: list[scenes.Scene] = []
+            shown: list[composition.Scene] = []
             rows: list[dict[str, Any]] = []
             asked: list[str] = []
             while len(rows) < per_skill:
@@ -46,7 +46,7 @@ class Validation:
                 else:
                     layouts = questions.LAYOUTS_FOR[skill]
                     layout = layouts[int(rng.integers(len(layouts)))]
-                    seen = [scenes.sample(rng, layout, SIDES, shapes=SHAPES)]
+                    seen = [composition.sample(rng, layout, SIDES, shapes=SHAPES)]
                     question = questions.ask(skill, seen[0], rng, language)
                 if question is None:
                     continue

@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from edgevlm.runtimes.vision import DEVICES
+    from edgevlm.runtimes.devices import DEVICES
 
     parser.add_argument(
         "bundle",
@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from edgevlm import benchmark
     from edgevlm.evaluation.report import versions
-    from edgevlm.images import load_image
-    from edgevlm.runtimes import cpu
+    from edgevlm.inputs.images import load_image
+    from edgevlm.runtimes import system
 
     bundle = Bundle.open(arguments.bundle)
     picture = benchmark.camera_frame()
@@ -94,8 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     about = {
         "model": bundle.manifest.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu.model(),
-        "threads": arguments.threads or cpu.physical_cores(),
+        "cpu": system.model(),
+        "threads": arguments.threads or system.physical_cores(),
         "picture": [picture.shape[1], picture.shape[0]],
     }
     if arguments.json:

@@ -16,15 +16,15 @@ from edgevlm.cli.options import (
     generation_options,
     load_model,
 )
-from edgevlm.data_uri import shortened
 from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.inputs.data_uri import shortened
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from edgevlm.chat import Chat
-    from edgevlm.generation import GenerationOptions
+    from edgevlm.options import GenerationOptions
 
 HELP = """\
 Talk about pictures. Each line is a turn, and its answer streams to stdout; lines may also come
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgevlm.images import load_images
+    from edgevlm.inputs.images import load_images
 
     pictures = load_images(file_images(arguments.images))
     options = generation_options(arguments)

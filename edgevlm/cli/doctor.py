@@ -15,14 +15,9 @@ from dataclasses import dataclass, field
 
 import edgevlm
 from edgevlm.errors import EdgeVLMError
-from edgevlm.runtimes import (
-    cpu,
-    guard,
-    llama_cpp_library,
-    onnx,
-    onnx_providers,
-    openvino,
-)
+from edgevlm.runtimes import openvino, system
+from edgevlm.runtimes.llama_cpp import guard, library
+from edgevlm.runtimes.onnx import execution_providers, session
 
 HELP = "Look for what slows or breaks edgevlm on this machine, and say how to mend it."
 
@@ -105,10 +100,10 @@ def examine() -> Report:
 
 
 def _examine_machine(report: Report) -> None:
-    present = [flag for flag in FLAGS if flag in cpu.flags()]
-    report.cpu = f"{cpu.model()}{f' ({chr(32).join(present)})' if present else ''}"
-    report.cores = f"{cpu.physical_cores()} physical, {cpu.logical_cores()} logical usable"
-    sizes = {"total": cpu.total_memory(), "available": cpu.available_memory()}
+    present = [flag for flag in FLAGS if flag in system.flags()]
+    report.cpu = f"{system.model()}{f' ({chr(32).join(present)})' if present else ''}"
+    report.cores = f"{system.physical_cores()} physical, {system.logical_cores()} logical usable"
+    sizes = {"total": system.total_memory(), "available": system.available_memory()}
     report.memory = ", ".join(
         f"{size / 2**30:.1f} GiB {name}" for name, size in sizes.items() if size is not None
     )
@@ -126,7 +121,7 @@ def _nvidia_gpus() -> list[str]:
 
 
 def _examine_onnxruntime(report: Report) -> None:
-    distributions = onnx.installed_distributions()
+    distributions = session.installed_distributions()
     report.onnxruntime = ", ".join(distributions)
     if len(distributions) > 1:
         names = " ".join(distribution.split()[0] for distribution in distributions)
@@ -136,16 +131,16 @@ def _examine_onnxruntime(report: Report) -> None:
             "'edgevlm[cuda]'"
         )
     try:
-        report.providers = list(onnx.library().get_available_providers())
+        report.providers = list(session.library().get_available_providers())
     except EdgeVLMError as error:
         report.add(str(error), fatal=True)
         return
-    if cpu.multiplies_bf16() and importlib.util.find_spec("openvino") is None:
+    if system.multiplies_bf16() and importlib.util.find_spec("openvino") is None:
         report.add(
             "this CPU multiplies bf16 matrices, which OpenVINO uses for pictures and ONNX Runtime does not; "
             f"{openvino.INSTALL}"
         )
-    cuda = onnx_providers.DEVICES["cuda"]
+    cuda = execution_providers.DEVICES["cuda"]
     if report.gpus and cuda.provider not in report.providers:
         report.add(
             f"pictures are not encoded on {report.gpus[0]}: no {cuda.provider}; {cuda.install}"
@@ -158,13 +153,13 @@ def _examine_llama_cpp(report: Report) -> None:
         report.llama_cpp_probe = " ".join(filter(None, (verdict.outcome, verdict.detail)))
         if verdict.outcome != "ok":
             report.add(verdict.explanation, fatal=verdict.outcome == "crash")
-        library = llama_cpp_library.library()
+        loaded = library.library()
     except EdgeVLMError as error:
         report.add(str(error), fatal=True)
         return
-    report.llama_cpp_python = library.__version__
-    report.llama_cpp_system = library.llama_print_system_info().decode().strip(" |")
-    if report.gpus and (reason := llama_cpp_library.why_no_gpu()):
+    report.llama_cpp_python = loaded.__version__
+    report.llama_cpp_system = loaded.llama_print_system_info().decode().strip(" |")
+    if report.gpus and (reason := library.why_no_gpu()):
         report.add(f"answers are not decoded on {report.gpus[0]}: {reason}")
 
 

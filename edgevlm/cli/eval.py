@@ -15,7 +15,7 @@ from edgevlm.cli import options
 from edgevlm.errors import InputError
 
 if TYPE_CHECKING:
-    from edgevlm.evaluation.question_file import Item
+    from edgevlm.evaluation.dataset import Item
 
 HELP = """\
 Ask a bundle questions with known answers: the built-in test set, whose pictures are drawn from a seed
@@ -71,21 +71,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgevlm.evaluation import question_file, report, test_set
-    from edgevlm.evaluation.evaluate import BundleAnswerer, CheckpointAnswerer
-    from edgevlm.evaluation.evaluate import run as put
+    from edgevlm.evaluation import dataset, report, test_set
+    from edgevlm.evaluation.runner import BundleAnswerer, CheckpointAnswerer
+    from edgevlm.evaluation.runner import run as put
     from edgevlm.vlm import VLM
 
     if arguments.write:
         if arguments.checkpoint or arguments.json:
             raise InputError("--write asks nothing; leave out --checkpoint and --json")
-        count = question_file.write(arguments.write, test_set.items(arguments.items or ITEMS))
+        count = dataset.write(arguments.write, test_set.items(arguments.items or ITEMS))
         print(f"edgevlm: {count} questions in {arguments.write}", file=sys.stderr)
         return 0
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         raise InputError(f"no folder {str(arguments.json.parent)!r} for the file of --json")
     if arguments.questions:
-        items = _first(question_file.read(arguments.questions), arguments.items)
+        items = _first(dataset.read(arguments.questions), arguments.items)
     else:
         items = list(test_set.items(arguments.items or ITEMS))
     checkpoint = CheckpointAnswerer(arguments.checkpoint) if arguments.checkpoint else None

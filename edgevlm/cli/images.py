@@ -7,9 +7,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from edgevlm.data_uri import is_data_uri
 from edgevlm.errors import InputError
-from edgevlm.image_sources import exists, read_all
+from edgevlm.inputs.data_uri import is_data_uri
+from edgevlm.inputs.image_sources import exists, read_all
 
 HELP = "a file, a file:// URL, a data URI, or - for standard input"
 

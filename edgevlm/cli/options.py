@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from edgevlm.errors import InputError
-from edgevlm.generation import Generation, GenerationOptions
-from edgevlm.runtimes.vision import DEVICES
+from edgevlm.options import Generation, GenerationOptions
+from edgevlm.runtimes.devices import DEVICES
 
 if TYPE_CHECKING:
     from edgevlm.vlm import VLM

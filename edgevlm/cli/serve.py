@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         from edgevlm.server.access import origin
         from edgevlm.server.app import create_app
         from edgevlm.server.http_server import bind, serve, url
-        from edgevlm.server.pictures import is_public
+        from edgevlm.server.images import is_public
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the server needs {error.name}: pip install 'edgevlm[serve]'"

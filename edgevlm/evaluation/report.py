@@ -18,10 +18,10 @@ from typing import Any
 
 import edgevlm
 from edgevlm.errors import InputError
-from edgevlm.evaluation import judging
-from edgevlm.evaluation.evaluate import Answered
-from edgevlm.evaluation.question_file import Item, fields_of
-from edgevlm.export.dependencies import installed
+from edgevlm.evaluation import metrics
+from edgevlm.evaluation.dataset import Item, fields_of
+from edgevlm.evaluation.runner import Answered
+from edgevlm.versions import installed
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _CANDIDATES = 300  # fixed answers that are tried for a family of boxes or lists
@@ -68,12 +68,12 @@ def chance(items: Sequence[Item]) -> float:
     right = 0.0
     for (_, judge), family in families.items():
         if judge == "words":
-            said = Counter(a for item in family for a in set(map(judging.normalized, item.answers)))
+            said = Counter(a for item in family for a in set(map(metrics.normalized, item.answers)))
             fixed = float(max(said.values()))
         else:
             tried = list(dict.fromkeys(item.answers[0] for item in family))[:_CANDIDATES]
             fixed = max(
-                sum(judging.score(judge, answer, item.answers) for item in family)
+                sum(metrics.score(judge, answer, item.answers) for item in family)
                 for answer in tried
             )
         right += max(fixed, sum(item.chance for item in family))
@@ -126,7 +126,7 @@ def _grounding(answered: Sequence[Answered]) -> Grounding | None:
     if not pairs:
         return None
     changed = sum(
-        judging.normalized(one.said) != judging.normalized(swapped.said) for one, swapped in pairs
+        metrics.normalized(one.said) != metrics.normalized(swapped.said) for one, swapped in pairs
     )
     return Grounding(
         items=len(pairs),

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from edgevlm.errors import InputError
-from edgevlm.evaluation import drawings, pairs, questions, scenes
-from edgevlm.evaluation.question_file import Item, Picture
+from edgevlm.evaluation.dataset import Item, Picture
+from edgevlm.scenes import composition, drawings, pairs, questions
 
 SEED = 7_700_000
 """Training draws from sequences of small numbers instead."""
@@ -84,7 +84,7 @@ def _item(row: Row, index: int, rng: np.random.Generator) -> Item:
             question = questions.ask_pair(pair, rng, **wording)
         else:
             layouts = questions.LAYOUTS_FOR[skill]
-            scene = scenes.sample(rng, layouts[int(rng.integers(len(layouts)))], **options)
+            scene = composition.sample(rng, layouts[int(rng.integers(len(layouts)))], **options)
             shown = [scene]
             question = questions.ask(skill, scene, rng, **wording)
         if question is not None:
@@ -93,7 +93,7 @@ def _item(row: Row, index: int, rng: np.random.Generator) -> Item:
         raise RuntimeError(f"no scene allows a question of the skill {skill!r}")
     folder = re.sub(r"[^a-z]+", "-", row.name).strip("-")
     pictures = tuple(
-        Picture(f"{folder}/{index:04}{letter}.png", partial(scenes.draw, scene))
+        Picture(f"{folder}/{index:04}{letter}.png", partial(composition.draw, scene))
         for letter, scene in zip("ab" if len(shown) > 1 else ("",), shown, strict=True)
     )
     return Item(

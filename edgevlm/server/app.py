@@ -19,17 +19,17 @@ from starlette.requests import ClientDisconnect
 
 import edgevlm
 from edgevlm.errors import EdgeVLMError
-from edgevlm.generation import DEFAULT_MAX_TOKENS
+from edgevlm.options import DEFAULT_MAX_TOKENS
 from edgevlm.server import description, responses
 from edgevlm.server.access import Access, origin
 from edgevlm.server.answers import Answer, unless_left
 from edgevlm.server.body_limit import BodyLimit
 from edgevlm.server.errors import RequestError, error_body, failure_body, refusal
 from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
+from edgevlm.server.images import PictureReader
 from edgevlm.server.limits import Limits
 from edgevlm.server.metrics import Metrics
 from edgevlm.server.notices import Notices
-from edgevlm.server.pictures import PictureReader
 from edgevlm.server.requests import ChatCompletionRequest
 from edgevlm.server.validation import check, parse_json
 from edgevlm.server.worker import Worker

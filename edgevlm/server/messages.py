@@ -15,8 +15,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from edgevlm.inputs.tiling import Detail
 from edgevlm.server.validation import Given, Neutral
-from edgevlm.tiling import Detail
 
 MAX_ITEMS = 4096
 """Of messages, and of parts in one: more than any context holds."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
-from edgevlm.generation import MOST_LOGPROBS, GenerationOptions
+from edgevlm.options import MOST_LOGPROBS, GenerationOptions
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
 from edgevlm.server.validation import Given, Neutral

@@ -15,8 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from edgevlm.errors import EdgeVLMError
-from edgevlm.generation import GenerationOptions
-from edgevlm.images import load_image
+from edgevlm.inputs.images import load_image
+from edgevlm.options import GenerationOptions
 from edgevlm.results import Chunk
 from edgevlm.server.errors import RequestError, refusal
 from edgevlm.server.metrics import Metrics

@@ -1,0 +1,1 @@
+"""Answers requests: prefill, caches, sampling and streams over both runtimes."""

@@ -1,0 +1,250 @@
+"""One request at a time: who may use a model, and the streams that hold it.
+
+A model is held by a request, not by a thread: web frameworks read each chunk of a stream in another thread,
+and a thread that holds an unfinished stream may serve the next request. A stream holds the model from its
+first chunk until its end, `ChunkStream.close`, or until nothing refers to it any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
+from edgevlm.engine.stopwatch import Stopwatch
+from edgevlm.errors import BusyError, RuntimeLoadError
+from edgevlm.results import Chunk
+from edgevlm.runtimes.forks import check_not_forked, is_forked
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+WAIT_SECONDS = 30.0
+"""Default of ``wait_timeout``."""
+
+MAX_WAIT_SECONDS = 1e6
+"""Longest ``wait_timeout`` beside None."""
+
+_LOOK_SECONDS = 1.0
+"""How often a waiting request looks whether the stream that it waits for is still read."""
+
+CLOSED = "the model is closed; load it again"
+
+
+class ModelLock:
+    """Lets one request at a time use a model.
+
+    Args:
+        free: method that releases the model's memory; called once, when the model is closed and nothing uses
+            it. Held weakly: its object owns this lock.
+        wait_timeout: seconds that a request waits while nobody reads the stream that holds the model; None
+            for ever. While the model computes, requests wait for as long as that takes.
+    """
+
+    def __init__(self, free: Callable[[], None], wait_timeout: float | None = WAIT_SECONDS) -> None:
+        self._free = weakref.WeakMethod(free)
+        self._freed = False
+        self._wait_timeout = wait_timeout
+        self._lock = threading.Lock()
+        self._computing: int | None = None
+        """The thread in which the model computes right now."""
+        self._idle_since: float | None = None
+        """When the stream that holds the model stopped computing, until it is read again."""
+        self._stream: weakref.ref[ChunkStream] | None = None
+        self._holder: int | None = None
+        """``id`` of the stream: when it is finalized, weak references to it are dead already."""
+        self.closed = False
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Use the model for a request without a stream.
+
+        Raises:
+            BusyError: nobody reads the stream that holds the model, or nobody can while this request waits.
+            RuntimeLoadError: the model is closed, or this process was forked from one that used it.
+        """
+        self.acquire()
+        try:
+            with self.computing():
+                yield
+        finally:
+            self.release()
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Mark that this thread computes with the model that the request holds."""
+        self._computing, self._idle_since = threading.get_ident(), None
+        try:
+            yield
+        finally:
+            self._computing, self._idle_since = None, time.monotonic()
+
+    def acquire(self, stream: ChunkStream | None = None) -> None:
+        """Wait until no other request uses the model; raises as `hold`."""
+        check_not_forked()
+        if not self.closed:
+            if self._computing == threading.get_ident():
+                raise BusyError(
+                    "the model is computing in this very thread: this request comes from a signal handler "
+                    "or a callback; make it once the other one has returned"
+                )
+            if not self._lock.acquire(blocking=False):
+                self._wait()
+            if stream is not None:
+                self._stream, self._holder = weakref.ref(stream), id(stream)
+            if not self.closed:
+                return
+            self.release()
+        raise RuntimeLoadError(CLOSED)
+
+    def is_held_by(self, stream: ChunkStream) -> bool:
+        """Whether this stream is the request that uses the model."""
+        return self._holder == id(stream)
+
+    def release(self) -> None:
+        """Let the next request use the model; free it instead if it was closed meanwhile."""
+        self._stream = self._holder = self._idle_since = None
+        if self.closed:
+            self._free_once()
+        self._lock.release()
+
+    def close(self) -> None:
+        """End the stream that holds the model, wait for what computes, and free the model.
+
+        Called while this very thread computes with it, as from a signal handler, it returns at once, and the
+        model is freed when that step ends.
+        """
+        self.closed = True
+        if is_forked():
+            return  # the memory is the parent's, and its threads would be waited for
+        stream = None if self._stream is None else self._stream()
+        if stream is not None:
+            stream.cancel()
+        if self._computing == threading.get_ident():
+            return
+        with self._lock:
+            self._free_once()
+
+    def _free_once(self) -> None:
+        free = self._free()
+        if free is not None and not self._freed:
+            self._freed = True
+            free()
+
+    def _wait(self) -> None:
+        if _is_only_thread():
+            gc.collect()
+            if self._lock.acquire(blocking=False):
+                return
+            raise BusyError(
+                "an unfinished stream holds this model, and no other thread is there to end it; read it to "
+                "its end or close() it before the next request"
+            )
+        start = time.monotonic()
+        collected = False
+        while not self._lock.acquire(timeout=min(self._patience(start), _LOOK_SECONDS)):
+            if not collected:
+                gc.collect()  # a stream that nobody can read any more may be part of a reference cycle
+                collected = True
+            elif self._patience(start) == 0:
+                raise BusyError(
+                    f"nobody has read the stream that holds this model for {self._wait_timeout:g} s "
+                    "(wait_timeout); read it to its end or close() it"
+                )
+
+    def _patience(self, start: float) -> float:
+        """Seconds for which a request that waits since `start` goes on waiting, if nothing changes."""
+        idle_since = self._idle_since
+        if self._wait_timeout is None or idle_since is None:
+            return math.inf
+        return max(0.0, self._wait_timeout - (time.monotonic() - max(idle_since, start)))
+
+
+class ChunkStream(Iterator[Chunk]):
+    """The chunks of one answer, read once, from any thread.
+
+    Use it as a context manager, or `close` it, to stop early; the work ends with the step that is under way.
+    """
+
+    def __init__(
+        self, chunks: Generator[Chunk, None, None], lock: ModelLock, watch: Stopwatch
+    ) -> None:
+        self._chunks = chunks
+        self._lock = lock
+        self._watch = watch
+        self._reading = threading.RLock()
+        """One reader at a time; reentrant, since a signal handler may close what its own thread reads."""
+        self._stepping = False
+        self._ended = False
+        self._cancelled = False
+
+    def __next__(self) -> Chunk:
+        """Compute the next chunk.
+
+        Raises:
+            BusyError, RuntimeLoadError: as `ModelLock.hold`; the model was closed before the answer's end.
+        """
+        with self._reading:
+            if self._stepping:
+                raise BusyError("this stream is being read by a caller of this very function")
+            if not self._ended and not self._lock.is_held_by(self):
+                self._watch.end("reader")
+                self._lock.acquire(self)
+            if not self._ended:
+                self._stepping = True
+                try:
+                    with self._lock.computing():
+                        return next(self._chunks)
+                except BaseException:
+                    self._ended = True
+                    raise
+                finally:
+                    self._stepping = False
+                    if self._ended or self._cancelled:
+                        self._end()
+            if self._cancelled:
+                raise RuntimeLoadError(
+                    "the model was closed before this answer's end; load it again"
+                )
+            raise StopIteration
+
+    def close(self) -> None:
+        """Stop the answer and let the next request use the model. May be called again, from any thread."""
+        with self._reading:
+            self._ended = True
+            if not self._stepping:
+                self._end()
+
+    def cancel(self) -> None:
+        """Close the stream for good: its reader gets an error, not an early end."""
+        self._cancelled = True
+        self.close()
+
+    def _end(self) -> None:
+        self._ended = True
+        try:
+            self._chunks.close()
+        finally:
+            if self._lock.is_held_by(self):
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_cancelled") and not is_forked():
+            self.close()
+
+
+def _is_only_thread() -> bool:
+    """Whether no other thread of this process runs Python."""
+    return len(sys._current_frames()) == 1

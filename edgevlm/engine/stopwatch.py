@@ -1,0 +1,31 @@
+"""Time of one request, by phase."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Literal
+
+Phase = Literal["wait", "prepare", "encode", "prefill", "decode", "reader"]
+
+
+class Stopwatch:
+    """Splits time into phases without a gap: each lasts from the end of the one before."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._ms: defaultdict[Phase, float] = defaultdict(float)
+
+    def end(self, phase: Phase) -> None:
+        """What has passed since the last call belongs to this phase."""
+        now = time.perf_counter()
+        self._ms[phase] += (now - self._last) * 1000
+        self._last = now
+
+    def ms(self, phase: Phase) -> float:
+        return self._ms[phase]
+
+    @property
+    def total_ms(self) -> float:
+        """All phases but the reader's."""
+        return sum(ms for phase, ms in self._ms.items() if phase != "reader")

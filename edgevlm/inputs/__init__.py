@@ -1,0 +1,1 @@
+"""Images and messages to tiles and prompt items."""

@@ -1,0 +1,1 @@
+"""Synthetic images, and questions about them with known answers."""

@@ -1,0 +1,268 @@
+"""A decoder that the user already has as GGUF: checked against the checkpoint, and taken as it is.
+
+Numbers are compared later, by `edgevlm.export.parity`; here it is what an answer to a few short prompts
+would not show: other sizes, scalings and limits, another vocabulary, a file that is not whole.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import LlamaFileType
+from numpy.typing import DTypeLike, NDArray
+
+from edgevlm.errors import ExportError
+from edgevlm.export.architectures import Architecture, find_architecture
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.decoder import hyperparameters, rope_factors
+from edgevlm.export.decoder_tensors import gguf_names
+from edgevlm.export.existing_vocabulary import check_tokenization, check_vocabulary
+from edgevlm.export.families import Family
+from edgevlm.export.messages import one_line
+from edgevlm.export.parity import decoder_bound
+from edgevlm.export.plan import Plan
+
+INSTEAD = "leave out --decoder-gguf, and edgevlm writes the decoder (--decoder q4_k_m)"
+"""What to do with a file that is not the checkpoint's language model."""
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "rope.scaling.type": ("none",),
+    "rope.scaling.factor": (0.0, 1.0),
+    "rope.scaling.attn_factor": (0.0, 1.0),
+    "rope.scale_linear": (0.0, 1.0),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+}
+"""Values of further keys that leave llama.cpp's computation as it is without them."""
+
+
+class Reader(gguf.GGUFReader):
+    """Reads no byte beyond the file's end, so that lengths of a damaged header end the reading."""
+
+    def _get(
+        self, offset: int, dtype: DTypeLike, count: int = 1, override_order: Any = None
+    ) -> NDArray[Any]:
+        end = int(offset) + int(count) * np.dtype(dtype).itemsize
+        if end > len(self.data):
+            raise EOFError(f"it has {len(self.data):,} bytes, and needs {end:,} or more")
+        values: NDArray[Any] = super()._get(offset, dtype, count, override_order)
+        return values
+
+
+@dataclass(frozen=True)
+class GivenDecoder:
+    """A GGUF file that is the checkpoint's language model."""
+
+    path: Path
+    file_type: str
+    """llama.cpp's type: ``q4_k_m``, ``f16``, ..."""
+
+    def copy(self, folder: Path) -> Path:
+        """Copy the file into a bundle."""
+        copy = folder / f"decoder.{self.file_type}.gguf"
+        shutil.copyfile(self.path, copy)
+        return copy
+
+
+def open_given_decoder(path: Path, plan: Plan) -> GivenDecoder:
+    """Check that a GGUF file is the checkpoint's language model and tokenizes as the checkpoint does.
+
+    Raises:
+        ExportError: no whole GGUF file of a language model, or one of another model or vocabulary.
+    """
+    check_file(path)
+    try:
+        reader = Reader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except EOFError as error:
+        raise ExportError(f"{path} is cut off: {error}; fetch it again") from error
+    except Exception as error:  # gguf's, NumPy's, Python's: no class in common
+        raise ExportError(f"{path} is no GGUF file: {one_line(error)}; fetch it again") from error
+    checkpoint = plan.checkpoint
+    architecture = find_architecture(checkpoint.config)
+    text = checkpoint.config.get_text_config()
+    check_kind(path, fields, gguf.MODEL_ARCH_NAMES[architecture.gguf])
+    file_type = find_file_type(path, fields)
+    check_hyperparameters(path, fields, hyperparameters(architecture, text))
+    check_tensors(path, reader, checkpoint, plan.family, architecture)
+    check_vocabulary(path, fields, plan.vocabulary, plan.prompt.chat_template)
+    check_tokenization(path, plan.vocabulary, plan.processor.tokenizer.backend_tokenizer)
+    return GivenDecoder(path, file_type)
+
+
+def check_file(path: Path) -> None:
+    """What can be seen without reading the header.
+
+    Raises:
+        ExportError: a folder, no file, empty, another format, or for computers of another byte order.
+    """
+    if path.is_dir():
+        found = sorted(file.name for file in path.glob("*.gguf"))
+        choice = f" of it: {', '.join(found)}" if found else ""
+        raise ExportError(f"{path} is a folder; give one GGUF file{choice}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error.strerror}") from error
+    if head[:4] != b"GGUF":
+        begins = f"it begins with {head[:4]!r}" if head else "it is empty"
+        raise ExportError(f"{path} is no GGUF file: {begins}; fetch it again")
+    if len(head) == 8 and int.from_bytes(head[4:], "little") & 0xFFFF == 0:
+        raise ExportError(
+            f"{path} is a big-endian GGUF file; convert it with gguf-convert-endian {path} little"
+        )
+
+
+def check_kind(path: Path, fields: Mapping[str, Any], architecture: str) -> None:
+    """Raises:
+    ExportError: a part of a model, or another model.
+    """
+    count = fields.get("split.count", 1)
+    if count != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+        raise ExportError(
+            f"{path} is one of several parts; join them with llama-gguf-split --merge FIRST_PART OUT.gguf "
+            f"and give the result"
+        )
+    found = fields.get("general.architecture")
+    kind = fields.get("general.type", "model")
+    if kind == "mmproj" or found == "clip":
+        raise ExportError(
+            f"{path} is a vision part for llama.cpp (mmproj); give the GGUF file of the language model"
+        )
+    if kind == "adapter":
+        raise ExportError(
+            f"{path} is an adapter; join it with its model by llama-export-lora and give the result"
+        )
+    if found != architecture:
+        raise ExportError(
+            f"{path} holds a model of architecture {found!r}, the checkpoint's language model is "
+            f"{architecture!r}; {INSTEAD}"
+        )
+
+
+def find_file_type(path: Path, fields: Mapping[str, Any]) -> str:
+    """llama.cpp's name of the type of most matrices.
+
+    Raises:
+        ExportError: none, or one without a name or a bound.
+    """
+    number: Any = fields.get("general.file_type")
+    try:
+        name = LlamaFileType(number).name.lower()
+    except ValueError:
+        raise ExportError(
+            f"{path} has general.file_type {number!r}, a type that gguf does not know; quantize it again, or "
+            f"pip install --upgrade gguf"
+        ) from None
+    name = name.removeprefix("mostly_").removeprefix("all_")
+    try:
+        decoder_bound(name)
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
+    return name
+
+
+def check_hyperparameters(
+    path: Path, fields: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+    """Compare with what edgevlm would write of the checkpoint's configuration.
+
+    Raises:
+        ExportError: the first value that llama.cpp would compute otherwise with.
+    """
+    prefix = next(iter(expected)).partition(".")[0] + "."
+    values = {name.removeprefix(prefix): value for name, value in expected.items()}
+    found = {
+        name.removeprefix(prefix): value
+        for name, value in fields.items()
+        if name.startswith(prefix)
+    }
+    heads = found.get("attention.head_count")
+    width = found.get("embedding_length")
+    head = width // heads if isinstance(heads, int) and isinstance(width, int) and heads else None
+    defaults = {  # what llama.cpp takes where a file does not say
+        "vocab_size": values["vocab_size"],  # it counts the tokens, which are compared
+        "attention.head_count_kv": heads,
+        "attention.key_length": head,
+        "attention.value_length": head,
+        "rope.dimension_count": found.get("attention.key_length", head),
+        "rope.freq_base": 10000.0,
+    }
+    for name, value in values.items():
+        given = found.get(name, defaults.get(name))
+        if not same(given, value):
+            raise other(path, prefix + name, given, value)
+    for name, given in found.items():
+        neutral = NEUTRAL.get(name, ())
+        if name not in values and name in NEUTRAL and not any(same(given, one) for one in neutral):
+            raise other(path, prefix + name, given, "none")
+
+
+def same(given: object, value: object) -> bool:
+    """Whether two values are equal, as far as 32-bit floats can tell."""
+    if isinstance(value, float) and isinstance(given, (int, float)):
+        return bool(np.isclose(given, value, rtol=1e-6, atol=0.0))
+    return given == value
+
+
+def other(path: Path, name: str, given: object, value: object) -> ExportError:
+    """A file that computes otherwise."""
+    has = "has no" if given is None else "has"
+    shown = "" if given is None else f" {given}"
+    return ExportError(
+        f"{path} {has} {name}{shown}, the checkpoint's language model has {value}; it is another model: "
+        f"{INSTEAD}"
+    )
+
+
+def check_tensors(
+    path: Path,
+    reader: gguf.GGUFReader,
+    checkpoint: Checkpoint,
+    family: Family,
+    architecture: Architecture,
+) -> None:
+    """Compare names and shapes, and the divisors of rotary frequencies.
+
+    Raises:
+        ExportError: the first that differs.
+    """
+    names = gguf_names(checkpoint, family, architecture)
+    expected = {target: checkpoint.tensors[source].shape for source, target in names.items()}
+    factors = rope_factors(checkpoint.config.get_text_config())
+    if factors:
+        expected["rope_freqs.weight"] = (len(factors),)
+    found = {
+        tensor.name: tuple(reversed([int(side) for side in tensor.shape]))
+        for tensor in reader.tensors
+    }
+    # an output layer beside embeddings that serve as both is compared as numbers, as all are
+    optional = {"output.weight"} if architecture.untied else set()
+    for name in [*sorted(expected), *sorted(found)]:
+        if name not in expected and name in optional:
+            continue
+        if found.get(name) != expected.get(name):
+            shapes = [
+                f"in shape {list(side[name])}" if name in side else "not at all"
+                for side in (found, expected)
+            ]
+            raise ExportError(
+                f"{path} has the tensor {name} {shapes[0]}, the checkpoint's language model {shapes[1]}; it "
+                f"is another model: {INSTEAD}"
+            )
+    if factors:
+        given = next(tensor for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
+        if not np.allclose(given.data, factors, rtol=1e-4):
+            raise ExportError(
+                f"{path} has other rope_freqs.weight than the checkpoint's rope_parameters; it is another "
+                f"model: {INSTEAD}"
+            )

@@ -1,0 +1,155 @@
+"""Whether the answers of a JSON schema can end, or need themselves within themselves for ever."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgevlm.runtimes.json_schema.keywords import TYPES, Path, refuse
+from edgevlm.runtimes.json_schema.translation import Translation
+
+_IN_PLACE = ("allOf", "anyOf", "oneOf")
+
+
+def check_ends(translation: Translation) -> None:
+    """Make sure that some answer has an end; the time is linear in the schema.
+
+    Raises:
+        InputError: of one line, with the place as a JSON pointer.
+    """
+    definitions: Mapping[str, Any] = translation.schema.get("$defs", {})
+    try:
+        graphlib.TopologicalSorter(
+            {name: set(_same_place(schema)) for name, schema in definitions.items()}
+        ).prepare()
+    except graphlib.CycleError as error:
+        refuse(
+            translation.definitions[error.args[1][0]],
+            "the schema has no end: it refers to itself at the same place of the answer",
+        )
+    circuit = _Circuit(definitions)
+    path = circuit.endless(translation.schema)
+    if path is not None:
+        refuse(
+            translation.origin(path),
+            "the schema has no end: what it requires requires the same again",
+        )
+
+
+def _same_place(schema: Any) -> Iterator[str]:
+    """Definitions that a schema refers to for the same place of the answer."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            yield _referred(schema)
+        for keyword in _IN_PLACE:
+            for one in schema.get(keyword, ()):
+                yield from _same_place(one)
+
+
+def _referred(schema: Mapping[str, Any]) -> str:
+    reference: str = schema["$ref"]
+    return reference.rpartition("/")[2]
+
+
+class _Circuit:
+    """Gates that are on where an answer can end: one for each schema, fed by those that it needs."""
+
+    def __init__(self, definitions: Mapping[str, Any]) -> None:
+        self._waits: list[int] = []
+        """Inputs that a gate still waits for; it is on at 0."""
+        self._feeds: list[list[int]] = []
+        """Which gates a gate feeds."""
+        self._gates: dict[int, int] = {}
+        """Of each schema, by its identity."""
+        self._definitions = {name: self._gate(1, ()) for name in definitions}
+        for name, schema in definitions.items():
+            self._feeds[self._schema(schema)].append(self._definitions[name])
+
+    def endless(self, schema: Any) -> Path | None:
+        """Where a schema has no end, as deep as can be said without following references."""
+        self._schema(schema)
+        on = [gate for gate, waits in enumerate(self._waits) if waits == 0]
+        for gate in on:  # grows
+            for fed in self._feeds[gate]:
+                self._waits[fed] -= 1
+                if self._waits[fed] == 0:
+                    on.append(fed)
+        return None if self._on(schema) else self._deepest(schema, ())
+
+    def _deepest(self, schema: Any, path: Path) -> Path:
+        if isinstance(schema, dict) and "const" not in schema and "enum" not in schema:
+            parts: list[tuple[Path, Any]] = [
+                (("allOf", index), one) for index, one in enumerate(schema.get("allOf", ()))
+            ]
+            for kind in ("object", "array"):
+                if kind in schema.get("type", TYPES):
+                    parts += _needed(schema, kind)
+            for step, one in parts:
+                if not self._on(one):
+                    return self._deepest(one, (*path, *step))
+        return path
+
+    def _on(self, schema: Any) -> bool:
+        """After the gates have settled."""
+        return self._waits[self._gates[id(schema)]] <= 0
+
+    def _gate(self, waits: int, inputs: Any) -> int:
+        self._waits.append(waits)
+        self._feeds.append([])
+        gate = len(self._waits) - 1
+        for one in inputs:
+            self._feeds[one].append(gate)
+        return gate
+
+    def _all(self, inputs: list[int]) -> int:
+        return self._gate(len(inputs), inputs)
+
+    def _any(self, inputs: list[int]) -> int:
+        return self._gate(1, inputs)
+
+    def _schema(self, schema: Any) -> int:
+        gate = self._all([]) if not isinstance(schema, dict) else self._all(self._needs(schema))
+        self._gates[id(schema)] = gate
+        return gate
+
+    def _needs(self, schema: dict[str, Any]) -> list[int]:
+        needs = [self._schema(one) for one in schema.get("allOf", ())]
+        if "$ref" in schema:
+            needs.append(self._definitions[_referred(schema)])
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                needs.append(self._any([self._schema(one) for one in schema[keyword]]))
+        if "const" not in schema and "enum" not in schema:
+            types = schema.get("type", TYPES)
+            needs.append(
+                self._any(
+                    [
+                        self._all([self._schema(one) for _, one in _needed(schema, kind)])
+                        for kind in ([types] if isinstance(types, str) else types)
+                    ]
+                )
+            )
+        return needs
+
+
+def _needed(schema: Mapping[str, Any], kind: str) -> list[tuple[Path, Any]]:
+    """What an answer of this type cannot do without: where it stands, and its schema."""
+    needed: list[tuple[Path, Any]] = []
+    if kind == "object":
+        properties = schema.get("properties", {})
+        required = schema.get("required", ())
+        needed += [
+            (("properties", name), properties[name]) for name in required if name in properties
+        ]
+        others = len(properties) == 0 and schema.get("minProperties", 0) > len(required)
+        others = others or any(name not in properties for name in required)
+        if others and "additionalProperties" in schema and "patternProperties" not in schema:
+            needed.append((("additionalProperties",), schema["additionalProperties"]))
+    elif kind == "array":
+        least = schema.get("minItems", 0)
+        first = schema.get("prefixItems", [])
+        needed += [(("prefixItems", index), one) for index, one in enumerate(first[:least])]
+        if least > len(first) and "items" in schema:
+            needed.append((("items",), schema["items"]))
+    return needed

@@ -1,0 +1,254 @@
+"""A GGUF model in llama.cpp: its weights, its vocabulary, and what it says of itself.
+
+llama.cpp checks its preconditions by ending the process, so what a caller can get wrong is checked here
+first. The key-value cache and decoding are in `edgevlm.runtimes.llama_cpp.decoder`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
+from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION
+from edgevlm.runtimes.llama_cpp.library import failure_reason, lacked_memory, library, recent_errors
+from edgevlm.validation import check_integer
+
+if TYPE_CHECKING:  # loaded with the first schema
+    from edgevlm.runtimes.json_schema.constraint import JsonTexts
+
+TEXT_LIMIT = 2**18
+"""Bytes of text that `tokenize` takes: more than most contexts hold."""
+
+_STACK_PER_BYTE = 1024
+"""Bytes of stack for each byte of text. Some vocabularies are split by `std::regex`, which calls itself
+for every character: 322 bytes were measured, and a main thread's 8 MB were used up by a row of 26,000
+digits."""
+
+_stack_lock = threading.Lock()
+
+
+class LlamaCppModel:
+    """A loaded GGUF file.
+
+    Args:
+        path: the file.
+        gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
+        extra_buffer_types: whether llama.cpp's repacked and AMX kernels may be used.
+
+    Raises:
+        RuntimeLoadError: the file cannot be loaded, or is no causal decoder with a key-value cache.
+    """
+
+    def __init__(self, path: Path, *, gpu_layers: int, extra_buffer_types: bool) -> None:
+        self.handle: Any = None
+        self._path = path
+        self._embedding_table: EmbeddingTable | None = None
+        self._json_texts: dict[frozenset[int], JsonTexts] = {}
+        self._llama = llama = library()
+        self._free: Callable[[Any], None] = llama.llama_model_free
+        parameters = llama.llama_model_default_params()
+        parameters.n_gpu_layers = gpu_layers
+        parameters.use_extra_bufts = extra_buffer_types
+        if extra_buffer_types and not gpu_layers:
+            # Those kernels work on a copy: of a mapped file both would be held.
+            parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
+        recent_errors.clear()
+        self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not self.handle:
+            raise RuntimeLoadError(
+                f"llama.cpp cannot load {path}{failure_reason()}; "
+                + (
+                    "memory is short: take a smaller file, or put fewer layers on the GPU (gpu_layers)"
+                    if lacked_memory()
+                    else "the file is damaged or of a kind that llama-cpp-python "
+                    f"{LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
+                )
+            )
+        self._vocabulary = llama.llama_model_get_vocab(self.handle)
+        self.width: int = llama.llama_model_n_embd_inp(self.handle)
+        self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocabulary)
+        refusals = {
+            "is an encoder": llama.llama_model_has_encoder(self.handle),
+            "has no decoder": not llama.llama_model_has_decoder(self.handle),
+            "is recurrent": llama.llama_model_is_recurrent(self.handle)
+            or llama.llama_model_is_hybrid(self.handle),
+            "is a diffusion model": llama.llama_model_is_diffusion(self.handle),
+            "has no vocabulary": llama.llama_vocab_type(self._vocabulary)
+            == llama.LLAMA_VOCAB_TYPE_NONE,
+            "numbers positions by M-RoPE": llama.llama_model_rope_type(self.handle)
+            in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE),
+        }
+        for reason, applies in refusals.items():
+            if applies:
+                self.close()
+                raise RuntimeLoadError(
+                    f"{path} {reason}; edgevlm runs causal decoders with a key-value cache"
+                )
+        self.trained_length: int = llama.llama_model_n_ctx_train(self.handle)
+        """Positions that the model was made for."""
+        self.heads: int = llama.llama_model_n_head(self.handle)
+
+    def cache_size(self, positions: int) -> int:
+        """Bytes of a key-value cache of so many positions in 16-bit floats."""
+        llama = self._llama
+        architecture = self._metadata("general.architecture")
+        sizes = [
+            int(
+                self._metadata(f"{architecture}.attention.{name}_length")
+                or self.width // self.heads
+            )
+            for name in ("key", "value")
+        ]
+        layers: int = llama.llama_model_n_layer(self.handle)
+        heads: int = llama.llama_model_n_head_kv(self.handle)
+        return layers * heads * sum(sizes) * 2 * positions
+
+    def _metadata(self, key: str) -> str:
+        """A value of the GGUF header as text; empty if it has no such key."""
+        buffer = ctypes.create_string_buffer(256)
+        length = self._llama.llama_model_meta_val_str(
+            self.handle, key.encode(), buffer, len(buffer)
+        )
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Plain text to ids: no special token is recognised or added.
+
+        llama.cpp still matches tokens that the file marks as user-defined.
+
+        Raises:
+            InputError: not a string, or it holds lone surrogates (no UTF-8 can spell them).
+        """
+        self.check_open()
+        if not isinstance(text, str):
+            raise InputError(f"text must be a string, is {type(text).__name__}")
+        try:
+            spelled = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text holds the lone surrogate {text[error.start]!r} at character {error.start}, which "
+                "is not Unicode text; remove it"
+            ) from None
+        if len(spelled) > TEXT_LIMIT:
+            raise InputError(
+                f"text is {len(spelled)} bytes long, at most {TEXT_LIMIT} can be tokenized; "
+                "shorten it"
+            )
+        ids = (ctypes.c_int32 * (len(spelled) + 16))()
+        arguments = (self._vocabulary, spelled, len(spelled), ids, len(ids), False, False)
+        count = _with_stack(
+            _STACK_PER_BYTE * (len(spelled) + 1024),
+            lambda: self._llama.llama_tokenize(*arguments),
+        )
+        if count < 0:
+            raise InputError(f"text of {len(spelled)} bytes became more tokens: {-count}")
+        return ids[:count]
+
+    def piece(self, token: int) -> bytes:
+        """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens.
+
+        Raises:
+            InputError: no such token.
+        """
+        self.check_open()
+        token = check_integer("token", token, 0, self.vocabulary_size - 1)
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            length = self._llama.llama_token_to_piece(
+                self._vocabulary, token, buffer, capacity, 0, False
+            )
+            if length >= 0:
+                return buffer.raw[:length]
+            capacity = -length
+
+    def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Rows float32 ``[n, width]`` of the input embedding table, dequantized, unscaled.
+
+        Raises:
+            InputError: ids of the wrong type or range.
+            RuntimeLoadError: the file holds no embedding table that can be read.
+        """
+        self.check_open()
+        ids = self.check_tokens(token_ids)
+        if self._embedding_table is None:
+            self._embedding_table = EmbeddingTable(self._path)
+        return self._embedding_table.rows(ids)
+
+    def json_texts(self, end_tokens: Collection[int]) -> JsonTexts:
+        """For JSON schemas, made when it is first asked for.
+
+        Raises:
+            InputError: no end tokens.
+            MissingDependencyError: llguidance is not installed.
+        """
+        from edgevlm.runtimes.json_schema.constraint import JsonTexts
+
+        self.check_open()
+        ends = frozenset(end_tokens)
+        if not ends:
+            raise InputError("a JSON schema needs end_tokens: without one the text has no end")
+        if ends not in self._json_texts:
+            pieces = [self.piece(token) for token in range(self.vocabulary_size)]
+            self._json_texts[ends] = JsonTexts(pieces, ends, self.tokenize)
+        return self._json_texts[ends]
+
+    def check_tokens(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+        """Token ids as int32 ``[n]``.
+
+        Raises:
+            InputError: ids of the wrong type or range.
+        """
+        ids = np.asarray(token_ids)
+        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(
+                f"token ids must be a flat list of at least one integer, are {ids.dtype} "
+                f"{list(ids.shape)}"
+            )
+        if ids.min() < 0 or ids.max() >= self.vocabulary_size:
+            wrong = ids[(ids < 0) | (ids >= self.vocabulary_size)][0]
+            raise InputError(
+                f"token id {wrong} is outside the vocabulary of {self.vocabulary_size} tokens"
+            )
+        return np.ascontiguousarray(ids, np.int32)
+
+    def close(self) -> None:
+        """Free the memory; every later call raises RuntimeLoadError. May be called again."""
+        if self.handle:
+            self._free(self.handle)
+        self.handle = None
+        self._json_texts.clear()  # ends their child process
+
+    def check_open(self) -> None:
+        """Raises:
+        RuntimeLoadError: closed.
+        """
+        if not self.handle:
+            raise RuntimeLoadError(f"the decoder of {self._path} is closed; create a new one")
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.close()
+
+
+def _with_stack(size: int, function: Callable[[], int]) -> int:
+    """What `function` returns in a thread with so many bytes of stack."""
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    with _stack_lock:
+        previous = threading.stack_size(-(-size // 4096) * 4096)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(previous)
+    thread.join()
+    return results[0]

@@ -1,0 +1,1 @@
+"""Vision graphs in ONNX Runtime."""

@@ -1,0 +1,101 @@
+"""The built-in model: it answers as its checkpoint does, and it looks at the picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from edgevlm import VLM
+from edgevlm.boxes import box
+from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.evaluation import report, runner, test_set
+from edgevlm.evaluation.metrics import mentions
+from edgevlm.export.pipeline import export
+from edgevlm.export.usage import USAGE_NAME
+from edgevlm.manifest import Usage
+from training.usage import USAGE
+
+CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "nano"
+SCENE = Path(__file__).resolve().parents[2] / "examples" / "scene.png"
+SEED = 90_001
+"""Neither training's nor that of `edgevlm eval`."""
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[VLM]:
+    with VLM.from_pretrained() as vlm:
+        yield vlm
+
+
+def test_it_ships_small_and_whole() -> None:
+    bundle = Bundle.open(DEFAULT_MODEL)
+    bundle.check_hashes()
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) < 20e6
+    assert list(bundle.manifest.vision.files) == ["int8"]
+    assert list(bundle.manifest.decoder.files) == ["q8_0"]
+    assert bundle.manifest.parity is not None and not bundle.manifest.parity.drift_allowed
+
+
+def test_it_says_what_it_is_for() -> None:
+    """Trainer, checkpoint and bundle agree."""
+    assert Usage.from_dict(json.loads((CHECKPOINT / USAGE_NAME).read_text("utf-8"))) == USAGE
+    assert Bundle.open(DEFAULT_MODEL).manifest.usage == USAGE
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
+    asked = {
+        task: question.format(thing={"en": "key", "ru": "ключ"}[language])
+        for task, question in USAGE.questions(language).items()
+    }
+    said = {task: nano.ask(SCENE, question).text for task, question in asked.items()}
+    assert mentions(said["describe"])[2] == {"en": "key", "ru": "ключ"}[language]
+    found = box(said["find"])
+    assert found is not None and np.allclose(found, (62, 57, 87, 90), atol=5)
+    assert said["count"] == "3"
+    page = Image.new("RGB", (200, 80), "white")
+    ImageDraw.Draw(page).text((30, 20), "TEA", fill="black", font=ImageFont.load_default(40))
+    assert nano.ask(page, asked["read"]).text.strip('"').lower() == "tea"
+
+
+def card() -> dict[str, float]:
+    """The lower ends of the intervals that the model card promises, by skill and language."""
+    text = (Bundle.open(DEFAULT_MODEL).folder / "README.md").read_text(encoding="utf-8")
+    found = {}
+    for number, part in enumerate(text.split("| skill |")[1:]):
+        for name, low in re.findall(
+            r"^\| ([^|]+) \| \d+ \| [\d.]+ \(([\d.]+) to", part, re.MULTILINE
+        ):
+            found[name + (" (ru)" if number else "")] = float(low) / 100
+    return found
+
+
+def test_it_is_as_good_as_its_card_says(nano: VLM) -> None:
+    """Fresh items of each row, the files that ship: no row's interval is below the promised one."""
+    asked = list(test_set.items(per_row=40, seed=SEED))
+    answered = runner.run(runner.BundleAnswerer(nano), asked, grounded_per_row=20)
+    rows = {row.name: row for row in report.rows(answered)}
+    promised = card()
+    assert set(promised) == set(rows)
+    assert [name for name, row in rows.items() if row.right.high < promised[name]] == []
+    looked = [row.grounding for row in rows.values() if row.grounding is not None]
+    assert len(looked) == len(rows)
+    assert np.mean([one.right.share - one.right_with_other.share for one in looked]) > 0.25
+    assert np.mean([one.right.share - one.right_with_grey.share for one in looked]) > 0.25
+
+
+def test_the_exported_text_is_the_checkpoints(tmp_path: Path) -> None:
+    """Greedy text of transformers in float32 and of the fp32 and f16 bundle, on 50 items."""
+    export(CHECKPOINT, tmp_path / "nano", vision=("fp32",), decoder=("f16",), progress=False)
+    asked = list(test_set.items(per_row=2, seed=SEED + 1))
+    assert len(asked) >= 50
+    theirs = runner.run(runner.CheckpointAnswerer(CHECKPOINT), asked, grounded_per_row=0)
+    with VLM.from_pretrained(tmp_path / "nano") as vlm:
+        ours = runner.run(runner.BundleAnswerer(vlm), asked, grounded_per_row=0)
+    assert [one.said for one in ours] == [one.said for one in theirs]

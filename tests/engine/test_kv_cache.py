@@ -1,0 +1,268 @@
+"""Conversations take turns without prefilling again, and nothing stale is ever used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgevlm import VLM
+from edgevlm.engine.embedding_cache import EmbeddingCache
+from edgevlm.engine.kv_cache import COSTLY_POSITIONS, KVCache
+from edgevlm.results import Stats
+from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+
+NANO = Path(__file__).resolve().parents[2] / "edgevlm" / "models" / "edgevlm-nano"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[LlamaCppDecoder]:
+    decoder = LlamaCppDecoder(NANO / "decoder.q8_0.gguf", context_length=512, threads=1)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def vlm() -> Iterator[VLM]:
+    with VLM.from_pretrained(threads=1) as vlm:
+        yield vlm
+
+
+def take_in(decoder: LlamaCppDecoder, tokens: list[int], position: int) -> NDArray[np.float32]:
+    at = np.arange(position, position + len(tokens), dtype=np.int32)
+    decoder.decode_tokens(tokens, at, logits=True)
+    return decoder.logits()
+
+
+def prompt(conversation: int, length: int) -> list[int]:
+    """The first tokens of a conversation; the first twenty are those of every conversation."""
+    rng = np.random.default_rng(conversation)
+    own: list[int] = rng.integers(20, 2000, 200).tolist()
+    return [7] * 20 + own[: max(0, length - 20)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(21, 220)), min_size=2, max_size=8),
+    st.sampled_from([0, 300_000, 10**8]),
+)
+def test_what_is_reused_is_what_would_be_computed(
+    decoder: LlamaCppDecoder, requests: list[tuple[int, int]], most_bytes: int
+) -> None:
+    """Whatever the order of conversations, and however little room there is for copies."""
+    decoder.truncate(0)
+    cache = KVCache(decoder, tokens_per_tile=4, most_bytes=most_bytes)
+    for conversation, length in requests:
+        units = prompt(conversation, length)
+        shared = cache.reuse(units, continues=True)
+        assert shared < len(units)
+        logits = take_in(decoder, units[shared:], shared)
+        cache.extend(units[shared:])
+        assert cache.held_positions == len(units)
+        assert cache.copied_bytes <= most_bytes
+        copy = decoder.save()
+        decoder.truncate(0)
+        fresh = take_in(decoder, units, 0)
+        decoder.restore(copy, len(units))
+        assert np.abs(logits - fresh).max() < 0.05 * np.abs(fresh).max()
+
+
+def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecoder) -> None:
+    decoder.truncate(0)
+    cache = KVCache(decoder, tokens_per_tile=4)
+    reused = []
+    for length in (100, 150, 200):
+        for conversation in (0, 1, 2):
+            units = prompt(conversation, length)
+            shared = cache.reuse(units, continues=True)
+            reused.append(shared)
+            take_in(decoder, units[shared:], shared)
+            cache.extend(units[shared:])
+    assert reused == [0, 20, 20, 100, 100, 100, 150, 150, 150]
+    assert cache.copies == 2
+    assert 0 < cache.copied_bytes < 10**7
+
+
+def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder) -> None:
+    decoder.truncate(0)
+    cache = KVCache(decoder, tokens_per_tile=4)
+    for question in range(5):
+        units = prompt(0, 200) + [30 + question] * (COSTLY_POSITIONS + 1)
+        shared = cache.reuse(units, continues=True)
+        assert shared == (200 if question else 0)
+        take_in(decoder, units[shared:], shared)
+        cache.extend(units[shared:])
+    assert cache.copies == 0
+
+
+def test_only_what_is_expected_to_go_on_is_copied(decoder: LlamaCppDecoder) -> None:
+    decoder.truncate(0)
+    cache = KVCache(decoder, tokens_per_tile=4)
+    for conversation, continues, copies in (
+        (0, False, 0),
+        (1, True, 0),  # in the place of a single question
+        (2, False, 1),
+        (3, False, 1),
+        (4, True, 1),
+    ):
+        units = prompt(conversation, 100)
+        shared = cache.reuse(units, continues=continues)
+        take_in(decoder, units[shared:], shared)
+        cache.extend(units[shared:])
+        assert cache.copies == copies
+    assert cache.reuse(prompt(1, 101), continues=True) == 100
+    assert cache.reuse(prompt(4, 101), continues=True) == 100
+
+
+def test_a_camera_pays_for_no_copy_and_conversations_keep_theirs(vlm: VLM) -> None:
+    rng = np.random.default_rng(0)
+
+    def frame() -> NDArray[np.uint8]:
+        return rng.integers(0, 256, (120, 120, 3), np.uint8)
+
+    for _ in range(3):
+        vlm.ask(frame(), "What is in the picture?")
+        vlm.score(frame(), "What color is it?", ["red", "blue"])
+    assert vlm.cache_info().conversations == 0
+    chat = vlm.chat()
+    first = chat.send("What is in the picture?", frame())
+    for _ in range(3):
+        vlm.ask(frame(), "What is in the picture?")
+    assert vlm.cache_info().conversations == 1
+    assert chat.send("Again?").stats.cached_tokens >= first.stats.prompt_tokens
+    vlm.close()
+
+
+def test_frames_that_never_come_again_are_not_kept(vlm: VLM) -> None:
+    """What others are asked about is kept beside them, and a frame that is still in the KV cache is used."""
+    rng = np.random.default_rng(0)
+    square = EXAMPLES / "square.png"
+    vlm.ask(square, "What color is it?")
+    kept = vlm.cache_info()
+    assert kept.tiles > 0
+    for _ in range(3):
+        frame = rng.integers(0, 256, (120, 120, 3), np.uint8)
+        vlm.ask(frame, "What is in the picture?", cache_images=False)
+        again = vlm.ask(frame, "What is in the picture?", cache_images=False)
+        vlm.score(frame, "What color is it?", ["red", "blue"], cache_images=False)
+        assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
+    held = vlm.cache_info()
+    assert (held.tiles, held.tile_bytes) == (kept.tiles, kept.tile_bytes)
+    assert vlm.ask(square, "What color is it?").stats.encoded_tiles == 0
+    vlm.close()
+
+
+def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> None:
+    """It gets whole conversations, and sees that one goes on by the answer in it."""
+
+    def turn(messages: list[dict[str, Any]]) -> Stats:
+        *_, last = vlm.generate(messages, max_tokens=4)
+        messages += [
+            {"role": "assistant", "content": "green"},
+            {"role": "user", "content": "What shape is it?"},
+        ]
+        assert last.stats is not None
+        return last.stats
+
+    question = {"type": "text", "text": "What color is it?"}
+    asked: list[list[dict[str, Any]]] = [
+        [
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": EXAMPLES / name}, question],
+            }
+        ]
+        for name in ("square.png", "shapes.png")
+    ]
+    copies = []
+    for _ in range(3):
+        for messages in asked:
+            last = turn(messages)
+            copies.append(vlm.cache_info().conversations)
+    assert copies == [0, 0, 0, 1, 1, 1]
+    assert last.cached_tokens > last.prompt_tokens // 2
+
+
+def test_what_was_used_longest_ago_goes_first(decoder: LlamaCppDecoder) -> None:
+    decoder.truncate(0)
+    take_in(decoder, prompt(0, 100), 0)
+    size = decoder.save().nbytes
+    decoder.truncate(0)
+    cache = KVCache(decoder, tokens_per_tile=4, most_bytes=int(2.5 * size))
+    for conversation in (0, 1, 2, 3):
+        units = prompt(conversation, 100)
+        shared = cache.reuse(units, continues=True)
+        take_in(decoder, units[shared:], shared)
+        cache.extend(units[shared:])
+    assert cache.copies == 2
+    assert cache.reuse(prompt(0, 101), continues=True) == 20  # gone
+    assert cache.reuse(prompt(2, 101), continues=True) == 100
+
+
+def test_embeddings_are_bounded_by_bytes() -> None:
+    cache = EmbeddingCache(most_bytes=3000)
+    rows = {bytes([i]): np.full((10, 25), i, np.float32) for i in range(4)}  # 1000 bytes each
+    cache.update({key: rows[key] for key in list(rows)[:3]})
+    assert len(cache) == 3
+    assert cache.bytes == 3000
+    assert cache[b"\0"][0, 0] == 0  # used just now
+    cache.update({b"\3": rows[b"\3"]})
+    assert [bytes([i]) in cache for i in range(4)] == [True, False, True, True]
+    cache.update({b"\3": rows[b"\3"]})
+    assert cache.bytes == 3000
+
+
+def test_two_conversations_about_pictures_take_turns(vlm: VLM) -> None:
+    chats = [vlm.chat(), vlm.chat()]
+    pictures = [EXAMPLES / "shapes.png", EXAMPLES / "square.png"]
+    answers = [
+        [chat.send("What is in the picture?", p) for chat, p in zip(chats, pictures, strict=True)]
+    ]
+    answers.append([chat.send("How many shapes are there?") for chat in chats])
+    for first, second in zip(*answers, strict=True):
+        assert second.stats.encoded_tiles == 0
+        assert second.stats.cached_tokens >= first.stats.prompt_tokens
+    info = vlm.cache_info()
+    assert info.conversations == 1
+    assert info.tiles == info.encoded_tiles == 2
+    assert info.reused_tiles == 2
+    for place, picture in enumerate(pictures):
+        with VLM.from_pretrained(threads=1) as alone:
+            chat = alone.chat()
+            assert chat.send("What is in the picture?", picture).text == answers[0][place].text
+            assert chat.send("How many shapes are there?").text == answers[1][place].text
+
+
+def test_pictures_of_equal_size_are_never_mixed_up(vlm: VLM) -> None:
+    """The same question about two pictures of one size, alternating, from four threads."""
+    rng = np.random.default_rng(5)
+    pictures = {}
+    for color, rgb in (("red", (220, 30, 30)), ("blue", (30, 60, 220))):
+        pixels = np.full((120, 120, 3), 255, np.uint8)
+        pixels[30:90, 30:90] = rgb
+        pictures[color] = Image.fromarray(pixels)
+    wrong = []
+
+    def ask(order: list[str]) -> None:
+        for color in order:
+            said = vlm.ask(pictures[color], "What color is it?").text
+            if said != color:
+                wrong.append((color, said))
+
+    orders = [rng.permutation(["red", "blue"] * 5).tolist() for _ in range(4)]
+    threads = [threading.Thread(target=ask, args=(order,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert vlm.cache_info().encoded_tiles == 2

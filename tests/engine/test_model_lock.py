@@ -1,0 +1,357 @@
+"""Who holds a model: requests and streams, whichever threads make, read, close or forget them."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from edgevlm import VLM, BusyError, Chunk, ChunkStream, InputError, RuntimeLoadError
+from edgevlm.engine.model_lock import ModelLock
+from edgevlm.engine.stopwatch import Stopwatch
+from edgevlm.options import GenerationOptions
+from tests.conftest import Export, picture
+from tests.support.serving import free_port, until
+
+LONG: GenerationOptions = {"max_tokens": 500}
+"""Random weights go on until they are stopped."""
+
+
+def test_an_exception_beside_an_open_stream_is_the_callers_own(fresh: Callable[..., VLM]) -> None:
+    with pytest.raises(ZeroDivisionError), fresh() as vlm:
+        stream = vlm.stream(None, "What?", **LONG)
+        next(stream)
+        _ = 1 / 0
+    with pytest.raises(RuntimeLoadError, match="closed before this answer's end"):
+        next(stream)
+    with pytest.raises(RuntimeLoadError, match="the model is closed"):
+        vlm.ask(None, "What?")
+
+
+def test_a_request_that_nobody_could_ever_serve_is_refused_at_once(smolvlm: VLM) -> None:
+    code = (
+        "import sys; from edgevlm import VLM, BusyError\n"
+        "vlm = VLM.from_pretrained('edgevlm-nano')\n"
+        "stream = vlm.stream(None, 'Hello'); next(stream)\n"
+        "try: vlm.ask(None, 'Hello')\n"
+        "except BusyError as error: print(error)\n"
+        "stream.close(); print(vlm.ask(None, 'Hello', max_tokens=1).finish_reason)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    refused, answered = done.stdout.splitlines()
+    assert "unfinished stream" in refused and "close()" in refused
+    assert answered == "length"
+
+
+def test_requests_wait_for_a_stream_that_is_read(fresh: Callable[..., VLM]) -> None:
+    """However slowly, and for however many chunks: only a stream that nobody reads times out."""
+    vlm = fresh(wait_timeout=0.5)
+    stream = vlm.stream(None, "What?", max_tokens=12)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(vlm.ask, None, "What?", max_tokens=2)
+        for _ in stream:
+            time.sleep(0.15)
+        assert waiting.result(60).token_ids
+
+
+def test_a_waiting_request_times_out_with_a_clear_error(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh(wait_timeout=0.2)
+    stream = vlm.stream(None, "What?", **LONG)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        for request in (
+            lambda: vlm.ask(None, "What?", max_tokens=2),
+            lambda: vlm.encode(picture(0)),
+            lambda: vlm.score(None, "What?", ["a", "b"]),
+            vlm.cache_info,
+        ):
+            with pytest.raises(BusyError, match=r"0\.2 s \(wait_timeout\).*close\(\)"):
+                pool.submit(request).result(60)
+        stream.close()
+        pool.submit(vlm.ask, None, "What?", max_tokens=2).result(60)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "long", True, 1e9])
+def test_a_wait_timeout_is_checked(timeout: Any) -> None:
+    with pytest.raises(InputError, match="wait_timeout"):
+        VLM.from_pretrained(wait_timeout=timeout)
+
+
+def test_a_stream_in_a_reference_cycle_frees_the_model(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    gc.disable()
+    try:
+        cycle: list[Any] = [vlm.stream(None, "What?", **LONG)]
+        next(cycle[0])
+        cycle.append(cycle)
+        del cycle
+        with ThreadPoolExecutor(1) as pool:  # nobody but the waiting request looks for it
+            assert pool.submit(vlm.ask, None, "What?", max_tokens=2).result(60).token_ids
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_nobody_refers_to_is_freed_at_once(exported: Export) -> None:
+    gc.disable()
+    try:
+        vlm = VLM.from_pretrained(exported("smolvlm").bundle, threads=1)
+        vlm.chat().send("What?", max_tokens=2)
+        next(vlm.stream(None, "What?", **LONG))
+        engine = weakref.ref(vlm._engine)
+        del vlm
+        assert engine() is None
+    finally:
+        gc.enable()
+
+
+def test_each_chunk_may_be_read_by_another_thread(fresh: Callable[..., VLM]) -> None:
+    """And the threads that read one stream make the next requests, as those of a pool do."""
+    vlm = fresh()
+    expected = {n: vlm.ask(None, f"Say {n}?", max_tokens=12).text for n in range(6)}
+    with ThreadPoolExecutor(3) as pool:
+
+        def read(number: int) -> str:
+            stream = vlm.stream(None, f"Say {number}?", max_tokens=12)
+            text = ""
+            while (chunk := pool.submit(next, stream, None).result(60)) is not None:
+                text += chunk.text
+            return text
+
+        with ThreadPoolExecutor(2) as readers:  # two, as three could take every thread of the pool
+            assert dict(zip(expected, readers.map(read, expected), strict=True)) == expected
+
+
+def test_a_web_framework_streams_from_its_thread_pool() -> None:
+    """FastAPI reads each chunk in whichever thread is free."""
+    app = FastAPI()
+    with VLM.from_pretrained("edgevlm-nano") as vlm:
+        expected = vlm.ask("examples/scene.png", "What is in the picture?").text
+
+        @app.get("/")
+        def answer() -> StreamingResponse:
+            stream = vlm.stream("examples/scene.png", "What is in the picture?")
+            return StreamingResponse(chunk.text for chunk in stream)
+
+        port = free_port()
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            with ThreadPoolExecutor(6) as pool:
+                asked = pool.map(
+                    lambda _: httpx.get(f"http://127.0.0.1:{port}/", timeout=60).text, range(30)
+                )
+                assert set(asked) == {expected}
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_closing_ends_a_stream_that_another_thread_reads(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    chunks: list[Chunk] = []
+    errors: list[Exception] = []
+
+    def read() -> None:
+        try:
+            for chunk in vlm.stream(None, "What?", max_tokens=1500):
+                chunks.append(chunk)
+        except RuntimeLoadError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    until(lambda: len(chunks) > 3)
+    vlm.close()
+    vlm.close()
+    thread.join(60)
+    assert "closed before this answer's end" in str(errors[0])
+    assert chunks[-1].finish_reason is None
+
+
+def test_closing_a_stream_twice_and_from_elsewhere(smolvlm: VLM) -> None:
+    stream = smolvlm.stream(None, "What?", **LONG)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stream.close).result(60)
+    stream.close()
+    assert list(stream) == []
+    with smolvlm.stream(None, "What?", **LONG) as stream:
+        next(stream)
+    smolvlm.ask(None, "What?", max_tokens=2)
+    unread = smolvlm.stream(None, "What?", **LONG)
+    unread.close()
+    assert list(unread) == []
+
+
+def test_a_turn_of_a_chat_is_kept_as_far_as_it_was_said(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    chat = vlm.chat()
+    stream = chat.stream("What?", **LONG)
+    said = ""
+    while not said:
+        said += next(stream).text
+    del stream  # nobody reads on
+    assert chat.messages[-1]["content"][0]["text"] == said
+    assert chat.send("And?", max_tokens=3).stats.cached_tokens > 0
+
+
+class Steps:
+    """Chunks whose every step runs `action`."""
+
+    def __init__(self) -> None:
+        self.action: Callable[[], object] = lambda: None
+        self.freed = 0
+        self.lock = ModelLock(self._free)
+
+    def _free(self) -> None:
+        self.freed += 1
+
+    def stream(self) -> ChunkStream:
+        def steps() -> Iterator[Chunk]:
+            while True:
+                self.action()
+                yield Chunk("", ())
+
+        return ChunkStream((chunk for chunk in steps()), self.lock, Stopwatch())
+
+
+def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    next(stream)
+    previous = signal.signal(signal.SIGUSR1, lambda *_: steps.lock.close())
+    try:
+        steps.action = functools.partial(signal.raise_signal, signal.SIGUSR1)
+        next(stream)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert steps.freed == 1
+    with pytest.raises(RuntimeLoadError, match="closed"):
+        next(stream)
+
+
+def test_a_request_from_within_a_step_is_refused() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    steps.action = steps.lock.acquire
+    with pytest.raises(BusyError, match="signal handler or a callback"):
+        next(stream)
+    steps.action = lambda: None
+    with steps.lock.hold():
+        pass
+
+
+def test_reading_a_stream_within_itself_is_refused() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    steps.action = lambda: next(stream)
+    with pytest.raises(BusyError, match="being read"):
+        next(stream)
+
+
+def interrupted(bundle: Any, *, send: Callable[[subprocess.Popen[bytes]], None]) -> tuple[int, str]:
+    """`edgevlm ask` with an answer that takes long; what became of it after its first characters."""
+    process = subprocess.Popen(
+        [*f"{sys.executable} -m edgevlm ask What? --max-tokens 1500 --model".split(), str(bundle)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    send(process)
+    code = process.wait(60)
+    return code, process.stderr.read().decode()
+
+
+def test_ctrl_c_and_a_closed_pipe_end_the_command_as_shells_expect(exported: Export) -> None:
+    bundle = exported("smolvlm").bundle
+    code, said = interrupted(bundle, send=lambda process: process.send_signal(signal.SIGINT))
+    assert (code, said) == (130, "")
+    code, said = interrupted(bundle, send=lambda process: process.stdout.close())  # type: ignore[union-attr]
+    assert (code, said) == (141, "")
+
+
+FORK = """
+import os, sys, time
+from edgevlm import VLM, RuntimeLoadError
+device, which = sys.argv[1:]
+vlm = VLM.from_pretrained("edgevlm-nano", device=device)
+vlm.ask(None, "Hello", max_tokens=2)
+stream = vlm.stream(None, "Hello")
+next(stream)
+child = os.fork()
+if not child:
+    try:
+        if which == "own":
+            vlm = VLM.from_pretrained("edgevlm-nano", device=device)
+        vlm.encode("examples/square.png")
+    except RuntimeLoadError as error:
+        print(error, flush=True)
+    with vlm:
+        pass
+    sys.exit(0)
+deadline = time.monotonic() + 30
+while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+    if time.monotonic() > deadline:
+        os.kill(child, 9)
+    time.sleep(0.02)
+assert ended[1] == 0, ended
+print("".join(chunk.text for chunk in stream) != "")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("which", ["parent's", "own"])
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_a_forked_process_is_told_to_spawn(device: str, which: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, device, which], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    refused, parent_goes_on = done.stdout.splitlines()
+    assert "'spawn'" in refused
+    assert parent_goes_on == "True"
+
+
+def test_a_model_that_is_first_loaded_after_a_fork_answers() -> None:
+    code = (
+        "import os; from edgevlm import VLM\n"
+        "if not os.fork():\n"
+        "    print(VLM.from_pretrained().ask('examples/square.png', 'What color is it?').text)\n"
+        "else: os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "green\n", done.stderr
+
+
+def test_time_spent_waiting_is_told(fresh: Callable[..., VLM]) -> None:
+    vlm = fresh()
+    stream = vlm.stream(None, "What?", **LONG)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool, closing(stream):
+        waiting = pool.submit(vlm.ask, None, "What?", max_tokens=2)
+        time.sleep(0.3)
+        stream.close()
+        stats = waiting.result(60).stats
+    assert stats.wait_ms > 200

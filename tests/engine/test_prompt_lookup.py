@@ -1,0 +1,214 @@
+"""Drafts change how fast an answer comes, never what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
+
+from edgevlm import VLM
+from edgevlm.engine.prompt_lookup import (
+    DRAFT_LENGTH,
+    FIRST_LENGTH,
+    KEPT,
+    MISSES,
+    NEAR_TIE,
+    Drafts,
+    chosen,
+)
+from edgevlm.errors import InputError
+from edgevlm.options import GenerationOptions
+from edgevlm.scenes import composition
+from tests.conftest import picture
+from tests.support.tiny_decoder import (
+    EXACT,
+    ExactDecoder,
+    positions,
+    reference_logits,
+    reference_model,
+    relative_error,
+    some_tokens,
+)
+
+QUESTIONS = ("What is in the picture?", "How many things are there?", "Where is the star?")
+
+
+@pytest.fixture
+def nano() -> Iterator[VLM]:
+    with VLM.from_pretrained(threads=1) as vlm:
+        yield vlm
+
+
+@pytest.fixture(scope="module")
+def reference() -> LlamaForCausalLM:
+    return reference_model()
+
+
+@pytest.fixture
+def decoder(tiny_file: Path) -> Iterator[ExactDecoder]:
+    decoder = ExactDecoder(tiny_file, context_length=64, threads=1)
+    yield decoder
+    decoder.close()
+
+
+def without_drafts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Drafts, "draft", lambda self: ())
+
+
+def test_a_standing_question_is_answered_from_the_last_answer(nano: VLM) -> None:
+    """Two pictures that differ in what nobody sees."""
+    scene = composition.sample(np.random.default_rng(5), "single")
+    frame = np.asarray(composition.draw(scene))
+    first = nano.ask(frame, QUESTIONS[0])
+    again = nano.ask(frame ^ 1, QUESTIONS[0])
+    assert first.stats.drafted_tokens == 0
+    assert again.stats.encoded_tiles == 1 and again.text == first.text
+    # not in a draft: the first token, and each that a batch's last logits give
+    assert again.stats.drafted_tokens > again.stats.answer_tokens / 2
+
+
+def test_answers_are_those_without_drafts(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across many questions, whose earlier answers make drafts right, half right and wrong."""
+    rng = np.random.default_rng(6)
+    frames = [
+        composition.draw(composition.sample(rng, layout))
+        for layout in ("crowd", "mixed", "text") * 3
+    ]
+    asked = [(frame, question) for frame in frames for question in QUESTIONS]
+    answers = [nano.ask(*one) for one in asked]
+    drafted = sum(answer.stats.drafted_tokens for answer in answers)
+    assert drafted > sum(answer.stats.answer_tokens for answer in answers) / 10
+    without_drafts(monkeypatch)
+    plain = [nano.ask(*one) for one in asked]
+    assert [answer.text for answer in answers] == [answer.text for answer in plain]
+    assert not any(answer.stats.drafted_tokens for answer in plain)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 40])
+def test_wrong_drafts_change_nothing(
+    fresh: Callable[..., VLM], monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Random weights, where the best tokens are often close; drafts of anything, at every place."""
+    with monkeypatch.context() as patch:
+        without_drafts(patch)
+        expected = fresh().ask(picture(1), "What?", max_tokens=limit)
+    rng = np.random.default_rng(limit)
+
+    def draft(drafts: Drafts) -> tuple[int, ...]:
+        """Of what really comes some tokens, and then others."""
+        at = len(drafts._text) - 2
+        right = expected.token_ids[at : at + int(rng.integers(0, DRAFT_LENGTH))]
+        return (*right, *rng.integers(0, 500, DRAFT_LENGTH - len(right)).tolist())
+
+    monkeypatch.setattr(Drafts, "draft", draft)
+    vlm = fresh()
+    found = vlm.ask(picture(1), "What?", max_tokens=limit)
+    assert found.token_ids == expected.token_ids and found.text == expected.text
+    # and the KV cache holds what it is said to hold
+    with monkeypatch.context() as patch:
+        without_drafts(patch)
+        following = vlm.ask(picture(1), "What? And?", max_tokens=8)
+        assert following.token_ids == fresh().ask(picture(1), "What? And?", max_tokens=8).token_ids
+
+
+def test_only_greedy_answers_get_drafts(nano: VLM) -> None:
+    choices: list[GenerationOptions] = [{"temperature": 0.5}, {"repetition_penalty": 1.1}]
+    for options in choices:
+        for _ in range(2):
+            answer = nano.ask(picture(2), QUESTIONS[0], **options)
+            assert answer.stats.drafted_tokens == 0
+
+
+def test_logits_of_a_draft_are_transformers(
+    decoder: ExactDecoder, reference: LlamaForCausalLM
+) -> None:
+    tokens = some_tokens(20)
+    decoder.decode_tokens(tokens[:12], positions(0, 12), logits=False)
+    rows = decoder.decode_draft(tokens[12:], positions(12, 20))
+    assert relative_error(rows, reference_logits(reference, tokens)[12:]) < EXACT
+    assert np.array_equal(decoder.logits(), rows[-1])
+    decoder.truncate(15)
+    (row,) = decoder.decode_draft(tokens[15:16], positions(15, 16))
+    assert relative_error(row, reference_logits(reference, tokens)[15]) < EXACT
+
+
+def test_a_draft_that_llama_cpp_has_no_room_for_is_refused(decoder: ExactDecoder) -> None:
+    count = decoder.MOST_LOGITS + 1
+    with pytest.raises(InputError, match=f"may have {decoder.MOST_LOGITS} tokens, has {count}"):
+        decoder.decode_draft(some_tokens(count), positions(0, count))
+    decoder.decode_draft(some_tokens(count - 1), positions(0, count - 1))
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.integers(0, 3), min_size=0, max_size=6),
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=7, max_size=7),
+)
+def test_chosen_is_what_greedy_decoding_says(
+    draft: list[int], rows: list[tuple[int, bool]]
+) -> None:
+    """Rows with a best token, clear or close to the next."""
+    logits = np.zeros((len(draft) + 1, 5), np.float32)
+    for row, (best, clear) in zip(logits, rows, strict=False):
+        row[best] = 2 * NEAR_TIE if clear else NEAR_TIE / 2
+    tokens, decided = chosen(logits, draft)
+    for i, (best, clear) in enumerate(rows):
+        if not clear:
+            assert (tokens, decided) == (draft[:i], False)
+            break
+        assert tokens[i] == best
+        if i == len(draft) or best != draft[i]:
+            assert (len(tokens), decided) == (i + 1, True)
+            break
+
+
+def test_a_draft_is_what_followed_last() -> None:
+    drafts = Drafts()
+    drafts.begin([1, 2, 3, 4, 5, b"tile", 1, 2, 3, 6, 7, 8, 9, 1, 2])
+    drafts.push(3)
+    assert drafts.draft() == (6, 7, 8)
+    drafts.push(6)
+    assert drafts.draft() == (7, 8, 9)
+    drafts.push(0)
+    assert drafts.draft() == ()
+    drafts.end()
+    drafts.begin([b"tile", 1, 2])  # an earlier answer comes before the prompt's text
+    drafts.push(3)
+    assert drafts.draft() == (6, 0)
+    for _ in range(MISSES):
+        assert drafts.draft()
+        drafts.judge(0, 2)
+    assert drafts.draft() == ()
+    drafts.begin([b"tile", 1, 2])
+    drafts.push(3)
+    assert drafts.draft() == (6, 0)
+
+
+def test_drafts_grow_while_they_are_right() -> None:
+    drafts = Drafts()
+    drafts.begin([b"tile", *range(100, 120), b"tile", 100, 101])
+    drafts.push(102)
+    lengths = []
+    for right in (True, True, True, False, True):
+        draft = drafts.draft()
+        lengths.append(len(draft))
+        drafts.judge(len(draft) if right else 1, len(draft))
+    assert lengths == [FIRST_LENGTH, 2 * FIRST_LENGTH, DRAFT_LENGTH, DRAFT_LENGTH, FIRST_LENGTH]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.lists(st.integers(0, 10**5), max_size=600), max_size=30))
+def test_what_is_remembered_is_bounded(answers: list[list[int]]) -> None:
+    drafts = Drafts()
+    for answer in answers:
+        drafts.begin([])
+        for token in answer:
+            drafts.push(token)
+            assert len(drafts.draft()) <= DRAFT_LENGTH
+        drafts.end()
+    assert len(drafts._earlier) <= KEPT

@@ -1,0 +1,463 @@
+"""How answers are judged, counted and compared; the test set, question files and ``edgevlm eval``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from edgevlm.errors import InputError
+from edgevlm.evaluation import dataset, metrics, report, runner, test_set
+from edgevlm.evaluation.dataset import Item, Picture
+from edgevlm.evaluation.runner import Asked
+from edgevlm.scenes import drawings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHECKPOINT = REPOSITORY / "training" / "nano"
+SHAPES = str(REPOSITORY / "examples" / "shapes.png")
+
+COORDINATES = st.tuples(*[st.integers(0, 100)] * 4).filter(lambda b: b[0] < b[2] and b[1] < b[3])
+NAMES = st.lists(
+    st.sampled_from(["a cat", "a red circle", 'the word "SALT and PEPPER, OLD"', "an owl", "dice"]),
+    min_size=1,
+)
+
+
+def sentence(parts: Sequence[str], conjunction: str = "and", opening: str = "There is") -> str:
+    listed = f" {conjunction} ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+    return f"{opening} {listed}."
+
+
+@pytest.mark.parametrize(
+    ("said", "accepted"),
+    [
+        ("Red.", "red"),
+        ("  the  first!", "The first"),
+        ('"HOUSE"', "house"),
+        ("«Дом».", "дом"),
+        ("зелёного", "Зеленого"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("there is no dog", "There is no dog."),
+    ],
+)
+def test_words_that_are_the_same(said: str, accepted: str) -> None:
+    assert metrics.score("words", said, ["something else", accepted]) == 1
+
+
+@pytest.mark.parametrize("said", ["", ".", "dark red", "red circle", "re d", "reds"])
+def test_words_that_are_not_the_same(said: str) -> None:
+    assert metrics.score("words", said, ["red"]) == 0
+
+
+@given(COORDINATES, COORDINATES)
+def test_boxes(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    said, accepted = f"It is at {list(one)}.", str(list(other))
+    right = metrics.score("box", said, [accepted])
+    assert metrics.score("box", said, [str(list(one))]) == 1
+    assert metrics.score("box", accepted, [said]) == right
+    cells = [{(x, y) for x in range(a, c) for y in range(b, d)} for a, b, c, d in (one, other)]
+    shared = len(cells[0] & cells[1]) / len(cells[0] | cells[1])
+    assert right == (shared > 0.5)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "[]", "10, 20, 30, 40", "[10, 20, 30]", "[10, 20, 10, 40]", "[30, 40, 10, 20]", "[a]"],
+)
+def test_no_boxes(said: str) -> None:
+    assert metrics.score("box", said, ["[10, 20, 30, 40]"]) == 0
+
+
+def test_a_box_may_have_decimals_and_half_is_not_enough() -> None:
+    assert metrics.score("box", "[0.5, 0, 10.0, 10]", ["[0, 0, 10, 10]"]) == 1
+    assert metrics.score("box", "[0, 0, 10, 5]", ["[0, 0, 10, 10]"]) == 0
+
+
+@given(st.data(), NAMES)
+def test_a_list_is_right_in_any_order(data: st.DataObject, parts: list[str]) -> None:
+    shuffled = data.draw(st.permutations(parts))
+    assert metrics.score("mentions", sentence(shuffled), [sentence(parts)]) == 1
+    assert len(metrics.mentions(sentence(parts))) == len(parts)
+
+
+@given(NAMES)
+def test_one_mention_too_many_or_too_few_costs(parts: list[str]) -> None:
+    more = sentence([*parts, "a dog"])
+    expected = len(parts) / (len(parts) + 1)
+    assert metrics.score("mentions", more, [sentence(parts)]) == pytest.approx(expected)
+    assert metrics.score("mentions", sentence(parts), [more]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("a blue star, A CAT and the red circle", 1),
+        ("There are a red circle, a cat, and a blue star.", 1),
+        ("There is a red circle, a dog and a blue star.", 2 / 3),
+        ("There is a cat and a cat.", 1 / 3),
+        ("", 0),
+    ],
+)
+def test_mentions(said: str, expected: float) -> None:
+    accepted = ["There is a red circle, a cat and a blue star."]
+    assert metrics.score("mentions", said, accepted) == pytest.approx(expected)
+
+
+def test_russian_mentions() -> None:
+    accepted = ['Здесь красный круг, чёрная кошка и слово "Соль и перец".']
+    said = "На картинке слово «соль и перец», красный круг и черная кошка"
+    assert metrics.score("mentions", said, accepted) == 1
+
+
+@pytest.mark.parametrize(("right", "items"), [(81, 263), (0, 10), (10, 10), (3.5, 7), (1, 1)])
+def test_wilson_bounds_solve_its_equation(right: float, items: int) -> None:
+    """Each bound p is as many standard errors at p from the share as the interval says."""
+    share = right / items
+    low, high = report.wilson(right, items)
+    assert 0 <= low <= share <= high <= 1
+    for bound in (low, high):
+        if 0 < bound < 1:
+            error = math.sqrt(bound * (1 - bound) / items)
+            assert abs(share - bound) / error == pytest.approx(1.959964, abs=1e-6)
+
+
+def test_wilson_of_a_published_example() -> None:
+    # R. G. Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263.
+    assert report.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def plain(name: str) -> Picture:
+    """A picture whose colour is its name's number."""
+    return Picture(name, lambda: Image.new("RGB", (8, 6), (int(name), 0, 0)))
+
+
+def made(count: int, row: str = "all") -> list[Item]:
+    """Items whose answers are their pictures' names, half of them below 10."""
+    return [Item(row, (plain(str(i)),), ("Which?",), (str(i),), "words", row) for i in range(count)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.sampled_from("0123"), max_size=2))))
+def test_partners_have_other_pictures_of_the_same_row(rows: list[tuple[str, list[str]]]) -> None:
+    items = [
+        Item(row, tuple(map(plain, names)), ("?",), ("x",), "words", row) for row, names in rows
+    ]
+    found = runner.partners(dict(enumerate(items)))
+    assert len(set(found.values())) == len(found)
+    for one, other in found.items():
+        names = [[picture.name for picture in items[i].pictures] for i in (one, other)]
+        assert items[one].row == items[other].row
+        assert len(names[0]) == len(names[1]) > 0
+        assert names[0] != names[1]
+
+
+@given(st.integers(2, 50))
+def test_every_item_with_a_picture_of_its_own_gets_a_partner(count: int) -> None:
+    found = runner.partners(dict(enumerate(made(count))))
+    assert sorted(found) == sorted(found.values()) == list(range(count))
+    assert all(one != other for one, other in found.items())
+
+
+def test_several_questions_about_one_picture_all_get_another_picture() -> None:
+    items = [replace(item, turns=(turn,)) for item in made(3) for turn in "abcd"]
+    assert len(runner.partners(dict(enumerate(items)))) == len(items)
+
+
+def test_chance_is_the_best_fixed_answer_of_each_family() -> None:
+    def item(family: str, answer: str, judge: str = "words") -> Item:
+        return Item("all", (), ("?",), (answer,), judge, family)
+
+    words = [item("a", answer) for answer in ("red", "Red.", "blue", "green")]
+    assert report.chance(words) == 0.5
+    assert report.chance([*words, item("b", "1"), item("b", "2")]) == 0.5
+    assert report.chance([replace(one, chance=0.75) for one in words]) == 0.75
+    boxes = [
+        item("c", answer, "box") for answer in ("[0, 0, 9, 9]", "[0, 0, 9, 8]", "[50, 0, 90, 9]")
+    ]
+    assert report.chance(boxes) == pytest.approx(2 / 3)
+    lists = [item("d", answer, "mentions") for answer in ("a cat", "a cat and a dog", "an owl")]
+    assert report.chance(lists) == pytest.approx(0.5)
+
+
+class Looking:
+    """Reads the number off the picture."""
+
+    def answers(self, asked: Sequence[Asked]) -> list[str]:
+        assert len(asked) <= runner.BATCH
+        return [str(int(np.asarray(one.images[0])[0, 0, 0])) for one in asked]
+
+
+class Blind:
+    """Knows what to say to a question's text, and never looks."""
+
+    def __init__(self, say: Callable[[tuple[str, ...]], str]) -> None:
+        self.say = say
+
+    def answers(self, asked: Sequence[Asked]) -> list[str]:
+        return [self.say(one.turns) for one in asked]
+
+
+def only(answered: Sequence[runner.Answered]) -> report.Row:
+    (row,) = report.rows(answered)
+    return row
+
+
+def test_a_model_that_looks_is_grounded() -> None:
+    done: list[int] = []
+    row = only(runner.run(Looking(), made(40), progress=done.append))
+    assert done == [16, 32, 40]
+    assert row.right.share == 1
+    assert row.grounding is not None
+    assert row.grounding.items == 40
+    assert row.grounding.right_with_other.share == row.grounding.right_with_grey.share == 0
+    assert row.grounding.changed == 1
+    assert row.grounding.verdict == "grounded"
+
+
+def test_a_fixed_answer_is_not_above_chance() -> None:
+    row = only(runner.run(Blind(lambda turns: "7"), made(40)))
+    assert row.grounding is not None
+    assert row.right.share == row.grounding.right_with_other.share == row.grounding.chance == 1 / 40
+    assert row.grounding.changed == 0
+    assert row.grounding.verdict == "not above chance"
+
+
+def test_a_model_that_knows_the_answer_from_the_question_is_not_grounded() -> None:
+    items = [replace(item, turns=(item.answers[0],)) for item in made(40)]
+    row = only(runner.run(Blind(lambda turns: turns[-1]), items))
+    assert row.right.share == 1
+    assert row.grounding is not None
+    assert row.grounding.verdict == "not grounded"
+
+
+@pytest.mark.parametrize(
+    ("right", "other", "grey", "verdict"),
+    [
+        (90, 30, 25, "grounded"),
+        (90, 50, 25, "not grounded"),
+        (90, 25, 50, "not grounded"),
+        (30, 25, 25, "not above chance"),
+    ],
+)
+def test_verdict(right: int, other: int, grey: int, verdict: str) -> None:
+    a, b, c = (report.Share(n / 100, *report.wilson(n, 100)) for n in (right, other, grey))
+    assert report.Grounding(100, a, b, c, chance=0.25, changed=1).verdict == verdict
+
+
+def test_rows_without_other_pictures_have_no_grounding() -> None:
+    items = [replace(item, pictures=(plain("1"),)) for item in made(3)]
+    row = only(runner.run(Blind(lambda turns: "1"), items))
+    assert row.grounding is None
+    assert "Grounding is not measured" in report.markdown([row])
+
+
+def test_report_compares_with_a_checkpoint() -> None:
+    items = made(4, "a") + made(2, "b|c")
+    answered = runner.run(Looking(), items)
+    checkpoint = runner.run(Blind(lambda turns: "1"), items, grounded_per_row=0)
+    rows = report.rows(answered, checkpoint)
+    assert [(row.name, row.items, row.difference) for row in rows] == [("a", 4, 75), ("b|c", 2, 50)]
+    text = report.markdown(rows)
+    assert "| a " in text
+    assert "| 25.0 %     | +75.0 " in text
+    assert "b\\|c" in text
+    assert len({line.replace("\\|", "").count("|") for line in text.splitlines()[:4]}) == 1
+    result = json.loads(json.dumps(report.as_dict(answered, checkpoint)))
+    assert [row["difference"] for row in result["rows"]] == [75, 50]
+    assert result["answers"][0]["checkpoint_said"] == "1"
+    assert result["answers"][0]["said"] == "0"
+    assert result["answers"][0]["other_images"] != ["0"]
+
+
+@pytest.fixture(scope="module")
+def generated() -> list[Item]:
+    return list(test_set.items(2))
+
+
+def test_the_test_set_is_the_same_each_time(generated: list[Item]) -> None:
+    smaller = list(test_set.items(1))
+    assert [item.row for item in smaller] == [row.name for row in test_set.ROWS]
+    for one, other in zip(smaller, generated[::2], strict=True):
+        assert one.turns == other.turns
+        assert one.answers == other.answers
+        pictures = [[p.open().tobytes() for p in item.pictures] for item in (one, other)]
+        assert pictures[0] == pictures[1]
+
+
+def test_the_test_set_has_every_skill_and_what_training_never_showed(
+    generated: list[Item],
+) -> None:
+    rows = {row.name: row for row in test_set.ROWS}
+    assert {"name", "name (ru)", "refuse", "refuse (ru)"} <= set(rows)
+    assert rows["name, style never trained on"].scene_options["styles"] == (drawings.UNSEEN_STYLE,)
+    assert rows["phrasings never trained on"].unseen_phrasing
+    assert all(
+        row.scene_options["unseen_words"] for name, row in rows.items() if name.startswith("read")
+    )
+    assert {len(item.pictures) for item in generated} == {1, 2}
+    for item in generated:
+        assert metrics.score(item.judge, item.answers[0], item.answers) == 1
+        for picture in item.pictures:
+            assert all(160 <= side <= 640 for side in picture.open().size)
+
+
+def test_what_is_written_is_read_again(generated: list[Item], tmp_path: Path) -> None:
+    items = [
+        item for item in generated if item.row in ("two_pictures", "many_turns (ru)", "refuse")
+    ]
+    assert dataset.write(tmp_path / "set", items) == len(items) == 6
+    again = dataset.read(tmp_path / "set" / dataset.FILE_NAME)
+    for one, other in zip(items, again, strict=True):
+        assert replace(one, pictures=()) == replace(other, pictures=())
+        pictures = [[p.open().tobytes() for p in item.pictures] for item in (one, other)]
+        assert pictures[0] == pictures[1]
+    with pytest.raises(InputError, match="is not empty"):
+        dataset.write(tmp_path / "set", items)
+
+
+def test_pictures_by_address(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(file, "PNG")
+    (tmp_path / "a b.png").write_bytes(file.getvalue())
+    uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    images = ["a b.png", (tmp_path / "a b.png").as_uri(), uri]
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"turns": ["Q?"], "answers": ["red"], "images": images}))
+    (item,) = dataset.read(path)
+    assert [picture.open().getpixel((2, 1)) for picture in item.pictures] == [(1, 2, 3)] * 3
+
+
+def test_fields_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('\ufeff{"turns": ["1 + 1?\u2028"], "answers": ["2"]}\r\n\n', encoding="utf-8")
+    assert dataset.read(path) == [Item("all", (), ("1 + 1?\u2028",), ("2",), "words", "all")]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"row": 3}, "row: must be a text that is not empty, is 3"),
+        ({"images": "a.png"}, "images: must be a list of one or more texts, is 'a.png'"),
+        ({"images": ["missing.png"]}, "images: no picture at"),
+        ({"images": ["x" * 5000]}, "images: no picture at"),
+        ({"turns": []}, "turns: must be a list"),
+        ({"turns": [" "]}, "turns: must hold texts that are not empty, holds ' '"),
+        ({"turns": None}, "turns: must be a list"),
+        ({"answers": "red"}, "answers: must be a list"),
+        ({"answers": ["..."]}, "answers: '...' is nothing that the judge 'words' can compare"),
+        ({"judge": "box"}, "answers: 'red' is nothing that the judge 'box' can compare"),
+        ({"judge": "taste"}, "judge: must be one of words, box, mentions, is 'taste'"),
+        ({"family": ""}, "family: must be a text"),
+        ({"chance": 2}, "chance: must be a number from 0 to 1, is 2"),
+        ({"question": "?"}, "question: unknown field; there are row, images"),
+    ],
+)
+def test_bad_lines_are_named(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    good = {"images": [SHAPES], "turns": ["What color is it?"], "answers": ["red"]}
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(good | change)}\n")
+    with pytest.raises(InputError) as raised:
+        dataset.read(path)
+    assert str(raised.value).startswith(f"{path}, line 2: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "has no questions"),
+        (b"[]", "line 1: must be a JSON object, is []"),
+        (b"{", "line 1: Expecting"),
+        (b'{"turns": ["?"]}', "line 1: answers: missing"),
+        (b"\xff", "cannot read the questions"),
+    ],
+)
+def test_bad_files_are_named(content: bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        dataset.read(path)
+    assert complaint in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def eval_(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgevlm", "eval", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_eval_of_the_built_in_model(tmp_path: Path) -> None:
+    done = eval_("edgevlm-nano", "--items", "2", "--json", str(tmp_path / "result.json"))
+    assert done.returncode == 0
+    assert "edgevlm-nano: 50 of 50 items" in done.stderr
+    names = [line.split("|")[1].strip() for line in done.stdout.splitlines() if "|" in line]
+    rows = [row.name for row in test_set.ROWS]
+    assert [name for name in names if name in rows] == 2 * rows
+    assert "\nGrounded: " in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "result.json"]
+    assert (result["model"], result["seed"]) == ("edgevlm-nano", test_set.SEED)
+    assert "edgevlm" in result["versions"]
+    assert len(result["answers"]) == 50
+    assert all("said_with_other" in answer for answer in result["answers"])
+
+
+def test_eval_of_a_question_file_with_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    square = str(REPOSITORY / "examples" / "square.png")
+    items = [
+        {"images": [SHAPES], "turns": ["How many shapes are there?"], "answers": ["3"]},
+        {"images": [square], "turns": ["What color is it?", "What shape is it?"], "answers": ["x"]},
+        {"row": "none", "turns": ["What color is it?"], "answers": ["x"]},
+        {"row": "two", "images": [SHAPES, square], "turns": ["What is it?"], "answers": ["x"]},
+        {"row": "two", "images": [square, SHAPES], "turns": ["What is it?"], "answers": ["x"]},
+    ]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    out = tmp_path / "result.json"
+    done = eval_("--questions", str(path), "--checkpoint", str(CHECKPOINT), "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "difference, points" in done.stdout
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["name"] for row in result["rows"]] == ["all", "none", "two"]
+    assert [row["grounding"] is not None for row in result["rows"]] == [True, False, True]
+    assert result["seed"] is None
+    for answer in result["answers"]:
+        assert answer["said"]
+        assert answer["checkpoint_said"]
+    assert result["answers"][1]["said"] == result["answers"][1]["checkpoint_said"]
+
+
+def test_eval_writes_its_test_set(tmp_path: Path) -> None:
+    done = eval_("--items", "1", "--write", str(tmp_path / "set"))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(dataset.read(tmp_path / "set" / "questions.jsonl")) == len(test_set.ROWS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["--items", "0"], 2, "must be a positive integer, is 0"),
+        (["--questions", "a", "--write", "b"], 2, "not allowed with"),
+        (["--questions", "missing.jsonl"], 1, "cannot read the questions in missing.jsonl"),
+        (["--write", "set", "--json", "x"], 1, "--write asks nothing"),
+        (["--json", "missing/x.json"], 1, "no folder 'missing'"),
+        (["--items", "1", "--checkpoint", "missing"], 1, "no checkpoint at 'missing'"),
+        (["--items", "1", "no-such-model"], 1, "no model 'no-such-model'"),
+    ],
+)
+def test_wrong_usage_of_eval(arguments: list[str], code: int, complaint: str) -> None:
+    done = eval_(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,127 @@
+"""The comparison with peers really runs, on a tiny model; what it times is not judged here."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from edgevlm.runtimes import system
+from tests.support.checkpoints import smolvlm
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(module: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    smolvlm(folder / "checkpoint", dtype=torch.bfloat16, max_position_embeddings=8192)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(folder: Path) -> dict[str, Any]:
+    run("comparison", str(folder), "--rounds", "1")
+    result: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return result
+
+
+def test_every_peer_is_measured(compared: dict[str, Any]) -> None:
+    rows = [row for part in compared.values() for row in part["rows"]]
+    assert {row["peer"].split(",")[0] for row in rows} >= {
+        "llama.cpp mtmd f16",
+        "MTMDChatHandler",
+        "bare llama.cpp",
+        "llama.cpp's default settings",
+    }
+    for row in rows:
+        assert min(row["ours"], row["theirs"]) > 0 and math.isfinite(row["ratio"])
+        better = row["theirs"] / row["ours"]
+        assert row["ratio"] == pytest.approx(better if row["unit"] != "tokens/s" else 1 / better)
+        assert row["reached"] == (
+            None if row["at_least"] is None else row["ratio"] >= row["at_least"]
+        )
+
+
+def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
+    """Embeddings of one tile, relative to transformers: a peer with wrong weights would be no measure."""
+    errors = compared["encoding"]["errors"]
+    notes = {row["work"]: row["note"] for row in compared["encoding"]["rows"]}
+    floats = "bf16" if {"amx_bf16", "avx512_bf16"} & system.flags() else "f32"
+    assert f"OpenVINO CPU {floats}" in notes["encode one tile: openvino"]
+    assert errors["onnx_fp32"] < 1e-5
+    assert errors["openvino"] < (2e-2 if floats == "bf16" else 1e-5)
+    assert errors["torch_bf16"] < 2e-2
+    assert errors["mtmd"] < 0.05  # it scales the picture in its own way
+    assert (
+        max(errors[name] for name in ("onnx_int8", "openvino_int8", "openvino_int8_static")) < 0.05
+    )
+
+
+def test_first_tokens_are_split_into_phases(compared: dict[str, Any]) -> None:
+    answers = compared["answers"]
+    works = {row["work"]: row["ours"] for row in answers["rows"]}
+    assert len(answers["phases"]) == 5
+    for work, phases in answers["phases"].items():
+        assert 0 < sum(phases.values()) <= works[work]
+
+
+def test_growth_is_measured_and_everything_is_drawn(folder: Path, compared: dict[str, Any]) -> None:
+    run("growth", str(folder), "--rounds", "1")
+    grown = json.loads((folder / "growth.json").read_text(encoding="utf-8"))
+    assert [cost["tiles"] for cost in grown["pictures"]] == [1, 2, 3, 4, 6, 8]
+    assert grown["tiles"][0]["tiles"] == 1 and grown["tiles"][-1]["tiles"] == 68
+    assert list(grown["answer"]) == ["1", "32", "128", "512"]
+    run("plots", str(folder))
+    for name in ("first_tokens", "ratios", "growth"):
+        with Image.open(folder / f"{name}.png") as plot:
+            assert plot.width > 800
+
+
+def test_copies_are_measured(folder: Path, compared: dict[str, Any]) -> None:
+    run("camera", str(folder), "--rounds", "1")
+    found = json.loads((folder / "camera.json").read_text(encoding="utf-8"))
+    assert found["frames"]["positions"] > 0 and found["frames"]["copied MB"] > 0
+    assert all(value > 0 for value in found["conversations"].values())
+
+
+def test_settings_are_compared(folder: Path, compared: dict[str, Any]) -> None:
+    run("settings", str(folder), "--rounds", "1")
+    found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    assert len(found["memory_mb"]) == 4 and min(found["memory_mb"].values()) > 50
+    assert list(found["tiles"]) == ["1", "2", "4", "8"]
+    assert len(found["decoder"]) == 7  # the toy's heads are too small for Q8_0
+    assert all(list(rates) == ["16", "450", "1100", "2200"] for rates in found["decoder"].values())
+
+
+def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -> None:
+    assert "MatMul" in run("operators", str(folder / "bundle" / "vision.int8.onnx"))
+    assert run("drafts").count("times as fast") == 9
+
+
+def test_the_document_has_what_was_measured() -> None:
+    results = sorted((ROOT / "benchmarks" / "results").glob("*/results.json"))
+    written = runpy.run_path(str(ROOT / "scripts" / "write_comparison.py"))
+    table = written["table"]([json.loads(file.read_text(encoding="utf-8")) for file in results])
+    assert table.count("\n") > 20
+    assert table in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")

@@ -1,0 +1,414 @@
+"""The vision runtimes over small graphs, against NumPy."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.runtimes import devices, system
+from edgevlm.runtimes.onnx import execution_providers
+from edgevlm.runtimes.onnx import session as onnx_runtime
+from edgevlm.runtimes.onnx.session import OnnxVision, available_devices, first_provider
+from edgevlm.runtimes.openvino import OpenVinoVision
+from edgevlm.runtimes.protocols import VisionRuntime
+
+Load = Callable[..., VisionRuntime]
+
+SIDE, TOKENS, WIDTH = 8, 4, 5
+TILE_VALUES = SIDE * SIDE * 3 // TOKENS
+
+
+def weights() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((TILE_VALUES, WIDTH)).astype(np.float32)
+
+
+def reference(tiles: NDArray[np.uint8], *, magnitude: bool = False) -> NDArray[np.float32]:
+    """What `write_graph`'s graph computes, or the magnitude of what it adds up."""
+    patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32)
+    matrix = np.abs(weights()) if magnitude else weights()
+    embeddings: NDArray[np.float32] = patches @ matrix / np.float32(255)
+    return embeddings
+
+
+def write_graph(
+    path: Path,
+    *,
+    input_name: str = "tiles",
+    output_name: str = "embeddings",
+    input_type: int = TensorProto.UINT8,
+    tiles_shape: tuple[str | int, ...] = ("n", SIDE, SIDE, 3),
+) -> Path:
+    """Tiles divided by 255, cut into tokens and multiplied by `weights`."""
+    nodes = [
+        helper.make_node("Cast", [input_name], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["pixels", "scale"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "shape"], ["patches"]),
+        helper.make_node("MatMul", ["patches", "weights"], [output_name]),
+    ]
+    matrix = weights()
+    graph = helper.make_graph(
+        nodes,
+        "vision",
+        [helper.make_tensor_value_info(input_name, input_type, tiles_shape)],
+        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["n", TOKENS, WIDTH])],
+        [
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [255.0]),
+            helper.make_tensor("shape", TensorProto.INT64, [3], [-1, TOKENS, TILE_VALUES]),
+            helper.make_tensor("weights", TensorProto.FLOAT, matrix.shape, matrix.ravel()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_graph(tmp_path_factory.mktemp("graph") / "vision.onnx")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder is left alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(params=[OnnxVision, OpenVinoVision], ids=["onnx", "openvino"])
+def load(request: pytest.FixtureRequest) -> Callable[..., VisionRuntime]:
+    """Opens a graph in one of the runtimes."""
+    return functools.partial(request.param, input_name="tiles", output_name="embeddings")
+
+
+def load_onnx(path: Path, **arguments: Any) -> OnnxVision:
+    return OnnxVision(path, input_name="tiles", output_name="embeddings", **arguments)
+
+
+def load_openvino(path: Path, **arguments: Any) -> OpenVinoVision:
+    return OpenVinoVision(path, input_name="tiles", output_name="embeddings", **arguments)
+
+
+def some_tiles(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+
+
+def assert_encodes(vision: VisionRuntime, tiles: NDArray[np.uint8]) -> None:
+    """As NumPy does, but for rounding: bfloat16 does that to tiles, scale, weights and result, by up to
+    2**-9 of each."""
+    embeddings, expected = vision.encode(tiles), reference(tiles)
+    assert embeddings.dtype == np.float32 and embeddings.shape == (len(tiles), TOKENS, WIDTH)
+    if "bf16" not in vision.device:
+        np.testing.assert_allclose(embeddings, expected, rtol=1e-5, atol=1e-5)
+    else:
+        assert (np.abs(embeddings - expected) <= 4 * 2**-9 * reference(tiles, magnitude=True)).all()
+
+
+def test_encodes_any_number_of_tiles_as_numpy_does(graph: Path, load: Load) -> None:
+    vision = load(graph)
+    for count in [*range(1, 66), 130]:
+        assert_encodes(vision, some_tiles(count))
+
+
+def test_takes_tiles_that_are_not_contiguous(graph: Path, load: Load) -> None:
+    tiles = some_tiles(6)[::-1, :, ::-1]
+    assert not tiles.flags.c_contiguous
+    assert_encodes(load(graph), tiles)
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        some_tiles(2).astype(np.float32),
+        some_tiles(2).astype(np.int8),
+        some_tiles(2)[0],
+        some_tiles(2)[:0],
+        some_tiles(2)[:, :4],
+        some_tiles(2).transpose(0, 3, 1, 2),
+        some_tiles(2).tolist(),
+        None,
+    ],
+    ids=["float", "int8", "one tile", "no tile", "too low", "channels first", "list", "None"],
+)
+def test_refuses_other_tiles(graph: Path, load: Load, tiles: NDArray[np.uint8]) -> None:
+    vision = load(graph)
+    with pytest.raises(InputError, match="tiles must"):
+        vision.encode(tiles)
+    assert_encodes(vision, some_tiles(1))
+
+
+def test_refuses_files_that_are_no_graph(graph: Path, load: Load, tmp_path: Path) -> None:
+    good = graph.read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"this is no graph\n" * 50,
+        "random": np.random.default_rng(0).bytes(5000),
+        **{f"cut at {share}": good[: int(len(good) * share)] for share in (0.1, 0.3, 0.6, 0.9)},
+    }
+    for name, content in contents.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(RuntimeLoadError, match="cannot load"):
+            load(path)
+    with pytest.raises(RuntimeLoadError, match="no such file"):
+        load(tmp_path / "missing.onnx")
+    with pytest.raises(RuntimeLoadError, match="no such file"):
+        load(tmp_path)
+
+
+def test_refuses_graphs_with_other_inputs_and_outputs(load: Load, tmp_path: Path) -> None:
+    path = tmp_path / "vision.onnx"
+    with pytest.raises(RuntimeLoadError, match=r"'pixel_values'"):
+        load(write_graph(path, input_name="pixel_values"))
+    with pytest.raises(RuntimeLoadError, match=r"'features'"):
+        load(write_graph(path, output_name="features"))
+    with pytest.raises(RuntimeLoadError, match=r"must be uint8 .*is float32"):
+        load(write_graph(path, input_type=TensorProto.FLOAT))
+    with pytest.raises(RuntimeLoadError, match="only n free"):
+        load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
+    with pytest.raises(RuntimeLoadError, match="only n free"):
+        load(write_graph(path, tiles_shape=("n", "height", "width", 3)))
+
+
+def test_says_what_it_runs_on(graph: Path) -> None:
+    for arguments in ({}, {"device": "cpu"}, {"providers": ["CPUExecutionProvider"]}):
+        assert load_onnx(graph, **arguments).device == "CPUExecutionProvider"
+    options = ("CPUExecutionProvider", {"use_arena": "0"})
+    assert load_onnx(graph, providers=[options]).device == "CPUExecutionProvider"
+    assert "cpu" in available_devices()
+    assert first_provider("cpu", None) == "CPUExecutionProvider"
+
+
+def test_refuses_devices_that_are_not_there(graph: Path) -> None:
+    missing = {"cuda", "tensorrt", "coreml", "qnn"} - set(available_devices())
+    assert missing, "this test needs an ONNX Runtime that lacks some provider"
+    for device in missing:
+        with pytest.raises(RuntimeLoadError, match="pip install"):
+            load_onnx(graph, device=device)
+        with pytest.raises(RuntimeLoadError, match="pip install"):
+            first_provider(device, None)
+    absent = next(
+        name
+        for name in onnxruntime.get_all_providers()
+        if name not in onnxruntime.get_available_providers()
+    )
+    with pytest.raises(RuntimeLoadError, match=absent):
+        load_onnx(graph, providers=[absent, "CPUExecutionProvider"])
+    with pytest.raises(RuntimeLoadError, match="NoSuchExecutionProvider"):
+        load_onnx(graph, providers=["NoSuchExecutionProvider"])
+
+
+def first_of(device: str) -> tuple[str, dict[str, Any]]:
+    """The provider that a device asks for first, where every provider is there."""
+    provider = execution_providers.select(device, None, onnxruntime.get_all_providers()).wanted[0]
+    return provider if isinstance(provider, tuple) else (provider, {})
+
+
+def test_what_a_provider_compiles_is_kept_for_the_user(own_cache: Path) -> None:
+    """As ONNX Runtime's pages on the providers spell it; no machine here has one."""
+    name, options = first_of("tensorrt")
+    folder = own_cache / "edgevlm" / "tensorrt"
+    assert name == "TensorrtExecutionProvider" and folder.is_dir()
+    assert options["trt_engine_cache_enable"] == "True"
+    assert options["trt_engine_cache_path"] == str(folder)
+    _, options = first_of("coreml")
+    assert options["ModelCacheDirectory"] == str(own_cache / "edgevlm" / "coreml")
+    assert first_of("cuda") == ("CUDAExecutionProvider", {})
+
+
+def test_operators_that_a_device_lacks_run_beside_it() -> None:
+    every = onnxruntime.get_all_providers()
+    cuda = execution_providers.select("cuda", None, every)
+    tensorrt = execution_providers.select("tensorrt", None, every)
+    assert cuda.wanted == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert tensorrt.wanted[1:] == cuda.wanted and tensorrt.fixed_batch and not cuda.fixed_batch
+
+
+def test_providers_do_without_a_cache(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own_cache.write_text("no folder")
+    plain = {"ModelFormat": "MLProgram", "RequireStaticInputShapes": "1"}
+    assert first_of("coreml") == ("CoreMLExecutionProvider", plain)
+    assert "coreml keeps nothing that it compiles" in caplog.text
+
+
+def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
+    tmp_path: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The CPU's provider compiles nothing, so what one would have written is put there by hand."""
+    keeping = replace(execution_providers.DEVICES["cpu"], context=True)
+    monkeypatch.setitem(execution_providers.DEVICES, "cpu", keeping)
+    graph = write_graph(tmp_path / "vision.onnx")
+    folder = own_cache / "edgevlm" / "cpu"
+    tiles = some_tiles(2)
+    vision = load_onnx(graph, device="cpu")
+    expected = vision.encode(tiles)
+    assert list(folder.iterdir()) == [], "nothing half-written"
+    compiled = onnx.load(graph)
+    compiled.graph.initializer[0].float_data[:] = [2 * 255.0]
+    kept = folder / f"{vision._identity()}.onnx"
+    onnx.save(compiled, kept)
+    halved = load_onnx(graph, device="cpu").encode(tiles)
+    np.testing.assert_allclose(halved, expected / 2, rtol=1e-5)
+    kept.write_bytes(b"damaged")
+    np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
+    assert "compiling anew" in caplog.text
+    onnx.save(compiled, kept)
+    os.utime(graph, ns=(0, 0))  # another graph than the one that was compiled
+    np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
+
+
+def test_a_batch_of_one_for_devices_that_want_known_shapes(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = replace(execution_providers.DEVICES["cpu"], fixed_batch=True)
+    monkeypatch.setitem(execution_providers.DEVICES, "cpu", fixed)
+    vision = load_onnx(graph, device="cpu")
+    assert vision._session.get_inputs()[0].shape == [1, SIDE, SIDE, 3]
+    tiles = some_tiles(5)
+    assert_encodes(vision, tiles)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "gpu"}, "device must be auto, cpu, cuda"),
+        ({"providers": []}, "providers must be a list"),
+        ({"providers": "CPUExecutionProvider"}, "providers must be a list"),
+        ({"threads": 0}, "threads must be"),
+        ({"threads": True}, "threads must be"),
+        ({"threads": 2.0}, "threads must be"),
+    ],
+)
+def test_refuses_wrong_arguments(graph: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_onnx(graph, **arguments)
+
+
+def test_closed(graph: Path, load: Load) -> None:
+    vision = load(graph)
+    vision.close()
+    vision.close()
+    with pytest.raises(RuntimeLoadError, match="closed"):
+        vision.encode(some_tiles(1))
+
+
+def test_is_quiet(
+    graph: Path, load: Load, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load(graph).encode(some_tiles(1))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+# --- OpenVINO -----------------------------------------------------------------------------------
+
+
+def test_openvino_keeps_what_it_compiled(graph: Path, own_cache: Path) -> None:
+    tiles = some_tiles(3)
+    load_openvino(graph)
+    compiled = list((own_cache / "edgevlm/openvino").glob("*.blob"))
+    assert compiled
+    vision = load_openvino(graph)
+    assert_encodes(vision, tiles)
+    for file in compiled:
+        file.write_bytes(file.read_bytes()[:100])
+    vision = load_openvino(graph)
+    assert_encodes(vision, tiles)
+
+
+def test_openvino_does_without_a_cache(graph: Path, own_cache: Path) -> None:
+    own_cache.write_bytes(b"a file where the folder should be")
+    tiles = some_tiles(2)
+    vision = load_openvino(graph)
+    assert_encodes(vision, tiles)
+
+
+def test_openvino_says_what_it_runs_on(graph: Path) -> None:
+    computed = "bf16" if {"amx_bf16", "avx512_bf16"} & system.flags() else "f32"
+    assert load_openvino(graph).device == f"OpenVINO CPU {computed}"
+    with pytest.raises(RuntimeLoadError, match=r"openvino:npu was asked for.*CPU"):
+        load_openvino(graph, device="openvino:npu")
+
+
+@pytest.mark.parametrize("threads", [0, True, 2.0])
+def test_openvino_refuses_wrong_threads(graph: Path, threads: object) -> None:
+    with pytest.raises(InputError, match="threads must be"):
+        load_openvino(graph, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "precisions", "taken", "best"),
+    [
+        ({"amx_bf16"}, "auto", ("int8", "fp32"), "openvino", "fp16"),
+        ({"amx_bf16"}, "auto", ("int8",), "auto", "int8"),
+        ({"amx_bf16"}, "cpu", ("int8", "fp32"), "cpu", "int8"),
+        ({"avx512_vnni"}, "auto", ("int8", "fp32"), "auto", "int8"),
+        ({"avx512_vnni"}, "auto", ("int8", "int8-static"), "openvino", "int8-static"),
+        ({"avx2"}, "auto", ("int8", "int8-static"), "auto", "int8"),
+        ({"avx512_vnni"}, "openvino", ("int8", "fp32"), "openvino", "int8-static"),
+        ({"amx_bf16"}, "openvino", ("int8", "fp32"), "openvino", "fp16"),
+    ],
+)
+def test_the_processor_decides_between_the_runtimes(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    device: str,
+    precisions: tuple[str, ...],
+    taken: str,
+    best: str,
+) -> None:
+    monkeypatch.setattr(system, "flags", lambda: frozenset(flags))
+    target = devices.select(device, None, precisions)
+    assert (target.device, target.precisions[0]) == (taken, best)
+    assert target.may_fall_back == (device == "auto" and taken == "openvino")
+
+
+def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = devices.VisionTarget("openvino:npu", None, devices.HALF_FLOATS)
+    names = {"input_name": "tiles", "output_name": "embeddings"}
+    with pytest.raises(RuntimeLoadError, match="openvino:npu was asked for"):
+        target.open(graph, threads=1, **names)
+    runtime = replace(target, may_fall_back=True).open(graph, threads=1, **names)
+    assert runtime.device == "CPUExecutionProvider"
+    assert "openvino:npu was asked for" in caplog.text
+
+
+def test_named_devices_must_exist() -> None:
+    with pytest.raises(InputError, match=r"auto, cpu, cuda.*openvino:npu, is 'openvino:tpu'"):
+        devices.select("openvino:tpu", None, ("fp32",))
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+def test_cuda_as_pip_installs_it_is_loaded_before_a_session_that_needs_it(
+    graph: Path,
+    provider: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is missing then belongs on stderr, not among the answers."""
+    monkeypatch.setattr(onnx_runtime, "_load_cuda", onnx_runtime._load_cuda.__wrapped__)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no libcudnn"), raising=False)
+    with contextlib.suppress(RuntimeLoadError):  # where this ONNX Runtime has no CUDA
+        OnnxVision(
+            graph, input_name="tiles", output_name="embeddings", device="auto"
+        )._create_session(graph, [provider], onnxruntime.SessionOptions(), fall_back=False)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("no libcudnn" in shown.err) == (provider == "CUDAExecutionProvider")

@@ -1,0 +1,116 @@
+"""What the browser tests of the demo share: its models, its page in Chromium, pictures to ask about.
+
+A test module uses it with::
+
+    pytest_plugins = ["tests.support.demo_fixtures"]
+    pytestmark = demo_fixtures.MARKS
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgevlm import VLM, Bundle
+from edgevlm.local_bundles import remember
+from edgevlm.runtimes.llama_cpp.library import library
+from tests.support import browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from edgevlm.demo.model_pool import Models
+
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
+    # On a busy machine Gradio's page is now and then not as far as a person would wait for.
+    pytest.mark.flaky(reruns=1),
+]
+"""For ``pytestmark``."""
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLES = REPOSITORY / "examples"
+SCENE, CHANGED, SHAPES, SQUARE = (
+    EXAMPLES / f"{name}.png" for name in ("scene", "changed", "shapes", "square")
+)
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", REPOSITORY / "build" / "screenshots"))
+
+
+def picture_of(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def add_q4_0(folder: Path) -> None:
+    """A second precision of a bundle's decoder."""
+    llama = library()
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    files = manifest["decoder"]["files"]
+    made = folder / "decoder.q4_0.gguf"
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype, parameters.allow_requantize = llama.LLAMA_FTYPE_MOSTLY_Q4_0, True
+    source = folder / files["q8_0"]["name"]
+    assert llama.llama_model_quantize(str(source).encode(), str(made).encode(), parameters) == 0
+    files["q4_0"] = {
+        "name": made.name,
+        "size": made.stat().st_size,
+        "sha256": hashlib.sha256(made.read_bytes()).hexdigest(),
+        "bits_per_weight": None,
+    }
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """The built-in model, a copy of it in two precisions and a broken one, as if exported on this machine."""
+    from edgevlm.demo.model_pool import Models
+
+    folder = tmp_path_factory.mktemp("exports")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        for name in ("copied", "broken"):
+            shutil.copytree(Bundle.open("edgevlm-nano").folder, folder / name)
+            remember(folder / name)
+        add_q4_0(folder / "copied")
+        entry = Bundle.open(folder / "broken").manifest.files()[-1]
+        content = bytearray((folder / "broken" / entry.name).read_bytes())
+        content[-1] ^= 1
+        (folder / "broken" / entry.name).write_bytes(content)
+        models = Models(threads=1)
+        yield models
+        models.close()
+
+
+@pytest.fixture(scope="module")
+def address(models: Models) -> Iterator[str]:
+    with browser.served(models) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser.chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def page(chromium: Browser, address: str) -> Iterator[Page]:
+    with browser.visit(chromium, address) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[VLM]:
+    """The model called directly, to compare with."""
+    with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
+        yield vlm
