@@ -6,6 +6,7 @@
 - `adapter`, `quantized`: what a checkpoint may be instead of plain weights;
 - `families`: what is particular to each ``model_type``;
 - `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and two kinds of int8;
+- `calibration`: the images that fix the scales of int8-static;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
 - `tokenizer`: its vocabulary;
 - `given`, `given_vocabulary`: a GGUF file that the user already has;

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
-from edgevlm.inputs.tiling import prepare
 from edgevlm.manifest import ImagePreparation
-from edgevlm.scenes import composition
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
 INPUT_NAME = "tiles"
@@ -186,11 +184,16 @@ def convert_int8(source: Path, path: Path) -> None:
         )
 
 
-def convert_int8_static(source: Path, path: Path, preparation: ImagePreparation) -> None:
-    """As `convert_int8`, but the scales of activations are fixed, by what drawn scenes and noise cause.
+def convert_int8_static(source: Path, path: Path, tiles: Iterable[NDArray[np.uint8]]) -> None:
+    """Convert as `convert_int8` does, but fix the scales of activations by what `tiles` cause.
 
     Runtimes that compute dynamic scales slowly or not at all fuse this form (QDQ): OpenVINO, TensorRT,
     QNN.
+
+    Args:
+        source: the float32 graph.
+        path: the file to write.
+        tiles: batches for calibration, uint8 ``[n, height, width, 3]``.
     """
     model = onnx.load(source)
     weights = {initializer.name for initializer in model.graph.initializer}
@@ -203,7 +206,7 @@ def convert_int8_static(source: Path, path: Path, preparation: ImagePreparation)
         quantize_static(
             model,
             path,
-            _CalibrationTiles(preparation),
+            _TileReader(tiles),
             quant_format=QuantFormat.QDQ,
             nodes_to_quantize=nodes,
             per_channel=True,
@@ -216,23 +219,16 @@ def convert_int8_static(source: Path, path: Path, preparation: ImagePreparation)
         )
 
 
-class _CalibrationTiles(CalibrationDataReader):
-    """A tile of each layout of drawn scenes, and one of noise, which has every contrast."""
+class _TileReader(CalibrationDataReader):
+    """Hand tiles to ONNX Runtime's calibrator."""
 
-    LAYOUTS = ("single", "mixed", "crowd", "nested", "text", "mosaic", "page", "sign")
-
-    def __init__(self, preparation: ImagePreparation) -> None:
-        rng = np.random.default_rng(0)
-        pictures = [
-            np.asarray(composition.draw(composition.sample(rng, name))) for name in self.LAYOUTS
-        ]
-        pictures.append(rng.integers(0, 256, (480, 640, 3), np.uint8))
-        self._tiles = iter([prepare(picture, preparation, "low").pixels for picture in pictures])
+    def __init__(self, tiles: Iterable[NDArray[np.uint8]]) -> None:
+        self._tiles = iter(tiles)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """One tile, or None after the last."""
+        """Return the next batch, or None after the last."""
         tiles = next(self._tiles, None)
-        return None if tiles is None else {INPUT_NAME: tiles[:1]}
+        return None if tiles is None else {INPUT_NAME: tiles}
 
 
 def preparation_nodes(model: onnx.ModelProto) -> list[str]:
