@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 from PIL import Image
@@ -109,7 +110,7 @@ def test_the_scales_span_what_the_images_cause(made: Exported, tmp_path: Path) -
     )
     model.graph.output.append(onnx.ValueInfoProto(name=first.input[0]))
     onnx.save(model, tmp_path / "watched.onnx")
-    session = vision.onnxruntime.InferenceSession(tmp_path / "watched.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "watched.onnx")
     values = [
         session.run([first.input[0]], {vision.INPUT_NAME: tiles})[0]
         for tiles in images.tiles(preparation)
@@ -133,7 +134,7 @@ def test_an_export_records_its_images(made: Exported, tmp_path: Path) -> None:
     (kitchen / "notes.txt").write_text("not an image")
     (kitchen / ".hidden.png").write_text("not an image")
     (kitchen / "more").mkdir()
-    hashes = set()
+    hashes: set[str] = set()
     for calibration, text in (
         (kitchen, "2 images of the folder kitchen"),
         (None, f"{len(find_images(PHOTOGRAPHS))} photographs that come with edgevlm"),
