@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.files import THREADS, Files, asked, described
 from edgevlm import VLM
 from edgevlm.evaluation.report import write_json
-from edgevlm.results import Answer, Stats, collect
+from edgevlm.results import Answer, Stats
 
 ROUNDS = 20
 FRAME = (640, 480)
@@ -51,7 +51,7 @@ def conversations(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> 
     questions. Prefill of the second and of the third turn."""
 
     def ask(messages: list[dict[str, Any]]) -> Answer:
-        answer = collect(vlm.generate(messages, max_tokens=TOKENS, detail="high"))
+        answer = vlm.generate(messages, max_tokens=TOKENS, detail="high")
         messages += [
             {"role": "assistant", "content": answer.text or "?"},
             {"role": "user", "content": "And what else?"},

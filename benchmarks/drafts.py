@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from edgevlm.bundle import Bundle
-from edgevlm.engine.prompt_lookup import DRAFT_LENGTH
+from edgevlm.engine.prompt_lookup import MAX_DRAFT_LENGTH
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 
 THREADS = 2
@@ -26,10 +26,10 @@ ROUNDS = 30
 def seconds(decoder: LlamaCppDecoder, rounds: int = ROUNDS) -> dict[int, float]:
     """Of a batch with so many tokens beside the first."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(3, decoder.vocabulary_size - 3, POSITIONS + DRAFT_LENGTH + 1).tolist()
+    tokens = rng.integers(3, decoder.vocabulary_size - 3, POSITIONS + MAX_DRAFT_LENGTH + 1).tolist()
     at = np.arange(len(tokens), dtype=np.int32)
     decoder.decode_tokens(tokens[:POSITIONS], at[:POSITIONS], logits=False)
-    taken: dict[int, list[float]] = {length: [] for length in range(DRAFT_LENGTH + 1)}
+    taken: dict[int, list[float]] = {length: [] for length in range(MAX_DRAFT_LENGTH + 1)}
     for _ in range(rounds):
         for length, found in taken.items():
             decoder.truncate(POSITIONS)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.results import Stats, collect
+from edgevlm.results import Stats
 from edgevlm.runtimes import system
 
 Turn = tuple[str, Sequence[Path], str]
@@ -60,12 +60,12 @@ class EdgeVLM(Memory):
         return seconds
 
     def device(self) -> str:
-        return self._vlm.device
+        return f"vision {self._vlm.vision_device}, decoder {self._vlm.decoder_device}"
 
     def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
         """Seconds for one picture of a tile's size, and its embeddings ``[tokens, width]``."""
         start = time.perf_counter()
-        found = self._vlm.encode(tile, detail="low")
+        found = self._vlm.encode_image(tile, detail="low")
         return time.perf_counter() - start, found
 
     def answer(self, turns: Sequence[Turn], tokens: int, **options: Any) -> Answered:
@@ -79,7 +79,7 @@ class EdgeVLM(Memory):
             }
             for role, pictures, text in turns
         ]
-        answer = collect(self._vlm.generate(messages, max_tokens=tokens, **options))
+        answer = self._vlm.generate(messages, max_tokens=tokens, **options)
         return Answered(answer.stats.first_token_ms / 1000, answer.text, answer.stats)
 
 

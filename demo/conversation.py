@@ -1,4 +1,4 @@
-"""A conversation as Gradio's chat window keeps it, as `VLM.generate` takes it, and as a file.
+"""A conversation as Gradio's chat window keeps it, as `VLM.stream_generate` takes it, and as a file.
 
 The window shows texts as HTML. That HTML carries what was written letter for letter, too: it is what goes to
 the model, into files and onto the clipboard (`assets/chat.js`). An answer may have a note below it (how long
@@ -60,7 +60,7 @@ def turn_of(role: str, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def as_message(turn: Turn) -> dict[str, Any]:
-    """A turn as a message of `VLM.generate`."""
+    """A turn as a message of `VLM.stream_generate`."""
     return {
         "role": turn["role"],
         "content": [

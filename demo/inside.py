@@ -122,7 +122,7 @@ def facts(stats: Stats, request: gr.Request | None = None) -> list[tuple[str, st
                 request,
                 "{count}, {drafted} of them guessed ahead",
                 count=stats.answer_tokens,
-                drafted=stats.drafted_tokens,
+                drafted=stats.accepted_draft_tokens,
             ),
         ),
         (

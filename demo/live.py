@@ -135,7 +135,7 @@ class Watch:
                     cache_images=False,
                 )
                 likeliest = max(scores, key=lambda score: score.logprob)
-                shares = [[score.text, score.share] for score in scores]
+                shares = [[score.text, score.probability] for score in scores]
                 return {"answer": likeliest.text, "choices": shares, "boxes": []}
             stream = loaded.vlm.stream(frame.pixels, frame.question, **self._options)
             with closing(stream) as chunks:

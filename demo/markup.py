@@ -123,7 +123,7 @@ def prompt(parts: Sequence[PromptText | PromptTile], request: gr.Request | None 
 
 
 def tile_name(tile: PromptTile, request: gr.Request | None = None) -> str:
-    number = tile.picture + 1
+    number = tile.image + 1
     if not tile.row:
         return say(request, "picture {number}, whole", number=number)
     return say(

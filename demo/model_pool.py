@@ -79,7 +79,7 @@ class Loaded:
     @property
     def disk(self) -> int:
         """Bytes of the two files that are loaded."""
-        return sum(entry.size for entry in self.vlm.files)
+        return self.vlm.vision_file.size + self.vlm.decoder_file.size
 
 
 @dataclass

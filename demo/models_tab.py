@@ -170,10 +170,10 @@ def parts_of(offer: Offer, request: gr.Request | None = None) -> str:
 def described(offer: Offer, models: Models, request: gr.Request | None = None) -> str:
     """A model that is loaded, as HTML."""
     with models.lease(offer.label) as model:
-        device, memory = model.vlm.device, model.memory
+        vlm, memory = model.vlm, model.memory
     rows = [
         (say(request, "in use"), offer.label),
-        (say(request, "runs on"), device),
+        (say(request, "runs on"), f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"),
         (say(request, "memory for loading it"), markup.size(memory, request)),
     ]
     if offer.bundle is not None:

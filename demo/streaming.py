@@ -37,7 +37,7 @@ class AnswerStream:
 
     Args:
         label: of the model.
-        messages, options: as `VLM.generate` takes them.
+        messages, options: as `VLM.stream_generate` takes them.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class AnswerStream:
         try:
             with (
                 self._models.lease(self._label) as loaded,
-                closing(loaded.vlm.generate(self._messages, **self._options)) as chunks,
+                closing(loaded.vlm.stream_generate(self._messages, **self._options)) as chunks,
             ):
                 while not self._stopped.is_set() and (chunk := next(chunks, None)) is not None:
                     self._queue.put(chunk)

@@ -12,56 +12,95 @@ from edgevlm import telemetry
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle as Bundle
+    from edgevlm.camera import FrameResult as FrameResult
+    from edgevlm.camera import LatestFrame as LatestFrame
     from edgevlm.chat import Chat as Chat
+    from edgevlm.chat import Overflow as Overflow
     from edgevlm.engine.model_lock import ChunkStream as ChunkStream
+    from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
+    from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
     from edgevlm.errors import DriftError as DriftError
     from edgevlm.errors import EdgeVLMError as EdgeVLMError
     from edgevlm.errors import ExportError as ExportError
     from edgevlm.errors import ImageError as ImageError
+    from edgevlm.errors import InferenceError as InferenceError
     from edgevlm.errors import InputError as InputError
+    from edgevlm.errors import LoadError as LoadError
     from edgevlm.errors import MissingDependencyError as MissingDependencyError
     from edgevlm.errors import PromptError as PromptError
-    from edgevlm.errors import RuntimeLoadError as RuntimeLoadError
+    from edgevlm.inputs.images import ImageSource as ImageSource
+    from edgevlm.inputs.tiling import Detail as Detail
+    from edgevlm.manifest import FileEntry as FileEntry
+    from edgevlm.manifest import Manifest as Manifest
+    from edgevlm.options import Generation as Generation
+    from edgevlm.options import GenerationOptions as GenerationOptions
     from edgevlm.results import Answer as Answer
+    from edgevlm.results import CacheInfo as CacheInfo
+    from edgevlm.results import ChoiceScore as ChoiceScore
     from edgevlm.results import Chunk as Chunk
+    from edgevlm.results import FinishReason as FinishReason
+    from edgevlm.results import Prompt as Prompt
+    from edgevlm.results import PromptText as PromptText
+    from edgevlm.results import PromptTile as PromptTile
     from edgevlm.results import Stats as Stats
+    from edgevlm.results import TokenLogprob as TokenLogprob
     from edgevlm.vlm import VLM as VLM
 
 telemetry.disable()
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "VLM": "edgevlm.vlm",
     "Chat": "edgevlm.chat",
+    "Overflow": "edgevlm.chat",
+    "LatestFrame": "edgevlm.camera",
+    "FrameResult": "edgevlm.camera",
     "Bundle": "edgevlm.bundle",
-    "Answer": "edgevlm.results",
-    "Chunk": "edgevlm.results",
+    "FileEntry": "edgevlm.manifest",
+    "Manifest": "edgevlm.manifest",
+    "Generation": "edgevlm.options",
+    "GenerationOptions": "edgevlm.options",
+    "ImageSource": "edgevlm.inputs.images",
+    "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",
+    "Answer": "edgevlm.results",
+    "CacheInfo": "edgevlm.results",
+    "ChoiceScore": "edgevlm.results",
+    "Chunk": "edgevlm.results",
+    "FinishReason": "edgevlm.results",
+    "Prompt": "edgevlm.results",
+    "PromptText": "edgevlm.results",
+    "PromptTile": "edgevlm.results",
     "Stats": "edgevlm.results",
+    "TokenLogprob": "edgevlm.results",
     "EdgeVLMError": "edgevlm.errors",
     "InputError": "edgevlm.errors",
     "ImageError": "edgevlm.errors",
     "PromptError": "edgevlm.errors",
     "ContextError": "edgevlm.errors",
     "BundleError": "edgevlm.errors",
-    "RuntimeLoadError": "edgevlm.errors",
+    "BackendError": "edgevlm.errors",
+    "LoadError": "edgevlm.errors",
+    "InferenceError": "edgevlm.errors",
+    "ClosedError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",
     "DriftError": "edgevlm.errors",
 }
+"""Public name to the module that defines it."""
 
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = sorted([*_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'edgevlm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

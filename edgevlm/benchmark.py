@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
-from edgevlm.engine.loading import default_gpu_layers, open_decoder
+from edgevlm.engine.loading import default_gpu_layers, load_decoder
 from edgevlm.results import Stats
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
@@ -149,7 +149,7 @@ def _measure_picture(setting: Setting, picture: NDArray[np.uint8], rounds: int) 
     first: list[Stats] = []
     following: list[Stats] = []
     with _load(setting) as vlm:
-        device = vlm.device
+        device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
         vlm.ask(picture[:, ::-1], QUESTIONS[0], max_tokens=1)  # threads started, buffers allocated
         for i in range(rounds):
             shifted = np.roll(picture, i + 1, axis=1)  # every tile is a new one
@@ -185,7 +185,7 @@ def _load(setting: Setting) -> VLM:
 def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> DecoderSpeed:
     bundle = Bundle.open(setting.model)
     context_length = min(prompt_tokens + DECODED_TOKENS, bundle.manifest.decoder.context_length)
-    decoder = open_decoder(
+    decoder = load_decoder(
         bundle.manifest,
         bundle.path(bundle.decoder_file(setting.decoder)),
         context_length=context_length,

@@ -1,4 +1,4 @@
-"""A conversation: turns that build on each other."""
+"""A conversation with a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgevlm.engine.engine import Chunks, Engine
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import ContextError, InputError
-from edgevlm.inputs.image_processor import Picture
+from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_images
 from edgevlm.inputs.prompt import system_messages, user_message
 from edgevlm.options import Generation, GenerationOptions
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Overflow = Literal["error", "drop_images", "drop_turns"]
-"""What a conversation does that no longer fits the context; see `VLM.chat`."""
+"""What to do when a conversation no longer fits the context; see `VLM.chat`."""
 
 FREED_SHARE = 0.25
-"""Share of the context that is free after turns were dropped: the turns that follow find what is left in the
-KV cache, where dropping a little in each of them would prefill everything each time."""
+"""Share of the context that is free after turns were dropped. The next turns then find their prefix in the KV
+cache; if each of them dropped a little, each would prefill everything."""
 
 
 @dataclass(frozen=True)
 class _Turn:
     question: dict[str, Any]
     answer: str
-    pictures: tuple[Picture, ...]
+    images: tuple[ProcessedImage, ...]
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -52,10 +52,10 @@ class _Dropped:
 
 
 class Chat:
-    """Made by `VLM.chat`.
+    """A conversation; created by `VLM.chat`.
 
-    A turn that fails leaves the conversation as it was; one that is stopped early (its stream closed)
-    keeps what had been said.
+    A turn that fails does not change the conversation. A turn whose stream is closed early keeps the text up
+    to this point.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation so far, as transformers' messages; pictures are bare ``{"type": "image"}``."""
+        """The conversation so far, as messages of transformers; an image is a bare ``{"type": "image"}``."""
         return [
             {**message, "content": list(message["content"])}
             for message in self._messages(self._turns)
@@ -84,7 +84,7 @@ class Chat:
         images: ImageSource | Iterable[ImageSource] | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Answer the next turn; arguments and errors as in `VLM.ask`."""
+        """Answer the next turn; arguments and errors as of `VLM.ask`."""
         return collect(self.stream(text, images, **options))
 
     def stream(
@@ -93,20 +93,22 @@ class Chat:
         images: ImageSource | Iterable[ImageSource] | None = None,
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
-        """Answer as `send`, in chunks."""
+        """Answer as `send` does, in chunks; see `VLM.stream`."""
         watch = Stopwatch()
         generation = Generation(**options)
         budget = generation.image_budget
-        pictures = tuple(self._engine.prepare(picture, budget) for picture in load_images(images))
-        question = user_message(text, len(pictures))
-        turns, dropped = self._fitting(question, pictures, generation)
+        processed = tuple(
+            self._engine.process_image(image, budget) for image in load_images(images)
+        )
+        question = user_message(text, len(processed))
+        turns, dropped = self._drop_turns(question, processed, generation)
 
         def record(chunks: Chunks) -> Chunks:
-            said: list[str] = []
+            texts: list[str] = []
             failed = False
             try:
                 for chunk in chunks:
-                    said.append(chunk.text)
+                    texts.append(chunk.text)
                     if chunk.stats is not None:
                         stats = dataclasses.replace(
                             chunk.stats, dropped_turns=dropped.turns, dropped_images=dropped.images
@@ -118,26 +120,26 @@ class Chat:
                 raise
             finally:
                 chunks.close()
-                answer = "".join(said)
+                answer = "".join(texts)
                 if answer and not failed:
-                    self._turns = [*turns, _Turn(question, answer, pictures)]
+                    self._turns = [*turns, _Turn(question, answer, processed)]
 
-        return self._engine.generate(
+        return self._engine.stream(
             [*self._messages(turns), question],
-            [*_pictures(turns), *pictures],
+            [*_images(turns), *processed],
             generation,
             watch,
-            continues=True,
-            through=record,
+            expect_continuation=True,
+            wrap=record,
         )
 
     def _messages(self, turns: Sequence[_Turn]) -> list[dict[str, Any]]:
         return [*self._system, *(message for turn in turns for message in turn.messages)]
 
-    def _fitting(
-        self, question: dict[str, Any], pictures: Sequence[Picture], generation: Generation
+    def _drop_turns(
+        self, question: dict[str, Any], images: Sequence[ProcessedImage], generation: Generation
     ) -> tuple[list[_Turn], _Dropped]:
-        """The earlier turns that are kept beside the next question, and how much is dropped of them."""
+        """Return the earlier turns that fit beside the next question, and how many were dropped."""
         turns, context = list(self._turns), self._engine.context_length
         if self._overflow == "error" or not turns:
             return turns, _Dropped()
@@ -145,26 +147,26 @@ class Chat:
         def needed() -> float:
             messages = [*self._messages(turns), question]
             try:
-                return self._engine.prompt_tokens(messages, [*_pictures(turns), *pictures])
-            except ContextError:  # longer than it was counted to the end
+                return self._engine.prompt_tokens(messages, [*_images(turns), *images])
+            except ContextError:  # the prompt builder stops counting there
                 return math.inf
 
         answer = min(generation.max_tokens or 1, context)
         if needed() + answer <= context:
             return turns, _Dropped()
         kept = context - int(FREED_SHARE * context)
-        images = 0
+        dropped_images = 0
         if self._overflow == "drop_images":
             for at, turn in enumerate(turns):
                 if needed() + answer <= kept:
                     break
-                images += len(turn.pictures)
+                dropped_images += len(turn.images)
                 turns[at] = turn.without_images()
         while turns and needed() + answer > kept:
-            images += len(turns[0].pictures)
+            dropped_images += len(turns[0].images)
             del turns[0]
-        return turns, _Dropped(len(self._turns) - len(turns), images)
+        return turns, _Dropped(len(self._turns) - len(turns), dropped_images)
 
 
-def _pictures(turns: Iterable[_Turn]) -> list[Picture]:
-    return [picture for turn in turns for picture in turn.pictures]
+def _images(turns: Iterable[_Turn]) -> list[ProcessedImage]:
+    return [image for turn in turns for image in turn.images]

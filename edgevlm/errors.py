@@ -8,7 +8,10 @@
     │   ├── PromptError       messages that the model's template cannot express
     │   └── ContextError      prompt plus answer longer than the context
     ├── BundleError           a bundle that is missing, incomplete, altered or of an unknown version
-    ├── RuntimeLoadError      a vision graph, decoder or device that cannot be loaded or used
+    ├── BackendError          a vision graph, decoder or device that fails
+    │   ├── LoadError         it cannot be loaded
+    │   ├── InferenceError    it was loaded and failed in a computation
+    │   └── ClosedError       it was closed, or belongs to a parent process
     ├── BusyError             a model that is held by a stream which nobody reads
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
@@ -42,8 +45,20 @@ class BundleError(EdgeVLMError):
     """A bundle that is missing, incomplete, altered or of an unknown schema version."""
 
 
-class RuntimeLoadError(EdgeVLMError):
-    """A vision graph, a decoder or a device that cannot be loaded or used."""
+class BackendError(EdgeVLMError):
+    """A vision graph, a decoder or a device failed."""
+
+
+class LoadError(BackendError):
+    """A file, a library or a device cannot be loaded."""
+
+
+class InferenceError(BackendError):
+    """A loaded vision graph or decoder failed in a computation, or computed NaN."""
+
+
+class ClosedError(BackendError):
+    """The model is closed, or this process was forked from the one that loaded it."""
 
 
 class BusyError(EdgeVLMError):

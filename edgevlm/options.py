@@ -1,4 +1,4 @@
-"""How an answer is generated: the settings of one request, and text that grows from token pieces."""
+"""Settings of one request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgevlm.validation import check_integer
 
 
 class GenerationOptions(TypedDict, total=False):
-    """Keyword arguments of `VLM.ask` and its relatives; see `Generation` for meaning and defaults."""
+    """Keyword arguments of `VLM.ask` and the other methods that answer; see `Generation` for defaults."""
 
     max_tokens: int | None
     cap_max_tokens: bool
@@ -33,7 +33,7 @@ class GenerationOptions(TypedDict, total=False):
 
 DEFAULT_MAX_TOKENS = 256
 
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Generation:
     """Settings of one request.
 
     Raises:
-        InputError: a setting of the wrong type or outside its range.
+        InputError: a setting has the wrong type or is outside its range.
     """
 
     max_tokens: int | None = DEFAULT_MAX_TOKENS
-    """Longest answer in tokens; prompt and answer must fit the context together. None: what the context
-    leaves."""
+    """Limit of the answer in tokens. Prompt and answer must fit the context together. None: no limit but the
+    context."""
     cap_max_tokens: bool = False
-    """Lower `max_tokens` to what the context leaves, instead of raising ContextError."""
+    """Lower `max_tokens` to what the context has room for, instead of raising ContextError."""
     temperature: float = 0.0
-    """0 takes the most likely token each time."""
+    """0 always takes the most likely token."""
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
@@ -58,18 +58,17 @@ class Generation:
     seed: int = 0
     """The same seed gives the same answer."""
     detail: Detail | None = None
-    """How finely this request's pictures are split; see `edgevlm.inputs.tiling.ImageBudget`."""
+    """How finely images are split: ``low``, ``high``, ``auto``; see `edgevlm.inputs.tiling.ImageBudget`."""
     max_image_tokens: int | None = None
-    """At most so many positions for each of them."""
+    """Limit of positions for each image; None for no limit."""
     cache_images: bool = True
-    """Keep their embeddings for later requests. False suits a camera, whose frames never come again."""
+    """Keep embeddings of images for later requests. False suits a camera, whose frames never come again."""
     stop: str | tuple[str, ...] | list[str] | None = ()
-    """The answer ends before the first of these strings; None and none at all mean no such string."""
+    """The answer ends before the first of these strings."""
     json_schema: Mapping[str, Any] | None = None
-    """The answer is a JSON text of this schema, unless ``max_tokens`` cuts it short; see
-    `edgevlm.runtimes.protocols.Sampling`."""
+    """The answer is a JSON text that follows this schema, unless ``max_tokens`` ends it early."""
     top_logprobs: int | None = None
-    """Say how likely each token was, and so many alternatives to it, at most `MOST_LOGPROBS`."""
+    """Return the log-probability of each token and of this many alternatives, at most `MAX_LOGPROBS`."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -87,23 +86,23 @@ class Generation:
         stop = tuple(stop)
         object.__setattr__(self, "stop", stop)
         if self.top_logprobs is not None:
-            check_integer("top_logprobs", self.top_logprobs, 0, MOST_LOGPROBS)
+            check_integer("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)
         _ = self.sampling, self.image_budget  # check the rest
 
     @property
     def image_budget(self) -> ImageBudget:
-        """What the preparation of pictures needs to know."""
+        """Limits for splitting images."""
         return ImageBudget(self.detail, self.max_image_tokens)
 
     @property
     def draftable(self) -> bool:
-        """Each token is the most likely one, whatever came before, and nothing else is asked about it."""
+        """Whether drafts are possible: each token is the most likely one, and no more is asked about it."""
         plain = self.json_schema is None and self.top_logprobs is None
         return plain and self.temperature == 0 and self.repetition_penalty == 1
 
     @property
     def sampling(self) -> Sampling:
-        """What the decoder needs to know."""
+        """Settings of the sampler."""
         return Sampling(
             temperature=self.temperature,
             top_k=self.top_k,

@@ -1,4 +1,4 @@
-"""What an answer is made of: `Chunk` while it streams, `Answer` at the end, `Stats` for where time went."""
+"""Results: `Chunk` while an answer streams, the whole `Answer`, and `Stats` of time and cost."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer or a stop string came; ``length``: ``max_tokens`` was reached."""
+"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Where the time of one answer went (milliseconds) and what it cost (tokens, bytes).
+    """Time (milliseconds) and cost (tokens, bytes) of one answer.
 
     ``wait_ms``, ``prepare_ms``, ``encode_ms``, ``prefill_ms`` and ``decode_ms`` add up to ``total_ms``.
     """
@@ -24,40 +24,40 @@ class Stats:
     load_ms: float
     """Loading the model, once, before the first answer."""
     wait_ms: float
-    """For requests of other threads."""
+    """Waiting for requests of other threads."""
     prepare_ms: float
-    """Reading and tiling pictures, rendering and tokenizing the prompt."""
+    """Reading and splitting images, rendering and tokenizing the prompt."""
     encode_ms: float
-    """Vision graph."""
+    """Running the vision graph."""
     prefill_ms: float
-    """Decoder over the part of the prompt that the KV cache did not hold, and copying that cache."""
+    """Decoding the part of the prompt that the KV cache did not hold, and copying that cache."""
     decode_ms: float
-    """Decoder and sampler, from the first to the last token of the answer."""
+    """Decoding and sampling, from the first to the last token of the answer."""
     first_token_ms: float
     """From the call to the first token."""
     total_ms: float
-    """From the call to the end, without the time that the reader of a stream took between two chunks."""
+    """From the call to the end, without the time that the consumer of a stream takes between two chunks."""
     prompt_tokens: int
-    """Positions of the prompt, pictures included."""
+    """Positions of the prompt, images included."""
     cached_tokens: int
-    """Of these, positions that the KV cache already held."""
+    """Positions of the prompt that the KV cache already held."""
     encoded_tiles: int
     """Tiles that went through the vision graph."""
     cached_tiles: int
-    """Tiles of the prompt that did not: their positions or their embeddings were there."""
+    """Tiles of the prompt that did not: the KV cache or the embedding cache held them."""
     answer_tokens: int
-    drafted_tokens: int
-    """Tokens that were right in a draft (see `edgevlm.engine.prompt_lookup`), the end token among them."""
+    accepted_draft_tokens: int
+    """Draft tokens that were accepted (see `edgevlm.engine.prompt_lookup`), including the end token."""
     peak_memory: int | None
-    """Bytes that this process held at most since its start; None where the system does not say."""
+    """Most memory in bytes that this process used since its start; None if the system does not report it."""
     dropped_turns: int = 0
-    """Oldest turns that a `Chat` dropped before this answer, to fit the context."""
+    """Turns that a `Chat` dropped before this answer to fit the context; the oldest go first."""
     dropped_images: int = 0
-    """Images of earlier turns that went the same way, those of dropped turns among them."""
+    """Images of earlier turns that a `Chat` dropped, including those of dropped turns."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed after the first token; 0.0 for answers of one token."""
+        """Decoding speed after the first token; 0.0 for an answer of one token."""
         if self.answer_tokens < 2 or self.decode_ms <= 0:
             return 0.0
         return (self.answer_tokens - 1) / self.decode_ms * 1000
@@ -65,15 +65,15 @@ class Stats:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token, and how likely the model found it after what came before."""
+    """A token and its log-probability, given all tokens before it."""
 
     token_id: int
     piece: bytes
-    """UTF-8, perhaps a part of a character; empty for control tokens."""
+    """UTF-8 bytes, perhaps part of a character; empty for control tokens."""
     logprob: float
     """Natural logarithm of its probability, before temperature, penalties and filters."""
     top: tuple[TokenLogprob, ...] = ()
-    """The most likely tokens in its place, the likeliest first, themselves without `top`."""
+    """The most likely tokens in this place, most likely first; they have no `top` themselves."""
 
 
 @dataclass(frozen=True)
@@ -81,36 +81,36 @@ class PromptText:
     """Consecutive tokens of a prompt."""
 
     text: str
-    """With its special tokens spelled out."""
+    """The text, with special tokens spelled out."""
     token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class PromptTile:
-    """The place of one tile of a picture in a prompt."""
+    """The place of one tile of an image in a prompt."""
 
-    picture: int
-    """Which picture of the messages, from 0."""
+    image: int
+    """Index of the image in the messages, from 0."""
     tile: int
-    """Which of its tiles, from 0: the grid row by row, and the overview last."""
+    """Index of the tile, from 0: the grid row by row, then the overview."""
     row: int
-    """Its place in the grid, from 1; both 0 for a tile that shows the whole picture."""
+    """Row and column in the grid, from 1; both 0 for a tile that shows the whole image."""
     column: int
     pixels: NDArray[np.uint8]
-    """``[height, width, 3]``, as the vision graph takes it."""
+    """RGB uint8 ``[height, width, 3]``, the input of the vision graph."""
     tokens: int
-    """Positions that it takes."""
+    """Positions of this tile in the prompt."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is given for some messages, in order; made by `VLM.prompt`."""
+    """The parts of a prompt in order; returned by `VLM.prompt`."""
 
     parts: tuple[PromptText | PromptTile, ...]
 
     @property
     def tokens(self) -> int:
-        """Positions of the whole."""
+        """Positions of the whole prompt."""
         return sum(
             part.tokens if isinstance(part, PromptTile) else len(part.token_ids)
             for part in self.parts
@@ -119,44 +119,44 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """How likely a model finds one of several answers; made by `VLM.score`."""
+    """Probability of one of several answers; returned by `VLM.score`."""
 
     text: str
     logprob: float
     """Natural logarithm of the probability that the model answers with exactly this text."""
-    share: float
-    """That probability over the sum of all choices' probabilities."""
+    probability: float
+    """This probability divided by the sum over all choices."""
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What the caches of a `VLM` hold and what they spared."""
+    """What the caches of a `VLM` hold and what they saved; returned by `VLM.cache_info`."""
 
     positions: int
-    """Of the conversation in the decoder's KV cache."""
+    """Positions in the decoder's KV cache."""
     conversations: int
-    """Further ones, copied out of it."""
+    """Other conversations, kept as copies of the KV cache."""
     conversation_bytes: int
     tiles: int
-    """Tiles whose embeddings are kept."""
+    """Tiles whose embeddings are in the cache."""
     tile_bytes: int
     reused_positions: int
     """Prompt positions that were not prefilled, since the model was loaded."""
     prefilled_positions: int
     reused_tiles: int
-    """Tiles of prompts that were not encoded: their embeddings or their positions were there."""
+    """Tiles of prompts that were not encoded, because a cache held them."""
     encoded_tiles: int
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer while it streams."""
+    """A part of an answer while it streams."""
 
     text: str
-    """New text; may be empty (while the prompt is taken in, in the last chunk, or after half a character)."""
+    """New text. Empty during prefill, in the last chunk, and after part of a character."""
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One for each of `token_ids`, if the request has ``top_logprobs``."""
+    """One for each of `token_ids`, if the request sets ``top_logprobs``."""
     finish_reason: FinishReason | None = None
     """Set on the last chunk only."""
     stats: Stats | None = None
@@ -170,14 +170,14 @@ class Answer:
     text: str
     finish_reason: FinishReason
     token_ids: tuple[int, ...]
-    """As the decoder chose them, without the end token."""
+    """Token ids in order, without the end token."""
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
     """As in `Chunk`."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
-    """Read a stream to its end."""
+    """Read a stream to its end and return the whole answer."""
     text: list[str] = []
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] = []

@@ -1,4 +1,4 @@
-"""Does a bundle still answer as its checkpoint did? Its stored golden answer, with every precision.
+"""Verify that a bundle still answers as its checkpoint did, by its golden answer, in every precision.
 
 The answer is forced on the decoder token by token, and at each position the decoder's own most
 likely token is compared. What is measured is whether files and machine are sound; how far rounding
@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevlm.bundle import Bundle
 from edgevlm.engine.engine import Engine
-from edgevlm.engine.loading import open_decoder, open_vision
+from edgevlm.engine.loading import load_decoder, load_vision
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.prompt import user_message
 
@@ -52,7 +52,7 @@ def check_golden(bundle: Bundle) -> Iterator[GoldenCheck]:
     All of it on the CPU.
 
     Raises:
-        RuntimeLoadError: a file that does not load.
+        LoadError: a file that does not load.
     """
     visions, decoders = list(bundle.manifest.vision.files), list(bundle.manifest.decoder.files)
     pairs = [(vision, decoders[0]) for vision in visions]
@@ -65,15 +65,15 @@ def _check_pair(bundle: Bundle, vision: str, decoder: str) -> GoldenCheck:
     manifest = bundle.manifest
     engine = Engine(
         manifest,
-        open_vision(manifest, bundle.path(manifest.vision.files[vision])),
-        open_decoder(manifest, bundle.path(manifest.decoder.files[decoder])),
+        load_vision(manifest, bundle.path(manifest.vision.files[vision])),
+        load_decoder(manifest, bundle.path(manifest.decoder.files[decoder])),
     )
     try:
         golden = manifest.golden
         if golden is None:
             return GoldenCheck(vision, decoder, 0, 0)
-        picture = engine.prepare(load_image(base64.b64decode(golden.picture_png)))
-        logits = engine.logits([user_message(golden.question, 1)], [picture], golden.token_ids)
+        image = engine.process_image(load_image(base64.b64decode(golden.picture_png)))
+        logits = engine.logits([user_message(golden.question, 1)], [image], golden.token_ids)
         agreeing = int(np.sum(logits.argmax(axis=1) == golden.token_ids))
         return GoldenCheck(vision, decoder, agreeing, len(golden.token_ids))
     finally:

@@ -1,4 +1,4 @@
-"""The public face: load a bundle, ask about pictures, stream, converse, encode."""
+"""The class `VLM`: load a bundle, ask about images, stream, hold conversations, encode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
-from edgevlm.inputs.image_processor import Picture
+from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, image_of_part, load_image, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
@@ -32,17 +32,21 @@ if TYPE_CHECKING:
 class VLM:
     """A vision-language model, loaded and ready.
 
-    One object serves one request at a time; requests of several threads wait for each other. Use as a
-    context manager, or `close` it, to free the memory at a definite time.
+    It serves one request at a time; requests from several threads wait for each other. Use it as a context
+    manager, or call `close`, to free the memory.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, device: str, files: tuple[FileEntry, FileEntry]
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        devices: tuple[str, str],
+        files: tuple[FileEntry, FileEntry],
     ) -> None:
         self._bundle = bundle
         self._engine = engine
-        self._device = device
-        self._files = files
+        self._vision_device, self._decoder_device = devices
+        self._vision_file, self._decoder_file = files
 
     @classmethod
     def from_pretrained(
@@ -50,7 +54,7 @@ class VLM:
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
         device: str = "auto",
-        providers: Sequence[str] | None = None,
+        providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
         context_length: int | None = None,
@@ -66,32 +70,33 @@ class VLM:
         """Load a bundle.
 
         Args:
-            model: a built-in name, a bundle's folder, or a hub repository that holds a bundle.
-            device: where pictures are encoded: ``auto``, ``cpu``, ``cuda``, ``tensorrt``, ``coreml``,
+            model: a built-in name, the folder of a bundle, or a hub repository that holds one.
+            device: the device that encodes images: ``auto``, ``cpu``, ``cuda``, ``tensorrt``, ``coreml``,
                 ``qnn``, ``openvino`` (its CPU), ``openvino:gpu`` or ``openvino:npu``. ``auto`` takes the
-                best that is there; a named one must be there.
-            providers: ONNX Runtime execution providers by name, instead of `device`.
-            threads: of each runtime; None lets each choose.
-            gpu_layers: decoder layers on the GPU; -1 for all, None for all if `device` is no CPU and
-                llama.cpp was built for a GPU.
-            context_length: positions for prompt and answer together; None for
-                `edgevlm.engine.loading.default_context_length`.
-            wait_timeout: seconds that a request waits while nobody reads the stream that holds the model;
-                then it raises BusyError. None waits for ever.
-            vision, decoder: precisions, such as ``int8`` and ``q8_0``; None chooses by the device.
+                best available device; a named device must be available.
+            providers: names of ONNX Runtime execution providers, instead of `device`.
+            threads: number of threads of each runtime; None: each runtime chooses.
+            gpu_layers: number of decoder layers on the GPU; -1: all; None: all if `device` is not the CPU
+                and llama.cpp was built for a GPU, else 0.
+            context_length: positions for prompt and answer together; None: 4096, or less if the checkpoint
+                was trained for less or attends over the whole prompt.
+            wait_timeout: seconds that a request waits for an open stream that nobody reads, before it raises
+                BusyError; None: no limit.
+            vision, decoder: precisions, such as ``int8`` and ``q8_0``; None: chosen by the device.
             revision, cache_dir, token, local_files_only: as in huggingface_hub.
-            progress: called before each step, with the share of the steps that is done and what comes.
+            progress: called before each step with the fraction that is done, 0.0 to 1.0, and the name of the
+                step.
 
         Raises:
-            BundleError: no such model, or a bundle that is incomplete or altered.
-            InputError: an argument outside its range.
-            RuntimeLoadError: a device that is not there, or a file that does not load.
+            BundleError: there is no such model, or the bundle is incomplete or altered.
+            InputError: an argument is outside its range.
+            LoadError: a device is not available, or a file cannot be loaded.
         """
         watch = Stopwatch()
 
-        def step(share: float, what: str) -> None:
+        def step(done: float, name: str) -> None:
             if progress is not None:
-                progress(share, what)
+                progress(done, name)
 
         step(0.0, "finding the bundle")
         from edgevlm.engine import loading
@@ -119,39 +124,39 @@ class VLM:
             )
         decoder_file = bundle.decoder_file(decoder)
         precisions = manifest.vision.files if vision is None else (vision,)
-        target = select(device, providers, precisions)
-        vision_file = bundle.vision_file(vision, target.precisions)
+        backend = select(device, providers, precisions)
+        vision_file = bundle.vision_file(vision, backend.precisions)
         step(0.1, f"checking {vision_file.name} and {decoder_file.name}")
         bundle.check_hashes_once([vision_file, decoder_file])
         step(0.4, f"loading {vision_file.name} and {decoder_file.name}")
         if gpu_layers is None:
             gpu_layers = loading.default_gpu_layers(device)
-        with ThreadPoolExecutor(1, "edgevlm-load") as thread:  # neither needs a whole processor
-            opening = thread.submit(
-                loading.open_vision,
+        with ThreadPoolExecutor(1, "edgevlm-load") as thread:
+            loaded = thread.submit(
+                loading.load_vision,
                 manifest,
                 bundle.path(vision_file),
-                target=target,
+                backend=backend,
                 threads=threads,
             )
-            decoder_runtime = loading.open_decoder(
+            decoder_runtime = loading.load_decoder(
                 manifest,
                 bundle.path(decoder_file),
                 context_length=context_length,
                 threads=threads,
                 gpu_layers=gpu_layers,
             )
-            vision_runtime = opening.result()
-        system.return_freed_memory()  # what reading the files took
-        used = f"vision {vision_runtime.device}, decoder {decoder_runtime.device}"
-        watch.end("prepare")
+            vision_runtime = loaded.result()
+        system.return_freed_memory()  # of the buffers that the files were read into
+        watch.lap("prepare")
         engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
         step(1.0, "loaded")
-        return cls(bundle, engine, used, (vision_file, decoder_file))
+        devices = vision_runtime.device, decoder_runtime.device
+        return cls(bundle, engine, devices, (vision_file, decoder_file))
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The manifest of the bundle."""
         return self._bundle.manifest
 
     @property
@@ -160,89 +165,109 @@ class VLM:
         return self._engine.context_length
 
     @property
-    def device(self) -> str:
-        """What both halves really run on."""
-        return self._device
+    def vision_device(self) -> str:
+        """The device that the vision graph runs on, as its runtime names it."""
+        return self._vision_device
 
     @property
-    def files(self) -> tuple[FileEntry, FileEntry]:
-        """The vision graph and the decoder that are loaded, of all that the bundle has."""
-        return self._files
+    def decoder_device(self) -> str:
+        """The device that the decoder runs on, as llama.cpp names it."""
+        return self._decoder_device
+
+    @property
+    def vision_file(self) -> FileEntry:
+        """The vision graph that is loaded."""
+        return self._vision_file
+
+    @property
+    def decoder_file(self) -> FileEntry:
+        """The decoder that is loaded."""
+        return self._decoder_file
 
     def ask(
         self,
-        image: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         question: str,
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Answer one question about a picture, several, or none.
+        """Answer a question about one image, several images, or none.
 
         Args:
-            image: an `edgevlm.ImageSource` (a path, a data URI, a file's bytes, a binary file, a
-                Pillow image, an RGB array ``[height, width, 3]``), an iterable of these, or None.
+            images: an `ImageSource` (a path, a data URI, the bytes of a file, a binary file, a Pillow image,
+                an RGB array ``[height, width, 3]``), an iterable of these, or None.
+            question: the text after the images.
             system: instructions before the question.
-            options: fields of `edgevlm.options.Generation`.
+            options: fields of `Generation`.
 
         Raises:
-            ImageError: a picture that cannot be read.
-            PromptError: an empty question, or messages that the model does not know.
-            ContextError: prompt and ``max_tokens`` do not fit the context together.
+            ImageError: an image cannot be read.
+            PromptError: the question is empty, or the model does not support a system message.
+            ContextError: prompt and ``max_tokens`` together are longer than the context.
         """
-        return collect(self.stream(image, question, system=system, **options))
+        return collect(self.stream(images, question, system=system, **options))
 
     def stream(
         self,
-        image: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         question: str,
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
-        """Answer as `ask`, in chunks, of which the last has ``finish_reason`` and ``stats``.
+        """Answer as `ask` does, in chunks. The last chunk has ``finish_reason`` and ``stats``.
 
-        The stream may be read from any thread. Closing it stops the work, also while the prompt is prefilled:
-        chunks without text come then. Until its end it holds the model, and other requests wait.
+        Any thread may read the stream. Closing it stops the work; during prefill it yields chunks without
+        text for this. Until it ends it holds the model, and other requests wait.
         """
         watch = Stopwatch()
         generation = Generation(**options)
         budget = generation.image_budget
-        pictures = [self._engine.prepare(picture, budget) for picture in load_images(image)]
-        messages = [*system_messages(system), user_message(question, len(pictures))]
-        return self._engine.generate(messages, pictures, generation, watch)
+        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        messages = [*system_messages(system), user_message(question, len(processed))]
+        return self._engine.stream(messages, processed, generation, watch)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
-    ) -> ChunkStream:
-        """Stream the answer to a whole conversation, pictures anywhere between the texts.
+    ) -> Answer:
+        """Answer a whole conversation, with images anywhere between the texts.
 
         Args:
-            messages: as in transformers, with pictures in place: ``{"role": "user", "content":
+            messages: as in transformers, with images in place: ``{"role": "user", "content":
                 [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
                 Instead of ``image`` a part may have ``path``, ``url`` (a data URI or a ``file://`` URL)
-                or ``base64``.
-                A ``"detail"`` beside a picture is for it alone.
+                or ``base64``. A ``"detail"`` in a part is for this image alone.
+            options: fields of `Generation`.
+
+        Raises:
+            ImageError, PromptError, ContextError: as `ask`.
         """
+        return collect(self.stream_generate(messages, **options))
+
+    def stream_generate(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
+    ) -> ChunkStream:
+        """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
         generation = Generation(**options)
-        pictures = self._prepare(messages, generation)
-        return self._engine.generate(messages, pictures, generation, watch)
+        images = self._process_images(messages, generation)
+        return self._engine.stream(messages, images, generation, watch)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
     ) -> Prompt:
-        """What the model would be given by `generate` with the same arguments: texts and tiles, in order.
+        """Return the prompt of `generate` with the same arguments: texts and tiles, in order.
 
         Raises:
             ImageError, PromptError: as `ask`.
         """
-        pictures = self._prepare(messages, Generation(**options))
-        return self._engine.prompt(messages, pictures)
+        images = self._process_images(messages, Generation(**options))
+        return self._engine.prompt(messages, images)
 
     def score(
         self,
-        image: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | None,
         question: str,
         choices: Sequence[str],
         *,
@@ -251,86 +276,89 @@ class VLM:
         max_image_tokens: int | None = None,
         cache_images: bool = True,
     ) -> list[ChoiceScore]:
-        """How likely each of several answers is, by the model's own probabilities.
+        """Return the probability that the model gives to each of several answers.
 
-        The probability of a choice is that of its tokens one after the other, each after the prompt and
-        the ones before it, times that of ending there, at temperature 1 and without filters; that with and
-        without a space before the choice added up, since answers are shown without it. The tokens are those
-        that the vocabulary's own tokenizer makes of the choice; other ways to spell it do not count. Choices
-        of many tokens are less likely than short ones for that alone.
+        The probability of a choice is the product of the probabilities of its tokens and of the end of the
+        answer, at temperature 1 and without filters. Those with and without a space before the choice are
+        added. The tokens are those of the model's own tokenizer; other spellings do not count. A choice of
+        many tokens is less likely for this reason alone.
 
         Args:
-            image, question, system, detail, max_image_tokens, cache_images: as in `ask`.
-            choices: texts that are neither empty nor there twice, at least one.
+            images, question, system, detail, max_image_tokens, cache_images: as in `ask`.
+            choices: at least one text; each is not empty and occurs once.
 
         Returns:
-            One for each choice, in their order.
+            One score for each choice, in the same order.
 
         Raises:
-            InputError: no choices, or one that is empty or there twice.
+            InputError: there is no choice, or a choice is empty or occurs twice.
             ImageError, PromptError: as `ask`.
-            ContextError: prompt and the longest choice do not fit the context together.
+            ContextError: the prompt and the longest choice together are longer than the context.
         """
         if isinstance(choices, str) or not choices or not all(text.strip() for text in choices):
             raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
         if len(set(choices)) < len(choices):
             raise InputError(f"choices must differ, are {', '.join(choices)}")
         budget = ImageBudget(detail, max_image_tokens)
-        pictures = [self._engine.prepare(picture, budget) for picture in load_images(image)]
-        messages = [*system_messages(system), user_message(question, len(pictures))]
-        return self._engine.score(messages, pictures, choices, cache_images=cache_images)
+        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        messages = [*system_messages(system), user_message(question, len(processed))]
+        return self._engine.score(messages, processed, choices, cache_images=cache_images)
 
-    def _prepare(
+    def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
-    ) -> list[Picture]:
-        """The pictures in place in some messages, in tiles."""
+    ) -> list[ProcessedImage]:
+        """Read and split the images of messages."""
         check_messages(messages)
         return [
-            self._engine.prepare(image_of_part(part), _budget(part, generation))
+            self._engine.process_image(image_of_part(part), _budget(part, generation))
             for part in _image_parts(messages)
         ]
 
     def chat(self, system: str | None = None, *, overflow: Overflow = "error") -> Chat:
-        """Start a conversation. Conversations may be interleaved; each keeps its place in the KV cache.
+        """Start a conversation. Conversations may be interleaved; each keeps its KV cache.
 
         Args:
             system: instructions before the first turn.
-            overflow: what to do once a turn no longer fits the context: ``error`` raises ContextError;
+            overflow: what to do when a turn no longer fits the context: ``error`` raises ContextError;
                 ``drop_turns`` drops the oldest turns until a quarter of the context is free;
-                ``drop_images`` drops the images of the oldest turns first, and then turns. `Stats` says how
-                many were dropped.
+                ``drop_images`` drops the images of the oldest turns first, and then turns. `Stats`
+                counts them.
         """
         return Chat(self._engine, system, overflow)
 
-    def encode(
+    def encode_image(
         self,
         image: ImageSource,
         *,
         detail: Detail | None = None,
         max_image_tokens: int | None = None,
     ) -> NDArray[np.float32]:
-        """Embeddings float32 ``[tokens, width]`` of one picture, as the decoder gets them."""
-        budget = ImageBudget(detail, max_image_tokens)
-        return self._engine.encode(self._engine.prepare(load_image(image), budget))
-
-    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
-        """Refuse a ``json_schema`` that the methods that answer would refuse.
-
-        The schema is tried in a child process, within bounds on time and memory, and the verdict is
-        remembered. May be called from any thread while the model answers.
+        """Return the embeddings of one image, float32 ``[tokens, width]``, scaled for the decoder.
 
         Raises:
-            InputError: the schema is not valid, not supported or costs too much; with the place.
+            ImageError: the image cannot be read.
+        """
+        budget = ImageBudget(detail, max_image_tokens)
+        return self._engine.encode_image(self._engine.process_image(load_image(image), budget))
+
+    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
+        """Check that ``json_schema`` can be used for an answer.
+
+        The schema is tried in a child process, with limits on time and memory, and the result is remembered.
+        Any thread may call this while the model answers.
+
+        Raises:
+            InputError: the schema is not valid, not supported or too expensive; the message names the place.
             MissingDependencyError: the extra ``serve`` is not installed.
         """
         self._engine.check_json_schema(schema)
 
     def cache_info(self) -> CacheInfo:
-        """What is kept of pictures and conversations, and what that spared."""
+        """Return what is cached of images and conversations, and what this saved."""
         return self._engine.cache_info()
 
     def close(self) -> None:
-        """End the stream that is open and free the memory; later requests raise RuntimeLoadError.
+        """End the open stream and free the memory. Later requests raise ClosedError.
 
         May be called again, and from any thread.
         """
@@ -344,7 +372,7 @@ class VLM:
 
 
 def _image_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The parts that are images; what is wrong with the messages is the prompt's to find."""
+    """Return the parts that are images. The prompt builder reports faults of messages."""
     found = []
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
@@ -355,7 +383,7 @@ def _image_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _budget(part: Mapping[str, Any], generation: Generation) -> ImageBudget:
-    """What one picture may cost."""
+    """Return the budget of one image."""
     detail = part.get("detail")
     detail = generation.detail if detail is None else detail
     return ImageBudget(detail, generation.max_image_tokens)

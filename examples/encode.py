@@ -9,6 +9,8 @@ from edgevlm import VLM
 folder = Path(__file__).parent
 
 with VLM.from_pretrained("edgevlm-nano") as vlm:
-    one, other = (vlm.encode(folder / name).mean(axis=0) for name in ("shapes.png", "square.png"))
+    one, other = (
+        vlm.encode_image(folder / name).mean(axis=0) for name in ("shapes.png", "square.png")
+    )
     likeness = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
     print(f"{likeness:.3f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError, ImageError, MissingDependencyError
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.tiling import prepare
+from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import ImagePreparation
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
@@ -52,16 +51,12 @@ class CalibrationImages:
         images = "1 image" if len(files) == 1 else f"{len(files)} images"
         return cls(files, f"{images} of the folder {folder.resolve().name}")
 
-    def tiles(self, preparation: ImagePreparation) -> Iterator[NDArray[np.uint8]]:
-        """Yield the tiles of one image after another, uint8 ``[n, height, width, 3]``.
+    def tiles(self, preparation: ImagePreparation) -> list[NDArray[np.uint8]]:
+        """Return one tile of each image, uint8 ``[1, height, width, 3]``.
 
-        An image that is split gives two tiles: its overview and one tile of its grid, at another place from
-        image to image. All tiles of the grid would take several times as long and add little.
+        It shows the whole image: of an image that is split it is the overview, which comes last.
         """
-        for number, file in enumerate(self.files):
-            pixels = prepare(_load(file), preparation).pixels
-            grid = len(pixels) - 1
-            yield pixels if grid == 0 else pixels[[number % grid, grid]]
+        return [split_image(_load(file), preparation).pixels[-1:] for file in self.files]
 
 
 def find_images(folder: Path) -> tuple[Path, ...]:

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from transformers.image_processing_backends import PilBackend
 
 from edgevlm.engine.engine import Engine
-from edgevlm.engine.loading import open_decoder, open_vision
+from edgevlm.engine.loading import load_decoder, load_vision
 from edgevlm.errors import DriftError, ExportError
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
-from edgevlm.inputs.image_processor import Picture
+from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.prompt import Message
-from edgevlm.inputs.tiling import prepare
+from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import Drift, Golden, ImagePreparation, Manifest, ParityReport
 from edgevlm.runtimes.protocols import VisionRuntime
 
@@ -41,7 +41,7 @@ q8_0 0.03, q4_0 0.28), which trained ones stay below. A wrong graph, such as a n
 gives errors around 1. f32 is held to f16's bound since llama.cpp keeps its KV cache in f16 all the same.
 """
 
-FORCED = 24
+FORCED_TOKENS = 24
 """Tokens of each forced answer."""
 GOLDEN_TOKENS = 32
 QUESTIONS = ("What is in the picture?", "How many shapes are there, and which is the largest one?")
@@ -100,7 +100,7 @@ def check_preparation(
             raise ExportError(
                 f"transformers cannot prepare an image by the settings in {path}: {one_line(error)}"
             ) from error
-        tiles = prepare(np.asarray(image), preparation).pixels.astype(np.float32)
+        tiles = split_image(np.asarray(image), preparation).pixels.astype(np.float32)
         ours = (tiles * preparation.rescale_factor - preparation.mean) / preparation.std
         theirs = np.moveaxis(np.asarray(found), -3, -1)
         if theirs.shape[-3:] != (rows, columns, 3) or theirs.size != ours.size:
@@ -128,7 +128,7 @@ def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Gol
         if golden is None:
             golden = Golden(encode_png(picture), question, answer)
         words = tuple(inputs["input_ids"][0, -8:].tolist())
-        forced = (answer + words * FORCED)[:FORCED]
+        forced = (answer + words * FORCED_TOKENS)[:FORCED_TOKENS]
         cases.append(
             Case(
                 picture,
@@ -163,14 +163,14 @@ def measure(
     expected = np.concatenate([case.embeddings for case in cases])
     vision = {}
     for precision in tqdm(manifest.vision.files, "parity: vision", disable=not progress):
-        runtime = open_vision(manifest, vision_files[precision])
-        tiles = [prepare(np.asarray(case.picture), manifest.image).pixels for case in cases]
+        runtime = load_vision(manifest, vision_files[precision])
+        tiles = [split_image(np.asarray(case.picture), manifest.image).pixels for case in cases]
         found = np.concatenate([runtime.encode(tile) for tile in tiles])
         runtime.close()
         error = relative_error(found.reshape(expected.shape), expected)
         vision[precision] = Drift(error, VISION_BOUNDS[precision])
     decoder = {}
-    exact = Remembered(open_vision(manifest, vision_files["fp32"]))
+    exact = CachingVision(load_vision(manifest, vision_files["fp32"]))
     for file_type in tqdm(manifest.decoder.files, "parity: decoder", disable=not progress):
         found = forced_logits(cases, manifest, exact, decoder_files[file_type])
         theirs = np.concatenate([case.logits for case in cases])
@@ -207,26 +207,26 @@ def forced_logits(
     Raises:
         DriftError: other prompt token ids than transformers'.
     """
-    longest = max(len(case.prompt_ids) for case in cases) + FORCED
+    longest = max(len(case.prompt_ids) for case in cases) + FORCED_TOKENS
     engine = Engine(
         manifest,
         vision,
-        open_decoder(manifest, decoder, context_length=longest),
+        load_decoder(manifest, decoder, context_length=longest),
     )
     try:
         rows = []
         for case in cases:
-            picture = engine.prepare(np.asarray(case.picture))
+            image = engine.process_image(np.asarray(case.picture))
             content = [{"type": "image"}, {"type": "text", "text": case.question}]
             messages: list[Message] = [{"role": "user", "content": content}]
-            check_prompt(engine, manifest, messages, picture, case)
-            rows.append(engine.logits(messages, [picture], case.forced))
+            check_prompt(engine, manifest, messages, image, case)
+            rows.append(engine.logits(messages, [image], case.forced))
         return np.concatenate(rows)
     finally:
         engine.close()
 
 
-class Remembered:
+class CachingVision:
     """A vision graph that computes each tile once, for one decoder after another; a `VisionRuntime`."""
 
     def __init__(self, runtime: VisionRuntime) -> None:
@@ -249,7 +249,7 @@ def check_prompt(
     engine: Engine,
     manifest: Manifest,
     messages: Sequence[Message],
-    picture: Picture,
+    image: ProcessedImage,
     case: Case,
 ) -> None:
     """Raises:
@@ -261,8 +261,8 @@ def check_prompt(
         if token.text == manifest.prompt.image_token
     )
     ids: list[int] = []
-    for unit in engine.units(messages, [picture]):
-        ids += [unit] if isinstance(unit, int) else [image_id] * manifest.vision.tokens_per_tile
+    for item in engine.tokenize(messages, [image]):
+        ids += [item] if isinstance(item, int) else [image_id] * manifest.vision.tokens_per_tile
     if tuple(ids) != case.prompt_ids:
         same = next(
             (

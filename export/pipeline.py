@@ -22,8 +22,9 @@ from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
-from edgevlm.export.existing_gguf import open_given_decoder
-from edgevlm.export.output_folder import aside, check_disk, check_out
+from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.int8_static import convert_int8_static
+from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
 from edgevlm.manifest import (
@@ -90,13 +91,13 @@ def export(
     plan = make_plan(source)
     given = None
     if decoder_gguf is not None:
-        given = open_given_decoder(Path(decoder_gguf).expanduser(), plan)
+        given = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
     types = () if given else tuple(decoder)
     check_disk(
         out.parent,
         estimate_bytes(plan, vision, types) + (given.path.stat().st_size if given else 0),
     )
-    with aside(out) as folder, quiet_transformers():
+    with staged(out) as folder, quiet_transformers():
         if given:
             decoder_files = {given.file_type: given.copy(folder)}
         else:
@@ -173,7 +174,9 @@ def write_vision(
     }
     if calibration is not None:
         convert["int8-static"] = functools.partial(
-            convert_int8_static, plan=plan, images=calibration, progress=progress
+            convert_int8_static,
+            tiles=calibration.tiles(plan.preparation),
+            progress=progress,
         )
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
@@ -186,21 +189,6 @@ def write_vision(
             files[precision] = folder / f"vision.{precision}.onnx"
             convert[precision](files["fp32"], files[precision])
     return files
-
-
-def convert_int8_static(
-    source: Path, path: Path, *, plan: Plan, images: CalibrationImages, progress: bool
-) -> None:
-    """Write the int8-static graph with the scales that the images give."""
-    with tqdm(
-        images.tiles(plan.preparation),
-        "calibration",
-        len(images.files),
-        unit="image",
-        leave=False,
-        disable=not progress,
-    ) as tiles:
-        vision_export.convert_int8_static(source, path, tiles)
 
 
 def write_decoders(

@@ -1,4 +1,4 @@
-"""Tower, connector and projector as one ONNX graph, in fp32, fp16 and two kinds of int8.
+"""Tower, connector and projector as one ONNX graph, in fp32, fp16 and int8 with dynamic scales.
 
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalises them itself, and returns
 float32 embeddings ``[n, tokens, width]``; n is dynamic, 1 to 64.
@@ -9,22 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 from transformers.initialization import no_init_weights
@@ -182,53 +174,6 @@ def convert_int8(source: Path, path: Path) -> None:
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
-
-
-def convert_int8_static(source: Path, path: Path, tiles: Iterable[NDArray[np.uint8]]) -> None:
-    """Convert as `convert_int8` does, but fix the scales of activations by what `tiles` cause.
-
-    Runtimes that compute dynamic scales slowly or not at all fuse this form (QDQ): OpenVINO, TensorRT,
-    QNN.
-
-    Args:
-        source: the float32 graph.
-        path: the file to write.
-        tiles: batches for calibration, uint8 ``[n, height, width, 3]``.
-    """
-    model = onnx.load(source)
-    weights = {initializer.name for initializer in model.graph.initializer}
-    nodes = [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Gemm" or (node.op_type == "MatMul" and node.input[1] in weights)
-    ]
-    with quiet():
-        quantize_static(
-            model,
-            path,
-            _TileReader(tiles),
-            quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=nodes,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
-                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-            },
-        )
-
-
-class _TileReader(CalibrationDataReader):
-    """Hand tiles to ONNX Runtime's calibrator."""
-
-    def __init__(self, tiles: Iterable[NDArray[np.uint8]]) -> None:
-        self._tiles = iter(tiles)
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """Return the next batch, or None after the last."""
-        tiles = next(self._tiles, None)
-        return None if tiles is None else {INPUT_NAME: tiles}
 
 
 def preparation_nodes(model: onnx.ModelProto) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgevlm.errors import InputError, MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import InputError, LoadError, MissingDependencyError
 from edgevlm.runtimes import openvino, system
 from edgevlm.runtimes.onnx import execution_providers, session
 from edgevlm.runtimes.onnx.execution_providers import CPU_PROVIDER, Provider
@@ -31,17 +31,17 @@ FIXED_INTEGERS = ("int8-static", "fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class VisionTarget:
-    """A runtime and what to tell it; `open` loads a graph into it."""
+class VisionBackend:
+    """A runtime and its settings; `load` loads a graph into it."""
 
     device: str
     providers: Sequence[Provider] | None
     precisions: tuple[str, ...]
     """Of graphs, in the order in which it runs them best."""
-    may_fall_back: bool = False
+    allow_fallback: bool = False
     """To ONNX Runtime on the CPU, with a warning, if OpenVINO cannot run the graph."""
 
-    def open(
+    def load(
         self, path: Path, *, input_name: str, output_name: str, threads: int | None
     ) -> VisionRuntime:
         """Load a graph; errors as of `OnnxVision` and `OpenVinoVision`."""
@@ -55,8 +55,8 @@ class VisionTarget:
                     device=device,
                     threads=threads,
                 )
-            except (MissingDependencyError, RuntimeLoadError) as error:
-                if not self.may_fall_back:
+            except (MissingDependencyError, LoadError) as error:
+                if not self.allow_fallback:
                     raise
                 _logger.warning(
                     "OpenVINO cannot run the vision graph, ONNX Runtime does: %s", error
@@ -72,13 +72,13 @@ class VisionTarget:
         )
 
 
-ON_CPU = VisionTarget("cpu", None, INTEGERS)
+ON_CPU = VisionBackend("cpu", None, INTEGERS)
 """ONNX Runtime, whose arithmetic is then the same everywhere."""
 
 
 def select(
     device: str, providers: Sequence[Provider] | None, precisions: Collection[str]
-) -> VisionTarget:
+) -> VisionBackend:
     """The runtime for a device.
 
     ``auto`` is CUDA where ONNX Runtime has it; OpenVINO where it is installed and the CPU multiplies what
@@ -91,20 +91,20 @@ def select(
 
     Raises:
         InputError: no such device.
-        RuntimeLoadError, MissingDependencyError: as `session.first_provider`.
+        LoadError, MissingDependencyError: as `session.first_provider`.
     """
     if providers is None and device not in DEVICES:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, is {device!r}")
     if providers is None and device in openvino.DEVICES:
         best = HALF_FLOATS if device != "openvino" or system.multiplies_bf16() else FIXED_INTEGERS
-        return VisionTarget(device, None, best)
+        return VisionBackend(device, None, best)
     on_cpu = session.first_provider(device, providers) == CPU_PROVIDER
     if providers is None and device == "auto" and on_cpu and _has_openvino():
         if system.multiplies_bf16() and any(name in FLOATS for name in precisions):
-            return VisionTarget("openvino", None, HALF_FLOATS, may_fall_back=True)
+            return VisionBackend("openvino", None, HALF_FLOATS, allow_fallback=True)
         if system.multiplies_int8() and FIXED_INTEGERS[0] in precisions:
-            return VisionTarget("openvino", None, FIXED_INTEGERS, may_fall_back=True)
-    return VisionTarget(device, providers, INTEGERS if on_cpu else HALF_FLOATS)
+            return VisionBackend("openvino", None, FIXED_INTEGERS, allow_fallback=True)
+    return VisionBackend(device, providers, INTEGERS if on_cpu else HALF_FLOATS)
 
 
 def usable_devices() -> list[str]:

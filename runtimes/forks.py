@@ -10,7 +10,7 @@ import ctypes
 import os
 import weakref
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import ClosedError
 
 _owners: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
 _started = False
@@ -38,10 +38,10 @@ def check_not_forked() -> None:
     """Refuse to compute in a forked child.
 
     Raises:
-        RuntimeLoadError: `is_forked`.
+        ClosedError: `is_forked`.
     """
     if _forked:
-        raise RuntimeLoadError(
+        raise ClosedError(
             "this process was forked from one that had used a model, whose native threads do not live on "
             "here; start processes with 'spawn' instead (multiprocessing.get_context('spawn'), gunicorn "
             "without --preload, celery with --pool=solo or threads), or load the first model after the fork"

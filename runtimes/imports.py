@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import LoadError, MissingDependencyError
 
 
 def import_library(module: str, name: str, purpose: str, install: str, mend: str) -> ModuleType:
@@ -18,13 +18,13 @@ def import_library(module: str, name: str, purpose: str, install: str, mend: str
 
     Raises:
         MissingDependencyError: not installed.
-        RuntimeLoadError: its shared library cannot be loaded.
+        LoadError: its shared library cannot be loaded.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{purpose} needs {name}; {install}") from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"{name} is installed but cannot be loaded ({error}); install it again: {mend}"
         ) from error

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.imports import import_library
@@ -40,7 +40,7 @@ def library() -> ModuleType:
 
     Raises:
         MissingDependencyError: not installed.
-        RuntimeLoadError: its shared library cannot be loaded.
+        LoadError: its shared library cannot be loaded.
     """
     with without_openvino_reporter():
         return import_library(
@@ -65,7 +65,7 @@ class OpenVinoVision:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: a file that is no such graph, a device that is not there, or a process that was
+        LoadError: a file that is no such graph, a device that is not there, or a process that was
             forked from one that had used a model.
         MissingDependencyError: OpenVINO is not installed.
     """
@@ -90,7 +90,7 @@ class OpenVinoVision:
         core = library().Core()
         there = {name.partition(".")[0] for name in core.available_devices}
         if target not in there:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"device {device} was asked for, but OpenVINO finds only {', '.join(sorted(there))} here; "
                 "install Intel's driver for it, or take device='openvino'"
             )
@@ -107,7 +107,7 @@ class OpenVinoVision:
         try:
             graph = core.read_model(self._path)
         except RuntimeError as error:
-            raise RuntimeLoadError(f"OpenVINO cannot load {self._path}: {error}") from error
+            raise LoadError(f"OpenVINO cannot load {self._path}: {error}") from error
         self._tile_shape = check_graph(
             self._path, _ports(graph.inputs), _ports(graph.outputs), input_name, output_name
         )
@@ -130,7 +130,7 @@ class OpenVinoVision:
         try:
             return core.compile_model(graph, target, options)
         except RuntimeError as error:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"OpenVINO cannot compile {self._path} for {target}: {error}"
             ) from error
 
@@ -139,11 +139,12 @@ class OpenVinoVision:
 
         Raises:
             InputError: another dtype or shape than the graph takes.
-            RuntimeLoadError: closed, or OpenVINO failed (memory, device).
+            ClosedError: the vision graph was closed.
+            InferenceError: OpenVINO failed (memory, device).
         """
         check_not_forked()
         if self._compiled is None:
-            raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
+            raise ClosedError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
         runs = []
         for start in range(0, len(tiles), self._batch_length):
@@ -152,11 +153,11 @@ class OpenVinoVision:
                 # The result is OpenVINO's own memory, which the next run overwrites.
                 runs.append(self._compiled(batch)[self._output].copy())
             except RuntimeError as error:
-                raise RuntimeLoadError(f"OpenVINO failed in {self._path}: {error}") from error
+                raise InferenceError(f"OpenVINO failed in {self._path}: {error}") from error
         return np.concatenate(runs)
 
     def close(self) -> None:
-        """Free the graph; every later call raises RuntimeLoadError. May be called again."""
+        """Free the graph; every later call raises ClosedError. May be called again."""
         self._compiled = self._output = None
 
 

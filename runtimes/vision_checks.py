@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.errors import InputError, LoadError
 
 Port = tuple[str, list[int | None]]
 """Element type as NumPy names it, and shape; None is a free side."""
@@ -16,10 +16,10 @@ Port = tuple[str, list[int | None]]
 
 def check_file(path: Path) -> None:
     """Raises:
-    RuntimeLoadError: there is no file.
+    LoadError: there is no file.
     """
     if not path.is_file():
-        raise RuntimeLoadError(f"{path}: no such file; the bundle is incomplete, get it again")
+        raise LoadError(f"{path}: no such file; the bundle is incomplete, get it again")
 
 
 def check_graph(
@@ -32,24 +32,24 @@ def check_graph(
     """Height, width and channels of a tile, of a graph that has the promised input and output.
 
     Raises:
-        RuntimeLoadError: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]`` is not what it
+        LoadError: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]`` is not what it
             computes.
     """
     if list(inputs) != [input_name] or output_name not in outputs:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"{path} must have the input {input_name!r} and the output {output_name!r}, has "
             f"{list(inputs)} and {list(outputs)}; export it again"
         )
     kind, shape = inputs[input_name]
     sides = [side for side in shape[1:] if side is not None]
     if kind != "uint8" or len(shape) != 4 or shape[0] is not None or len(sides) != 3:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"{path}: input {input_name!r} must be uint8 [n, height, width, 3] with only n free, is "
             f"{kind} {_spelled(shape)}; export it again"
         )
     kind, shape = outputs[output_name]
     if kind != "float32" or len(shape) != 3:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"{path}: output {output_name!r} must be float32 [n, tokens, width], is {kind} "
             f"{_spelled(shape)}; export it again"
         )

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from edgevlm.benchmark import rates
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cli import doctor
-from edgevlm.engine.loading import open_decoder, open_vision
+from edgevlm.engine.loading import load_decoder, load_vision
 from edgevlm.errors import EdgeVLMError
 from edgevlm.runtimes import devices
 from edgevlm.runtimes.llama_cpp import library
@@ -101,7 +101,7 @@ class CheckError(Exception):
 def _decoder(setting: Setting, file: str, gpu_layers: int, length: int = 512) -> LlamaCppDecoder:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
-    return open_decoder(
+    return load_decoder(
         manifest,
         bundle.path(manifest.decoder.files[file]),
         context_length=min(length, manifest.decoder.context_length),
@@ -253,9 +253,9 @@ def check_vision(setting: Setting, file: str) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     embeddings = []
     for place, device in (("cpu", "cpu"), ("gpu", setting.device)):
-        target = devices.select(device, None, (file,))
+        backend = devices.select(device, None, (file,))
         begun = time.perf_counter()
-        with closing(open_vision(manifest, bundle.path(entry), target=target)) as runtime:
+        with closing(load_vision(manifest, bundle.path(entry), backend=backend)) as runtime:
             figures[f"{place} load ms"] = 1000 * (time.perf_counter() - begun)
             figures[place] = runtime.device
             figures[f"{place} first run ms"] = _milliseconds(runtime.encode, tiles[:1])
@@ -293,7 +293,9 @@ def check_answers(
     answers: dict[str, str] = {}
     first, rate = [], []
     with VLM.from_pretrained(setting.model, device=device, gpu_layers=gpu_layers) as vlm:
-        figures: dict[str, Any] = {"device": vlm.device}
+        figures: dict[str, Any] = {
+            "device": f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
+        }
         vlm.ask(square, "What is it?", max_tokens=2)  # kernels loaded, buffers allocated
         for names, question in REQUESTS:
             images = [str(IMAGES / name) for name in names] or None
@@ -309,7 +311,7 @@ def check_answers(
     figures["first token ms"] = statistics.median(first)
     figures["second turn ms"] = turn.stats.first_token_ms
     figures["tokens per second"] = statistics.median(rate)
-    figures["share of green"] = scores[1].share
+    figures["share of green"] = scores[1].probability
     if reference:
         cpu: dict[str, str] = reference["answers"]
         other = {asked: [cpu[asked], text] for asked, text in answers.items() if text != cpu[asked]}

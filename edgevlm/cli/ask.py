@@ -61,13 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
             }
             print(json.dumps(answer, ensure_ascii=False))
         if chunk.stats is not None and arguments.stats:
-            print(describe(chunk.stats, vlm.device), file=sys.stderr)
+            device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
+            print(describe(chunk.stats, device), file=sys.stderr)
     return 0
 
 
 def describe(stats: Stats, device: str) -> str:
     """Where the time went, as a table."""
-    drafted = f" ({stats.drafted_tokens} from drafts)" if stats.drafted_tokens else ""
+    drafted = f" ({stats.accepted_draft_tokens} from drafts)" if stats.accepted_draft_tokens else ""
     rows = [
         ("load", stats.load_ms, "open the bundle and both runtimes"),
         ("prepare", stats.prepare_ms, "read and tile pictures, render and tokenize the prompt"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 
 
-class AnswerText:
-    """Text of an answer while token pieces arrive.
+class Detokenizer:
+    """Turns token pieces into text, and ends it before a stop string.
 
-    `push` and `finish` return what may be shown: whole characters, without leading white space, and
-    nothing that a stop string could still take back.
+    `push` and `finish` return whole characters, without leading white space. Text that may be the beginning
+    of a stop string is held back.
     """
 
     def __init__(self, stop: tuple[str, ...]) -> None:
@@ -18,14 +18,14 @@ class AnswerText:
         self._started = False
         self._pending = ""
         self.stopped = False
-        """A stop string came."""
+        """Whether a stop string was found."""
 
     def push(self, piece: bytes) -> str:
-        """Text that became certain with the UTF-8 bytes `piece`."""
+        """Add the UTF-8 bytes of a token and return the text that is complete."""
         return self._take(self._decoder.decode(piece), final=False)
 
     def finish(self) -> str:
-        """The rest, once no piece follows."""
+        """Return the rest, after the last token."""
         return self._take(self._decoder.decode(b"", final=True), final=True)
 
     def _take(self, text: str, *, final: bool) -> str:
@@ -52,7 +52,7 @@ class AnswerText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     return next(
         (
             size

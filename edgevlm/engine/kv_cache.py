@@ -1,132 +1,135 @@
-"""What is kept between requests: embeddings of recent tiles, and the decoder's KV cache.
+"""The decoder's KV cache: what it holds, and copies of earlier conversations.
 
-The KV cache holds one conversation. When another begins whose prompt shares little with it, what would
-be costly to compute again is copied out first and copied back when that conversation goes on, which takes
-milliseconds where a prefill takes seconds. So many conversations can take turns, and a single one pays
-nothing. Only what is expected to go on is copied: the turns of a `Chat`, and prompts that hold an earlier
-answer. A single question is not, so a camera that shows a new frame each time pays for no copy
-(`benchmarks/camera.py`). Both caches are bounded by bytes; what was used longest ago goes first.
+The KV cache holds one conversation. Before another one takes its place, it is copied out, and copied back
+when it continues: milliseconds instead of the seconds of a prefill. So many conversations can take turns, and
+a single one costs nothing. Only a conversation that is expected to continue is copied: the turns of a `Chat`,
+and prompts that hold an earlier answer. A single question is not, so a camera with a new frame each time pays
+for no copy (`benchmarks/camera.py`). Copies are bounded by bytes; the least recently used goes first.
 
-A prompt is a list of *units*: a token id (one position) or a tile's key, the hash of its pixels (one
-position for each of its embeddings). A key stands for the pixels themselves, so no picture is ever taken
-for another.
+A tile is known by its key, the hash of its pixels, so no image is ever taken for another.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.inputs.image_processor import Tile
+from edgevlm.inputs.prompt import PromptItem
+from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.protocols import DecoderRuntime
 
-Unit: TypeAlias = "int | bytes"
+CacheKey: TypeAlias = "int | bytes"
+"""A prompt item without its pixels: a token id, or the key of a tile."""
 
-CONVERSATION_BYTES = 128 * 2**20
-"""Conversations that are kept beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
+MAX_SAVED_BYTES = 128 * 2**20
+"""Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
 
-COSTLY_POSITIONS = 32
-"""A conversation is copied out or back if it spares the decoder at least so many positions."""
+MIN_POSITIONS_WORTH_SAVING = 32
+"""A conversation is copied out or back if this saves the decoder at least so many positions."""
 
 
 class KVCache:
-    """Knows what the decoder's KV cache holds, and holds what was copied out of it."""
+    """Tracks what the decoder's KV cache holds, and keeps copies of other conversations.
+
+    Args:
+        max_bytes: limit of all copies together.
+    """
 
     def __init__(
         self,
         decoder: DecoderRuntime,
         tokens_per_tile: int,
-        most_bytes: int = CONVERSATION_BYTES,
+        max_bytes: int = MAX_SAVED_BYTES,
     ) -> None:
         self._decoder = decoder
         self._tokens_per_tile = tokens_per_tile
-        self._most_bytes = most_bytes
-        self._held: list[Unit] = []
-        self._continues = False
-        self._copies: OrderedDict[tuple[Unit, ...], NDArray[np.uint8]] = OrderedDict()
+        self._held: list[CacheKey] = []
+        self._expect_continuation = False
+        self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
+            max_bytes, lambda copy: copy.nbytes
+        )
 
-    def positions(self, units: Iterable[Unit]) -> int:
-        """Positions that units take in a prompt."""
-        return sum(self._tokens_per_tile if isinstance(unit, bytes) else 1 for unit in units)
+    def positions(self, items: Iterable[PromptItem]) -> int:
+        """Count the positions of prompt items: one of a token, `tokens_per_tile` of a tile."""
+        return self._positions(map(_key, items))
 
     @property
     def held_positions(self) -> int:
         """Positions in the decoder's KV cache."""
-        return self.positions(self._held)
+        return self._positions(self._held)
 
     @property
-    def copies(self) -> int:
-        """Conversations beside the one in the decoder's KV cache."""
-        return len(self._copies)
+    def saved(self) -> int:
+        """Conversations that are kept as copies."""
+        return len(self._saved)
 
     @property
-    def copied_bytes(self) -> int:
-        """What they take."""
-        return sum(copy.nbytes for copy in self._copies.values())
+    def saved_bytes(self) -> int:
+        """Size of these copies."""
+        return self._saved.size
 
-    def reuse(self, units: Sequence[Unit], *, continues: bool) -> int:
-        """Have the decoder hold what is known of this prompt; returns how many units that is.
-
-        At least one unit is left to decode, since the logits after the prompt are needed.
+    def reuse_prefix(self, items: Sequence[PromptItem], *, expect_continuation: bool) -> int:
+        """Make the decoder hold the longest known prefix of a prompt.
 
         Args:
-            continues: a later prompt is expected to begin with this one, so that it is copied out before
-                another one takes its place.
+            expect_continuation: a later prompt is expected to begin with this one, so save it before another
+                one takes its place.
+
+        Returns:
+            How many items the decoder holds; at most all but the last, since the logits after the prompt are
+            needed.
         """
-        wanted = units[:-1]
-        shared = _shared(self._held, wanted)
-        best = max(self._copies, key=lambda copy: _shared(copy, wanted), default=())
-        known = _shared(best, wanted)
-        restores = self.positions(wanted[shared:known]) >= COSTLY_POSITIONS
-        copy = self._copies.pop(best) if restores else None
-        lost = self.positions(self._held[shared:])
-        costly = lost >= COSTLY_POSITIONS and (restores or 4 * lost >= self.held_positions)
-        if costly and self._continues:  # else it is another question about the same pictures
-            self._copy()
-        self._continues = continues
+        wanted = [_key(item) for item in items[:-1]]
+        shared = _common_prefix(self._held, wanted)
+        best = max(self._saved.keys(), key=lambda copy: _common_prefix(copy, wanted), default=())
+        known = _common_prefix(best, wanted)
+        restores = self._positions(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
+        copy = self._saved.pop(best) if restores else None
+        lost = self._positions(self._held[shared:])
+        # Another question about the same images loses little, and is no other conversation.
+        differs = restores or 4 * lost >= self.held_positions
+        if self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs:
+            self._saved[tuple(self._held)] = self._decoder.save()
+        self._expect_continuation = expect_continuation
         if copy is not None:
             self._held.clear()
-            self._decoder.restore(copy, self.positions(best))
+            self._decoder.restore(copy, self._positions(best))
             self._held, shared = list(best), known
         self.truncate(shared)
         return shared
 
-    def extend(self, units: Iterable[Unit]) -> None:
-        """The decoder has taken these in."""
-        self._held += units
+    def extend(self, items: Iterable[PromptItem]) -> None:
+        """Record that the decoder has decoded these items."""
+        self._held += map(_key, items)
 
-    def truncate(self, units: int) -> None:
-        """Have the decoder forget all but the first so many units."""
-        del self._held[units:]
+    def truncate(self, length: int) -> None:
+        """Make the decoder drop all but the first `length` items."""
+        del self._held[length:]
         self._decoder.truncate(self.held_positions)
 
-    def empty(self) -> int:
-        """Have the decoder forget its conversation; the copies stay. Returns 0, as nothing is shared."""
-        self._held.clear()
-        self._decoder.truncate(0)
-        return 0
+    def reset(self) -> None:
+        """Make the decoder drop everything. The copies stay."""
+        self.truncate(0)
 
     def clear(self) -> None:
-        """Forget everything, without a word to the decoder."""
+        """Forget everything, also the copies, without truncating the decoder."""
         self._held.clear()
-        self._copies.clear()
+        self._saved.clear()
 
-    def _copy(self) -> None:
-        """Keep what the decoder holds, if there is room for it."""
-        copy = self._decoder.save()
-        if copy.nbytes > self._most_bytes:
-            return
-        self._copies[tuple(self._held)] = copy
-        self._copies.move_to_end(tuple(self._held))
-        while self.copied_bytes > self._most_bytes:
-            self._copies.popitem(last=False)
+    def _positions(self, keys: Iterable[CacheKey]) -> int:
+        return sum(self._tokens_per_tile if isinstance(key, bytes) else 1 for key in keys)
 
 
-def _shared(held: Sequence[Unit], wanted: Sequence[Unit]) -> int:
-    """Length of the longest common beginning."""
+def _key(item: PromptItem) -> CacheKey:
+    return item.key if isinstance(item, Tile) else item
+
+
+def _common_prefix(held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:
+    """Return the length of the longest common prefix."""
     return next(
         (i for i, (a, b) in enumerate(zip(held, wanted, strict=False)) if a != b),
         min(len(held), len(wanted)),

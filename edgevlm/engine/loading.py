@@ -1,6 +1,6 @@
-"""A bundle's two halves in their runtimes, told what the manifest says of them.
+"""Load the vision graph and the decoder of a bundle into their runtimes.
 
-The only place that hands a manifest's data to a runtime; callers say file, device and threads.
+Only this module passes data of the manifest to a runtime. Callers choose file, device and threads.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevlm.manifest import Manifest
-from edgevlm.runtimes.devices import ON_CPU, VisionTarget
+from edgevlm.runtimes.devices import ON_CPU, VisionBackend
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import VisionRuntime
 
-TEXT_LENGTH = 1024
-"""Positions beside one picture for prompt and answer, in models that attend over the whole prompt."""
+PREFIX_TEXT_LENGTH = 1024
+"""Positions for prompt and answer beside one image, in models that attend over the whole prompt."""
 
 CONVERSATION_LENGTH = 4096
-"""Room for a conversation of three pictures in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
+"""Positions for a conversation of three images in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
 
 
-def open_vision(
+def load_vision(
     manifest: Manifest,
     path: Path,
     *,
-    target: VisionTarget = ON_CPU,
+    backend: VisionBackend = ON_CPU,
     threads: int | None = None,
 ) -> VisionRuntime:
-    """The vision graph at `path`; errors as of `VisionTarget.open`."""
-    return target.open(
+    """Load the vision graph at `path`; errors as of `VisionBackend.load`."""
+    return backend.load(
         path,
         input_name=manifest.vision.input_name,
         output_name=manifest.vision.output_name,
@@ -36,7 +36,7 @@ def open_vision(
     )
 
 
-def open_decoder(
+def load_decoder(
     manifest: Manifest,
     path: Path,
     *,
@@ -44,7 +44,7 @@ def open_decoder(
     threads: int | None = None,
     gpu_layers: int = 0,
 ) -> LlamaCppDecoder:
-    """The decoder at `path`; arguments and errors as of `LlamaCppDecoder`.
+    """Load the decoder at `path`; arguments and errors as of `LlamaCppDecoder`.
 
     Args:
         context_length: None for `default_context_length`.
@@ -61,17 +61,17 @@ def open_decoder(
 
 
 def default_context_length(manifest: Manifest) -> int:
-    """Positions to reserve if nobody says how many; never more than the checkpoint was made for.
+    """Return the default context length, never more than the checkpoint was trained for.
 
-    Attention over a whole prompt takes memory by the square of the context, and such models answer one
-    question about a picture; the others hold conversations.
+    Attention over a whole prompt needs memory that grows with the square of the context, and such models
+    answer one question about an image. Other models hold conversations.
     """
     prefix = manifest.decoder.attention == "prefix"
-    wanted = manifest.vision.tokens_per_tile + TEXT_LENGTH if prefix else CONVERSATION_LENGTH
+    wanted = manifest.vision.tokens_per_tile + PREFIX_TEXT_LENGTH if prefix else CONVERSATION_LENGTH
     return min(manifest.decoder.context_length, wanted)
 
 
 def default_gpu_layers(device: str) -> int:
-    """All of the decoder's layers (-1) if `device` is no CPU and llama.cpp was built for a GPU, else 0."""
+    """Return -1 (all layers) if `device` is not the CPU and llama.cpp was built for a GPU, else 0."""
     offloads = device != "cpu" and library.library().llama_supports_gpu_offload()
     return -1 if offloads else 0

@@ -1,4 +1,4 @@
-"""How likely tokens are, from the logits that a decoder holds: before temperature, penalties and filters."""
+"""Log-probabilities from the decoder's logits, before temperature, penalties and filters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgevlm.runtimes.protocols import DecoderRuntime
 
 
 def next_logprobs(decoder: DecoderRuntime) -> NDArray[np.float64]:
-    """Natural logarithms ``[vocabulary]`` of the probabilities of what comes next."""
+    """Return the natural log-probability ``[vocabulary]`` of each next token."""
     logits = decoder.logits().astype(np.float64)
     logits -= logits.max()
     logits -= np.log(np.exp(logits).sum())
@@ -18,7 +18,7 @@ def next_logprobs(decoder: DecoderRuntime) -> NDArray[np.float64]:
 
 
 def token_logprob(decoder: DecoderRuntime, token: int, top: int) -> TokenLogprob:
-    """Of a token that was chosen from the last logits, beside so many of the most likely ones."""
+    """Return the log-probability of `token` and of the `top` most likely tokens."""
     logprobs = next_logprobs(decoder)
     best = np.argpartition(-logprobs, top)[:top]
     ordered = best[np.argsort(-logprobs[best], kind="stable")]

@@ -1,4 +1,4 @@
-"""A prompt into the decoder: what the caches do not hold is encoded, a few tiles at a time, and decoded."""
+"""Prefill: encode the tiles of a prompt that no cache holds, and decode the prompt in chunks."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.kv_cache import KVCache, Unit
+from edgevlm.engine.kv_cache import KVCache
 from edgevlm.engine.stopwatch import Phase, Stopwatch
-from edgevlm.engine.vision_encoder import PART, Embeddings, TileEncoder
-from edgevlm.inputs.image_processor import Pixels
+from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
+from edgevlm.inputs.image_processor import Tile
+from edgevlm.inputs.prompt import PromptItem
 from edgevlm.results import CacheInfo, Chunk
 from edgevlm.runtimes.protocols import DecoderRuntime
 
-SHORT_TEXT = 64
-"""Tokens, at most, between two tiles that go in with them, as embeddings: a batch of llama.cpp holds tokens
+MAX_INLINE_TEXT_TOKENS = 64
+"""Longest text between two tiles that is decoded with them, as embeddings. A batch of llama.cpp holds tokens
 or embeddings, and one of few entries costs as much as one of many."""
 
-LONG_TEXT = 512
-"""Tokens, at most, of a text that go in at once: between two pieces a request can be given up. llama.cpp's
-batches are no longer, so it costs nothing."""
+MAX_TEXT_TOKENS_PER_CHUNK = 512
+"""Tokens of a longer text in one chunk. A request can be cancelled between two chunks. llama.cpp's batches
+are no longer than this, so chunks cost nothing."""
 
 
 @dataclass(frozen=True)
-class TakenIn:
-    """What a prompt cost."""
+class PrefillStats:
+    """The cost of one prefill."""
 
     positions: int
-    """Of the prompt, pictures included."""
+    """Positions of the prompt, images included."""
     cached_positions: int
-    """Of these, positions that the KV cache held."""
+    """Those that the KV cache held."""
     encoded_tiles: int
     cached_tiles: int
 
 
 class Prefill:
-    """Takes prompts in, and counts what the caches spared.
+    """Prefills prompts and counts what the caches saved.
 
     Args:
-        bidirectional: each position of a prompt sees every other, so that it has to be taken in whole.
+        bidirectional: each position of a prompt attends to every other, so it is decoded in one piece.
     """
 
     def __init__(
         self,
         decoder: DecoderRuntime,
-        encoder: TileEncoder,
+        encoder: VisionEncoder,
         kv_cache: KVCache,
         *,
         bidirectional: bool,
@@ -60,84 +61,93 @@ class Prefill:
         self._reused_positions = self._prefilled_positions = 0
         self._reused_tiles = self._encoded_tiles = 0
 
-    def take_in(
+    def run(
         self,
-        units: Sequence[Unit],
-        pixels: Pixels,
+        items: Sequence[PromptItem],
         watch: Stopwatch,
         *,
-        continues: bool,
-        keep: bool,
-    ) -> Generator[Chunk, None, TakenIn]:
-        """Have the decoder hold a prompt, with logits after its last unit; the chunks are empty.
+        expect_continuation: bool,
+        cache_images: bool,
+    ) -> Generator[Chunk, None, PrefillStats]:
+        """Make the decoder hold a prompt, with logits after its last item.
 
         Args:
-            pixels: knows every tile among the units.
-            continues: as in `KVCache.reuse`.
-            keep: as in `TileEncoder.encode`.
+            expect_continuation: as in `KVCache.reuse_prefix`.
+            cache_images: keep new embeddings for later requests.
+
+        Yields:
+            Chunks without text, so that the request can be cancelled between two of them.
         """
+        cached = 0
         if self._bidirectional:
-            cached = self._kv_cache.empty()
+            self._kv_cache.reset()
         else:
-            cached = self._kv_cache.reuse(units, continues=continues)
-        watch.end("prefill")
-        rest = units[cached:]
-        missing = dict.fromkeys(unit for unit in rest if isinstance(unit, bytes))
-        encoded_tiles = self._encoder.missing(missing)
-        start = self._positions(units[:cached])
+            cached = self._kv_cache.reuse_prefix(items, expect_continuation=expect_continuation)
+        watch.lap("prefill")
+        rest = items[cached:]
+        tiles = dict.fromkeys(item for item in rest if isinstance(item, Tile))
+        encoded_tiles = self._encoder.count_missing(tiles)
+        start = self._positions(items[:cached])
         if self._encoder.ahead:
-            with self._encoder.encoding_ahead(missing, pixels, watch, keep=keep) as wait:
-                yield from _pauses(self.feed(rest, wait, start), "prefill", watch)
+            with self._encoder.encode_ahead(tiles, watch, keep=cache_images) as wait:
+                yield from _yield_after_each(
+                    self.decode_chunks(rest, wait, start), "prefill", watch
+                )
         else:
-            encoded: dict[bytes, NDArray[np.float32]] = {}
-            parts = self._encoder.parts(missing, pixels, keep=keep)
-            yield from _pauses(map(encoded.update, parts), "encode", watch)
-            yield from _pauses(self.feed(rest, encoded.__getitem__, start), "prefill", watch)
-        cached_tiles = sum(isinstance(unit, bytes) for unit in units) - encoded_tiles
+            encoded: dict[Tile, NDArray[np.float32]] = {}
+            steps = map(encoded.update, self._encoder.encode_chunks(tiles, keep=cache_images))
+            yield from _yield_after_each(steps, "encode", watch)
+            chunks = self.decode_chunks(rest, encoded.__getitem__, start)
+            yield from _yield_after_each(chunks, "prefill", watch)
+        cached_tiles = sum(isinstance(item, Tile) for item in items) - encoded_tiles
         self._reused_positions += start
         self._prefilled_positions += self._positions(rest)
         self._encoded_tiles += encoded_tiles
         self._reused_tiles += cached_tiles
-        return TakenIn(self._positions(units), start, encoded_tiles, cached_tiles)
+        return PrefillStats(self._positions(items), start, encoded_tiles, cached_tiles)
 
-    def feed(self, units: Sequence[Unit], embeddings: Embeddings, position: int) -> Iterator[None]:
-        """Decode units from `position` on, with logits after the last; pauses after each piece."""
+    def decode_chunks(
+        self, items: Sequence[PromptItem], embeddings: EmbeddingLookup, position: int
+    ) -> Iterator[None]:
+        """Decode items from `position` on, with logits after the last; yield after each chunk."""
         done = 0
-        for piece in [units] if self._bidirectional else pieces(units):
-            done += len(piece)
-            count = self._positions(piece)
+        for chunk in [items] if self._bidirectional else chunk_prompt(items):
+            done += len(chunk)
+            count = self._positions(chunk)
             positions = np.arange(position, position + count, dtype=np.int32)
-            tokens = [unit for unit in piece if isinstance(unit, int)]
-            if len(tokens) == len(piece) and not self._bidirectional:
-                self._decoder.decode_tokens(tokens, positions, logits=done == len(units))
+            tokens = [item for item in chunk if isinstance(item, int)]
+            if len(tokens) == len(chunk) and not self._bidirectional:
+                self._decoder.decode_tokens(tokens, positions, logits=done == len(items))
             else:
                 self._decoder.decode_embeddings(
-                    self._rows(piece, embeddings),
+                    self._embed(chunk, embeddings),
                     positions,
-                    logits=done == len(units),
+                    logits=done == len(items),
                     bidirectional=self._bidirectional,
                 )
-            self._kv_cache.extend(piece)
+            self._kv_cache.extend(chunk)
             position += count
             yield
 
-    def _rows(self, units: Sequence[Unit], embeddings: Embeddings) -> NDArray[np.float32]:
-        """Embeddings of tiles and texts ``[positions, width]``."""
+    def _embed(
+        self, items: Sequence[PromptItem], embeddings: EmbeddingLookup
+    ) -> NDArray[np.float32]:
+        """Return embeddings of tiles and tokens, ``[positions, width]``."""
         return np.concatenate(
             [
-                embeddings(unit) if isinstance(unit, bytes) else self._decoder.embed([unit])
-                for unit in units
+                embeddings(item) if isinstance(item, Tile) else self._decoder.embed([item])
+                for item in items
             ]
         )
 
     def cache_info(self) -> CacheInfo:
-        """What the caches hold and what they spared."""
+        """Return what the caches hold and what they saved."""
         return CacheInfo(
             positions=self._kv_cache.held_positions,
-            conversations=self._kv_cache.copies,
-            conversation_bytes=self._kv_cache.copied_bytes,
+            conversations=self._kv_cache.saved,
+            conversation_bytes=self._kv_cache.saved_bytes,
             tiles=len(self._encoder.cache),
-            tile_bytes=self._encoder.cache.bytes,
+            tile_bytes=self._encoder.cache.size,
             reused_positions=self._reused_positions,
             prefilled_positions=self._prefilled_positions,
             reused_tiles=self._reused_tiles,
@@ -145,36 +155,41 @@ class Prefill:
         )
 
 
-def pieces(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """What goes into the decoder at once: up to `LONG_TEXT` tokens of a text, or up to `PART` tiles with the
-    short texts between them."""
-    runs = [list(run) for _, run in itertools.groupby(units, key=_is_tile)]
-    piece: list[Unit] = []
+def chunk_prompt(items: Sequence[PromptItem]) -> Iterator[list[PromptItem]]:
+    """Split a prompt into what the decoder decodes at once.
+
+    A chunk has up to `MAX_TEXT_TOKENS_PER_CHUNK` tokens of a text, or up to `TILES_PER_CHUNK` tiles with the
+    short texts between them.
+    """
+    runs = [list(run) for _, run in itertools.groupby(items, key=_is_tile)]
+    chunk: list[PromptItem] = []
     for index, run in enumerate(runs):
-        between = 0 < index < len(runs) - 1 and len(run) <= SHORT_TEXT
+        between = 0 < index < len(runs) - 1 and len(run) <= MAX_INLINE_TEXT_TOKENS
         if not (_is_tile(run[0]) or between):
-            if piece:
-                yield piece
-            for first in range(0, len(run), LONG_TEXT):
-                yield run[first : first + LONG_TEXT]
-            piece = []
+            if chunk:
+                yield chunk
+            for first in range(0, len(run), MAX_TEXT_TOKENS_PER_CHUNK):
+                yield run[first : first + MAX_TEXT_TOKENS_PER_CHUNK]
+            chunk = []
             continue
-        for unit in run:
-            if _is_tile(unit) and sum(map(_is_tile, piece)) == PART:
-                yield piece
-                piece = []
-            piece.append(unit)
-    if piece:
-        yield piece
+        for item in run:
+            if _is_tile(item) and sum(map(_is_tile, chunk)) == TILES_PER_CHUNK:
+                yield chunk
+                chunk = []
+            chunk.append(item)
+    if chunk:
+        yield chunk
 
 
-def _is_tile(unit: Unit) -> bool:
-    return isinstance(unit, bytes)
+def _is_tile(item: PromptItem) -> bool:
+    return isinstance(item, Tile)
 
 
-def _pauses(steps: Iterable[None], phase: Phase, watch: Stopwatch) -> Generator[Chunk, None, None]:
-    """Steps of a phase, with an empty chunk after each."""
+def _yield_after_each(
+    steps: Iterable[None], phase: Phase, watch: Stopwatch
+) -> Generator[Chunk, None, None]:
+    """Run steps of a phase and yield an empty chunk after each."""
     for _ in steps:
-        watch.end(phase)
+        watch.lap(phase)
         yield Chunk("", ())
-        watch.end("reader")
+        watch.lap("consumer")

@@ -1,120 +1,121 @@
-"""Speculation without a second model: what an answer may go on with is checked in one batch.
+"""Prompt lookup decoding: speculative decoding without a draft model.
 
-A *draft* is what followed the same words in the conversation or in an earlier answer (prompt lookup
-decoding, Saxena 2023). The decoder takes a draft in as one batch, which costs little more than one token,
-and as much of it is kept as the decoder would have chosen itself. It pays where answers repeat: a standing
+A *draft* is what followed the same n-gram in the conversation or in an earlier answer (A. Saxena, "Prompt
+Lookup Decoding", 2023). The decoder decodes a draft as one batch, which costs little more than one token,
+and keeps as much of it as greedy decoding would have chosen. It pays where answers repeat: a standing
 question to a camera, lists, JSON, quoted text.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.inputs.image_processor import Tile
+from edgevlm.inputs.prompt import PromptItem
+from edgevlm.lru_cache import LruCache
+
 Tokens: TypeAlias = "tuple[int, ...]"
 
-DRAFT_LENGTH = 8
-"""Tokens of a draft at most."""
+MAX_DRAFT_LENGTH = 8
+"""Tokens of the longest draft."""
 
-FIRST_LENGTH = 3
-"""Tokens of an answer's first draft, and of one after a draft that was wrong somewhere; each draft that is
-right is followed by one of twice its length. On a CPU a batch of 4 costs 1.5 to 2.3 single tokens, one of 9
-costs 2.4 to 4.8 (`benchmarks/drafts.py`)."""
+MIN_DRAFT_LENGTH = 3
+"""Tokens of an answer's first draft, and of a draft after one that was not accepted whole. Each draft that is
+accepted whole doubles the length. On a CPU a batch of 4 costs 1.5 to 2.3 single tokens, one of 9 costs 2.4
+to 4.8 (`benchmarks/drafts.py`)."""
 
-SAME_WORDS = 3
-"""Tokens that have to be the same for a text to go on as an earlier one did."""
+NGRAM_SIZE = 3
+"""Tokens that must be equal for a draft."""
 
-KEPT = 8192
-"""Places in earlier answers that are remembered, those used last."""
+MAX_NGRAMS = 8192
+"""N-grams of earlier answers that are remembered, the most recently used."""
 
 NEAR_TIE = 0.25
-"""Logits of a batch and of single tokens differ by rounding. What follows where the best logit is not so much
-above the second is computed again by itself, so that the answer is the one without drafts."""
+"""Logits of a batch and of single tokens differ by rounding. Where the best logit is not this much above the
+second, the token is computed again alone, so that the answer is the one without drafts."""
 
-MISSES = 2
-"""Drafts in a row of which nothing was right, after which an answer gets no more of them."""
+MAX_CONSECUTIVE_MISSES = 2
+"""Drafts in a row without one accepted token, after which an answer gets no more drafts."""
 
 
-class Drafts:
-    """Texts that answers may repeat; one for an engine.
+class PromptLookup:
+    """Finds drafts for the answers of one engine.
 
-    For each answer: `begin`, then `push` for each token and `draft` and `judge` between them, then `end`.
+    For each answer call `start`; `append` for each token, with `draft` and `record` between them; `finish`.
     """
 
     def __init__(self) -> None:
-        self._earlier: OrderedDict[Tokens, Tokens] = OrderedDict()
+        self._earlier: LruCache[Tokens, Tokens] = LruCache(MAX_NGRAMS)
         self._prompt: dict[Tokens, Tokens] = {}
         self._text: list[int] = []
         self._misses = 0
-        self._length = FIRST_LENGTH
-        self.right = 0
-        """Tokens that were right in this answer's drafts."""
+        self._length = MIN_DRAFT_LENGTH
+        self.accepted = 0
+        """Draft tokens of this answer that were accepted."""
 
-    def begin(self, prompt: Sequence[int | bytes]) -> None:
-        """An answer to this prompt, of token ids and tiles, comes next."""
+    def start(self, prompt: Sequence[PromptItem]) -> None:
+        """Begin an answer to this prompt."""
         self._prompt, self._text = {}, []
-        self._misses = self.right = 0
-        self._length = FIRST_LENGTH
-        for is_tile, group in itertools.groupby(prompt, key=lambda unit: isinstance(unit, bytes)):
-            text = [] if is_tile else [unit for unit in group if isinstance(unit, int)]
+        self._misses = self.accepted = 0
+        self._length = MIN_DRAFT_LENGTH
+        for is_tile, group in itertools.groupby(prompt, key=lambda item: isinstance(item, Tile)):
+            text = [] if is_tile else [item for item in group if isinstance(item, int)]
             self._prompt.update(_continuations(text))
-            self._text = text[1 - SAME_WORDS :]
+            self._text = text[1 - NGRAM_SIZE :]
 
-    def push(self, token: int) -> None:
-        """The answer goes on with this token."""
+    def append(self, token: int) -> None:
+        """Add a token to the answer."""
         self._text.append(token)
 
     def draft(self) -> Tokens:
-        """What may follow; empty if nothing is known."""
-        if self._misses == MISSES:
+        """Return what may follow; empty if nothing is known."""
+        if self._misses == MAX_CONSECUTIVE_MISSES:
             return ()
-        last = tuple(self._text[-SAME_WORDS:])
+        last = tuple(self._text[-NGRAM_SIZE:])
         known = self._earlier.get(last) or self._prompt.get(last, ())
         return known[: self._length]
 
-    def judge(self, right: int, length: int) -> None:
-        """So many tokens of a draft of this length were right."""
-        self.right += right
-        self._misses = 0 if right else self._misses + 1
-        self._length = min(2 * length, DRAFT_LENGTH) if right == length else FIRST_LENGTH
+    def record(self, accepted: int, length: int) -> None:
+        """Record how many tokens of a draft of this length were accepted."""
+        self.accepted += accepted
+        self._misses = 0 if accepted else self._misses + 1
+        whole = accepted == length
+        self._length = min(2 * length, MAX_DRAFT_LENGTH) if whole else MIN_DRAFT_LENGTH
 
-    def end(self) -> None:
-        """The answer is complete: what it says may be said again."""
-        for words, after in _continuations(self._text).items():
-            self._earlier[words] = after
-            self._earlier.move_to_end(words)
-        while len(self._earlier) > KEPT:
-            self._earlier.popitem(last=False)
+    def finish(self) -> None:
+        """Remember the n-grams of the complete answer."""
+        for ngram, following in _continuations(self._text).items():
+            self._earlier[ngram] = following
 
 
 def _continuations(text: Sequence[int]) -> dict[Tokens, Tokens]:
-    """What follows each few tokens; where they come again, what follows last."""
+    """Map each n-gram to the tokens after its last occurrence."""
     return {
-        tuple(text[at - SAME_WORDS : at]): tuple(text[at : at + DRAFT_LENGTH])
-        for at in range(SAME_WORDS, len(text))
+        tuple(text[at - NGRAM_SIZE : at]): tuple(text[at : at + MAX_DRAFT_LENGTH])
+        for at in range(NGRAM_SIZE, len(text))
     }
 
 
-def chosen(logits: NDArray[np.float32], draft: Sequence[int]) -> tuple[list[int], bool]:
-    """What greedy decoding makes of a draft.
+def verify_draft(logits: NDArray[np.float32], draft: Sequence[int]) -> tuple[list[int], bool]:
+    """Return what greedy decoding makes of a draft.
 
     Args:
         logits: float32 ``[len(draft) + 1, vocabulary]``; row i is what follows ``draft[:i]``.
 
     Returns:
-        The beginning of the draft that is right and the token that follows it; without that token, and
-        False, if it is too close to call.
+        The accepted prefix of the draft and the token that follows it, and True; without that token, and
+        False, if it is a near tie.
     """
     tokens: list[int] = []
     for row, guess in itertools.zip_longest(logits, draft):
         token = int(row.argmax())
         others = max(row[:token].max(initial=-np.inf), row[token + 1 :].max(initial=-np.inf))
-        if not row[token] - others >= NEAR_TIE:  # nor if it is NaN, which the sampler tells
+        if not row[token] - others >= NEAR_TIE:  # false for NaN too, which the sampler reports
             return tokens, False
         tokens.append(token)
         if tokens[-1] != guess:

@@ -6,7 +6,8 @@ import time
 from collections import defaultdict
 from typing import Literal
 
-Phase = Literal["wait", "prepare", "encode", "prefill", "decode", "reader"]
+Phase = Literal["wait", "prepare", "encode", "prefill", "decode", "consumer"]
+"""``consumer``: the time that the reader of a stream takes between two chunks."""
 
 
 class Stopwatch:
@@ -16,16 +17,17 @@ class Stopwatch:
         self._last = time.perf_counter()
         self._ms: defaultdict[Phase, float] = defaultdict(float)
 
-    def end(self, phase: Phase) -> None:
-        """What has passed since the last call belongs to this phase."""
+    def lap(self, phase: Phase) -> None:
+        """Add the time since the last call to a phase."""
         now = time.perf_counter()
         self._ms[phase] += (now - self._last) * 1000
         self._last = now
 
     def ms(self, phase: Phase) -> float:
+        """Return the milliseconds of a phase."""
         return self._ms[phase]
 
     @property
     def total_ms(self) -> float:
-        """All phases but the reader's."""
-        return sum(ms for phase, ms in self._ms.items() if phase != "reader")
+        """Milliseconds of all phases but the consumer's."""
+        return sum(ms for phase, ms in self._ms.items() if phase != "consumer")

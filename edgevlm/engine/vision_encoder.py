@@ -1,7 +1,7 @@
-"""Embeddings of tiles: those that are kept, and those that the vision graph has to compute.
+"""Embeddings of tiles: from the cache, or from the vision graph.
 
-Where vision graph and decoder run on different devices, tiles are encoded while the decoder takes in
-those before them.
+Where vision graph and decoder run on different devices, the vision graph encodes tiles while the decoder
+prefills those before them.
 """
 
 from __future__ import annotations
@@ -14,77 +14,87 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.embedding_cache import EmbeddingCache
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.inputs.image_processor import Pixels
+from edgevlm.inputs.image_processor import Tile
+from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.protocols import VisionRuntime
 
-Embeddings: TypeAlias = "Callable[[bytes], NDArray[np.float32]]"
-"""A tile's embeddings ``[tokens_per_tile, width]``, scaled for the decoder, by its key."""
+EmbeddingLookup: TypeAlias = "Callable[[Tile], NDArray[np.float32]]"
+"""Returns the embeddings of a tile, ``[tokens_per_tile, width]``, scaled for the decoder."""
 
-PART = 4
-"""Tiles that go through the vision graph at once: between two parts a request can be given up, and what
-encodes ahead hands over."""
+MAX_CACHE_BYTES = 64 * 2**20
+"""Embeddings of recent tiles; an image of SmolVLM-256M in 17 tiles has 2.5 MB."""
+
+TILES_PER_CHUNK = 4
+"""Tiles in one run of the vision graph. A request can be cancelled between two runs."""
 
 
-class TileEncoder:
-    """A vision graph, which it owns, and the embeddings that it keeps.
+class VisionEncoder:
+    """A vision graph, which it owns, and a cache of embeddings by the key of their tile.
 
     Args:
-        scale: what the decoder expects embeddings to be multiplied with.
-        ahead: encode in a thread of its own while the decoder works, which helps if that is elsewhere.
+        scale: factor by which the decoder expects embeddings to be multiplied.
+        ahead: encode in a second thread while the decoder works. This helps if they use different devices.
     """
 
     def __init__(self, vision: VisionRuntime, scale: float, *, ahead: bool) -> None:
         self._vision = vision
         self._scale = np.float32(scale)
         self.ahead = ahead
-        self.cache = EmbeddingCache()
+        self.cache: LruCache[bytes, NDArray[np.float32]] = LruCache(
+            MAX_CACHE_BYTES, lambda embeddings: embeddings.nbytes
+        )
 
-    def missing(self, keys: Iterable[bytes]) -> int:
-        """How many of these tiles would have to be encoded."""
-        return sum(key not in self.cache for key in keys)
+    def count_missing(self, tiles: Iterable[Tile]) -> int:
+        """Return how many of these tiles are not in the cache."""
+        return sum(tile.key not in self.cache for tile in tiles)
 
     def encode(
-        self, keys: Collection[bytes], pixels: Pixels, *, keep: bool = True
-    ) -> dict[bytes, NDArray[np.float32]]:
-        """Scaled embeddings ``[tokens_per_tile, width]`` of each tile, computed once while they are kept.
+        self, tiles: Collection[Tile], *, keep: bool = True
+    ) -> dict[Tile, NDArray[np.float32]]:
+        """Return the scaled embeddings ``[tokens_per_tile, width]`` of each tile.
 
         Args:
-            keep: those that are computed now, for later requests.
+            keep: put new embeddings into the cache.
         """
-        missing = [key for key in dict.fromkeys(keys) if key not in self.cache]
-        found = {key: self.cache[key] for key in keys if key in self.cache}
+        found = {tile: self.cache[tile.key] for tile in tiles if tile.key in self.cache}
+        missing = [tile for tile in dict.fromkeys(tiles) if tile not in found]
         if missing:
-            encoded = self._vision.encode(np.stack([pixels(key) for key in missing])) * self._scale
+            pixels = np.stack([tile.pixels for tile in missing])
+            encoded = self._vision.encode(pixels) * self._scale
             found.update(zip(missing, encoded, strict=True))
         if keep:
-            self.cache.update(found)
+            for tile, embeddings in found.items():
+                self.cache[tile.key] = embeddings
         return found
 
-    def parts(
-        self, keys: Collection[bytes], pixels: Pixels, *, keep: bool = True
-    ) -> Iterator[dict[bytes, NDArray[np.float32]]]:
-        """As `encode`, a few tiles at a time."""
-        for part in _parts(keys):
-            yield self.encode(part, pixels, keep=keep)
+    def encode_chunks(
+        self, tiles: Collection[Tile], *, keep: bool = True
+    ) -> Iterator[dict[Tile, NDArray[np.float32]]]:
+        """Encode as `encode` does, a few tiles at a time."""
+        for chunk in _chunks(tiles):
+            yield self.encode(chunk, keep=keep)
 
     @contextlib.contextmanager
-    def encoding_ahead(
-        self, keys: Collection[bytes], pixels: Pixels, watch: Stopwatch, *, keep: bool = True
-    ) -> Iterator[Embeddings]:
-        """For a prefill, which the time belongs to that no embeddings were waited for."""
-        with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
-            pending: dict[bytes, Future[dict[bytes, NDArray[np.float32]]]] = {}
-            for part in _parts(keys):
-                encoded = thread.submit(self.encode, part, pixels, keep=keep)
-                pending |= dict.fromkeys(part, encoded)
+    def encode_ahead(
+        self, tiles: Collection[Tile], watch: Stopwatch, *, keep: bool = True
+    ) -> Iterator[EmbeddingLookup]:
+        """Encode tiles in a second thread.
 
-            def wait(key: bytes) -> NDArray[np.float32]:
-                watch.end("prefill")
-                rows = pending[key].result()[key]
-                watch.end("encode")
-                return rows
+        The lookup waits for a tile that is not encoded yet. This wait counts as "encode", the time between
+        two waits as "prefill".
+        """
+        with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
+            pending: dict[Tile, Future[dict[Tile, NDArray[np.float32]]]] = {}
+            for chunk in _chunks(tiles):
+                encoded = thread.submit(self.encode, chunk, keep=keep)
+                pending |= dict.fromkeys(chunk, encoded)
+
+            def wait(tile: Tile) -> NDArray[np.float32]:
+                watch.lap("prefill")
+                embeddings = pending[tile].result()[tile]
+                watch.lap("encode")
+                return embeddings
 
             try:
                 yield wait
@@ -92,12 +102,12 @@ class TileEncoder:
                 thread.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """Free the graph and what is kept."""
+        """Free the vision graph and the cache."""
         self.cache.clear()
         self._vision.close()
 
 
-def _parts(keys: Collection[bytes]) -> Iterator[list[bytes]]:
-    distinct = list(dict.fromkeys(keys))
-    for first in range(0, len(distinct), PART):
-        yield distinct[first : first + PART]
+def _chunks(tiles: Collection[Tile]) -> Iterator[list[Tile]]:
+    distinct = list(dict.fromkeys(tiles))
+    for first in range(0, len(distinct), TILES_PER_CHUNK):
+        yield distinct[first : first + TILES_PER_CHUNK]

@@ -1,7 +1,7 @@
-"""Pictures as the engine takes them: cut into tiles, each known by a hash of its pixels.
+"""Images as the engine takes them: split into tiles, each with a hash of its pixels.
 
-How recent pictures were cut is remembered, but not the tiles. So a picture that comes again, as it does in
-every turn of a conversation, is not resized again while the caches hold what became of it.
+The processor remembers the grid and the hashes of recent images, but not their tiles. So an image that comes
+again, as in every turn of a conversation, is not resized again while the caches hold its embeddings.
 """
 
 from __future__ import annotations
@@ -9,96 +9,107 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.inputs.tiling import ImageBudget, Tiles, prepare
+from edgevlm.inputs.tiling import ImageBudget, Tiles, split_image
+from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import ImagePreparation
 
-Pixels: TypeAlias = "Callable[[bytes], NDArray[np.uint8]]"
-"""A tile ``[height, width, 3]`` by its key."""
-
-REMEMBERED = 256
-"""Pictures of which the grid and the keys are remembered, up to a kilobyte each."""
+MAX_REMEMBERED = 256
+"""Images whose grid and hashes are remembered, up to a kilobyte each."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture ready for the vision graph."""
+class Tile:
+    """One tile of an image. Tiles with the same pixels are equal."""
+
+    key: bytes
+    """Hash of the pixels."""
+    image: ProcessedImage = field(repr=False, compare=False)
+    index: int = field(compare=False)
+    """Position among the tiles of the image."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """RGB uint8 ``[height, width, 3]``; computed when first needed."""
+        pixels: NDArray[np.uint8] = self.image.pixels[self.index]
+        return pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessedImage:
+    """An image ready for the vision graph."""
 
     keys: tuple[bytes, ...]
-    """Hash of each tile's pixels, in the order of `Tiles`."""
+    """Hash of the pixels of each tile, in the order of `Tiles`."""
     rows: int
     columns: int
     """As in `Tiles`."""
-    cut: Callable[[], Tiles]
+    split: Callable[[], Tiles] = field(repr=False)
+    """Computes the tiles."""
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Rows and columns; (0, 0) for an image of one tile."""
         return self.rows, self.columns
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The tiles in order; their pixels are computed when first needed."""
+        return tuple(Tile(key, self, index) for index, key in enumerate(self.keys))
 
     @functools.cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """``[n, height, width, 3]``, cut when they are first needed."""
-        return self.cut().pixels
+        """RGB uint8 ``[n, height, width, 3]``; computed when first needed."""
+        return self.split().pixels
 
 
-class PictureCutter:
-    """Cuts pictures as a model was trained to see them; may be used by several threads at once."""
+class ImageProcessor:
+    """Splits images into tiles as a model was trained to see them. Safe for several threads at once."""
 
     def __init__(self, preparation: ImagePreparation, tokens_per_tile: int) -> None:
         self._preparation = preparation
         self._tokens_per_tile = tokens_per_tile
-        self._remembered: OrderedDict[object, tuple[tuple[bytes, ...], int, int]] = OrderedDict()
+        self._remembered: LruCache[object, tuple[tuple[bytes, ...], int, int]] = LruCache(
+            MAX_REMEMBERED
+        )
         self._lock = threading.Lock()
 
-    def cut(self, image: NDArray[np.uint8], budget: ImageBudget) -> Picture:
-        """An RGB uint8 picture ``[height, width, 3]`` in tiles.
+    def process(self, image: NDArray[np.uint8], budget: ImageBudget) -> ProcessedImage:
+        """Split an RGB uint8 image ``[height, width, 3]`` into tiles.
 
         Raises:
-            InputError: a budget that is less than one tile.
+            InputError: the budget is less than one tile.
         """
-        most = budget.tiles(self._tokens_per_tile)
-        cut = functools.partial(
-            prepare, preparation=self._preparation, detail=budget.detail, most_tiles=most
+        split = functools.partial(
+            split_image,
+            preparation=self._preparation,
+            detail=budget.detail,
+            max_tiles=budget.max_tiles(self._tokens_per_tile),
         )
-        if self._preparation.strategy != "grid":  # one tile is cut as fast as a picture is hashed
-            return _picture(cut(image))
+        if (
+            self._preparation.strategy != "grid"
+        ):  # one tile takes no longer than the hash of an image
+            return _processed(split(image))
         name = _hash(image), image.shape, budget
         with self._lock:
             if name in self._remembered:
-                self._remembered.move_to_end(name)
-                # of a copy, as the caller may reuse the array before the tiles are needed
-                return Picture(*self._remembered[name], functools.partial(cut, image.copy()))
-        picture = _picture(cut(image))
+                # The caller may reuse the array before the tiles are needed.
+                return ProcessedImage(
+                    *self._remembered[name], functools.partial(split, image.copy())
+                )
+        processed = _processed(split(image))
         with self._lock:
-            self._remembered[name] = picture.keys, picture.rows, picture.columns
-            while len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
-        return picture
+            self._remembered[name] = processed.keys, processed.rows, processed.columns
+        return processed
 
 
-def pixels_by_key(pictures: Sequence[Picture]) -> Pixels:
-    """Where the tiles of these pictures are found."""
-    places = {
-        key: (picture, index) for picture in pictures for index, key in enumerate(picture.keys)
-    }
-
-    def pixels(key: bytes) -> NDArray[np.uint8]:
-        picture, index = places[key]
-        tile: NDArray[np.uint8] = picture.pixels[index]
-        return tile
-
-    return pixels
-
-
-def _picture(tiles: Tiles) -> Picture:
-    return Picture(tuple(map(_hash, tiles.pixels)), tiles.rows, tiles.columns, lambda: tiles)
+def _processed(tiles: Tiles) -> ProcessedImage:
+    return ProcessedImage(tuple(map(_hash, tiles.pixels)), tiles.rows, tiles.columns, lambda: tiles)
 
 
 def _hash(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,12 +1,12 @@
-"""Messages to segments: token ids with holes where pictures stand.
+"""Messages to segments: token ids, and places for the tiles of images.
 
-Token ids equal those of transformers' processor for the whole rendered prompt, and text of a message is
-never read as a special token. Both follow from the order of the steps:
+Token ids equal those of transformers' processor for the whole rendered prompt, and text of a message never
+becomes a special token. Both follow from the order of the steps:
 
 1. in the messages' text, the first character of every spelling of a special token is replaced by a mark,
    a character that occurs nowhere in the messages;
-2. the checkpoint's own chat template is rendered (jinja2's sandbox), and each picture's place is spelled
-   out tile by tile;
+2. the checkpoint's own chat template is rendered (jinja2's sandbox), and the place of each image is
+   spelled out tile by tile;
 3. the result is split at the special tokens, which now all come from the template; the plain text between
    two of them, the template's joined with the user's, gets the marked characters back and is tokenized in
    one piece, since merges cross the border between both.
@@ -32,9 +32,13 @@ import jinja2.parser
 import jinja2.sandbox
 
 from edgevlm.errors import BundleError, ContextError, PromptError
+from edgevlm.inputs.image_processor import Tile
 from edgevlm.manifest import ImageSpelling, PromptSpec
 
 Message: TypeAlias = Mapping[str, Any]
+
+PromptItem: TypeAlias = "int | Tile"
+"""What the decoder is given: a token id, or a tile of an image."""
 
 ROLES = ("system", "user", "assistant")
 
@@ -48,16 +52,16 @@ SHORTEN = "shorten the conversation or load the model with a larger context_leng
 
 @dataclass(frozen=True)
 class TextSegment:
-    """Consecutive tokens."""
+    """Consecutive tokens of a prompt."""
 
     token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TileSegment:
-    """The embeddings of one tile of one picture; both count from 0, pictures in the order of the messages."""
+    """The place of one tile of one image; both count from 0, images in the order of the messages."""
 
-    picture: int
+    image: int
     tile: int
 
 
@@ -95,12 +99,12 @@ class PromptBuilder:
         add_generation_prompt: bool = True,
         max_positions: int | None = None,
     ) -> list[Segment]:
-        """The prompt for `messages`; takes time linear in their length.
+        """Build the prompt for `messages`, in time linear in their length.
 
         Args:
-            grids: rows and columns of each picture, (0, 0) for a picture of one tile.
-            max_positions: positions of the context; None for no limit. What is sure to be longer is
-                refused before the work.
+            grids: rows and columns of each image, (0, 0) for an image of one tile.
+            max_positions: positions of the context; None for no limit. Messages that cannot fit are refused
+                before the work.
 
         Raises:
             PromptError: messages of another form, or that the template refuses.
@@ -113,7 +117,7 @@ class PromptBuilder:
         places = sum(part["type"] == "image" for message in checked for part in message["content"])
         if places != len(grids):
             raise PromptError(
-                f"the messages have places for {places} pictures, {len(grids)} were passed"
+                f"the messages have places for {places} images, but {len(grids)} images were passed"
             )
         texts = [
             part["text"]
@@ -127,23 +131,23 @@ class PromptBuilder:
                 if part["type"] == "text":
                     part["text"] = self._mark_special(part["text"], marks)
         rendered = self._render(checked, add_generation_prompt)
-        pieces = rendered.split(self._spec.image_token)
-        if len(pieces) != len(grids) + 1:
+        parts = rendered.split(self._spec.image_token)
+        if len(parts) != len(grids) + 1:
             raise PromptError(
-                f"the model's chat template wrote {len(pieces) - 1} of {len(grids)} pictures; "
-                f"it cannot take pictures in this place"
+                f"the model's chat template wrote {len(parts) - 1} of {len(grids)} images; "
+                f"it does not support images in this place"
             )
-        spelled, tiles = [pieces[0]], []
-        for picture, ((rows, columns), piece) in enumerate(zip(grids, pieces[1:], strict=True)):
+        spelled, tiles = [parts[0]], []
+        for image, ((rows, columns), text) in enumerate(zip(grids, parts[1:], strict=True)):
             spelled += [
                 spell_image(self._spec.image_spelling, self._spec.image_token, rows, columns),
-                piece,
+                text,
             ]
-            tiles += [TileSegment(picture, tile) for tile in range(rows * columns + 1)]
+            tiles += [TileSegment(image, tile) for tile in range(rows * columns + 1)]
         return self._tokenize_split("".join(spelled), marks, tiles, max_positions)
 
     def _marks(self, texts: Sequence[str]) -> dict[str, str]:
-        """First character of each special token to a private-use character that occurs in no text."""
+        """Map the first character of each special token to a private-use character that is in no text."""
         for text in texts:
             try:
                 text.encode("utf-8")
@@ -159,9 +163,9 @@ class PromptBuilder:
         return marks
 
     def _mark_special(self, text: str, marks: Mapping[str, str]) -> str:
-        """Replace first characters by their marks, so that no special token is left.
+        """Replace the first character of each special token by its mark.
 
-        A mark is part of no special token, so whatever is left of one begins after it.
+        A mark is part of no special token, so no special token is left.
         """
         marked: list[str] = []
         start = 0
@@ -230,19 +234,23 @@ class PromptBuilder:
 
 
 def system_messages(system: str | None) -> list[dict[str, Any]]:
-    """The system message as a list of one, or none.
+    """Return the system message as a list of one message, or an empty list.
 
     Raises:
-        PromptError: not a text, or empty.
+        PromptError: the text is empty or not a string.
     """
     if system is None:
         return []
     return [{"role": "system", "content": [{"type": "text", "text": _text("system", system)}]}]
 
 
-def user_message(text: str, pictures: int) -> dict[str, Any]:
-    """Pictures first, then the text; raises as `system_messages`."""
-    parts: list[dict[str, str]] = [{"type": "image"}] * pictures
+def user_message(text: str, images: int) -> dict[str, Any]:
+    """Return a message with places for images and then the text.
+
+    Raises:
+        PromptError: the text is empty or not a string.
+    """
+    parts: list[dict[str, str]] = [{"type": "image"}] * images
     return {"role": "user", "content": [*parts, {"type": "text", "text": _text("question", text)}]}
 
 
@@ -255,7 +263,7 @@ def _text(name: str, text: object) -> str:
 
 
 def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: int) -> str:
-    """One picture as the prompt writes it, with one `image_token` for each tile."""
+    """Return the text that stands for one image in a prompt, with one `image_token` for each tile."""
     if rows == 0 and columns == 0:
         return spelling.whole.replace("{image}", image_token)
     written = []
@@ -269,7 +277,11 @@ def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: i
 
 
 def check_messages(messages: object) -> None:
-    """Raises PromptError for what is no sequence of at least one message; its items are not looked at."""
+    """Check that messages are a list with at least one item. Items are checked later.
+
+    Raises:
+        PromptError: they are not.
+    """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise PromptError(
             f"messages must be a list of mappings with role and content, is {type(messages).__name__}"
@@ -279,7 +291,11 @@ def check_messages(messages: object) -> None:
 
 
 def _check_length(messages: Sequence[Message], max_positions: int) -> None:
-    """Raises ContextError for what cannot fit, whatever the vocabulary: each message takes a token."""
+    """Check what cannot fit with any vocabulary: each message takes at least one token.
+
+    Raises:
+        ContextError: the messages cannot fit.
+    """
     length = 0
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
@@ -295,7 +311,7 @@ def _check_length(messages: Sequence[Message], max_positions: int) -> None:
 
 
 def _check_message(message: Message, index: int) -> dict[str, Any]:
-    """A deep copy with checked fields and with the content as a list of parts."""
+    """Return a checked deep copy, with the content as a list of parts."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise PromptError(
             f"message {index} must be a mapping with role and content, is {_shown(message)}"
@@ -337,12 +353,12 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 def _shown(value: object) -> str:
-    """A value for messages, cut if it is long."""
+    """Return a value for error messages, shortened if it is long."""
     return reprlib.repr(value)
 
 
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    """The names and settings that transformers gives to chat templates."""
+    """Return an environment with the names and settings that transformers gives to chat templates."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Picture to tiles: the geometry that a vision tower was trained with.
+"""Split images into tiles, with the geometry that a vision tower was trained with.
 
 Each strategy computes exactly what transformers' Pillow image processors compute, up to rescaling and
 normalising, which the vision graph does itself:
@@ -6,7 +6,7 @@ normalising, which the vision graph does itself:
 - ``stretch``: ``SiglipImageProcessorPil``; with ``longest_edge`` Idefics3's and SmolVLM's, unsplit;
 - ``grid``: ``Idefics3ImageProcessorPil`` and ``SmolVLMImageProcessorPil`` with ``do_image_splitting``.
 
-How many tiles a grid has follows from the length that the picture's longest edge is first resized to.
+The number of tiles of a grid follows from the length that the longest edge is first resized to.
 `ImageBudget` sets that length, as ``size={"longest_edge": ...}`` does in transformers.
 """
 
@@ -24,8 +24,8 @@ from edgevlm.errors import InputError
 from edgevlm.manifest import ImagePreparation
 from edgevlm.validation import check_integer
 
-SIDE_LIMIT = 4096
-"""Idefics3 never resizes to more than this per side."""
+MAX_SIDE = 4096
+"""Idefics3 never resizes a side to more than this."""
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -40,7 +40,7 @@ Detail = Literal["low", "high", "auto"]
 
 @dataclass(frozen=True)
 class ImageBudget:
-    """How many tiles a picture may become; pictures of models that never split them take one anyway.
+    """Limits the tiles of an image. Models that never split images always use one tile.
 
     Raises:
         InputError: a setting of the wrong type or outside its range.
@@ -48,10 +48,10 @@ class ImageBudget:
 
     detail: Detail | None = None
     """``low``: one tile. ``high``: split as the checkpoint's processor splits. ``auto``: split into as
-    many tiles as the picture's own pixels fill, so that nothing is enlarged to be split. None: as the
-    checkpoint was made, which is ``high`` for models that split."""
+    many tiles as the pixels of the image fill, so that no image is enlarged. None: the
+    checkpoint's own setting, which is ``high`` for models that split images."""
     max_tokens: int | None = None
-    """At most so many embeddings for a picture; None for no limit."""
+    """Limit of embeddings (tokens) for an image; None for no limit."""
 
     def __post_init__(self) -> None:
         if self.detail is not None and self.detail not in get_args(Detail):
@@ -59,98 +59,100 @@ class ImageBudget:
         if self.max_tokens is not None:
             check_integer("max_image_tokens", self.max_tokens, 1, 2**31 - 1)
 
-    def tiles(self, tokens_per_tile: int) -> int | None:
-        """Tiles that `max_tokens` allows.
+    def max_tiles(self, tokens_per_tile: int) -> int | None:
+        """Return the number of tiles that `max_tokens` allows; None for no limit.
 
         Raises:
-            InputError: not even one.
+            InputError: `max_tokens` is less than one tile.
         """
         if self.max_tokens is None:
             return None
         if self.max_tokens < tokens_per_tile:
             raise InputError(
-                f"max_image_tokens is {self.max_tokens}, but a picture of this model takes at least "
+                f"max_image_tokens is {self.max_tokens}, but an image of this model takes at least "
                 f"{tokens_per_tile}"
             )
         return self.max_tokens // tokens_per_tile
 
 
 CHECKPOINT_BUDGET = ImageBudget()
-"""Pictures as the checkpoint's processor makes them."""
+"""Images are split as the checkpoint's processor splits them."""
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """A picture as the vision graph takes it."""
+    """The tiles of one image."""
 
     pixels: NDArray[np.uint8]
-    """``[n, height, width, 3]``: the grid row by row and last the overview, or one tile."""
+    """RGB uint8 ``[n, height, width, 3]``: the grid row by row and then the overview, or one tile."""
     rows: int
-    """Rows and columns of the grid; both 0 for a picture of one tile."""
+    """Rows and columns of the grid; both 0 for an image of one tile."""
     columns: int
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-def prepare(
-    picture: NDArray[np.uint8],
+def split_image(
+    image: NDArray[np.uint8],
     preparation: ImagePreparation,
     detail: Detail | None = None,
-    most_tiles: int | None = None,
+    max_tiles: int | None = None,
 ) -> Tiles:
-    """Cut a picture into tiles.
+    """Split an image into tiles.
 
     Args:
-        picture: RGB uint8 ``[height, width, 3]``.
+        image: RGB uint8 ``[height, width, 3]``.
         detail: as in `ImageBudget`.
-        most_tiles: at most so many; None for no limit.
+        max_tiles: limit of the number of tiles; None for no limit.
     """
-    image = Image.fromarray(picture)
+    resized = Image.fromarray(image)
     height, width = preparation.tile_size
     resample = _FILTERS[preparation.resample]
     edge = preparation.longest_edge
     if preparation.strategy == "grid":
-        edge = _edge(image.size, preparation, detail, most_tiles)
+        edge = _longest_edge(resized.size, preparation, detail, max_tiles)
     if edge is not None:
-        image = image.resize(longest_edge_size(*image.size, edge), resample)
+        resized = resized.resize(longest_edge_size(*resized.size, edge), resample)
     if preparation.strategy == "grid":
-        image = image.resize(tile_multiple_size(*image.size, height), resample)
-        if image.width > width or image.height > height:
-            return _cut(image, preparation, resample)
+        resized = resized.resize(tile_multiple_size(*resized.size, height), resample)
+        if resized.width > width or resized.height > height:
+            return _split_grid(resized, preparation, resample)
     if preparation.strategy == "stretch":
-        image = image.resize((width, height), resample)
-    return Tiles(np.asarray(image)[None], rows=0, columns=0)
+        resized = resized.resize((width, height), resample)
+    return Tiles(np.asarray(resized)[None], rows=0, columns=0)
 
 
-def _edge(
+def _longest_edge(
     size: tuple[int, int],
     preparation: ImagePreparation,
     detail: Detail | None,
-    most_tiles: int | None,
+    max_tiles: int | None,
 ) -> int | None:
-    """What a picture's longest edge is resized to before it is split."""
+    """Return the length that the longest edge is resized to before the split."""
     tile, edge = preparation.tile_size[0], preparation.longest_edge
     full = edge if edge is not None else max(tile_multiple_size(*size, tile))
     if detail == "low":
         edge = tile
     elif detail == "auto":
         edge = min(full, max(tile, max(size) // tile * tile))
-    if most_tiles is not None:
-        while _count(size, full if edge is None else edge, tile) > most_tiles:
+    if max_tiles is not None:
+        while _count_tiles(size, full if edge is None else edge, tile) > max_tiles:
             edge = ((full if edge is None else edge) - 1) // tile * tile
     return edge
 
 
-def _count(size: tuple[int, int], edge: int, tile: int) -> int:
-    """Tiles of a picture whose longest edge becomes `edge`."""
+def _count_tiles(size: tuple[int, int], edge: int, tile: int) -> int:
+    """Return the number of tiles of an image whose longest edge becomes `edge`."""
     width, height = tile_multiple_size(*longest_edge_size(*size, edge), tile)
     grid = (width // tile) * (height // tile)
     return 1 if grid == 1 else grid + 1
 
 
-def _cut(image: Image.Image, preparation: ImagePreparation, resample: Image.Resampling) -> Tiles:
-    """Grid of tiles, then the whole in one tile. `image` has multiples of the tile as sides."""
+def _split_grid(
+    image: Image.Image, preparation: ImagePreparation, resample: Image.Resampling
+) -> Tiles:
+    """Split into a grid of tiles and an overview. The sides of `image` are multiples of the tile."""
     height, width = preparation.tile_size
     rows, columns = image.height // height, image.width // width
     pixels = np.empty((rows * columns + 1, height, width, 3), np.uint8)
@@ -161,10 +163,10 @@ def _cut(image: Image.Image, preparation: ImagePreparation, resample: Image.Resa
 
 
 def longest_edge_size(width: int, height: int, longest_edge: int) -> tuple[int, int]:
-    """Width and height once the longest edge is `longest_edge`, up or down.
+    """Return width and height with the longest edge resized to `longest_edge`.
 
-    Idefics3's rule: the other side is cut to an integer, then up to an even one, at least 1; neither
-    side passes `SIDE_LIMIT`.
+    The rule of Idefics3: the other side is rounded down to an integer, then up to an even one, and is at
+    least 1. No side is longer than `MAX_SIDE`.
     """
     aspect = width / height
     if width >= height:
@@ -174,15 +176,18 @@ def longest_edge_size(width: int, height: int, longest_edge: int) -> tuple[int, 
         width, height = int(longest_edge * aspect), longest_edge
         width = max(width + width % 2, 1)
     aspect = width / height
-    if width >= height and width > SIDE_LIMIT:
-        width, height = SIDE_LIMIT, int(SIDE_LIMIT / aspect)
-    elif height > width and height > SIDE_LIMIT:
-        width, height = int(SIDE_LIMIT * aspect), SIDE_LIMIT
+    if width >= height and width > MAX_SIDE:
+        width, height = MAX_SIDE, int(MAX_SIDE / aspect)
+    elif height > width and height > MAX_SIDE:
+        width, height = int(MAX_SIDE * aspect), MAX_SIDE
     return max(width, 1), max(height, 1)
 
 
 def tile_multiple_size(width: int, height: int, tile: int) -> tuple[int, int]:
-    """Width and height as multiples of `tile`: the longer side up, the other by the aspect, then up."""
+    """Return width and height as multiples of `tile`.
+
+    The longer side is rounded up; the other follows from the aspect ratio and is rounded up.
+    """
 
     def up(side: int) -> int:
         return math.ceil(side / tile) * tile

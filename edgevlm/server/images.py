@@ -37,7 +37,7 @@ def is_public(address: str) -> bool:
 
 
 class PictureReader:
-    """Turns a request's messages into those of `VLM.generate`.
+    """Turns a request's messages into those of `VLM.stream_generate`.
 
     Args:
         allowed: which IP addresses a remote picture may come from; None refuses remote pictures.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
-from edgevlm.options import MOST_LOGPROBS, GenerationOptions
+from edgevlm.options import MAX_LOGPROBS, GenerationOptions
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
 from edgevlm.server.validation import Given, Neutral
@@ -45,7 +45,7 @@ Count: TypeAlias = Annotated[
 ]
 """A number of tokens; -1 is no limit."""
 TopK: TypeAlias = Annotated[int, Field(ge=-1, le=2**31 - 1), BeforeValidator(_integral)]
-TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MOST_LOGPROBS), BeforeValidator(_integral)]
+TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_integral)]
 ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_integral)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -185,7 +185,7 @@ class ChatCompletionRequest(Given):
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: TopLogprobs | None = Field(
         None,
-        description=f"an integer from 0 to {MOST_LOGPROBS}, beside logprobs: true",
+        description=f"an integer from 0 to {MAX_LOGPROBS}, beside logprobs: true",
     )
     response_format: ResponseFormat | None = Field(
         None, description='an object such as {"type": "text"}'

@@ -153,7 +153,7 @@ class Worker:
                     return
                 parts.append(_decoded(part))
             messages.append({**message, "content": parts})
-        with contextlib.closing(self._vlm.generate(messages, **job.options)) as chunks:
+        with contextlib.closing(self._vlm.stream_generate(messages, **job.options)) as chunks:
             for chunk in chunks:
                 self._progress = time.monotonic()
                 if job.abandoned.is_set():

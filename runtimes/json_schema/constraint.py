@@ -64,7 +64,7 @@ class JsonTexts:
         Raises:
             InputError: a schema that is too long, not valid, or that asks for what cannot be kept to; one
                 line, with the place in the schema.
-            RuntimeLoadError: the process in which schemas are tried cannot be started.
+            LoadError: the process in which schemas are tried cannot be started.
         """
         translation = checked(schema)
         message = self._verdict(translation)

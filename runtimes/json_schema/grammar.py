@@ -28,7 +28,7 @@ class Grammars:
 
     Raises:
         MissingDependencyError: llguidance is not installed.
-        RuntimeLoadError: it does not load.
+        LoadError: it does not load.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import LoadError
 from edgevlm.runtimes.json_schema.helper import HEADER
 
 CPU_SECONDS = 5
@@ -45,12 +45,12 @@ class HelperProcess:
         vocabulary: `hello` of it.
 
     Raises:
-        RuntimeLoadError: no child process can be started here, or llguidance does not load in it.
+        LoadError: no child process can be started here, or llguidance does not load in it.
     """
 
     def __init__(self, vocabulary: bytes) -> None:
         if getattr(sys, "frozen", False) or not sys.executable:
-            raise RuntimeLoadError(
+            raise LoadError(
                 "a JSON schema is tried in a child process, and there is no Python interpreter to "
                 "start; run edgevlm in an installed Python"
             )
@@ -64,7 +64,7 @@ class HelperProcess:
                 stderr=subprocess.DEVNULL,
             )
         except OSError as error:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"a JSON schema is tried in a child process, and none can be started: {error}"
             ) from error
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -79,7 +79,7 @@ class HelperProcess:
             self._write(vocabulary)
             self._receive()
         except HelperEndedError as error:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"llguidance does not start in a child process ({error}); "
                 f"install it again: pip install --force-reinstall llguidance"
             ) from error

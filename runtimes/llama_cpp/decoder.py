@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import ContextError, InputError, RuntimeLoadError
+from edgevlm.errors import ContextError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
@@ -58,7 +58,7 @@ class LlamaCppDecoder:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: the file, the build or the GPU cannot be used, memory is short, or this process was
+        LoadError: the file, the build or the GPU cannot be used, memory is short, or this process was
             forked from one that had used a model.
         MissingDependencyError: llama-cpp-python is not installed.
     """
@@ -73,7 +73,7 @@ class LlamaCppDecoder:
     """The same without flash attention: the scores of larger ones leave a CPU's caches
     (`benchmarks/settings.py`)."""
 
-    MOST_LOGITS = 16
+    MAX_LOGITS = 16
     """Entries of a batch that can have logits: a draft."""
 
     CACHE_TYPE = "F16"
@@ -104,7 +104,7 @@ class LlamaCppDecoder:
         self._llama = library()
         if gpu_layers:
             if reason := why_no_gpu():
-                raise RuntimeLoadError(f"gpu_layers={gpu_layers}, but {reason}")
+                raise LoadError(f"gpu_layers={gpu_layers}, but {reason}")
             self._ask_guard_of_gpu()
         self.on_cpu = gpu_layers == 0
         self._flash = not self.on_cpu or self._flash_pays()
@@ -155,7 +155,7 @@ class LlamaCppDecoder:
         scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = system.available_memory()
         if available is not None and cache + scores > available:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"context_length {self.context_length} needs {(cache + scores) / 2**30:.1f} GiB of memory "
                 f"(key-value cache {cache / 2**30:.1f}, attention {scores / 2**30:.1f}), "
                 f"{available / 2**30:.1f} GiB are available; ask for a shorter context"
@@ -167,7 +167,7 @@ class LlamaCppDecoder:
         parameters.n_ctx = self.context_length
         parameters.n_batch = parameters.n_ubatch = self._batch_length
         parameters.n_seq_max = 1
-        parameters.n_outputs_max = self.MOST_LOGITS  # no [batch, vocabulary] of logits
+        parameters.n_outputs_max = self.MAX_LOGITS  # no [batch, vocabulary] of logits
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.attention_type = llama.LLAMA_ATTENTION_TYPE_CAUSAL
         parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
@@ -183,13 +183,13 @@ class LlamaCppDecoder:
         recent_errors.clear()
         self._context = llama.llama_init_from_model(self._model.handle, parameters)
         if not self._context:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"llama.cpp cannot create a context for {self._path}{failure_reason()}"
                 + ("; ask for a shorter context" if lacked_memory() else "")
             )
         self._memory = llama.llama_get_memory(self._context)
         if not self._memory:
-            raise RuntimeLoadError(f"{self._path} has no key-value cache; it is not a decoder")
+            raise LoadError(f"{self._path} has no key-value cache; it is not a decoder")
         self._batch_length = llama.llama_n_batch(self._context)
         self._create_batch()
 
@@ -229,7 +229,7 @@ class LlamaCppDecoder:
         Raises:
             InputError: ids or positions of the wrong type, shape or range.
             ContextError: positions outside the context.
-            RuntimeLoadError: llama.cpp failed; nothing of this call is kept.
+            InferenceError: llama.cpp failed; nothing of this call is kept.
         """
         self._open()
         ids = self._model.check_tokens(token_ids)
@@ -238,7 +238,7 @@ class LlamaCppDecoder:
     def decode_draft(
         self, token_ids: Sequence[int], positions: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """As `decode_tokens`, for at most `MOST_LOGITS` tokens.
+        """As `decode_tokens`, for at most `MAX_LOGITS` tokens.
 
         Returns:
             float32 ``[n, vocabulary]``: llama.cpp's own logits after each token, valid until it decodes
@@ -246,9 +246,9 @@ class LlamaCppDecoder:
         """
         self._open()
         ids = self._model.check_tokens(token_ids)
-        if len(ids) > self.MOST_LOGITS:
+        if len(ids) > self.MAX_LOGITS:
             raise InputError(
-                f"a draft may have {self.MOST_LOGITS} tokens, has {len(ids)}; use decode_tokens"
+                f"a draft may have {self.MAX_LOGITS} tokens, has {len(ids)}; use decode_tokens"
             )
         self._decode(ids, positions, outputs=len(ids))
         pointer = self._llama.llama_get_logits(self._context)
@@ -327,7 +327,7 @@ class LlamaCppDecoder:
                 recent_errors.clear()
                 status = llama.llama_decode(self._context, batch)
                 if status:
-                    raise RuntimeLoadError(
+                    raise InferenceError(
                         f"llama.cpp could not decode positions {positions[first]} to "
                         f"{positions[last - 1]} (status {status}){failure_reason()}"
                     )
@@ -351,23 +351,21 @@ class LlamaCppDecoder:
         if position >= self._length:
             return
         if not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
-            raise RuntimeLoadError(
-                f"llama.cpp cannot forget positions from {position} of this model"
-            )
+            raise InferenceError(f"llama.cpp cannot forget positions from {position} of this model")
         self._length = position
 
     def save(self) -> NDArray[np.uint8]:
         """A copy of the KV cache, uint8 ``[bytes]``, for `restore` of the same decoder.
 
         Raises:
-            RuntimeLoadError: llama.cpp failed.
+            InferenceError: llama.cpp failed.
         """
         self._open()
         llama = self._llama
         copy = np.empty(llama.llama_state_seq_get_size(self._context, 0), np.uint8)
         pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         if llama.llama_state_seq_get_data(self._context, pointer, copy.nbytes, 0) != copy.nbytes:
-            raise RuntimeLoadError("llama.cpp could not copy its key-value cache")
+            raise InferenceError("llama.cpp could not copy its key-value cache")
         return copy
 
     def restore(self, copy: NDArray[np.uint8], length: int) -> None:
@@ -375,7 +373,7 @@ class LlamaCppDecoder:
 
         Raises:
             InputError: more positions than the context has.
-            RuntimeLoadError: llama.cpp cannot read the copy; nothing is held then.
+            InferenceError: llama.cpp cannot read the copy; nothing is held then.
         """
         self._open()
         length = check_integer("length", length, 0, self.context_length)
@@ -387,7 +385,7 @@ class LlamaCppDecoder:
         read = llama.llama_state_seq_set_data(self._context, pointer, copy.nbytes, 0)
         if read != copy.nbytes or llama.llama_memory_seq_pos_max(self._memory, 0) != length - 1:
             llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
-            raise RuntimeLoadError(
+            raise InferenceError(
                 f"llama.cpp could not restore its key-value cache from {copy.nbytes} bytes"
                 f"{failure_reason()}"
             )
@@ -429,7 +427,7 @@ class LlamaCppDecoder:
         )
 
     def close(self) -> None:
-        """Free the memory; every later call raises RuntimeLoadError. May be called again."""
+        """Free the memory; every later call raises ClosedError. May be called again."""
         if self._context:
             self._free_context(self._context)
         self._context = None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import LoadError, MissingDependencyError
 
 _SCALAR_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of GGUF's metadata value types of fixed size."""
@@ -26,7 +26,7 @@ class EmbeddingTable:
     """``token_embd.weight`` of a GGUF file, memory-mapped.
 
     Raises:
-        RuntimeLoadError: not a GGUF file, or it has no such tensor of a known type.
+        LoadError: not a GGUF file, or it has no such tensor of a known type.
         MissingDependencyError: the package `gguf` is not installed.
     """
 
@@ -49,7 +49,7 @@ class EmbeddingTable:
             end = offset + row_bytes * self.shape[0]
             self._rows = contents[offset:end].reshape(self.shape[0], row_bytes)
         except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"{path}: cannot read {self.TENSOR} ({error}); the file is damaged, get it again"
             ) from error
 

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgevlm.errors import MissingDependencyError, RuntimeLoadError
+from edgevlm.errors import LoadError, MissingDependencyError
 from edgevlm.runtimes import system
 from edgevlm.user_cache import keep, user_cache
 
@@ -96,12 +96,12 @@ def check_library(
         A verdict whose outcome is ``ok`` or, after a warning, ``no_extra_bufts``.
 
     Raises:
-        RuntimeLoadError: it crashes either way, or cannot even be tried; with the mend.
+        LoadError: it crashes either way, or cannot even be tried; with the mend.
         MissingDependencyError: llama-cpp-python is not installed.
     """
     verdict = library_verdict(command, folder, cache)
     if verdict.outcome == "crash":
-        raise RuntimeLoadError(verdict.explanation)
+        raise LoadError(verdict.explanation)
     if verdict.outcome == "no_extra_bufts":
         _warn_once(verdict.explanation)
     return verdict
@@ -140,7 +140,7 @@ def check_file(
         folder, cache: as in `check_library`.
 
     Raises:
-        RuntimeLoadError: no such file, no GGUF file, or llama.cpp refuses or crashes on it.
+        LoadError: no such file, no GGUF file, or llama.cpp refuses or crashes on it.
     """
     try:
         path = path.resolve()
@@ -148,9 +148,9 @@ def check_file(
             magic = file.read(4)
         status = path.stat()
     except OSError as error:
-        raise RuntimeLoadError(f"cannot read the decoder {path}: {error.strerror}") from error
+        raise LoadError(f"cannot read the decoder {path}: {error.strerror}") from error
     if magic != b"GGUF":
-        raise RuntimeLoadError(
+        raise LoadError(
             f"{path} is not a GGUF file: it begins with {magic!r}; get the bundle again"
         )
     key = _digest(
@@ -160,9 +160,7 @@ def check_file(
         return
     crash = _run([*command, "file", str(path)])
     if crash:
-        raise RuntimeLoadError(
-            f"llama.cpp crashes on {path} ({crash}); the file is damaged, get it again"
-        )
+        raise LoadError(f"llama.cpp crashes on {path} ({crash}); the file is damaged, get it again")
     _remember(key, LibraryVerdict("ok"), cache)
 
 
@@ -176,14 +174,14 @@ def check_gpu(
         folder, cache: as in `check_library`.
 
     Raises:
-        RuntimeLoadError: they crash, as those that were compiled for another GPU do.
+        LoadError: they crash, as those that were compiled for another GPU do.
     """
     key = _digest("gpu", _library_identity(folder), *_nvidia_identity())
     if _recall(key, cache) is not None:
         return
     crash = _run([*command, "gpu", "all-layers"])
     if crash:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"llama.cpp as it is built here crashes on this GPU ({crash}); {BUILD_WITH_CUDA}, or leave the "
             "decoder on the CPU: gpu_layers=0"
         )
@@ -211,11 +209,11 @@ def _run(command: Sequence[str]) -> str:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"llama.cpp, tried in a child process, did not end in {PROBE_SECONDS} seconds; {MEND}"
             ) from error
         except OSError as error:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"cannot start {command[0]} to try llama.cpp in a child process: {error}"
             ) from error
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -223,11 +221,11 @@ def _run(command: Sequence[str]) -> str:
     if ended.returncode == 0:
         return ""
     if ended.returncode == REFUSED:
-        raise RuntimeLoadError(last)
+        raise LoadError(last)
     if ended.returncode == -9:
-        raise RuntimeLoadError("llama.cpp, tried in a child process, was killed; memory is short")
+        raise LoadError("llama.cpp, tried in a child process, was killed; memory is short")
     if 0 < ended.returncode < 128:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"llama.cpp could not be tried in a child process (exit status {ended.returncode}): {last}"
         )
     return f"status {ended.returncode}{': ' + last if last else ''}"

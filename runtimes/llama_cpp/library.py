@@ -9,7 +9,7 @@ import logging
 from types import ModuleType
 from typing import Any
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import LoadError
 from edgevlm.runtimes.imports import import_library
 from edgevlm.runtimes.llama_cpp.guard import (
     BUILD_WITH_CUDA,
@@ -34,11 +34,11 @@ def library() -> ModuleType:
 
     Raises:
         MissingDependencyError: llama-cpp-python is not installed.
-        RuntimeLoadError: another version, or its shared library cannot be loaded.
+        LoadError: another version, or its shared library cannot be loaded.
     """
     llama_cpp = import_library("llama_cpp", "llama-cpp-python", "the decoder", INSTALL, REBUILD)
     if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
-        raise RuntimeLoadError(
+        raise LoadError(
             f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "
             f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL}"
         )

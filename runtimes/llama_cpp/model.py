@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.errors import ClosedError, InputError, LoadError
 from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
 from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION
 from edgevlm.runtimes.llama_cpp.library import failure_reason, lacked_memory, library, recent_errors
@@ -45,7 +45,7 @@ class LlamaCppModel:
         extra_buffer_types: whether llama.cpp's repacked and AMX kernels may be used.
 
     Raises:
-        RuntimeLoadError: the file cannot be loaded, or is no causal decoder with a key-value cache.
+        LoadError: the file cannot be loaded, or is no causal decoder with a key-value cache.
     """
 
     def __init__(self, path: Path, *, gpu_layers: int, extra_buffer_types: bool) -> None:
@@ -64,7 +64,7 @@ class LlamaCppModel:
         recent_errors.clear()
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"llama.cpp cannot load {path}{failure_reason()}; "
                 + (
                     "memory is short: take a smaller file, or put fewer layers on the GPU (gpu_layers)"
@@ -90,7 +90,7 @@ class LlamaCppModel:
         for reason, applies in refusals.items():
             if applies:
                 self.close()
-                raise RuntimeLoadError(
+                raise LoadError(
                     f"{path} {reason}; edgevlm runs causal decoders with a key-value cache"
                 )
         self.trained_length: int = llama.llama_model_n_ctx_train(self.handle)
@@ -176,7 +176,7 @@ class LlamaCppModel:
 
         Raises:
             InputError: ids of the wrong type or range.
-            RuntimeLoadError: the file holds no embedding table that can be read.
+            LoadError: the file holds no embedding table that can be read.
         """
         self.check_open()
         ids = self.check_tokens(token_ids)
@@ -222,7 +222,7 @@ class LlamaCppModel:
         return np.ascontiguousarray(ids, np.int32)
 
     def close(self) -> None:
-        """Free the memory; every later call raises RuntimeLoadError. May be called again."""
+        """Free the memory; every later call raises ClosedError. May be called again."""
         if self.handle:
             self._free(self.handle)
         self.handle = None
@@ -230,10 +230,10 @@ class LlamaCppModel:
 
     def check_open(self) -> None:
         """Raises:
-        RuntimeLoadError: closed.
+        ClosedError: closed.
         """
         if not self.handle:
-            raise RuntimeLoadError(f"the decoder of {self._path} is closed; create a new one")
+            raise ClosedError(f"the decoder of {self._path} is closed; create a new one")
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevlm.errors import EdgeVLMError, RuntimeLoadError
+from edgevlm.errors import EdgeVLMError, LoadError
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp.guard import REFUSED
 from edgevlm.runtimes.llama_cpp.library import library
@@ -74,7 +74,7 @@ def try_library(decoder_class: type[UnguardedDecoder], folder: Path, gpu_layers:
             str(source).encode(), str(paths[-1]).encode(), parameters
         )
         if status:
-            raise RuntimeLoadError(f"llama.cpp cannot quantize to {name} (status {status})")
+            raise LoadError(f"llama.cpp cannot quantize to {name} (status {status})")
     for path in paths:
         decoder = decoder_class(
             path, context_length=2 * PROMPT_LENGTH, threads=1, gpu_layers=gpu_layers

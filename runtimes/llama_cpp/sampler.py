@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import ClosedError, InferenceError
 from edgevlm.runtimes.llama_cpp.library import library
 from edgevlm.runtimes.protocols import Sampling
 
@@ -79,10 +79,11 @@ class LlamaCppSampler:
 
         Raises:
             InputError: the last decoding did not ask for logits.
-            RuntimeLoadError: closed, or the logits are not numbers (damaged weights).
+            ClosedError: the sampler was closed.
+            InferenceError: the logits are NaN (damaged weights).
         """
         if not self._chain:
-            raise RuntimeLoadError("the sampler is closed; create a new one")
+            raise ClosedError("the sampler is closed; create a new one")
         logits = self._last_logits()
         if self._most_likely:
             best = int(logits.argmax())  # the first NaN, if there is one
@@ -118,8 +119,8 @@ class LlamaCppSampler:
 
 
 def _check_number(value: np.float32) -> None:
-    """Raises RuntimeLoadError for NaN."""
+    """Raises LoadError for NaN."""
     if np.isnan(value):
-        raise RuntimeLoadError(
+        raise InferenceError(
             "the decoder computes NaN; its weights are damaged, get the bundle again"
         )

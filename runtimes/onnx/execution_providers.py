@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.errors import InputError, LoadError
 from edgevlm.user_cache import user_cache
 
 Provider = str | tuple[str, dict[str, Any]]
@@ -102,7 +102,7 @@ def select(
 
     Raises:
         InputError: no such device, or no provider.
-        RuntimeLoadError: one that was asked for is not there.
+        LoadError: one that was asked for is not there.
     """
     if providers is not None:
         if isinstance(providers, str) or not providers:
@@ -125,7 +125,7 @@ def select(
         raise InputError(f"device must be auto, {', '.join(DEVICES)}, is {device!r}")
     for one in selection.required:
         if one not in available:
-            raise RuntimeLoadError(
+            raise LoadError(
                 f"{one} is not in this ONNX Runtime, which has {', '.join(available)}; {mend(one)}"
             )
     return selection

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.imports import import_library
@@ -52,7 +52,7 @@ def library() -> ModuleType:
 
     Raises:
         MissingDependencyError: not installed.
-        RuntimeLoadError: its shared library cannot be loaded.
+        LoadError: its shared library cannot be loaded.
     """
     onnxruntime = import_library(
         "onnxruntime",
@@ -91,7 +91,7 @@ def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
     """The provider that `OnnxVision` tries first with these arguments.
 
     Raises:
-        InputError, RuntimeLoadError, MissingDependencyError: as `OnnxVision`.
+        InputError, LoadError, MissingDependencyError: as `OnnxVision`.
     """
     selection = execution_providers.select(device, providers, library().get_available_providers())
     return execution_providers.name(selection.wanted[0])
@@ -110,7 +110,7 @@ class OnnxVision:
 
     Raises:
         InputError: an argument of the wrong type or range.
-        RuntimeLoadError: a file that is no such graph, a provider that is not there, or a process that was
+        LoadError: a file that is no such graph, a provider that is not there, or a process that was
             forked from one that had used a model.
         MissingDependencyError: ONNX Runtime is not installed.
     """
@@ -157,7 +157,7 @@ class OnnxVision:
         obtained = session.get_providers()
         for provider in selection.required:
             if provider not in obtained:
-                raise RuntimeLoadError(
+                raise LoadError(
                     f"{provider} was asked for and did not start (ONNX Runtime got "
                     f"{', '.join(obtained)}); {execution_providers.mend(provider)}"
                 )
@@ -185,7 +185,7 @@ class OnnxVision:
         if kept.exists():
             try:
                 return self._create_session(kept, selection.wanted, options, fall_back=fall_back)
-            except RuntimeLoadError as error:
+            except LoadError as error:
                 _logger.warning("%s, compiling anew", error)
         with tempfile.TemporaryDirectory(dir=selection.contexts) as folder:
             aside = Path(folder) / kept.name
@@ -223,20 +223,19 @@ class OnnxVision:
             if fall_back and len(wanted) > 1:
                 return self._create_session(path, wanted[-1:], options, fall_back=False)
             names = ", ".join(map(execution_providers.name, wanted))
-            raise RuntimeLoadError(
-                f"ONNX Runtime cannot load {path} with {names}: {error}"
-            ) from error
+            raise LoadError(f"ONNX Runtime cannot load {path} with {names}: {error}") from error
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
 
         Raises:
             InputError: another dtype or shape than the graph takes.
-            RuntimeLoadError: closed, or ONNX Runtime failed (memory, device).
+            ClosedError: the vision graph was closed.
+            InferenceError: ONNX Runtime failed (memory, device).
         """
         check_not_forked()
         if self._session is None:
-            raise RuntimeLoadError(f"the vision graph {self._path} is closed; create a new one")
+            raise ClosedError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
         runs = []
         for start in range(0, len(tiles), self.BATCH_LENGTH):
@@ -244,12 +243,12 @@ class OnnxVision:
             try:
                 (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
             except Exception as error:  # see _create_session
-                raise RuntimeLoadError(f"ONNX Runtime failed in {self._path}: {error}") from error
+                raise InferenceError(f"ONNX Runtime failed in {self._path}: {error}") from error
             runs.append(embeddings)
         return np.concatenate(runs)
 
     def close(self) -> None:
-        """Free the session; every later call raises RuntimeLoadError. May be called again."""
+        """Free the session; every later call raises ClosedError. May be called again."""
         self._session = None
 
 

@@ -70,6 +70,8 @@ def test_an_open_file_is_one_image_for_every_call(smolvlm: VLM) -> None:
     expected = smolvlm.ask(PIXELS, "What?", max_tokens=3).text
     assert smolvlm.ask(io.BytesIO(DATA), "What?", max_tokens=3).text == expected
     assert smolvlm.chat().send("What?", io.BytesIO(DATA), max_tokens=3).text == expected
-    np.testing.assert_array_equal(smolvlm.encode(io.BytesIO(DATA)), smolvlm.encode(PIXELS))
+    np.testing.assert_array_equal(
+        smolvlm.encode_image(io.BytesIO(DATA)), smolvlm.encode_image(PIXELS)
+    )
     scores = [smolvlm.score(image, "What?", ["a", "b"]) for image in (PIXELS, io.BytesIO(DATA))]
     assert scores[0] == scores[1]

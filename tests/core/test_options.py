@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.engine.detokenizer import AnswerText
+from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.errors import InputError
 from edgevlm.options import Generation
 
@@ -54,7 +54,7 @@ def test_no_stop_strings(none: Any) -> None:
 
 
 def whole(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
-    """What `AnswerText` must come to, computed from the whole text at once."""
+    """What `Detokenizer` must come to, computed from the whole text at once."""
     text = text.lstrip()
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return (text[: min(found)[1]], True) if found else (text, False)
@@ -68,7 +68,7 @@ def whole(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
 def test_pieces_come_to_the_same_as_the_whole(text: str, stops: tuple[str, ...], data: Any) -> None:
     spelled = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(spelled)), max_size=12)))
-    answer = AnswerText(stops)
+    answer = Detokenizer(stops)
     shown = ""
     expected, stopped = whole(text, stops)
     for start, end in zip([0, *cuts], [*cuts, len(spelled)], strict=True):
@@ -81,6 +81,6 @@ def test_pieces_come_to_the_same_as_the_whole(text: str, stops: tuple[str, ...],
 
 
 def test_half_a_character_is_replaced_at_the_end() -> None:
-    answer = AnswerText(())
+    answer = Detokenizer(())
     assert answer.push("€".encode()[:2]) == ""
     assert answer.finish() == "\N{REPLACEMENT CHARACTER}"

@@ -53,7 +53,7 @@ def test_scores_are_the_models_own_probabilities(exported: Export, family: str) 
         exported(family).bundle, vision="fp32", decoder="f16", threads=1
     ) as vlm:
         engine = vlm._engine
-        prepared = engine.prepare(load_image(image))
+        prepared = engine.process_image(load_image(image))
         ends = sorted(vlm.manifest.prompt.end_token_ids)
         expected = []
         for choice in choices:
@@ -72,7 +72,7 @@ def test_scores_are_the_models_own_probabilities(exported: Export, family: str) 
             found = np.exp([score.logprob for score in scores])
             np.testing.assert_allclose(found, expected, rtol=2e-3)
             shares = np.array(expected) / np.sum(expected)
-            np.testing.assert_allclose([score.share for score in scores], shares, rtol=2e-3)
+            np.testing.assert_allclose([score.probability for score in scores], shares, rtol=2e-3)
 
 
 def test_scoring_leaves_answers_as_they_were(smolvlm: VLM) -> None:
@@ -85,8 +85,8 @@ def test_scoring_leaves_answers_as_they_were(smolvlm: VLM) -> None:
 def test_the_likeliest_choice_is_what_a_trained_model_answers() -> None:
     with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
         scores = vlm.score("examples/square.png", "What color is it?", ["red", "green", "blue"])
-        best = max(scores, key=lambda score: score.share)
-        assert best.text == "green" and best.share > 0.9
+        best = max(scores, key=lambda score: score.probability)
+        assert best.text == "green" and best.probability > 0.9
 
 
 def test_choices_that_cannot_be_scored(smolvlm: VLM) -> None:
@@ -108,7 +108,7 @@ def test_loading_tells_its_steps(exported: Export) -> None:
         threads=1,
         progress=lambda share, what: told.append((share, what)),
     ) as vlm:
-        names = [entry.name for entry in vlm.files]
+        names = [vlm.vision_file.name, vlm.decoder_file.name]
     shares = [share for share, _ in told]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
     assert names == ["vision.fp32.onnx", "decoder.f16.gguf"]

@@ -16,11 +16,12 @@ from edgevlm import (
     VLM,
     Bundle,
     BundleError,
+    ClosedError,
     ContextError,
     ImageError,
     InputError,
+    LoadError,
     PromptError,
-    RuntimeLoadError,
 )
 from edgevlm.bundle import sha256
 from tests.conftest import Export, picture
@@ -78,12 +79,12 @@ def test_bad_requests_are_clear_errors(
 
 def test_messages_with_a_picture_missing_are_refused(smolvlm: VLM) -> None:
     with pytest.raises(PromptError, match="under 'image'"):
-        smolvlm.generate([{"role": "user", "content": [{"type": "image"}]}])
+        smolvlm.stream_generate([{"role": "user", "content": [{"type": "image"}]}])
 
 
 @pytest.mark.parametrize("messages", [None, [], (), "hi", 5, {"role": "user", "content": "hi"}])
 def test_what_is_no_conversation_is_a_clear_error(smolvlm: VLM, messages: Any) -> None:
-    for method in (smolvlm.generate, smolvlm.prompt):
+    for method in (smolvlm.stream_generate, smolvlm.prompt):
         with pytest.raises(PromptError, match="messages"):
             method(messages)
 
@@ -91,7 +92,7 @@ def test_what_is_no_conversation_is_a_clear_error(smolvlm: VLM, messages: Any) -
 def test_a_closed_model_says_so(fresh: Callable[..., VLM]) -> None:
     vlm = fresh()
     vlm.close()
-    with pytest.raises(RuntimeLoadError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         vlm.ask(None, "What?")
 
 
@@ -110,14 +111,14 @@ def test_a_closed_model_says_so(fresh: Callable[..., VLM]) -> None:
     ids=str,
 )
 def test_bad_settings_are_clear_errors(fresh: Callable[..., VLM], options: dict[str, Any]) -> None:
-    with pytest.raises((InputError, RuntimeLoadError)) as caught:
+    with pytest.raises((InputError, LoadError)) as caught:
         fresh(**options)
     (value,) = options.values()
     assert str(value) in str(caught.value)
 
 
 def test_a_device_that_is_not_there_raises(fresh: Callable[..., VLM]) -> None:
-    with pytest.raises(RuntimeLoadError, match=r"CUDAExecutionProvider.*edgevlm\[cuda\]"):
+    with pytest.raises(LoadError, match=r"CUDAExecutionProvider.*edgevlm\[cuda\]"):
         fresh(device="cuda")
 
 
@@ -215,5 +216,5 @@ def test_garbage_with_a_true_hash_is_a_clear_error(
     entry["size"] = (folder / name).stat().st_size
     entry["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(RuntimeLoadError, match=name):
+    with pytest.raises(LoadError, match=name):
         VLM.from_pretrained(folder, vision="fp32", decoder="f16")

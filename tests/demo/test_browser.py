@@ -126,7 +126,7 @@ class Endless:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
     state = Endless()
-    generate = VLM.generate
+    generate = VLM.stream_generate
 
     def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Chunk]:
         try:
@@ -140,7 +140,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
             state.closed.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(VLM, "generate", generated)
+        patch.setattr(VLM, "stream_generate", generated)
         yield state
     state.go_on.set()
 

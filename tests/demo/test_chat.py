@@ -65,7 +65,7 @@ def whole(page: Page) -> None:
 
 @dataclass
 class Scripted:
-    """What `VLM.generate` answers instead of the model."""
+    """What `VLM.stream_generate` answers instead of the model."""
 
     answer: str = ""
     error: Exception | None = None
@@ -77,7 +77,7 @@ class Scripted:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     script = Scripted()
-    generate = VLM.generate
+    generate = VLM.stream_generate
 
     def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Chunk]:
         script.begun.set()
@@ -91,7 +91,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
             yield Chunk(line, ())
         yield last
 
-    monkeypatch.setattr(VLM, "generate", generated)
+    monkeypatch.setattr(VLM, "stream_generate", generated)
     yield script
     script.go_on.set()
 

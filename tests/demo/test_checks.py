@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgevlm import VLM, Bundle, BundleError, InputError, RuntimeLoadError
+from edgevlm import VLM, Bundle, BundleError, ClosedError, InputError
 from edgevlm.demo import models_tab
 from edgevlm.demo.compare import Setting, Side, compare, differ, usable, view
 from edgevlm.demo.model_pool import Models, Offer
@@ -197,7 +197,7 @@ def test_another_bundle_of_the_same_name_takes_its_place(
     assert not models.is_loaded("one")
     with models.lease("one") as loaded:
         assert loaded.offer.model == str(second) and loaded is not first
-    with pytest.raises(RuntimeLoadError, match="is closed"):
+    with pytest.raises(ClosedError, match="is closed"):
         first.vlm.ask(SCENE, "Where is the key?")
 
 

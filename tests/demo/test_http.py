@@ -206,7 +206,7 @@ def test_exported_models_are_offered_and_few_stay_loaded(exports: Path) -> None:
     for label in labels:
         with models.lease(label) as loaded:
             assert loaded.vlm.ask(SQUARE, "What color is it?").text == "green"
-            assert loaded.disk == sum(entry.size for entry in loaded.vlm.files)
+            assert loaded.disk == loaded.vlm.vision_file.size + loaded.vlm.decoder_file.size
     assert [models.is_loaded(label) for label in labels] == [False, False, True, True]
     with models.lease("two") as held, models.lease("one"), models.lease(NANO):
         assert held.vlm.ask(SQUARE, "What color is it?").text == "green", "one in use stays"

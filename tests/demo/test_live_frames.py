@@ -56,7 +56,7 @@ def test_live_answers_and_scores(models: Models) -> None:
         expected = vlm.score(frame.pixels, frame.question, frame.choices)
     assert scored is not None and scored["answer"] == "green"
     assert dict(scored["choices"]) == pytest.approx(
-        {score.text: score.share for score in expected}, abs=1e-3
+        {score.text: score.probability for score in expected}, abs=1e-3
     )
     assert watch.look_of("page") is None, "nothing is kept of a frame that is answered"
 

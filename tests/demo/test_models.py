@@ -64,7 +64,7 @@ def fragile(models: Models, tmp_path: Path) -> Iterator[Path]:
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Answers that wait after each piece of text until this is set."""
     go_on = threading.Event()
-    generate = VLM.generate
+    generate = VLM.stream_generate
 
     def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Any]:
         with closing(generate(vlm, *arguments, **options)) as chunks:
@@ -74,7 +74,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
                     go_on.wait(60)
 
     with monkeypatch.context() as patch:
-        patch.setattr(VLM, "generate", generated)
+        patch.setattr(VLM, "stream_generate", generated)
         yield go_on
     go_on.set()
 

@@ -41,7 +41,7 @@ sys.exit(main(["demo", "--threads", "1", "--port", {port!r}]))
 """
 
 LOADING = "VLM.from_pretrained = lambda *_, **__: said_and_hung('loading')"
-ANSWERING = "VLM.generate = lambda *_, **__: iter(lambda: said_and_hung('answering'), None)"
+ANSWERING = "VLM.stream_generate = lambda *_, **__: iter(lambda: said_and_hung('answering'), None)"
 
 
 class Demo:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm import VLM
-from edgevlm.engine.embedding_cache import EmbeddingCache
-from edgevlm.engine.kv_cache import COSTLY_POSITIONS, KVCache
+from edgevlm.engine.kv_cache import MIN_POSITIONS_WORTH_SAVING, KVCache
+from edgevlm.lru_cache import LruCache
 from edgevlm.results import Stats
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 
@@ -37,7 +37,7 @@ def vlm() -> Iterator[VLM]:
         yield vlm
 
 
-def take_in(decoder: LlamaCppDecoder, tokens: list[int], position: int) -> NDArray[np.float32]:
+def decode(decoder: LlamaCppDecoder, tokens: list[int], position: int) -> NDArray[np.float32]:
     at = np.arange(position, position + len(tokens), dtype=np.int32)
     decoder.decode_tokens(tokens, at, logits=True)
     return decoder.logits()
@@ -56,23 +56,23 @@ def prompt(conversation: int, length: int) -> list[int]:
     st.sampled_from([0, 300_000, 10**8]),
 )
 def test_what_is_reused_is_what_would_be_computed(
-    decoder: LlamaCppDecoder, requests: list[tuple[int, int]], most_bytes: int
+    decoder: LlamaCppDecoder, requests: list[tuple[int, int]], max_bytes: int
 ) -> None:
     """Whatever the order of conversations, and however little room there is for copies."""
     decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4, most_bytes=most_bytes)
+    cache = KVCache(decoder, tokens_per_tile=4, max_bytes=max_bytes)
     for conversation, length in requests:
-        units = prompt(conversation, length)
-        shared = cache.reuse(units, continues=True)
-        assert shared < len(units)
-        logits = take_in(decoder, units[shared:], shared)
-        cache.extend(units[shared:])
-        assert cache.held_positions == len(units)
-        assert cache.copied_bytes <= most_bytes
+        items = prompt(conversation, length)
+        shared = cache.reuse_prefix(items, expect_continuation=True)
+        assert shared < len(items)
+        logits = decode(decoder, items[shared:], shared)
+        cache.extend(items[shared:])
+        assert cache.held_positions == len(items)
+        assert cache.saved_bytes <= max_bytes
         copy = decoder.save()
         decoder.truncate(0)
-        fresh = take_in(decoder, units, 0)
-        decoder.restore(copy, len(units))
+        fresh = decode(decoder, items, 0)
+        decoder.restore(copy, len(items))
         assert np.abs(logits - fresh).max() < 0.05 * np.abs(fresh).max()
 
 
@@ -82,26 +82,26 @@ def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecod
     reused = []
     for length in (100, 150, 200):
         for conversation in (0, 1, 2):
-            units = prompt(conversation, length)
-            shared = cache.reuse(units, continues=True)
+            items = prompt(conversation, length)
+            shared = cache.reuse_prefix(items, expect_continuation=True)
             reused.append(shared)
-            take_in(decoder, units[shared:], shared)
-            cache.extend(units[shared:])
+            decode(decoder, items[shared:], shared)
+            cache.extend(items[shared:])
     assert reused == [0, 20, 20, 100, 100, 100, 150, 150, 150]
-    assert cache.copies == 2
-    assert 0 < cache.copied_bytes < 10**7
+    assert cache.saved == 2
+    assert 0 < cache.saved_bytes < 10**7
 
 
 def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder) -> None:
     decoder.truncate(0)
     cache = KVCache(decoder, tokens_per_tile=4)
     for question in range(5):
-        units = prompt(0, 200) + [30 + question] * (COSTLY_POSITIONS + 1)
-        shared = cache.reuse(units, continues=True)
+        items = prompt(0, 200) + [30 + question] * (MIN_POSITIONS_WORTH_SAVING + 1)
+        shared = cache.reuse_prefix(items, expect_continuation=True)
         assert shared == (200 if question else 0)
-        take_in(decoder, units[shared:], shared)
-        cache.extend(units[shared:])
-    assert cache.copies == 0
+        decode(decoder, items[shared:], shared)
+        cache.extend(items[shared:])
+    assert cache.saved == 0
 
 
 def test_only_what_is_expected_to_go_on_is_copied(decoder: LlamaCppDecoder) -> None:
@@ -114,13 +114,13 @@ def test_only_what_is_expected_to_go_on_is_copied(decoder: LlamaCppDecoder) -> N
         (3, False, 1),
         (4, True, 1),
     ):
-        units = prompt(conversation, 100)
-        shared = cache.reuse(units, continues=continues)
-        take_in(decoder, units[shared:], shared)
-        cache.extend(units[shared:])
-        assert cache.copies == copies
-    assert cache.reuse(prompt(1, 101), continues=True) == 100
-    assert cache.reuse(prompt(4, 101), continues=True) == 100
+        items = prompt(conversation, 100)
+        shared = cache.reuse_prefix(items, expect_continuation=continues)
+        decode(decoder, items[shared:], shared)
+        cache.extend(items[shared:])
+        assert cache.saved == copies
+    assert cache.reuse_prefix(prompt(1, 101), expect_continuation=True) == 100
+    assert cache.reuse_prefix(prompt(4, 101), expect_continuation=True) == 100
 
 
 def test_a_camera_pays_for_no_copy_and_conversations_keep_theirs(vlm: VLM) -> None:
@@ -165,7 +165,7 @@ def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> No
     """It gets whole conversations, and sees that one goes on by the answer in it."""
 
     def turn(messages: list[dict[str, Any]]) -> Stats:
-        *_, last = vlm.generate(messages, max_tokens=4)
+        *_, last = vlm.stream_generate(messages, max_tokens=4)
         messages += [
             {"role": "assistant", "content": "green"},
             {"role": "user", "content": "What shape is it?"},
@@ -194,31 +194,32 @@ def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> No
 
 def test_what_was_used_longest_ago_goes_first(decoder: LlamaCppDecoder) -> None:
     decoder.truncate(0)
-    take_in(decoder, prompt(0, 100), 0)
+    decode(decoder, prompt(0, 100), 0)
     size = decoder.save().nbytes
     decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4, most_bytes=int(2.5 * size))
+    cache = KVCache(decoder, tokens_per_tile=4, max_bytes=int(2.5 * size))
     for conversation in (0, 1, 2, 3):
-        units = prompt(conversation, 100)
-        shared = cache.reuse(units, continues=True)
-        take_in(decoder, units[shared:], shared)
-        cache.extend(units[shared:])
-    assert cache.copies == 2
-    assert cache.reuse(prompt(0, 101), continues=True) == 20  # gone
-    assert cache.reuse(prompt(2, 101), continues=True) == 100
+        items = prompt(conversation, 100)
+        shared = cache.reuse_prefix(items, expect_continuation=True)
+        decode(decoder, items[shared:], shared)
+        cache.extend(items[shared:])
+    assert cache.saved == 2
+    assert cache.reuse_prefix(prompt(0, 101), expect_continuation=True) == 20  # gone
+    assert cache.reuse_prefix(prompt(2, 101), expect_continuation=True) == 100
 
 
 def test_embeddings_are_bounded_by_bytes() -> None:
-    cache = EmbeddingCache(most_bytes=3000)
+    cache: LruCache[bytes, NDArray[np.float32]] = LruCache(3000, lambda rows: rows.nbytes)
     rows = {bytes([i]): np.full((10, 25), i, np.float32) for i in range(4)}  # 1000 bytes each
-    cache.update({key: rows[key] for key in list(rows)[:3]})
+    for key in list(rows)[:3]:
+        cache[key] = rows[key]
     assert len(cache) == 3
-    assert cache.bytes == 3000
+    assert cache.size == 3000
     assert cache[b"\0"][0, 0] == 0  # used just now
-    cache.update({b"\3": rows[b"\3"]})
+    cache[b"\3"] = rows[b"\3"]
     assert [bytes([i]) in cache for i in range(4)] == [True, False, True, True]
-    cache.update({b"\3": rows[b"\3"]})
-    assert cache.bytes == 3000
+    cache[b"\3"] = rows[b"\3"]
+    assert cache.size == 3000
 
 
 def test_two_conversations_about_pictures_take_turns(vlm: VLM) -> None:

@@ -1,66 +1,76 @@
-"""How a prompt is cut into what the decoder takes in at once."""
+"""How a prompt is chunks into what the decoder takes in at once."""
 
 from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.engine.kv_cache import Unit
-from edgevlm.engine.prefill import LONG_TEXT, SHORT_TEXT, pieces
-from edgevlm.engine.vision_encoder import PART
+from edgevlm.engine.prefill import MAX_INLINE_TEXT_TOKENS, MAX_TEXT_TOKENS_PER_CHUNK, chunk_prompt
+from edgevlm.engine.vision_encoder import TILES_PER_CHUNK
+from edgevlm.inputs.image_processor import ProcessedImage, Tile
+from edgevlm.inputs.prompt import PromptItem
 
-TILES = st.lists(st.binary(min_size=1, max_size=2), min_size=1, max_size=3 * PART)
+
+def tile(key: bytes) -> Tile:
+    """A tile whose pixels nobody needs."""
+    return Tile(key, ProcessedImage((key,), 0, 0, lambda: pytest.fail("pixels are needed")), 0)
+
+
+TILES = st.lists(
+    st.binary(min_size=1, max_size=2).map(tile),
+    min_size=1,
+    max_size=3 * TILES_PER_CHUNK,
+)
 LENGTHS = (
     st.integers(1, 8)
-    | st.integers(SHORT_TEXT - 1, SHORT_TEXT + 2)
-    | st.integers(LONG_TEXT - 1, LONG_TEXT + 2)
-    | st.just(3 * LONG_TEXT)
+    | st.integers(MAX_INLINE_TEXT_TOKENS - 1, MAX_INLINE_TEXT_TOKENS + 2)
+    | st.integers(MAX_TEXT_TOKENS_PER_CHUNK - 1, MAX_TEXT_TOKENS_PER_CHUNK + 2)
+    | st.just(3 * MAX_TEXT_TOKENS_PER_CHUNK)
 )
 TEXTS = LENGTHS.map(lambda length: list(range(length)))
 PROMPTS = st.lists(TILES | TEXTS, max_size=12).map(lambda runs: list(itertools.chain(*runs)))
 
 
 @given(PROMPTS)
-def test_nothing_is_lost_and_no_piece_has_many_tiles(units: list[Unit]) -> None:
-    cut = list(pieces(units))
-    assert list(itertools.chain(*cut)) == units
-    assert all(cut)
-    assert all(sum(isinstance(unit, bytes) for unit in piece) <= PART for piece in cut)
-    assert all(any(map(_is_tile, piece)) or len(piece) <= LONG_TEXT for piece in cut)
+def test_nothing_is_lost_and_no_piece_has_many_tiles(items: list[PromptItem]) -> None:
+    chunks = list(chunk_prompt(items))
+    assert list(itertools.chain(*chunks)) == items
+    assert all(chunks)
+    assert all(sum(isinstance(item, Tile) for item in chunk) <= TILES_PER_CHUNK for chunk in chunks)
+    assert all(
+        any(map(_is_tile, chunk)) or len(chunk) <= MAX_TEXT_TOKENS_PER_CHUNK for chunk in chunks
+    )
 
 
-def _is_tile(unit: Unit) -> bool:
-    return isinstance(unit, bytes)
+def _is_tile(item: PromptItem) -> bool:
+    return isinstance(item, Tile)
 
 
 @given(PROMPTS)
-def test_only_short_texts_between_tiles_go_in_with_them(units: list[Unit]) -> None:
-    for piece in pieces(units):
+def test_only_short_texts_between_tiles_go_in_with_them(items: list[PromptItem]) -> None:
+    for chunk in chunk_prompt(items):
         texts = [
             list(run)
-            for is_tile, run in itertools.groupby(piece, lambda unit: isinstance(unit, bytes))
+            for is_tile, run in itertools.groupby(chunk, lambda item: isinstance(item, Tile))
             if not is_tile
         ]
-        if texts != [piece]:
-            assert all(len(text) <= SHORT_TEXT for text in texts)
-            assert isinstance(piece[0], bytes)
+        if texts != [chunk]:
+            assert all(len(text) <= MAX_INLINE_TEXT_TOKENS for text in texts)
+            assert isinstance(chunk[0], Tile)
 
 
 @given(PROMPTS)
-def test_texts_at_both_ends_go_in_alone(units: list[Unit]) -> None:
-    cut = list(pieces(units))
-    for piece, end in ((cut[0], cut[0][0]), (cut[-1], cut[-1][-1])) if cut else ():
-        assert isinstance(end, bytes) or all(isinstance(unit, int) for unit in piece)
+def test_texts_at_both_ends_go_in_alone(items: list[PromptItem]) -> None:
+    chunks = list(chunk_prompt(items))
+    for chunk, end in ((chunks[0], chunks[0][0]), (chunks[-1], chunks[-1][-1])) if chunks else ():
+        assert isinstance(end, Tile) or all(isinstance(item, int) for item in chunk)
 
 
 def test_a_picture_in_tiles() -> None:
     """As SmolVLM splits one, with a position for each tile and a text around it."""
-    units: list[Unit] = [1, 2, b"a", 3, b"b", 3, b"c", 3, b"d", 4, b"e", 5, 6]
-    assert list(pieces(units)) == [
-        [1, 2],
-        [b"a", 3, b"b", 3, b"c", 3, b"d", 4],
-        [b"e"],
-        [5, 6],
-    ]
+    a, b, c, d, e = map(tile, (b"a", b"b", b"c", b"d", b"e"))
+    items: list[PromptItem] = [1, 2, a, 3, b, 3, c, 3, d, 4, e, 5, 6]
+    assert list(chunk_prompt(items)) == [[1, 2], [a, 3, b, 3, c, 3, d, 4], [e], [5, 6]]

@@ -13,15 +13,16 @@ from transformers import LlamaForCausalLM
 
 from edgevlm import VLM
 from edgevlm.engine.prompt_lookup import (
-    DRAFT_LENGTH,
-    FIRST_LENGTH,
-    KEPT,
-    MISSES,
+    MAX_CONSECUTIVE_MISSES,
+    MAX_DRAFT_LENGTH,
+    MAX_NGRAMS,
+    MIN_DRAFT_LENGTH,
     NEAR_TIE,
-    Drafts,
-    chosen,
+    PromptLookup,
+    verify_draft,
 )
 from edgevlm.errors import InputError
+from edgevlm.inputs.image_processor import ProcessedImage, Tile
 from edgevlm.options import GenerationOptions
 from edgevlm.scenes import composition
 from tests.conftest import picture
@@ -35,6 +36,7 @@ from tests.support.tiny_decoder import (
     some_tokens,
 )
 
+TILE = Tile(b"tile", ProcessedImage((b"tile",), 0, 0, lambda: pytest.fail("needs pixels")), 0)
 QUESTIONS = ("What is in the picture?", "How many things are there?", "Where is the star?")
 
 
@@ -57,7 +59,7 @@ def decoder(tiny_file: Path) -> Iterator[ExactDecoder]:
 
 
 def without_drafts(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Drafts, "draft", lambda self: ())
+    patch.setattr(PromptLookup, "draft", lambda self: ())
 
 
 def test_a_standing_question_is_answered_from_the_last_answer(nano: VLM) -> None:
@@ -66,10 +68,10 @@ def test_a_standing_question_is_answered_from_the_last_answer(nano: VLM) -> None
     frame = np.asarray(composition.draw(scene))
     first = nano.ask(frame, QUESTIONS[0])
     again = nano.ask(frame ^ 1, QUESTIONS[0])
-    assert first.stats.drafted_tokens == 0
+    assert first.stats.accepted_draft_tokens == 0
     assert again.stats.encoded_tiles == 1 and again.text == first.text
     # not in a draft: the first token, and each that a batch's last logits give
-    assert again.stats.drafted_tokens > again.stats.answer_tokens / 2
+    assert again.stats.accepted_draft_tokens > again.stats.answer_tokens / 2
 
 
 def test_answers_are_those_without_drafts(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +83,12 @@ def test_answers_are_those_without_drafts(nano: VLM, monkeypatch: pytest.MonkeyP
     ]
     asked = [(frame, question) for frame in frames for question in QUESTIONS]
     answers = [nano.ask(*one) for one in asked]
-    drafted = sum(answer.stats.drafted_tokens for answer in answers)
+    drafted = sum(answer.stats.accepted_draft_tokens for answer in answers)
     assert drafted > sum(answer.stats.answer_tokens for answer in answers) / 10
     without_drafts(monkeypatch)
     plain = [nano.ask(*one) for one in asked]
     assert [answer.text for answer in answers] == [answer.text for answer in plain]
-    assert not any(answer.stats.drafted_tokens for answer in plain)
+    assert not any(answer.stats.accepted_draft_tokens for answer in plain)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 40])
@@ -99,13 +101,13 @@ def test_wrong_drafts_change_nothing(
         expected = fresh().ask(picture(1), "What?", max_tokens=limit)
     rng = np.random.default_rng(limit)
 
-    def draft(drafts: Drafts) -> tuple[int, ...]:
+    def draft(lookup: PromptLookup) -> tuple[int, ...]:
         """Of what really comes some tokens, and then others."""
-        at = len(drafts._text) - 2
-        right = expected.token_ids[at : at + int(rng.integers(0, DRAFT_LENGTH))]
-        return (*right, *rng.integers(0, 500, DRAFT_LENGTH - len(right)).tolist())
+        at = len(lookup._text) - 2
+        right = expected.token_ids[at : at + int(rng.integers(0, MAX_DRAFT_LENGTH))]
+        return (*right, *rng.integers(0, 500, MAX_DRAFT_LENGTH - len(right)).tolist())
 
-    monkeypatch.setattr(Drafts, "draft", draft)
+    monkeypatch.setattr(PromptLookup, "draft", draft)
     vlm = fresh()
     found = vlm.ask(picture(1), "What?", max_tokens=limit)
     assert found.token_ids == expected.token_ids and found.text == expected.text
@@ -121,7 +123,7 @@ def test_only_greedy_answers_get_drafts(nano: VLM) -> None:
     for options in choices:
         for _ in range(2):
             answer = nano.ask(picture(2), QUESTIONS[0], **options)
-            assert answer.stats.drafted_tokens == 0
+            assert answer.stats.accepted_draft_tokens == 0
 
 
 def test_logits_of_a_draft_are_transformers(
@@ -138,8 +140,8 @@ def test_logits_of_a_draft_are_transformers(
 
 
 def test_a_draft_that_llama_cpp_has_no_room_for_is_refused(decoder: ExactDecoder) -> None:
-    count = decoder.MOST_LOGITS + 1
-    with pytest.raises(InputError, match=f"may have {decoder.MOST_LOGITS} tokens, has {count}"):
+    count = decoder.MAX_LOGITS + 1
+    with pytest.raises(InputError, match=f"may have {decoder.MAX_LOGITS} tokens, has {count}"):
         decoder.decode_draft(some_tokens(count), positions(0, count))
     decoder.decode_draft(some_tokens(count - 1), positions(0, count - 1))
 
@@ -156,59 +158,65 @@ def test_chosen_is_what_greedy_decoding_says(
     logits = np.zeros((len(draft) + 1, 5), np.float32)
     for row, (best, clear) in zip(logits, rows, strict=False):
         row[best] = 2 * NEAR_TIE if clear else NEAR_TIE / 2
-    tokens, decided = chosen(logits, draft)
+    tokens, conclusive = verify_draft(logits, draft)
     for i, (best, clear) in enumerate(rows):
         if not clear:
-            assert (tokens, decided) == (draft[:i], False)
+            assert (tokens, conclusive) == (draft[:i], False)
             break
         assert tokens[i] == best
         if i == len(draft) or best != draft[i]:
-            assert (len(tokens), decided) == (i + 1, True)
+            assert (len(tokens), conclusive) == (i + 1, True)
             break
 
 
 def test_a_draft_is_what_followed_last() -> None:
-    drafts = Drafts()
-    drafts.begin([1, 2, 3, 4, 5, b"tile", 1, 2, 3, 6, 7, 8, 9, 1, 2])
-    drafts.push(3)
-    assert drafts.draft() == (6, 7, 8)
-    drafts.push(6)
-    assert drafts.draft() == (7, 8, 9)
-    drafts.push(0)
-    assert drafts.draft() == ()
-    drafts.end()
-    drafts.begin([b"tile", 1, 2])  # an earlier answer comes before the prompt's text
-    drafts.push(3)
-    assert drafts.draft() == (6, 0)
-    for _ in range(MISSES):
-        assert drafts.draft()
-        drafts.judge(0, 2)
-    assert drafts.draft() == ()
-    drafts.begin([b"tile", 1, 2])
-    drafts.push(3)
-    assert drafts.draft() == (6, 0)
+    lookup = PromptLookup()
+    lookup.start([1, 2, 3, 4, 5, TILE, 1, 2, 3, 6, 7, 8, 9, 1, 2])
+    lookup.append(3)
+    assert lookup.draft() == (6, 7, 8)
+    lookup.append(6)
+    assert lookup.draft() == (7, 8, 9)
+    lookup.append(0)
+    assert lookup.draft() == ()
+    lookup.finish()
+    lookup.start([TILE, 1, 2])  # an earlier answer comes before the prompt's text
+    lookup.append(3)
+    assert lookup.draft() == (6, 0)
+    for _ in range(MAX_CONSECUTIVE_MISSES):
+        assert lookup.draft()
+        lookup.record(0, 2)
+    assert lookup.draft() == ()
+    lookup.start([TILE, 1, 2])
+    lookup.append(3)
+    assert lookup.draft() == (6, 0)
 
 
 def test_drafts_grow_while_they_are_right() -> None:
-    drafts = Drafts()
-    drafts.begin([b"tile", *range(100, 120), b"tile", 100, 101])
-    drafts.push(102)
+    lookup = PromptLookup()
+    lookup.start([TILE, *range(100, 120), TILE, 100, 101])
+    lookup.append(102)
     lengths = []
     for right in (True, True, True, False, True):
-        draft = drafts.draft()
+        draft = lookup.draft()
         lengths.append(len(draft))
-        drafts.judge(len(draft) if right else 1, len(draft))
-    assert lengths == [FIRST_LENGTH, 2 * FIRST_LENGTH, DRAFT_LENGTH, DRAFT_LENGTH, FIRST_LENGTH]
+        lookup.record(len(draft) if right else 1, len(draft))
+    assert lengths == [
+        MIN_DRAFT_LENGTH,
+        2 * MIN_DRAFT_LENGTH,
+        MAX_DRAFT_LENGTH,
+        MAX_DRAFT_LENGTH,
+        MIN_DRAFT_LENGTH,
+    ]
 
 
 @settings(max_examples=20)
 @given(st.lists(st.lists(st.integers(0, 10**5), max_size=600), max_size=30))
 def test_what_is_remembered_is_bounded(answers: list[list[int]]) -> None:
-    drafts = Drafts()
+    lookup = PromptLookup()
     for answer in answers:
-        drafts.begin([])
+        lookup.start([])
         for token in answer:
-            drafts.push(token)
-            assert len(drafts.draft()) <= DRAFT_LENGTH
-        drafts.end()
-    assert len(drafts._earlier) <= KEPT
+            lookup.append(token)
+            assert len(lookup.draft()) <= MAX_DRAFT_LENGTH
+        lookup.finish()
+    assert len(lookup._earlier) <= MAX_NGRAMS

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from edgevlm import VLM
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.engine.vision_encoder import PART, TileEncoder
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, VisionEncoder
+from edgevlm.errors import InferenceError
+from edgevlm.inputs.image_processor import ProcessedImage
+from edgevlm.inputs.tiling import Tiles
 from tests.conftest import picture
 
 WIDE = {"width": 256, "height": 256}
 """Pixels of a picture of 17 tiles."""
 
 
-def encoder(vlm: VLM) -> TileEncoder:
+def encoder(vlm: VLM) -> VisionEncoder:
     return vlm._engine._encoder
 
 
@@ -48,7 +50,9 @@ def test_answers_are_the_same(ahead: VLM, fresh: Callable[..., VLM]) -> None:
                 ],
             }
         ]
-        found, wanted = (list(vlm.generate(messages, max_tokens=12)) for vlm in (ahead, expected))
+        found, wanted = (
+            list(vlm.stream_generate(messages, max_tokens=12)) for vlm in (ahead, expected)
+        )
         assert [c.token_ids for c in found if c.token_ids] == [
             c.token_ids for c in wanted if c.token_ids
         ]
@@ -59,7 +63,7 @@ def test_answers_are_the_same(ahead: VLM, fresh: Callable[..., VLM]) -> None:
             plain.cached_tiles,
         )
         assert stats.encode_ms > 0 and stats.prefill_ms > 0
-    assert np.array_equal(ahead.encode(picture(3)), expected.encode(picture(3)))
+    assert np.array_equal(ahead.encode_image(picture(3)), expected.encode_image(picture(3)))
 
 
 def test_the_decoder_works_while_tiles_are_encoded(
@@ -83,7 +87,7 @@ def test_the_decoder_works_while_tiles_are_encoded(
     monkeypatch.setattr(decoder, "decode_embeddings", tell)
     monkeypatch.setattr(vision, "encode", wait)
     assert ahead.ask(picture(4, **WIDE), "What?", max_tokens=2).text
-    assert batches == [PART] * 4 + [1]
+    assert batches == [TILES_PER_CHUNK] * 4 + [1]
 
 
 def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
@@ -97,12 +101,12 @@ def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
         nonlocal count
         count += 1
         if count == 3:
-            raise RuntimeLoadError("out of memory")
+            raise InferenceError("out of memory")
         return encode(tiles)
 
     with monkeypatch.context() as patch:
         patch.setattr(vision, "encode", fail)
-        with pytest.raises(RuntimeLoadError, match="out of memory"):
+        with pytest.raises(InferenceError, match="out of memory"):
             ahead.ask(picture(5, **WIDE), "What?", max_tokens=4)
     assert not any(thread.name.startswith("edgevlm-vision") for thread in threading.enumerate())
     found = ahead.ask(picture(5, **WIDE), "What?", max_tokens=12)
@@ -111,14 +115,14 @@ def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
 
 def test_waiting_and_working_add_up(ahead: VLM) -> None:
     watch = Stopwatch()
-    tiles = {bytes([i]): np.full((64, 64, 3), i, np.uint8) for i in range(6)}
-    with encoder(ahead).encoding_ahead(tiles, tiles.__getitem__, watch) as embeddings:
-        rows = [embeddings(key) for key in tiles]
-    watch.end("prefill")
+    pixels = np.stack([np.full((64, 64, 3), i, np.uint8) for i in range(6)])
+    keys = tuple(bytes([i]) for i in range(6))
+    tiles = ProcessedImage(keys, 2, 3, lambda: Tiles(pixels, 2, 3)).tiles
+    with encoder(ahead).encode_ahead(tiles, watch) as embeddings:
+        rows = [embeddings(tile) for tile in tiles]
+    watch.lap("prefill")
     assert watch.total_ms == pytest.approx(watch.ms("encode") + watch.ms("prefill"))
-    assert np.array_equal(
-        np.stack(rows), np.stack(list(encoder(ahead).encode(tiles, tiles.__getitem__).values()))
-    )
+    assert np.array_equal(np.stack(rows), np.stack(list(encoder(ahead).encode(tiles).values())))
 
 
 @pytest.mark.parametrize("kind", ["ahead", "fresh"])
@@ -141,6 +145,6 @@ def test_a_request_can_be_given_up_while_its_prompt_is_taken_in(
         assert first.text == "" and first.token_ids == ()
         stream.close()
     if kind == "fresh":
-        assert batches == [PART]
+        assert batches == [TILES_PER_CHUNK]
     found = vlm.ask(picture(6, **WIDE), "What?", max_tokens=12)
     assert found.text == fresh().ask(picture(6, **WIDE), "What?", max_tokens=12).text

@@ -18,6 +18,7 @@ from edgevlm.export import vision
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
+from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
 from edgevlm.manifest import ImagePreparation, Manifest
 from edgevlm.runtimes.onnx.session import OnnxVision
@@ -62,7 +63,7 @@ def made(
     preparation = Manifest.load(bundle).image
     vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
     tiles = CalibrationImages.open().tiles(preparation)
-    vision.convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", tiles)
+    convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", tiles)
     return Made(Checkpoint.open(checkpoint), preparation, folder)
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edgevlm import VLM
 from edgevlm.inputs import image_processor
-from edgevlm.inputs.image_processor import PictureCutter, pixels_by_key
-from edgevlm.inputs.tiling import ImageBudget, Tiles, prepare
+from edgevlm.inputs.image_processor import ImageProcessor
+from edgevlm.inputs.tiling import ImageBudget, Tiles, split_image
 from edgevlm.manifest import ImagePreparation
 from tests.conftest import picture
 
@@ -26,8 +26,8 @@ def image(seed: int = 0, height: int = 200, width: int = 150) -> NDArray[np.uint
 
 
 @pytest.fixture
-def cutter() -> PictureCutter:
-    return PictureCutter(SPLIT, tokens_per_tile=4)
+def processor() -> ImageProcessor:
+    return ImageProcessor(SPLIT, tokens_per_tile=4)
 
 
 @pytest.fixture
@@ -37,38 +37,37 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     def tell(image: NDArray[np.uint8], **named: Any) -> Tiles:
         cut.append(image.shape)
-        return prepare(image, **named)
+        return split_image(image, **named)
 
-    monkeypatch.setattr(image_processor, "prepare", tell)
+    monkeypatch.setattr(image_processor, "split_image", tell)
     return cut
 
 
 def test_cut_once_and_again_only_for_its_pixels(
-    cutter: PictureCutter, cuts: list[tuple[int, ...]]
+    processor: ImageProcessor, cuts: list[tuple[int, ...]]
 ) -> None:
-    first, second = cutter.cut(image(), WHOLE), cutter.cut(image(), WHOLE)
+    first, second = processor.process(image(), WHOLE), processor.process(image(), WHOLE)
     assert (second.keys, second.grid) == (first.keys, first.grid)
     assert len(cuts) == 1
-    expected = prepare(image(), SPLIT)
+    expected = split_image(image(), SPLIT)
     for found in (first, second):
         assert found.grid == (expected.rows, expected.columns) == (4, 3)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
-        pixels = pixels_by_key([found])
-        for key, tile in zip(found.keys, expected.pixels, strict=True):
-            np.testing.assert_array_equal(pixels(key), tile)
+        for tile, pixels in zip(found.tiles, expected.pixels, strict=True):
+            np.testing.assert_array_equal(tile.pixels, pixels)
     assert len(cuts) == 2
 
 
-def test_what_becomes_of_the_array_later_is_nobodys_business(cutter: PictureCutter) -> None:
+def test_what_becomes_of_the_array_later_is_nobodys_business(processor: ImageProcessor) -> None:
     for _ in range(2):
         frame = image()
-        found = cutter.cut(frame, WHOLE)
+        found = processor.process(frame, WHOLE)
         frame[:] = 0
-        np.testing.assert_array_equal(found.pixels, prepare(image(), SPLIT).pixels)
+        np.testing.assert_array_equal(found.pixels, split_image(image(), SPLIT).pixels)
 
 
 def test_other_pictures_shapes_and_budgets_are_others(
-    cutter: PictureCutter, cuts: list[tuple[int, ...]]
+    processor: ImageProcessor, cuts: list[tuple[int, ...]]
 ) -> None:
     black = np.zeros((100, 300, 3), np.uint8)
     ways = [
@@ -79,19 +78,19 @@ def test_other_pictures_shapes_and_budgets_are_others(
         (black, ImageBudget("low")),
         (black, ImageBudget(max_tokens=12)),
     ]
-    grids = [cutter.cut(*way).grid for way in ways]
+    grids = [processor.process(*way).grid for way in ways]
     assert len(cuts) == len(ways)
-    assert [cutter.cut(*way).grid for way in ways] == grids
+    assert [processor.process(*way).grid for way in ways] == grids
     assert len(cuts) == len(ways)
     assert grids == [(4, 3), (4, 3), (2, 4), (4, 2), (0, 0), (1, 2)]
 
 
 def test_the_last_ones_are_remembered(
-    cutter: PictureCutter, cuts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    processor: ImageProcessor, cuts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_processor, "REMEMBERED", 2)
+    monkeypatch.setattr(image_processor, "MAX_REMEMBERED", 2)
     for seed in (0, 1, 0, 2, 0, 1):  # when 2 comes, 0 was used after 1
-        cutter.cut(image(seed), WHOLE)
+        processor.process(image(seed), WHOLE)
     assert len(cuts) == 4
 
 
@@ -106,7 +105,7 @@ def test_a_turn_neither_cuts_nor_needs_the_pixels(
     assert vlm.ask(seen, "What?", max_tokens=8).text == expected
     assert len(cuts) == 1
     vlm._engine._encoder.cache.clear()
-    vlm._engine._kv_cache.empty()
+    vlm._engine._kv_cache.reset()
     again = vlm.ask(seen, "What?", max_tokens=8)
     assert (again.text, again.stats.encoded_tiles) == (expected, 17)
     assert len(cuts) == 2

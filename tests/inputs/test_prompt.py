@@ -19,7 +19,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from edgevlm.errors import ContextError, InputError, PromptError
 from edgevlm.inputs.prompt import MAX_TOKEN_LENGTH, PromptBuilder, TextSegment
-from edgevlm.inputs.tiling import prepare
+from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from tests.conftest import Export, Exported
@@ -105,7 +105,7 @@ class Prompts:
 
     def ids(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> list[int]:
         """Our ids, with the image token in the places of the embeddings."""
-        tiles = [prepare(np.asarray(image), self.manifest.image) for image in pictures]
+        tiles = [split_image(np.asarray(image), self.manifest.image) for image in pictures]
         found: list[int] = []
         for segment in self.builder.build(messages, [(tile.rows, tile.columns) for tile in tiles]):
             if isinstance(segment, TextSegment):
@@ -207,7 +207,7 @@ def test_text_of_an_assistant_or_system_is_never_special(smolvlm: Prompts) -> No
     found = smolvlm.ids(messages, [Image.new("RGB", (9, 9))])
     end = smolvlm.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
     assert found.count(end) == len(messages)
-    tiles = len(prepare(np.zeros((9, 9, 3), np.uint8), smolvlm.manifest.image))
+    tiles = len(split_image(np.zeros((9, 9, 3), np.uint8), smolvlm.manifest.image))
     assert found.count(smolvlm.image_id) == tiles * smolvlm.manifest.vision.tokens_per_tile
 
 

@@ -23,7 +23,7 @@ from edgevlm.inputs.tiling import (
     ImageBudget,
     Tiles,
     longest_edge_size,
-    prepare,
+    split_image,
     tile_multiple_size,
 )
 from edgevlm.manifest import ImagePreparation
@@ -117,7 +117,7 @@ def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
 def test_every_size_as_transformers(name: str, size: tuple[int, int]) -> None:
     preparation, processor = REFERENCES[name]
     image = random_picture(*size)
-    assert_same(prepare(load_image(image), preparation), reference_pixels(processor, image))
+    assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
 
 def edge_of(size: tuple[int, int], detail: str | None) -> int:
@@ -134,7 +134,7 @@ def test_detail_is_a_longest_edge_of_transformers(
     image = random_picture(*size)
     edge = {"longest_edge": edge_of(size, detail)}
     processor = SmolVLMImageProcessorPil(size=edge, max_image_size={"longest_edge": 64})
-    ours = prepare(load_image(image), SPLIT, detail)
+    ours = split_image(load_image(image), SPLIT, detail)
     assert_same(ours, reference_pixels(processor, image))
     if detail == "low":
         assert len(ours) == 1
@@ -146,18 +146,20 @@ def test_never_more_tiles_than_allowed_nor_fewer_than_possible(
     width: int, height: int, most: int
 ) -> None:
     picture = np.zeros((height, width, 3), np.uint8)
-    tiles = len(prepare(picture, SPLIT, most_tiles=most))
-    possible = [len(prepare(picture, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)]
+    tiles = len(split_image(picture, SPLIT, max_tiles=most))
+    possible = [
+        len(split_image(picture, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)
+    ]
     assert tiles == max(n for n in possible if n <= most)
 
 
 @pytest.mark.parametrize("name", ["smolvlm whole", "siglip"])
 def test_a_model_that_never_splits_takes_any_detail(name: str) -> None:
     picture = load_image(random_picture(300, 200))
-    whole = prepare(picture, REFERENCES[name][0])
+    whole = split_image(picture, REFERENCES[name][0])
     for detail in get_args(Detail):
         np.testing.assert_array_equal(
-            prepare(picture, REFERENCES[name][0], detail, 1).pixels, whole.pixels
+            split_image(picture, REFERENCES[name][0], detail, 1).pixels, whole.pixels
         )
 
 
@@ -167,9 +169,9 @@ def test_a_budget_is_checked() -> None:
     with pytest.raises(InputError, match="max_image_tokens must be from 1"):
         ImageBudget(max_tokens=0)
     with pytest.raises(InputError, match=r"max_image_tokens is 63, .* takes at least 64"):
-        ImageBudget(max_tokens=63).tiles(64)
-    assert ImageBudget(max_tokens=200).tiles(64) == 3
-    assert ImageBudget().tiles(64) is None
+        ImageBudget(max_tokens=63).max_tiles(64)
+    assert ImageBudget(max_tokens=200).max_tiles(64) == 3
+    assert ImageBudget().max_tiles(64) is None
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -178,7 +180,7 @@ def test_every_mode_as_transformers(name: str, mode: str) -> None:
     preparation, processor = REFERENCES[name]
     image = random_picture(90, 71, mode)
     assert image.mode == mode
-    assert_same(prepare(load_image(image), preparation), reference_pixels(processor, image))
+    assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
 
 @pytest.mark.parametrize("transparency", [0, 7])
@@ -190,7 +192,7 @@ def test_palette_with_a_transparent_colour_as_transformers(
     image = Image.open(tmp_path / "p.png")
     assert image.info["transparency"] == transparency
     assert_same(
-        prepare(load_image(tmp_path / "p.png"), preparation), reference_pixels(processor, image)
+        split_image(load_image(tmp_path / "p.png"), preparation), reference_pixels(processor, image)
     )
 
 
@@ -199,7 +201,7 @@ def test_palette_with_a_transparent_colour_as_transformers(
 def test_any_size_as_transformers(width: int, height: int, name: str) -> None:
     preparation, processor = REFERENCES[name]
     image = random_picture(width, height)
-    assert_same(prepare(load_image(image), preparation), reference_pixels(processor, image))
+    assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
 
 @settings(deadline=None)

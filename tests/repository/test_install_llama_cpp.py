@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import LoadError
 from edgevlm.runtimes.llama_cpp import guard
 from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION, LibraryVerdict
 from scripts import install_llama_cpp
@@ -85,7 +85,7 @@ class Machine:
 
     def check_library(self) -> LibraryVerdict:
         if self.verdict.outcome == "crash":
-            raise RuntimeLoadError("llama.cpp crashes")
+            raise LoadError("llama.cpp crashes")
         return self.verdict
 
 

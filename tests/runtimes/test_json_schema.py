@@ -112,7 +112,7 @@ def test_logprobs_are_those_of_the_logits(vlm: VLM) -> None:
     answer = vlm.ask(SCENE, QUESTION, top_logprobs=5)
     assert answer.text == vlm.ask(SCENE, QUESTION).text
     engine = engine_of(vlm)
-    picture = engine.prepare(load_image(SCENE))
+    picture = engine.process_image(load_image(SCENE))
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
     logits = engine.logits([message], [picture], answer.token_ids)
     expected = torch.log_softmax(torch.from_numpy(logits).double(), -1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgevlm import VLM, InputError, RuntimeLoadError
+from edgevlm import VLM, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.json_schema import process as process_module
 from edgevlm.runtimes.json_schema.constraint import REMEMBERED, JsonMatcher, JsonTexts
@@ -222,13 +222,13 @@ def test_a_read_only_or_missing_working_directory_does_not_matter(tmp_path: Path
 
 def test_where_no_process_can_be_started(texts: JsonTexts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "COMMAND", ("/nowhere/python",))
-    with pytest.raises(RuntimeLoadError, match="child process, and none can be started"):
+    with pytest.raises(LoadError, match="child process, and none can be started"):
         texts.matcher({"const": 1})
     monkeypatch.setattr(process_module, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
-    with pytest.raises(RuntimeLoadError, match="does not start"):
+    with pytest.raises(LoadError, match="does not start"):
         texts.matcher({"const": 1})
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(RuntimeLoadError, match="no Python interpreter"):
+    with pytest.raises(LoadError, match="no Python interpreter"):
         texts.matcher({"const": 1})
 
 

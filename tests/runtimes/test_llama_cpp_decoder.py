@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
-from edgevlm.errors import ContextError, InputError, RuntimeLoadError
+from edgevlm.errors import ClosedError, ContextError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp.library import library
@@ -210,7 +210,7 @@ def test_where_flash_attention_is_used(
     decoded(decoder, some_tokens(10))
     plain = PlainDecoder(tiny_file, context_length=64, threads=1)
     if flash:
-        with pytest.raises(RuntimeLoadError, match="could not restore"):
+        with pytest.raises(LoadError, match="could not restore"):
             plain.restore(decoder.save(), 10)
     else:
         plain.restore(decoder.save(), 10)
@@ -257,7 +257,7 @@ def test_a_damaged_copy_is_refused_and_nothing_held(decoder: DecoderRuntime, dam
         length = 39
     else:
         copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
-    with pytest.raises(RuntimeLoadError, match="could not restore"):
+    with pytest.raises(LoadError, match="could not restore"):
         decoder.restore(copy, length)
     decoder.decode_tokens([1], positions(0, 1), logits=True)
 
@@ -400,7 +400,7 @@ def test_refuses_a_context_larger_than_memory(
 ) -> None:
     LlamaCppDecoder(tiny_file, context_length=2048, threads=1).close()
     monkeypatch.setattr(system, "available_memory", lambda: 2**18)
-    with pytest.raises(RuntimeLoadError, match="shorter context"):
+    with pytest.raises(LoadError, match="shorter context"):
         LlamaCppDecoder(tiny_file, context_length=2048, threads=1)
 
 
@@ -409,7 +409,7 @@ def test_refuses_a_context_larger_than_memory(
 )
 @pytest.mark.parametrize("layers", [1, -1])
 def test_refuses_a_gpu_that_is_not_there(tiny_file: Path, layers: int) -> None:
-    with pytest.raises(RuntimeLoadError, match="GGML_CUDA"):
+    with pytest.raises(LoadError, match="GGML_CUDA"):
         LlamaCppDecoder(tiny_file, context_length=64, gpu_layers=layers)
 
 
@@ -435,11 +435,11 @@ def test_closed(tiny_file: Path) -> None:
         lambda: decoder.sampler(Sampling()),
     ]
     for call in calls:
-        with pytest.raises(RuntimeLoadError, match="closed"):
+        with pytest.raises(ClosedError, match="closed"):
             call()
     sampler.close()
     sampler.close()
-    with pytest.raises(RuntimeLoadError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         sampler.sample()
 
 

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp import guard, probe
 from edgevlm.runtimes.llama_cpp import library as llama_cpp
@@ -80,7 +80,7 @@ def test_two_crashes_are_an_error_with_the_mend(
 ) -> None:
     crashing = command("extra-bufts", "no-extra-bufts", signal=4)
     for _ in range(3):
-        with pytest.raises(RuntimeLoadError, match=r"status -4: last words.*CC=clang"):
+        with pytest.raises(LoadError, match=r"status -4: last words.*CC=clang"):
             guard.check_library(crashing, library, tmp_path / "cache")
     assert runs(tmp_path) == ["library extra-bufts", "library no-extra-bufts"]
 
@@ -131,9 +131,9 @@ def test_what_is_no_crash_is_not_remembered(library: Path, tmp_path: Path) -> No
         "import os; os.kill(os.getpid(), 9)": "memory is short",
     }
     for script, message in failures.items():
-        with pytest.raises(RuntimeLoadError, match=message):
+        with pytest.raises(LoadError, match=message):
             guard.check_library([sys.executable, "-c", script], library, tmp_path / "cache")
-    with pytest.raises(RuntimeLoadError, match="cannot start"):
+    with pytest.raises(LoadError, match="cannot start"):
         guard.check_library([str(tmp_path / "no-python")], library, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -141,7 +141,7 @@ def test_what_is_no_crash_is_not_remembered(library: Path, tmp_path: Path) -> No
 def test_a_probe_that_hangs(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "PROBE_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(RuntimeLoadError, match="did not end"):
+    with pytest.raises(LoadError, match="did not end"):
         guard.check_library(command, library, tmp_path / "cache")
 
 
@@ -207,7 +207,7 @@ def test_files_that_abort_llama_cpp_are_errors(model: Path, tmp_path: Path) -> N
     no_layers = damage(model, tmp_path / "layers.gguf", *counts)
     no_byte = damage(model, tmp_path / "bytes.gguf", b"<0xE4>", b"<0xe4>")
     for path in (duplicate, no_layers, no_byte):
-        with pytest.raises(RuntimeLoadError, match=rf"crashes on {path} \(status -6.*get it again"):
+        with pytest.raises(LoadError, match=rf"crashes on {path} \(status -6.*get it again"):
             guard.check_file(path, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -216,7 +216,7 @@ def test_files_that_abort_llama_cpp_are_errors(model: Path, tmp_path: Path) -> N
 def test_cut_files_are_errors(model: Path, tmp_path: Path, share: float) -> None:
     path = tmp_path / "cut.gguf"
     path.write_bytes(model.read_bytes()[: int(model.stat().st_size * share)])
-    with pytest.raises(RuntimeLoadError, match=r"cannot load .*get it again"):
+    with pytest.raises(LoadError, match=r"cannot load .*get it again"):
         guard.check_file(path, cache=tmp_path / "cache")
 
 
@@ -225,10 +225,10 @@ def test_files_that_are_no_gguf_are_refused_without_a_probe(tmp_path: Path) -> N
     for content in (b"", b"GG", b"PK\3\4", np.random.default_rng(0).bytes(4096)):
         path = tmp_path / "file"
         path.write_bytes(content)
-        with pytest.raises(RuntimeLoadError, match="not a GGUF file"):
+        with pytest.raises(LoadError, match="not a GGUF file"):
             guard.check_file(path, never, cache=tmp_path / "cache")
     for path in (tmp_path / "missing", tmp_path):
-        with pytest.raises(RuntimeLoadError, match="cannot read"):
+        with pytest.raises(LoadError, match="cannot read"):
             guard.check_file(path, never, cache=tmp_path / "cache")
 
 
@@ -283,7 +283,7 @@ def test_kernels_that_crash_on_the_gpu_are_an_error_with_the_cause(
     )
     for _ in range(2):
         with pytest.raises(
-            RuntimeLoadError,
+            LoadError,
             match=r"on this GPU \(status -6: .*no kernel image\); CMAKE_ARGS=-DGGML_CUDA.*gpu_layers=0",
         ):
             guard.check_gpu([sys.executable, "-c", script], library, tmp_path / "cache")
@@ -294,5 +294,5 @@ def test_the_probe_of_a_gpu_says_that_there_is_none(tmp_path: Path) -> None:
     if not llama_cpp.why_no_gpu():
         guard.check_gpu(cache=tmp_path)
         return
-    with pytest.raises(RuntimeLoadError, match="gpu_layers=-1, but"):
+    with pytest.raises(LoadError, match="gpu_layers=-1, but"):
         guard.check_gpu(cache=tmp_path)

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.errors import InputError, LoadError
 from edgevlm.runtimes.llama_cpp.model import TEXT_LIMIT, LlamaCppModel
 from tests.support.tiny_decoder import END, IMAGE, TOKENS, USER_DEFINED
 
@@ -114,7 +114,7 @@ def test_files_that_are_no_decoder(tiny_file: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny_file.read_bytes()[:-5000])
     for wrong in (garbage, cut, tmp_path / "missing.gguf"):
-        with pytest.raises(RuntimeLoadError, match=str(wrong)):
+        with pytest.raises(LoadError, match=str(wrong)):
             load(wrong)
 
 
@@ -126,5 +126,5 @@ def test_other_kinds_of_models_are_refused(tmp_path: Path, architecture: str) ->
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(RuntimeLoadError, match="cannot load"):
+    with pytest.raises(LoadError, match="cannot load"):
         load(path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.errors import InferenceError, InputError
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
 from tests.support.tiny_decoder import (
@@ -151,5 +151,5 @@ def test_damaged_weights_are_an_error(tmp_path: Path) -> None:
     )
     decoder.decode_tokens([1], positions(0, 1), logits=True)
     for sampling in (Sampling(), Sampling(temperature=1.0)):
-        with pytest.raises(RuntimeLoadError, match="NaN"):
+        with pytest.raises(InferenceError, match="NaN"):
             decoder.sampler(sampling).sample()

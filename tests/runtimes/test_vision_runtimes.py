@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgevlm.errors import InputError, RuntimeLoadError
+from edgevlm.errors import ClosedError, InputError, LoadError
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.onnx import execution_providers
 from edgevlm.runtimes.onnx import session as onnx_runtime
@@ -161,25 +161,25 @@ def test_refuses_files_that_are_no_graph(graph: Path, load: Load, tmp_path: Path
     for name, content in contents.items():
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(content)
-        with pytest.raises(RuntimeLoadError, match="cannot load"):
+        with pytest.raises(LoadError, match="cannot load"):
             load(path)
-    with pytest.raises(RuntimeLoadError, match="no such file"):
+    with pytest.raises(LoadError, match="no such file"):
         load(tmp_path / "missing.onnx")
-    with pytest.raises(RuntimeLoadError, match="no such file"):
+    with pytest.raises(LoadError, match="no such file"):
         load(tmp_path)
 
 
 def test_refuses_graphs_with_other_inputs_and_outputs(load: Load, tmp_path: Path) -> None:
     path = tmp_path / "vision.onnx"
-    with pytest.raises(RuntimeLoadError, match=r"'pixel_values'"):
+    with pytest.raises(LoadError, match=r"'pixel_values'"):
         load(write_graph(path, input_name="pixel_values"))
-    with pytest.raises(RuntimeLoadError, match=r"'features'"):
+    with pytest.raises(LoadError, match=r"'features'"):
         load(write_graph(path, output_name="features"))
-    with pytest.raises(RuntimeLoadError, match=r"must be uint8 .*is float32"):
+    with pytest.raises(LoadError, match=r"must be uint8 .*is float32"):
         load(write_graph(path, input_type=TensorProto.FLOAT))
-    with pytest.raises(RuntimeLoadError, match="only n free"):
+    with pytest.raises(LoadError, match="only n free"):
         load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
-    with pytest.raises(RuntimeLoadError, match="only n free"):
+    with pytest.raises(LoadError, match="only n free"):
         load(write_graph(path, tiles_shape=("n", "height", "width", 3)))
 
 
@@ -196,18 +196,18 @@ def test_refuses_devices_that_are_not_there(graph: Path) -> None:
     missing = {"cuda", "tensorrt", "coreml", "qnn"} - set(available_devices())
     assert missing, "this test needs an ONNX Runtime that lacks some provider"
     for device in missing:
-        with pytest.raises(RuntimeLoadError, match="pip install"):
+        with pytest.raises(LoadError, match="pip install"):
             load_onnx(graph, device=device)
-        with pytest.raises(RuntimeLoadError, match="pip install"):
+        with pytest.raises(LoadError, match="pip install"):
             first_provider(device, None)
     absent = next(
         name
         for name in onnxruntime.get_all_providers()
         if name not in onnxruntime.get_available_providers()
     )
-    with pytest.raises(RuntimeLoadError, match=absent):
+    with pytest.raises(LoadError, match=absent):
         load_onnx(graph, providers=[absent, "CPUExecutionProvider"])
-    with pytest.raises(RuntimeLoadError, match="NoSuchExecutionProvider"):
+    with pytest.raises(LoadError, match="NoSuchExecutionProvider"):
         load_onnx(graph, providers=["NoSuchExecutionProvider"])
 
 
@@ -304,7 +304,7 @@ def test_closed(graph: Path, load: Load) -> None:
     vision = load(graph)
     vision.close()
     vision.close()
-    with pytest.raises(RuntimeLoadError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         vision.encode(some_tiles(1))
 
 
@@ -343,7 +343,7 @@ def test_openvino_does_without_a_cache(graph: Path, own_cache: Path) -> None:
 def test_openvino_says_what_it_runs_on(graph: Path) -> None:
     computed = "bf16" if {"amx_bf16", "avx512_bf16"} & system.flags() else "f32"
     assert load_openvino(graph).device == f"OpenVINO CPU {computed}"
-    with pytest.raises(RuntimeLoadError, match=r"openvino:npu was asked for.*CPU"):
+    with pytest.raises(LoadError, match=r"openvino:npu was asked for.*CPU"):
         load_openvino(graph, device="openvino:npu")
 
 
@@ -375,17 +375,17 @@ def test_the_processor_decides_between_the_runtimes(
     best: str,
 ) -> None:
     monkeypatch.setattr(system, "flags", lambda: frozenset(flags))
-    target = devices.select(device, None, precisions)
-    assert (target.device, target.precisions[0]) == (taken, best)
-    assert target.may_fall_back == (device == "auto" and taken == "openvino")
+    backend = devices.select(device, None, precisions)
+    assert (backend.device, backend.precisions[0]) == (taken, best)
+    assert backend.allow_fallback == (device == "auto" and taken == "openvino")
 
 
 def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
-    target = devices.VisionTarget("openvino:npu", None, devices.HALF_FLOATS)
+    backend = devices.VisionBackend("openvino:npu", None, devices.HALF_FLOATS)
     names = {"input_name": "tiles", "output_name": "embeddings"}
-    with pytest.raises(RuntimeLoadError, match="openvino:npu was asked for"):
-        target.open(graph, threads=1, **names)
-    runtime = replace(target, may_fall_back=True).open(graph, threads=1, **names)
+    with pytest.raises(LoadError, match="openvino:npu was asked for"):
+        backend.load(graph, threads=1, **names)
+    runtime = replace(backend, allow_fallback=True).load(graph, threads=1, **names)
     assert runtime.device == "CPUExecutionProvider"
     assert "openvino:npu was asked for" in caplog.text
 
@@ -405,7 +405,7 @@ def test_cuda_as_pip_installs_it_is_loaded_before_a_session_that_needs_it(
     """What is missing then belongs on stderr, not among the answers."""
     monkeypatch.setattr(onnx_runtime, "_load_cuda", onnx_runtime._load_cuda.__wrapped__)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no libcudnn"), raising=False)
-    with contextlib.suppress(RuntimeLoadError):  # where this ONNX Runtime has no CUDA
+    with contextlib.suppress(LoadError):  # where this ONNX Runtime has no CUDA
         OnnxVision(
             graph, input_name="tiles", output_name="embeddings", device="auto"
         )._create_session(graph, [provider], onnxruntime.SessionOptions(), fall_back=False)

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from edgevlm import VLM
 from edgevlm.cli import main
-from edgevlm.errors import RuntimeLoadError
+from edgevlm.errors import InferenceError
 from edgevlm.results import Chunk
 from edgevlm.server.images import is_public
 from edgevlm.server.limits import Limits
@@ -405,7 +405,7 @@ class Breaking:
         return getattr(self._vlm, name)
 
     def generate(self, *arguments: Any, **options: Any) -> Iterator[Chunk]:
-        with contextlib.closing(self._vlm.generate(*arguments, **options)) as chunks:
+        with contextlib.closing(self._vlm.stream_generate(*arguments, **options)) as chunks:
             for chunk in chunks:
                 yield chunk
                 if chunk.text:
@@ -415,7 +415,7 @@ class Breaking:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeLoadError("the decoder computes NaN"), "the decoder computes NaN"),
+        (InferenceError("the decoder computes NaN"), "the decoder computes NaN"),
         (ZeroDivisionError("division by zero"), "the server failed: ZeroDivisionError"),
     ],
 )

@@ -245,14 +245,14 @@ def test_garbage_is_answered_as_other_errors_are(port: int, garbage: bytes) -> N
 def test_health_tells_a_model_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = VLM.from_pretrained(MODEL, threads=1)
     going, working = threading.Event(), threading.Event()
-    generate = vlm.generate
+    generate = vlm.stream_generate
 
     def hangs(*arguments: Any, **options: Any) -> Any:
         working.set()
         going.wait()
         return generate(*arguments, **options)
 
-    monkeypatch.setattr(vlm, "generate", hangs)
+    monkeypatch.setattr(vlm, "stream_generate", hangs)
     with serving(dataclasses.replace(SHORT, idle_seconds=SECONDS), vlm) as port:
         url = f"http://127.0.0.1:{port}"
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
@@ -291,7 +291,7 @@ def hangs(*arguments, **options):
 class Limits(edgevlm.cli.serve.Limits):
     shutdown_seconds: int = int(sys.argv[1])
 
-VLM.generate = hangs
+VLM.stream_generate = hangs
 edgevlm.cli.serve.Limits = Limits
 sys.exit(main(["serve", "--port", sys.argv[2], "--threads", "1"]))
 """

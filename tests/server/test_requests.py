@@ -703,7 +703,7 @@ def test_what_an_assistant_said(address: str, vlm: VLM, said: dict[str, Any]) ->
         {"role": "assistant", "content": "There is a square."},
         {"role": "user", "content": "What shape is it?"},
     ]
-    expected = vlm.generate(told)
+    expected = vlm.stream_generate(told)
     text = "".join(chunk.text for chunk in expected)
     told[1] = {"role": "assistant", **said}
     answer = post(address, {"messages": told}).json()
