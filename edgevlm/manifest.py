@@ -111,7 +111,9 @@ class VisionSpec:
     width: int
     """Size of one embedding, equal to the decoder's."""
     files: dict[str, FileEntry]
-    """Precision (``fp32``, ``fp16``, ``int8``) to file."""
+    """Precision (``fp32``, ``fp16``, ``int8``, ``int8-static``) to file."""
+    calibration: str | None = None
+    """Images that fixed the scales of ``int8-static``, in words; None: no such file, or not known."""
 
     def check(self) -> None:
         require(
