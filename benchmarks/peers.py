@@ -287,9 +287,9 @@ class OurDecoder(Memory):
 
     def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
         """As `BareLoop.rates`, choosing each token from the logits."""
-        from edgevlm.benchmark import rates
+        from edgevlm.benchmark import decoder_rates
 
-        return rates(self._decoder, prompt, tokens)
+        return decoder_rates(self._decoder, prompt, tokens)
 
     def embedding_rate(self, count: int) -> float:
         """Positions per second of a prefill of so many embeddings."""

@@ -14,7 +14,7 @@ from edgevlm.cli import images, options
 from edgevlm.errors import EdgeVLMError
 
 if TYPE_CHECKING:
-    from edgevlm.benchmark import Ceilings, DecoderSpeed, PictureSpeed
+    from edgevlm.benchmark import DecoderSpeed, ImageSpeed, MachineLimits
     from edgevlm.manifest import FileEntry
 
 HELP = """\
@@ -75,15 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.image is not None:
         (source,) = images.argument_images([arguments.image])
         picture = load_image(source)
-    ceilings = benchmark.ceilings()
+    ceilings = benchmark.measure_limits()
     wanted = benchmark.settings(bundle, arguments.bundle, arguments.device, arguments.threads)
-    pictures: list[PictureSpeed] = []
+    pictures: list[ImageSpeed] = []
     decoders: dict[str, DecoderSpeed] = {}
     for setting in wanted:
         name = f"vision {setting.vision}, decoder {setting.decoder}, device {setting.device}"
         print(f"edgevlm: {name}", file=sys.stderr)
         try:
-            speed = benchmark.measure_picture(setting, picture, arguments.rounds)
+            speed = benchmark.measure_image(setting, picture, arguments.rounds)
             pictures.append(speed)
             if setting.decoder not in decoders:
                 decoders[setting.decoder] = benchmark.measure_decoder(
@@ -114,9 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe(
-    pictures: list[PictureSpeed],
+    pictures: list[ImageSpeed],
     decoders: list[DecoderSpeed],
-    ceilings: Ceilings,
+    ceilings: MachineLimits,
     files: dict[str, FileEntry],
 ) -> str:
     """Tables of what a picture and what the decoder costs, with the share of the machine's ceilings."""

@@ -17,7 +17,7 @@ from edgevlm.cli.options import (
     load_model,
 )
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.inputs.data_uri import shortened
+from edgevlm.inputs.data_uri import shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
                     )
                 elif lacks_image:
                     pictures = []  # what was shown with this question is not the next one's
-                    raise InputError(f"{shortened(line)} is not answered: its /image failed")
+                    raise InputError(f"{shorten(line)} is not answered: its /image failed")
                 else:
                     _take_turn(chat, line, pictures, options)
                     pictures = []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from edgevlm.errors import InputError
 from edgevlm.inputs.data_uri import is_data_uri
-from edgevlm.inputs.image_sources import exists, read_all
+from edgevlm.inputs.image_sources import path_exists, read_all
 
 HELP = "a file, a file:// URL, a data URI, or - for standard input"
 
@@ -50,7 +50,7 @@ def named_images(text: str) -> list[str]:
     text = text.strip()
     if not text:
         raise InputError("/image needs the path of an image: /image photo.png")
-    if is_data_uri(text) or exists(text):
+    if is_data_uri(text) or path_exists(text):
         return [text]
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split = True

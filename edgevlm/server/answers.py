@@ -17,10 +17,10 @@ from edgevlm.server import responses
 from edgevlm.server.errors import RequestError, failure_body
 
 
-async def unless_left(work: Any, request: Request) -> Any:
+async def cancel_on_disconnect(work: Any, request: Request) -> Any:
     """What `work` returns; it is cancelled if the client leaves meanwhile."""
     task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_left(request))
+    left = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -32,7 +32,7 @@ async def unless_left(work: Any, request: Request) -> Any:
         await asyncio.gather(task, left, return_exceptions=True)
 
 
-async def _left(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     """Returns when the client has gone; the body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -20,13 +20,13 @@ from starlette.requests import ClientDisconnect
 import edgevlm
 from edgevlm.errors import EdgeVLMError
 from edgevlm.options import DEFAULT_MAX_TOKENS
-from edgevlm.server import description, responses
+from edgevlm.server import openapi, responses
 from edgevlm.server.access import Access, origin
-from edgevlm.server.answers import Answer, unless_left
+from edgevlm.server.answers import Answer, cancel_on_disconnect
 from edgevlm.server.body_limit import BodyLimit
 from edgevlm.server.errors import RequestError, error_body, failure_body, refusal
 from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
-from edgevlm.server.images import PictureReader
+from edgevlm.server.images import ImageReader
 from edgevlm.server.limits import Limits
 from edgevlm.server.metrics import Metrics
 from edgevlm.server.notices import Notices
@@ -100,7 +100,7 @@ def create_app(
     worker = Worker(vlm, limits.queue, metrics)
     metrics.watch(lambda: worker.waiting)
     files = FileStore(limits)
-    pictures = PictureReader(limits, files, remote_addresses)
+    pictures = ImageReader(limits, files, remote_addresses)
     notices = Notices()
     schemas = ThreadPoolExecutor(SCHEMA_THREADS, "edgevlm-schemas")
     started = int(time.time())
@@ -120,7 +120,7 @@ def create_app(
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, most_bytes=limits.body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=limits.body_bytes)
     app.add_middleware(
         Access, hosts=trusted_hosts, origins=origins, notices=notices
     )  # the last one added is the first one asked
@@ -187,7 +187,9 @@ def create_app(
                 f"requests have the field {name}, which this server does not know and ignores"
             )
 
-    @app.post("/v1/files", **guarded, openapi_extra=description.body("multipart/form-data", UPLOAD))
+    @app.post(
+        "/v1/files", **guarded, openapi_extra=openapi.request_body("multipart/form-data", UPLOAD)
+    )
     async def upload(request: Request) -> responses.File:
         """Keep an image; messages refer to it as ``{"type": "file", "file": {"file_id": ...}}``."""
         stored, unknown = await read_upload(request, limits, strict=strict)
@@ -196,7 +198,7 @@ def create_app(
         files.add(stored)
         return _described(stored)
 
-    @app.get("/v1/files", **guarded, openapi_extra=description.query(ListParameters))
+    @app.get("/v1/files", **guarded, openapi_extra=openapi.query_parameters(ListParameters))
     async def all_files(request: Request) -> responses.FileList:
         """The images that are kept."""
         wanted, _ = check(ListParameters, dict(request.query_params), strict=True)
@@ -236,8 +238,8 @@ def create_app(
     @app.post(
         "/v1/chat/completions",
         response_model=responses.ChatCompletion,
-        openapi_extra=description.body(
-            "application/json", description.reference(ChatCompletionRequest)
+        openapi_extra=openapi.request_body(
+            "application/json", openapi.schema_reference(ChatCompletionRequest)
         ),
         **guarded
         | {
@@ -258,18 +260,18 @@ def create_app(
             notices.once(f"requests name the model {asked.model[:80]!r}; {model!r} answers them")
         options = asked.options(min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4)))
         if options.get("json_schema") is not None:
-            await unless_left(check_schema(options["json_schema"]), request)
+            await cancel_on_disconnect(check_schema(options["json_schema"]), request)
         chunks = worker.answer(await pictures.messages(asked.messages), options)
-        first = await unless_left(anext(chunks), request)
+        first = await cancel_on_disconnect(anext(chunks), request)
         answer = Answer(model, first, chunks)
         if asked.stream:
             return StreamingResponse(
                 answer.events(usage=asked.wants_usage), media_type="text/event-stream"
             )
-        whole = await unless_left(answer.whole(logprobs=bool(asked.logprobs)), request)
+        whole = await cancel_on_disconnect(answer.whole(logprobs=bool(asked.logprobs)), request)
         return JSONResponse(whole.model_dump())
 
-    app.openapi_schema = description.describe(app, ChatCompletionRequest)
+    app.openapi_schema = openapi.openapi_schema(app, ChatCompletionRequest)
     return app
 
 

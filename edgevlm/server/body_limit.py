@@ -13,22 +13,20 @@ class BodyLimit:
     """ASGI middleware; counts what really arrives, whatever the headers say.
 
     Args:
-        most_bytes: of one body.
+        max_bytes: of one body.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
-        self._most_bytes = most_bytes
-        self._message = (
-            f"the request's body has more than {most_bytes} bytes; send smaller pictures"
-        )
+        self._max_bytes = max_bytes
+        self._message = f"the request's body has more than {max_bytes} bytes; send smaller pictures"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._most_bytes:
+        if declared.isdigit() and int(declared) > self._max_bytes:
             refused = JSONResponse(error_body(413, self._message, "body_too_large"), 413)
             await refused(scope, receive, send)
             return
@@ -38,7 +36,7 @@ class BodyLimit:
             nonlocal arrived
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > self._most_bytes:
+            if arrived > self._max_bytes:
                 raise HTTPException(413, self._message)
             return message
 

@@ -97,10 +97,10 @@ class _Connection(H11Protocol):
         if self._answering is not None:
             self._arrived += len(data)
             self._all.bytes += len(data)
-            if self._all.bytes > self._limits.arriving_bytes:
+            if self._all.bytes > self._limits.in_flight_bytes:
                 self._refuse(
                     503,
-                    f"requests of {self._limits.arriving_bytes // MIB} MiB are being read or "
+                    f"requests of {self._limits.in_flight_bytes // MIB} MiB are being read or "
                     f"answered, and no more are taken; try again later",
                     "too_many_bytes",
                 )

@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from edgevlm.server.errors import RequestError
 from edgevlm.server.limits import Limits
-from edgevlm.server.validation import Given, Neutral, check
+from edgevlm.server.validation import Neutral, RequestModel, check
 
 MAX_LISTED = 10_000
 """Files in one answer, as OpenAI has it."""
@@ -26,7 +26,7 @@ FORM = "send the image as multipart/form-data, in the field 'file'"
 Purpose = Literal["vision", "user_data", "assistants"]
 
 
-class UploadFields(Given):
+class UploadFields(RequestModel):
     """The fields of an upload beside the file."""
 
     neutral: ClassVar[Mapping[str, Neutral]] = {
@@ -43,7 +43,7 @@ def _number(value: Any) -> Any:
     return int(value) if is_number else value
 
 
-class ListParameters(Given):
+class ListParameters(RequestModel):
     """What a client says of the list that it wants."""
 
     limit: Annotated[int, BeforeValidator(_number)] = Field(

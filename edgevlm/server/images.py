@@ -17,7 +17,7 @@ import httpx
 
 from edgevlm.errors import EdgeVLMError, ImageError
 from edgevlm.inputs.data_uri import decode_data_uri, is_data_uri
-from edgevlm.inputs.images import stored_image_size
+from edgevlm.inputs.images import read_image_size
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
@@ -36,7 +36,7 @@ def is_public(address: str) -> bool:
     return (mapped or found).is_global and not found.is_multicast
 
 
-class PictureReader:
+class ImageReader:
     """Turns a request's messages into those of `VLM.stream_generate`.
 
     Args:
@@ -125,7 +125,7 @@ class PictureReader:
             RequestError: no image, or too many pixels.
         """
         try:
-            width, height = stored_image_size(data)
+            width, height = read_image_size(data)
         except EdgeVLMError as error:
             raise RequestError(400, str(error), code="invalid_image") from error
         if width * height > self._limits.pixels:

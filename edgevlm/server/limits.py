@@ -29,7 +29,7 @@ class Limits:
     """For one remote picture, from the first byte to the last."""
     connections: int = 256
     """Open at once, whatever comes through them."""
-    arriving_bytes: int = 256 * MIB
+    in_flight_bytes: int = 256 * MIB
     """Of all requests that are being read or answered together."""
     header_seconds: float = 20.0
     """From the beginning of a connection, or of a further request, to the end of its headers."""

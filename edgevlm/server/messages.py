@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from edgevlm.inputs.tiling import Detail
-from edgevlm.server.validation import Given, Neutral
+from edgevlm.server.validation import Neutral, RequestModel
 
 MAX_ITEMS = 4096
 """Of messages, and of parts in one: more than any context holds."""
@@ -43,7 +43,7 @@ class Source(NamedTuple):
     """Of the part, such as ``image_url.url``."""
 
 
-class ContentPart(Given):
+class ContentPart(RequestModel):
     expected = 'an object such as {"type": "text", "text": "What is this?"}'
     unused = frozenset({"prompt_cache_breakpoint"})
 
@@ -63,7 +63,7 @@ class RefusalPart(ContentPart):
         return self.refusal
 
 
-class ImageUrl(Given):
+class ImageUrl(RequestModel):
     url: str = Field(description=URL)
     detail: Detail | None = Field(None, description=DETAIL)
 
@@ -112,7 +112,7 @@ class InputImagePart(ContentPart):
         return Source(self.image_url.url, None, self.detail or self.image_url.detail, "image_url")
 
 
-class FileReference(Given):
+class FileReference(RequestModel):
     file_id: str | None = Field(None, description=FILE_ID)
     file_data: str | None = Field(None, description="an image as a data URI")
 
@@ -150,7 +150,7 @@ def _parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-class Message(Given):
+class Message(RequestModel):
     expected = 'an object such as {"role": "user", "content": "What is this?"}'
     neutral: ClassVar[Mapping[str, Neutral]] = {
         "tool_calls": Neutral((None, []), NO_TOOLS),

@@ -2,7 +2,7 @@
 
 Beside OpenAI's fields a request may have ``top_k``, ``min_p``, ``repetition_penalty`` and
 ``max_image_tokens``. Every field of OpenAI's is one that is honoured, one that is accepted as long as it
-asks for nothing (`Given.neutral`), or a hint that changes no answer (`Given.unused`).
+asks for nothing (`RequestModel.neutral`), or a hint that changes no answer (`RequestModel.unused`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 from edgevlm.options import MAX_LOGPROBS, GenerationOptions
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
-from edgevlm.server.validation import Given, Neutral
+from edgevlm.server.validation import Neutral, RequestModel
 
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
@@ -52,7 +52,7 @@ Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 TOKENS = "an integer from 1 up, or -1 for as many as the context leaves; what exceeds that is cut"
 
 
-class StreamOptions(Given):
+class StreamOptions(RequestModel):
     neutral: ClassVar[Mapping[str, Neutral]] = {
         "include_obfuscation": Neutral((None, False), "this server pads no chunks")
     }
@@ -60,7 +60,7 @@ class StreamOptions(Given):
     include_usage: bool | None = Field(None, description="true or false")
 
 
-class JsonSchemaFormat(Given):
+class JsonSchemaFormat(RequestModel):
     json_schema: dict[str, Any] = Field(
         alias="schema", description='a JSON schema such as {"type": "object"}'
     )
@@ -68,7 +68,7 @@ class JsonSchemaFormat(Given):
     unused = frozenset({"name", "description", "strict"})
 
 
-class ResponseFormat(Given):
+class ResponseFormat(RequestModel):
     type: Literal["text", "json_object", "json_schema"] = Field(
         description="'text', 'json_object' or 'json_schema'"
     )
@@ -108,7 +108,7 @@ def _stops(value: Any) -> Any:
     return [stop for stop in value if stop != ""] if isinstance(value, list) else value
 
 
-class ChatCompletionRequest(Given):
+class ChatCompletionRequest(RequestModel):
     """A conversation to be answered."""
 
     expected = 'a JSON object such as {"messages": [{"role": "user", "content": "What is this?"}]}'

@@ -15,34 +15,34 @@ from typing_extensions import TypedDict
 from edgevlm.results import FinishReason, Stats, TokenLogprob
 
 
-class _Told(BaseModel):
+class _ResponseModel(BaseModel):
     """Something that clients get."""
 
 
-class ErrorDetail(_Told):
+class ErrorDetail(_ResponseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class ErrorResponse(_Told):
+class ErrorResponse(_ResponseModel):
     error: ErrorDetail
 
 
-class Model(_Told):
+class Model(_ResponseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "edgevlm"
 
 
-class ModelList(_Told):
+class ModelList(_ResponseModel):
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class File(_Told):
+class File(_ResponseModel):
     id: str
     object: Literal["file"] = "file"
     bytes: int
@@ -53,7 +53,7 @@ class File(_Told):
     """Clients wait for it."""
 
 
-class FileList(_Told):
+class FileList(_ResponseModel):
     object: Literal["list"] = "list"
     data: list[File]
     first_id: str = Field(description="empty if there are none")
@@ -61,18 +61,18 @@ class FileList(_Told):
     has_more: bool
 
 
-class FileDeleted(_Told):
+class FileDeleted(_ResponseModel):
     id: str
     object: Literal["file"] = "file"
     deleted: bool = True
 
 
-class Health(_Told):
+class Health(_ResponseModel):
     status: Literal["ok"] = "ok"
     waiting: int = Field(description="requests that wait for the one that is answered")
 
 
-class Candidate(_Told):
+class Candidate(_ResponseModel):
     token: str
     logprob: float
     bytes: list[int]
@@ -82,36 +82,36 @@ class TokenChoice(Candidate):
     top_logprobs: list[Candidate]
 
 
-class Logprobs(_Told):
+class Logprobs(_ResponseModel):
     content: list[TokenChoice]
     refusal: None = None
 
 
-class AnswerMessage(_Told):
+class AnswerMessage(_ResponseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
 
 
-class Choice(_Told):
+class Choice(_ResponseModel):
     index: int = 0
     message: AnswerMessage
     logprobs: Logprobs | None
     finish_reason: FinishReason
 
 
-class PromptDetails(_Told):
+class PromptDetails(_ResponseModel):
     cached_tokens: int
 
 
-class Usage(_Told):
+class Usage(_ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
 
 
-class ChatCompletion(_Told):
+class ChatCompletion(_ResponseModel):
     """A whole answer."""
 
     id: str
@@ -130,14 +130,14 @@ class Delta(TypedDict, total=False):
     refusal: None
 
 
-class ChunkChoice(_Told):
+class ChunkChoice(_ResponseModel):
     index: int = 0
     delta: Delta
     logprobs: Logprobs | None
     finish_reason: FinishReason | None
 
 
-class ChatCompletionChunk(_Told):
+class ChatCompletionChunk(_ResponseModel):
     """A piece of an answer, as one event of a stream."""
 
     id: str

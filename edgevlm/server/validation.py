@@ -4,8 +4,8 @@ A model's fields carry what they expect as their description, a noun phrase: it 
 description and in every message about the field, such as ``temperature must be a number from 0 to 2, is
 3``. Beside its fields a model names fields that it knows and does not use:
 
-- `Given.neutral` maps a field to the values by which it asks for nothing. Another value is refused.
-- `Given.unused` are hints that change no answer, whatever they say.
+- `RequestModel.neutral` maps a field to the values by which it asks for nothing. Another value is refused.
+- `RequestModel.unused` are hints that change no answer, whatever they say.
 
 A field that stands nowhere is ignored and reported, or refused if the server is strict.
 """
@@ -46,7 +46,7 @@ class Neutral(NamedTuple):
     """Why the server cannot do what other values ask for."""
 
 
-class Given(BaseModel):
+class RequestModel(BaseModel):
     """An object that clients send."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -70,7 +70,7 @@ class Given(BaseModel):
         return described
 
 
-Model = TypeVar("Model", bound=Given)
+Model = TypeVar("Model", bound=RequestModel)
 
 
 def parse_json(body: bytes) -> Any:
@@ -134,7 +134,7 @@ def check(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[
     return checked, unknown
 
 
-def mistake(model: type[Given], error: Mapping[str, Any], value: Any) -> RequestError:
+def mistake(model: type[RequestModel], error: Mapping[str, Any], value: Any) -> RequestError:
     """What a client is told of one of pydantic's errors about `value`."""
     steps = _place(error)
     if error["type"] == "refused":
@@ -179,7 +179,7 @@ def _pattern(steps: Iterable[str | int]) -> str:
 
 
 @functools.cache
-def _expected(model: type[Given]) -> dict[str, str]:
+def _expected(model: type[RequestModel]) -> dict[str, str]:
     """What belongs in each place, by the place's pattern."""
     found = {"": model.expected}
     for name, field in model.model_fields.items():
@@ -196,27 +196,27 @@ def _expected(model: type[Given]) -> dict[str, str]:
     return found
 
 
-def _models(annotation: Any, in_list: bool = False) -> Iterator[tuple[type[Given], bool]]:
+def _models(annotation: Any, in_list: bool = False) -> Iterator[tuple[type[RequestModel], bool]]:
     """The models that an annotation speaks of, and whether they stand in a list."""
-    if isinstance(annotation, type) and issubclass(annotation, Given):
+    if isinstance(annotation, type) and issubclass(annotation, RequestModel):
         yield annotation, in_list
     for argument in get_args(annotation):
         yield from _models(argument, in_list or getattr(annotation, "__origin__", None) is list)
 
 
 def _parts(
-    model: Given, steps: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], Given]]:
+    model: RequestModel, steps: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], RequestModel]]:
     """A model and all models in it, each with its place."""
     yield steps, model
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         at = (*steps, field.alias or name)
-        if isinstance(value, Given):
+        if isinstance(value, RequestModel):
             yield from _parts(value, at)
         elif isinstance(value, list):
             for index, item in enumerate(value):
-                if isinstance(item, Given):
+                if isinstance(item, RequestModel):
                     yield from _parts(item, (*at, index))
 
 

@@ -24,7 +24,7 @@ from edgevlm.vlm import VLM
 
 _logger = logging.getLogger(__name__)
 
-REMEMBERED = 32
+MAX_REMEMBERED_TIMES = 32
 """Answers whose time tells how long the next ones will take."""
 
 
@@ -38,12 +38,12 @@ class _Job:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
 
-    def tell(self, event: Chunk | Exception) -> None:
+    def put(self, event: Chunk | Exception) -> None:
         """From the worker's thread."""
         with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def hear(self) -> Chunk:
+    async def get(self) -> Chunk:
         """Raises RequestError for a request that cannot be answered."""
         event = await self._events.get()
         if isinstance(event, EdgeVLMError):
@@ -58,17 +58,17 @@ class Worker:
 
     Args:
         vlm: used by no one else.
-        most_waiting: requests in the queue beside the one that is answered.
+        max_waiting: requests in the queue beside the one that is answered.
     """
 
-    def __init__(self, vlm: VLM, most_waiting: int, metrics: Metrics) -> None:
+    def __init__(self, vlm: VLM, max_waiting: int, metrics: Metrics) -> None:
         self._vlm = vlm
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._metrics = metrics
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unfinished = 0
         self._lock = threading.Lock()
-        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._seconds: deque[float] = deque(maxlen=MAX_REMEMBERED_TIMES)
         self._progress: float | None = None
         """When the request that is being answered last got on; None while there is none."""
         self._thread = threading.Thread(target=self._work, name="edgevlm-worker", daemon=True)
@@ -94,7 +94,7 @@ class Worker:
             RequestError: the queue is full, or the request cannot be answered.
         """
         with self._lock:
-            if self._unfinished > self._most_waiting:
+            if self._unfinished > self._max_waiting:
                 raise RequestError(
                     503,
                     f"{self._unfinished} requests are being answered or wait, and no more are taken; "
@@ -107,7 +107,7 @@ class Worker:
         self._jobs.put(job)
         try:
             while True:
-                chunk = await job.hear()
+                chunk = await job.get()
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
@@ -131,7 +131,7 @@ class Worker:
             except Exception as error:
                 if not isinstance(error, EdgeVLMError):
                     _logger.exception("a request failed")
-                job.tell(error)
+                job.put(error)
                 self._metrics.failed(error)
             finally:
                 self._progress = None
@@ -151,7 +151,7 @@ class Worker:
                 if job.abandoned.is_set():
                     self._metrics.abandoned()
                     return
-                parts.append(_decoded(part))
+                parts.append(_decode_image(part))
             messages.append({**message, "content": parts})
         with contextlib.closing(self._vlm.stream_generate(messages, **job.options)) as chunks:
             for chunk in chunks:
@@ -159,11 +159,11 @@ class Worker:
                 if job.abandoned.is_set():
                     self._metrics.abandoned()
                     return
-                job.tell(chunk)
+                job.put(chunk)
                 if chunk.stats is not None:
                     self._metrics.answered(chunk.stats)
 
 
-def _decoded(part: Mapping[str, Any]) -> Mapping[str, Any]:
+def _decode_image(part: Mapping[str, Any]) -> Mapping[str, Any]:
     """A part of a message, with its image's pixels instead of its file."""
     return {**part, "image": load_image(part["image"])} if part["type"] == "image" else part

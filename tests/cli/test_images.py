@@ -108,8 +108,8 @@ def test_ask(image: str) -> None:
         (["ask", QUESTION, "-", "-"], "read once"),
         (["bench", "--image", "-"], "standard input, which is empty"),
         (["chat", "-"], "'-' cannot be an image here"),
-        (["ask", QUESTION, "data:image/png;base64,no"], "cannot be read as a picture"),
-        (["ask", QUESTION, "x" * 5000], "longer than a path"),
+        (["ask", QUESTION, "data:image/png;base64,no"], "cannot be read as an image"),
+        (["ask", QUESTION, "x" * 5000], "too long for a path"),
         (["ask", QUESTION, "file://nas/a.png"], "machine 'nas'"),
     ],
 )

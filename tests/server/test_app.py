@@ -252,7 +252,7 @@ def test_stop_seed_and_sampling(client: openai.OpenAI, vlm: VLM) -> None:
     [
         ({"messages": []}, 400, "messages"),
         ({"messages": asking("?", "data:image/png;base64,!!")}, 400, "not base64"),
-        ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as a picture"),
+        ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as an image"),
         ({"messages": asking("?", "file:///etc/passwd")}, 400, "must be a data URI"),
         ({"messages": asking("?", "http://127.0.0.1/a.png")}, 400, "fetches no pictures"),
         ({"messages": asking("x " * 3000)}, 400, "positions"),

@@ -20,7 +20,7 @@ from edgevlm import VLM
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import FilePart, ImagePart, ImageUrl, Message, TextPart
 from edgevlm.server.requests import ChatCompletionRequest, StreamOptions
-from edgevlm.server.validation import Given, check, parse_json
+from edgevlm.server.validation import RequestModel, check, parse_json
 from tests.support.serving import EXAMPLES, MODEL, SECONDS, asking, data_uri, serving
 
 PIXEL = "data:image/png;base64,AAAA"
@@ -430,7 +430,7 @@ def test_anything_anywhere_is_taken_or_told(
         assert "str:" not in told["message"] and "Input should" not in told["message"]
 
 
-def known(model: type[Given]) -> set[str]:
+def known(model: type[RequestModel]) -> set[str]:
     """Every field that a model honours, accepts while it asks for nothing, or takes as a hint."""
     names = {field.alias or name for name, field in model.model_fields.items()}
     return names | set(model.neutral) | model.unused
@@ -452,7 +452,7 @@ def known(model: type[Given]) -> set[str]:
         (StreamOptions, chat.ChatCompletionStreamOptionsParam),
     ],
 )
-def test_every_field_of_openai_is_known(model: type[Given], described: Any) -> None:
+def test_every_field_of_openai_is_known(model: type[RequestModel], described: Any) -> None:
     assert set(get_type_hints(described)) - known(model) == set()
 
 

@@ -6,22 +6,22 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from edgevlm.server.validation import Given
+from edgevlm.server.validation import RequestModel
 
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def reference(model: type[Given]) -> dict[str, Any]:
+def schema_reference(model: type[RequestModel]) -> dict[str, Any]:
     """A schema that points to a model's."""
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
-def body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+def request_body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     """What an operation says of its request's body."""
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
 
-def query(model: type[Given]) -> dict[str, Any]:
+def query_parameters(model: type[RequestModel]) -> dict[str, Any]:
     """What an operation says of its query's parameters."""
     properties = model.model_json_schema()["properties"]
     return {
@@ -32,7 +32,7 @@ def query(model: type[Given]) -> dict[str, Any]:
     }
 
 
-def describe(app: FastAPI, *models: type[Given]) -> dict[str, Any]:
+def openapi_schema(app: FastAPI, *models: type[RequestModel]) -> dict[str, Any]:
     """The whole description, with the schemas of `models`."""
     described = app.openapi()
     schemas = described["components"]["schemas"]
