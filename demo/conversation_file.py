@@ -151,9 +151,7 @@ def _turn(turn: Any, name: str, folder: Path, pictures: dict[Path, bytes]) -> di
     for part in content:
         kind, value = next(iter(part.items())) if isinstance(part, dict) and part else ("", None)
         if not isinstance(value, str) or kind not in ("text", "image"):
-            raise InputError(
-                f"{name} has a part {shorten(str(part))} that is no text and no image"
-            )
+            raise InputError(f"{name} has a part {shorten(str(part))} that is no text and no image")
         if kind == "text":
             _check_text(value, name)
             parts.append(("text", value))

@@ -474,7 +474,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     setting = Setting(parsed.model, parsed.device, parsed.gpu_layers, parsed.rounds)
     machine = doctor.examine()
-    print(doctor.describe(machine), end="\n\n", flush=True)
+    print(doctor.format_report(machine), end="\n\n", flush=True)
     runner = Runner(parsed.only)
     try:
         check_all(setting, runner)

@@ -1,4 +1,4 @@
-"""The server's own description (OpenAPI) of the requests that it reads itself instead of FastAPI."""
+"""The OpenAPI description of the requests that the server parses without FastAPI."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def schema_reference(model: type[RequestModel]) -> dict[str, Any]:
-    """A schema that points to a model's."""
+    """Return a reference to the schema of a model."""
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
 def request_body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """What an operation says of its request's body."""
+    """Return the fields of an operation that describe the body of a request."""
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
 
 def query_parameters(model: type[RequestModel]) -> dict[str, Any]:
-    """What an operation says of its query's parameters."""
+    """Return the fields of an operation that describe the parameters of a query."""
     properties = model.model_json_schema()["properties"]
     return {
         "parameters": [
@@ -33,17 +33,17 @@ def query_parameters(model: type[RequestModel]) -> dict[str, Any]:
 
 
 def openapi_schema(app: FastAPI, *models: type[RequestModel]) -> dict[str, Any]:
-    """The whole description, with the schemas of `models`."""
-    described = app.openapi()
-    schemas = described["components"]["schemas"]
+    """Return the description of `app`, with the schemas of `models` added."""
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
     for model in models:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
-    # FastAPI's own form of validation errors, which no client gets
-    for path in described["paths"].values():
+    # FastAPI's own form of validation errors, which the server never sends
+    for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    return described
+    return document
