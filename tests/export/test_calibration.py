@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from edgevlm.cli.inspect import describe
+from edgevlm.cli.inspect import format_manifest
 from edgevlm.errors import ExportError
 from edgevlm.export import vision
 from edgevlm.export.calibration import PHOTOGRAPHS, CalibrationImages, find_images
@@ -181,7 +181,7 @@ def test_an_export_records_its_images(made: Exported, tmp_path: Path) -> None:
         hashes.add(manifest.vision.files["int8-static"].sha256)
         assert Manifest.load(out).vision.calibration == text
         assert f"were computed from {text}." in (out / "README.md").read_text(encoding="utf-8")
-        assert text in describe(manifest)
+        assert text in format_manifest(manifest)
     assert len(hashes) == 2
     assert Manifest.load(made.bundle).vision.calibration is None
     assert "were computed from" not in (made.bundle / "README.md").read_text(encoding="utf-8")
