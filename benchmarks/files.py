@@ -69,7 +69,7 @@ def environment(rounds: int) -> dict[str, Any]:
     """Return date, CPU, threads, rounds and versions for a result file."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": system.model(),
+        "cpu": system.cpu_model(),
         "threads": THREADS,
         "rounds": rounds,
         "versions": versions(),

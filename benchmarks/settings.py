@@ -52,7 +52,7 @@ class WithoutSetting(peers.EdgeVLM):
 
             vars(session)["OnnxVision"] = Planned
         elif removed == "no mapped weights":
-            llama = library.library()
+            llama = library.load_llama_cpp()
             vars(llama)["LLAMA_LOAD_MODE_NONE"] = llama.LLAMA_LOAD_MODE_MMAP
         elif removed == "freed memory returned":
             system.return_freed_memory = lambda: None
@@ -66,7 +66,7 @@ class Tiles(peers.Memory):
         from edgevlm.runtimes.onnx.session import OnnxVision
 
         class Runtime(OnnxVision):
-            BATCH_LENGTH = batch_size
+            BATCH_SIZE = batch_size
 
         self._runtime = Runtime(
             path, input_name=input_name, output_name=output_name, device="cpu", threads=THREADS

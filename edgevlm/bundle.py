@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgevlm.errors import BundleError, InputError
 from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
-from edgevlm.user_cache import keep, user_cache
+from edgevlm.user_cache import user_cache, write_cached
 
 BUILT_IN = Path(__file__).parent / "models"
 """Bundles that ship inside the package, a folder each."""
@@ -134,7 +134,7 @@ class Bundle:
             return
         self.check_hashes(unknown)
         for entry in unknown:
-            keep(marks[entry.name], f"{self.path(entry)}\n")
+            write_cached(marks[entry.name], f"{self.path(entry)}\n")
 
     def _mark(self, entry: FileEntry) -> Path:
         """A file of the user's cache that stands for this content in this place since its last change."""

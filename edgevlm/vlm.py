@@ -101,7 +101,7 @@ class VLM:
         step(0.0, "finding the bundle")
         from edgevlm.engine import loading
         from edgevlm.runtimes import system
-        from edgevlm.runtimes.devices import select
+        from edgevlm.runtimes.devices import select_backend
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
@@ -124,7 +124,7 @@ class VLM:
             )
         decoder_file = bundle.decoder_file(decoder)
         precisions = manifest.vision.files if vision is None else (vision,)
-        backend = select(device, providers, precisions)
+        backend = select_backend(device, providers, precisions)
         vision_file = bundle.vision_file(vision, backend.precisions)
         step(0.1, f"checking {vision_file.name} and {decoder_file.name}")
         bundle.check_hashes_once([vision_file, decoder_file])

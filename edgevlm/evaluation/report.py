@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import edgevlm
+from edgevlm.atomic_file import atomic_write
 from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
 from edgevlm.evaluation.dataset import Item, to_json
 from edgevlm.evaluation.runner import Answered
-from edgevlm.versions import installed
+from edgevlm.versions import installed_versions
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _CANDIDATES = 300  # fixed answers that are tried for a question type with boxes or lists
@@ -259,7 +259,10 @@ def versions() -> dict[str, str]:
     """Return the versions of the installed distributions on which answers depend, by name."""
     names = ("onnxruntime", "onnxruntime-gpu", "openvino", "llama-cpp-python", "numpy")
     used = (*names, "pillow", "torch", "transformers")
-    return {"edgevlm": edgevlm.__version__, "python": platform.python_version()} | installed(used)
+    return {
+        "edgevlm": edgevlm.__version__,
+        "python": platform.python_version(),
+    } | installed_versions(used)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
@@ -268,9 +271,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    aside = path.with_name(path.name + ".part")
     try:
-        aside.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        atomic_write(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error

@@ -157,7 +157,7 @@ def test_who_has_set_a_variable_keeps_the_choice(name: str) -> None:
 
 def test_openvino_reports_only_where_the_user_agreed(tmp_path: Path) -> None:
     code = (
-        "import sys; from edgevlm.runtimes import openvino; openvino.library()\n"
+        "import sys; from edgevlm.runtimes import openvino; openvino.load_openvino()\n"
         "print('openvino_telemetry.main' in sys.modules); import openvino_telemetry"
     )
     choice = tmp_path / "intel" / telemetry.OPENVINO_REPORTER

@@ -67,7 +67,7 @@ def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
     """All peers give the embeddings of transformers: a peer with wrong weights would be useless."""
     errors = compared["encoding"]["errors"]
     notes = {row["work"]: row["note"] for row in compared["encoding"]["rows"]}
-    floats = "bf16" if {"amx_bf16", "avx512_bf16"} & system.flags() else "f32"
+    floats = "bf16" if {"amx_bf16", "avx512_bf16"} & system.cpu_flags() else "f32"
     assert f"OpenVINO CPU {floats}" in notes["encode one tile: openvino"]
     assert errors["onnx_fp32"] < 1e-5
     assert errors["openvino"] < (2e-2 if floats == "bf16" else 1e-5)

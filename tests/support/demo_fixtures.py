@@ -20,7 +20,7 @@ import pytest
 
 from edgevlm import VLM, Bundle
 from edgevlm.local_bundles import remember
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from tests.support import browser
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def picture_of(page: Page, name: str) -> None:
 
 def add_q4_0(folder: Path) -> None:
     """Add a second precision of the decoder to a bundle."""
-    llama = library()
+    llama = load_llama_cpp()
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     files = manifest["decoder"]["files"]
