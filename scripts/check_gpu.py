@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.benchmark import rates
+from edgevlm.benchmark import decoder_rates
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cli import doctor
 from edgevlm.engine.loading import load_decoder, load_vision
@@ -240,8 +240,8 @@ def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
             for prompt in (16, 512, 1100):
                 if prompt + 32 > decoder.context_length:
                     continue
-                rates(decoder, prompt, 32)
-                measured = [rates(decoder, prompt, 32) for _ in range(setting.rounds)]
+                decoder_rates(decoder, prompt, 32)
+                measured = [decoder_rates(decoder, prompt, 32) for _ in range(setting.rounds)]
                 prefill, decode = (
                     statistics.median(values) for values in zip(*measured, strict=True)
                 )
@@ -579,7 +579,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     setting = Setting(parsed.model, parsed.device, parsed.gpu_layers, parsed.rounds)
     machine = doctor.examine()
-    print(doctor.describe(machine), end="\n\n", flush=True)
+    print(doctor.format_report(machine), end="\n\n", flush=True)
     runner = Runner(parsed.only)
     try:
         check_all(setting, runner)

@@ -1,4 +1,4 @@
-"""The built-in model: it answers as its checkpoint does, and it looks at the picture."""
+"""The built-in model answers as its checkpoint does, and it looks at the image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.usage import USAGE
 CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "nano"
 SCENE = Path(__file__).resolve().parents[2] / "examples" / "scene.png"
 SEED = 90_001
-"""Neither training's nor that of `edgevlm eval`."""
+"""A seed that neither training nor `edgevlm eval` uses."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
 
 
 def card() -> dict[str, float]:
-    """The lower ends of the intervals that the model card promises, by skill and language."""
+    """Return the lower ends of the intervals in the model card, by task."""
     text = (Bundle.open(DEFAULT_MODEL).folder / "README.md").read_text(encoding="utf-8")
     found = {}
     for number, part in enumerate(text.split("| skill |")[1:]):
@@ -77,7 +77,7 @@ def card() -> dict[str, float]:
 
 
 def test_it_is_as_good_as_its_card_says(nano: VLM) -> None:
-    """Fresh items of each row, the files that ship: no row's interval is below the promised one."""
+    """With new items of each task, no interval is below that of the model card."""
     asked = list(test_set.items(per_task=40, seed=SEED))
     answered = runner.run(runner.BundleAnswerer(nano), asked, controls_per_task=20)
     rows = {row.name: row for row in report.task_results(answered)}

@@ -1,4 +1,4 @@
-"""No process opens a socket that nobody asked for: the system calls of real runs."""
+"""No process opens a socket without a request to do so: tests of the system calls of real runs."""
 
 from __future__ import annotations
 

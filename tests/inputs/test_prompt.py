@@ -46,11 +46,11 @@ TEXTS = [
     "עברית العربية हिन्दी ไทย",
     "mixed123numbers456and789words",
 ]
-PICTURES = [(200, 100), (64, 64), (50, 300), (256, 256)]
+IMAGE_SIZES = [(200, 100), (64, 64), (50, 300), (256, 256)]
 
 
-def picture(index: int) -> Image.Image:
-    width, height = PICTURES[index]
+def random_image(index: int) -> Image.Image:
+    width, height = IMAGE_SIZES[index]
     pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -64,12 +64,12 @@ def text(content: str) -> dict[str, str]:
 
 
 def conversations() -> list[tuple[list[dict[str, Any]], list[int]]]:
-    """Message lists, each with the numbers of its pictures; 222 of them."""
+    """Message lists, each with the numbers of its images; 222 of them."""
     found: list[tuple[list[dict[str, Any]], list[int]]] = []
     for first, second in itertools.product(TEXTS, TEXTS[::2]):
         found.append(([{"role": "user", "content": [text(first + second)]}], []))
     for index, (question, answer) in enumerate(zip(TEXTS, reversed(TEXTS), strict=True)):
-        one = index % len(PICTURES)
+        one = index % len(IMAGE_SIZES)
         user = {"role": "user", "content": [image(), text(question)]}
         assistant = {"role": "assistant", "content": [text(answer)]}
         system = {"role": "system", "content": [text(answer)]}
@@ -103,9 +103,9 @@ class Prompts:
         self.tokenizer = AutoTokenizer.from_pretrained(exported.checkpoint)
         self.plain = plain_tokenizer(exported.checkpoint)
 
-    def ids(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> list[int]:
+    def ids(self, messages: list[dict[str, Any]], images: list[Image.Image]) -> list[int]:
         """Our ids, with the image token in the places of the embeddings."""
-        tiles = [split_image(np.asarray(image), self.manifest.image) for image in pictures]
+        tiles = [split_image(np.asarray(image), self.manifest.image) for image in images]
         found: list[int] = []
         for segment in self.builder.build(messages, [(tile.rows, tile.columns) for tile in tiles]):
             if isinstance(segment, TextSegment):
@@ -153,12 +153,12 @@ def test_there_are_enough_conversations() -> None:
 @pytest.mark.parametrize("number", range(len(CONVERSATIONS)))
 def test_smolvlm_ids_as_transformers(smolvlm: Prompts, smolvlm_processor: Any, number: int) -> None:
     messages, numbers = CONVERSATIONS[number]
-    pictures = [picture(index) for index in numbers]
+    images = [random_image(index) for index in numbers]
     rendered = smolvlm_processor.apply_chat_template(messages, add_generation_prompt=True)
     reference = smolvlm_processor(
-        text=[rendered], images=[pictures] if pictures else None, return_tensors="np"
+        text=[rendered], images=[images] if images else None, return_tensors="np"
     )
-    assert smolvlm.ids(messages, pictures) == reference["input_ids"][0].tolist()
+    assert smolvlm.ids(messages, images) == reference["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("content", [*TEXTS, "detect cat <loc0003>", "caption en"])
@@ -167,9 +167,9 @@ def test_paligemma_ids_as_transformers(exported: Export, paligemma: Prompts, con
         SiglipImageProcessorPil.from_pretrained(exported("paligemma").checkpoint),
         paligemma.tokenizer,
     )
-    reference = processor(text="<image>" + content, images=picture(0), return_tensors="np")
+    reference = processor(text="<image>" + content, images=random_image(0), return_tensors="np")
     messages = [{"role": "user", "content": [image(), text(content)]}]
-    assert paligemma.ids(messages, [picture(0)]) == reference["input_ids"][0].tolist()
+    assert paligemma.ids(messages, [random_image(0)]) == reference["input_ids"][0].tolist()
 
 
 SPECIAL_TEXTS = [
@@ -265,7 +265,10 @@ def test_any_text_as_transformers(smolvlm: Prompts, content: str) -> None:
         ([{"role": "user", "content": []}], "text or a list of parts"),
         ([{"role": "user", "content": [{"type": "video"}]}], "must be an image or a text"),
         ([{"role": "user", "content": [{"type": "text"}]}], "must be an image or a text"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "places for 1 pictures, 0 were"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            "places for 1 images, but 0 images were",
+        ),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
     ],
 )

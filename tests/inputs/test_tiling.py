@@ -1,4 +1,4 @@
-"""Pictures become the pixels that transformers' Pillow image processors compute, whatever their kind."""
+"""Images become the pixels that transformers' Pillow image processors compute, whatever their kind."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ SIZES = [
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"]
 
 
-def random_picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+def random_image(width: int, height: int, mode: str = "RGB") -> Image.Image:
     random = np.random.default_rng(width * 10_007 + height)
     if mode == "PA":
-        return random_picture(width, height, "P").convert("PA")
+        return random_image(width, height, "P").convert("PA")
     if mode == "LAB":
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         return Image.frombytes("LAB", (width, height), pixels.tobytes())
@@ -116,7 +116,7 @@ def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_every_size_as_transformers(name: str, size: tuple[int, int]) -> None:
     preparation, processor = REFERENCES[name]
-    image = random_picture(*size)
+    image = random_image(*size)
     assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
 
@@ -131,7 +131,7 @@ def edge_of(size: tuple[int, int], detail: str | None) -> int:
 def test_detail_is_a_longest_edge_of_transformers(
     detail: Detail | None, size: tuple[int, int]
 ) -> None:
-    image = random_picture(*size)
+    image = random_image(*size)
     edge = {"longest_edge": edge_of(size, detail)}
     processor = SmolVLMImageProcessorPil(size=edge, max_image_size={"longest_edge": 64})
     ours = split_image(load_image(image), SPLIT, detail)
@@ -143,23 +143,21 @@ def test_detail_is_a_longest_edge_of_transformers(
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 30))
 def test_never_more_tiles_than_allowed_nor_fewer_than_possible(
-    width: int, height: int, most: int
+    width: int, height: int, limit: int
 ) -> None:
-    picture = np.zeros((height, width, 3), np.uint8)
-    tiles = len(split_image(picture, SPLIT, max_tiles=most))
-    possible = [
-        len(split_image(picture, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)
-    ]
-    assert tiles == max(n for n in possible if n <= most)
+    image = np.zeros((height, width, 3), np.uint8)
+    tiles = len(split_image(image, SPLIT, max_tiles=limit))
+    possible = [len(split_image(image, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)]
+    assert tiles == max(n for n in possible if n <= limit)
 
 
 @pytest.mark.parametrize("name", ["smolvlm whole", "siglip"])
 def test_a_model_that_never_splits_takes_any_detail(name: str) -> None:
-    picture = load_image(random_picture(300, 200))
-    whole = split_image(picture, REFERENCES[name][0])
+    image = load_image(random_image(300, 200))
+    whole = split_image(image, REFERENCES[name][0])
     for detail in get_args(Detail):
         np.testing.assert_array_equal(
-            split_image(picture, REFERENCES[name][0], detail, 1).pixels, whole.pixels
+            split_image(image, REFERENCES[name][0], detail, 1).pixels, whole.pixels
         )
 
 
@@ -178,7 +176,7 @@ def test_a_budget_is_checked() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_as_transformers(name: str, mode: str) -> None:
     preparation, processor = REFERENCES[name]
-    image = random_picture(90, 71, mode)
+    image = random_image(90, 71, mode)
     assert image.mode == mode
     assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
@@ -187,7 +185,7 @@ def test_every_mode_as_transformers(name: str, mode: str) -> None:
 def test_palette_with_a_transparent_colour_as_transformers(
     tmp_path: Path, transparency: int
 ) -> None:
-    random_picture(40, 30, "P").save(tmp_path / "p.png", transparency=transparency)
+    random_image(40, 30, "P").save(tmp_path / "p.png", transparency=transparency)
     preparation, processor = REFERENCES["smolvlm split"]
     image = Image.open(tmp_path / "p.png")
     assert image.info["transparency"] == transparency
@@ -200,7 +198,7 @@ def test_palette_with_a_transparent_colour_as_transformers(
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["smolvlm split", "siglip"]))
 def test_any_size_as_transformers(width: int, height: int, name: str) -> None:
     preparation, processor = REFERENCES[name]
-    image = random_picture(width, height)
+    image = random_image(width, height)
     assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
 
@@ -215,7 +213,7 @@ def test_geometry_stays_in_bounds(width: int, height: int) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    upright = np.asarray(random_picture(5, 3))
+    upright = np.asarray(random_image(5, 3))
     undo = {
         1: upright,
         2: upright[:, ::-1],
@@ -235,7 +233,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 
 
 def test_all_sources_give_the_same_pixels(tmp_path: Path) -> None:
-    image = random_picture(20, 10)
+    image = random_image(20, 10)
     image.save(tmp_path / "a.png")
     array = np.asarray(image)
     for source in (
@@ -254,7 +252,7 @@ def test_all_sources_give_the_same_pixels(tmp_path: Path) -> None:
 
 def encoded(width: int, height: int, form: str) -> bytes:
     buffer = BytesIO()
-    random_picture(width, height).save(buffer, form)
+    random_image(width, height).save(buffer, form)
     return buffer.getvalue()
 
 
@@ -299,7 +297,7 @@ def test_decompression_bombs_are_refused_undecoded(size: tuple[int, int]) -> Non
     ("source", "message"),
     [
         (b"", "empty"),
-        (b"not a picture", "13 bytes"),
+        (b"not an image", "12 bytes"),
         ("no/such/file.png", "no such file"),
         (".", "a folder"),
         ("https://example.com/a.png", "fetches nothing"),
@@ -307,7 +305,7 @@ def test_decompression_bombs_are_refused_undecoded(size: tuple[int, int]) -> Non
         (np.zeros((0, 4, 3), np.uint8), "empty"),
     ],
 )
-def test_what_is_no_picture_is_refused(source: Any, message: str) -> None:
+def test_what_is_no_image_is_refused(source: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(source)
 
