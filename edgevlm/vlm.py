@@ -17,7 +17,7 @@ from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStrea
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
 from edgevlm.inputs.image_processor import ProcessedImage
-from edgevlm.inputs.images import ImageSource, image_of_part, load_image, load_images
+from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.manifest import FileEntry, Manifest
@@ -82,8 +82,12 @@ class VLM:
                 was trained for less or attends over the whole prompt.
             wait_timeout: seconds that a request waits for an open stream that nobody reads, before it raises
                 BusyError; None: no limit.
-            vision, decoder: precisions, such as ``int8`` and ``q8_0``; None: chosen by the device.
-            revision, cache_dir, token, local_files_only: as in huggingface_hub.
+            vision: precision of the vision graph, such as ``int8``; None: chosen by the device.
+            decoder: type of the decoder, such as ``q8_0``; None: the preferred one of the bundle.
+            revision: branch, tag or commit of a hub repository; None: the default branch.
+            cache_dir: folder for downloads; None: huggingface_hub's own.
+            token: token for a private repository; None: the one that huggingface_hub has stored.
+            local_files_only: use downloaded files only, never the network.
             progress: called before each step with the fraction that is done, 0.0 to 1.0, and the name of the
                 step.
 
@@ -284,7 +288,12 @@ class VLM:
         many tokens is less likely for this reason alone.
 
         Args:
-            images, question, system, detail, max_image_tokens, cache_images: as in `ask`.
+            images: as in `ask`.
+            question: as in `ask`.
+            system: as in `ask`.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+            cache_images: as in `Generation`.
             choices: at least one text; each is not empty and occurs once.
 
         Returns:
@@ -310,7 +319,7 @@ class VLM:
         """Read and split the images of messages."""
         check_messages(messages)
         return [
-            self._engine.process_image(image_of_part(part), _budget(part, generation))
+            self._engine.process_image(load_image_part(part), _budget(part, generation))
             for part in _image_parts(messages)
         ]
 

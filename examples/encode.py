@@ -1,4 +1,4 @@
-"""Compare two images by the cosine similarity of their mean embeddings."""
+"""Compare two images by their embeddings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Print an answer while the model generates it."""
+"""Print an answer while the model makes it."""
 
 from pathlib import Path
 

@@ -20,8 +20,8 @@ import pytest
 from edgevlm.cli import main
 from edgevlm.cli.serve import _trusted_hosts
 from edgevlm.errors import InputError
-from edgevlm.server.access import host_name, origin
-from edgevlm.server.http_server import bind, url
+from edgevlm.server.access import host_name, parse_origin
+from edgevlm.server.http_server import base_url, bind
 from edgevlm.server.limits import Limits
 from tests.support.browser import chromium, missing
 from tests.support.serving import MODEL, SECONDS, data_uri, serving
@@ -182,7 +182,7 @@ def test_body_that_is_too_large_is_told_to_the_page() -> None:
     ],
 )
 def test_origins_as_browsers_write_them(text: str, expected: str) -> None:
-    assert origin(text) == expected
+    assert parse_origin(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_origins_as_browsers_write_them(text: str, expected: str) -> None:
 )
 def test_what_is_no_origin(text: str) -> None:
     with pytest.raises(InputError, match="origin"):
-        origin(text)
+        parse_origin(text)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_two_servers_that_start_at_once() -> None:
     ):
         bind("127.0.0.1", first.getsockname()[1])
     with contextlib.closing(bind("::1", 0)) as sixth:
-        assert url(sixth, "::1").startswith("http://[::1]:")
+        assert base_url(sixth, "::1").startswith("http://[::1]:")
 
 
 REALTIME_PAGE = """<!doctype html><meta charset="utf-8"><script>

@@ -252,7 +252,7 @@ def test_stop_seed_and_sampling(client: openai.OpenAI, vlm: VLM) -> None:
     [
         ({"messages": []}, 400, "messages"),
         ({"messages": asking("?", "data:image/png;base64,!!")}, 400, "not base64"),
-        ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as a picture"),
+        ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as an image"),
         ({"messages": asking("?", "file:///etc/passwd")}, 400, "must be a data URI"),
         ({"messages": asking("?", "http://127.0.0.1/a.png")}, 400, "fetches no pictures"),
         ({"messages": asking("x " * 3000)}, 400, "positions"),
@@ -326,7 +326,7 @@ def test_other_names_in_the_host_header_are_refused() -> None:
 
 
 def test_limits_of_body_pictures_and_pixels(tmp_path: Path) -> None:
-    limits = Limits(body_bytes=100_000, pictures=2, pixels=10_000, request_pixels=15_000)
+    limits = Limits(body_bytes=100_000, images=2, pixels=10_000, request_pixels=15_000)
     large = tmp_path / "large.png"
     Image.fromarray(np.zeros((101, 100, 3), np.uint8)).save(large)
     uri = "data:image/png;base64," + base64.b64encode(large.read_bytes()).decode()
@@ -480,7 +480,7 @@ def site() -> Iterator[str]:
 def test_remote_pictures(site: str) -> None:
     limits = Limits(fetch_seconds=1, body_bytes=2**20)
     allowed = {"127.0.0.1"}
-    with serving(limits=limits, remote_addresses=lambda address: address in allowed) as address:
+    with serving(limits=limits, allow_address=lambda address: address in allowed) as address:
         url = f"{address}/v1/chat/completions"
 
         def ask(picture: str) -> dict[str, Any]:

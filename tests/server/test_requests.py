@@ -20,7 +20,7 @@ from edgevlm import VLM
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import FilePart, ImagePart, ImageUrl, Message, TextPart
 from edgevlm.server.requests import ChatCompletionRequest, StreamOptions
-from edgevlm.server.validation import Given, check, parse_json
+from edgevlm.server.validation import RequestModel, parse_json, validate
 from tests.support.serving import EXAMPLES, MODEL, SECONDS, asking, data_uri, serving
 
 PIXEL = "data:image/png;base64,AAAA"
@@ -321,7 +321,7 @@ def test_last_of_two_equal_keys_counts() -> None:
     value = parse_json(
         b'{"temperature": 5, "temperature": 1, "messages": [{"role": "user", "content": "a"}]}'
     )
-    assert check(ChatCompletionRequest, value, strict=True)[0].temperature == 1
+    assert validate(ChatCompletionRequest, value, strict=True)[0].temperature == 1
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_anything_anywhere_is_taken_or_told(
     else:
         whole = value
     try:
-        check(ChatCompletionRequest, whole, strict=strict)[0].options(256)
+        validate(ChatCompletionRequest, whole, strict=strict)[0].generation_options(256)
     except RequestError as error:
         told = error.body["error"]
         assert error.status == 400
@@ -430,10 +430,10 @@ def test_anything_anywhere_is_taken_or_told(
         assert "str:" not in told["message"] and "Input should" not in told["message"]
 
 
-def known(model: type[Given]) -> set[str]:
+def known(model: type[RequestModel]) -> set[str]:
     """Every field that a model honours, accepts while it asks for nothing, or takes as a hint."""
     names = {field.alias or name for name, field in model.model_fields.items()}
-    return names | set(model.neutral) | model.unused
+    return names | set(model.unsupported) | model.ignored
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def known(model: type[Given]) -> set[str]:
         (StreamOptions, chat.ChatCompletionStreamOptionsParam),
     ],
 )
-def test_every_field_of_openai_is_known(model: type[Given], described: Any) -> None:
+def test_every_field_of_openai_is_known(model: type[RequestModel], described: Any) -> None:
     assert set(get_type_hints(described)) - known(model) == set()
 
 
@@ -540,7 +540,7 @@ SOMETHING: dict[str, Any] = {
 
 
 def test_what_cannot_be_honoured_is_refused_by_name(address: str) -> None:
-    assert set(SOMETHING) == set(ChatCompletionRequest.neutral)
+    assert set(SOMETHING) == set(ChatCompletionRequest.unsupported)
     for name, value in SOMETHING.items():
         message, parameter = told(post(address, user("Hello") | {name: value}))
         assert parameter == name
@@ -630,7 +630,9 @@ def test_answer_ends_where_the_context_does(address: str, vlm: VLM) -> None:
 
 
 def options(**fields: Any) -> Any:
-    return check(ChatCompletionRequest, user("Hello") | fields, strict=True)[0].options(256)
+    return validate(ChatCompletionRequest, user("Hello") | fields, strict=True)[
+        0
+    ].generation_options(256)
 
 
 def test_minus_one_is_random_off_or_no_limit(address: str) -> None:
