@@ -12,6 +12,8 @@ from edgevlm import telemetry
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle as Bundle
+    from edgevlm.camera import FrameResult as FrameResult
+    from edgevlm.camera import LatestFrame as LatestFrame
     from edgevlm.chat import Chat as Chat
     from edgevlm.chat import Overflow as Overflow
     from edgevlm.engine.model_lock import ChunkStream as ChunkStream
@@ -55,6 +57,8 @@ _MODULES = {
     "VLM": "edgevlm.vlm",
     "Chat": "edgevlm.chat",
     "Overflow": "edgevlm.chat",
+    "LatestFrame": "edgevlm.camera",
+    "FrameResult": "edgevlm.camera",
     "Bundle": "edgevlm.bundle",
     "FileEntry": "edgevlm.manifest",
     "Manifest": "edgevlm.manifest",

@@ -117,7 +117,10 @@ class VisionSpec:
     width: int
     """Number of values in one embedding; equal to the width of the decoder."""
     files: dict[str, FileEntry]
-    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ...); at least one."""
+    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``); at least one."""
+    calibration: str | None = None
+    """Images that the scales of ``int8-static`` were computed from, in words; null: no such file, or not
+    known."""
 
     def check(self) -> None:
         """Check the values."""

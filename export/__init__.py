@@ -1,15 +1,16 @@
 """Checkpoint to bundle: everything that needs torch and transformers.
 
-- `pipeline.export`: the whole way, written aside and renamed at the end;
-- `plan`: what can be wrong before any weights are read;
+- `pipeline.export`: all steps; writes to a temporary folder and renames it at the end;
+- `plan`: checks before any weights are read;
 - `checkpoint`, `weights`: a folder or hub repository, its tensors read one at a time;
-- `adapter`, `quantized`: what a checkpoint may be instead of plain weights;
-- `families`: what is particular to each ``model_type``;
-- `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and two kinds of int8;
+- `adapter`, `quantized`: refuse checkpoints that are not plain weights;
+- `families`: the differences between ``model_type``s;
+- `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and int8;
+- `int8_static`, `calibration`: the same with fixed scales, and the images that fix them;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
 - `tokenizer`: its vocabulary;
-- `given`, `given_vocabulary`: a GGUF file that the user already has;
-- `chat_template`, `front_matter`: what is read of a checkpoint beside its weights;
-- `parity`: what the bundle answers, beside what transformers answers;
+- `existing_gguf`, `existing_vocabulary`: a GGUF file that the user already has;
+- `chat_template`, `front_matter`: read the chat template and the model card;
+- `parity`: compares the bundle with transformers;
 - `card`: the bundle's README.
 """

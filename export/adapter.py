@@ -1,6 +1,6 @@
-"""Adapters (LoRA and its kin) that are not merged into their base model: found, named, and how to merge.
+"""Refuse adapters (LoRA and others) that are not merged into their base model, and say how to merge them.
 
-A bundle without the adapter would answer otherwise than the model that was trained, so none is made.
+A bundle without the adapter would not answer as the trained model does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TENSORS = re.compile(
     r"(?:^|\.)(?:lora_|base_layer\.|hada_w|lokr_w|ia3_l|oft_[rR]|vera_lambda|modules_to_save\."
     r"|original_module\.)|^base_model\.model\."
 )
-"""Names that peft gives to tensors of an adapter, or of a layer that one is laid around."""
+"""Names that peft gives to tensors of an adapter, or of a layer that an adapter wraps."""
 MERGE = (
     "from peft import PeftModel; from transformers import AutoModelForImageTextToText as Model; "
     "PeftModel.from_pretrained(Model.from_pretrained({base!r}), {adapter!r})"
@@ -30,10 +30,10 @@ MERGE = (
 def check_no_adapter(folder: Path) -> None:
     """Refuse a folder that holds an adapter, alone or beside its base model's weights.
 
-    transformers loads one that is beside the weights if peft is installed, and not if it is not.
+    transformers loads an adapter beside the weights only if peft is installed.
 
     Raises:
-        ExportError: with the base model's name and the command that merges.
+        ExportError: there is an adapter; the message has the command that merges it.
     """
     present = [name for name in (CONFIG, *WEIGHTS) if (folder / name).is_file()]
     if not present:
@@ -51,8 +51,10 @@ def check_no_adapter(folder: Path) -> None:
 
 
 def check_merged(names: Iterable[str], file: Path) -> None:
-    """Raises:
-    ExportError: the weights hold tensors of an adapter that is not merged.
+    """Refuse weights that hold tensors of an adapter.
+
+    Raises:
+        ExportError: they do.
     """
     found = sorted(name for name in names if TENSORS.search(name))
     if found:
@@ -64,7 +66,7 @@ def check_merged(names: Iterable[str], file: Path) -> None:
 
 
 def base_of(folder: Path) -> str | None:
-    """``base_model_name_or_path`` of the adapter's configuration, if it has one that can be read."""
+    """Return ``base_model_name_or_path`` of the adapter's configuration; None if it cannot be read."""
     try:
         base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -73,6 +75,6 @@ def base_of(folder: Path) -> str | None:
 
 
 def merge_command(base: str, adapter: str, merged: str) -> str:
-    """What to type to merge an adapter, as one line."""
+    """Return the shell command that merges an adapter."""
     code = MERGE.format(base=base, adapter=adapter, merged=merged)
     return f"pip install peft && python -c {shlex.quote(code)}"

@@ -1,4 +1,4 @@
-"""The language models that are covered, and how llama.cpp's differ from transformers'."""
+"""The supported language models, and how llama.cpp's differ from transformers'."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from transformers import PretrainedConfig
 from edgevlm.errors import ExportError
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
-"""What every layer of every architecture has."""
+"""Norms of each layer, in every architecture."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How llama.cpp's implementation of a language model differs from transformers'."""
+    """Differences between the implementations of a language model in llama.cpp and transformers."""
 
     gguf: gguf.MODEL_ARCH
     activation: str
     rope_halves_interleaved: bool
-    """llama.cpp rotates neighbours, transformers halves: rows of q and k change places."""
+    """True if llama.cpp rotates neighbouring rows where transformers rotates halves; rows of q and k move."""
     norm_offset: float
-    """Added to norms' weights (Gemma multiplies by one plus the weight)."""
+    """Offset of the weights of norms. Gemma multiplies by one plus the weight."""
     untied: bool
-    """Whether llama.cpp reads an output layer of its own."""
+    """True if llama.cpp reads a separate output layer."""
     norms: tuple[str, ...] = NORMS
-    """Of each layer."""
+    """Norms of each layer."""
 
 
 ARCHITECTURES = {
@@ -41,12 +41,14 @@ ARCHITECTURES = {
         (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm"),
     ),
 }
-"""``model_type`` of the text configuration to what llama.cpp makes of it."""
+"""``model_type`` of the text configuration to its architecture."""
 
 
 def find_architecture(config: PretrainedConfig) -> Architecture:
-    """Raises:
-    ExportError: a language model that is not covered, or a variant that llama.cpp computes otherwise.
+    """Return the architecture of the language model.
+
+    Raises:
+        ExportError: the language model is not supported, or llama.cpp computes this variant differently.
     """
     text = config.get_text_config()
     if text.model_type not in ARCHITECTURES:
@@ -67,17 +69,17 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
 
 
 def check_gemma2(text: PretrainedConfig) -> None:
-    """What llama.cpp fixes in code for Gemma 2.
+    """Check the values that llama.cpp fixes in code for Gemma 2.
 
     Raises:
-        ExportError: another value in the configuration.
+        ExportError: the configuration has another value.
     """
     pattern = ["sliding_attention", "full_attention"] * text.num_hidden_layers
     if text.layer_types != pattern[: text.num_hidden_layers]:
         raise ExportError(
             "layer_types of Gemma 2 must alternate sliding and full attention for llama.cpp"
         )
-    largest = text.num_hidden_layers == 46  # by which llama.cpp knows the 27B model
+    largest = text.num_hidden_layers == 46  # llama.cpp recognizes the 27B model by this
     scalar = text.hidden_size // text.num_attention_heads if largest else text.head_dim
     if text.query_pre_attn_scalar != scalar:
         raise ExportError(
@@ -88,10 +90,10 @@ def check_gemma2(text: PretrainedConfig) -> None:
 
 
 def context_length(config: PretrainedConfig, attention: str) -> int:
-    """Positions that the checkpoint was made for.
+    """Return the context length that the checkpoint was trained for.
 
-    A prompt whose positions all see each other is cut by llama.cpp at a sliding window, by transformers
-    not: there the window is the limit.
+    For attention over a whole prompt, llama.cpp applies the sliding window and transformers does not, so the
+    window is the limit.
     """
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
@@ -101,5 +103,5 @@ def context_length(config: PretrainedConfig, attention: str) -> int:
 
 
 def head_size(text: PretrainedConfig) -> int:
-    """Width of one attention head."""
+    """Return the width of one attention head."""
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

@@ -37,7 +37,7 @@ print(answer.text)
 | file | what | bytes | bits per weight |
 |---|---|---|---|
 {files}
-
+{calibration}
 A picture becomes tiles of {tile_height} x {tile_width} pixels; each costs {tokens} positions of the
 {context} that the language model has.
 
@@ -57,6 +57,10 @@ logits for the language model.
 {parity}
 {drift}
 Made with {created_with}.
+"""
+
+CALIBRATION = """
+The scales of the activations in int8-static were computed from {images}.
 """
 
 DRIFT_ALLOWED = """
@@ -80,6 +84,11 @@ def write_card(manifest: Manifest) -> str:
                 *file_rows("vision", manifest.vision.files),
                 *file_rows("language model", manifest.decoder.files),
             ]
+        ),
+        calibration=(
+            CALIBRATION.format(images=manifest.vision.calibration)
+            if manifest.vision.calibration
+            else ""
         ),
         tile_height=manifest.image.tile_size[0],
         tile_width=manifest.image.tile_size[1],

@@ -1,4 +1,4 @@
-"""A checkpoint's chat template: the one of several that transformers takes, tried before any work."""
+"""Find the chat template that transformers uses, and check it before any work."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from edgevlm.inputs.prompt import PromptBuilder
 from edgevlm.manifest import PromptSpec
 
 NAMED = "additional_chat_templates"
-"""Folder of templates beside the default one, each ``NAME.jinja``."""
+"""Folder of further templates, each ``NAME.jinja``."""
 QUESTION = "Which words are these?"
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """Jinja source, and where it stands."""
+    """Source of a Jinja template, and its file."""
 
     source: str
     file: Path
 
 
 def find_chat_template(checkpoint: Checkpoint) -> ChatTemplate | None:
-    """The template that transformers' processor takes, else the one of its tokenizer; None without one.
+    """Return the template of transformers' processor, else of its tokenizer; None if there is none.
 
-    The order is transformers': processor_config.json, chat_template.json, chat_template.jinja with the
-    folder `NAMED`, and for the tokenizer tokenizer_config.json after these. Of several with names it is the
-    one called ``default``.
+    The order is that of transformers: processor_config.json, chat_template.json, chat_template.jinja with the
+    folder `NAMED`, and then tokenizer_config.json. Of several named templates it is the one called
+    ``default``.
 
     Raises:
-        ExportError: several templates of which none is the default, or of another form.
+        ExportError: no template is called ``default``, or the template has another form.
     """
     folder = checkpoint.folder
     named = {
@@ -60,10 +60,10 @@ def find_chat_template(checkpoint: Checkpoint) -> ChatTemplate | None:
 
 
 def in_json(checkpoint: Checkpoint, name: str) -> ChatTemplate | None:
-    """The value ``chat_template`` of a JSON file: a text, or several with names.
+    """Return ``chat_template`` of a JSON file, which is a text or several named texts.
 
     Raises:
-        ExportError: none of these, or no default among them.
+        ExportError: it is neither, or no template is called ``default``.
     """
     value = checkpoint.json(name).get("chat_template")
     path = checkpoint.folder / name
@@ -89,7 +89,7 @@ def in_json(checkpoint: Checkpoint, name: str) -> ChatTemplate | None:
 
 
 def no_default(path: Path, names: list[str]) -> ExportError:
-    """Of several templates transformers takes the one that is called default."""
+    """Return the error for named templates without a default."""
     return ExportError(
         f"{path} has the chat templates {', '.join(names) or '(none)'}, and none called default; put the "
         f"one to use into chat_template.jinja"
@@ -97,8 +97,10 @@ def no_default(path: Path, names: list[str]) -> ExportError:
 
 
 def read_text(path: Path) -> str:
-    """Raises:
-    ExportError: unreadable, or no UTF-8.
+    """Return the text of a UTF-8 file.
+
+    Raises:
+        ExportError: the file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -107,10 +109,10 @@ def read_text(path: Path) -> str:
 
 
 def check_chat_template(spec: PromptSpec, file: Path) -> None:
-    """Render one question about one image, as messages will be.
+    """Check a template by one question about one image.
 
     Raises:
-        ExportError: the template is no Jinja, fails, or leaves out the image or the question.
+        ExportError: the template is not valid Jinja, fails, or leaves out the image or the question.
     """
     texts: list[str] = []
 
@@ -123,16 +125,16 @@ def check_chat_template(spec: PromptSpec, file: Path) -> None:
         PromptBuilder(spec, tokenize).build([{"role": "user", "content": content}], [(0, 0)])
     except BundleError as error:
         raise ExportError(
-            f"the chat template in {file} is no Jinja template: {one_line(error.__cause__ or error)}"
+            f"the chat template in {file} is not valid Jinja: {one_line(error.__cause__ or error)}"
         ) from error
     except Exception as error:  # PromptError, or whatever a template makes Python raise
         raise ExportError(
             f"the chat template in {file} cannot write a question about an image: {one_line(error)}; a "
-            f"template for text alone does not do: take that of the model's family, which walks over the "
+            f"template for text alone is not enough: use that of the model's family, which iterates over the "
             f"parts of a message's content and writes {spec.image_token} for an image"
         ) from error
     if not any(QUESTION in text for text in texts):
         raise ExportError(
-            f"the chat template in {file} leaves out the text of a question about an image; take that of "
-            f"the model's family, which walks over the parts of a message's content"
+            f"the chat template in {file} leaves out the text of a question about an image; use that of "
+            f"the model's family, which iterates over the parts of a message's content"
         )

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument(
         "--decoder-gguf", metavar="FILE", help="a GGUF of the language model that you already have"
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="images that fix the scales of int8-static, such as the model will see (default: photographs "
+        "that come with edgevlm)",
+    )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
     parser.add_argument(
@@ -63,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         vision=arguments.vision or DEFAULT_VISION,
         decoder=arguments.decoder or DEFAULT_DECODER,
         decoder_gguf=arguments.decoder_gguf,
+        calibration=arguments.calibration,
         name=arguments.name,
         revision=arguments.revision,
         local_files_only=arguments.local_files_only,

@@ -32,7 +32,7 @@ UNQUANTIZED = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 LARGEST = 2**31 - 1
-"""Of a number in GGUF's header; more is a mistake."""
+"""Largest number in the header of a GGUF file; a larger one is a mistake."""
 
 
 def write_decoder(
@@ -45,14 +45,14 @@ def write_decoder(
     chat_template: str | None = None,
     progress: bool = True,
 ) -> None:
-    """Write the language model unquantized; never more than one tensor is in memory.
+    """Write the language model without quantization. Only one tensor is in memory at a time.
 
     Args:
         file_type: one of `UNQUANTIZED`.
 
     Raises:
-        ExportError: a language model that is not covered, tensors missing or unknown, or values that
-            the type cannot hold.
+        ExportError: the language model is not supported, a tensor is missing or unknown, or a value is
+            outside the range of the type.
     """
     config = checkpoint.config
     architecture = find_architecture(config)
@@ -78,7 +78,7 @@ def write_decoder(
         kind = matrix_type if len(shape) > 1 else GGMLQuantizationType.F32
         block, size = gguf.GGML_QUANT_SIZES[kind]
         count = int(np.prod(shape))
-        # bf16 has no NumPy type and is written as bytes; its shape is given in elements all the same
+        # NumPy has no bf16, so the values are bytes; the shape is still in elements.
         writer.add_tensor_info(
             name, shape, np.dtype(np.float32), count // block * size, raw_dtype=kind
         )
@@ -103,8 +103,10 @@ def write_decoder(
 
 
 def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
-    """Raises:
-    ExportError: a rotary scaling that is not covered, or a value that is no positive number.
+    """Write the sizes and settings of the language model.
+
+    Raises:
+        ExportError: the rotary scaling is not supported, or a value is not a positive number.
     """
     head = head_size(text)
     rope = text.rope_parameters
@@ -147,7 +149,7 @@ def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
 
 
 def hyperparameters(architecture: Architecture, text: PretrainedConfig) -> dict[str, object]:
-    """What `write_hyperparameters` writes, by GGUF's keys; raises as that."""
+    """Return what `write_hyperparameters` writes, by GGUF key; errors as of that function."""
     name = gguf.MODEL_ARCH_NAMES[architecture.gguf]
     writer = GGUFWriter(None, name)
     write_hyperparameters(writer, text)
@@ -156,7 +158,7 @@ def hyperparameters(architecture: Architecture, text: PretrainedConfig) -> dict[
 
 
 def rope_factors(text: PretrainedConfig) -> list[float]:
-    """llama3's divisor of each frequency, from transformers' own computation; empty for other types."""
+    """Return the divisor of each rotary frequency of llama3, as transformers computes it; else empty."""
     if text.rope_parameters["rope_type"] != "llama3":
         return []
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](text, torch.device("cpu"))
@@ -168,7 +170,7 @@ def rope_factors(text: PretrainedConfig) -> list[float]:
 def adapt(
     tensor: torch.Tensor, name: str, architecture: Architecture, text: PretrainedConfig
 ) -> torch.Tensor:
-    """transformers' weights to llama.cpp's: order of rotated rows, offset of norms."""
+    """Convert a weight of transformers to llama.cpp: order of rotated rows, offset of norms."""
     if architecture.rope_halves_interleaved and ".self_attn." in name:
         if ".q_proj." in name:
             return interleave_halves(tensor, text.num_attention_heads)
@@ -180,16 +182,16 @@ def adapt(
 
 
 def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of each head from (first half, second half) to neighbours: ``[heads * size, ...]``."""
+    """Interleave the first and second half of the rows of each head, ``[heads * size, ...]``."""
     split = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
     return split.swapaxes(1, 2).reshape(tensor.shape)
 
 
 def encode(tensor: torch.Tensor, kind: GGMLQuantizationType, name: str) -> NDArray[np.generic]:
-    """To the bytes of GGUF's type.
+    """Return the bytes of a tensor in a GGUF type.
 
     Raises:
-        ExportError: not finite, in the checkpoint or in the type.
+        ExportError: a value is not finite, in the checkpoint or in the type.
     """
     values = tensor.float().numpy()
     if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""Which of a checkpoint's tensors are the language model, and what they are called in GGUF."""
+"""Map the tensors of the language model to their names in GGUF."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-"""What every layer has beside its norms."""
+"""Matrices of each layer: `ATTENTION` and `FEED_FORWARD`."""
 
 
 def gguf_names(
     checkpoint: Checkpoint, family: Family, architecture: Architecture
 ) -> dict[str, str]:
-    """The language model's tensors in the checkpoint to their names in GGUF.
+    """Return the names of the language model's tensors: checkpoint to GGUF.
 
     Raises:
-        ExportError: a tensor that llama.cpp does not know, one that is missing, or one whose shape is not
-            what the configuration says.
+        ExportError: llama.cpp does not know a tensor, a tensor is missing, or a shape differs from the
+            configuration.
     """
     text = checkpoint.config.get_text_config()
     layers = text.num_hidden_layers
@@ -74,7 +74,7 @@ def gguf_names(
 
 
 def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]:
-    """The tensors of one layer."""
+    """Return the names of the tensors of one layer."""
     parts = [f"{part}.weight" for part in (*architecture.norms, *ATTENTION, *FEED_FORWARD)]
     if getattr(text, "attention_bias", False):
         parts += [f"{part}.bias" for part in ATTENTION]
@@ -86,14 +86,14 @@ def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]
 def vocabulary_tensors(
     checkpoint: Checkpoint, canonical: Mapping[str, str], architecture: Architecture
 ) -> tuple[str, str | None]:
-    """Names of the tensors of the embeddings and, unless they serve as it too, of the output layer.
+    """Return the names of the embeddings and of the output layer; None for an output layer that is tied.
 
-    As in transformers: a configuration that ties them is overruled by a file that has both with different
-    values; where the file has the output layer only, it is the embeddings too.
+    The rules are those of transformers: a file with two different tensors overrules a configuration that ties
+    them; a file with the output layer alone uses it as the embeddings, too.
 
     Raises:
-        ExportError: neither is there, an untied one is missing, or llama.cpp has no output layer for this
-            language model.
+        ExportError: both are missing, an untied output layer is missing, or llama.cpp has no output layer for
+            this language model.
     """
     found = {name: source for source, name in canonical.items()}
     embeddings, head = found.get(EMBEDDINGS), found.get(HEAD)
@@ -123,15 +123,17 @@ def vocabulary_tensors(
 
 
 def equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    """Whether two tensors of the checkpoint hold the same numbers."""
+    """Return True if two tensors of the checkpoint hold the same numbers."""
     if checkpoint.tensors[one].shape != checkpoint.tensors[other].shape:
         return False
     return torch.equal(checkpoint.read(one).float(), checkpoint.read(other).float())
 
 
 def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
-    """Raises:
-    ExportError: a matrix or norm has another shape than the configuration says.
+    """Compare the shape of a matrix or norm with the configuration.
+
+    Raises:
+        ExportError: they differ.
     """
     size, inner, head = text.hidden_size, text.intermediate_size, head_size(text)
     queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head

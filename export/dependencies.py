@@ -1,10 +1,10 @@
-"""What ``pip install 'edgevlm[export]'`` brings, checked before any work."""
+"""Check that the distributions of ``edgevlm[export]`` are installed."""
 
 from __future__ import annotations
 
 import edgevlm
 from edgevlm.errors import MissingDependencyError
-from edgevlm.versions import installed
+from edgevlm.versions import installed_versions
 
 DISTRIBUTIONS = (
     ("torch",),
@@ -21,14 +21,16 @@ DISTRIBUTIONS = (
     ("pyyaml",),
     ("tqdm",),
 )
-"""Each is needed, in any of its forms."""
+"""Needed distributions; one of each group is enough."""
 
 
 def check_dependencies() -> None:
-    """Raises:
-    MissingDependencyError: names what is missing and the command that installs it.
+    """Check that everything that an export needs is installed.
+
+    Raises:
+        MissingDependencyError: a distribution is missing; the message has the command that installs it.
     """
-    missing = [forms[0] for forms in DISTRIBUTIONS if not installed(forms)]
+    missing = [group[0] for group in DISTRIBUTIONS if not installed_versions(group)]
     if missing:
         raise MissingDependencyError(
             f"export needs {', '.join(missing)}, not installed here: pip install 'edgevlm[export]'"
@@ -36,8 +38,8 @@ def check_dependencies() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Distribution to version, of edgevlm and all that makes a bundle."""
+    """Return the versions of edgevlm and of the distributions that make a bundle."""
     found = {"edgevlm": edgevlm.__version__}
-    for forms in DISTRIBUTIONS:
-        found |= installed(forms)
+    for group in DISTRIBUTIONS:
+        found |= installed_versions(group)
     return found

@@ -1,6 +1,6 @@
-"""What a checkpoint's README says of itself: the YAML between the ``---`` lines at its top.
+"""Read the YAML front matter of a model card: licence and base model.
 
-Only a licence and the name of a base model are wanted from it, so whatever is wrong with it never fails.
+Nothing else depends on it, so a damaged model card is no error.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 import yaml
 
 LIMIT = 1 << 16
-"""Bytes that are looked at; the front matter stands at the top."""
+"""Bytes of README.md that are read."""
 UNKNOWN = "unknown"
 
 
 def front_matter(folder: Path) -> dict[str, object]:
-    """The values by name; empty if README.md has no front matter that can be read."""
+    """Return the values by name; empty if README.md has no readable front matter."""
     try:
         with (folder / "README.md").open("rb") as file:
             raw = file.read(LIMIT)
@@ -38,9 +38,9 @@ def front_matter(folder: Path) -> dict[str, object]:
 
 
 def read_license(folder: Path) -> str:
-    """The model card's ``license``, ``license_name`` if that is ``other``; several with commas between.
+    """Return the ``license`` of the model card, or its ``license_name`` if that is ``other``.
 
-    ``unknown`` if it does not say.
+    Several licences are joined by commas. Without a licence the result is ``unknown``.
     """
     values = front_matter(folder)
     named = words(values.get("license"))
@@ -50,12 +50,12 @@ def read_license(folder: Path) -> str:
 
 
 def base_model(folder: Path) -> str | None:
-    """The first ``base_model`` of the model card."""
+    """Return the first ``base_model`` of the model card; None if there is none."""
     return next(iter(words(front_matter(folder).get("base_model"))), None)
 
 
 def words(value: object) -> list[str]:
-    """The texts of a value that is one text or a list of them, each on one line."""
+    """Return the texts of a value that is a text or a list of texts, each on one line."""
     found = value if isinstance(value, list) else [value]
     lines = (" ".join(text.split()) for text in found if isinstance(text, str))
     return [line for line in lines if line]

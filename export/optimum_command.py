@@ -1,4 +1,4 @@
-"""``optimum-cli export edgevlm``: the same command as ``edgevlm export``, where optimum's users look."""
+"""``optimum-cli export edgevlm``: the command ``edgevlm export`` for users of optimum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgevlm.export import cli
 
 
 class EdgeVLMExportCommand(BaseOptimumCLICommand):
-    """Registered by ``register/edgevlm.py``."""
+    """The subcommand; ``register/edgevlm.py`` registers it."""
 
     COMMAND = CommandInfo(
         name="edgevlm", help="Export vision-language models to an edgevlm bundle (ONNX and GGUF)."
@@ -20,10 +20,12 @@ class EdgeVLMExportCommand(BaseOptimumCLICommand):
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
+        """Add the arguments of ``edgevlm export``."""
         parser.description = cli.HELP
         cli.add_arguments(parser)
 
     def run(self) -> None:
+        """Run the export and exit with its code."""
         try:
             code = cli.run(self.args)
         except EdgeVLMError as error:

@@ -1,7 +1,7 @@
-"""Where a bundle is written: beside OUT, to be renamed at the end.
+"""The output folder: files are written to a temporary folder beside it, which is renamed at the end.
 
-What fails removes the folder beside OUT; what is killed leaves it behind, hidden and, since the manifest is
-written last, without one.
+An export that fails removes the temporary folder. One that is killed leaves a hidden folder without a
+manifest, since the manifest is written last.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from edgevlm.errors import ExportError
 
 
 def check_out(out: Path) -> None:
-    """Raises:
-    ExportError: OUT exists or cannot be made.
+    """Check that the output folder can be created.
+
+    Raises:
+        ExportError: it exists, or its parent does not.
     """
     if os.path.lexists(out):
         raise ExportError(f"{out} exists; give another folder or remove it first")
@@ -27,8 +29,13 @@ def check_out(out: Path) -> None:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raises:
-    ExportError: less room than that.
+    """Check the free disk space.
+
+    Args:
+        needed: bytes.
+
+    Raises:
+        ExportError: there is less.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -39,11 +46,11 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def aside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when all went well, and is removed when not.
+def staged(out: Path) -> Iterator[Path]:
+    """Create a temporary folder beside `out`; rename it to `out` at the end, or remove it after an error.
 
     Raises:
-        ExportError: the disk is full or may not be written.
+        ExportError: the disk is full or not writable.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))

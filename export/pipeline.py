@@ -18,11 +18,13 @@ from edgevlm.export import decoder as decoder_export
 from edgevlm.export import parity, quantize
 from edgevlm.export import vision as vision_export
 from edgevlm.export.architectures import context_length, find_architecture
+from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
-from edgevlm.export.existing_gguf import open_given_decoder
-from edgevlm.export.output_folder import aside, check_disk, check_out
+from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.int8_static import convert_int8_static
+from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
 from edgevlm.manifest import (
@@ -54,6 +56,7 @@ def export(
     vision: Sequence[str] = DEFAULT_VISION,
     decoder: Sequence[str] = DEFAULT_DECODER,
     decoder_gguf: str | Path | None = None,
+    calibration: str | Path | None = None,
     name: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -68,6 +71,8 @@ def export(
         vision: any of `edgevlm.export.vision.PRECISIONS`.
         decoder: any of `DECODER_TYPES`.
         decoder_gguf: a decoder that is there already, used as it is instead of `decoder`.
+        calibration: folder of images that fix the scales of int8-static, such as the model will see; None
+            for the photographs that come with edgevlm. `CalibrationImages` says what is read.
         name: of the bundle; the checkpoint's own if None.
         revision, local_files_only: see `Checkpoint.open`.
         allow_drift: accept what is further from the checkpoint than `parity` allows.
@@ -81,28 +86,31 @@ def export(
     check_choice("vision precision", vision, vision_export.PRECISIONS)
     check_choice("decoder type", decoder, DECODER_TYPES)
     check_out(out)
+    images = find_calibration_images(calibration, vision)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
     plan = make_plan(source)
     given = None
     if decoder_gguf is not None:
-        given = open_given_decoder(Path(decoder_gguf).expanduser(), plan)
+        given = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
     types = () if given else tuple(decoder)
     check_disk(
         out.parent,
         estimate_bytes(plan, vision, types) + (given.path.stat().st_size if given else 0),
     )
-    with aside(out) as folder, quiet_transformers():
+    with staged(out) as folder, quiet_transformers():
         if given:
             decoder_files = {given.file_type: given.copy(folder)}
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
-        vision_files = write_vision(plan, folder, vision, progress=progress)
+        vision_files = write_vision(plan, folder, vision, images, progress=progress)
         manifest = describe(
             plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files
         )
         manifest = dataclasses.replace(
             manifest,
-            vision=only(manifest.vision, vision),
+            vision=dataclasses.replace(
+                only(manifest.vision, vision), calibration=images.description if images else None
+            ),
             decoder=only(manifest.decoder, types or decoder_files),
         )
         reference = Reference(
@@ -132,18 +140,44 @@ def export(
     return manifest
 
 
+def find_calibration_images(
+    folder: str | Path | None, precisions: Sequence[str]
+) -> CalibrationImages | None:
+    """Find the images for int8-static; None if that is not among the precisions.
+
+    Raises:
+        ExportError: a folder without int8-static, or that cannot be used.
+    """
+    if "int8-static" in precisions:
+        return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
+    if folder is not None:
+        raise ExportError(
+            f"calibration images ({folder}) are for the precision int8-static, and the vision precisions are "
+            f"{', '.join(precisions)}; add int8-static to them, or leave the folder out"
+        )
+    return None
+
+
 def write_vision(
-    plan: Plan, folder: Path, precisions: Sequence[str], *, progress: bool
+    plan: Plan,
+    folder: Path,
+    precisions: Sequence[str],
+    calibration: CalibrationImages | None,
+    *,
+    progress: bool,
 ) -> dict[str, Path]:
-    """Every precision asked for, and fp32, which the others and parity need."""
+    """Write every precision asked for, and fp32, which the others and parity need."""
     files = {"fp32": folder / "vision.fp32.onnx"}
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
         "int8": vision_export.convert_int8,
-        "int8-static": functools.partial(
-            vision_export.convert_int8_static, preparation=plan.preparation
-        ),
     }
+    if calibration is not None:
+        convert["int8-static"] = functools.partial(
+            convert_int8_static,
+            tiles=calibration.tiles(plan.preparation),
+            progress=progress,
+        )
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)

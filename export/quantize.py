@@ -1,4 +1,4 @@
-"""GGUF to GGUF in fewer bits, through llama.cpp's own quantizer."""
+"""Quantize a GGUF file with llama.cpp's quantizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gguf
 from gguf import GGMLQuantizationType
 
 from edgevlm.errors import ExportError
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 
 BLOCK_TYPES = {
     "q8_0": "Q8_0",
@@ -31,29 +31,29 @@ BLOCK_TYPES = {
     "q3_k_s": "Q3_K",
     "q2_k": "Q2_K",
 }
-"""llama.cpp's file types to the block type that most of their matrices get. Types that need an importance
-matrix (iq1, iq2, iq3) are not among them."""
+"""llama.cpp's file types to the block type of most of their matrices; without the types that need an
+importance matrix (iq1, iq2, iq3)."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What came out."""
+    """Sizes and types of a quantized file."""
 
     bits_per_weight: float
-    """File bits per parameter."""
+    """Bits of the file per parameter."""
     tensors: int
     """Matrices in the file."""
     fallback: dict[str, str]
-    """Matrices whose rows do not divide into the type's blocks, to the type that llama.cpp chose."""
+    """Matrices whose rows are no multiple of the block size, to the type that llama.cpp chose."""
 
 
 def quantize(source: Path, path: Path, file_type: str) -> None:
     """Write `source` (f16, bf16 or f32) in another type.
 
     Raises:
-        ExportError: llama.cpp refuses.
+        ExportError: llama.cpp cannot quantize the file.
     """
-    llama = library()
+    llama = load_llama_cpp()
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{file_type.upper()}")
     parameters.nthread = os.cpu_count() or 1
@@ -68,10 +68,10 @@ def quantize(source: Path, path: Path, file_type: str) -> None:
 
 
 def inspect(path: Path, file_type: str) -> Quantized:
-    """Sizes and types in a finished file.
+    """Return sizes and types of a file.
 
     Args:
-        file_type: what it was asked to become, a type that edgevlm writes.
+        file_type: the type that was asked for.
     """
     reader = gguf.GGUFReader(path)
     matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
@@ -89,6 +89,6 @@ def inspect(path: Path, file_type: str) -> Quantized:
 
 
 def bits_per_weight(path: Path) -> float:
-    """File bits per parameter."""
+    """Return the bits of the file per parameter."""
     parameters = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
     return path.stat().st_size * 8 / parameters

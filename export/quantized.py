@@ -1,7 +1,7 @@
-"""Checkpoints whose weights are quantized already: found by configuration, names and types, and refused.
+"""Refuse checkpoints whose weights are quantized already, found by configuration, names and types.
 
-edgevlm quantizes by itself, and llama.cpp has types of its own: what GPTQ, AWQ, bitsandbytes and others
-wrote would be rounded twice.
+edgevlm quantizes into types of llama.cpp, so weights of GPTQ, AWQ, bitsandbytes and others would be rounded
+twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.front_matter import base_model
 
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
-"""transformers', an older compressed-tensors' and MLX's."""
+"""Keys of transformers, of older compressed-tensors and of MLX."""
 TENSORS = {
     r"\.(?:qweight|qzeros|g_idx)$": "GPTQ or AWQ",
     r"\.(?:weight_packed|weight_shape|weight_zero_point)$": "compressed-tensors",
@@ -29,14 +29,16 @@ TENSORS = {
     r"_(?:blocks|scales)$": "MXFP4",
     r"\.(?:scales|biases)$": "GPTQ, AWQ or MLX",
 }
-"""Names that quantizers give to tensors, at their end, and who does."""
+"""Endings of tensor names to the quantizer that uses them."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""safetensors' types of weights that are not quantized."""
+"""Types in safetensors of weights that are not quantized."""
 
 
 def check_config(data: Mapping[str, Any], path: Path) -> None:
-    """Raises:
-    ExportError: config.json, or its part for text or vision, says that the weights are quantized.
+    """Check config.json and its parts for text and vision.
+
+    Raises:
+        ExportError: they say that the weights are quantized.
     """
     for part in (data, data.get("text_config"), data.get("vision_config")):
         if not isinstance(part, Mapping):
@@ -47,7 +49,7 @@ def check_config(data: Mapping[str, Any], path: Path) -> None:
 
 
 def describe(entry: object) -> str:
-    """A quantization in a few words: method and bits."""
+    """Describe a quantization in a few words: method and bits."""
     if not isinstance(entry, Mapping):
         return repr(entry)
     words = [
@@ -66,11 +68,14 @@ def describe(entry: object) -> str:
 
 
 def check_tensors(tensors: Iterable[tuple[str, str]], file: Path) -> None:
-    """Args:
-        tensors: names and safetensors' types.
+    """Check the names and types of all tensors.
+
+    Args:
+        tensors: names, and types in safetensors.
+        file: the file that holds them, for the message.
 
     Raises:
-        ExportError: tensors that a quantizer wrote, or weights that are no floating-point numbers.
+        ExportError: a quantizer wrote a tensor, or a weight is not a floating-point number.
     """
     tensors = list(tensors)
     for pattern, quantizer in TENSORS.items():
@@ -83,7 +88,7 @@ def check_tensors(tensors: Iterable[tuple[str, str]], file: Path) -> None:
 
 
 def refusal(file: Path, reason: str) -> ExportError:
-    """What is wrong and what to do."""
+    """Return the error for a quantized checkpoint."""
     base = base_model(file.parent)
     return ExportError(
         f"{file} belongs to a checkpoint that is quantized already ({reason}); edgevlm quantizes by itself, "

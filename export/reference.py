@@ -1,4 +1,4 @@
-"""The checkpoint in transformers, float32: what a bundle must answer."""
+"""The checkpoint in transformers in float32, the reference for a bundle."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from edgevlm.export.messages import one_line
 
 
 class Reference:
-    """The whole model and its processor.
+    """The model and its processor.
 
     Args:
         processor: transformers' processor for the checkpoint.
-        chat_template: the checkpoint's own; None for families whose processor writes the prompt.
+        chat_template: that of the checkpoint; None for families whose processor writes the prompt.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Reference:
                 use_safetensors=True,
             ).eval()
 
-    def inputs(self, question: str, pictures: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """What the model gets for one user message, pictures first."""
+    def inputs(self, question: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """Return the model's inputs for one user message with images before the question."""
         if self._chat_template is None:
-            text = self._image_token * len(pictures) + question
+            text = self._image_token * len(images) + question
         else:
-            content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
+            content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
             with named("render the chat template"):
                 text = self._processor.apply_chat_template(
                     [{"role": "user", "content": content}],
@@ -67,7 +67,7 @@ class Reference:
         with named(f"prepare the prompt {text!r}"):
             processed = self._processor(
                 text=text,
-                images=list(pictures),
+                images=list(images),
                 return_tensors="pt",
                 add_special_tokens=bos is None or not text.startswith(bos),
             )
@@ -75,9 +75,9 @@ class Reference:
         return dict(processed)
 
     @torch.no_grad()
-    def embeddings(self, picture: Image.Image, question: str) -> NDArray[np.float32]:
-        """The connector's output for a picture: float32 ``[tokens, width]``."""
-        inputs = self.inputs(question, [picture])
+    def embeddings(self, image: Image.Image, question: str) -> NDArray[np.float32]:
+        """Return the connector's output for an image, float32 ``[tokens, width]``."""
+        inputs = self.inputs(question, [image])
         names = ("pixel_values", "pixel_attention_mask")
         with named("encode an image"):
             features = self._model.get_image_features(
@@ -88,7 +88,7 @@ class Reference:
 
     @torch.no_grad()
     def answer(self, inputs: dict[str, torch.Tensor], max_tokens: int) -> tuple[int, ...]:
-        """The greedy answer, its end token included."""
+        """Return the token ids of the greedy answer, with the end token."""
         with named("answer a question"):
             generated = self._model.generate(
                 **inputs,
@@ -101,12 +101,15 @@ class Reference:
 
     @torch.no_grad()
     def logits(self, inputs: dict[str, torch.Tensor], answer: Sequence[int]) -> NDArray[np.float32]:
-        """float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``."""
+        """Return logits under teacher forcing, float32 ``[len(answer), vocabulary]``.
+
+        Row i is what follows the prompt and ``answer[:i]``.
+        """
         forced = torch.tensor([list(answer)])
         whole = dict(inputs)
         whole["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
         whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-        if "token_type_ids" in inputs:  # 1 marks what is read causally
+        if "token_type_ids" in inputs:  # 1 marks tokens with causal attention
             whole["token_type_ids"] = torch.cat(
                 [inputs["token_type_ids"], torch.ones_like(forced)], dim=1
             )
@@ -118,8 +121,10 @@ class Reference:
 
 @contextmanager
 def named(work: str) -> Iterator[None]:
-    """Raises:
-    ExportError: what transformers raised, which has no class of its own, and what it was to do.
+    """Turn any error of transformers into an ExportError that names the work.
+
+    Raises:
+        ExportError: transformers raised an error, which may be of any class.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Tower, connector and projector as one ONNX graph, in fp32, fp16 and two kinds of int8.
+"""Tower, connector and projector as one ONNX graph, in fp32, fp16 and int8 with dynamic scales.
 
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalises them itself, and returns
 float32 embeddings ``[n, tokens, width]``; n is dynamic, 1 to 64.
@@ -12,19 +12,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 from transformers.initialization import no_init_weights
@@ -34,9 +26,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
-from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import ImagePreparation
-from edgevlm.scenes import composition
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
 INPUT_NAME = "tiles"
@@ -184,57 +174,6 @@ def convert_int8(source: Path, path: Path) -> None:
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
-
-
-def convert_int8_static(source: Path, path: Path, preparation: ImagePreparation) -> None:
-    """As `convert_int8`, but the scales of activations are fixed, by what drawn scenes and noise cause.
-
-    Runtimes that compute dynamic scales slowly or not at all fuse this form (QDQ): OpenVINO, TensorRT,
-    QNN.
-    """
-    model = onnx.load(source)
-    weights = {initializer.name for initializer in model.graph.initializer}
-    nodes = [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Gemm" or (node.op_type == "MatMul" and node.input[1] in weights)
-    ]
-    with quiet():
-        quantize_static(
-            model,
-            path,
-            _CalibrationTiles(preparation),
-            quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=nodes,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
-                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-            },
-        )
-
-
-class _CalibrationTiles(CalibrationDataReader):
-    """A tile of each layout of drawn scenes, and one of noise, which has every contrast."""
-
-    LAYOUTS = ("single", "mixed", "crowd", "nested", "text", "mosaic", "page", "sign")
-
-    def __init__(self, preparation: ImagePreparation) -> None:
-        rng = np.random.default_rng(0)
-        pictures = [
-            np.asarray(composition.draw(composition.sample(rng, name))) for name in self.LAYOUTS
-        ]
-        pictures.append(rng.integers(0, 256, (480, 640, 3), np.uint8))
-        self._tiles = iter(
-            [split_image(picture, preparation, "low").pixels for picture in pictures]
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """One tile, or None after the last."""
-        tiles = next(self._tiles, None)
-        return None if tiles is None else {INPUT_NAME: tiles[:1]}
 
 
 def preparation_nodes(model: onnx.ModelProto) -> list[str]:

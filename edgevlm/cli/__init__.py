@@ -121,6 +121,13 @@ def _run(arguments: Sequence[str]) -> int:
         _show_help(arguments)
     name, *rest = arguments
     module = importlib.import_module(COMMANDS[name].module)
+    code: int = module.run(command_parser(name).parse_args(rest))
+    return code
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand, one of `COMMANDS`."""
+    module = importlib.import_module(COMMANDS[name].module)
     parser = argparse.ArgumentParser(
         prog=f"edgevlm {name}",
         description=module.HELP,
@@ -129,8 +136,7 @@ def _run(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_args(rest))
-    return code
+    return parser
 
 
 def _show_help(arguments: Sequence[str]) -> NoReturn:

@@ -29,7 +29,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
-    from edgevlm.runtimes.devices import DEVICES
+    from edgevlm.runtimes.devices import VISION_DEVICES
 
     parser.add_argument(
         "bundle",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("all", *DEVICES),
+        choices=("all", *VISION_DEVICES),
         default="all",
         help="device that encodes images (default: the CPU with each installed runtime, and CUDA)",
     )
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     about = {
         "model": bundle.manifest.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": system.model(),
+        "cpu": system.cpu_model(),
         "threads": arguments.threads or system.physical_cores(),
     }
     size = [image.shape[1], image.shape[0]]

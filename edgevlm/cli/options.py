@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgevlm.errors import InputError
 from edgevlm.options import Generation, GenerationOptions
-from edgevlm.runtimes.devices import DEVICES
+from edgevlm.runtimes.devices import VISION_DEVICES
 
 if TYPE_CHECKING:
     from edgevlm.vlm import VLM
@@ -28,9 +28,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device",
         metavar="D",
-        choices=DEVICES,
+        choices=VISION_DEVICES,
         default="auto",
-        help="device that encodes images: " + ", ".join(DEVICES) + " (default: %(default)s)",
+        help="device that encodes images: " + ", ".join(VISION_DEVICES) + " (default: %(default)s)",
     )
     group.add_argument(
         "--threads",

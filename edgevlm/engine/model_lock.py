@@ -29,10 +29,10 @@ WAIT_SECONDS = 30.0
 """Default of ``wait_timeout``."""
 
 MAX_WAIT_SECONDS = 1e6
-"""Longest ``wait_timeout`` beside None."""
+"""Longest ``wait_timeout``, except None."""
 
-_LOOK_SECONDS = 1.0
-"""How often a waiting request looks whether the stream that it waits for is still read."""
+_CHECK_SECONDS = 1.0
+"""How often a waiting request checks whether anybody reads the stream that it waits for."""
 
 CLOSED = "the model is closed; load it again"
 
@@ -43,8 +43,8 @@ class ModelLock:
     Args:
         free: method that releases the model's memory; called once, when the model is closed and nothing uses
             it. Held weakly: its object owns this lock.
-        wait_timeout: seconds that a request waits while nobody reads the stream that holds the model; None
-            for ever. While the model computes, requests wait for as long as that takes.
+        wait_timeout: seconds that a request waits while nobody reads the stream that holds the model; None:
+            no limit. While the model computes, requests wait without a limit.
     """
 
     def __init__(self, free: Callable[[], None], wait_timeout: float | None = WAIT_SECONDS) -> None:
@@ -53,9 +53,9 @@ class ModelLock:
         self._wait_timeout = wait_timeout
         self._lock = threading.Lock()
         self._computing: int | None = None
-        """The thread in which the model computes right now."""
+        """Id of the thread in which the model computes."""
         self._idle_since: float | None = None
-        """When the stream that holds the model stopped computing, until it is read again."""
+        """Time at which the stream that holds the model stopped computing; None while it computes."""
         self._stream: weakref.ref[ChunkStream] | None = None
         self._holder: int | None = None
         """``id`` of the stream: when it is finalized, weak references to it are dead already."""
@@ -66,8 +66,8 @@ class ModelLock:
         """Use the model for a request without a stream.
 
         Raises:
-            BusyError: nobody reads the stream that holds the model, or nobody can while this request waits.
-            ClosedError: the model is closed, or this process was forked from one that used it.
+            BusyError: nobody reads the stream that holds the model, or nobody can read it during this wait.
+            ClosedError: the model is closed, or this process was forked from one that used a model.
         """
         self.acquire()
         try:
@@ -78,7 +78,7 @@ class ModelLock:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Mark that this thread computes with the model that the request holds."""
+        """Mark that this thread computes with the model."""
         self._computing, self._idle_since = threading.get_ident(), None
         try:
             yield
@@ -86,13 +86,13 @@ class ModelLock:
             self._computing, self._idle_since = None, time.monotonic()
 
     def acquire(self, stream: ChunkStream | None = None) -> None:
-        """Wait until no other request uses the model; raises as `hold`."""
+        """Wait until no other request uses the model; errors as of `hold`."""
         check_not_forked()
         if not self.closed:
             if self._computing == threading.get_ident():
                 raise BusyError(
                     "the model is computing in this very thread: this request comes from a signal handler "
-                    "or a callback; make it once the other one has returned"
+                    "or a callback; make it after the other request has returned"
                 )
             if not self._lock.acquire(blocking=False):
                 self._wait()
@@ -104,21 +104,21 @@ class ModelLock:
         raise ClosedError(CLOSED)
 
     def is_held_by(self, stream: ChunkStream) -> bool:
-        """Whether this stream is the request that uses the model."""
+        """Return True if this stream holds the model."""
         return self._holder == id(stream)
 
     def release(self) -> None:
-        """Let the next request use the model; free it instead if it was closed meanwhile."""
+        """Let the next request use the model. If the model was closed meanwhile, free it."""
         self._stream = self._holder = self._idle_since = None
         if self.closed:
             self._free_once()
         self._lock.release()
 
     def close(self) -> None:
-        """End the stream that holds the model, wait for what computes, and free the model.
+        """End the stream that holds the model, wait for the computation, and free the model.
 
-        Called while this very thread computes with it, as from a signal handler, it returns at once, and the
-        model is freed when that step ends.
+        If this very thread computes with it, as in a signal handler, return at once; the model is freed when
+        the step ends.
         """
         self.closed = True
         if is_forked():
@@ -148,7 +148,7 @@ class ModelLock:
             )
         start = time.monotonic()
         collected = False
-        while not self._lock.acquire(timeout=min(self._patience(start), _LOOK_SECONDS)):
+        while not self._lock.acquire(timeout=min(self._patience(start), _CHECK_SECONDS)):
             if not collected:
                 gc.collect()  # a stream that nobody can read any more may be part of a reference cycle
                 collected = True
@@ -159,7 +159,7 @@ class ModelLock:
                 )
 
     def _patience(self, start: float) -> float:
-        """Seconds for which a request that waits since `start` goes on waiting, if nothing changes."""
+        """Return the seconds that a request continues to wait, if it waits since `start`."""
         idle_since = self._idle_since
         if self._wait_timeout is None or idle_since is None:
             return math.inf
@@ -167,9 +167,9 @@ class ModelLock:
 
 
 class ChunkStream(Iterator[Chunk]):
-    """The chunks of one answer, read once, from any thread.
+    """The chunks of one answer. They can be read once, from any thread.
 
-    Use it as a context manager, or `close` it, to stop early; the work ends with the step that is under way.
+    Use it as a context manager, or call `close`, to stop early. The work ends after the current step.
     """
 
     def __init__(
@@ -188,7 +188,8 @@ class ChunkStream(Iterator[Chunk]):
         """Compute the next chunk.
 
         Raises:
-            BusyError, ClosedError: as `ModelLock.hold`; the model was closed before the answer's end.
+            BusyError: another stream holds the model and nobody reads it.
+            ClosedError: the model was closed before the end of the answer.
         """
         with self._reading:
             if self._stepping:
@@ -220,7 +221,7 @@ class ChunkStream(Iterator[Chunk]):
                 self._end()
 
     def cancel(self) -> None:
-        """Close the stream for good: its reader gets an error, not an early end."""
+        """Close the stream so that its reader gets an error, not an early end."""
         self._cancelled = True
         self.close()
 
@@ -244,5 +245,5 @@ class ChunkStream(Iterator[Chunk]):
 
 
 def _is_only_thread() -> bool:
-    """Whether no other thread of this process runs Python."""
+    """Return True if no other thread of this process runs Python."""
     return len(sys._current_frames()) == 1

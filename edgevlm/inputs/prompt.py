@@ -52,7 +52,7 @@ SHORTEN = "shorten the conversation or load the model with a larger context_leng
 
 @dataclass(frozen=True)
 class TextSegment:
-    """Consecutive tokens."""
+    """Consecutive tokens of a prompt."""
 
     token_ids: tuple[int, ...]
 
