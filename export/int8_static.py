@@ -105,11 +105,9 @@ def find_coarse_activations(
         watched.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     found = np.array([session.run(outputs, {INPUT_NAME: batch}) for batch in tiles])
-    low, high, mean = found.reshape(len(found), len(names), 3).transpose(2, 0, 1)
-    step = (np.maximum(high.max(axis=0), 0) - np.minimum(low.min(axis=0), 0)) / LEVELS
-    return {
-        name for name, is_coarse in zip(names, step > mean.mean(axis=0), strict=True) if is_coarse
-    }
+    lows, highs, means = found.reshape(len(found), len(names), 3).transpose(2, 0, 1)
+    step = (np.maximum(highs.max(axis=0), 0) - np.minimum(lows.min(axis=0), 0)) / LEVELS
+    return {name for name, coarse in zip(names, step > means.mean(axis=0), strict=True) if coarse}
 
 
 def _counted(tiles: Iterable[NDArray[np.uint8]], bar: tqdm) -> Iterable[NDArray[np.uint8]]:
