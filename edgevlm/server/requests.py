@@ -49,7 +49,9 @@ TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeVali
 ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_to_integer)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
-TOKENS = "an integer from 1, or -1 for all that the context has room for, which is always the limit"
+TOKENS = (
+    "an integer from 1, or -1 for as many as fit the context; larger values are lowered to that"
+)
 
 
 class StreamOptions(RequestModel):
