@@ -7,6 +7,8 @@
 # make test    install everything into .venv; the same checks, and all tests
 # make docs    build the documentation site into build/site
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
+# make check-wheel   build the wheel and run the core tests against it in a new environment
+# make dist    build what a release publishes into dist/; TAG=v1.2.3 checks the version first
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
 
@@ -32,7 +34,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench lint check test docs screenshots format clean
+.PHONY: ask chat demo eval bench lint check test docs screenshots check-wheel dist format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -57,6 +59,9 @@ bench: $(EVERYTHING)
 lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -74,6 +79,16 @@ docs: $(DOCS)
 
 screenshots: $(EVERYTHING)
 	$(BIN)/python -m scripts.take_screenshots build/screenshots
+
+check-wheel: $(CREATED)
+	$(BIN)/python scripts/check_wheel.py
+
+dist: $(CREATED)
+	$(BIN)/python scripts/check_release.py $(TAG)
+	$(PIP) install --group release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 format: $(CHECK)
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgevlm.demo.gradio_setup import gr
 from edgevlm.errors import ImageError
-from edgevlm.inputs.data_uri import shortened
+from edgevlm.inputs.data_uri import shorten
 from edgevlm.inputs.images import load_image
 
 _SHOWN = ("JPEG", "MPO", "PNG", "WEBP")
@@ -47,7 +47,7 @@ def checked(paths: Sequence[str]) -> list[Attachment]:
             found.append(_checked(path))
         except ImageError as error:
             # The library names a file by its path, which Gradio makes long, and cuts it.
-            faults.append(str(error).replace(shortened(path), Path(path).name))
+            faults.append(str(error).replace(shorten(path), Path(path).name))
     if faults:
         raise ImageError("\n".join(faults))
     return found

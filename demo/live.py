@@ -23,7 +23,7 @@ from edgevlm.demo.language import label, say
 from edgevlm.demo.model_pool import Models
 from edgevlm.errors import EdgeVLMError, ImageError, InputError
 from edgevlm.inputs.data_uri import decode_data_uri
-from edgevlm.inputs.images import load_image, stored_image_size
+from edgevlm.inputs.images import load_image, read_image_size
 from edgevlm.options import GenerationOptions
 
 MAX_FRAME_BYTES = 4 * 2**20
@@ -203,7 +203,7 @@ def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
     data = decode_data_uri(image) if image.startswith(JPEG) else b""
     if not data.startswith(b"\xff\xd8\xff"):
         raise ImageError(say(request, "The frame is not a JPEG picture."))
-    width, height = stored_image_size(data)
+    width, height = read_image_size(data)
     if width * height > MAX_FRAME_PIXELS:
         raise ImageError(
             say(

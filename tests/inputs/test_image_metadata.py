@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError, features
 
 from edgevlm.errors import ImageError
-from edgevlm.inputs.images import load_image, stored_image_size
+from edgevlm.inputs.images import load_image, read_image_size
 from tests.support.image_writers import PNG, chunk, gradient, orientation_block, png, segment, tiff
 
 PIXELS = gradient(np.uint8, 3)
@@ -163,7 +163,7 @@ def test_chunks_of_a_png(name: str) -> None:
     turned = chunk(b"eXIf", orientation_block(6))
     for data in (png(PIXELS, before=[CHUNKS[name]]), png(PIXELS, after=[CHUNKS[name]])):
         np.testing.assert_array_equal(load_image(data), PIXELS)
-        assert stored_image_size(data) == (9, 7)
+        assert read_image_size(data) == (9, 7)
     for data in (
         png(PIXELS, before=[turned, CHUNKS[name]]),
         png(PIXELS, before=[CHUNKS[name], turned]),

@@ -23,25 +23,23 @@ from edgevlm.inputs.tiling import (
     tile_multiple_size,
 )
 from edgevlm.manifest import ImagePreparation
-from tests.support.tiling import SPLIT, STRETCH, WHOLE, random_picture
+from tests.support.tiling import SPLIT, STRETCH, WHOLE, random_image
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 30))
 def test_never_more_tiles_than_allowed_nor_fewer_than_possible(
-    width: int, height: int, most: int
+    width: int, height: int, limit: int
 ) -> None:
-    picture = np.zeros((height, width, 3), np.uint8)
-    tiles = len(split_image(picture, SPLIT, max_tiles=most))
-    possible = [
-        len(split_image(picture, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)
-    ]
-    assert tiles == max(n for n in possible if n <= most)
+    image = np.zeros((height, width, 3), np.uint8)
+    tiles = len(split_image(image, SPLIT, max_tiles=limit))
+    possible = [len(split_image(image, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)]
+    assert tiles == max(n for n in possible if n <= limit)
 
 
 @pytest.mark.parametrize("preparation", [WHOLE, STRETCH], ids=["whole", "stretch"])
 def test_a_model_that_never_splits_takes_any_detail(preparation: ImagePreparation) -> None:
-    picture = load_image(random_picture(300, 200))
+    picture = load_image(random_image(300, 200))
     whole = split_image(picture, preparation)
     for detail in get_args(Detail):
         np.testing.assert_array_equal(
@@ -71,7 +69,7 @@ def test_geometry_stays_in_bounds(width: int, height: int) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    upright = np.asarray(random_picture(5, 3))
+    upright = np.asarray(random_image(5, 3))
     undo = {
         1: upright,
         2: upright[:, ::-1],
@@ -91,7 +89,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 
 
 def test_all_sources_give_the_same_pixels(tmp_path: Path) -> None:
-    image = random_picture(20, 10)
+    image = random_image(20, 10)
     image.save(tmp_path / "a.png")
     array = np.asarray(image)
     for source in (
@@ -110,7 +108,7 @@ def test_all_sources_give_the_same_pixels(tmp_path: Path) -> None:
 
 def encoded(width: int, height: int, form: str) -> bytes:
     buffer = BytesIO()
-    random_picture(width, height).save(buffer, form)
+    random_image(width, height).save(buffer, form)
     return buffer.getvalue()
 
 
@@ -155,7 +153,7 @@ def test_decompression_bombs_are_refused_undecoded(size: tuple[int, int]) -> Non
     ("source", "message"),
     [
         (b"", "empty"),
-        (b"not a picture", "13 bytes"),
+        (b"not an image", "12 bytes"),
         ("no/such/file.png", "no such file"),
         (".", "a folder"),
         ("https://example.com/a.png", "fetches nothing"),
@@ -163,7 +161,7 @@ def test_decompression_bombs_are_refused_undecoded(size: tuple[int, int]) -> Non
         (np.zeros((0, 4, 3), np.uint8), "empty"),
     ],
 )
-def test_what_is_no_picture_is_refused(source: Any, message: str) -> None:
+def test_what_is_no_image_is_refused(source: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(source)
 

@@ -16,7 +16,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import Detail, Tiles, split_image
-from tests.support.tiling import HALF, SPLIT, STRETCH, WHOLE, random_picture
+from tests.support.tiling import HALF, SPLIT, STRETCH, WHOLE, random_image
 
 IDEFICS3 = {"size": {"longest_edge": 256}, "max_image_size": {"longest_edge": 64}}
 REFERENCES = {
@@ -89,7 +89,7 @@ def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_every_size_as_transformers(name: str, size: tuple[int, int]) -> None:
     preparation, processor = REFERENCES[name]
-    image = random_picture(*size)
+    image = random_image(*size)
     assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
 
@@ -104,7 +104,7 @@ def edge_of(size: tuple[int, int], detail: str | None) -> int:
 def test_detail_is_a_longest_edge_of_transformers(
     detail: Detail | None, size: tuple[int, int]
 ) -> None:
-    image = random_picture(*size)
+    image = random_image(*size)
     edge = {"longest_edge": edge_of(size, detail)}
     processor = SmolVLMImageProcessorPil(size=edge, max_image_size={"longest_edge": 64})
     ours = split_image(load_image(image), SPLIT, detail)
@@ -117,7 +117,7 @@ def test_detail_is_a_longest_edge_of_transformers(
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_as_transformers(name: str, mode: str) -> None:
     preparation, processor = REFERENCES[name]
-    image = random_picture(90, 71, mode)
+    image = random_image(90, 71, mode)
     assert image.mode == mode
     assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
 
@@ -126,7 +126,7 @@ def test_every_mode_as_transformers(name: str, mode: str) -> None:
 def test_palette_with_a_transparent_colour_as_transformers(
     tmp_path: Path, transparency: int
 ) -> None:
-    random_picture(40, 30, "P").save(tmp_path / "p.png", transparency=transparency)
+    random_image(40, 30, "P").save(tmp_path / "p.png", transparency=transparency)
     preparation, processor = REFERENCES["smolvlm split"]
     image = Image.open(tmp_path / "p.png")
     assert image.info["transparency"] == transparency
@@ -139,5 +139,5 @@ def test_palette_with_a_transparent_colour_as_transformers(
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["smolvlm split", "siglip"]))
 def test_any_size_as_transformers(width: int, height: int, name: str) -> None:
     preparation, processor = REFERENCES[name]
-    image = random_picture(width, height)
+    image = random_image(width, height)
     assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))

@@ -138,6 +138,8 @@ def test_openai_loop_async(address: str, said: tuple[str, str]) -> None:
         assert tuple(asyncio.run(loop(stream))) == said
 
 
+# The client's models warn about what the client itself put into them.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 def test_openai_parsed_message_is_sent_back(client: openai.OpenAI) -> None:
     messages = asking("Is it a green square?", data_uri(SQUARE))
     parsed = client.chat.completions.parse(model=MODEL, messages=messages, response_format=Seen)
@@ -334,7 +336,7 @@ def test_home_assistant(address: str, said: tuple[str, str]) -> None:
 
 
 def test_home_assistant_vision(address: str, said: tuple[str, str]) -> None:
-    """LLM Vision posts by hand: a name before each picture, the question last, ``detail`` as set."""
+    """LLM Vision posts by hand: a name before each image, the question last, ``detail`` as set."""
     sent = {
         "model": "gpt-4o-mini",
         "messages": [

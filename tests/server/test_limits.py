@@ -38,7 +38,7 @@ SHORT = Limits(
     idle_seconds=0.5,
     unread_seconds=0.5,
     connections=5,
-    arriving_bytes=200_000,
+    in_flight_bytes=200_000,
     stalled_seconds=0.3,
 )
 ROOT = Path(__file__).resolve().parents[2]
@@ -337,7 +337,7 @@ def test_the_server_ends_in_time_whatever_hangs(
         assert "ends now" in said and "Traceback" not in said
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _ask_in_vain(client: httpx.Client, url: str, body: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ WHOLE = ImagePreparation("stretch", (64, 64), "lanczos", 256, HALF, HALF, 1 / 25
 STRETCH = ImagePreparation("stretch", (56, 56), "bicubic", None, HALF, HALF, 1 / 255)
 
 
-def random_picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+def random_image(width: int, height: int, mode: str = "RGB") -> Image.Image:
     random = np.random.default_rng(width * 10_007 + height)
     if mode == "PA":
-        return random_picture(width, height, "P").convert("PA")
+        return random_image(width, height, "P").convert("PA")
     if mode == "LAB":
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         return Image.frombytes("LAB", (width, height), pixels.tobytes())
