@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from edgevlm import Detail
 from edgevlm.demo import attachments, conversation, markup
 from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
@@ -25,7 +26,6 @@ from edgevlm.demo.notes import images_note
 from edgevlm.demo.settings import remember, remember_model
 from edgevlm.demo.streaming import Running
 from edgevlm.errors import EdgeVLMError
-from edgevlm.inputs.tiling import Detail
 from edgevlm.manifest import Usage
 from edgevlm.options import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
 

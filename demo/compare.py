@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from PIL import Image
 
+from edgevlm import Detail
 from edgevlm.demo import markup
 from edgevlm.demo.attachments import checked
 from edgevlm.demo.boxes import boxes, draw
@@ -21,7 +22,6 @@ from edgevlm.demo.streaming import AnswerStream, Running
 from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.prompt import system_messages
-from edgevlm.inputs.tiling import Detail
 from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import Stats
 

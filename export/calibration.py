@@ -1,4 +1,4 @@
-"""Images that fix the scales of int8-static, and the tiles that the checkpoint makes of them."""
+"""Images for the scales of int8-static, and their tiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 EXTENSIONS = frozenset(
     (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
-"""Of the files in a folder that are read as images, in lower case."""
+"""Endings of the files that are read as images, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class CalibrationImages:
     def open(cls, folder: Path | None = None) -> CalibrationImages:
         """Find the images of a folder and decode each once, so that a bad one is found before any work.
 
-        Files with other extensions than `EXTENSIONS`, hidden files and folders inside it are not read.
+        Only files that end with `EXTENSIONS` are read; hidden files and subfolders are not.
 
         Args:
-            folder: with the images; None for the photographs that come with edgevlm.
+            folder: the folder; None: the photographs that come with edgevlm.
 
         Raises:
-            ExportError: no such folder, no image in it, or an image that cannot be read.
+            ExportError: there is no such folder, it has no image, or an image cannot be read.
         """
         files = find_images(folder or PHOTOGRAPHS)
         if folder is None:
@@ -54,7 +54,7 @@ class CalibrationImages:
     def tiles(self, preparation: ImagePreparation) -> list[NDArray[np.uint8]]:
         """Return one tile of each image, uint8 ``[1, height, width, 3]``.
 
-        It shows the whole image: of an image that is split it is the overview, which comes last.
+        It shows the whole image. If an image is split, this is the overview, which is the last tile.
         """
         return [split_image(_load(file), preparation).pixels[-1:] for file in self.files]
 
@@ -63,7 +63,7 @@ def find_images(folder: Path) -> tuple[Path, ...]:
     """Return the image files of a folder, sorted by name.
 
     Raises:
-        ExportError: no such folder, or no image in it.
+        ExportError: there is no such folder, or it has no image.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -88,7 +88,7 @@ def _load(file: Path) -> NDArray[np.uint8]:
     """Decode an image, uint8 ``[height, width, 3]``.
 
     Raises:
-        ExportError: it cannot be read; the error names the file.
+        ExportError: the file cannot be read.
     """
     try:
         return load_image(file)

@@ -1,4 +1,4 @@
-"""Run the core tests against the built wheel: python scripts/check_wheel.py [WHEEL] [-- PYTEST ARGUMENTS]
+"""Run the core tests against the built wheel: python scripts/check_wheel.py [ARGUMENTS OF PYTEST]
 
 The wheel is installed with its extras into a new environment, and the tests run in a folder without the
 package's sources, so only the installed package can be imported. Needs pip and a C++ compiler, but no make.
@@ -76,22 +76,23 @@ def run_tests(python: str, wheel: Path, folder: Path, arguments: list[str]) -> i
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([python, "-c", FROM_WHEEL], cwd=folder, env=environment, check=True)
     tests = [f"tests/{name}" for name in TESTS]
-    marks = ["-m", "not slow and not torch"]
-    command = [python, "-m", "pytest", *marks, *(arguments or tests)]
+    command = [python, "-m", "pytest", "--core", *(arguments or tests)]
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the core tests against the built wheel.")
-    parser.add_argument("wheel", metavar="WHEEL", nargs="?", type=Path, help="default: build it")
-    parser.add_argument("pytest", metavar="ARGUMENTS", nargs="*", help="for pytest, after --")
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        description="Run the core tests against the built wheel.",
+        epilog="All other arguments are pytest's, such as tests/core -x.",
+    )
+    parser.add_argument("--wheel", metavar="FILE", type=Path, help="default: build it")
+    arguments, pytest_arguments = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="edgevlm-wheel-") as temporary:
         work = Path(temporary)
         wheel = arguments.wheel or build_wheel(work / "dist")
         python = create_environment(work / "environment")
         (work / "tests").mkdir()
-        return run_tests(python, wheel, work / "tests", arguments.pytest)
+        return run_tests(python, wheel, work / "tests", pytest_arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from edgevlm.inputs.tiling import Detail
+from edgevlm import Detail
 from edgevlm.server.validation import RequestModel, UnsupportedField
 
 MAX_ITEMS = 4096

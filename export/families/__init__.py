@@ -55,7 +55,7 @@ class Family:
     """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 
     def canonical_name(self, name: str) -> str:
-        """Rename a tensor of the checkpoint to ``tower.``, ``connector.``, ``decoder.`` or ``head.``
+        """Rename a tensor of the checkpoint so that it begins with ``tower.``, ``connector.`` or the others.
 
         Raises:
             ExportError: the tensor belongs to none of these parts.

@@ -15,7 +15,7 @@ import pytest
 
 from edgevlm import VLM, Bundle, __version__
 from edgevlm.cli import COMMANDS
-from tests.conftest import Export
+from tests.support.oracle import BUNDLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPES = str(REPOSITORY / "examples" / "shapes.png")
@@ -159,9 +159,9 @@ def test_ask_about_two_images_and_about_none() -> None:
         assert json.loads(done.stdout)["stats"]["encoded_tiles"] == tiles
 
 
-def test_ask_samples_by_its_seed(exported: Export) -> None:
+def test_ask_samples_by_its_seed() -> None:
     # Random weights, which are unsure of every token.
-    model = ("--model", str(exported("smolvlm").bundle), "--max-tokens", "12")
+    model = ("--model", str(BUNDLES / "smolvlm"), "--max-tokens", "12")
 
     def sampled(seed: str) -> str:
         options = (*model, "--temperature", "50", "--seed", seed)

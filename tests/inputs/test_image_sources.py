@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
@@ -291,6 +290,13 @@ def test_a_closed_file() -> None:
 # Arrays
 
 
+class Matrix(np.ndarray[Any, Any]):
+    """An array that has two dimensions whatever is done to it, as ``numpy.matrix``."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.atleast_2d(super().__getitem__(key))
+
+
 class Convertible:
     """What numpy makes an array of."""
 
@@ -304,17 +310,10 @@ class Convertible:
 
 
 def test_what_numpy_makes_an_array_of() -> None:
-    tensor = torch.tensor(PIXELS)
-    for source in (Convertible(PIXELS), tensor, tensor.permute(1, 0, 2).permute(1, 0, 2)):
-        assert_read(source)
+    assert_read(Convertible(PIXELS))
     np.testing.assert_array_equal(
-        load_image(np.asmatrix(PIXELS[..., 0])), load_image(PIXELS[..., 0])
+        load_image(PIXELS[..., 0].view(Matrix)), load_image(PIXELS[..., 0])
     )
-    np.testing.assert_array_equal(load_image(tensor / 255), PIXELS)
-    assert "channels first" in refusal(tensor.permute(2, 0, 1))
-    assert "BFloat16" in refusal(tensor.to(torch.bfloat16))
-    assert "requires grad" in refusal((tensor / 255).requires_grad_())
-    assert "meta device" in refusal(tensor.to("meta"))
     assert "of two lines" in refusal(Convertible(RuntimeError("an error\nof two lines")))
 
 
@@ -333,7 +332,6 @@ def test_one_image_is_never_taken_for_several(folder: Path) -> None:
             io.BytesIO(DATA),
             file,
             PIXELS,
-            torch.tensor(PIXELS),
             Image.fromarray(PIXELS),
             Convertible(PIXELS),
         ):
