@@ -119,9 +119,11 @@ def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -
     assert run("drafts").count("times as fast") == 9
 
 
-def test_the_document_has_what_was_measured() -> None:
+def test_the_documents_have_what_was_measured() -> None:
     results = sorted((ROOT / "benchmarks" / "results").glob("*/results.json"))
     written = runpy.run_path(str(ROOT / "scripts" / "write_comparison.py"))
     table = written["table"]([json.loads(file.read_text(encoding="utf-8")) for file in results])
     assert table.count("\n") > 20
     assert table in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    summary = written["summary"](json.loads(written["README_MACHINE"].read_text(encoding="utf-8")))
+    assert summary in (ROOT / "README.md").read_text(encoding="utf-8")
