@@ -177,6 +177,11 @@ def test_several_questions_about_one_image_all_get_another_image() -> None:
     assert len(runner.swap_images(dict(enumerate(items)))) == len(items)
 
 
+def test_the_first_items_of_each_task_in_their_order() -> None:
+    items = [*made(3, "a"), *made(2, "b"), *made(1, "a")]
+    assert list(runner.first_per_task(items, 2)) == [0, 1, 3, 4]
+
+
 def test_chance_is_the_best_fixed_answer_of_each_question_type() -> None:
     def item(question_type: str, answer: str, metric: str = "words") -> Item:
         return Item("all", (), ("?",), (answer,), metric, question_type)
