@@ -1,7 +1,7 @@
-"""Boxes: what an answer points at, and where it is in the image.
+"""Boxes in answers: find them in the text, and draw them on the image.
 
-Models spell boxes in their own ways; the manifest names the way (`edgevlm.manifest.Usage.boxes`). An answer
-of a model whose manifest names none has no boxes, whatever it looks like.
+The manifest names the format in which a model writes boxes (`edgevlm.manifest.Usage.boxes`). If it names
+none, answers have no boxes.
 """
 
 from __future__ import annotations
@@ -14,47 +14,50 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
-Spelling = Literal["percent"] | None
-"""As `edgevlm.manifest.Usage.boxes`."""
+BoxFormat = Literal["percent"] | None
+"""A value of `edgevlm.manifest.Usage.boxes`."""
 
 _NUMBER = r"\s*(\d{1,3}(?:\.\d{1,9})?)\s*"
 _PERCENT = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
 _BETWEEN = " \t,.;:!?()[]{}-–—"
-"""What may stand between a box and the name of the next one."""
+"""Characters between a box and the label of the next one."""
 
 LIGHT, DARK = "#ffffff", "#d3003f"
-"""A dark line between two light ones: it stands out on any background."""
+"""Colors of a dark line between two light ones, which is visible on any background."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in shares of the image's width and height, 0 to 1; `left` < `right`, `top` < `bottom`."""
+    """A rectangle, in fractions of width and height, 0 to 1; `left` < `right`, `top` < `bottom`."""
 
     left: float
     top: float
     right: float
     bottom: float
     label: str = ""
-    """What the answer says before the box, in the same line; empty if nothing."""
+    """The text before the box, in the same line; may be empty."""
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in an image of this size; right and bottom belong to the box."""
-        left, right = (min(round(share * width), width - 1) for share in (self.left, self.right))
-        top, bottom = (min(round(share * height), height - 1) for share in (self.top, self.bottom))
+        """Return left, top, right and bottom in pixels; right and bottom belong to the box."""
+        left, right = (
+            min(round(fraction * width), width - 1) for fraction in (self.left, self.right)
+        )
+        top, bottom = (
+            min(round(fraction * height), height - 1) for fraction in (self.top, self.bottom)
+        )
         return left, top, right, bottom
 
 
-def boxes(text: str, spelling: Spelling) -> tuple[Box, ...]:
-    """All boxes in an answer, in its order.
+def find_boxes(text: str, box_format: BoxFormat) -> tuple[Box, ...]:
+    """Return the boxes in an answer, in order.
 
-    What is no box is left out: fewer or more than four numbers, numbers outside of the image, corners the
-    wrong way round, an empty area.
+    Leave out what is no box: not four numbers, numbers outside of the image, swapped corners, no area.
 
     Args:
-        text: of the answer, perhaps not at its end yet.
-        spelling: how the model that gave it spells boxes.
+        text: the answer; it may be incomplete.
+        box_format: the format in which the model writes boxes.
     """
-    if spelling is None:
+    if box_format is None:
         return ()
     found: list[Box] = []
     end = 0
@@ -67,17 +70,14 @@ def boxes(text: str, spelling: Spelling) -> tuple[Box, ...]:
     return tuple(found)
 
 
-def draw(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """A copy of an image, in RGB, with these boxes on it.
-
-    The lines have two colors, so that they are seen on any background, and a thickness by the image's size.
-    """
+def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """Return an RGB copy of an image with boxes on it; the thickness of the lines depends on its size."""
     drawn = image.convert("RGB")
-    brush = ImageDraw.Draw(drawn)
+    canvas = ImageDraw.Draw(drawn)
     line = max(2, math.ceil(max(drawn.size) / 200))
     for box in boxes:
         left, top, right, bottom = box.pixels(*drawn.size)
-        around = (left - line, top - line, right + line, bottom + line)
-        brush.rectangle(around, None, LIGHT, 3 * line)
-        brush.rectangle((left, top, right, bottom), None, DARK, line)
+        outer = (left - line, top - line, right + line, bottom + line)
+        canvas.rectangle(outer, None, LIGHT, 3 * line)
+        canvas.rectangle((left, top, right, bottom), None, DARK, line)
     return drawn

@@ -279,7 +279,7 @@
     const look = async (sent, time) => {
       let done = false;
       asking = sent.page;
-      const result = server.look(sent).finally(() => {
+      const result = server.answer(sent).finally(() => {
         done = true;
         asking = null;
       });

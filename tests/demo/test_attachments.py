@@ -74,7 +74,7 @@ def test_what_is_shown_is_what_the_model_sees(name: str, tmp_path: Path) -> None
     make, options, frames = FILES[name]
     path = tmp_path / name
     make().save(path, **options)
-    (found,) = attachments.checked([str(path)])
+    (found,) = attachments.read([str(path)])
     assert found.frames == frames
     np.testing.assert_array_equal(load_image(found.path), load_image(path))
     with Image.open(found.path) as image:
@@ -88,7 +88,7 @@ def test_what_is_shown_is_what_the_model_sees(name: str, tmp_path: Path) -> None
 def test_what_browsers_show_stays_as_it_is(name: str, tmp_path: Path) -> None:
     make, options, _ = FILES[name]
     make().save(tmp_path / name, **options)
-    (found,) = attachments.checked([str(tmp_path / name)])
+    (found,) = attachments.read([str(tmp_path / name)])
     assert found.path == str(tmp_path / name)
 
 
@@ -96,7 +96,7 @@ def test_a_photograph_of_an_iphone(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     path = tmp_path / "photo.heic"
     heif.from_pillow(color()).save(path)
-    (found,) = attachments.checked([str(path)])
+    (found,) = attachments.read([str(path)])
     assert found.path.endswith("photo.png")
     np.testing.assert_array_equal(load_image(found.path), load_image(path))
 
@@ -113,7 +113,7 @@ def test_every_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     paths = [str(tmp_path / f"{name}.png") for name in ("good", "short", "empty", "text", "huge")]
     with pytest.raises(ImageError) as caught:
-        attachments.checked(paths)
+        attachments.read(paths)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     for name, line in zip(("short", "empty", "text", "huge"), lines, strict=True):
@@ -123,5 +123,5 @@ def test_every_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_long_name_stays_a_name(tmp_path: Path) -> None:
     path = tmp_path / ("щ" * 100 + ".bmp")
     color().save(path)
-    (found,) = attachments.checked([str(path)])
+    (found,) = attachments.read([str(path)])
     assert Path(found.path).is_file()

@@ -20,7 +20,7 @@ from tests.support.demo_fixtures import CHANGED, MARKS, SCENE, SHAPES, SQUARE, p
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = MARKS
@@ -547,14 +547,14 @@ def test_the_model_is_chosen_here_and_under_models(page: Page) -> None:
 
 
 def test_a_model_that_is_gone_leaves_the_one_in_use(
-    page: Page, models: Models, monkeypatch: pytest.MonkeyPatch
+    page: Page, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lease(*arguments: Any, **options: Any) -> Any:
+    def acquire(*arguments: Any, **options: Any) -> Any:
         raise ContextError("no such model any more")
 
     page.locator("#chat-about").get_by_text("drawings only").wait_for()
     with monkeypatch.context() as patch:
-        patch.setattr(type(models), "lease", lease)
+        patch.setattr(type(models), "lease", acquire)
         browser.choose(page, "#chat-model", "copied")
         notice(page, "no such model any more")
     page.wait_for_function("document.querySelector('#chat-model input').value === 'edgevlm-nano'")

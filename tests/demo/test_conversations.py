@@ -16,7 +16,7 @@ from tests.support.demo_fixtures import SCENE, SHAPES, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = demo_fixtures.MARKS
@@ -359,7 +359,7 @@ def test_settings_are_kept_over_a_reload_and_can_be_reset(page: Page) -> None:
 
 
 def test_the_chosen_model_is_kept_over_a_reload(
-    page: Page, models: Models, monkeypatch: pytest.MonkeyPatch
+    page: Page, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser.open_tab(page, "Models")
     browser.choose(page, "#model-choice", "copied")
@@ -370,7 +370,7 @@ def test_the_chosen_model_is_kept_over_a_reload(
     page.locator("#head").get_by_text("copied").wait_for()
     browser.open_tab(page, "Chat")
     assert browser.ask(page, "What color is it?", [SQUARE]) == "green"
-    first = models.offers()[:1]
+    first = models.entries()[:1]
     monkeypatch.setattr(models, "offers", lambda: first)
     page.reload()
     page.get_by_text("The model copied that was chosen here is gone or broken").wait_for()

@@ -20,7 +20,7 @@ from tests.support.demo_fixtures import CHANGED, SCENE, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = demo_fixtures.MARKS
@@ -67,7 +67,7 @@ class Looks:
         page.on("request", self._note)
 
     def _note(self, request: Any) -> None:
-        if "component_server" in request.url and '"fn_name":"look"' in request.post_data:
+        if "component_server" in request.url and '"fn_name":"answer"' in request.post_data:
             self.sent.append(json.loads(request.post_data)["data"])
 
 
@@ -150,7 +150,7 @@ def test_one_frame_at_a_time(live: Page) -> None:
     most = []
 
     def began(request: Any) -> None:
-        if '"fn_name":"look"' in (request.post_data or ""):
+        if '"fn_name":"answer"' in (request.post_data or ""):
             open_requests.add(request)
             most.append(len(open_requests))
 
@@ -449,7 +449,7 @@ def test_the_list_is_bounded_and_rests_under_the_pointer(live: Page) -> None:
           const send = window.fetch;
           window.fetch = async (address, options) => {
             const asked = String(address).includes("component_server") ? JSON.parse(options.body) : {};
-            if (asked.fn_name !== "look") return send(address, options);
+            if (asked.fn_name !== "answer") return send(address, options);
             await new Promise((done) => setTimeout(done, 5));
             return Response.json({answer: `answer ${++count}`, choices: [], boxes: []});
           };
@@ -519,7 +519,7 @@ def test_two_pages_with_cameras(chromium: Browser, address: str) -> None:
         assert looks.sent, "the other one goes on"
 
 
-def test_models_that_fail_and_models_that_change(live: Page, models: Models) -> None:
+def test_models_that_fail_and_models_that_change(live: Page, models: ModelPool) -> None:
     looks = Looks(live)
     press(live, "Start")
     answer(live, "green")
@@ -528,7 +528,7 @@ def test_models_that_fail_and_models_that_change(live: Page, models: Models) -> 
           window.rightly = window.fetch;
           window.fetch = (address, options) => {
             const body = options?.body;
-            if (typeof body === "string" && body.includes('"fn_name":"look"'))
+            if (typeof body === "string" && body.includes('"fn_name":"answer"'))
               options = {...options, body: body.replace('"edgevlm-nano"', '"broken"')};
             return rightly(address, options);
           };

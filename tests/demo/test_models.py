@@ -21,7 +21,7 @@ from tests.support.demo_fixtures import SCENE, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = demo_fixtures.MARKS
@@ -51,7 +51,7 @@ def loaded_size(page: Page, selector: str) -> int:
 
 
 @pytest.fixture
-def fragile(models: Models, tmp_path: Path) -> Iterator[Path]:
+def fragile(models: ModelPool, tmp_path: Path) -> Iterator[Path]:
     """One more exported bundle, which a test may break or delete."""
     folder = tmp_path / "fragile"
     shutil.copytree(Bundle.open("edgevlm-nano").folder, folder)
@@ -138,7 +138,9 @@ def test_inside_of_an_answer_that_was_stopped(page: Page, held: threading.Event)
     page.locator("#prompt .tile").wait_for()
 
 
-def test_inside_of_an_answer_whose_model_is_gone(page: Page, models: Models, fragile: Path) -> None:
+def test_inside_of_an_answer_whose_model_is_gone(
+    page: Page, models: ModelPool, fragile: Path
+) -> None:
     browser.open_tab(page, "Models")
     browser.choose(page, "#model-choice", "fragile")
     page.get_by_role("button", name="Load and use").click()
@@ -146,7 +148,7 @@ def test_inside_of_an_answer_whose_model_is_gone(page: Page, models: Models, fra
     browser.open_tab(page, "Chat")
     answer = browser.ask(page, "What color is it?", [SQUARE])
     shutil.rmtree(fragile)
-    with models.lease("edgevlm-nano"), models.lease("copied"):
+    with models.acquire("edgevlm-nano"), models.acquire("copied"):
         pass  # others are loaded in its place
     assert not models.is_loaded("fragile")
     browser.open_tab(page, "Inside")
@@ -195,13 +197,13 @@ def test_an_empty_question_is_refused_in_words(page: Page) -> None:
     page.get_by_text("the question is empty").wait_for()
 
 
-def test_two_precisions_are_compared(page: Page, models: Models) -> None:
+def test_two_precisions_are_compared(page: Page, models: ModelPool) -> None:
     """Words that differ are marked on both sides; sizes are those of the files."""
     browser.open_tab(page, "Compare")
     page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
     page.locator("#compare-picture img").wait_for()
     labels = {"left": "copied: int8, q8_0", "right": "copied: int8, q4_0"}
-    with models.lease(labels["left"]) as left, models.lease(labels["right"]) as right:
+    with models.acquire(labels["left"]) as left, models.acquire(labels["right"]) as right:
         sides = {"left": left, "right": right}
         sizes = {side: f"{loaded.disk / 1e6:.1f} MB" for side, loaded in sides.items()}
         for question in ("Where is the cat?", "Describe the picture.", "What is in the picture?"):

@@ -10,12 +10,12 @@ import pytest
 
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.browsers import COOKIE, POLICY
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    page = build(Models(threads=1), {})
+    page = build(ModelPool(threads=1), {})
     yield launch(page).rstrip("/")
     page.close(verbose=False)
 

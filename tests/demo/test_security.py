@@ -18,7 +18,7 @@ import pytest
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.browsers import COOKIE
 from edgevlm.demo.conversation import user_turn
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 from tests.support.demo_fixtures import SQUARE
 
 SECRET = b"nobody but the owner reads this"
@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        models = Models(threads=1)
+        models = ModelPool(threads=1)
         page = build(models, {"max_tokens": 5})
         yield launch(page)
         page.close(verbose=False)

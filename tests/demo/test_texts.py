@@ -52,7 +52,7 @@ def in_scripts() -> set[str]:
 
 
 def everywhere() -> set[str]:
-    """Every literal of the demo, since some texts get to `say` or `text` through a table."""
+    """Every literal of the demo, since some texts get to `translate` or `text` through a table."""
     literals = {"".join(LITERAL.findall(match)) for match in joined(SCRIPTS)}
     for tree in trees():
         literals |= {
@@ -73,8 +73,10 @@ def fields(text: str) -> set[str | None]:
 
 
 def test_every_text_has_its_russian() -> None:
-    assert len(calls("label", 0)) > 20 and len(calls("say", 1)) > 20 and len(in_scripts()) > 20
-    used = calls("label", 0) | calls("say", 1) | in_scripts()
+    assert (
+        len(calls("label", 0)) > 20 and len(calls("translate", 1)) > 20 and len(in_scripts()) > 20
+    )
+    used = calls("label", 0) | calls("translate", 1) | in_scripts()
     assert used - set(RUSSIAN) == set()
 
 

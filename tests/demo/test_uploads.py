@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from edgevlm.demo import uploads
-from edgevlm.demo.uploads import UNUSED_SECONDS, delete_left_behind, sweep, upload_folder
+from edgevlm.demo.uploads import UNUSED_SECONDS, delete_orphans, sweep, upload_folder
 from tests.support.serving import free_port
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX alone")
@@ -229,10 +229,10 @@ def test_folders_of_other_users_stay(temporary: Path) -> None:
     folder = temporary / "edgevlm-uploads-other"
     folder.mkdir()
     os.chown(folder, 12345, 12345)
-    delete_left_behind()
+    delete_orphans()
     assert folder.exists()
     os.chown(folder, 0, 0)
-    delete_left_behind()
+    delete_orphans()
     assert not folder.exists()
 
 
@@ -250,7 +250,7 @@ def test_a_new_folder_that_another_process_takes_for_a_left_one(
     def mkdtemp(**arguments: str) -> str:
         made.append(Path(make(**arguments)))
         if len(made) == 1 and moment == "before it is open":
-            delete_left_behind()
+            delete_orphans()
         return str(made[-1])
 
     def open_folder(folder: Path) -> int:
@@ -269,7 +269,7 @@ def test_a_new_folder_that_another_process_takes_for_a_left_one(
         with upload_folder() as folder:
             assert folder == made[1].resolve() and folder.is_dir()
             patch.undo()
-            delete_left_behind()
+            delete_orphans()
             assert folder.is_dir(), "it is locked"
     for descriptor in held:
         os.close(descriptor)
