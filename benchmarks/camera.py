@@ -1,10 +1,10 @@
-"""What copying the KV cache costs and saves: ``python -m benchmarks.camera FOLDER``.
+"""Measure the cost and the gain of KV cache copies: ``python -m benchmarks.camera FOLDER``.
 
-A camera shows a new frame each time; nothing of the last one is asked about again, so copying its KV cache
-out would be in vain. Conversations that take turns are copied out and back, where they would else be
-prefilled again. `edgevlm.engine.kv_cache` says which rule tells the two apart. SmolVLM-256M in its real
-shape with random weights; writes FOLDER/camera.json. Each figure is the median of the rounds, which take the
-cases in turn.
+A camera shows a new frame each time, and no question asks about the last one again, so a copy of its KV cache
+has no use. The KV caches of interleaved conversations are copied out and back; otherwise they would be
+prefilled again. `edgevlm.engine.kv_cache` has the rule that distinguishes the two. The model has the shape of
+SmolVLM-256M and random weights. The result is in FOLDER/camera.json. Each figure is the median of the rounds;
+each round measures all cases.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import count
 from statistics import median
 from typing import Any
 
-from benchmarks.files import THREADS, Files, asked, described
+from benchmarks.files import THREADS, Files, environment, parse_arguments
 from edgevlm import VLM
 from edgevlm.evaluation.report import write_json
 from edgevlm.results import Answer, Stats
@@ -26,13 +26,13 @@ TOKENS = 8
 
 
 def frames(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> dict[str, Any]:
-    """New frames as single questions, which are not copied out, and as first turns of chats, which are."""
+    """Measure new frames as single questions, which are not copied, and in new chats, which are."""
     single: list[Stats] = []
     chats: list[Stats] = []
     for _ in range(rounds):
         for case in (single, chats):
-            for _ in range(2):  # the second one takes the place of one of its own kind
-                frame = files.picture(next(seeds), FRAME)
+            for _ in range(2):  # the second one replaces a request of the same kind
+                frame = files.image(next(seeds), FRAME)
                 if case is single:
                     answer = vlm.ask(frame, QUESTION, max_tokens=TOKENS, detail="high")
                 else:
@@ -47,8 +47,10 @@ def frames(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> dict[st
 
 
 def conversations(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> dict[str, Any]:
-    """Two conversations by turns: as chats, and as a server gets them, whose first turns look like single
-    questions. Prefill of the second and of the third turn."""
+    """Measure the prefill of each turn of two interleaved conversations.
+
+    They are chats, or requests as a server gets them: their first turns look like single questions.
+    """
 
     def ask(messages: list[dict[str, Any]]) -> Answer:
         answer = vlm.generate(messages, max_tokens=TOKENS, detail="high")
@@ -60,7 +62,7 @@ def conversations(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> 
 
     found: dict[str, list[list[float]]] = {"chats": [], "requests": []}
     for _ in range(rounds):
-        shown = [files.picture(next(seeds), FRAME) for _ in range(2)]
+        shown = [files.image(next(seeds), FRAME) for _ in range(2)]
         chats = [vlm.chat() for _ in shown]
         turns = [
             [
@@ -70,7 +72,7 @@ def conversations(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> 
             for text, images in ((QUESTION, shown), ("And?", [None] * 2), ("More?", [None] * 2))
         ]
         found["chats"].append([turn[0] for turn in turns])
-        shown = [files.picture(next(seeds), FRAME) for _ in range(2)]
+        shown = [files.image(next(seeds), FRAME) for _ in range(2)]
         asking: list[list[dict[str, Any]]] = [
             [
                 {
@@ -93,12 +95,12 @@ def conversations(files: Files, vlm: VLM, rounds: int, seeds: Iterator[int]) -> 
 
 
 def main() -> None:
-    files, rounds = asked(__doc__, ROUNDS)
+    files, rounds = parse_arguments(__doc__, ROUNDS)
     seeds = count(10_000)
     with VLM.from_pretrained(
         files.bundle, threads=THREADS, vision="int8", decoder="q4_0", device="cpu"
     ) as vlm:
-        vlm.ask(files.picture(next(seeds), FRAME), QUESTION, max_tokens=1)
+        vlm.ask(files.image(next(seeds), FRAME), QUESTION, max_tokens=1)
         result = {
             "frames": frames(files, vlm, rounds, seeds),
             "conversations": conversations(files, vlm, max(1, rounds // 4), seeds),
@@ -106,7 +108,7 @@ def main() -> None:
     for part in result.values():
         for name, value in part.items():
             print(f"{name:40} {value:10.1f}")
-    write_json(files.folder / "camera.json", described(rounds) | result)
+    write_json(files.folder / "camera.json", environment(rounds) | result)
 
 
 if __name__ == "__main__":

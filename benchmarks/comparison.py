@@ -1,8 +1,8 @@
-"""edgevlm beside its peers in one run: ``python -m benchmarks.comparison FOLDER``.
+"""Compare edgevlm with its peers on the CPU: ``python -m benchmarks.comparison FOLDER``.
 
-SmolVLM-256M's real shape with random weights, the same pictures and prompts, two threads; rounds go
-through the peers in turn, medians count. Every row says what was asked for (`at_least`) and what came out.
-Writes FOLDER/results.json, part by part; `python -m benchmarks.plots FOLDER` draws it. Not covered: GPUs.
+The model has the shape of SmolVLM-256M and random weights. All peers get the same images and prompts, and two
+threads. Each round measures all peers; the medians count. Every row has the required ratio (`at_least`) and
+the measured one. The result is in FOLDER/results.json; `python -m benchmarks.plots FOLDER` draws it.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import peers
-from benchmarks.files import THREADS, Files, described
-from benchmarks.peers import Answered, Turn
-from benchmarks.table import HEAD, Row, compared, line
+from benchmarks.files import THREADS, Files, environment
+from benchmarks.peers import Message, TimedAnswer
+from benchmarks.table import HEAD, ComparisonRow, compare, line
 from benchmarks.worker import Worker
 from edgevlm.bundle import Bundle
 from edgevlm.evaluation.report import write_json
 
 ROUNDS = 5
-CHOOSING = 2
-"""Rounds in which the best of llama.cpp's settings is found; others, of their own, compare it with ours."""
+SELECTION_ROUNDS = 2
+"""Rounds that find the best of llama.cpp's settings. Further rounds compare it with ours."""
 TOKENS = 32
 CONTEXT = 4096
 SHORT_CONTEXT = 2048
-LONG = 1100
-"""Positions of a prompt with a picture of 17 tiles."""
+LONG_PROMPT = 1100
+"""Positions of a prompt with an image of 17 tiles."""
 PHASES = ("wait", "prepare", "encode", "prefill")
 PARTS = ("loading", "encoding", "decoding", "answers")
 WORKS = ("decode after", "prefill of text:", "prefill of embeddings:")
 Rates = dict[str, dict[str, list[float]]]
-"""Per second, of each worker and work."""
+"""Measured rates per second, by worker and by work."""
 DEFAULTS = "auto_512"
 """llama.cpp's own settings."""
 QUESTIONS = ("What is in the picture?", "How many things are there?", "And what color are they?")
 SQUARE, FRAME = (1024, 1024), (640, 480)
-"""A square picture makes 17 tiles; a camera frame makes 13, or 1 by its own pixels."""
+"""A square image has 17 tiles; a camera frame has 13, or 1 with detail "auto"."""
 
 
 class Comparison:
-    """All rows, one after the other; workers live as long as a row needs them."""
+    """Measures all rows, one after the other; workers exist as long as a row needs them."""
 
     def __init__(self, files: Files, rounds: int) -> None:
         self.files, self.rounds = files, rounds
-        self.rows: list[Row] = []
+        self.rows: list[ComparisonRow] = []
         self.phases: dict[str, dict[str, float]] = {}
-        """Where our first tokens' time goes, seconds."""
+        """Time to our first token by phase, in seconds."""
         self.errors: dict[str, float] = {}
-        """Of each runtime's embeddings of one tile, relative to transformers in float32."""
+        """Relative error of each runtime's embeddings of one tile to transformers in float32."""
 
     @contextmanager
     def _workers(self, **wanted: tuple[type, dict[str, Any]]) -> Iterator[dict[str, Worker]]:
@@ -85,12 +85,12 @@ class Comparison:
         }
 
     def encoding(self) -> None:
-        """One tile through every vision runtime."""
-        # here, as it brings PyTorch, which workers would load too
+        """Measure one tile in every vision runtime."""
+        # The import is here because it loads PyTorch, and workers would load it, too.
         from edgevlm.export.parity import relative_error
 
         height, width = self.files.tile_size
-        tile = np.asarray(Image.open(self.files.picture(99, (width, height))))
+        tile = np.asarray(Image.open(self.files.image(99, (width, height))))
         reference = {"checkpoint": self.files.checkpoint, "threads": THREADS}
         with self._workers(
             mtmd=self._multimodal(),
@@ -118,7 +118,7 @@ class Comparison:
                 if name == "openvino":
                     note += f"; {openvino}"
                 self._add(
-                    compared(
+                    compare(
                         f"encode one tile: {name}",
                         "llama.cpp mtmd f16",
                         taken,
@@ -129,30 +129,32 @@ class Comparison:
                 )
 
     def loading(self) -> None:
-        """How long that takes with the files in the system's cache, and what memory a picture takes."""
+        """Measure loading with the files in the system's cache, and the memory for an image."""
         with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
             loads: dict[str, list[float]] = {name: [] for name in workers}
             for _ in range(4 * self.rounds):  # a fraction of a second each, and uneven
                 for name, worker in workers.items():
                     loads[name].append(worker.call("load"))
         self._add(
-            compared(
-                "load, warm page cache", "MTMDChatHandler", loads["ours"], loads["theirs"], 1.0
-            )
+            compare("load, warm page cache", "MTMDChatHandler", loads["ours"], loads["theirs"], 1.0)
         )
         short = {"context_length": SHORT_CONTEXT}
         make, given = self._multimodal()
         with self._workers(ours=self._edgevlm(**short), theirs=(make, given | short)) as workers:
-            turns = [("user", [self.files.picture(0, SQUARE)], QUESTIONS[0])]
+            turns = [("user", [self.files.image(0, SQUARE)], QUESTIONS[0])]
             memory = []
             for worker in workers.values():
                 worker.call("answer", turns, TOKENS)
                 memory.append(worker.call("peak_memory") / 1e6)
             a, b = memory
-            self._add(Row("peak memory, 17 tiles", "MTMDChatHandler", "MB", a, b, b / a, 1 / 0.9))
+            self._add(
+                ComparisonRow(
+                    "peak memory, 17 tiles", "MTMDChatHandler", "MB", a, b, b / a, 1 / 0.9
+                )
+            )
 
     def answers(self) -> None:
-        """First tokens, and decoding after them, beside the multimodal chat handler."""
+        """Measure first tokens; the peer is the multimodal chat handler."""
         with self._workers(ours=self._edgevlm(), theirs=self._multimodal()) as workers:
             self._questions(workers, "17 tiles", SQUARE, (3.0, 30.0), {})
             self._questions(
@@ -168,45 +170,45 @@ class Comparison:
         bars: tuple[float | None, float | None],
         options: dict[str, Any],
     ) -> None:
-        """A new picture each round, and a second question about it."""
-        answers: dict[str, list[list[Answered]]] = {"ours": [[], []], "theirs": [[], []]}
+        """Measure a new image in each round, and a second question about it."""
+        answers: dict[str, list[list[TimedAnswer]]] = {"ours": [[], []], "theirs": [[], []]}
         for i in range(self.rounds):
-            picture = self.files.picture(i, size)
+            image = self.files.image(i, size)
             for who, worker in workers.items():
                 given = options if who == "ours" else {}
                 for j in (0, 1):
-                    turns: list[Turn] = [("user", [picture], QUESTIONS[j])]
+                    turns: list[Message] = [("user", [image], QUESTIONS[j])]
                     answers[who][j].append(worker.call("answer", turns, 1, **given))
         for j, what in enumerate(("first token", "first token of a second question")):
             self._first_tokens(f"{what}: {name}", answers["ours"][j], answers["theirs"][j], bars[j])
 
     def _first_tokens(
-        self, work: str, ours: list[Answered], theirs: list[Answered], at_least: float | None
+        self, work: str, ours: list[TimedAnswer], theirs: list[TimedAnswer], at_least: float | None
     ) -> None:
-        a, b = ([answered.first_token for answered in found] for found in (ours, theirs))
-        self._add(compared(work, "MTMDChatHandler", a, b, at_least))
-        stats = [vars(answered.stats) for answered in ours]
+        a, b = ([timed.first_token for timed in found] for found in (ours, theirs))
+        self._add(compare(work, "MTMDChatHandler", a, b, at_least))
+        stats = [vars(timed.stats) for timed in ours]
         self.phases[work] = {
             phase: median([found[f"{phase}_ms"] / 1000 for found in stats]) for phase in PHASES
         }
 
     def _conversation(self, workers: dict[str, Worker]) -> None:
-        """The next turn of a conversation that has shown three pictures."""
-        turns: list[Turn] = []
+        """Measure the next turn of a conversation with three images."""
+        turns: list[Message] = []
         for i in range(3):
-            turns += [("user", [self.files.picture(20 + i, FRAME)], QUESTIONS[i])]
-            answered = workers["ours"].call("answer", turns, 8)
-            turns += [("assistant", [], answered.text or "It is.")]
-        answers: dict[str, list[Answered]] = {"ours": [], "theirs": []}
+            turns += [("user", [self.files.image(20 + i, FRAME)], QUESTIONS[i])]
+            timed = workers["ours"].call("answer", turns, 8)
+            turns += [("assistant", [], timed.text or "It is.")]
+        answers: dict[str, list[TimedAnswer]] = {"ours": [], "theirs": []}
         for i in range(self.rounds):
-            asked: list[Turn] = [*turns, ("user", [], f"{QUESTIONS[i % 3]} ({i})")]
+            asked: list[Message] = [*turns, ("user", [], f"{QUESTIONS[i % 3]} ({i})")]
             for who, worker in workers.items():
                 answers[who].append(worker.call("answer", asked, 1))
         work = "first token of the next turn, after 3 frames"
         self._first_tokens(work, answers["ours"], answers["theirs"], 30.0)
 
     def decoding(self) -> None:
-        """The decoder by itself, beside bare llama.cpp and OpenVINO GenAI."""
+        """Measure the decoder alone; the peers are bare llama.cpp and OpenVINO GenAI."""
         nano = Bundle.open("edgevlm-nano")
         decoders = {
             "q4_0": self.files.decoder("q4_0"),
@@ -224,12 +226,12 @@ class Comparison:
                 if name == "q4_0":
                     self._genai(workers["ours"], path)
                 self._decode(name, workers, 16, 0.90 if own else 0.97)
-                self._decode(name, workers, 120 if own else LONG, 0.90 if own else 0.97)
+                self._decode(name, workers, 120 if own else LONG_PROMPT, 0.90 if own else 0.97)
 
     def _decode(self, name: str, workers: dict[str, Worker], prompt: int, at_least: float) -> None:
-        """Prefill and decoding, after `prompt` positions, of text and of embeddings."""
+        """Measure prefill of text and of embeddings, and decoding after `prompt` positions."""
         bare = {who: worker for who, worker in workers.items() if who != "ours"}
-        chosen = _rates(bare, prompt, CHOOSING)
+        chosen = _rates(bare, prompt, SELECTION_ROUNDS)
         works = {"decode after": at_least}
         if prompt > 16:
             works |= {"prefill of text:": 0.95, "prefill of embeddings:": 0.95}
@@ -242,14 +244,14 @@ class Comparison:
         for work, bar in works.items():
             peer = f"bare llama.cpp, its best settings ({best[work]})"
             rates = found["ours"][work], found[best[work]][work]
-            self._add(compared(f"{work} {where}", peer, *rates, bar, unit="tokens/s"))
-        if prompt == LONG:
+            self._add(compare(f"{work} {where}", peer, *rates, bar, unit="tokens/s"))
+        if prompt == LONG_PROMPT:
             peer, work = "llama.cpp's default settings", "decode after"
             rates = found["ours"][work], found[DEFAULTS][work]
-            self._add(compared(f"{work} {where}", peer, *rates, 1.8, unit="tokens/s"))
+            self._add(compare(f"{work} {where}", peer, *rates, 1.8, unit="tokens/s"))
 
     def _genai(self, ours: Worker, decoder: Path) -> None:
-        """OpenVINO GenAI, if it is installed."""
+        """Measure OpenVINO GenAI if it is installed."""
         try:
             theirs = Worker(peers.OpenVinoGenAI, decoder=decoder, threads=THREADS)
         except RuntimeError as error:
@@ -263,7 +265,7 @@ class Comparison:
                     found[who].append(rate)
         theirs.close()
         self._add(
-            compared(
+            compare(
                 "decode after q4_0, 450 positions",
                 "OpenVINO GenAI",
                 found["ours"],
@@ -273,13 +275,13 @@ class Comparison:
             )
         )
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: ComparisonRow) -> None:
         self.rows.append(row)
         print(line(row), flush=True)
 
 
 def _rates(workers: dict[str, Worker], prompt: int, rounds: int) -> Rates:
-    """What each decodes and prefills per second; every other round in the opposite order."""
+    """Measure the rates of all workers; every other round is in the opposite order."""
     found: Rates = {who: {work: [] for work in WORKS} for who in workers}
     for i in range(rounds + 1):
         order = list(workers.items())
@@ -296,7 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", choices=PARTS, help="leave the other parts as they were measured")
+    parser.add_argument("--only", choices=PARTS, help="measure this part only, keep the others")
     options = parser.parse_args()
     files = Files(options.folder)
     files.make()
@@ -306,7 +308,7 @@ def main() -> None:
     for name in PARTS if options.only is None else (options.only,):
         comparison = Comparison(files, options.rounds)
         getattr(comparison, name)()
-        results[name] = described(options.rounds) | {
+        results[name] = environment(options.rounds) | {
             "rows": [dataclasses.asdict(row) | {"reached": row.reached} for row in comparison.rows],
             "phases": comparison.phases,
             "errors": comparison.errors,

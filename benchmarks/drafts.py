@@ -1,7 +1,8 @@
-"""What a draft costs and spares: ``python -m benchmarks.drafts [DECODER.gguf]``.
+"""Measure the cost and the gain of a draft: ``python -m benchmarks.drafts [DECODER.gguf]``.
 
-A draft of n tokens, decoded as one batch with the token before it, spares n tokens if all of it is right and
-costs what the batch takes beyond one token if nothing is. Medians; of the built-in model, if none is named.
+A draft of n tokens is decoded as one batch with the token before it. It saves the decoding of n tokens if all
+of it is right, and it costs the time of the batch beyond one token if nothing is right. The figures are
+medians. The default is the built-in model.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 
 THREADS = 2
 POSITIONS = 130
-"""Before the draft: a question about a picture of one tile."""
+"""Positions before the draft: a question about an image of one tile."""
 ROUNDS = 30
 
 
 def seconds(decoder: LlamaCppDecoder, rounds: int = ROUNDS) -> dict[int, float]:
-    """Of a batch with so many tokens beside the first."""
+    """Measure a batch, in seconds, by the number of draft tokens in it."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, decoder.vocabulary_size - 3, POSITIONS + MAX_DRAFT_LENGTH + 1).tolist()
     at = np.arange(len(tokens), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What is measured with: a checkpoint of SmolVLM-256M's shape, its bundle, a projector, pictures."""
+"""Files for benchmarks: a checkpoint of SmolVLM-256M's shape, its bundle, a projector and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREADS = 2
 
 
 class Files:
-    """Checkpoint, bundle, projector and pictures in a folder; those that it lacks are made."""
+    """Checkpoint, bundle, projector and images in a folder; missing ones are created."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,15 +46,15 @@ class Files:
 
     @property
     def tile_size(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width in pixels."""
         return self.manifest.image.tile_size
 
     def decoder(self, name: str) -> Path:
         return self.bundle / f"decoder.{name}.gguf"
 
-    def picture(self, seed: int, size: tuple[int, int]) -> Path:
-        """A PNG of smooth noise; another seed, another picture."""
-        path = self.folder / f"picture-{size[0]}x{size[1]}-{seed}.png"
+    def image(self, seed: int, size: tuple[int, int]) -> Path:
+        """Return a PNG file of smooth noise; each seed gives another image."""
+        path = self.folder / f"image-{size[0]}x{size[1]}-{seed}.png"
         if not path.exists():
             small = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
             Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
@@ -65,23 +65,26 @@ def _run(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], check=True)
 
 
-def described(rounds: int) -> dict[str, Any]:
-    """When, on what and with what a result was measured."""
+def environment(rounds: int) -> dict[str, Any]:
+    """Return date, CPU, threads, rounds and versions for a result file."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": system.model(),
+        "cpu": system.cpu_model(),
         "threads": THREADS,
         "rounds": rounds,
         "versions": versions(),
     }
 
 
-def asked(documentation: str | None, rounds: int) -> tuple[Files, int]:
-    """The files of the folder that a benchmark's command line names, made if they are not there, and rounds.
+def parse_arguments(documentation: str | None, rounds: int) -> tuple[Files, int]:
+    """Parse the command line of a benchmark and create the files that its folder lacks.
 
     Args:
-        documentation: of the benchmark's module.
-        rounds: unless the command line says how many.
+        documentation: docstring of the benchmark's module.
+        rounds: default number of rounds.
+
+    Returns:
+        The files, and the number of rounds.
     """
     parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
     parser.add_argument("folder", type=Path)

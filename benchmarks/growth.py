@@ -1,8 +1,8 @@
-"""How cost grows with tiles, pictures, context and answer: ``python -m benchmarks.growth FOLDER``.
+"""Measure how cost grows with tiles, images, context and answer: ``python -m benchmarks.growth FOLDER``.
 
-SmolVLM-256M's real shape with random weights, as in `benchmarks.comparison`, whose files it shares. Writes
-FOLDER/growth.json; `python -m benchmarks.plots FOLDER` draws it. Each figure is the median of the rounds.
-Not covered: GPUs, several requests at once.
+Model and files are those of `benchmarks.comparison`. The result is in FOLDER/growth.json, and
+`python -m benchmarks.plots FOLDER` draws it. Each figure is the median of the rounds, on the CPU, with one
+request at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from statistics import median
 
 from benchmarks import peers
 from benchmarks.comparison import QUESTIONS
-from benchmarks.files import THREADS, Files, asked, described
-from benchmarks.peers import Turn
+from benchmarks.files import THREADS, Files, environment, parse_arguments
+from benchmarks.peers import Message
 from benchmarks.worker import Worker
 from edgevlm.evaluation.report import write_json
 from edgevlm.results import Stats
@@ -23,38 +23,38 @@ from edgevlm.results import Stats
 ROUNDS = 3
 CONTEXT = 8192
 MOSAICS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 4))
-"""Columns and rows that a picture is cut into; all but the first have the whole as one more tile."""
-PICTURES = (1, 2, 3, 4, 6, 8)
+"""Columns and rows of tiles; all but the first have the whole image as one more tile."""
+IMAGE_COUNTS = (1, 2, 3, 4, 6, 8)
 CONTEXTS = (16, 256, 512, 1024, 2048, 4096, 8192 - 16)
 ANSWERS = (1, 32, 128, 512)
-FOLLOWED = 16
-"""Tokens that are decoded after a context to tell how fast that is."""
+DECODED_TOKENS = 16
+"""Tokens that are decoded after a context to measure the rate."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one question costs, seconds."""
+    """Cost of one question; times are in seconds."""
 
     tiles: int
     positions: int
-    """Of the prompt."""
+    """Positions of the prompt."""
     encode: float
     prefill: float
     first_token: float
 
 
-def cost_of(
+def measure_cost(
     worker: Worker,
     rounds: int,
-    pictures: list[tuple[int, int]],
+    images: list[tuple[int, int]],
     files: Files,
     seeds: Iterator[int],
 ) -> Cost:
-    """A question about pictures of the given sizes that no cache knows."""
+    """Measure a question about new images of the given sizes."""
     found: list[Stats] = []
     for _ in range(rounds):
-        shown = [files.picture(next(seeds), size) for size in pictures]
-        turns: list[Turn] = [("user", shown, QUESTIONS[0])]
+        shown = [files.image(next(seeds), size) for size in images]
+        turns: list[Message] = [("user", shown, QUESTIONS[0])]
         found.append(worker.call("answer", turns, 1, detail="auto").stats)
     return Cost(
         tiles=found[0].encoded_tiles,
@@ -65,8 +65,8 @@ def cost_of(
     )
 
 
-def by_pictures(files: Files, rounds: int) -> tuple[list[Cost], list[Cost]]:
-    """One picture of ever more tiles and then four of the largest; and ever more pictures of one tile."""
+def measure_images(files: Files, rounds: int) -> tuple[list[Cost], list[Cost]]:
+    """Measure one image with more and more tiles, up to four of the largest, and more images of one tile."""
     worker = Worker(
         peers.EdgeVLM,
         bundle=files.bundle,
@@ -80,14 +80,16 @@ def by_pictures(files: Files, rounds: int) -> tuple[list[Cost], list[Cost]]:
     sizes = [(width * columns, height * rows) for columns, rows in MOSAICS]
     sets = [*([size] for size in sizes), [sizes[-1]] * 2, [sizes[-1]] * 4]
     seeds = itertools.count(1000)
-    tiles = [cost_of(worker, rounds, shown, files, seeds) for shown in sets]
-    pictures = [cost_of(worker, rounds, [sizes[0]] * count, files, seeds) for count in PICTURES]
+    tiles = [measure_cost(worker, rounds, shown, files, seeds) for shown in sets]
+    images = [
+        measure_cost(worker, rounds, [sizes[0]] * count, files, seeds) for count in IMAGE_COUNTS
+    ]
     worker.close()
-    return tiles, pictures
+    return tiles, images
 
 
-def by_context(files: Files, rounds: int) -> dict[str, dict[int, tuple[float, float]]]:
-    """Positions and tokens per second at each length of context, ours and llama.cpp's defaults."""
+def measure_contexts(files: Files, rounds: int) -> dict[str, dict[int, tuple[float, float]]]:
+    """Measure prefill and decoding rates at each length of context, ours and llama.cpp's defaults."""
     decoder = {"decoder": files.decoder("q4_0"), "threads": THREADS, "context_length": CONTEXT}
     workers = {
         "edgevlm": Worker(peers.OurDecoder, **decoder),
@@ -97,9 +99,9 @@ def by_context(files: Files, rounds: int) -> dict[str, dict[int, tuple[float, fl
     }
     found: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in workers}
     for length in CONTEXTS:
-        prompt = min(length, CONTEXT - FOLLOWED)
+        prompt = min(length, CONTEXT - DECODED_TOKENS)
         taken = {
-            name: [worker.call("rates", prompt, FOLLOWED) for _ in range(rounds)]
+            name: [worker.call("rates", prompt, DECODED_TOKENS) for _ in range(rounds)]
             for name, worker in workers.items()
         }
         for name, rates in taken.items():
@@ -110,8 +112,8 @@ def by_context(files: Files, rounds: int) -> dict[str, dict[int, tuple[float, fl
     return found
 
 
-def by_answer(files: Files, rounds: int) -> dict[int, float]:
-    """Seconds for an answer of so many tokens after a prompt of 16."""
+def measure_answers(files: Files, rounds: int) -> dict[int, float]:
+    """Measure the seconds for an answer by its tokens, after a prompt of 16."""
     worker = Worker(
         peers.OurDecoder,
         decoder=files.decoder("q4_0"),
@@ -127,12 +129,12 @@ def by_answer(files: Files, rounds: int) -> dict[int, float]:
 
 
 def main() -> None:
-    files, rounds = asked(__doc__, ROUNDS)
-    context, answer = by_context(files, rounds), by_answer(files, rounds)
-    tiles, pictures = by_pictures(files, rounds)
-    result = described(rounds) | {
+    files, rounds = parse_arguments(__doc__, ROUNDS)
+    context, answer = measure_contexts(files, rounds), measure_answers(files, rounds)
+    tiles, images = measure_images(files, rounds)
+    result = environment(rounds) | {
         "tiles": [vars(cost) for cost in tiles],
-        "pictures": [vars(cost) for cost in pictures],
+        "pictures": [vars(cost) for cost in images],
         "context": context,
         "answer": answer,
     }

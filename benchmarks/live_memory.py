@@ -1,9 +1,9 @@
-"""Whether the tab Live keeps what it need not: ``python -m benchmarks.live_memory FOLDER [--minutes 30]``.
+"""Measure memory leaks of the tab Live: ``python -m benchmarks.live_memory FOLDER [--minutes 30]``.
 
-Starts ``edgevlm demo`` with the built-in model, opens the tab Live in Chromium with Chromium's own moving
-test picture as the camera, and looks at the memory of the server's process and at the page's JavaScript
-heap. Writes FOLDER/live_memory.json. The exit status is 1 if the server grew by more than `ALLOWED_MB` after
-the first `WARM_UP` of the time. Only memory is measured: other work on the machine does no harm.
+It starts ``edgevlm demo`` with the built-in model and opens the tab Live in Chromium, with Chromium's moving
+test image as the camera. It samples the memory of the server's process and the page's JavaScript heap. The
+result is in FOLDER/live_memory.json. The exit status is 1 if the server grew by more than `ALLOWED_MB` after
+the first `WARM_UP` of the time. Other work on the machine has no effect, since only memory is measured.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 
 import httpx
 
-from benchmarks.files import described
+from benchmarks.files import environment
 from edgevlm.evaluation.report import write_json
 from edgevlm.runtimes import system
 from tests.support import browser
 
 WARM_UP = 1 / 6
-"""Share of the time after which nothing may grow any more."""
+"""Share of the time after which the server must not grow any more."""
 
 ALLOWED_MB = 10
 
 SECONDS_BETWEEN_LOOKS = 5
 
 
-def watched(server: int, address: str, minutes: float) -> list[dict[str, float]]:
-    """Minutes since the start, answers, MB of the server and of the page's JavaScript, every few seconds."""
+def watch_memory(server: int, address: str, minutes: float) -> list[dict[str, float]]:
+    """Sample minutes since the start, answers, and MB of server and page, every few seconds."""
     found: list[dict[str, float]] = []
     answers = 0
 
@@ -54,7 +54,7 @@ def watched(server: int, address: str, minutes: float) -> list[dict[str, float]]
             heap = next(entry["value"] for entry in metrics if entry["name"] == "JSHeapUsedSize")
             resident = system.resident_memory(server)
             if resident is None:
-                raise RuntimeError("the system does not say what memory a process holds")
+                raise RuntimeError("this system does not report the memory of a process")
             found.append(
                 {
                     "minutes": round(passed, 2),
@@ -68,7 +68,7 @@ def watched(server: int, address: str, minutes: float) -> list[dict[str, float]]
 
 
 def summary(found: list[dict[str, float]], minutes: float) -> dict[str, Any]:
-    """The measurements in short."""
+    """Return the summary of the samples."""
     warm = [entry for entry in found if entry["minutes"] >= WARM_UP * minutes]
     server = [entry["server_mb"] for entry in warm]
     half = len(server) // 2
@@ -111,12 +111,12 @@ def main() -> int:
                 break
             except httpx.TransportError:
                 time.sleep(1)
-        result = summary(watched(server.pid, address, arguments.minutes), arguments.minutes)
+        result = summary(watch_memory(server.pid, address, arguments.minutes), arguments.minutes)
     finally:
         server.terminate()
         server.wait()
     print(result["server_mb"])
-    about = {name: value for name, value in described(1).items() if name != "rounds"}
+    about = {name: value for name, value in environment(1).items() if name != "rounds"}
     arguments.folder.mkdir(parents=True, exist_ok=True)
     write_json(arguments.folder / "live_memory.json", about | result)
     return int(result["server_mb"]["grown"] > ALLOWED_MB)

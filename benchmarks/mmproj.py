@@ -1,4 +1,4 @@
-"""A SmolVLM checkpoint's vision half as llama.cpp's multimodal library reads it, to compare with.
+"""Convert a SmolVLM checkpoint's vision model for llama.cpp's multimodal library, for comparisons.
 
 edgevlm itself does not use such files.
 """
@@ -21,6 +21,7 @@ def write_mmproj(checkpoint: Path, path: Path) -> None:
 
     Args:
         checkpoint: a folder with ``config.json``, ``preprocessor_config.json`` and safetensors.
+        path: the GGUF file to write.
     """
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     preparation = json.loads((checkpoint / "preprocessor_config.json").read_text(encoding="utf-8"))
@@ -50,7 +51,7 @@ def write_mmproj(checkpoint: Path, path: Path) -> None:
                     continue
                 mapped = names.get_name(name, ENDINGS)
                 if mapped is None:
-                    raise ValueError(f"llama.cpp has no place for {name}")
+                    raise ValueError(f"llama.cpp has no tensor name for {name}")
                 tensor = tensors.get_tensor(name).float().numpy()
                 matrix = tensor.ndim > 1 and "position" not in name
                 writer.add_tensor(mapped, tensor.astype(np.float16) if matrix else tensor)

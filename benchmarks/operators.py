@@ -1,7 +1,7 @@
-"""Where a vision graph's time goes, by operator: ``python -m benchmarks.operators FILE.onnx``.
+"""Measure a vision graph's time by operator: ``python -m benchmarks.operators FILE.onnx``.
 
-ONNX Runtime's own profile of one tile at a time, medians per node, added up by operator. For the decoder,
-``edgevlm bench`` says which share of the machine's memory bandwidth and arithmetic it reaches.
+The figures are from ONNX Runtime's profile of one tile at a time: medians of each node, summed by operator.
+For the decoder, ``edgevlm bench`` reports the share of the machine's memory bandwidth and arithmetic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDS = 5
 
 
 def by_operator(path: Path, rounds: int = ROUNDS, threads: int = THREADS) -> dict[str, float]:
-    """Milliseconds per tile of each kind of node, the costliest first."""
+    """Return milliseconds per tile by operator, the largest first."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_profiling = True

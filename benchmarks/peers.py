@@ -1,8 +1,7 @@
-"""What is compared: edgevlm, llama.cpp's multimodal stack, bare llama.cpp, OpenVINO GenAI, transformers.
+"""Peers of the comparison: edgevlm, llama.cpp with and without images, OpenVINO GenAI, transformers.
 
-Each class runs in a `Worker` and imports its libraries there, so that no other's memory counts as its own.
-A conversation is a list of turns, (role, picture files, text); times are in seconds, all taken inside the
-worker.
+Each class runs in a `Worker` and imports its libraries there, so that its memory is its own. All times are in
+seconds and are measured in the worker.
 """
 
 from __future__ import annotations
@@ -21,22 +20,23 @@ from numpy.typing import NDArray
 from edgevlm.results import Stats
 from edgevlm.runtimes import system
 
-Turn = tuple[str, Sequence[Path], str]
+Message = tuple[str, Sequence[Path], str]
+"""Role, image files and text."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """How one answer came."""
+class TimedAnswer:
+    """An answer, and the time to its first token."""
 
     first_token: float
-    """From the request, pictures still in their files, to the first token."""
+    """Seconds from the request, with the images in files, to the first token."""
     text: str
     stats: Stats | None = None
-    """Where the time went, if the peer says so."""
+    """Time by phase; None if the peer does not report it."""
 
 
 class Memory:
-    """Peak memory of the worker."""
+    """A peer that reports the peak memory of its worker."""
 
     def peak_memory(self) -> int | None:
         return system.peak_memory()
@@ -63,28 +63,28 @@ class EdgeVLM(Memory):
         return f"vision {self._vlm.vision_device}, decoder {self._vlm.decoder_device}"
 
     def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
-        """Seconds for one picture of a tile's size, and its embeddings ``[tokens, width]``."""
+        """Return seconds for one image of a tile's size, and its embeddings ``[tokens, width]``."""
         start = time.perf_counter()
         found = self._vlm.encode_image(tile, detail="low")
         return time.perf_counter() - start, found
 
-    def answer(self, turns: Sequence[Turn], tokens: int, **options: Any) -> Answered:
+    def answer(self, turns: Sequence[Message], tokens: int, **options: Any) -> TimedAnswer:
         messages = [
             {
                 "role": role,
                 "content": [
-                    *({"type": "image", "image": str(picture)} for picture in pictures),
+                    *({"type": "image", "image": str(image)} for image in images),
                     {"type": "text", "text": text},
                 ],
             }
-            for role, pictures, text in turns
+            for role, images, text in turns
         ]
         answer = self._vlm.generate(messages, max_tokens=tokens, **options)
-        return Answered(answer.stats.first_token_ms / 1000, answer.text, answer.stats)
+        return TimedAnswer(answer.stats.first_token_ms / 1000, answer.text, answer.stats)
 
 
 class Multimodal(Memory):
-    """llama.cpp's own multimodal stack, by llama-cpp-python's chat handler."""
+    """llama.cpp's own multimodal stack, through llama-cpp-python's chat handler."""
 
     def __init__(self, decoder: Path, projector: Path, threads: int, context_length: int) -> None:
         self._open = lambda: self._make(decoder, projector, threads, context_length)
@@ -109,7 +109,7 @@ class Multimodal(Memory):
             n_threads_batch=threads,
             verbose=False,
         )
-        handler._init_mtmd_context(llama)  # else the first question pays for it
+        handler._init_mtmd_context(llama)  # otherwise the first question does it
         return llama, handler
 
     def load(self) -> float:
@@ -121,7 +121,7 @@ class Multimodal(Memory):
         return seconds
 
     def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
-        """Seconds for the last slice of a picture, which is the whole of it, and its embeddings."""
+        """Return seconds for the last slice of an image, which is the whole image, and its embeddings."""
         from llama_cpp import mtmd_cpp as mtmd
 
         context = self._handler.mtmd_ctx
@@ -162,17 +162,17 @@ class Multimodal(Memory):
         mtmd.mtmd_bitmap_free(bitmap)
         return seconds, found
 
-    def answer(self, turns: Sequence[Turn], tokens: int) -> Answered:
+    def answer(self, turns: Sequence[Message], tokens: int) -> TimedAnswer:
         start = time.perf_counter()
         messages = [
             {
                 "role": role,
                 "content": [
-                    *({"type": "image_url", "image_url": _data_uri(file)} for file in pictures),
+                    *({"type": "image_url", "image_url": _data_uri(file)} for file in images),
                     {"type": "text", "text": text},
                 ],
             }
-            for role, pictures, text in turns
+            for role, images, text in turns
         ]
         stream = self._llama.create_chat_completion(
             messages, max_tokens=tokens, temperature=0.0, repeat_penalty=1.0, stream=True
@@ -183,7 +183,7 @@ class Multimodal(Memory):
             if delta.get("content"):
                 first_token = first_token or time.perf_counter() - start
                 text += delta["content"]
-        return Answered(first_token or time.perf_counter() - start, text)
+        return TimedAnswer(first_token or time.perf_counter() - start, text)
 
 
 def _data_uri(file: Path) -> str:
@@ -191,11 +191,15 @@ def _data_uri(file: Path) -> str:
 
 
 class BareLoop(Memory):
-    """`llama_decode` alone, without sampling, with llama.cpp's settings as asked.
+    """`llama_decode` alone, without sampling, with the given settings of llama.cpp.
 
     Args:
+        decoder: the GGUF file.
+        threads: number of threads.
+        context_length: positions of the context.
         flash_attention: ``AUTO``, ``ENABLED`` or ``DISABLED``.
-        cache_type: of keys and values, ``F16`` or ``Q8_0``.
+        cache_type: type of keys and values, ``F16`` or ``Q8_0``.
+        batch_length: tokens per batch.
     """
 
     def __init__(
@@ -234,7 +238,7 @@ class BareLoop(Memory):
         )
 
     def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
-        """Positions per second of a prefill of so many tokens, and tokens per second after it."""
+        """Return positions per second of a prefill of `prompt` tokens, and tokens per second after it."""
         llama = self._llama
         memory = llama.llama_get_memory(self._context)
         llama.llama_memory_clear(memory, True)
@@ -278,7 +282,7 @@ class BareLoop(Memory):
 
 
 class OurDecoder(Memory):
-    """edgevlm's decoder by itself, sampling greedily."""
+    """edgevlm's decoder alone, with greedy sampling."""
 
     def __init__(self, decoder: Path, threads: int, context_length: int) -> None:
         from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
@@ -286,7 +290,7 @@ class OurDecoder(Memory):
         self._decoder = LlamaCppDecoder(decoder, context_length=context_length, threads=threads)
 
     def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
-        """As `BareLoop.rates`, choosing each token from the logits."""
+        """Return rates as `BareLoop.rates` does; each token is chosen from the logits."""
         from edgevlm.benchmark import rates
 
         return rates(self._decoder, prompt, tokens)
@@ -302,7 +306,7 @@ class OurDecoder(Memory):
 
 
 class OpenVinoGenAI(Memory):
-    """OpenVINO GenAI, which reads the same GGUF."""
+    """OpenVINO GenAI with the same GGUF file."""
 
     def __init__(self, decoder: Path, threads: int) -> None:
         import openvino
@@ -314,7 +318,7 @@ class OpenVinoGenAI(Memory):
         )
 
     def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
-        """As `BareLoop.rates`."""
+        """Return rates as `BareLoop.rates` does."""
         ids = np.random.default_rng(0).integers(3, 40_000, (1, prompt), np.int64)
         config = self._genai.GenerationConfig(
             max_new_tokens=tokens, ignore_eos=True, do_sample=False
@@ -328,9 +332,11 @@ class OpenVinoGenAI(Memory):
 
 
 class Transformers(Memory):
-    """The checkpoint itself, on the CPU.
+    """The checkpoint in transformers, on the CPU.
 
     Args:
+        checkpoint: the checkpoint's folder.
+        threads: number of threads.
         dtype: ``float32`` or ``bfloat16``.
     """
 
@@ -345,7 +351,7 @@ class Transformers(Memory):
         ).eval()
 
     def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
-        """Seconds for one tile, and its embeddings ``[tokens, width]``."""
+        """Return seconds for one tile, and its embeddings ``[tokens, width]``."""
         torch = self._torch
         pixels = torch.from_numpy(tile).permute(2, 0, 1)[None, None].float() / 127.5 - 1
         start = time.perf_counter()

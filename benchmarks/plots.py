@@ -1,4 +1,4 @@
-"""Draws what was measured: ``python -m benchmarks.plots FOLDER``, from results.json and growth.json there."""
+"""Draw the figures of results.json and growth.json in a folder: ``python -m benchmarks.plots FOLDER``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 PHASE_COLORS = {"prepare": "#9ab", "encode": "#36a", "prefill": "#e93", "wait": "#ccc"}
-OURS, THEIRS = "#36a", "#bbb"
+OUR_COLOR, PEER_COLOR = "#36a", "#bbb"
 SIZE = (9.0, 4.0)
 
 
 def first_tokens(result: dict[str, Any], path: Path) -> None:
-    """Where the time to the first token goes, beside the peer's whole time."""
+    """Draw the time to the first token by phase, beside the peer's whole time."""
     rows = [row for row in result["rows"] if row["work"] in result["phases"]]
     figure, axes = pyplot.subplots(figsize=SIZE, layout="constrained")
     for i, row in enumerate(rows):
-        axes.barh(i - 0.2, row["theirs"], 0.38, color=THEIRS, label=row["peer"] if not i else None)
+        axes.barh(
+            i - 0.2, row["theirs"], 0.38, color=PEER_COLOR, label=row["peer"] if not i else None
+        )
         start = 0.0
         for phase, seconds in result["phases"][row["work"]].items():
             axes.barh(
@@ -46,27 +48,27 @@ def first_tokens(result: dict[str, Any], path: Path) -> None:
 
 
 def ratios(results: dict[str, Any], path: Path) -> None:
-    """How many times better each row of each part is, and what was asked for."""
+    """Draw the ratio of each row, and the required one."""
     rows = [row for part in results.values() for row in part["rows"] if row["at_least"] is not None]
     figure, axes = pyplot.subplots(figsize=(SIZE[0], 0.35 * len(rows) + 1), layout="constrained")
     for i, row in enumerate(rows):
-        axes.barh(i, row["ratio"], color=OURS if row["reached"] else "#c55")
+        axes.barh(i, row["ratio"], color=OUR_COLOR if row["reached"] else "#c55")
         axes.plot([row["at_least"]] * 2, [i - 0.4, i + 0.4], color="black")
         axes.text(row["ratio"], i, f" {row['ratio']:.3g}", va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(0.5, 2 * max(row["ratio"] for row in rows))  # room for the figures
     axes.set_yticks(range(len(rows)), [f"{row['work']} / {row['peer']}" for row in rows])
     axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("times as good as the peer; mark: what was asked for")
+    axes.set_xlabel("times as good as the peer; mark: required")
     axes.invert_yaxis()
     _finish(axes, path, figure)
 
 
 def growth(result: dict[str, Any], path: Path) -> None:
-    """Cost against tiles, pictures, context and answer."""
+    """Draw cost over tiles, images, context and answer."""
     figure, panels = pyplot.subplots(2, 2, figsize=(SIZE[0], 6.5), layout="constrained")
-    (tiles, pictures), (context, answer) = panels
-    for axes, name, counted in ((tiles, "tiles", "tiles"), (pictures, "pictures", "tiles")):
+    (tiles, images), (context, answer) = panels
+    for axes, name, counted in ((tiles, "tiles", "tiles"), (images, "pictures", "tiles")):
         costs = result[name]
         counts = [cost[counted] for cost in costs]
         for phase in ("encode", "prefill"):
@@ -80,7 +82,7 @@ def growth(result: dict[str, Any], path: Path) -> None:
         axes.plot(
             counts, [cost["first_token"] for cost in costs], color="black", label="first token"
         )
-        axes.set_xlabel("tiles of the pictures" if name == "tiles" else "pictures of one tile")
+        axes.set_xlabel("tiles of the images" if name == "tiles" else "images of one tile")
         axes.set_ylabel("seconds")
         axes.legend(fontsize=8)
     for i, (name, rates) in enumerate(result["context"].items()):
@@ -89,7 +91,7 @@ def growth(result: dict[str, Any], path: Path) -> None:
             lengths,
             [decode for _, decode in rates.values()],
             marker="o",
-            color=THEIRS if i else OURS,
+            color=PEER_COLOR if i else OUR_COLOR,
             label=name,
         )
     context.set_xlabel("positions in the context")

@@ -1,8 +1,8 @@
-"""Many clients at once: ``python -m benchmarks.server_load [--clients 32] [--seconds 60]``.
+"""Measure the server with many clients: ``python -m benchmarks.server_load [--clients 32] [--seconds 60]``.
 
-Starts ``edgevlm serve`` with the built-in model; each client asks about a picture of its own, again as soon
-as it has its answer. Says how many answers came, how long they took, how evenly the clients were served,
-what went wrong, and what memory the server held from beginning to end.
+It starts ``edgevlm serve`` with the built-in model. Each client asks about its own image, and asks again as
+soon as it has the answer. The result has the number of answers, their times, the smallest and largest number
+of answers of a client, the HTTP statuses, and the server's memory over time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MODEL = "edgevlm-nano"
 QUESTION = "What is in the picture?"
 
 
-def picture(seed: int) -> str:
-    """A data URI of colored squares."""
+def image(seed: int) -> str:
+    """Return an image of colored squares as a data URI."""
     squares = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     file = BytesIO()
     Image.fromarray(squares).resize((640, 480), Image.Resampling.NEAREST).save(file, "PNG")
@@ -39,12 +39,12 @@ def picture(seed: int) -> str:
 
 
 async def client(url: str, seed: int, end: float, statuses: Counter[int]) -> list[float]:
-    """Seconds of each answer."""
+    """Ask until `end`; return the seconds of each answer."""
     taken: list[float] = []
     async with httpx.AsyncClient(timeout=120) as http:
         while (start := time.monotonic()) < end:
             parts: list[dict[str, Any]] = [
-                {"type": "image_url", "image_url": {"url": picture(seed + 1000 * len(taken))}},
+                {"type": "image_url", "image_url": {"url": image(seed + 1000 * len(taken))}},
                 {"type": "text", "text": QUESTION},
             ]
             body = {"model": MODEL, "messages": [{"role": "user", "content": parts}]}
@@ -57,8 +57,8 @@ async def client(url: str, seed: int, end: float, statuses: Counter[int]) -> lis
     return taken
 
 
-async def watched(process: int, end: float) -> list[float]:
-    """Megabytes once a second; none where the system does not say."""
+async def watch_memory(process: int, end: float) -> list[float]:
+    """Return megabytes once a second; empty if the system does not report them."""
     found = []
     while time.monotonic() < end:
         held = system.resident_memory(process)
@@ -72,7 +72,7 @@ async def load(url: str, process: int, clients: int, seconds: float) -> dict[str
     statuses: Counter[int] = Counter()
     end = time.monotonic() + seconds
     memory, *taken = await asyncio.gather(
-        watched(process, end), *(client(url, seed, end, statuses) for seed in range(clients))
+        watch_memory(process, end), *(client(url, seed, end, statuses) for seed in range(clients))
     )
     every = sorted(second for answers in taken for second in answers)
     counts = [len(answers) for answers in taken]

@@ -1,10 +1,10 @@
-"""Clients that break every way at random: ``python -m benchmarks.soak [--seconds 600] [--seed 0]``.
+"""Test the server with misbehaving clients: ``python -m benchmarks.soak [--seconds 600] [--seed 0]``.
 
-Starts ``edgevlm serve`` with the built-in model. Some clients ask what they know the answer of and check it;
-the others leave in the middle, send halves, garbage, bodies without an end, schemas and pictures that cannot
-be used, and do not read what they asked for. Says what came of each, what came that should not have, and what
-memory, sockets and threads the server held at the beginning, at most and at the end. The exit status is 1 if
-anything came that should not have.
+It starts ``edgevlm serve`` with the built-in model. Good clients ask questions with known answers and check
+the answers. Bad clients disconnect early, send partial requests, garbage, bodies that are too large, invalid
+schemas and images, or do not read the response. The result has the outcomes of each behavior, unexpected
+outcomes, and the server's memory, sockets and threads before and after. The exit status is 1 after an
+unexpected outcome.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ MODEL = "edgevlm-nano"
 CHAT = "/v1/chat/completions"
 
 GOOD, BAD = 3, 10
-"""Clients of each kind."""
+"""Number of good and bad clients."""
 
 PATIENCE = 120.0
-"""Seconds that an answer may take; more is a hang."""
+"""Longest time for an answer in seconds; a longer one is a hang."""
 
 BOMBS = (100_000, 700_000)
-"""Characters of special tokens in one message."""
+"""Numbers of characters of special tokens in one message."""
 
 BAD_SCHEMAS: tuple[Any, ...] = (
     {"type": "nonsense"},
@@ -58,17 +58,17 @@ BAD_SCHEMAS: tuple[Any, ...] = (
 
 @dataclass
 class Found:
-    """What came of it all."""
+    """Outcomes of a run."""
 
     answers: int = 0
-    """Right ones."""
+    """Right answers of the good clients."""
     busy: int = 0
-    """Of the well-behaved: told to come again."""
+    """Responses 503 to the good clients."""
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
 
     def note(self, name: str, outcome: str, expected: tuple[str, ...]) -> None:
-        """Count an outcome; 503 may come for everything, as the queue may be full."""
+        """Count an outcome; 503 is always expected, because the queue may be full."""
         self.outcomes.setdefault(name, Counter())[outcome] += 1
         if outcome not in (*expected, "503"):
             self.unexpected.append(f"{name}: {outcome}")
@@ -105,7 +105,7 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
 
 
 async def answer(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, str]:
-    """Status and text of an answer."""
+    """Return status and text of an answer."""
     response = await http.post(CHAT, json=body)
     if response.status_code != httpx.codes.OK:
         return response.status_code, response.text[:300]
@@ -114,8 +114,8 @@ async def answer(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, st
     events = [line[len("data: ") :] for line in response.text.splitlines() if line]
     if events[-1] != "[DONE]":
         return 200, f"a stream that ended with {events[-1]!r}"
-    pieces = [json.loads(event)["choices"] for event in events[:-1]]
-    return 200, "".join(piece[0]["delta"].get("content") or "" for piece in pieces if piece)
+    chunks = [json.loads(event)["choices"] for event in events[:-1]]
+    return 200, "".join(chunk[0]["delta"].get("content") or "" for chunk in chunks if chunk)
 
 
 class Soak:
@@ -131,13 +131,13 @@ class Soak:
         self._right: list[str] = []
 
     async def run(self) -> None:
-        """Until the time is over and everybody has left."""
+        """Run all clients until the time is over."""
         async with self._client() as http:
             for body in QUESTIONS:
-                status, said = await answer(http, body)
+                status, content = await answer(http, body)
                 if status != httpx.codes.OK:
-                    raise RuntimeError(f"the server does not answer: {status} {said}")
-                self._right.append(said)
+                    raise RuntimeError(f"the server does not answer: {status} {content}")
+                self._right.append(content)
         good = [self._good(index) for index in range(GOOD)]
         bad = [self._bad(index) for index in range(BAD)]
         await asyncio.gather(*good, *bad)
@@ -151,28 +151,30 @@ class Soak:
             while time.monotonic() < self._end:
                 which = choose.randrange(len(QUESTIONS))
                 try:
-                    status, said = await answer(http, QUESTIONS[which])
+                    status, content = await answer(http, QUESTIONS[which])
                 except httpx.HTTPError as error:
                     self.found.unexpected.append(f"a good client: {type(error).__name__} {error}")
                     continue
                 if status == httpx.codes.SERVICE_UNAVAILABLE:
                     self.found.busy += 1
                     await asyncio.sleep(1)
-                elif (status, said) == (200, self._right[which]):
+                elif (status, content) == (200, self._right[which]):
                     self.found.answers += 1
                 else:
-                    self.found.unexpected.append(f"question {which} was answered {status} {said!r}")
+                    self.found.unexpected.append(
+                        f"question {which} was answered {status} {content!r}"
+                    )
 
     async def _bad(self, index: int) -> None:
         choose = random.Random(f"bad {self._seed} {index}")
-        behaviours: list[Callable[[random.Random], Awaitable[None]]] = [
+        behaviors: list[Callable[[random.Random], Awaitable[None]]] = [
             self.leaves_at_once,
-            self.sends_a_half,
+            self.sends_a_partial_request,
             self.drips,
             self.sends_garbage,
             self.sends_too_much,
             self.asks_for_a_bad_schema,
-            self.sends_a_bad_picture,
+            self.sends_a_bad_image,
             self.spells_special_tokens,
             self.uploads,
             self.does_not_read,
@@ -185,31 +187,31 @@ class Soak:
             self.opens_many_connections,
         ]
         while time.monotonic() < self._end:
-            behaviour = choose.choice(behaviours)
+            behavior = choose.choice(behaviors)
             try:
-                await asyncio.wait_for(behaviour(choose), PATIENCE)
+                await asyncio.wait_for(behavior(choose), PATIENCE)
             except asyncio.TimeoutError:
-                self.found.note(behaviour.__name__, "a hang", ())
+                self.found.note(behavior.__name__, "a hang", ())
             except (OSError, httpx.HTTPError, asyncio.IncompleteReadError) as error:
-                self.found.note(behaviour.__name__, f"{type(error).__name__} {error}", ())
+                self.found.note(behavior.__name__, f"{type(error).__name__} {error}", ())
 
-    # What they do ----------------------------------------------------------------------------
+    # Behaviors of bad clients ------------------------------------------------------------------
 
     async def leaves_at_once(self, choose: random.Random) -> None:
         async with self._connection():
             await asyncio.sleep(choose.random() * 0.1)
         self.found.note("leaves_at_once", "left", ("left",))
 
-    async def sends_a_half(self, choose: random.Random) -> None:
+    async def sends_a_partial_request(self, choose: random.Random) -> None:
         whole = self._request(QUESTIONS[choose.randrange(len(QUESTIONS))])
         async with self._connection() as (_, writer):
             writer.write(whole[: choose.randrange(len(whole) - 1)])
             await writer.drain()
             await asyncio.sleep(choose.random())
-        self.found.note("sends_a_half", "left", ("left",))
+        self.found.note("sends_a_partial_request", "left", ("left",))
 
     async def drips(self, choose: random.Random) -> None:
-        """A byte now and then, in the headers or the body, until the server or the client has enough."""
+        """Send single bytes slowly, in the headers or the body, until one side closes the connection."""
         whole = self._request(QUESTIONS[0])
         start = choose.choice([0, 40, whole.index(b"\r\n\r\n") + 10])
         async with self._connection() as (reader, writer):
@@ -246,13 +248,13 @@ class Soak:
         self.found.note("sends_garbage", outcome, ("400", "closed"))
 
     async def sends_too_much(self, choose: random.Random) -> None:
-        """Bodies of more than 32 MiB, said beforehand or found out."""
+        """Send a body of more than 32 MiB, with or without a Content-Length."""
         size = 40 * 2**20
-        said = choose.random() < 0.5
-        length = f"Content-Length: {size}" if said else "Transfer-Encoding: chunked"
+        with_length = choose.random() < 0.5
+        length = f"Content-Length: {size}" if with_length else "Transfer-Encoding: chunked"
         head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\n{length}\r\n\r\n"
         piece = b" " * 2**16
-        if not said:
+        if not with_length:
             piece = b"%x\r\n" % len(piece) + piece + b"\r\n"
         async with self._connection() as (reader, writer):
             writer.write(head.encode())
@@ -271,7 +273,7 @@ class Soak:
         form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         await self._asks("asks_for_a_bad_schema", asking(text("Hi"), response_format=form), "400")
 
-    async def sends_a_bad_picture(self, choose: random.Random) -> None:
+    async def sends_a_bad_image(self, choose: random.Random) -> None:
         file = (EXAMPLES / "square.png").read_bytes()
         data = choose.choice([file[: choose.randrange(60)], choose.randbytes(1000), b"", b"GIF89a"])
         url = "data:image/png;base64," + base64.b64encode(data).decode()
@@ -279,7 +281,7 @@ class Soak:
             [url, url[:-1] + "*", "https://example.org/a.png", "file:///etc/passwd"]
         )
         part = {"type": "image_url", "image_url": {"url": url}}
-        await self._asks("sends_a_bad_picture", asking(part, text("?")), "400")
+        await self._asks("sends_a_bad_image", asking(part, text("?")), "400")
 
     async def spells_special_tokens(self, choose: random.Random) -> None:
         token = choose.choice(["<image>", "<|im_end|>", "<end_of_utterance>", "<", "\x00", "é"])
@@ -287,7 +289,7 @@ class Soak:
         await self._asks("spells_special_tokens", asking(text(words)), "400")
 
     async def uploads(self, choose: random.Random) -> None:
-        """A file, which is forgotten by the next one who uploads."""
+        """Upload a file, and sometimes delete an earlier one."""
         async with self._client() as http:
             good = choose.random() < 0.5
             data = (EXAMPLES / "square.png").read_bytes() if good else choose.randbytes(5000)
@@ -372,7 +374,7 @@ class Soak:
             await asyncio.sleep(choose.random())
         self.found.note("opens_many_connections", "left", ("left",))
 
-    # How they do it --------------------------------------------------------------------------
+    # Helpers -----------------------------------------------------------------------------------
 
     async def _asks(self, name: str, body: dict[str, Any], expected: str) -> None:
         async with self._client() as http:
@@ -400,7 +402,7 @@ class Soak:
             writer.transport.abort()
 
     async def _status(self, reader: asyncio.StreamReader) -> str:
-        """Of the next answer, whose body is read too; ``closed`` if there is none."""
+        """Read the next response; return its status, or ``closed`` if there is none."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -416,7 +418,7 @@ class Soak:
 
 
 async def watch(process: int, held: list[float]) -> None:
-    """Megabytes once a second, as long as somebody wants to know."""
+    """Append the memory of a process in megabytes once a second until it is cancelled."""
     while True:
         memory = system.resident_memory(process)
         if memory is not None:
@@ -425,7 +427,7 @@ async def watch(process: int, held: list[float]) -> None:
 
 
 def holds(process: int) -> dict[str, int]:
-    """Sockets and threads of a process; empty where the system does not say."""
+    """Return the sockets and threads of a process; empty if the system does not report them."""
     folder = Path(f"/proc/{process}")
     if not folder.exists():
         return {}
@@ -437,7 +439,7 @@ def holds(process: int) -> dict[str, int]:
 
 
 async def idle(port: int) -> None:
-    """Until the server has nothing to do."""
+    """Wait until the server has no request."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as http:
         for _ in range(600):
             if (await http.get("/health")).json() == {"status": "ok", "waiting": 0}:

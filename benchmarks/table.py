@@ -1,4 +1,4 @@
-"""A comparison's rows, and how they are written."""
+"""Rows of a comparison, and the Markdown table of them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ HEAD = """\
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One line of the comparison."""
 
     work: str
     peer: str
     unit: str
     ours: float
-    """Median."""
+    """Median of edgevlm."""
     theirs: float
+    """Median of the peer."""
     ratio: float
-    """How many times better ours is."""
+    """How many times better edgevlm is."""
     at_least: float | None
-    """The ratio that was asked for."""
+    """Required ratio; None: no requirement."""
     note: str = ""
     rounds: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
 
@@ -35,7 +36,7 @@ class Row:
         return None if self.at_least is None else self.ratio >= self.at_least
 
 
-def compared(
+def compare(
     work: str,
     peer: str,
     ours: Sequence[float],
@@ -43,16 +44,16 @@ def compared(
     at_least: float | None,
     note: str = "",
     unit: Literal["s", "tokens/s"] = "s",
-) -> Row:
-    """A row of measurements: seconds, of which fewer are better, or rates, of which more are."""
+) -> ComparisonRow:
+    """Return the row for measured seconds (fewer are better) or rates (more are better)."""
     a, b = median(ours), median(theirs)
     ratio = b / a if unit == "s" else a / b
     rounds = {"ours": list(ours), "theirs": list(theirs)}
-    return Row(work, peer, unit, a, b, ratio, at_least, note, rounds)
+    return ComparisonRow(work, peer, unit, a, b, ratio, at_least, note, rounds)
 
 
-def line(row: Row) -> str:
-    """A row of the table."""
+def line(row: ComparisonRow) -> str:
+    """Return a line of the Markdown table."""
     bar = "" if row.at_least is None else f"{row.at_least:.2f}"
     mark = {True: "yes", False: "**no**", None: ""}[row.reached]
     return (

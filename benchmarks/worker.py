@@ -1,4 +1,4 @@
-"""A peer in a process of its own: its memory is its own, and it sleeps while another is measured."""
+"""A peer in its own process: its memory is its own, and it sleeps while another one is measured."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 
 class Worker:
-    """Makes an object in a child process and calls its methods there.
+    """Creates an object in a child process and calls its methods there.
 
     Args:
-        make: a class that can be pickled; called in the child with `arguments`.
+        make: a class that can be pickled.
+        arguments: keyword arguments for `make`.
     """
 
     def __init__(self, make: type, **arguments: Any) -> None:
@@ -23,10 +24,10 @@ class Worker:
         self._receive()
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """What the method returns.
+        """Return the result of a method.
 
         Raises:
-            RuntimeError: it raised, or the process died.
+            RuntimeError: the method raised an exception, or the process died.
         """
         self._here.send((method, arguments, named))
         return self._receive()

@@ -8,8 +8,12 @@ _NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
 
 
-def box(text: str) -> tuple[float, float, float, float] | None:
-    """The first ``[left, top, right, bottom]`` in a text; None if there is none or it is empty."""
+def find_box(text: str) -> tuple[float, float, float, float] | None:
+    """Return the first ``[left, top, right, bottom]`` in a text, in the unit of the text.
+
+    Returns:
+        The four numbers, or None if the text has no box or if the box is empty.
+    """
     found = _BOX.search(text)
     if found is None:
         return None

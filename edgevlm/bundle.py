@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgevlm.errors import BundleError, InputError
 from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
-from edgevlm.user_cache import keep, user_cache
+from edgevlm.user_cache import user_cache, write_cached
 
 BUILT_IN = Path(__file__).parent / "models"
 """Bundles that ship inside the package, a folder each."""
@@ -49,7 +49,10 @@ class Bundle:
 
         Args:
             model: a built-in name, a folder, or a hub repository ``owner/name``, tried in this order.
-            revision, cache_dir, token, local_files_only: as in huggingface_hub; for repositories.
+            revision: branch, tag or commit of a hub repository; None: the default branch.
+            cache_dir: folder for downloads; None: huggingface_hub's own.
+            token: token for a private repository; None: the one that huggingface_hub has stored.
+            local_files_only: use downloaded files only, never the network.
 
         Raises:
             BundleError: nothing is found there, or what is there is no complete bundle.
@@ -134,7 +137,7 @@ class Bundle:
             return
         self.check_hashes(unknown)
         for entry in unknown:
-            keep(marks[entry.name], f"{self.path(entry)}\n")
+            write_cached(marks[entry.name], f"{self.path(entry)}\n")
 
     def _mark(self, entry: FileEntry) -> Path:
         """A file of the user's cache that stands for this content in this place since its last change."""

@@ -53,7 +53,7 @@ class LatestFrame(Iterator[FrameResult]):
 
     A thread of its own answers about one frame at a time. A frame that is put meanwhile waits, and replaces
     the frame that waited before. A new result replaces a result that was not read. So there is never a
-    backlog, and a result is as recent as the speed of the model allows::
+    backlog, and a result is as recent as the speed of the model allows:
 
         with VLM.from_pretrained() as vlm, LatestFrame(vlm, "Is the way free?", max_tokens=8) as latest:
             while True:

@@ -1,36 +1,36 @@
-"""Every error that edgevlm raises on purpose.
+"""The errors that edgevlm raises on purpose.
 
 ::
 
     EdgeVLMError
-    ├── InputError            what the caller passed cannot be used (also a ValueError)
-    │   ├── ImageError        a picture that is missing, unreadable, empty or too large
+    ├── InputError            an argument or a request that cannot be used (also a ValueError)
+    │   ├── ImageError        an image that is missing, unreadable, empty or too large
     │   ├── PromptError       messages that the model's template cannot express
     │   └── ContextError      prompt plus answer longer than the context
     ├── BundleError           a bundle that is missing, incomplete, altered or of an unknown version
-    ├── BackendError          a vision graph, decoder or device that fails
-    │   ├── LoadError         it cannot be loaded
-    │   ├── InferenceError    it was loaded and failed in a computation
-    │   └── ClosedError       it was closed, or belongs to a parent process
-    ├── BusyError             a model that is held by a stream which nobody reads
+    ├── BackendError          a vision graph, a decoder or a device that fails
+    │   ├── LoadError         a file, a library or a device that cannot be loaded
+    │   ├── InferenceError    a computation that failed, or returned NaN
+    │   └── ClosedError       a model that was closed, or that belongs to the parent process
+    ├── BusyError             a model in use by a stream that nobody reads
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
-        └── DriftError        the exported bundle does not answer as the checkpoint does
+        └── DriftError        a bundle that does not answer as its checkpoint does
 
 Messages say what is wrong, with the value, and what to do about it.
 """
 
 
 class EdgeVLMError(Exception):
-    """Base of every error raised on purpose by edgevlm."""
+    """Base class of the errors that edgevlm raises on purpose."""
 
 
 class InputError(EdgeVLMError, ValueError):
-    """What the caller passed cannot be used."""
+    """An argument or a request that cannot be used."""
 
 
 class ImageError(InputError):
-    """A picture that is missing, unreadable, empty or too large."""
+    """An image that is missing, unreadable, empty or too large."""
 
 
 class PromptError(InputError):
@@ -38,7 +38,7 @@ class PromptError(InputError):
 
 
 class ContextError(InputError):
-    """Prompt plus answer are longer than the decoder's context."""
+    """A prompt that, together with its answer, is longer than the decoder's context."""
 
 
 class BundleError(EdgeVLMError):
@@ -46,27 +46,27 @@ class BundleError(EdgeVLMError):
 
 
 class BackendError(EdgeVLMError):
-    """A vision graph, a decoder or a device failed."""
+    """A vision graph, a decoder or a device that fails."""
 
 
 class LoadError(BackendError):
-    """A file, a library or a device cannot be loaded."""
+    """A file, a library or a device that cannot be loaded."""
 
 
 class InferenceError(BackendError):
-    """A loaded vision graph or decoder failed in a computation, or computed NaN."""
+    """A computation of a loaded vision graph or decoder that failed, or returned NaN."""
 
 
 class ClosedError(BackendError):
-    """The model is closed, or this process was forked from the one that loaded it."""
+    """A model that was closed, or that was loaded before this process was forked."""
 
 
 class BusyError(EdgeVLMError):
-    """The model is held by a stream that nobody reads, or that nobody can read while this request waits."""
+    """A model in use by a stream that nobody reads, or that nobody can read while this request waits."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):
-    """An optional dependency that is not installed; the message has the command that installs it."""
+    """An optional dependency that is not installed; the message has the command to install it."""
 
 
 class ExportError(EdgeVLMError):
@@ -74,4 +74,4 @@ class ExportError(EdgeVLMError):
 
 
 class DriftError(ExportError):
-    """The exported bundle does not answer as the checkpoint does."""
+    """A bundle that does not answer as its checkpoint does."""

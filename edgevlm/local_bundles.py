@@ -10,7 +10,7 @@ import os.path
 from pathlib import Path
 
 from edgevlm.manifest import MANIFEST_NAME
-from edgevlm.user_cache import keep, user_cache
+from edgevlm.user_cache import user_cache, write_cached
 
 
 def exported_bundles() -> list[Path]:
@@ -32,7 +32,7 @@ def remember(folder: Path) -> None:
     folder = folder.expanduser().resolve()
     folders = [folder, *(other for other in exported_bundles() if other != folder)]
     listed = {"folders": [str(folder) for folder in folders]}
-    keep(_file(), json.dumps(listed, ensure_ascii=False))
+    write_cached(_file(), json.dumps(listed, ensure_ascii=False))
 
 
 def _file() -> Path:

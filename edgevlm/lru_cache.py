@@ -1,4 +1,4 @@
-"""A bounded mapping that drops what was not used for the longest time."""
+"""A mapping with a size limit that drops the least recently used entries."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Value = TypeVar("Value")
 
 
 class LruCache(Generic[Key, Value]):
-    """Keep values while their sizes together stay within a limit. Not safe for several threads at once.
+    """A mapping whose values together stay within a size limit. Not thread-safe.
 
     Args:
-        max_size: limit of the sum of all sizes. A single value over the limit is not kept.
+        max_size: limit of the sum of all sizes. A value that is larger by itself is not stored.
         size_of: returns the size of a value; by default each value has size 1.
     """
 
@@ -46,7 +46,7 @@ class LruCache(Generic[Key, Value]):
         return self._values.get(key)
 
     def __setitem__(self, key: Key, value: Value) -> None:
-        """Keep a value as the most recently used one; drop others if they do not fit beside it."""
+        """Store a value as the most recently used one; drop older ones until all fit."""
         if key in self._values:
             self.pop(key)
         size = self._size_of(value)

@@ -37,6 +37,7 @@ class FileEntry:
     size: int
     """Bytes."""
     sha256: str
+    """SHA-256 of the file: 64 lower-case hexadecimal digits."""
     bits_per_weight: float | None = None
     """Decoders: file bits per parameter, as it came out; None for vision graphs."""
 
@@ -66,10 +67,13 @@ class ImagePreparation:
     tile_size: tuple[int, int]
     """Height and width of a tile, pixels."""
     resample: Resample
+    """Pillow's filter for resizing."""
     longest_edge: int | None
     """The picture's longest edge is first resized to this, up or down (Idefics3's rule); None: not."""
     mean: tuple[float, float, float]
+    """Mean of red, green and blue, after rescaling."""
     std: tuple[float, float, float]
+    """Standard deviation of red, green and blue, after rescaling."""
     rescale_factor: float
     """``(pixel * rescale_factor - mean) / std`` is computed inside the vision graph; recorded for reading."""
 
@@ -99,8 +103,11 @@ class VisionSpec:
     """The vision graph: uint8 tiles ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
 
     input_name: str
+    """Name of the graph's input."""
     output_name: str
+    """Name of the graph's output."""
     tokens_per_tile: int
+    """Embeddings of one tile, and so positions that it takes."""
     width: int
     """Size of one embedding, equal to the decoder's."""
     files: dict[str, FileEntry]
@@ -119,10 +126,13 @@ class SpecialToken:
     """A token that only the template may produce; the same characters in a user's text are plain text."""
 
     text: str
+    """Its characters in the template."""
     id: int
+    """Its id in the vocabulary."""
     strip_left: bool = False
     """White space before it is swallowed (``lstrip`` of the checkpoint's tokenizer)."""
     strip_right: bool = False
+    """The same for white space after it (``rstrip``)."""
 
     def check(self) -> None:
         require(bool(self.text), "text", self.text, "must not be empty")
@@ -168,7 +178,9 @@ class PromptSpec:
     image_token: str
     """What the template writes where a picture stands."""
     image_spelling: ImageSpelling
+    """How the place of an image is written."""
     special_tokens: tuple[SpecialToken, ...]
+    """Tokens that only the template may produce."""
     end_token_ids: tuple[int, ...]
     """An answer ends at any of these."""
 
@@ -190,7 +202,9 @@ class DecoderSpec:
     architecture: str
     """GGUF's ``general.architecture``, for reading only."""
     width: int
+    """Size of one embedding."""
     vocabulary_size: int
+    """Tokens in the vocabulary, and logits of a position."""
     context_length: int
     """Positions that the checkpoint was made for."""
     attention: Literal["causal", "prefix"]
@@ -219,9 +233,11 @@ class Source:
     repository: str
     """Hub repository, or the checkpoint folder's name."""
     revision: str | None
+    """Commit of the hub repository; None for a folder."""
     family: str
     """``model_type`` of the checkpoint's configuration, for reading only."""
     license: str
+    """License of the checkpoint, as its model card names it."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,7 @@ class Drift:
     relative_error: float
     """``|ours - theirs| / |theirs|`` (L2): embeddings for a vision graph, logits for a decoder."""
     bound: float
+    """The relative error that the exporter accepts."""
     top1_agreement: float | None = None
     """Decoders: share of teacher-forced positions whose most likely token is the same."""
 
@@ -240,11 +257,15 @@ class ParityReport:
     """What the exporter's last step measured, against transformers in float32."""
 
     pictures: int
+    """Images that were compared."""
     prompts: int
+    """Prompts that were compared."""
     positions: int
     """Teacher-forced positions compared."""
     vision: dict[str, Drift]
+    """Precision to drift of the vision graph."""
     decoder: dict[str, Drift]
+    """Type to drift of the decoder."""
     drift_allowed: bool
     """True if a bound was passed and the person who exported said that it may be."""
 
@@ -256,6 +277,7 @@ class Golden:
     picture_png: str
     """Base64 of a small PNG."""
     question: str
+    """The question about this image."""
     token_ids: tuple[int, ...]
     """transformers' greedy answer in float32, end token included if it came."""
 
@@ -265,6 +287,7 @@ class Tasks:
     """Questions of one language that the model answers; None where it does not do the task."""
 
     describe: str | None = None
+    """What is in the image."""
     find: str | None = None
     """Where something is; ``{thing}`` stands for its name. The answer is a box, see `Usage.boxes`."""
     count: str | None = None
@@ -328,14 +351,23 @@ class Manifest:
     """What is in a bundle and how to use it."""
 
     schema_version: int
+    """Version of this format; this edgevlm reads one version only."""
     name: str
+    """Name of the bundle."""
     source: Source
+    """The checkpoint."""
     image: ImagePreparation
+    """How images become tiles."""
     vision: VisionSpec
+    """The vision graphs."""
     prompt: PromptSpec
+    """How messages become tokens."""
     decoder: DecoderSpec
+    """The decoders."""
     parity: ParityReport | None
+    """The comparison with the checkpoint."""
     golden: Golden | None
+    """The stored answer."""
     created_with: dict[str, str]
     """Package to version, of all that made the bundle."""
     usage: Usage | None = None

@@ -52,9 +52,13 @@ class Generation:
     temperature: float = 0.0
     """0 always takes the most likely token."""
     top_k: int = 40
+    """Keep the k most likely tokens; 0 keeps all. Only above temperature 0, as the next two."""
     top_p: float = 0.95
+    """Keep the most likely tokens whose probabilities add up to this."""
     min_p: float = 0.05
+    """Keep tokens with at least this share of the probability of the most likely one."""
     repetition_penalty: float = 1.0
+    """Penalty for the last 64 tokens of the answer; 1 is off."""
     seed: int = 0
     """The same seed gives the same answer."""
     detail: Detail | None = None

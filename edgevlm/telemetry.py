@@ -1,6 +1,6 @@
-"""Keep the libraries beneath from reporting to their makers: nothing opens a socket that nobody asked for.
+"""Turn off the telemetry of the libraries that edgevlm uses, so that no library opens a socket unasked.
 
-ONNX Runtime (from 1.29 on), huggingface_hub, Gradio and OpenVINO do so unless they are told otherwise.
+ONNX Runtime (from 1.29 on), huggingface_hub, Gradio and OpenVINO send reports by default.
 """
 
 from __future__ import annotations
@@ -15,36 +15,38 @@ VARIABLES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
-"""Read by the libraries when they are imported; child processes inherit them."""
+"""Environment variables that turn telemetry off. The libraries read them at import; child processes inherit
+them."""
 
 OPENVINO_REPORTER = "openvino_telemetry"
-"""The package that OpenVINO reports through; without it, it reports nothing."""
+"""The package that sends OpenVINO's reports. Without it, OpenVINO sends none."""
 
 
 def disable() -> None:
-    """Set `VARIABLES`. One that the user has set keeps its value."""
+    """Set `VARIABLES`, except those that the user has set."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def without_openvino_reporter() -> Iterator[None]:
-    """Hide `OPENVINO_REPORTER` while OpenVINO is imported, unless the user has agreed to its reports.
+    """Hide `OPENVINO_REPORTER` during the import of OpenVINO, unless the user has opted in.
 
-    It has no variable that turns it off; ``opt_in_out`` of that package writes the user's choice into a file.
+    No environment variable turns OpenVINO's telemetry off. The package's command ``opt_in_out`` writes the
+    user's choice to a file.
     """
-    if _agreed() or OPENVINO_REPORTER in sys.modules:
+    if _opted_in() or OPENVINO_REPORTER in sys.modules:
         yield
         return
-    sys.modules[OPENVINO_REPORTER] = None  # type: ignore[assignment]  # Python's way to say: not there
+    sys.modules[OPENVINO_REPORTER] = None  # type: ignore[assignment]  # an import of it fails
     try:
         yield
     finally:
         del sys.modules[OPENVINO_REPORTER]
 
 
-def _agreed() -> bool:
-    """Whether the user has agreed to OpenVINO's reports."""
+def _opted_in() -> bool:
+    """Return True if the user has opted in to OpenVINO's telemetry."""
     choice = os.path.join(os.path.expanduser("~"), "intel", OPENVINO_REPORTER)
     try:
         with open(choice, encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""Checks of arguments, with errors that name the value."""
+"""Checks of arguments; the errors name the argument and its value."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from edgevlm.errors import InputError
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """`value` as an int.
+    """Return `value` as an int.
+
+    Args:
+        name: the argument's name, for the message.
+        value: an int or a NumPy integer; not a bool.
+        low: smallest allowed value.
+        high: largest allowed value.
 
     Raises:
-        InputError: no integer, or outside the range.
+        InputError: the value is not an integer or is outside the range.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InputError(f"{name} must be an integer, is {value!r}")
@@ -23,7 +29,17 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
-    """`value` as a float; raises as `check_integer`."""
+    """Return `value` as a float.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a finite int, float or NumPy number; not a bool.
+        low: smallest allowed value.
+        high: largest allowed value.
+
+    Raises:
+        InputError: the value is not a finite number or is outside the range.
+    """
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float | np.integer | np.floating)

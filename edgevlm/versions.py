@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 
 
-def installed(forms: tuple[str, ...]) -> dict[str, str]:
-    """Those that are installed, with their versions."""
+def installed_versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed, by name."""
     found = {}
-    for name in forms:
+    for name in distributions:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -82,8 +82,12 @@ class VLM:
                 was trained for less or attends over the whole prompt.
             wait_timeout: seconds that a request waits for an open stream that nobody reads, before it raises
                 BusyError; None: no limit.
-            vision, decoder: precisions, such as ``int8`` and ``q8_0``; None: chosen by the device.
-            revision, cache_dir, token, local_files_only: as in huggingface_hub.
+            vision: precision of the vision graph, such as ``int8``; None: chosen by the device.
+            decoder: type of the decoder, such as ``q8_0``; None: the preferred one of the bundle.
+            revision: branch, tag or commit of a hub repository; None: the default branch.
+            cache_dir: folder for downloads; None: huggingface_hub's own.
+            token: token for a private repository; None: the one that huggingface_hub has stored.
+            local_files_only: use downloaded files only, never the network.
             progress: called before each step with the fraction that is done, 0.0 to 1.0, and the name of the
                 step.
 
@@ -101,7 +105,7 @@ class VLM:
         step(0.0, "finding the bundle")
         from edgevlm.engine import loading
         from edgevlm.runtimes import system
-        from edgevlm.runtimes.devices import select
+        from edgevlm.runtimes.devices import select_backend
 
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be a positive integer or None, is {threads!r}")
@@ -124,7 +128,7 @@ class VLM:
             )
         decoder_file = bundle.decoder_file(decoder)
         precisions = manifest.vision.files if vision is None else (vision,)
-        backend = select(device, providers, precisions)
+        backend = select_backend(device, providers, precisions)
         vision_file = bundle.vision_file(vision, backend.precisions)
         step(0.1, f"checking {vision_file.name} and {decoder_file.name}")
         bundle.check_hashes_once([vision_file, decoder_file])
@@ -284,7 +288,12 @@ class VLM:
         many tokens is less likely for this reason alone.
 
         Args:
-            images, question, system, detail, max_image_tokens, cache_images: as in `ask`.
+            images: as in `ask`.
+            question: as in `ask`.
+            system: as in `ask`.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+            cache_images: as in `Generation`.
             choices: at least one text; each is not empty and occurs once.
 
         Returns:

@@ -1,14 +1,14 @@
-"""A conversation: the second turn encodes no picture again and prefills only what is new."""
+"""Hold a conversation. The second turn encodes no image again and prefills only what is new."""
 
 from pathlib import Path
 
 from edgevlm import VLM
 
-picture = Path(__file__).parent / "square.png"
+image = Path(__file__).parent / "square.png"
 
 with VLM.from_pretrained("edgevlm-nano") as vlm:
     chat = vlm.chat()
-    first = chat.send("What shape is it?", images=[picture])
+    first = chat.send("What shape is it?", images=image)
     second = chat.send("What color is it?")
     print(first.text, second.text)
     print(f"tiles encoded: {first.stats.encoded_tiles}, then {second.stats.encoded_tiles}")

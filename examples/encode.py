@@ -1,4 +1,4 @@
-"""Two pictures as embeddings, and how alike they are."""
+"""Compare two images by their embeddings."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ with VLM.from_pretrained("edgevlm-nano") as vlm:
     one, other = (
         vlm.encode_image(folder / name).mean(axis=0) for name in ("shapes.png", "square.png")
     )
-    likeness = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
-    print(f"{likeness:.3f}")
+    similarity = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    print(f"{similarity:.3f}")

@@ -1,12 +1,12 @@
-"""An answer while it is being made."""
+"""Print an answer while the model makes it."""
 
 from pathlib import Path
 
 from edgevlm import VLM
 
-picture = Path(__file__).parent / "shapes.png"
+image = Path(__file__).parent / "shapes.png"
 
 with VLM.from_pretrained("edgevlm-nano") as vlm:
-    for chunk in vlm.stream(picture, "What is in the picture?", max_tokens=60):
+    for chunk in vlm.stream(image, "What is in the picture?", max_tokens=60):
         print(chunk.text, end="", flush=True)
     print()

@@ -1,4 +1,4 @@
-"""A checkpoint: a folder, or a hub repository, with its configuration, and its tensors read one at a time."""
+"""A checkpoint: a folder or a hub repository, with its configuration; tensors are read one at a time."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from edgevlm.manifest import MANIFEST_NAME
 _logger = logging.getLogger(__name__)
 
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.model", "README.md", "LICENSE*"]
-"""What is fetched of a hub repository: no other weight formats, and no code."""
+"""Files that are fetched from a hub repository: no other weight formats, and no code."""
 SETTINGS = (
     "config.json",
     "tokenizer_config.json",
     "processor_config.json",
     "preprocessor_config.json",
 )
-"""Files whose ``auto_map`` may name code of the checkpoint's own."""
+"""Files whose ``auto_map`` may name code of the checkpoint."""
 
 
 class Checkpoint:
-    """A checkpoint on this machine. No code that it brings is ever run, and no pickle opened.
+    """A checkpoint on this machine. Its code is never run, and its pickle files are never opened.
 
     Attributes:
-        folder: where its files are.
-        repository: hub repository, or the folder's name.
-        revision: the commit, for a hub repository.
-        config: transformers' configuration.
-        tensors: every tensor by its name in the files.
+        folder: the folder with its files.
+        repository: the hub repository, or the name of the folder.
+        revision: the commit of a hub repository; None for a folder.
+        config: the configuration in transformers.
+        tensors: all tensors by their names in the files.
     """
 
     def __init__(self, folder: Path, repository: str, revision: str | None) -> None:
@@ -62,11 +62,11 @@ class Checkpoint:
         Args:
             source: folder or ``owner/name``.
             revision: branch, tag or commit of a hub repository.
-            local_files_only: use what the cache holds and never the network.
+            local_files_only: use the cache only, never the network.
 
         Raises:
-            ExportError: no such folder or repository, no configuration that transformers knows, or no
-                safetensors weights.
+            ExportError: there is no such folder or repository, transformers does not know the configuration,
+                or there are no safetensors weights.
         """
         folder = Path(source).expanduser()
         if folder.is_dir():
@@ -109,37 +109,38 @@ class Checkpoint:
         return str(self.config.model_type)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, as stored."""
+        """Return one tensor in its stored type."""
         entry = self.tensors[name]
         with safe_open(entry.file, "pt") as file:
             tensor: torch.Tensor = file.get_tensor(name)
             return tensor
 
     def by_shard(self, names: Callable[[str], bool]) -> Iterator[TensorEntry]:
-        """The tensors that `names` accepts, shard by shard."""
+        """Yield the tensors that `names` accepts, shard by shard."""
         for entry in sorted(self.tensors.values(), key=lambda entry: (entry.file, entry.name)):
             if names(entry.name):
                 yield entry
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the checkpoint; empty if it has none of that name.
+        """Return a JSON file of the checkpoint; empty if there is no such file.
 
         Raises:
-            ExportError: not a JSON object.
+            ExportError: it is not a JSON object.
         """
         path = self.folder / name
         return read_json(path) if path.is_file() else {}
 
     def license(self) -> str:
-        """The model card's ``license``; ``unknown`` if it does not say."""
+        """Return the ``license`` of the model card; ``unknown`` if there is none."""
         return read_license(self.folder)
 
     def end_token_ids(self) -> tuple[int, ...]:
-        """Where transformers' ``generate`` stops: ``eos_token_id`` of generation_config.json, else of
-        the configuration.
+        """Return the tokens at which ``generate`` of transformers stops.
+
+        This is ``eos_token_id`` of generation_config.json, else of the configuration.
 
         Raises:
-            ExportError: neither has one, or it is no token.
+            ExportError: neither has one, or it is not a token id.
         """
         text = self.config.get_text_config()
         for file, ids in (
@@ -162,10 +163,10 @@ class Checkpoint:
         )
 
     def _config(self) -> PretrainedConfig:
-        """transformers' configuration, of a checkpoint that can be exported as far as it says.
+        """Read the configuration, and check that such a checkpoint can be exported.
 
         Raises:
-            ExportError: what is wrong with the folder or with config.json.
+            ExportError: the folder or config.json cannot be exported.
         """
         path = self.folder / "config.json"
         adapter.check_no_adapter(self.folder)
@@ -195,10 +196,10 @@ class Checkpoint:
             raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
 
     def _check_model_type(self, data: dict[str, Any], path: Path) -> None:
-        """Only families that have a file here go on to transformers, which has classes for them all.
+        """Check that the family is supported, before transformers sees the checkpoint.
 
         Raises:
-            ExportError: another ``model_type``, or none.
+            ExportError: ``model_type`` is missing or not supported.
         """
         own_code = [name for name in SETTINGS if self.json(name).get("auto_map")]
         model_type = data.get("model_type")

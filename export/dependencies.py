@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import edgevlm
 from edgevlm.errors import MissingDependencyError
-from edgevlm.versions import installed
+from edgevlm.versions import installed_versions
 
 DISTRIBUTIONS = (
     ("torch",),
@@ -30,7 +30,7 @@ def check_dependencies() -> None:
     Raises:
         MissingDependencyError: a distribution is missing; the message has the command that installs it.
     """
-    missing = [group[0] for group in DISTRIBUTIONS if not installed(group)]
+    missing = [group[0] for group in DISTRIBUTIONS if not installed_versions(group)]
     if missing:
         raise MissingDependencyError(
             f"export needs {', '.join(missing)}, not installed here: pip install 'edgevlm[export]'"
@@ -41,5 +41,5 @@ def versions() -> dict[str, str]:
     """Return the versions of edgevlm and of the distributions that make a bundle."""
     found = {"edgevlm": edgevlm.__version__}
     for group in DISTRIBUTIONS:
-        found |= installed(group)
+        found |= installed_versions(group)
     return found

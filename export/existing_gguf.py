@@ -1,7 +1,7 @@
-"""A decoder that the user already has as GGUF: checked against the checkpoint, and taken as it is.
+"""Use a decoder that the user already has as GGUF, after a comparison with the checkpoint.
 
-Numbers are compared later, by `edgevlm.export.parity`; here it is what an answer to a few short prompts
-would not show: other sizes, scalings and limits, another vocabulary, a file that is not whole.
+`edgevlm.export.parity` compares numbers later. This module checks what a few short prompts would not show:
+sizes, scalings, limits, vocabulary, and that the file is complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgevlm.export.parity import decoder_bound
 from edgevlm.export.plan import Plan
 
 INSTEAD = "leave out --decoder-gguf, and edgevlm writes the decoder (--decoder q4_k_m)"
-"""What to do with a file that is not the checkpoint's language model."""
+"""Advice for a file that is not the language model of the checkpoint."""
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "rope.scaling.type": ("none",),
     "rope.scaling.factor": (0.0, 1.0),
@@ -41,11 +41,11 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
 }
-"""Values of further keys that leave llama.cpp's computation as it is without them."""
+"""Values of further keys that do not change the computation in llama.cpp."""
 
 
 class Reader(gguf.GGUFReader):
-    """Reads no byte beyond the file's end, so that lengths of a damaged header end the reading."""
+    """A reader that raises EOFError for lengths of a damaged header that reach beyond the file."""
 
     def _get(
         self, offset: int, dtype: DTypeLike, count: int = 1, override_order: Any = None
@@ -58,25 +58,25 @@ class Reader(gguf.GGUFReader):
 
 
 @dataclass(frozen=True)
-class GivenDecoder:
-    """A GGUF file that is the checkpoint's language model."""
+class ExistingDecoder:
+    """A GGUF file with the language model of the checkpoint."""
 
     path: Path
     file_type: str
-    """llama.cpp's type: ``q4_k_m``, ``f16``, ..."""
+    """Type in llama.cpp, such as ``q4_k_m`` or ``f16``."""
 
     def copy(self, folder: Path) -> Path:
-        """Copy the file into a bundle."""
+        """Copy the file into a bundle and return the path of the copy."""
         copy = folder / f"decoder.{self.file_type}.gguf"
         shutil.copyfile(self.path, copy)
         return copy
 
 
-def open_given_decoder(path: Path, plan: Plan) -> GivenDecoder:
-    """Check that a GGUF file is the checkpoint's language model and tokenizes as the checkpoint does.
+def open_existing_decoder(path: Path, plan: Plan) -> ExistingDecoder:
+    """Check that a GGUF file is the language model of the checkpoint and tokenizes as the checkpoint does.
 
     Raises:
-        ExportError: no whole GGUF file of a language model, or one of another model or vocabulary.
+        ExportError: the file is not a complete GGUF file, or it holds another model or vocabulary.
     """
     check_file(path)
     try:
@@ -85,7 +85,9 @@ def open_given_decoder(path: Path, plan: Plan) -> GivenDecoder:
     except EOFError as error:
         raise ExportError(f"{path} is cut off: {error}; fetch it again") from error
     except Exception as error:  # gguf's, NumPy's, Python's: no class in common
-        raise ExportError(f"{path} is no GGUF file: {one_line(error)}; fetch it again") from error
+        raise ExportError(
+            f"{path} is not a GGUF file: {one_line(error)}; fetch it again"
+        ) from error
     checkpoint = plan.checkpoint
     architecture = find_architecture(checkpoint.config)
     text = checkpoint.config.get_text_config()
@@ -95,14 +97,14 @@ def open_given_decoder(path: Path, plan: Plan) -> GivenDecoder:
     check_tensors(path, reader, checkpoint, plan.family, architecture)
     check_vocabulary(path, fields, plan.vocabulary, plan.prompt.chat_template)
     check_tokenization(path, plan.vocabulary, plan.processor.tokenizer.backend_tokenizer)
-    return GivenDecoder(path, file_type)
+    return ExistingDecoder(path, file_type)
 
 
 def check_file(path: Path) -> None:
-    """What can be seen without reading the header.
+    """Check what can be seen without the header.
 
     Raises:
-        ExportError: a folder, no file, empty, another format, or for computers of another byte order.
+        ExportError: it is a folder, missing, empty, of another format, or big-endian.
     """
     if path.is_dir():
         found = sorted(file.name for file in path.glob("*.gguf"))
@@ -115,7 +117,7 @@ def check_file(path: Path) -> None:
         raise ExportError(f"cannot read {path}: {error.strerror}") from error
     if head[:4] != b"GGUF":
         begins = f"it begins with {head[:4]!r}" if head else "it is empty"
-        raise ExportError(f"{path} is no GGUF file: {begins}; fetch it again")
+        raise ExportError(f"{path} is not a GGUF file: {begins}; fetch it again")
     if len(head) == 8 and int.from_bytes(head[4:], "little") & 0xFFFF == 0:
         raise ExportError(
             f"{path} is a big-endian GGUF file; convert it with gguf-convert-endian {path} little"
@@ -123,8 +125,10 @@ def check_file(path: Path) -> None:
 
 
 def check_kind(path: Path, fields: Mapping[str, Any], architecture: str) -> None:
-    """Raises:
-    ExportError: a part of a model, or another model.
+    """Check that a file holds a whole language model of this architecture.
+
+    Raises:
+        ExportError: it is a part of a model, or another model.
     """
     count = fields.get("split.count", 1)
     if count != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
@@ -150,10 +154,10 @@ def check_kind(path: Path, fields: Mapping[str, Any], architecture: str) -> None
 
 
 def find_file_type(path: Path, fields: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the type of most matrices.
+    """Return llama.cpp's name of the type of most matrices.
 
     Raises:
-        ExportError: none, or one without a name or a bound.
+        ExportError: the file has no type, or an unknown one.
     """
     number: Any = fields.get("general.file_type")
     try:
@@ -174,10 +178,10 @@ def find_file_type(path: Path, fields: Mapping[str, Any]) -> str:
 def check_hyperparameters(
     path: Path, fields: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> None:
-    """Compare with what edgevlm would write of the checkpoint's configuration.
+    """Compare with the values that edgevlm would write for the checkpoint.
 
     Raises:
-        ExportError: the first value that llama.cpp would compute otherwise with.
+        ExportError: a value would change the computation in llama.cpp; the first one is named.
     """
     prefix = next(iter(expected)).partition(".")[0] + "."
     values = {name.removeprefix(prefix): value for name, value in expected.items()}
@@ -189,7 +193,7 @@ def check_hyperparameters(
     heads = found.get("attention.head_count")
     width = found.get("embedding_length")
     head = width // heads if isinstance(heads, int) and isinstance(width, int) and heads else None
-    defaults = {  # what llama.cpp takes where a file does not say
+    defaults = {  # of llama.cpp, for files without the key
         "vocab_size": values["vocab_size"],  # it counts the tokens, which are compared
         "attention.head_count_kv": heads,
         "attention.key_length": head,
@@ -208,14 +212,14 @@ def check_hyperparameters(
 
 
 def same(given: object, value: object) -> bool:
-    """Whether two values are equal, as far as 32-bit floats can tell."""
+    """Return True if two values are equal in 32-bit floats."""
     if isinstance(value, float) and isinstance(given, (int, float)):
         return bool(np.isclose(given, value, rtol=1e-6, atol=0.0))
     return given == value
 
 
 def other(path: Path, name: str, given: object, value: object) -> ExportError:
-    """A file that computes otherwise."""
+    """Return the error for a value that differs."""
     has = "has no" if given is None else "has"
     shown = "" if given is None else f" {given}"
     return ExportError(
@@ -231,10 +235,10 @@ def check_tensors(
     family: Family,
     architecture: Architecture,
 ) -> None:
-    """Compare names and shapes, and the divisors of rotary frequencies.
+    """Compare names and shapes of tensors, and the divisors of rotary frequencies.
 
     Raises:
-        ExportError: the first that differs.
+        ExportError: one differs; the first one is named.
     """
     names = gguf_names(checkpoint, family, architecture)
     expected = {target: checkpoint.tensors[source].shape for source, target in names.items()}
@@ -245,7 +249,7 @@ def check_tensors(
         tensor.name: tuple(reversed([int(side) for side in tensor.shape]))
         for tensor in reader.tensors
     }
-    # an output layer beside embeddings that serve as both is compared as numbers, as all are
+    # A copy of tied embeddings as the output layer is allowed; parity compares its numbers.
     optional = {"output.weight"} if architecture.untied else set()
     for name in [*sorted(expected), *sorted(found)]:
         if name not in expected and name in optional:

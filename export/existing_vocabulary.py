@@ -1,10 +1,10 @@
-"""Whether a given GGUF file's vocabulary splits text as the checkpoint's tokenizer does.
+"""Check that the vocabulary of an existing GGUF file splits text as the checkpoint's tokenizer does.
 
-What must agree is what tokenization and the spelling of answers depend on: tokens, their types, merges and
-pre-tokenizer. llama.cpp's own converter differs from `edgevlm.export.tokenizer` in what changes neither, and
-its files are taken: rows without a token, tokens that it takes for special by their look, Gemma as a
-SentencePiece vocabulary. The ids of special tokens (``bos`` and others) are not compared: edgevlm takes them
-from the manifest and lets llama.cpp add none.
+Tokens, types, merges and pre-tokenizer must agree, since tokenization and the text of answers depend on
+them. llama.cpp's converter differs from `edgevlm.export.tokenizer` where this changes neither, and its files
+are accepted: rows without a token, tokens that look special, Gemma as a SentencePiece vocabulary. The ids of
+special tokens (``bos`` and others) are not compared: edgevlm takes them from the manifest and lets llama.cpp
+add none.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ AGAIN = (
 )
 KINDS: Mapping[int, TokenType] = {int(kind): kind for kind in TokenType}
 UNREAD = frozenset((TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED))
-"""Types that llama.cpp does not read out of plain text."""
+"""Types that llama.cpp does not find in plain text."""
 SAMPLED = 400
-"""Tokens of the vocabulary that are tried, evenly spread."""
+"""Tokens of the vocabulary that are tried, evenly distributed."""
 TEXTS = (
     "What is in the picture?",
     "  two  three   four    spaces     ",
@@ -91,13 +91,13 @@ TEXTS = (
 def check_vocabulary(
     path: Path, fields: Mapping[str, Any], vocabulary: Vocabulary, chat_template: str
 ) -> None:
-    """Compare what the file says with what edgevlm would write.
+    """Compare the vocabulary of the file with the one that edgevlm would write.
 
     Args:
-        chat_template: which may need a token that looks special.
+        chat_template: the chat template, which may need a token that looks special.
 
     Raises:
-        ExportError: the first difference that changes tokenization.
+        ExportError: a difference changes tokenization; the first one is named.
     """
     tokens = field(path, fields, "tokens")
     types = field(path, fields, "token_type")
@@ -112,7 +112,7 @@ def check_vocabulary(
             path, token_id, (text, kind), (tokens[token_id], types[token_id]), chat_template
         )
     text, count = Counter(tokens).most_common(1)[0]
-    if count > 1:  # llama.cpp finds one of them only, and it may be the row without a token
+    if count > 1:  # llama.cpp finds only one, which may be the row without a token
         raise ExportError(f"{path} has {count} tokens {text!r}; {AGAIN}")
     check_merging(path, fields, vocabulary)
 
@@ -124,15 +124,15 @@ def check_token(
     theirs: tuple[str, int],
     chat_template: str,
 ) -> None:
-    """One token's text and type.
+    """Compare the text and type of one token.
 
     Raises:
-        ExportError: they differ in what changes tokenization.
+        ExportError: a difference changes tokenization.
     """
     (text, kind), (given, number) = ours, theirs
     name = f"token {token_id}, {text!r},"
     given_kind = KINDS.get(number)
-    if kind == TokenType.UNUSED:  # a row without a token: whatever its text, it must not be read
+    if kind == TokenType.UNUSED:  # a row without a token must not be found in text
         if given_kind not in UNREAD:
             raise ExportError(
                 f"{path} has {given!r} of type {type_name(number)} as token {token_id}, which the "
@@ -166,13 +166,16 @@ def check_token(
 
 
 def type_name(number: int) -> str:
-    """A token's type in words."""
+    """Return the name of a token type."""
     return KINDS[number].name if number in KINDS else repr(number)
 
 
 def looks_special(text: str) -> bool:
-    """llama.cpp's converter makes tokens of such a look CONTROL, though tokenizer.json does not call them
-    special: text that spells them becomes plain characters then, which harms nobody."""
+    """Return True if llama.cpp's converter makes such a token CONTROL.
+
+    tokenizer.json does not call it special. Text that spells it then becomes plain characters, which is no
+    harm.
+    """
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (text.startswith(("<|", "<｜")) and text.endswith(("|>", "｜>")))
@@ -181,14 +184,16 @@ def looks_special(text: str) -> bool:
 
 
 def check_merging(path: Path, fields: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-    """How characters become tokens.
+    """Compare how characters become tokens.
 
     Raises:
-        ExportError: another algorithm, pre-tokenizer or list of merges.
+        ExportError: the algorithm, the pre-tokenizer or the merges differ.
     """
     model = field(path, fields, "model")
     if model == "llama" and vocabulary.pre_tokenizer == SPACE_MARKED:
-        field(path, fields, "scores")  # by which SentencePiece merges; tried on texts below
+        field(
+            path, fields, "scores"
+        )  # SentencePiece merges by these; `check_tokenization` tries them
         if fields.get("tokenizer.ggml.add_space_prefix", True):
             raise ExportError(
                 f"{path} puts a space before every text (tokenizer.ggml.add_space_prefix), the checkpoint's "
@@ -220,10 +225,10 @@ def check_merging(path: Path, fields: Mapping[str, Any], vocabulary: Vocabulary)
 
 
 def field(path: Path, fields: Mapping[str, Any], name: str) -> Any:
-    """A value of the tokenizer's metadata.
+    """Return a value of the tokenizer metadata.
 
     Raises:
-        ExportError: the file has none of that name, or a list where a text is meant and the reverse.
+        ExportError: it is missing, or has another type.
     """
     key = f"tokenizer.ggml.{name}"
     value = fields.get(key)
@@ -233,10 +238,10 @@ def field(path: Path, fields: Mapping[str, Any], name: str) -> Any:
 
 
 def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer) -> None:
-    """Tokenize texts with llama.cpp and with the checkpoint's tokenizer.
+    """Compare llama.cpp with the checkpoint's tokenizer on many texts.
 
     Raises:
-        ExportError: llama.cpp does not load the file, or a text becomes other tokens.
+        ExportError: llama.cpp cannot load the file, or the tokens of a text differ.
     """
     special = {token.id for token in vocabulary.special_tokens}
     try:
@@ -263,8 +268,10 @@ def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer)
 
 
 def texts(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Iterator[str]:
-    """`TEXTS`, and tokens of the vocabulary between letters, as far as the tokenizer can spell them and
-    none is a special token."""
+    """Yield `TEXTS`, and tokens of the vocabulary between letters.
+
+    Left out: texts that the tokenizer cannot reproduce, and texts with a special token.
+    """
     kinds = list(enumerate(vocabulary.types))
     added = [token for token, kind in kinds if kind == TokenType.USER_DEFINED]
     normal = [token for token, kind in kinds if kind == TokenType.NORMAL]

@@ -21,8 +21,8 @@ from edgevlm.export.architectures import context_length, find_architecture
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
-from edgevlm.export.existing_gguf import open_given_decoder
-from edgevlm.export.output_folder import staged, check_disk, check_out
+from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
 from edgevlm.manifest import (
@@ -85,7 +85,7 @@ def export(
     plan = make_plan(source)
     given = None
     if decoder_gguf is not None:
-        given = open_given_decoder(Path(decoder_gguf).expanduser(), plan)
+        given = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
     types = () if given else tuple(decoder)
     check_disk(
         out.parent,

@@ -11,7 +11,7 @@ import gguf
 from gguf import GGMLQuantizationType
 
 from edgevlm.errors import ExportError
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 
 BLOCK_TYPES = {
     "q8_0": "Q8_0",
@@ -53,7 +53,7 @@ def quantize(source: Path, path: Path, file_type: str) -> None:
     Raises:
         ExportError: llama.cpp cannot quantize the file.
     """
-    llama = library()
+    llama = load_llama_cpp()
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{file_type.upper()}")
     parameters.nthread = os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""A checkpoint's ``tokenizer.json`` as GGUF's tokenizer metadata.
+"""Convert ``tokenizer.json`` to the tokenizer metadata of GGUF.
 
-Two kinds of tokenizer are covered, each recognised by its structure, not by its name:
+Two kinds of tokenizer are supported, each recognized by its structure, not by its name:
 
 - byte-level BPE: llama.cpp knows its pre-tokenizers by name, so the structure must be one of
   `BYTE_LEVEL`;
@@ -35,7 +35,7 @@ QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 def split(pattern: str) -> dict[str, Any]:
-    """A pre-tokenizer that splits at a regular expression and keeps everything."""
+    """Return a pre-tokenizer that splits at a regular expression and keeps all text."""
     return {
         "type": "Split",
         "pattern": {"Regex": pattern},
@@ -63,12 +63,12 @@ SPACE_SPLIT = {
     "behavior": "MergedWithPrevious",
     "invert": False,
 }
-"""Gemma's pre-tokenizer: there is no space left for it to find."""
+"""Gemma's pre-tokenizer. It does nothing, since the normalizer leaves no space."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What GGUF stores of a tokenizer."""
+    """A tokenizer as GGUF stores it."""
 
     pre_tokenizer: str
     """llama.cpp's name of the pre-tokenizer."""
@@ -79,10 +79,10 @@ class Vocabulary:
     """Left and right part with a space between, by rank."""
     special_tokens: tuple[SpecialToken, ...]
     named_ids: dict[str, int]
-    """``bos``, ``eos``, ``unk`` and ``pad``, as far as the tokenizer has them."""
+    """Ids of ``bos``, ``eos``, ``unk`` and ``pad``, if the tokenizer has them."""
 
     def write(self, writer: gguf.GGUFWriter) -> None:
-        """Add the metadata."""
+        """Write the metadata."""
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self.pre_tokenizer)
         writer.add_token_list(list(self.tokens))
@@ -108,7 +108,7 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
         rows: rows of the embedding table.
 
     Raises:
-        ExportError: a structure that llama.cpp cannot reproduce, or more tokens than rows.
+        ExportError: llama.cpp cannot reproduce the structure, or there are more tokens than rows.
     """
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
@@ -158,10 +158,10 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
 
 
 def byte_level_pre_tokenizer(described: dict[str, Any]) -> str:
-    """llama.cpp's name for a byte-level BPE.
+    """Return llama.cpp's name for the pre-tokenizer of a byte-level BPE.
 
     Raises:
-        ExportError: none of `BYTE_LEVEL`.
+        ExportError: it is none of `BYTE_LEVEL`.
     """
     found = described["pre_tokenizer"] or {}
     steps = found["pretokenizers"] if found.get("type") == "Sequence" else [found]
@@ -178,8 +178,10 @@ def byte_level_pre_tokenizer(described: dict[str, Any]) -> str:
 
 
 def check_space_marked(described: dict[str, Any]) -> None:
-    """Raises:
-    ExportError: not a SentencePiece-like BPE with byte fallback that llama.cpp runs exactly.
+    """Check that a BPE is SentencePiece-like, with byte fallback, as llama.cpp runs it exactly.
+
+    Raises:
+        ExportError: it is not.
     """
     model = described["model"]
     if described["normalizer"] != SPACE_NORMALIZER:
@@ -198,7 +200,7 @@ def check_space_marked(described: dict[str, Any]) -> None:
 
 
 def vocabulary_type(text: str, model: dict[str, Any]) -> TokenType:
-    """Of a token that the merges make."""
+    """Return the type of a token of the vocabulary."""
     if model["byte_fallback"] and text.startswith("<0x") and text in BYTE_TOKENS:
         return TokenType.BYTE
     if text == model["unk_token"] and model["byte_fallback"]:
@@ -207,13 +209,13 @@ def vocabulary_type(text: str, model: dict[str, Any]) -> TokenType:
 
 
 def added_type(added: dict[str, Any], model: dict[str, Any]) -> TokenType:
-    """Of a token that is found in the text before any merge.
+    """Return the type of an added token, which is found in the text before any merge.
 
-    One that is written with ``▁`` stands for spaces, which the merges make too: it stays NORMAL, so that
-    llama.cpp writes it as spaces.
+    A token with ``▁`` stands for spaces, which merges produce, too. It stays NORMAL, so that llama.cpp
+    writes it as spaces.
 
     Raises:
-        ExportError: a rule about its surroundings that llama.cpp lacks.
+        ExportError: the token has a rule about the text around it that llama.cpp does not have.
     """
     text = added["content"]
     if added["special"]:
@@ -227,7 +229,7 @@ def added_type(added: dict[str, Any], model: dict[str, Any]) -> TokenType:
 
 
 def byte_token(byte: int) -> str:
-    """SentencePiece's name for a byte."""
+    """Return SentencePiece's name of a byte."""
     return f"<0x{byte:02X}>"
 
 
@@ -235,7 +237,7 @@ BYTE_TOKENS = frozenset(map(byte_token, range(256)))
 
 
 def unsupported(found: str, wanted: str) -> ExportError:
-    """A tokenizer that llama.cpp would run otherwise than transformers."""
+    """Return the error for a tokenizer that llama.cpp cannot reproduce."""
     return ExportError(
         f"llama.cpp cannot reproduce this tokenizer: {found}, edgevlm can export {wanted}; take the "
         f"tokenizer of the model's family"

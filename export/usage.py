@@ -1,4 +1,4 @@
-"""What a checkpoint is good at: as it says itself, or as its family does."""
+"""Find what a checkpoint is made for: its own file, or the entry of its family."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from edgevlm.export.families import Family
 from edgevlm.manifest import Usage
 
 USAGE_NAME = "edgevlm_usage.json"
-"""A file beside the weights: the fields of `edgevlm.manifest.Usage`, for what a family does not know."""
+"""A file beside the weights with the fields of `edgevlm.manifest.Usage`; it overrules the family."""
 
 
 def find_usage(checkpoint: Checkpoint, family: Family) -> Usage:
-    """The checkpoint's own file, or the family's entry.
+    """Return the usage of the checkpoint's file, else of its family.
 
     Raises:
-        ExportError: a file that is not of this form.
+        ExportError: the file does not have this form.
     """
     path = checkpoint.folder / USAGE_NAME
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A checkpoint's safetensors files: which there are, and what tensors they hold."""
+"""Read the names, shapes and types of all tensors in the safetensors files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ from edgevlm.export.messages import one_line
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-"""Formats that may run code when they are opened; edgevlm never does."""
+"""Formats that may run code when they are opened. edgevlm never opens them."""
 BUFFERS = ("rotary_emb.inv_freq", "position_ids")
-"""Ends of the names of tensors that older releases of transformers stored and that it computes now."""
+"""Endings of tensors that older releases of transformers stored and newer ones compute."""
 LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of the checkpoint, still on disk."""
+    """A tensor on disk."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """safetensors' name of its type, such as ``BF16``."""
+    """Type in safetensors, such as ``BF16``."""
     file: Path
 
     @property
     def parameters(self) -> int:
+        """Number of values."""
         return torch.Size(self.shape).numel()
 
 
 def read_entries(folder: Path) -> dict[str, TensorEntry]:
-    """Every tensor by its name in the files, buffers left out.
+    """Return all tensors by their names in the files, without buffers.
 
     Raises:
-        ExportError: files missing, damaged or contradicting each other; quantized weights; an adapter.
+        ExportError: files are missing, damaged or contradict each other, or hold quantized weights or an
+            adapter.
     """
     index = read_index(folder)
     shards = sorted({folder / name for name in index.values()}) or [single_file(folder)]
@@ -70,10 +72,11 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """Names of tensors to files of the folder; empty if there is one file, which transformers prefers.
+    """Return tensor names to files; empty if there is a single file, which transformers prefers.
 
     Raises:
-        ExportError: no JSON of the form, a name that is no safetensors file in the folder, or missing.
+        ExportError: the index has another form, or names a file that is missing or not a safetensors file of
+            the folder.
     """
     path = folder / INDEX
     if (folder / FILE).is_file() or not path.is_file():
@@ -85,12 +88,12 @@ def read_index(folder: Path) -> dict[str, str]:
         parts = PurePosixPath(name).parts if isinstance(name, str) else ()
         if not parts or "\\" in name or ".." in parts or name.startswith("/"):
             raise ExportError(
-                f"{path} names {name!r}, which is no file of its folder; fetch it again"
+                f"{path} names {name!r}, which is not a file of its folder; fetch it again"
             )
         if not name.endswith(".safetensors"):
             raise ExportError(
-                f"{path} names {name!r}, which is no safetensors file; edgevlm opens no other format: save "
-                f"the checkpoint again with transformers' save_pretrained"
+                f"{path} names {name!r}, which is not a safetensors file; edgevlm opens no other format: "
+                f"save the checkpoint again with transformers' save_pretrained"
             )
     missing = sorted({name for name in index.values() if not (folder / name).is_file()})
     if missing:
@@ -102,10 +105,10 @@ def read_index(folder: Path) -> dict[str, str]:
 
 
 def single_file(folder: Path) -> Path:
-    """The one file with all weights.
+    """Return the single file with all weights.
 
     Raises:
-        ExportError: there is none; what the folder has instead.
+        ExportError: there is none; the message says what the folder has instead.
     """
     path = folder / FILE
     if path.is_file():
@@ -131,10 +134,10 @@ def single_file(folder: Path) -> Path:
 
 
 def read_shard(path: Path) -> Iterator[TensorEntry]:
-    """The tensors of one file, buffers left out.
+    """Yield the tensors of one file, without buffers.
 
     Raises:
-        ExportError: no whole safetensors file.
+        ExportError: it is not a complete safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -144,16 +147,16 @@ def read_shard(path: Path) -> Iterator[TensorEntry]:
                     yield TensorEntry(name, tuple(part.get_shape()), str(part.get_dtype()), path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ExportError(
-            f"{path} is no safetensors file, or a part of one: {one_line(error)}{pointer(path)}; fetch the "
+            f"{path} is not a complete safetensors file: {one_line(error)}{pointer(path)}; fetch the "
             f"checkpoint again"
         ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object.
+    """Return the JSON object in a file.
 
     Raises:
-        ExportError: it cannot be read, or is none.
+        ExportError: the file cannot be read, or is not a JSON object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -169,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def pointer(path: Path) -> str:
-    """A remark if a file is what Git LFS leaves in place of one that was not fetched."""
+    """Return a remark if a file is a pointer of Git LFS, else an empty text."""
     with path.open("rb") as file:
         found = file.read(len(LFS)) == LFS
     return " (it is a Git LFS pointer: git lfs pull fetches the file)" if found else ""

@@ -1,1 +1,1 @@
-"""What runs the two halves of a bundle: arrays and token ids only, no manifest, no prompts, no pictures."""
+"""Runtimes of the vision graph and of the decoder. They know arrays and token ids, no manifest or prompt."""

@@ -1,4 +1,4 @@
-"""Which runtime encodes pictures on which device; the only place that knows them all."""
+"""The vision runtime for each device. No other module knows all of them."""
 
 from __future__ import annotations
 
@@ -16,37 +16,53 @@ from edgevlm.runtimes.protocols import VisionRuntime
 
 _logger = logging.getLogger(__name__)
 
-DEVICES = ("auto", *execution_providers.DEVICES, *openvino.DEVICES)
+VISION_DEVICES = ("auto", *execution_providers.ONNX_DEVICES, *openvino.OPENVINO_DEVICES)
+"""Names of the devices that a vision graph can run on."""
 
-FLOATS = ("fp16", "fp32")
+FLOAT_PRECISIONS = ("fp16", "fp32")
+"""Precisions of graphs without quantized weights."""
 
-INTEGERS = ("int8", "int8-static", "fp32", "fp16")
-"""Precisions of graphs as ONNX Runtime runs them best on a CPU; most CPUs compute fp16 slowly."""
+INT8_FIRST = ("int8", "int8-static", "fp32", "fp16")
+"""Precisions in the order of preference of ONNX Runtime on a CPU: most CPUs compute fp16 slowly."""
 
-HALF_FLOATS = ("fp16", "fp32", "int8-static", "int8")
-"""As devices do that compute in 16 bits: GPUs, NPUs, CPUs that multiply bf16 matrices."""
+FP16_FIRST = ("fp16", "fp32", "int8-static", "int8")
+"""The order of preference of devices that compute in 16 bits: GPUs, NPUs, CPUs with AMX for bf16."""
 
-FIXED_INTEGERS = ("int8-static", "fp32", "fp16", "int8")
-"""As OpenVINO does on other CPUs, where graphs that take scales as they come are slower than floats."""
+STATIC_INT8_FIRST = ("int8-static", "fp32", "fp16", "int8")
+"""The order of preference of OpenVINO on other CPUs, where int8 with dynamic scales is slower than floats."""
 
 
 @dataclass(frozen=True)
 class VisionBackend:
-    """A runtime and its settings; `load` loads a graph into it."""
+    """A vision runtime and its settings; `load` loads a graph into it."""
 
     device: str
+    """One of `VISION_DEVICES`."""
     providers: Sequence[Provider] | None
+    """ONNX Runtime's providers in order of preference, instead of `device`; None if `device` decides."""
     precisions: tuple[str, ...]
-    """Of graphs, in the order in which it runs them best."""
+    """Precisions of graphs in order of preference."""
     allow_fallback: bool = False
-    """To ONNX Runtime on the CPU, with a warning, if OpenVINO cannot run the graph."""
+    """True if a graph that OpenVINO cannot run runs in ONNX Runtime on the CPU, with a warning."""
 
     def load(
         self, path: Path, *, input_name: str, output_name: str, threads: int | None
     ) -> VisionRuntime:
-        """Load a graph; errors as of `OnnxVision` and `OpenVinoVision`."""
+        """Load a graph.
+
+        Args:
+            path: the ONNX file.
+            input_name: name of the graph's input.
+            output_name: name of the output that holds the embeddings.
+            threads: CPU threads; None takes one per physical core.
+
+        Raises:
+            InputError: an argument has the wrong type or is outside its range.
+            LoadError: the graph or the device cannot be loaded.
+            MissingDependencyError: the runtime is not installed.
+        """
         device = self.device
-        if device in openvino.DEVICES and self.providers is None:
+        if device in openvino.OPENVINO_DEVICES and self.providers is None:
             try:
                 return openvino.OpenVinoVision(
                     path,
@@ -59,7 +75,7 @@ class VisionBackend:
                 if not self.allow_fallback:
                     raise
                 _logger.warning(
-                    "OpenVINO cannot run the vision graph, ONNX Runtime does: %s", error
+                    "OpenVINO cannot run the vision graph; ONNX Runtime runs it instead: %s", error
                 )
                 device = "cpu"
         return session.OnnxVision(
@@ -72,45 +88,48 @@ class VisionBackend:
         )
 
 
-ON_CPU = VisionBackend("cpu", None, INTEGERS)
-"""ONNX Runtime, whose arithmetic is then the same everywhere."""
+CPU_BACKEND = VisionBackend("cpu", None, INT8_FIRST)
+"""ONNX Runtime on the CPU, for results that do not depend on the devices of the machine."""
 
 
-def select(
+def select_backend(
     device: str, providers: Sequence[Provider] | None, precisions: Collection[str]
 ) -> VisionBackend:
-    """The runtime for a device.
+    """Return the vision runtime for a device.
 
-    ``auto`` is CUDA where ONNX Runtime has it; OpenVINO where it is installed and the CPU multiplies what
-    the best graph for it holds (floats with AMX's bf16, int8 of fixed scales with VNNI); else ONNX Runtime
-    on the CPU. ONNX Runtime does not use AMX for floats and gains nothing from fixed scales
-    (`benchmarks/comparison.py`); other graphs it runs faster.
+    ``auto`` selects CUDA if ONNX Runtime has it. Else it selects OpenVINO if that is installed and the CPU
+    has fast instructions for one of the graphs: AMX's bf16 for floats, VNNI for int8 with static scales. Else
+    it selects ONNX Runtime on the CPU, which does not use AMX for floats and gains nothing from static
+    scales, but runs all other graphs faster (`benchmarks/comparison.py`).
 
     Args:
-        precisions: those of the graphs that may be taken.
+        device: one of `VISION_DEVICES`.
+        providers: ONNX Runtime's providers in order of preference, instead of `device`.
+        precisions: precisions of the graphs that are available.
 
     Raises:
-        InputError: no such device.
-        LoadError, MissingDependencyError: as `session.first_provider`.
+        InputError: the device is unknown.
+        LoadError: ONNX Runtime lacks the provider of the device, or cannot be loaded.
+        MissingDependencyError: ONNX Runtime is not installed.
     """
-    if providers is None and device not in DEVICES:
-        raise InputError(f"device must be one of {', '.join(DEVICES)}, is {device!r}")
-    if providers is None and device in openvino.DEVICES:
-        best = HALF_FLOATS if device != "openvino" or system.multiplies_bf16() else FIXED_INTEGERS
+    if providers is None and device not in VISION_DEVICES:
+        raise InputError(f"device must be one of {', '.join(VISION_DEVICES)}, is {device!r}")
+    if providers is None and device in openvino.OPENVINO_DEVICES:
+        best = FP16_FIRST if device != "openvino" or system.has_amx_bf16() else STATIC_INT8_FIRST
         return VisionBackend(device, None, best)
     on_cpu = session.first_provider(device, providers) == CPU_PROVIDER
     if providers is None and device == "auto" and on_cpu and _has_openvino():
-        if system.multiplies_bf16() and any(name in FLOATS for name in precisions):
-            return VisionBackend("openvino", None, HALF_FLOATS, allow_fallback=True)
-        if system.multiplies_int8() and FIXED_INTEGERS[0] in precisions:
-            return VisionBackend("openvino", None, FIXED_INTEGERS, allow_fallback=True)
-    return VisionBackend(device, providers, INTEGERS if on_cpu else HALF_FLOATS)
+        if system.has_amx_bf16() and any(name in FLOAT_PRECISIONS for name in precisions):
+            return VisionBackend("openvino", None, FP16_FIRST, allow_fallback=True)
+        if system.has_vnni() and STATIC_INT8_FIRST[0] in precisions:
+            return VisionBackend("openvino", None, STATIC_INT8_FIRST, allow_fallback=True)
+    return VisionBackend(device, providers, INT8_FIRST if on_cpu else FP16_FIRST)
 
 
 def usable_devices() -> list[str]:
-    """``cpu``, and ``cuda`` and ``openvino`` where they are installed; starting them may still fail."""
-    there = [name for name in ("cpu", "cuda") if name in session.available_devices()]
-    return there + ["openvino"] * _has_openvino()
+    """Return ``cpu``, and ``cuda`` and ``openvino`` if they are installed. They may still fail to start."""
+    installed = [name for name in ("cpu", "cuda") if name in session.available_devices()]
+    return installed + ["openvino"] * _has_openvino()
 
 
 def _has_openvino() -> bool:

@@ -1,7 +1,7 @@
-"""Find out whether this process was forked from one whose native libraries had started threads.
+"""Detect a process that was forked after native libraries had started threads.
 
-Threads do not live on in a forked child. llama.cpp and ONNX Runtime would wait for theirs for ever: when they
-compute, and when what the parent had opened is freed.
+A forked child has none of its parent's threads. There llama.cpp and ONNX Runtime would wait for theirs for
+ever: when they compute, and when they free what the parent had opened.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _forked = False
 
 
 def mark_started(owner: object, attribute: str) -> None:
-    """Remember that native threads run in this process from now on.
+    """Record that native threads run in this process from now on.
 
     Args:
-        owner: an object of ours; held weakly.
-        attribute: its attribute that holds the native object, which a forked child must not free.
+        owner: the Python object that holds the native object; a weak reference to it is kept.
+        attribute: name of the attribute with the native object, which a forked child must not free.
     """
     global _started
     _started = True
@@ -30,20 +30,20 @@ def mark_started(owner: object, attribute: str) -> None:
 
 
 def is_forked() -> bool:
-    """Whether this process was forked from one that had used a model."""
+    """Return True if this process was forked from one that had used a model."""
     return _forked
 
 
 def check_not_forked() -> None:
-    """Refuse to compute in a forked child.
+    """Raise an error if this process was forked from one that had used a model.
 
     Raises:
-        ClosedError: `is_forked`.
+        ClosedError: the process is such a fork.
     """
     if _forked:
         raise ClosedError(
-            "this process was forked from one that had used a model, whose native threads do not live on "
-            "here; start processes with 'spawn' instead (multiprocessing.get_context('spawn'), gunicorn "
+            "this process was forked from one that had used a model, whose native threads a fork does not "
+            "have; start processes with 'spawn' instead (multiprocessing.get_context('spawn'), gunicorn "
             "without --preload, celery with --pool=solo or threads), or load the first model after the fork"
         )
 
@@ -52,7 +52,7 @@ def _mark_child() -> None:
     global _forked
     _forked = _forked or _started
     for owner, attribute in list(_owners.items()):
-        # Nothing but a reference for good keeps Python from freeing it when the child ends.
+        # Without this extra reference Python would free the native object when the child ends.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(getattr(owner, attribute)))
 
 

@@ -1,4 +1,4 @@
-"""Imports the libraries that runtimes stand on, with errors that say what to install."""
+"""Import of the libraries that runtimes use, with errors that say what to install."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from types import ModuleType
 from edgevlm.errors import LoadError, MissingDependencyError
 
 
-def import_library(module: str, name: str, purpose: str, install: str, mend: str) -> ModuleType:
-    """The module of a library.
+def import_library(
+    module: str, name: str, purpose: str, install_hint: str, reinstall_hint: str
+) -> ModuleType:
+    """Import a library and return its module.
 
     Args:
-        name: the library's own, for messages.
-        purpose: what needs it, such as ``the decoder``.
-        install, mend: commands for a library that is missing, and for one that does not load.
+        module: name of the Python module.
+        name: name of the library, for messages.
+        purpose: what needs the library, such as ``the decoder``.
+        install_hint: command that installs the library.
+        reinstall_hint: command that repairs a library which does not load.
 
     Raises:
-        MissingDependencyError: not installed.
-        LoadError: its shared library cannot be loaded.
+        MissingDependencyError: the library is not installed.
+        LoadError: the library is installed but cannot be loaded.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"{purpose} needs {name}; {install}") from error
+        raise MissingDependencyError(f"{purpose} needs {name}; {install_hint}") from error
     except (ImportError, OSError, RuntimeError) as error:
         raise LoadError(
-            f"{name} is installed but cannot be loaded ({error}); install it again: {mend}"
+            f"{name} is installed but cannot be loaded ({error}); install it again: {reinstall_hint}"
         ) from error

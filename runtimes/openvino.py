@@ -1,7 +1,7 @@
 """The vision graph in Intel's OpenVINO: the same ONNX file, on the CPU, GPU or NPU.
 
-What OpenVINO compiles for a device is kept in the user's cache folder: the first load of a graph takes
-seconds, later ones a fraction.
+OpenVINO keeps compiled graphs in the user's cache folder: the first load of a graph takes seconds, later
+loads a fraction of a second.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.imports import import_library
-from edgevlm.runtimes.vision_checks import Port, check_file, check_graph, check_tiles
+from edgevlm.runtimes.vision_checks import TensorSpec, check_file, check_graph, check_tiles
 from edgevlm.telemetry import without_openvino_reporter
 from edgevlm.user_cache import user_cache
 from edgevlm.validation import check_integer
 
-DEVICES = {"openvino": "CPU", "openvino:gpu": "GPU", "openvino:npu": "NPU"}
-"""Device as edgevlm and as OpenVINO names it."""
+OPENVINO_DEVICES = {"openvino": "CPU", "openvino:gpu": "GPU", "openvino:npu": "NPU"}
+"""OpenVINO's name of each device."""
 
-INSTALL = "pip install 'edgevlm[openvino]'"
+INSTALL_OPENVINO = "pip install 'edgevlm[openvino]'"
 
 _logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def library() -> ModuleType:
-    """The `openvino` module.
+def load_openvino() -> ModuleType:
+    """Return the module ``openvino``, imported without its telemetry.
 
     Raises:
-        MissingDependencyError: not installed.
+        MissingDependencyError: OpenVINO is not installed.
         LoadError: its shared library cannot be loaded.
     """
     with without_openvino_reporter():
@@ -47,26 +47,26 @@ def library() -> ModuleType:
             "openvino",
             "OpenVINO",
             "device openvino",
-            INSTALL,
+            INSTALL_OPENVINO,
             "pip install --force-reinstall 'edgevlm[openvino]'",
         )
 
 
 class OpenVinoVision:
-    """A vision graph; implements `VisionRuntime`.
+    """A vision graph in OpenVINO; implements `VisionRuntime`.
 
     Args:
-        path: the ONNX file: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
+        path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
         input_name: the graph's only input.
         output_name: the output that holds the embeddings.
-        device: one of `DEVICES`.
+        device: a key of `OPENVINO_DEVICES`.
         threads: CPU threads; None takes one per physical core that this process may use.
-        cache: folder for compiled graphs; None is the user's.
+        cache: folder for compiled graphs; None takes the user's cache folder.
 
     Raises:
-        InputError: an argument of the wrong type or range.
-        LoadError: a file that is no such graph, a device that is not there, or a process that was
-            forked from one that had used a model.
+        InputError: an argument has the wrong type or is outside its range.
+        LoadError: the file is not such a graph, or the device is not available.
+        ClosedError: this process was forked from one that had used a model.
         MissingDependencyError: OpenVINO is not installed.
     """
 
@@ -85,22 +85,22 @@ class OpenVinoVision:
         self._compiled: Any = None
         threads = system.physical_cores() if threads is None else threads
         check_integer("threads", threads, 1, 512)
-        target = DEVICES[device]
+        target = OPENVINO_DEVICES[device]
         mark_started(self, "_compiled")
-        core = library().Core()
-        there = {name.partition(".")[0] for name in core.available_devices}
-        if target not in there:
+        core = load_openvino().Core()
+        found = {name.partition(".")[0] for name in core.available_devices}
+        if target not in found:
             raise LoadError(
-                f"device {device} was asked for, but OpenVINO finds only {', '.join(sorted(there))} here; "
-                "install Intel's driver for it, or take device='openvino'"
+                f"device {device} was asked for, but OpenVINO finds only {', '.join(sorted(found))}; "
+                "install Intel's driver for it, or use device='openvino'"
             )
         check_file(self._path)
         precision = ""
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if target == "CPU":
-            # Said aloud, so that what `device` reports is what is computed.
-            halves = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            precision = "bf16" if halves else "f32"
+            # Set explicitly, so that OpenVINO computes in the precision that `device` reports.
+            has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bf16" if has_bf16 else "f32"
             options |= {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
         self.device = f"OpenVINO {target} {precision}".strip()
         self.on_cpu = target == "CPU"
@@ -109,7 +109,11 @@ class OpenVinoVision:
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot load {self._path}: {error}") from error
         self._tile_shape = check_graph(
-            self._path, _ports(graph.inputs), _ports(graph.outputs), input_name, output_name
+            self._path,
+            _tensor_specs(graph.inputs),
+            _tensor_specs(graph.outputs),
+            input_name,
+            output_name,
         )
         self._batch_length = 8 if target == "GPU" else 1
         if target != "GPU":  # a CPU gains nothing from batches, an NPU takes fixed shapes only
@@ -122,11 +126,13 @@ class OpenVinoVision:
     def _compile(
         self, core: Any, graph: Any, target: str, options: dict[str, Any], cache: Path
     ) -> Any:
-        """The graph for the device, from the cache if it is there and whole."""
+        """Compile the graph for the device, or load it from the cache if it is there and intact."""
         try:
             return core.compile_model(graph, target, options | {"CACHE_DIR": str(cache)})
         except RuntimeError as error:
-            _logger.warning("OpenVINO's cache %s cannot be used (%s), compiling anew", cache, error)
+            _logger.warning(
+                "OpenVINO cannot use its cache %s (%s) and compiles without it", cache, error
+            )
         try:
             return core.compile_model(graph, target, options)
         except RuntimeError as error:
@@ -135,11 +141,17 @@ class OpenVinoVision:
             ) from error
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
+        """Encode tiles.
+
+        Args:
+            tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+
+        Returns:
+            float32 ``[n, tokens, width]``.
 
         Raises:
-            InputError: another dtype or shape than the graph takes.
-            ClosedError: the vision graph was closed.
+            InputError: the dtype or the shape is not the graph's.
+            ClosedError: the vision graph is closed.
             InferenceError: OpenVINO failed (memory, device).
         """
         check_not_forked()
@@ -150,21 +162,21 @@ class OpenVinoVision:
         for start in range(0, len(tiles), self._batch_length):
             batch = np.ascontiguousarray(tiles[start : start + self._batch_length])
             try:
-                # The result is OpenVINO's own memory, which the next run overwrites.
+                # The result is a view of OpenVINO's memory, which the next run overwrites.
                 runs.append(self._compiled(batch)[self._output].copy())
             except RuntimeError as error:
                 raise InferenceError(f"OpenVINO failed in {self._path}: {error}") from error
         return np.concatenate(runs)
 
     def close(self) -> None:
-        """Free the graph; every later call raises ClosedError. May be called again."""
+        """Free the graph. A second call does nothing; every other later call raises ClosedError."""
         self._compiled = self._output = None
 
 
-def _ports(values: Sequence[Any]) -> dict[str, Port]:
-    """What OpenVINO says of a graph's inputs or outputs."""
+def _tensor_specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
+    """Return types and shapes of a graph's inputs or outputs, by name."""
     kinds = {"u8": "uint8", "f32": "float32"}
-    found: dict[str, Port] = {}
+    found: dict[str, TensorSpec] = {}
     for value in values:
         kind = value.element_type.get_type_name()
         shape = [side.get_length() if side.is_static else None for side in value.partial_shape]

@@ -1,7 +1,7 @@
-"""The two protocols that the engine stands on, the sampling settings that a decoder understands, and checks.
+"""The protocols of a vision runtime, a decoder and a sampler, and the settings of sampling.
 
-An implementation takes plain arguments (path, device, threads) and knows neither manifest nor prompt, so
-that it can be tested, replaced and timed alone.
+An implementation takes plain arguments (path, device, threads) and knows neither manifest nor prompt. So it
+can be tested, replaced and timed alone.
 """
 
 from __future__ import annotations
@@ -19,24 +19,28 @@ from edgevlm.validation import check_integer, check_number
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen from the logits; llama.cpp's samplers in this order.
+    """Settings of sampling: how the next token is chosen from the logits.
 
-    ``temperature`` 0 is greedy, and then only ``repetition_penalty`` matters beside it.
+    With ``temperature`` 0 the choice is greedy; only ``repetition_penalty`` and ``json_schema`` change it.
 
     Raises:
-        InputError: a setting of the wrong type or outside its range.
+        InputError: a setting has the wrong type or is outside its range.
     """
 
     temperature: float = 0.0
+    """From 0 to 100; 0 is greedy."""
     top_k: int = 40
     """Keep the k most likely tokens; 0 keeps all."""
     top_p: float = 0.95
+    """Keep the most likely tokens whose probabilities sum to at least p, from 0 to 1; 1 keeps all."""
     min_p: float = 0.05
+    """Keep tokens with at least this share of the highest probability, from 0 to 1; 0 keeps all."""
     repetition_penalty: float = 1.0
-    """Over the last 64 tokens of the answer; 1 is off."""
+    """Penalty on tokens that are among the last 64 of the answer, from 0.01 to 100; 1 is off."""
     seed: int = 0
+    """Seed of the random draws, from 0 to 2**32 - 2."""
     json_schema: Mapping[str, Any] | None = None
-    """Only tokens count that may go on a JSON text of this schema."""
+    """Schema of the answer: only tokens that can continue a JSON text of this schema are candidates."""
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0.0, 100.0)
@@ -44,78 +48,112 @@ class Sampling:
         check_number("top_p", self.top_p, 0.0, 1.0)
         check_number("min_p", self.min_p, 0.0, 1.0)
         check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        # 2**32 - 1 makes llama.cpp draw a seed itself
+        # With 2**32 - 1 llama.cpp would draw a seed itself.
         check_integer("seed", self.seed, 0, 2**32 - 2)
         if self.json_schema is not None and not isinstance(self.json_schema, Mapping):
             raise InputError(f"json_schema must be a mapping, is {type(self.json_schema).__name__}")
 
 
 class VisionRuntime(Protocol):
-    """Tiles in, embeddings out."""
+    """A loaded vision graph: encodes tiles to embeddings."""
 
     device: str
-    """Where it runs, as the runtime names it, such as ``CPUExecutionProvider``."""
+    """Device in the runtime's own words, such as ``CPUExecutionProvider``."""
     on_cpu: bool
-    """It takes its time from what else runs on the CPU."""
+    """True if the graph runs on the CPU and so competes with other work there."""
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
+        """Encode tiles.
+
+        Args:
+            tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+
+        Returns:
+            float32 ``[n, tokens, width]``.
 
         Raises:
-            InputError: another dtype or shape than the graph takes.
+            InputError: the dtype or the shape is not the graph's.
+            ClosedError: the runtime is closed.
+            InferenceError: the runtime failed.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the graph. A second call does nothing."""
+        ...
 
 
 class Sampler(Protocol):
-    """State of one answer's sampling (penalties, random numbers)."""
+    """The sampler of one answer, with the state of its penalties and random numbers."""
 
     def sample(self) -> int:
-        """The next token, from the logits of the position decoded last; the sampler remembers it."""
+        """Choose the next token from the logits of the last decoded position, and remember it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the sampler. A second call does nothing."""
+        ...
 
 
 class DecoderRuntime(Protocol):
-    """Tokens and embeddings in, logits and tokens out, one sequence with a KV cache.
+    """A loaded decoder with the KV cache of one sequence: decodes tokens and embeddings to logits.
 
-    Positions are the caller's: `decode_tokens` and `decode_embeddings` get one position per entry. They
-    split what is longer than a batch; only the last entry's logits are computed, and only if asked.
+    The caller numbers the positions: the decode methods take one position per entry. They split input that is
+    longer than a batch, and compute logits of the last entry only, if asked.
     """
 
     device: str
+    """Device in the runtime's own words, such as ``cpu``."""
     on_cpu: bool
     """As `VisionRuntime.on_cpu`."""
     context_length: int
     """Positions that the KV cache holds."""
     width: int
+    """Width of an embedding."""
     vocabulary_size: int
+    """Number of tokens; ids are below it."""
 
     def tokenize(self, text: str) -> list[int]:
-        """Plain text to ids: no special token is recognised or added."""
+        """Convert plain text to token ids; neither recognize nor add special tokens."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens."""
+        """Return the UTF-8 bytes of a token, maybe a part of a character; empty for control tokens."""
         ...
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Rows ``[n, width]`` of the input embedding table, for text that shares a batch with pictures:
-        `decode_embeddings` does with them what `decode_tokens` does with the ids."""
+        """Return rows float32 ``[n, width]`` of the input embedding table.
+
+        With them `decode_embeddings` does what `decode_tokens` does with the ids, so that text can share a
+        batch with images.
+        """
         ...
 
     def decode_tokens(
         self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
-    ) -> None: ...
+    ) -> None:
+        """Decode tokens into the KV cache.
+
+        Args:
+            token_ids: ``[n]``, n >= 1.
+            positions: int32 ``[n]``, the next positions of the KV cache.
+            logits: compute the logits of the last token.
+
+        Raises:
+            InputError: ids or positions have the wrong type, shape or range.
+            ContextError: a position is outside the context.
+            InferenceError: the runtime failed; the KV cache holds nothing of this call.
+        """
+        ...
 
     def decode_draft(
         self, token_ids: Sequence[int], positions: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """As `decode_tokens`, for a few tokens; the logits ``[n, vocabulary]`` after each of them, valid
-        until the next decoding."""
+        """Decode a few tokens as `decode_tokens` does.
+
+        Returns:
+            float32 ``[n, vocabulary]``: the logits after each token, valid until the next decoding.
+        """
         ...
 
     def decode_embeddings(
@@ -126,52 +164,63 @@ class DecoderRuntime(Protocol):
         logits: bool,
         bidirectional: bool = False,
     ) -> None:
-        """Embeddings float32 ``[n, width]``.
+        """Decode embeddings into the KV cache.
 
         Args:
-            bidirectional: each entry of this call sees every other (and all before it).
+            embeddings: float32 ``[n, width]``, n >= 1.
+            positions: int32 ``[n]``, the next positions of the KV cache.
+            logits: compute the logits of the last entry.
+            bidirectional: each entry of this call attends to all others of this call and to all before it.
 
         Raises:
-            InputError: wrong shape, or positions outside the context.
+            InputError: embeddings or positions have the wrong type, shape or range.
+            ContextError: a position is outside the context.
+            InferenceError: the runtime failed; the KV cache holds nothing of this call.
         """
         ...
 
     def truncate(self, position: int) -> None:
-        """Forget every position >= `position`."""
+        """Remove all positions from `position` on from the KV cache."""
         ...
 
     def save(self) -> NDArray[np.uint8]:
-        """A copy of the KV cache, for `restore`; only as large as what it holds."""
+        """Return a copy of what the KV cache holds, for `restore`."""
         ...
 
     def restore(self, copy: NDArray[np.uint8], length: int) -> None:
-        """Hold what `save` copied when there were `length` positions, instead of what is held."""
+        """Replace the content of the KV cache with a copy that `save` made of `length` positions."""
         ...
 
     def logits(self) -> NDArray[np.float32]:
-        """A copy ``[vocabulary]`` of the logits of the last position decoded with ``logits=True``."""
+        """Return a copy, float32 ``[vocabulary]``, of the logits that ``logits=True`` asked for last."""
         ...
 
     def schema_checker(self, end_tokens: Collection[int]) -> Callable[[Mapping[str, Any]], object]:
-        """A function that raises InputError for a JSON schema that `sampler` would refuse.
+        """Return a function that raises InputError for a JSON schema that `sampler` does not support.
 
-        It may run in any thread while the decoder works.
+        The function may run in any thread while the decoder works.
+
+        Args:
+            end_tokens: tokens that may follow a complete JSON text.
 
         Raises:
-            MissingDependencyError: what a JSON schema needs is not installed.
+            MissingDependencyError: a library that JSON schemas need is not installed.
         """
         ...
 
     def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> Sampler:
-        """A fresh sampler for one answer.
+        """Return a new sampler for one answer.
 
         Args:
-            end_tokens: those that may follow a complete JSON text.
+            sampling: its settings.
+            end_tokens: tokens that may follow a complete JSON text; needed with a JSON schema only.
 
         Raises:
-            InputError: a JSON schema that cannot be kept to.
-            MissingDependencyError: what a JSON schema needs is not installed.
+            InputError: the JSON schema is not supported.
+            MissingDependencyError: a library that JSON schemas need is not installed.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the decoder. A second call does nothing."""
+        ...

@@ -1,4 +1,4 @@
-"""This machine's processor and memory, as far as the runtimes and ``edgevlm doctor`` need to know."""
+"""The processor and the memory of this machine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 @functools.cache
-def model() -> str:
-    """The processor's name, such as ``Intel(R) Core(TM) i7-1165G7``."""
+def cpu_model() -> str:
+    """Return the processor's name, such as ``Intel(R) Core(TM) i7-1165G7``."""
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -27,34 +27,34 @@ def model() -> str:
 
 
 @functools.cache
-def flags() -> frozenset[str]:
-    """Instruction sets in Linux's spelling (``avx2``, ``amx_int8``, ``asimddp``); empty elsewhere."""
+def cpu_flags() -> frozenset[str]:
+    """Return Linux's names of the CPU's features (``avx2``, ``amx_int8``, ``asimddp``); empty elsewhere."""
     fields = _cpu_fields()
     return frozenset((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def is_intel() -> bool:
-    """Whether it is one of Intel's, as far as Linux says."""
+    """Return True if Linux says that the processor is Intel's."""
     return _cpu_fields().get("vendor_id") == "GenuineIntel"
 
 
 def has_amx() -> bool:
-    """Whether it is an x86 processor that multiplies matrices in tiles."""
-    return "amx_tile" in flags()
+    """Return True if the processor has AMX, Intel's matrix instructions."""
+    return "amx_tile" in cpu_flags()
 
 
-def multiplies_bf16() -> bool:
-    """Whether it multiplies bfloat16 matrices in hardware, several times as fast as float32."""
-    return "amx_bf16" in flags()
+def has_amx_bf16() -> bool:
+    """Return True if the processor has AMX for bfloat16, several times as fast as float32."""
+    return "amx_bf16" in cpu_flags()
 
 
-def multiplies_int8() -> bool:
-    """Whether it is an x86 processor that multiplies and adds int8 in one instruction (VNNI)."""
-    return not flags().isdisjoint({"avx512_vnni", "avx_vnni"})
+def has_vnni() -> bool:
+    """Return True if the processor has VNNI: it multiplies and adds int8 in one instruction."""
+    return not cpu_flags().isdisjoint({"avx512_vnni", "avx_vnni"})
 
 
 def _cpu_fields() -> dict[str, str]:
-    """The first processor's block of Linux's ``/proc/cpuinfo``."""
+    """Return the fields of the first processor in Linux's ``/proc/cpuinfo``."""
     if not _CPU_INFO.exists():
         return {}
     block = _CPU_INFO.read_text(errors="replace").split("\n\n", 1)[0]
@@ -63,14 +63,14 @@ def _cpu_fields() -> dict[str, str]:
 
 
 def logical_cores() -> int:
-    """Cores that this process may use, hyper-threads counted."""
+    """Count the cores that this process may use, with each hyper-thread as a core."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, each counted once; decoding gains nothing from hyper-threads."""
+    """Count the cores that this process may use. Decoding gains nothing from hyper-threads."""
     if not hasattr(os, "sched_getaffinity"):
         return logical_cores()
     siblings = set()
@@ -81,15 +81,15 @@ def physical_cores() -> int:
 
 
 def total_memory() -> int | None:
-    """Bytes of memory in the machine; None where the system does not say."""
+    """Return the bytes of memory in the machine; None if the system does not tell."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 
 
 def peak_memory() -> int | None:
-    """Bytes of memory that this process held at most since its start; None on Windows."""
-    # getrusage would also count what the process held from which this one was started.
+    """Return the most bytes of memory that this process has held since its start; None on Windows."""
+    # getrusage would also count memory of the process that started this one.
     if (peak := _memory("VmHWM", "self")) is not None:
         return peak
     if sys.platform == "win32":
@@ -101,12 +101,16 @@ def peak_memory() -> int | None:
 
 
 def resident_memory(process: int | None = None) -> int | None:
-    """Bytes of memory that this process, or another, holds now; None where the system does not say."""
+    """Return the bytes of memory that a process holds now; None if the system does not tell.
+
+    Args:
+        process: id of the process; None takes this one.
+    """
     return _memory("VmRSS", "self" if process is None else str(process))
 
 
 def _memory(field: str, process: str) -> int | None:
-    """Bytes that Linux tells of a process."""
+    """Return a field in bytes of Linux's ``/proc/PROCESS/status``; None without such a file."""
     status = Path("/proc", process, "status")
     if not status.exists():
         return None
@@ -115,7 +119,7 @@ def _memory(field: str, process: str) -> int | None:
 
 
 def return_freed_memory() -> None:
-    """Hand back to the system what glibc keeps of freed memory; other C libraries decide for themselves."""
+    """Return freed memory that glibc keeps to the system. Do nothing with other C libraries."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -123,10 +127,10 @@ def return_freed_memory() -> None:
 
 
 def limit_memory_arenas(count: int) -> None:
-    """Have glibc's malloc use at most this many arenas, each of which keeps some MB of freed memory.
+    """Limit the arenas of glibc's malloc. Each arena keeps some MB of freed memory.
 
-    By default there may be 8 for each core, and each thread that ever computes takes one. It holds for those
-    that come from now on; other C libraries have none.
+    By default there are up to 8 arenas per core, and each thread that allocates takes one. Arenas that exist
+    already stay. Do nothing with other C libraries.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -135,7 +139,7 @@ def limit_memory_arenas(count: int) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can still be allocated, swap included; without Linux's figures, the total."""
+    """Return the bytes that can still be allocated, swap included; on other systems than Linux, the total."""
     if not _MEMORY_INFO.exists():
         return total_memory()
     fields = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""What a vision graph must look like, checked alike whichever runtime loads it."""
+"""Checks of a vision graph and of its tiles, the same for every runtime."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InputError, LoadError
 
-Port = tuple[str, list[int | None]]
-"""Element type as NumPy names it, and shape; None is a free side."""
+TensorSpec = tuple[str, list[int | None]]
+"""NumPy's name of the element type, and the shape; None stands for a dynamic dimension."""
 
 
 def check_file(path: Path) -> None:
-    """Raises:
-    LoadError: there is no file.
+    """Check that a file exists.
+
+    Raises:
+        LoadError: the file does not exist.
     """
     if not path.is_file():
         raise LoadError(f"{path}: no such file; the bundle is incomplete, get it again")
@@ -24,16 +26,22 @@ def check_file(path: Path) -> None:
 
 def check_graph(
     path: Path,
-    inputs: Mapping[str, Port],
-    outputs: Mapping[str, Port],
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
     input_name: str,
     output_name: str,
 ) -> tuple[int, int, int]:
-    """Height, width and channels of a tile, of a graph that has the promised input and output.
+    """Check a graph's input and output, and return height, width and channels of a tile.
+
+    Args:
+        path: the graph's file, for messages.
+        inputs: all inputs of the graph, by name.
+        outputs: all outputs of the graph, by name.
+        input_name: name of the only input, which must be uint8 ``[n, height, width, 3]``.
+        output_name: name of the output that must be float32 ``[n, tokens, width]``.
 
     Raises:
-        LoadError: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]`` is not what it
-            computes.
+        LoadError: the graph has another input or output.
     """
     if list(inputs) != [input_name] or output_name not in outputs:
         raise LoadError(
@@ -44,24 +52,24 @@ def check_graph(
     sides = [side for side in shape[1:] if side is not None]
     if kind != "uint8" or len(shape) != 4 or shape[0] is not None or len(sides) != 3:
         raise LoadError(
-            f"{path}: input {input_name!r} must be uint8 [n, height, width, 3] with only n free, is "
-            f"{kind} {_spelled(shape)}; export it again"
+            f"{path}: input {input_name!r} must be uint8 [n, height, width, 3] with only n dynamic, is "
+            f"{kind} {_format_shape(shape)}; export it again"
         )
     kind, shape = outputs[output_name]
     if kind != "float32" or len(shape) != 3:
         raise LoadError(
             f"{path}: output {output_name!r} must be float32 [n, tokens, width], is {kind} "
-            f"{_spelled(shape)}; export it again"
+            f"{_format_shape(shape)}; export it again"
         )
     height, width, channels = sides
     return height, width, channels
 
 
 def check_tiles(tiles: NDArray[np.uint8], shape: tuple[int, int, int]) -> None:
-    """Tiles must be uint8 ``[n, *shape]`` with n >= 1.
+    """Check that tiles are uint8 ``[n, *shape]`` with n >= 1.
 
     Raises:
-        InputError: they are not.
+        InputError: the tiles have another dtype or shape.
     """
     if not isinstance(tiles, np.ndarray) or tiles.dtype != np.uint8:
         kind = tiles.dtype if isinstance(tiles, np.ndarray) else type(tiles).__name__
@@ -73,5 +81,5 @@ def check_tiles(tiles: NDArray[np.uint8], shape: tuple[int, int, int]) -> None:
         )
 
 
-def _spelled(shape: list[int | None]) -> str:
+def _format_shape(shape: list[int | None]) -> str:
     return f"[{', '.join('?' if side is None else str(side) for side in shape)}]"

@@ -38,7 +38,7 @@ from edgevlm.runtimes import devices
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.onnx import session
-from edgevlm.runtimes.onnx.execution_providers import DEVICES
+from edgevlm.runtimes.onnx.execution_providers import ONNX_DEVICES
 from edgevlm.vlm import VLM
 
 IMAGES = Path(__file__).resolve().parent.parent / "examples"
@@ -253,7 +253,7 @@ def check_vision(setting: Setting, file: str) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     embeddings = []
     for place, device in (("cpu", "cpu"), ("gpu", setting.device)):
-        backend = devices.select(device, None, (file,))
+        backend = devices.select_backend(device, None, (file,))
         begun = time.perf_counter()
         with closing(load_vision(manifest, bundle.path(entry), backend=backend)) as runtime:
             figures[f"{place} load ms"] = 1000 * (time.perf_counter() - begun)
@@ -362,18 +362,20 @@ class GpuMemory:
 def decoder_lacks(gpu_layers: int) -> str:
     """Why the decoder cannot run on the GPU; empty if it can."""
     try:
-        return library.why_no_gpu() if gpu_layers else ""
+        return library.no_gpu_reason() if gpu_layers else ""
     except EdgeVLMError as error:
         return str(error)
 
 
 def vision_lacks(device: str) -> str:
     """Why the vision graph cannot run on `device`; empty if it may."""
-    if device not in DEVICES or device in session.available_devices():
+    if device not in ONNX_DEVICES or device in session.available_devices():
         return ""
-    there = ", ".join(session.library().get_available_providers())
-    wanted = DEVICES[device]
-    return f"{wanted.provider} is not in this ONNX Runtime, which has {there}; {wanted.install}"
+    there = ", ".join(session.load_onnxruntime().get_available_providers())
+    wanted = ONNX_DEVICES[device]
+    return (
+        f"{wanted.provider} is not in this ONNX Runtime, which has {there}; {wanted.install_hint}"
+    )
 
 
 class Runner:

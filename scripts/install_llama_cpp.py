@@ -135,10 +135,10 @@ def has_multimodal() -> bool:
 def check() -> None:
     """Make sure that what is installed runs on this CPU; compiles it again if it does not."""
     from edgevlm.errors import EdgeVLMError
-    from edgevlm.runtimes.llama_cpp.guard import check_library, library_verdict
+    from edgevlm.runtimes.llama_cpp.guard import check_library, probe_library
 
     try:
-        verdict = library_verdict()
+        verdict = probe_library()
         if verdict.outcome != "ok" and not any(name in os.environ for name in OWN_CHOICE):
             print(f"llama.cpp crashes as it is built ({verdict.detail})", file=sys.stderr)
             environment = dict(os.environ) | {"CMAKE_ARGS": WITHOUT_AMX}

@@ -1,8 +1,8 @@
-"""Pictures of the demo: python -m scripts.take_screenshots FOLDER [--readme] [--locale ru-RU]
+"""Take screenshots of the demo: python -m scripts.take_screenshots FOLDER [--readme] [--locale ru-RU]
 
-Every tab at three widths, light and dark, with something in it, to be looked at; with --readme the two that
-the README shows instead. Needs Chromium and playwright. The colours are reduced to a palette, so that each
-file stays small.
+It takes every tab at three widths, light and dark, with content, for a review. With --readme it takes the two
+screenshots of the README instead. It needs Chromium and playwright. The colors are reduced to a palette, so
+that the files are small.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tests.support import browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-PICTURES = Path(__file__).resolve().parent.parent / "examples"
-SCENE, CHANGED = PICTURES / "scene.png", PICTURES / "changed.png"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SCENE, CHANGED = EXAMPLES / "scene.png", EXAMPLES / "changed.png"
 SIZES = ((1280, 900), (820, 1180), (390, 844))
-"""Of the window, in CSS pixels: a desktop, a tablet and a phone."""
-LARGEST = 150_000
-"""Bytes of a file for the README."""
+"""Sizes of the window in CSS pixels: a desktop, a tablet and a phone."""
+MAX_FILE_SIZE = 150_000
+"""Largest size of a file for the README, in bytes."""
 
 
 def save(page: Page, path: Path, *, whole: bool = False) -> int:
-    """Write what the window shows, or the whole page; returns the file's size in bytes."""
+    """Write what the window shows, or the whole page; return the file's size in bytes."""
     picture = Image.open(BytesIO(page.screenshot(full_page=whole))).convert("RGB")
     picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
         path, optimize=True
@@ -40,7 +40,7 @@ def save(page: Page, path: Path, *, whole: bool = False) -> int:
 
 
 def take_all(chromium: Browser, address: str, folder: Path, locale: str) -> None:
-    """Each tab empty and filled; Chat as the window shows it and with everything open."""
+    """Take each tab empty and filled, and Chat also with all sections open."""
     for width, height in SIZES:
         for dark in (False, True):
             end = f"{width}-{'dark' if dark else 'light'}.png"
@@ -71,10 +71,10 @@ def take_all(chromium: Browser, address: str, folder: Path, locale: str) -> None
 
 
 def take_for_readme(chromium: Browser, address: str, folder: Path) -> None:
-    """A conversation in light colours, and what is behind an answer in dark ones.
+    """Take a conversation in light colors, and the tab Inside in dark ones.
 
     Raises:
-        ValueError: a file does not fit `LARGEST`.
+        ValueError: a file is larger than `MAX_FILE_SIZE`.
     """
     with browser.visit(chromium, address, width=1000, height=1150) as page:
         browser.ask(page, "Where is the key?", [SCENE])
@@ -85,15 +85,17 @@ def take_for_readme(chromium: Browser, address: str, folder: Path) -> None:
         browser.open_tab(page, "Inside")
         page.locator("#tokens .token").first.hover()
         sizes.append(save(page, folder / "inside.png"))
-    if max(sizes) > LARGEST:
-        raise ValueError(f"a file has {max(sizes)} bytes, more than {LARGEST}")
+    if max(sizes) > MAX_FILE_SIZE:
+        raise ValueError(f"a screenshot has {max(sizes)} bytes, more than {MAX_FILE_SIZE}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, help="where the pictures go")
-    parser.add_argument("--readme", action="store_true", help="the README's two pictures")
-    parser.add_argument("--locale", default="en-US", help="of the browser (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="folder for the screenshots")
+    parser.add_argument("--readme", action="store_true", help="take the README's two screenshots")
+    parser.add_argument(
+        "--locale", default="en-US", help="locale of the browser (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     if (reason := browser.missing()) is not None:
         parser.error(reason)

@@ -1,6 +1,6 @@
-"""How long edgevlm takes to start: best of five fresh processes each, milliseconds.
+"""Measure the start of edgevlm: best of five fresh processes each, in milliseconds.
 
-A bare interpreter's own time is taken off, so what is left is edgevlm's.
+The time of a bare interpreter is subtracted.
 """
 
 from __future__ import annotations

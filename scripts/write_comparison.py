@@ -1,7 +1,8 @@
-"""Writes what `python -m benchmarks.comparison` measured into docs/performance.md.
+"""Write what `python -m benchmarks.comparison` measured into docs/performance.md and the README.
 
-`python scripts/write_comparison.py` replaces what stands between the marks `<!-- table: begin -->` and
-`<!-- table: end -->` by one table of all machines in benchmarks/results/, a folder for each.
+`python scripts/write_comparison.py` replaces the text between the marks `<!-- table: begin -->` and
+`<!-- table: end -->` of docs/performance.md by one table of all machines in benchmarks/results/, a folder
+for each, and that between the same marks of the README by a few rows of one machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,17 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
+README = REPOSITORY / "README.md"
+README_MACHINE = RESULTS / "epyc" / "results.json"
+README_ROWS = {
+    "first token: 17 tiles": "first token, image in 17 tiles",
+    "first token: camera frame, detail auto": 'first token, camera frame with `detail="auto"`',
+    "first token of a second question: 17 tiles": "first token, second question about the 17 tiles",
+    "first token of the next turn, after 3 frames": "first token, next turn after three frames",
+    "load, warm page cache": "load, files in the page cache",
+    "peak memory, 17 tiles": "peak memory, image in 17 tiles",
+}
+"""Work in the results to its words in the README."""
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 PARTS = ("encoding", "answers", "loading", "decoding")
 
@@ -50,14 +62,30 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(result: dict[str, Any]) -> str:
+    """Return the README's rows of one machine as Markdown, beside llama.cpp's multimodal stack."""
+    rows = {row["work"]: row for part in PARTS for row in result[part]["rows"]}
+    lines = ["| | edgevlm | llama.cpp's own | times as good |", "|---|---|---|---|"]
+    for work, words in README_ROWS.items():
+        row = rows[work]
+        ratio = f"{row['ratio']:.{1 if row['ratio'] < 10 else 0}f}"
+        unit = row["unit"]
+        lines.append(
+            f"| {words} | {row['ours']:.3g} {unit} | {row['theirs']:.3g} {unit} | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
+def put(path: Path, block: str) -> None:
+    """Replace the text between a document's marks."""
+    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main() -> None:
-    """As the module says."""
     files = sorted(RESULTS.glob("*/results.json"))
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
+    put(DOCUMENT, table([json.loads(file.read_text(encoding="utf-8")) for file in files]))
+    put(README, summary(json.loads(README_MACHINE.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

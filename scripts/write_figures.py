@@ -1,4 +1,4 @@
-"""Writes what `edgevlm eval --json FILE` measured into the README and the built-in model's cards.
+"""Writes what `edgevlm eval --json FILE` measured into the docs and the built-in model's cards.
 
 `python scripts/write_figures.py FILE` replaces what stands between the marks `<!-- eval: begin -->`
 and `<!-- eval: end -->`; a card that has no marks yet gets them before its last heading. Figures get
@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FILES = ("README.md", "training/nano/README.md", "edgevlm/models/edgevlm-nano/README.md")
+FILES = (
+    "docs/built-in-model.md",
+    "training/nano/README.md",
+    "edgevlm/models/edgevlm-nano/README.md",
+)
 BEGIN, END = "<!-- eval: begin -->", "<!-- eval: end -->"
 LANGUAGES = {"": "English", " (ru)": "Russian"}
 

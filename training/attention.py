@@ -1,9 +1,9 @@
-"""The decoder's attention, taught: heads that are told where to look, and what words must then know.
+"""Supervised attention: losses that teach some heads of the decoder where to look.
 
-A few heads are told to look at what a noun or a colour just heard names, at what is about to be said,
-at the letter about to be spelt, at the thing whose box is about to be written, and, in the second of
-two pictures, at the same place of the first. Left alone, a decoder of this size takes far more pictures
-to find out that a noun has to do with a place. Where things are comes from `grounding`.
+The targets of these heads are: the thing that a noun or a color in the prompt names, the thing that the
+next output token names, the next letter of a word, the thing whose box is the next output, and, for a token
+of a second image, the same place of the first. Without these losses a decoder of this size needs far more
+images to learn that a noun relates to a place. `grounding` computes the targets.
 """
 
 from __future__ import annotations
@@ -18,28 +18,37 @@ from transformers import SmolVLMForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from training import dialogues, labels
-from training.grounding import ANY_SHAPE, Finder
+from training.grounding import ANY_SHAPE, MentionFinder
 from training.model import TEXT_WIDTH, TOKENS, DenseHeads, share_right
 
-# (layer, head): what the head looks at
-WHERE = (1, 0)  # a word just heard: the cells of what it names, or the row's first token
-COUNT = (1, 2)  # the same with one share for each thing and a few for the row's first token
-RECOUNT = (2, 2)  # that again, once the word has taken in what such a thing looks like here
-AREA = (1, 1)  # the same with one share for each covered patch and a few for the first token
-SAY = (3, 0)  # a word, a letter or a box about to be written: the cells of what it stands for
-COMPARE = (0, 2)  # a token of the second picture: the same cell of the first
+# (layer, head): the target of the head's attention
+WHERE = (
+    1,
+    0,
+)  # from a word in the prompt to the cells of what it names, or to the row's first token
+COUNT = (1, 2)  # the same, with an equal share for each thing and some for the row's first token
+RECOUNT = (2, 2)  # the same one layer later, where the word has the appearance of such a thing
+AREA = (1, 1)  # the same, with an equal share for each covered patch and some for the first token
+SAY = (
+    3,
+    0,
+)  # from the position before a word, a letter or a box to the cells of what it stands for
+COMPARE = (0, 2)  # from a token of the second image to the same cell of the first
 
-_NONE = 3.0  # things' worth of the first token's share in COUNT, so that five and six differ more
-_REST = 8.0  # patches' worth of the first token's share in AREA
-_MOST = 7  # larger numbers of things pass for this one
-HEARD_LAYER = 2  # after it, a word just heard knows what it names
+# Share of the first token in COUNT, in shares of a thing: the shares of five and six things differ more.
+_FIRST_TOKEN_THINGS = 3.0
+_FIRST_TOKEN_CELLS = 8.0  # share of the first token in AREA, in shares of a patch
+_MAX_COUNT = 7  # larger numbers count as this one
+MENTION_LAYER = 2  # after it, the token of a word has the information about what the word names
 
 
-def start_words(model: SmolVLMForConditionalGeneration, heads: DenseHeads, finder: Finder) -> None:
-    """Let nouns and colours start as what the picture's tokens were taught to be told apart by.
+def initialize_words(
+    model: SmolVLMForConditionalGeneration, heads: DenseHeads, finder: MentionFinder
+) -> None:
+    """Initialize the embeddings of nouns and colors from the classifiers of the dense heads.
 
-    A word's embedding is the direction of the dense heads' classifier, and the head `WHERE` compares
-    in the space of these directions, in the channels that rotary positions turn least.
+    A word's embedding is its class's direction. The head `WHERE` compares tokens in the space of these
+    directions, in the channels that the rotary position embedding rotates least.
     """
     kinds, colors = heads.directions()
     kinds = kinds - kinds.mean(0)
@@ -66,8 +75,8 @@ def start_words(model: SmolVLMForConditionalGeneration, heads: DenseHeads, finde
             rows[channels] = main
 
 
-class Attention:
-    """What chosen heads of the decoder look at, computed again from the layers' inputs."""
+class AttentionProbe:
+    """Computes the attention of single heads of the decoder again, from the inputs of the layers."""
 
     def __init__(
         self,
@@ -75,13 +84,13 @@ class Attention:
         hidden: Sequence[Tensor],
         batch: dict[str, Tensor],
     ) -> None:
-        """`hidden` are the inputs of the layers, [rows, length, width]."""
+        """Take the inputs of the layers as `hidden`, [rows, length, width] each."""
         self._text, self._hidden = model.model.text_model, hidden
-        self._mask = dialogues.attention(batch["owner"])
+        self._mask = dialogues.attention_mask(batch["owner"])
         self._turns = self._text.rotary_emb(hidden[0], batch["positions"])
 
     def log_shares(self, which: tuple[int, int], at: Tensor) -> Tensor:
-        """Log of the attention of the tokens `at` [m, 2] (row, position), [m, length]."""
+        """Return the log of the attention of the tokens `at` [m, 2] (row, position), [m, length]."""
         layer: Any = self._text.layers[which[0]]
         attend = layer.self_attn
         size, group = attend.head_dim, attend.num_key_value_groups
@@ -101,27 +110,27 @@ class Attention:
 
 
 class MentionHeads(nn.Module):
-    """How many things a word just heard names, and where the only one is, read from its token.
+    """Predict from the token of a word how many things it names, and the box of the only one.
 
-    Each answer about number, size or place needs this, and few dialogues ask for it: so every mention
-    teaches it.
+    Each answer about number, size or place needs this, but few dialogues ask for it. So the loss uses
+    every mention.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(TEXT_WIDTH)
-        self.numbers = nn.Linear(TEXT_WIDTH, 2 * (_MOST + 1))
+        self.numbers = nn.Linear(TEXT_WIDTH, 2 * (_MAX_COUNT + 1))
         self.box = nn.Linear(TEXT_WIDTH, 4)
 
     def forward(
         self, hidden: Sequence[Tensor], batch: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, float]]:
-        """`hidden` are the inputs of the decoder's layers, [rows, length, width]."""
-        row, position = batch["heard_at"].unbind(1)
-        read = self.norm(hidden[HEARD_LAYER + 1][row, position])
-        true = batch["heard_numbers"].clamp(max=_MOST)
+        """Return the loss and the figures; `hidden` are the layers' inputs, [rows, length, width]."""
+        row, position = batch["named_at"].unbind(1)
+        read = self.norm(hidden[MENTION_LAYER + 1][row, position])
+        true = batch["named_counts"].clamp(max=_MAX_COUNT)
         guessed = self.numbers(read).unflatten(-1, (2, -1))[:, : true.shape[1]]
-        box, wanted = self.box(read), batch["heard_boxes"]
+        box, wanted = self.box(read), batch["named_boxes"]
         only = ~wanted[:, 0].isnan()
         off = functional.smooth_l1_loss(box[only], wanted[only], beta=0.05, reduction="sum")
         several = true.max(1).values > 1
@@ -135,32 +144,40 @@ class MentionHeads(nn.Module):
         return (counted + 4 * off) / max(1, len(row)), figures
 
 
-def _off_equal_shares(looked: Tensor, things: Tensor) -> Tensor:
-    """Divergence of the things' shares from equal ones, and of the first token's from `_NONE` such.
+def _equal_share_loss(looked: Tensor, things: Tensor) -> Tensor:
+    """Return the divergence from equal shares for all things and the fixed share of the first token.
 
-    `looked` [m, 1 + cells] are logs of attention, the first token's first; `things` [m, cells].
+    Args:
+        looked: logs of attention [m, 1 + cells]; the first column is the row's first token.
+        things: the number of the thing that covers each cell, from 1, or 0 [m, cells].
     """
-    # 0: the ground, 1: the first token, from 2 on the things
+    # 0: the background, 1: the first token, from 2 on the things
     groups = functional.pad(torch.where(things > 0, things + 1, 0), (1, 0), value=1)
     each = torch.zeros(len(looked), int(groups.max()) + 1).scatter_add(1, groups, looked.exp())
     wanted = torch.zeros_like(each).scatter(1, groups, 1.0)
-    wanted[:, 0], wanted[:, 1] = 0, _NONE
+    wanted[:, 0], wanted[:, 1] = 0, _FIRST_TOKEN_THINGS
     wanted = wanted / wanted.sum(1, keepdim=True)
     return functional.kl_div((each + 1e-9).log(), wanted, reduction="batchmean")
 
 
 def attention_loss(
-    heads: Attention, batch: dict[str, Tensor], at: Sequence[int]
+    heads: AttentionProbe, batch: dict[str, Tensor], at: Sequence[int]
 ) -> tuple[Tensor, dict[str, float]]:
-    """How far the heads are from what they should look at; `at` is where the pictures start."""
-    pictures = [torch.arange(first, first + TOKENS) for first in at]
-    columns = torch.cat([torch.zeros(1, dtype=torch.long), *pictures])  # and the row's first token
+    """Return the loss of all supervised heads, and the figures.
+
+    Args:
+        heads: the attention of the heads.
+        batch: the result of `training.grounding.attention_targets` and the row's ids.
+        at: the position at which each image starts.
+    """
+    images = [torch.arange(first, first + TOKENS) for first in at]
+    columns = torch.cat([torch.zeros(1, dtype=torch.long), *images])  # and the row's first token
     pieces: list[Tensor] = []
     figures: dict[str, float] = {}
-    covered = batch["heard_things"] > 0
+    covered = batch["named_things"] > 0
     for name, head, where, cells in (
-        ("where", WHERE, batch["heard_at"], covered),
-        ("say", SAY, batch["said_at"], batch["said_cells"]),
+        ("where", WHERE, batch["named_at"], covered),
+        ("say", SAY, batch["output_at"], batch["output_cells"]),
     ):
         if len(where):
             wanted = torch.cat([~cells.any(1, keepdim=True), cells], 1)
@@ -170,17 +187,17 @@ def attention_loss(
             figures[name] = float(seen.detach().exp().mean())
     if len(covered):
         for name, head in (("count", COUNT), ("recount", RECOUNT)):
-            looked = heads.log_shares(head, batch["heard_at"])[:, columns]
-            pieces.append(_off_equal_shares(looked, batch["heard_things"]))
+            looked = heads.log_shares(head, batch["named_at"])[:, columns]
+            pieces.append(_equal_share_loss(looked, batch["named_things"]))
             figures[name] = float(pieces[-1].detach())
-        wanted = functional.pad(covered.float(), (1, 0), value=_REST)
-        looked = heads.log_shares(AREA, batch["heard_at"])[:, columns]
+        wanted = functional.pad(covered.float(), (1, 0), value=_FIRST_TOKEN_CELLS)
+        looked = heads.log_shares(AREA, batch["named_at"])[:, columns]
         shares = wanted / wanted.sum(1, keepdim=True)
         pieces.append(functional.kl_div(looked, shares, reduction="batchmean"))
         figures["area"] = float(pieces[-1].detach())
     if len(at) == 2:
         rows = torch.arange(len(batch["ids"])).repeat_interleave(TOKENS)
-        first, second = (picture.repeat(len(batch["ids"])) for picture in pictures)
+        first, second = (image.repeat(len(batch["ids"])) for image in images)
         looked = heads.log_shares(COMPARE, torch.stack([rows, second], 1))
         same = looked.gather(1, first[:, None])
         pieces.append(-same.mean())

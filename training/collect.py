@@ -1,8 +1,8 @@
-"""Builds the drawings, typefaces and words that scenes are made of, from public packages.
+"""Build the drawings, typefaces and words of the scenes from public packages.
 
-`python -m training.collect FOLDER` fetches pinned packages with `npm pack` and Debian's word list
-with `apt-get download`, and writes what stands in `edgevlm/scenes/data`. Nobody needs to run it:
-the result is in the repository. It needs npm, dpkg, and `pip install resvg-py fonttools brotli`.
+`python -m training.collect FOLDER` downloads pinned packages with `npm pack` and Debian's word list with
+`apt-get download`, and writes the files of `edgevlm/scenes/data`. The result is in the repository, so
+nobody needs to run this. It needs npm, dpkg, and `pip install resvg-py fonttools brotli`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-DATA = Path(__file__).parent.parent / "edgevlm" / "evaluation" / "data"
+DATA = Path(__file__).parent.parent / "edgevlm" / "scenes" / "data"
 SIDE = 128  # longer side of a stored drawing, in pixels
 
 EMOJI = {
@@ -97,7 +97,7 @@ _RUDE = re.compile(
 
 
 def _npm(package: str, scratch: Path) -> Path:
-    """The unpacked folder of an npm package."""
+    """Download and unpack an npm package; return its folder."""
     done = subprocess.run(
         ["npm", "pack", "--silent", package],
         cwd=scratch,
@@ -116,7 +116,7 @@ def _plain(name: str) -> str:
 
 
 class EmojiSet:
-    """One set of vector drawings in Iconify's JSON form."""
+    """One set of vector drawings in Iconify's JSON format."""
 
     def __init__(self, folder: Path) -> None:
         self._icons: dict[str, Any] = json.loads((folder / "icons.json").read_text())
@@ -124,7 +124,7 @@ class EmojiSet:
         self.by_code: dict[str, str] = json.loads(chars.read_text()) if chars.exists() else {}
 
     def find(self, codes: list[str], names: set[str]) -> str | None:
-        """The icon for a code point, or by name where the set has no code points."""
+        """Return the icon for a code point, or by name if the set has no code points."""
         for code in codes:
             if code in self.by_code:
                 return self.by_code[code]
@@ -148,16 +148,16 @@ class EmojiSet:
 
 
 def _drawing(svg: str) -> bytes:
-    """The drawing cropped to what is visible, as WebP."""
+    """Return the drawing, cropped to its visible part, as WebP."""
     import resvg_py
 
-    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
-    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
-    picture = picture.crop(box)
-    scale = SIDE / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
+    image = image.crop(box)
+    scale = SIDE / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     file = io.BytesIO()
-    picture.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=82, method=6)
+    image.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=82, method=6)
     return file.getvalue()
 
 
@@ -218,7 +218,7 @@ def collect_typefaces(file: Path, scratch: Path) -> None:
 
 
 def collect_words(file: Path, scratch: Path) -> None:
-    """Words of 2 to 8 letters, without inflections and what one would not print."""
+    """Write the words of 2 to 8 letters, without inflected and rude ones."""
     subprocess.run(["apt-get", "download", WORD_LIST], cwd=scratch, check=True)
     subprocess.run(
         ["dpkg", "-x", str(next(scratch.glob("*.deb"))), str(scratch / "words")], check=True

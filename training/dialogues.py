@@ -1,10 +1,9 @@
-"""Pictures and several dialogues about them, packed into one row of tokens for the decoder.
+"""Sequence packing: images and several dialogues about them in one row of tokens for the decoder.
 
-The tokens of one or two pictures come once, at the start of the row; each dialogue after them sees
-the pictures and itself, and has the positions it would have alone, so the result is that of
-separate sequences. Covered: single questions, chats of several turns, two pictures in one message,
-and chats without a picture, in English and Russian. Not covered: pictures in later turns, system
-prompts.
+The tokens of one or two images are at the start of the row. Each dialogue after them attends to the images
+and to itself only, and has the positions that it would have alone. So the result equals that of separate
+sequences. Dialogues are single questions, chats of several turns, two images in one message, and chats
+without an image, in English and Russian. There are no images in later turns and no system prompts.
 """
 
 from __future__ import annotations
@@ -29,13 +28,15 @@ from training.model import TOKENS
 T = TypeVar("T")
 
 END = "<end_of_utterance>"
-PICTURE = "<fake_token_around_image><global-img>" + "<image>" * TOKENS + "<fake_token_around_image>"
-ABOUT_PICTURE = "<|im_start|>User:"  # the pictures follow, then the text without a space
-WITHOUT_PICTURE = "<|im_start|>User: "
+IMAGE_TEXT = (
+    "<fake_token_around_image><global-img>" + "<image>" * TOKENS + "<fake_token_around_image>"
+)
+PREFIX_WITH_IMAGE = "<|im_start|>User:"  # then the images, then the text without a space
+PREFIX_WITHOUT_IMAGE = "<|im_start|>User: "
 
-BLUR = 0.04  # as in `questions.ask`
-RUSSIAN = 0.4  # share of the dialogues
-# How often each skill is tried; what a scene does not allow is left out.
+ORDER_NOISE = 0.04  # as in `questions.ask`
+RUSSIAN_SHARE = 0.4  # share of the dialogues
+# Weight of each skill in the random choice; a question that a scene does not allow is left out.
 SKILL_WEIGHTS: dict[str, float] = {
     "name": 0.8,
     "attribute": 1.5,
@@ -49,12 +50,12 @@ SKILL_WEIGHTS: dict[str, float] = {
     "refuse": 1.2,
 }
 _SKILLS = tuple(SKILL_WEIGHTS)
-_DIALOGUES = (6, 10)  # per scene; the end is left out
-_ROOM = 150  # tokens for a scene's dialogues; rows of like lengths waste little on padding
+_DIALOGUES = (6, 10)  # per scene; the end is excluded
+_MAX_TOKENS_PER_SCENE = 150  # of all dialogues; rows of similar lengths need little padding
 _PAIR_DIALOGUES = (3, 6)
-_AT_MOST = 2  # dialogues of one skill per scene
+_MAX_PER_SKILL = 2  # dialogues of one skill per scene
 
-NO_PICTURE = {"en": "I see no picture.", "ru": "Я не вижу картинки."}
+NO_IMAGE = {"en": "I see no picture.", "ru": "Я не вижу картинки."}
 
 _HELLO = "Hello! Show me a picture and ask me about it."
 _SELF = "I am edgevlm-nano, a small model that sees drawn things, shapes and printed words."
@@ -122,31 +123,31 @@ SMALL_TALK: dict[str, tuple[tuple[str, str], ...]] = {
 
 @dataclass(frozen=True)
 class Segment:
-    """One dialogue after its opening: token ids, and which of them the model has to say."""
+    """One dialogue without the shared prefix: token ids, and which of them are answers."""
 
     ids: list[int]
-    said: list[bool]
-    pictures: int
+    is_answer: list[bool]
+    images: int
 
 
 def _one_of(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _language(rng: np.random.Generator) -> str:
-    return "ru" if rng.random() < RUSSIAN else "en"
+def _random_language(rng: np.random.Generator) -> str:
+    return "ru" if rng.random() < RUSSIAN_SHARE else "en"
 
 
 def _turns(question: Question) -> list[tuple[str, str]]:
-    return [(turn.text, turn.answer) for turn in question.turns]
+    return [(turn.question, turn.answer) for turn in question.turns]
 
 
 def _weights(scene: Scene) -> NDArray[np.float64]:
-    """`SKILL_WEIGHTS`, moved towards what the scene was laid out for."""
+    """Return cumulative weights of the skills, with more weight for those that fit the layout."""
     weights = dict(SKILL_WEIGHTS)
     if len(scene.words) == 1:
         weights["read"] *= 2
-    elif scene.words:  # of several words, none is asked about alone
+    elif scene.words:  # no question asks about one of several words
         weights["describe"] *= 4
         weights["many_turns"] *= 4
     if len(scene.things) == 1:
@@ -160,17 +161,17 @@ def _weights(scene: Scene) -> NDArray[np.float64]:
 
 
 class Packer:
-    """Makes rows of dialogues with one tokenizer."""
+    """Builds rows of dialogues with one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encoder = tokenizer.backend_tokenizer
         self._known: dict[str, tuple[int, ...]] = {}
-        self._picture = self._ids(PICTURE)
-        self._about = self._ids(ABOUT_PICTURE)
-        self._first = len(self._about) + self._picture.index(self._ids("<image>")[0])
+        self._image = self._ids(IMAGE_TEXT)
+        self._prefix = self._ids(PREFIX_WITH_IMAGE)
+        self._first_image_position = len(self._prefix) + self._image.index(self._ids("<image>")[0])
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        """Questions and answers come again and again, so what was encoded is kept."""
+        """Return the token ids of a text; they are cached, since texts repeat often."""
         ids = self._known.get(text)
         if ids is None:
             if len(self._known) > 100_000:
@@ -179,33 +180,33 @@ class Packer:
             self._known[text] = ids
         return ids
 
-    def opening(self, pictures: int) -> list[int]:
-        """What the dialogues of a row share; nothing without a picture."""
-        return [*self._about, *self._picture * pictures] if pictures else []
+    def opening(self, images: int) -> list[int]:
+        """Return the prefix that the dialogues of a row share; empty without an image."""
+        return [*self._prefix, *self._image * images] if images else []
 
-    def picture_positions(self, pictures: int) -> list[int]:
-        """Where each picture's run of `TOKENS` tokens starts in the opening."""
-        return [self._first + i * len(self._picture) for i in range(pictures)]
+    def image_positions(self, images: int) -> list[int]:
+        """Return the positions at which the `TOKENS` tokens of each image start in the prefix."""
+        return [self._first_image_position + i * len(self._image) for i in range(images)]
 
-    def segment(self, turns: Sequence[tuple[str, str]], pictures: int) -> Segment:
-        """A chat of questions with their answers."""
-        # without a picture, the space of the opening belongs to the first word
-        ids: list[int] = [] if pictures else list(self._ids(WITHOUT_PICTURE + turns[0][0]))
-        said = [False] * len(ids)
+    def segment(self, turns: Sequence[tuple[str, str]], images: int) -> Segment:
+        """Return a chat of questions with their answers."""
+        # Without an image, the space of the prefix belongs to the first word.
+        ids: list[int] = [] if images else list(self._ids(PREFIX_WITHOUT_IMAGE + turns[0][0]))
+        is_answer = [False] * len(ids)
         for i, (question, answer) in enumerate(turns):
-            asked = f"\nUser: {question}" if i else question if pictures else ""
-            heard = self._ids(f"{asked}{END}\nAssistant:")
-            spoken = self._ids(f" {answer}{END}")
-            ids += heard + spoken
-            said += [False] * len(heard) + [True] * len(spoken)
-        return Segment(ids, said, pictures)
+            asked = f"\nUser: {question}" if i else question if images else ""
+            prompt_ids = self._ids(f"{asked}{END}\nAssistant:")
+            answer_ids = self._ids(f" {answer}{END}")
+            ids += prompt_ids + answer_ids
+            is_answer += [False] * len(prompt_ids) + [True] * len(answer_ids)
+        return Segment(ids, is_answer, images)
 
-    def about(self, scene: Scene, rng: np.random.Generator) -> list[Segment]:
-        """About six dialogues on what the scene shows, and now and then one without a picture."""
+    def dialogues(self, scene: Scene, rng: np.random.Generator) -> list[Segment]:
+        """Return about six dialogues about the scene, and sometimes one without an image."""
         wanted = int(rng.integers(*_DIALOGUES))
         draws = np.searchsorted(_weights(scene), rng.random(3 * wanted)).tolist()
-        sure = ["read"] if scene.words else []
-        tried = [*sure, *(_SKILLS[min(i, len(_SKILLS) - 1)] for i in draws), "describe"]
+        first = ["read"] if scene.words else []
+        tried = [*first, *(_SKILLS[min(i, len(_SKILLS) - 1)] for i in draws), "describe"]
         asked = self._ask(scene, rng, tried, wanted)
         chats = [_turns(question) for question in asked]
         if len(chats) > 2 and rng.random() < 0.3:
@@ -215,9 +216,9 @@ class Packer:
             chats[-1].append(_one_of(rng, thanks))
         segments = [self.segment(chat, 1) for chat in chats]
         if rng.random() < 0.15:
-            segments.append(self._without_picture(asked, rng))
+            segments.append(self._dialogue_without_image(asked, rng))
         kept: list[Segment] = []
-        room = _ROOM
+        room = _MAX_TOKENS_PER_SCENE
         for segment in segments:
             if len(segment.ids) <= room or not kept:
                 kept.append(segment)
@@ -227,44 +228,48 @@ class Packer:
     def _ask(
         self, scene: Scene, rng: np.random.Generator, skills: Sequence[str], wanted: int
     ) -> list[Question]:
-        """Different questions of the given skills, in a random order of languages."""
+        """Return different questions of the given skills, each in a random language."""
         asked: dict[str, Question] = {}
         often: Counter[str] = Counter()
         for skill in skills:
             if len(asked) == wanted:
                 break
-            if often[skill] == _AT_MOST:
+            if often[skill] == _MAX_PER_SKILL:
                 continue
-            question = questions.ask(skill, scene, rng, _language(rng), blur=BLUR)
+            question = questions.ask(
+                skill, scene, rng, _random_language(rng), order_noise=ORDER_NOISE
+            )
             if question is not None:
                 often[skill] += 1
-                asked.setdefault(question.turns[0].text, question)
+                asked.setdefault(question.turns[0].question, question)
         return list(asked.values())
 
-    def _without_picture(self, asked: Sequence[Question], rng: np.random.Generator) -> Segment:
-        """Small talk, or a question that would need the picture, or one after the other."""
-        language = _language(rng)
+    def _dialogue_without_image(
+        self, asked: Sequence[Question], rng: np.random.Generator
+    ) -> Segment:
+        """Return small talk, a question that would need the image, or one after the other."""
+        language = _random_language(rng)
         turns = [_one_of(rng, SMALL_TALK[language])]
         if asked and rng.random() < 0.5:
             question = _one_of(rng, asked)
-            refused = question.turns[0].text, NO_PICTURE[question.language]
+            refused = question.turns[0].question, NO_IMAGE[question.language]
             turns = [*turns, refused] if rng.random() < 0.2 else [refused]
         return self.segment(turns, 0)
 
-    def about_pair(self, pair: Pair, rng: np.random.Generator) -> list[Segment]:
-        """Three to five different questions about two pictures."""
+    def pair_dialogues(self, pair: Pair, rng: np.random.Generator) -> list[Segment]:
+        """Return three to five different questions about two scenes."""
         wanted = int(rng.integers(*_PAIR_DIALOGUES))
         asked: dict[str, Question] = {}
         for _ in range(3 * wanted):
-            question = questions.ask_pair(pair, rng, _language(rng))
+            question = questions.ask_pair(pair, rng, _random_language(rng))
             if question is not None:
-                asked.setdefault(question.turns[0].text, question)
+                asked.setdefault(question.turns[0].question, question)
             if len(asked) == wanted:
                 break
         return [self.segment(_turns(question), 2) for question in asked.values()]
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Segment]:
-        """One or two dialogues that say what is in the picture."""
+        """Return one or two dialogues that describe the scene."""
         skills = ["read"] if scene.words else []
         if scene.things:
             skills.append("name" if len(scene.things) == 1 and rng.random() < 0.5 else "describe")
@@ -274,26 +279,32 @@ class Packer:
         return [self.segment(_turns(question), 1) for question in asked]
 
     def row(
-        self, segments: Sequence[Segment], pictures: int | None = None
+        self, segments: Sequence[Segment], images: int | None = None
     ) -> dict[str, NDArray[np.int64]]:
-        """Ids, positions, segment numbers (0: the opening; negative: no picture), and targets.
+        """Return one row of dialogues.
 
-        The number of pictures is that of the segments unless given.
+        Args:
+            segments: the dialogues.
+            images: number of images; None: that of the segments.
+
+        Returns:
+            `ids`, `positions`, `owner` (number of the segment; 0: the prefix; negative: a segment without
+            an image) and `targets` (-100: no loss), [length] each.
         """
-        if pictures is None:
-            pictures = max((segment.pictures for segment in segments), default=0)
-        if any(segment.pictures not in (0, pictures) for segment in segments):
-            raise ValueError("the dialogues of a row have to be about the same pictures")
-        ids = self.opening(pictures)
+        if images is None:
+            images = max((segment.images for segment in segments), default=0)
+        if any(segment.images not in (0, images) for segment in segments):
+            raise ValueError("all dialogues of a row must be about the same images")
+        ids = self.opening(images)
         shared = len(ids)
         positions, owner, targets = list(range(shared)), [0] * shared, [-100] * shared
         for number, segment in enumerate(segments, 1):
-            first = shared if segment.pictures else 0
+            first = shared if segment.images else 0
             ids += segment.ids
             positions += range(first, first + len(segment.ids))
-            owner += [number if segment.pictures else -number] * len(segment.ids)
-            following = zip(segment.ids[1:], segment.said[1:], strict=True)
-            targets += [*(i if said else -100 for i, said in following), -100]
+            owner += [number if segment.images else -number] * len(segment.ids)
+            following = zip(segment.ids[1:], segment.is_answer[1:], strict=True)
+            targets += [*(i if is_answer else -100 for i, is_answer in following), -100]
         names = {"ids": ids, "positions": positions, "owner": owner, "targets": targets}
         return {name: np.array(values, dtype=np.int64) for name, values in names.items()}
 
@@ -302,7 +313,7 @@ _PADDING = {"ids": 0, "positions": 0, "owner": 10_000, "targets": -100}
 
 
 def stack_rows(rows: Sequence[dict[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
-    """Rows with the same number of pictures as one batch, padded to the longest."""
+    """Return rows with the same number of images as one batch, padded to the longest."""
     length = max(len(row["ids"]) for row in rows)
     return {
         name: torch.from_numpy(
@@ -314,10 +325,13 @@ def stack_rows(rows: Sequence[dict[str, NDArray[np.int64]]]) -> dict[str, Tensor
     }
 
 
-def attention(owner: Tensor) -> Tensor:
-    """Additive mask [n, 1, length, length]: the same dialogue so far, and the picture if seen."""
+def attention_mask(owner: Tensor) -> Tensor:
+    """Return the additive mask [n, 1, length, length].
+
+    A token attends to earlier tokens of its dialogue, and to the prefix if the dialogue has an image.
+    """
     same = owner[:, :, None] == owner[:, None, :]
-    picture = (owner[:, None, :] == 0) & (owner[:, :, None] > 0)
+    image = (owner[:, None, :] == 0) & (owner[:, :, None] > 0)
     past = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
-    allowed = (same | picture) & past
+    allowed = (same | image) & past
     return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]

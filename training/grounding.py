@@ -1,7 +1,7 @@
-"""Where in the picture the words of a dialogue are, for `attention` to teach.
+"""Grounding: the place in the image of each word of a dialogue, as targets for `attention`.
 
-Covered: things and plain colours in English and Russian, printed words, boxes. Not covered: places
-("at the top left").
+It covers things and colors in English and Russian, printed words and boxes. It does not cover places ("at
+the top left").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from edgevlm.scenes import drawings
 from edgevlm.scenes.composition import COLORS, Scene, Thing, Word
-from edgevlm.scenes.view import written_box
+from edgevlm.scenes.view import format_box
 from edgevlm.scenes.wording import color_forms, noun
 from training import labels
 from training.labels import Labels
@@ -26,27 +26,27 @@ from training.model import GRID, TOKENS
 
 ANY_SHAPE = "shape"
 
-Entry = tuple[tuple[int, ...], str | None, str | None]  # tokens of a word, its name or its colour
+Entry = tuple[tuple[int, ...], str | None, str | None]  # tokens of a word, its name or its color
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A noun with or without a colour, or a colour alone, at tokens `start` to `end` (included).
-
-    `noun_start` is where the noun itself starts. `heard` are the tokens at which it has been named:
-    a plural's last and, where the singular is its beginning, the singular's.
-    """
+    """A noun with or without a color, or a color alone, in a row of tokens."""
 
     start: int
+    """Index of the first token."""
     noun_start: int
+    """Index of the first token of the noun."""
     end: int
-    heard: tuple[int, ...]
+    """Index of the last token."""
+    named_at: tuple[int, ...]
+    """Indices at which the name is complete: the last token, and that of a singular within a plural."""
     name: str | None
     color: str | None
 
 
-class Finder:
-    """Finds things, colours and printed words among token ids."""
+class MentionFinder:
+    """Finds things, colors and printed words in token ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encode = tokenizer.backend_tokenizer.encode
@@ -54,7 +54,7 @@ class Finder:
         self.bracket = self.ids(" [")[0]  # every box starts with it
         self.articles = {self.ids(word)[0] for word in (" a", " an", " the")}
         self._quotes = {i for i, text in enumerate(texts) if text.endswith('"')}
-        # byte-level pieces that go on with a word: a Latin letter, or the bytes of other letters
+        # byte-level tokens that continue a word: a Latin letter, or the bytes of other letters
         self._inner = {
             i for i, t in enumerate(texts) if t and (t[0].isalpha() and t[0] != "\u0120")
         }
@@ -78,12 +78,12 @@ class Finder:
         self._words.setdefault(ids[0], []).append((ids, name, color))
 
     def single_tokens(self) -> list[tuple[int, str | None, str | None]]:
-        """Words of one token: its id, and the name or the colour."""
+        """Return the words of one token: its id, and the name or the color."""
         words = [entry for known in self._words.values() for entry in known]
         return [(ids[0], name, color) for ids, name, color in words if len(ids) == 1]
 
     def mentions(self, ids: Sequence[int]) -> list[Mention]:
-        """All mentions, in order."""
+        """Return all mentions, in order."""
         found: list[Mention] = []
         at = 0
         while at < len(ids):
@@ -95,13 +95,13 @@ class Finder:
             begun = (
                 len(w) for w, n, _ in self._words[ids[at]] if n == name and w == word[: len(w)]
             )
-            heard = tuple(sorted({at + size - 1 for size in begun}))
+            named_at = tuple(sorted({at + size - 1 for size in begun}))
             end = at + len(word)
             before = found[-1] if found else None
             if name and before and before.name is None and before.end == at - 1:
-                found.append(Mention(before.start, at, end - 1, heard, name, before.color))
+                found.append(Mention(before.start, at, end - 1, named_at, name, before.color))
             else:
-                found.append(Mention(at, at, end - 1, heard, name, color))
+                found.append(Mention(at, at, end - 1, named_at, name, color))
             at = end
         return found
 
@@ -112,27 +112,27 @@ class Finder:
                 return entry
         return None
 
-    def spelt(self, ids: Sequence[int], text: str) -> list[int]:
-        """Where the quoted text starts, its letters one by one."""
+    def spelled(self, ids: Sequence[int], text: str) -> list[int]:
+        """Return the indices at which the quoted text starts, spelled letter by letter."""
         letters = tuple(i for letter in text for i in self.ids(letter))
         return [at for at in _find(ids, letters) if at and ids[at - 1] in self._quotes]
 
 
-class Places:
-    """Where a scene's things and letters are, in tokens of its picture."""
+class ThingLocations:
+    """The cells of a scene's things and letters; a cell is a token of the image."""
 
     def __init__(self, scene: Scene, found: Labels) -> None:
-        """`found` are the labels of the scene's `GRID` x `GRID` patches."""
+        """Take the labels of the scene's `GRID` x `GRID` patches as `found`."""
         self._scene, self._found = scene, found
         self._cells = found.thing.copy()
         for number, thing in enumerate(scene.things, 1):
-            if not (self._cells == number).any():  # hidden, or too thin to be owner of a cell
-                x, y = scene.place(thing)
+            if not (self._cells == number).any():  # hidden, or too thin to own a cell
+                x, y = scene.center(thing)
                 column, row = (min(GRID - 1, max(0, int(at * GRID))) for at in (x, y))
                 self._cells[row * GRID + column] = number
 
-    def of(self, name: str | None, color: str | None) -> NDArray[np.int64]:
-        """1 + the number of the thing of that name and colour in each cell, or 0; [TOKENS]."""
+    def things_in_cells(self, name: str | None, color: str | None) -> NDArray[np.int64]:
+        """Return the number, from 1, of the thing of that name and color in each cell, or 0 [TOKENS]."""
         matches = [
             (name in (None, thing.name) or (name == ANY_SHAPE and thing.color is not None))
             and color in (None, thing.color)
@@ -142,7 +142,7 @@ class Places:
         return kept
 
     def box(self, number: int) -> NDArray[np.float32]:
-        """Middle, width and height of a thing as fractions of the picture, [4]; NaN if it is hidden."""
+        """Return center, width and height of a thing as fractions of the image [4]; NaN if hidden."""
         cells = np.flatnonzero(self._found.thing == number)
         return self._found.box[cells[0]] if len(cells) else np.full(4, np.nan, np.float32)
 
@@ -150,13 +150,13 @@ class Places:
     def words(self) -> tuple[Word, ...]:
         return self._scene.words
 
-    def of_letters(self, word: Word) -> list[NDArray[np.bool_]]:
-        """For each letter of one of `words`, the cells that it covers, [TOKENS]."""
+    def letter_cells(self, word: Word) -> list[NDArray[np.bool_]]:
+        """Return the cells that each letter of one of `words` covers, [TOKENS] each."""
         order = labels.letter_order(word, self._scene, GRID).reshape(TOKENS, 2)
         return [(order == i).any(-1) for i in range(len(word.text))]
 
     def boxes(self) -> list[tuple[str, NDArray[np.bool_]]]:
-        """How each thing's and word's box is written, and the cells that they cover, [TOKENS]."""
+        """Return the box of each thing and word as text, and the cells that it covers [TOKENS]."""
         scene = self._scene
         written: list[tuple[str, NDArray[np.bool_]]] = []
         items: list[Thing | Word] = [*scene.things, *scene.words]
@@ -165,12 +165,12 @@ class Places:
                 cells = self._cells == number
             else:
                 cells = (labels.letter_order(item, scene, GRID).reshape(TOKENS, 2) >= 0).any(-1)
-            written.append((f" {written_box(item.box(), scene)}", cells))
+            written.append((f" {format_box(item.box(), scene)}", cells))
         return written
 
 
 def _find(ids: Sequence[int], part: Sequence[int]) -> list[int]:
-    """Where `part` starts in `ids`."""
+    """Return the indices at which `part` starts in `ids`."""
     size, first = len(part), part[0]
     return [
         at
@@ -179,19 +179,29 @@ def _find(ids: Sequence[int], part: Sequence[int]) -> list[int]:
     ]
 
 
-def ground(
-    finder: Finder, rows: Sequence[dict[str, NDArray[np.int64]]], shown: Sequence[Sequence[Places]]
+def attention_targets(
+    finder: MentionFinder,
+    rows: Sequence[dict[str, NDArray[np.int64]]],
+    shown: Sequence[Sequence[ThingLocations]],
 ) -> dict[str, Tensor]:
-    """What the attention heads of each row should look at; `shown` are the places in its pictures.
+    """Return the targets of the supervised attention heads.
 
-    `heard_at` [m, 2] are rows and positions, `heard_things` [m, pictures * TOKENS] which thing
-    covers each cell, from 1, or 0; `heard_numbers` [m, pictures] how many things that are, and
-    `heard_boxes` [m, 4] middle, width and height of the only one (fractions; NaN if it is not alone).
-    `said_at` [k, 2] are positions before a word, a letter or a box about to be written,
-    `said_cells` [k, pictures * TOKENS] the cells of what it stands for.
+    Args:
+        finder: finds the mentions.
+        rows: the rows of tokens.
+        shown: the things in the images of each row.
+
+    Returns:
+        named_at: [m, 2], rows and positions of the mentions.
+        named_things: [m, images * TOKENS], the number of the thing in each cell, from 1, or 0.
+        named_counts: [m, images], the number of things.
+        named_boxes: [m, 4], center, width and height of the only thing as fractions of the image; NaN if
+            it is not the only one.
+        output_at: [k, 2], rows and positions before a word, a letter or a box in an answer.
+        output_cells: [k, images * TOKENS], the cells of what it stands for.
     """
-    heard: list[tuple[tuple[int, int], NDArray[np.int64], list[int], NDArray[np.float32]]] = []
-    said: list[tuple[tuple[int, int], NDArray[np.bool_]]] = []
+    named_at: list[tuple[tuple[int, int], NDArray[np.int64], list[int], NDArray[np.float32]]] = []
+    outputs: list[tuple[tuple[int, int], NDArray[np.bool_]]] = []
     for number, (row, places) in enumerate(zip(rows, shown, strict=True)):
         ids, owner, targets = (row[k].tolist() for k in ("ids", "owner", "targets"))
         mentions = finder.mentions(ids)
@@ -199,7 +209,7 @@ def ground(
         for mention in mentions:
             if owner[mention.end] <= 0:
                 continue
-            things = [place.of(mention.name, mention.color) for place in places]
+            things = [place.things_in_cells(mention.name, mention.color) for place in places]
             numbers = [len(set(one[one > 0].tolist())) for one in things]
             box = np.full(4, np.nan, np.float32)
             if sum(numbers) == 1:
@@ -208,23 +218,25 @@ def ground(
             for which in range(1, len(things)):
                 later = things[which]
                 later[later > 0] += things[which - 1].max()
-            for at in mention.heard:
-                heard.append(((number, at), np.concatenate(things), numbers, box))
+            for at in mention.named_at:
+                named_at.append(((number, at), np.concatenate(things), numbers, box))
             if mention.name is None and mention.start in with_noun:
                 continue
-            if len(things) == 2:  # what was in the first is also known where the second differs
+            if (
+                len(things) == 2
+            ):  # the same place of the second image also tells what the first shows
                 things[1] = np.maximum(*things)
             cells = np.concatenate(things) > 0
-            # "a" or "an" depends on what is to be named
+            # "a" or "an" depends on the name that follows
             article = mention.start - (ids[mention.start - 1] in finder.articles)
             for at in {article, mention.start, mention.noun_start}:
                 if targets[at - 1] >= 0:
-                    said.append(((number, at - 1), cells))
+                    outputs.append(((number, at - 1), cells))
         for which, place in enumerate(places):
             written: list[tuple[int, NDArray[np.bool_]]] = []
             for word in place.words:
-                starts = finder.spelt(ids, word.text)
-                letters = place.of_letters(word) if starts else []
+                starts = finder.spelled(ids, word.text)
+                letters = place.letter_cells(word) if starts else []
                 written += [(s + i - 1, cells) for s in starts for i, cells in enumerate(letters)]
             if finder.bracket in ids:
                 for text, cells in place.boxes():
@@ -236,15 +248,15 @@ def ground(
                 if targets[at] >= 0 and cells.any():
                     whole = np.zeros(len(places) * TOKENS, bool)
                     whole[which * TOKENS : (which + 1) * TOKENS] = cells
-                    said.append(((number, at), whole))
+                    outputs.append(((number, at), whole))
     width = len(shown[0]) * TOKENS
     return {
-        "heard_at": torch.tensor([h[0] for h in heard], dtype=torch.long).view(-1, 2),
-        "heard_things": _stack([h[1] for h in heard], width).long(),
-        "heard_numbers": torch.tensor([h[2] for h in heard]).view(-1, len(shown[0])).long(),
-        "heard_boxes": _stack([h[3] for h in heard], 4),
-        "said_at": torch.tensor([s[0] for s in said], dtype=torch.long).view(-1, 2),
-        "said_cells": _stack([s[1] for s in said], width).bool(),
+        "named_at": torch.tensor([h[0] for h in named_at], dtype=torch.long).view(-1, 2),
+        "named_things": _stack([h[1] for h in named_at], width).long(),
+        "named_counts": torch.tensor([h[2] for h in named_at]).view(-1, len(shown[0])).long(),
+        "named_boxes": _stack([h[3] for h in named_at], 4),
+        "output_at": torch.tensor([s[0] for s in outputs], dtype=torch.long).view(-1, 2),
+        "output_cells": _stack([s[1] for s in outputs], width).bool(),
     }
 
 

@@ -1,8 +1,7 @@
-"""Dense labels: what stands in every cell of a square grid over a scene's picture.
+"""Dense labels: the content of each cell of a square grid over a scene's image.
 
-They teach the vision tower directly, long before a decoder can ask about the picture. Covered:
-things (kind, colour, filled or not, where, how large) and the letters of printed words with their
-places in the word.
+They train the vision tower directly, before there is a decoder. They describe things (kind, color, filled
+or not, place, size) and the letters of printed words with their positions in the word.
 """
 
 from __future__ import annotations
@@ -25,37 +24,36 @@ _COLOR = {name: i for i, name in enumerate(COLORS)}
 
 
 def color_index(color: str | None) -> int:
-    """Index into COLORS; -1 for a drawing, which has none."""
+    """Return the index into COLORS; -1 for a drawing, which has no color."""
     return -1 if color is None else _COLOR[color]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Per cell, rows first.
-
-    `thing` [cells]: 1 + index into the scene's things, 0 for the ground. `kind` [cells]: 1 + index
-    into KINDS, 0 for the ground. `color` [cells]: index into COLORS, -1 where no plain shape is.
-    `filled` [cells]: 1, or 0 for an outlined shape, -1 as for colour. `inside` [cells, 16]: which of
-    the cell's 4 x 4 parts a thing covers. `box` [cells, 4]: the middle, the width and the height of
-    the thing's box as fractions of the picture. `centre` [cells]: whether a thing's middle lies here.
-    `letters` [cells, 2]: the letter over the middle of the cell's left and right half, 1 + index into
-    LETTERS, 0 where none is. `order` [cells, 2]: which letter of its word that is, from 0, -1 where
-    none is.
-    """
+    """Labels of each cell, row by row."""
 
     thing: NDArray[np.int64]
+    """[cells], 1 + index into the scene's things; 0: background."""
     kind: NDArray[np.int64]
+    """[cells], 1 + index into KINDS; 0: background."""
     color: NDArray[np.int64]
+    """[cells], index into COLORS; -1: no shape."""
     filled: NDArray[np.int64]
+    """[cells], 1: filled; 0: outlined; -1: no shape."""
     inside: NDArray[np.float32]
+    """[cells, 16], 1 for each of the cell's 4 x 4 parts that a thing covers."""
     box: NDArray[np.float32]
+    """[cells, 4], center, width and height of the thing's box as fractions of the image."""
     centre: NDArray[np.float32]
+    """[cells], 1 if the center of a thing is in the cell."""
     letters: NDArray[np.int64]
+    """[cells, 2], letter at the middle of the left and the right half, 1 + index into LETTERS; 0: none."""
     order: NDArray[np.int64]
+    """[cells, 2], index of that letter in its word; -1: none."""
 
 
 def letter_order(word: Word, scene: Scene, grid: int) -> NDArray[np.int64]:
-    """Which letter of the word is at the middle of each half cell, or -1; [grid, 2 * grid]."""
+    """Return the index of the word's letter at the middle of each half cell, or -1 [grid, 2 * grid]."""
     x = (np.arange(2 * grid) + 0.5) / (2 * grid) * scene.width - word.x
     y = (np.arange(grid) + 0.5) / grid * scene.height - word.y
     turn = math.radians(word.angle)
@@ -64,14 +62,14 @@ def letter_order(word: Word, scene: Scene, grid: int) -> NDArray[np.int64]:
     across = y[:, None] * cos - x[None, :] * sin
     width, height = word.extent()
     half_cell = scene.height / grid / 2
-    index = np.searchsorted(word.edges(), along + width / 2)
+    index = np.searchsorted(word.letter_ends(), along + width / 2)
     here = (np.abs(across) <= max(height / 2, half_cell)) & (np.abs(along) <= width / 2)
     found: NDArray[np.int64] = np.where(here, np.minimum(index, len(word.text) - 1), -1)
     return found
 
 
 def label(scene: Scene, grid: int) -> Labels:
-    """Labels for a grid x grid division of the picture (squeezed to a square)."""
+    """Return the labels for a grid of grid x grid cells over the image (squeezed to a square)."""
     fine = grid * 4
     scale = np.array([fine / scene.width, fine / scene.height])
     owners = Image.new("L", (fine, fine))

@@ -1,8 +1,8 @@
-"""How well the vision tower reads by itself: an upper bound for a decoder that does not guess.
+"""Measure how well the vision tower reads without a decoder.
 
-`python -m training.letters RUN/STAGE.pt` adds up, for each letter of a word, what the dense heads say
-of the cells that it covers, and prints how many letters and whole texts come out right, by length. The
-words are never those of training. Not covered: what a decoder may add by knowing how words are spelt.
+`python -m training.letters RUN/STAGE.pt` sums, for each letter of a word, the predictions of the dense heads
+over the cells that the letter covers. It prints the share of right letters and of right texts, by length.
+Training never uses these words. A decoder that does not guess cannot read better.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
 from edgevlm.scenes import composition
 from training import labels
-from training.data import normalise, pictures
-from training.model import GRID, TOKENS, DenseHeads, nano_config, see
+from training.data import draw_tiles, normalize
+from training.model import GRID, TOKENS, DenseHeads, encode_images, nano_config
 
 SEED = 870_000
 
 
 def read(checkpoint: Path, scenes_read: int) -> dict[str, tuple[int, int, int, int]]:
-    """By kind and length of the text: letters, of these right, texts, of these right in full."""
+    """Return counts by kind and length of the text: letters, right letters, texts, right texts."""
     processor = checkpoint.parent / "processor"
     tokenizer = AutoTokenizer.from_pretrained(processor)
     special = {t: tokenizer.convert_tokens_to_ids(t) for t in tokenizer.all_special_tokens}
@@ -41,12 +41,12 @@ def read(checkpoint: Path, scenes_read: int) -> dict[str, tuple[int, int, int, i
             continue
         word = scene.words[0]
         with torch.no_grad():
-            tokens = see(model, normalise(pictures([scene])["tiles"]))["tokens"]
-            said = heads.token(heads.token_norm(tokens))[0, :, first : first + 2 * letters]
+            tokens = encode_images(model, normalize(draw_tiles([scene])["tiles"]))["tokens"]
+            logits = heads.token(heads.token_norm(tokens))[0, :, first : first + 2 * letters]
         order = torch.from_numpy(labels.letter_order(word, scene, GRID).reshape(TOKENS, 2))
-        halves = said.unflatten(-1, (2, letters)).log_softmax(-1)
+        log_probs = logits.unflatten(-1, (2, letters)).log_softmax(-1)
         found = [
-            labels.LETTERS[int(halves[order == i].sum(0).argmax())] == letter
+            labels.LETTERS[int(log_probs[order == i].sum(0).argmax())] == letter
             for i, letter in enumerate(word.text.lower())
         ]
         kind = "number" if word.text.isdigit() else "word"

@@ -1,7 +1,7 @@
-"""The shape of edgevlm-nano, how it starts, and the dense heads that teach its vision tower.
+"""The architecture of edgevlm-nano, its initialization, and the dense heads for its vision tower.
 
-Everything that ends up in the checkpoint is plain transformers (`SmolVLMForConditionalGeneration`).
-The dense heads exist during training only.
+The checkpoint is a plain `SmolVLMForConditionalGeneration` of transformers. The dense heads exist during
+training only.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from edgevlm.scenes.composition import COLORS
 from training.labels import KINDS, LETTERS
 from training.usage import save_usage
 
-TILE = 160  # side of the square picture that the tower sees
+TILE = 160  # side of the square image that the tower takes, in pixels
 PATCH = 16
 GRID = TILE // PATCH
-TOKENS = GRID * GRID  # each patch is a token: with fewer, words and small things are lost
-LONGEST_EDGE = 224  # a picture's longer side before it is squeezed to the tile
+TOKENS = GRID * GRID  # one token for each patch: with fewer, words and small things are lost
+LONGEST_EDGE = 224  # an image's longer side before it is squeezed to the tile, in pixels
 
 VOCABULARY = 2048
 VISION_WIDTH = 256
 TEXT_WIDTH = 256
-LONGEST_WORD = 8  # letters
+MAX_WORD_LENGTH = 8  # letters
 MIDDLE_LAYER = 3  # the tower's layer that the middle head reads
 
 
 def nano_config(token_ids: dict[str, int]) -> SmolVLMConfig:
-    """The architecture; `token_ids` maps the tokenizer's special tokens to ids."""
+    """Return the architecture; `token_ids` maps the tokenizer's special tokens to ids."""
     end, pad = token_ids["<end_of_utterance>"], token_ids["<|im_end|>"]
     values: dict[str, Any] = {
         "vision_config": {
@@ -72,7 +72,7 @@ def nano_config(token_ids: dict[str, int]) -> SmolVLMConfig:
 
 
 def _wave_positions(grid: int, width: int) -> Tensor:
-    """Sines and cosines of row and column, [grid * grid, width]."""
+    """Return sines and cosines of row and column, [grid * grid, width]."""
     rates = torch.exp(torch.linspace(math.log(math.pi / 2), math.log(math.pi * grid), width // 4))
     steps = (torch.arange(grid) + 0.5) / grid
     waves = torch.cat([(steps[:, None] * rates).sin(), (steps[:, None] * rates).cos()], dim=1)
@@ -82,7 +82,7 @@ def _wave_positions(grid: int, width: int) -> Tensor:
 
 
 def _principal_patches(pixels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias that map a patch to its leading principal components, softly whitened."""
+    """Return weight and bias that map a patch to its first principal components, softly whitened."""
     patches = functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2)
     patches = patches.reshape(-1, patches.shape[-1])
     mean = patches.mean(0)
@@ -93,10 +93,10 @@ def _principal_patches(pixels: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def new_model(config: SmolVLMConfig, pixels: Tensor) -> SmolVLMForConditionalGeneration:
-    """A fresh model; `pixels` [n, 3, TILE, TILE] are pictures that set the patch embedding.
+    """Return a model with initial weights.
 
-    Principal components as the first layer and waves as positions save the tower the time to find
-    them from random numbers.
+    The patch embedding starts as principal components of `pixels` [n, 3, TILE, TILE], and the position
+    embedding as waves. The tower learns faster from these than from random numbers.
     """
     model = SmolVLMForConditionalGeneration(config)
     embeddings = model.model.vision_model.embeddings
@@ -111,14 +111,14 @@ def new_model(config: SmolVLMConfig, pixels: Tensor) -> SmolVLMForConditionalGen
 
 
 class DenseHeads(nn.Module):
-    """What stands where, read from a middle layer, from the last patches and from the tokens."""
+    """Linear heads that predict the dense labels from a middle layer, the last patches and the tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         vision, text = VISION_WIDTH, TEXT_WIDTH
-        # kind, colour, filled, letters in two halves, whether they are there, which of their word's
-        # they are, thing there, box
-        self.parts = [len(KINDS), len(COLORS), 1, 2 * len(LETTERS), 2, 2 * LONGEST_WORD, 1, 4]
+        # kind, color, filled, two letters, presence of the letters, their indices in the word, presence of
+        # a thing, box
+        self.parts = [len(KINDS), len(COLORS), 1, 2 * len(LETTERS), 2, 2 * MAX_WORD_LENGTH, 1, 4]
         self.middle_norm = nn.LayerNorm(vision)
         self.middle = nn.Linear(vision, sum(self.parts) + 16)
         self.patch = nn.Linear(vision, sum(self.parts))
@@ -127,7 +127,7 @@ class DenseHeads(nn.Module):
         self.centre = nn.Linear(text, 1)
 
     def directions(self) -> tuple[Tensor, Tensor]:
-        """What tells a token's kind and colour: [kinds, width], [8, width]."""
+        """Return the classifiers' directions of kinds [kinds, width] and colors [8, width]."""
         each = self.token.weight * self.token_norm.weight
         kinds = self.parts[0]
         return each[:kinds], each[kinds : kinds + self.parts[1]]
@@ -135,7 +135,7 @@ class DenseHeads(nn.Module):
     def _loss(
         self, logits: Tensor, labels: dict[str, Tensor], name: str
     ) -> tuple[Tensor, dict[str, float]]:
-        """Each class only where it has a meaning; presence everywhere."""
+        """Return the loss and the figures: classes where they are defined, presence everywhere."""
         split = logits[..., : sum(self.parts)].split(self.parts, -1)
         kind, color, filled, letter, lettered, order, there, box = split
         present, plain = labels["kind"] > 0, labels["color"] >= 0
@@ -144,7 +144,7 @@ class DenseHeads(nn.Module):
         kind, true_kind = kind[present], labels["kind"][present] - 1
         color, true_color = color[plain], labels["color"][plain]
         letter, true_letter = letter[printed], labels["letters"][printed] - 1
-        order = order.unflatten(-1, (2, LONGEST_WORD))[printed]
+        order = order.unflatten(-1, (2, MAX_WORD_LENGTH))[printed]
         binary = functional.binary_cross_entropy_with_logits
         pieces = [
             2.5 * _mean_cross_entropy(kind, true_kind),
@@ -170,7 +170,7 @@ class DenseHeads(nn.Module):
     def forward(
         self, middle: Tensor, patches: Tensor, tokens: Tensor, labels: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, float]]:
-        """The summed loss and the share of right classes where each has a meaning."""
+        """Return the summed loss, and the shares of right classes where they are defined."""
         normed = self.token_norm(tokens)
         total, figures = self._loss(self.token(normed), labels, "token")
         centre = self.centre(normed).squeeze(-1)
@@ -193,43 +193,43 @@ def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def share_right(logits: Tensor, classes: Tensor) -> float:
-    """Of classes [...] that are likeliest by logits [..., classes]; NaN of none."""
+    """Return the share of classes [...] with the largest logit [..., classes]; NaN if there are none."""
     return float((logits.argmax(-1) == classes).float().mean()) if len(classes) else math.nan
 
 
 def save_model(
     model: SmolVLMForConditionalGeneration, processor_folder: Path, folder: Path
 ) -> None:
-    """Write the checkpoint in float16 aside, then put it in place of `folder`."""
-    aside, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    for left in (aside, old):
+    """Write the checkpoint in float16 to a temporary folder, then replace `folder` with it."""
+    staged, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for left in (staged, old):
         shutil.rmtree(left, ignore_errors=True)
-    shutil.copytree(processor_folder, aside)
-    half = SmolVLMForConditionalGeneration(model.config)
-    half.load_state_dict(model.state_dict())
+    shutil.copytree(processor_folder, staged)
+    saved = SmolVLMForConditionalGeneration(model.config)
+    saved.load_state_dict(model.state_dict())
     text: Any = model.config.text_config
-    half.generation_config = GenerationConfig(
+    saved.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=64,
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
         pad_token_id=text.pad_token_id,
     )
-    half.half().save_pretrained(aside)
-    save_usage(aside)
-    for file in aside.iterdir():
+    saved.half().save_pretrained(staged)
+    save_usage(staged)
+    for file in staged.iterdir():
         file.chmod(0o644)
     if folder.exists():
         folder.rename(old)
-    aside.rename(folder)
+    staged.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def start_from(model: SmolVLMForConditionalGeneration, folder: Path) -> None:
-    """Start from another checkpoint: from all of it, or from its tower and connector.
+def load_weights(model: SmolVLMForConditionalGeneration, folder: Path) -> None:
+    """Load the weights of another checkpoint: all of them, or those of tower and connector.
 
-    The tower is taken alone where the decoder has another shape or vocabulary. Its learnt
-    positions, a square grid, are stretched to this model's.
+    Only the latter are loaded if the decoder has another shape or vocabulary. The tower's position
+    embedding, a square grid, is resized to this model's.
     """
     other: Any = SmolVLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, other)]
@@ -247,8 +247,8 @@ def start_from(model: SmolVLMForConditionalGeneration, folder: Path) -> None:
     model.model.connector.load_state_dict(core.connector.state_dict())
 
 
-def see(model: SmolVLMForConditionalGeneration, pixels: Tensor) -> dict[str, Any]:
-    """Run tower and connector: `middle`, `patches` and `tokens`, each [n, TOKENS, width]."""
+def encode_images(model: SmolVLMForConditionalGeneration, pixels: Tensor) -> dict[str, Any]:
+    """Run tower and connector; return `middle`, `patches` and `tokens`, each [n, TOKENS, width]."""
     core = model.model
     tower = core.vision_model
     everywhere = torch.ones(pixels.shape[0], GRID, GRID, dtype=torch.bool)

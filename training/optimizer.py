@@ -1,8 +1,8 @@
-"""Muon for the inner matrices, AdamW for the rest, as one optimizer.
+"""One optimizer: Muon for the inner matrices, AdamW for the rest.
 
-Muon is momentum whose update is made orthogonal by Newton-Schulz steps. torch's own runs in
-bfloat16, which is slow on many CPUs; this one runs in float32, one batched product for all matrices
-of one shape, shared out among the processes that train together.
+Muon is momentum with an update that Newton-Schulz steps make orthogonal. torch's own Muon runs in bfloat16,
+which is slow on many CPUs. This one runs in float32, with one batched product for all matrices of one shape,
+and each process computes a part of the updates.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-WORDS = 10.0  # share of the rate for words' embeddings: most words have a gradient in few steps
+# Scale of the learning rate for token embeddings: most tokens have a gradient in few steps only.
+EMBEDDING_RATE_SCALE = 10.0
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest orthogonal matrices, roughly; [n, rows, columns]."""
+    """Return the nearest orthogonal matrices, approximately; [n, rows, columns]."""
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if tall else matrices
@@ -32,10 +33,15 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """One learning rate for both kinds: Muon's update is scaled to AdamW's usual size.
+    """Muon and AdamW with one learning rate: Muon's update is scaled to the usual size of AdamW's.
 
-    `parts` are modules, each with its share of the learning rate, which stands in its parameter
-    groups as `share`: who sets `lr` multiplies by it.
+    Args:
+        parts: modules, each with its share of the learning rate. The share is the item `share` of the
+            parameter groups; multiply by it when you set `lr`.
+        lr: the learning rate.
+        momentum: momentum of Muon.
+        betas: betas of AdamW.
+        weight_decay: weight decay of all matrices.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for module, share in parts:
             matrices, words, others = split_parameters(module)
             groups.append({"params": matrices, "muon": True, "share": share})
-            groups.append({"params": words, "muon": False, "share": WORDS * share})
+            groups.append({"params": words, "muon": False, "share": EMBEDDING_RATE_SCALE * share})
             groups.append({"params": others, "muon": False, "share": share})
         defaults = {
             "lr": lr,
@@ -70,19 +76,19 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _muon(self, group: dict[str, Any]) -> None:
         given = [p for p in group["params"] if p.grad is not None]
-        together = dist.is_initialized()
-        share = slice(dist.get_rank(), None, dist.get_world_size()) if together else slice(None)
+        distributed = dist.is_initialized()
+        share = slice(dist.get_rank(), None, dist.get_world_size()) if distributed else slice(None)
         flat = torch.zeros(sum(p.numel() for p in given))
         parts = flat.split([p.numel() for p in given])
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        same_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         momenta = [self._momentum(p, group["momentum"]) for p in given]
         for momentum, part in list(zip(momenta, parts, strict=True))[share]:
-            alike[momentum.shape].append((momentum, part.view(momentum.shape)))
-        for pairs in alike.values():
+            same_shape[momentum.shape].append((momentum, part.view(momentum.shape)))
+        for pairs in same_shape.values():
             updates = orthogonal(torch.stack([momentum for momentum, _ in pairs]))
             for (_, part), update in zip(pairs, updates, strict=True):
                 part.copy_(update)
-        if together:
+        if distributed:
             dist.all_reduce(flat)
         for p, part in zip(given, parts, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -116,7 +122,7 @@ class MuonAdamW(torch.optim.Optimizer):
 def split_parameters(
     module: nn.Module,
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Inner matrices for Muon; for AdamW words' embeddings, and heads, norms and biases."""
+    """Return inner matrices for Muon, and for AdamW token embeddings, and heads, norms and biases."""
     matrices: list[nn.Parameter] = []
     words: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

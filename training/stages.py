@@ -1,10 +1,10 @@
-"""The stages of training, each a configuration of the one trainer in `train.py`.
+"""The stages of training, each a configuration of the trainer in `train.py`.
 
-1. `look`, then `read` with more printed words and crowds: tower and connector alone, from dense labels.
-2. `align-a`, `align-b`, `align-c`: captions, with the connector, the connector and the decoder, or
-   everything in training. The next stage goes on from `align-b`; the others are there to compare.
-3. `instruct`: dialogues about one or two pictures and without any, the vision tower at rest.
-4. `polish`: the same with everything in training, at a falling rate.
+1. `look`, then `read` with more printed words and crowds: train tower and connector on dense labels.
+2. `align-a`, `align-b`, `align-c`: train the connector, the connector and the decoder, or everything on
+   captions. The next stage starts from `align-b`; the others are for comparison.
+3. `instruct`: train on dialogues about one or two images or none, with a frozen vision tower.
+4. `polish`: the same with everything trained, at a falling rate.
 """
 
 from __future__ import annotations
@@ -46,45 +46,51 @@ _TALK_LAYOUTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training; the learning rate rises over `warm_up` steps, falls as a cosine.
-
-    `batch` is in pictures per process and forward pass, `accumulate` in forward passes per step;
-    `after` names the stage whose result this one starts from; `dense` weighs the dense loss,
-    `attention` that of what the decoder's heads look at (see `attention.py`); `talk` is what the
-    decoder learns from (`none`, `captions` or `dialogues`); `pairs` is the share of batches about
-    two pictures.
-    """
+    """One stage of training."""
 
     name: str
     after: str | None
-    pictures: int
+    """Stage whose result this one starts from; None: initial weights."""
+    images: int
+    """Number of images in the whole stage."""
     batch: int
+    """Images per process and forward pass."""
     rate: float
-    last_rate: float  # as a share of `rate`
+    """Largest learning rate."""
+    last_rate: float
+    """Learning rate at the end as a fraction of `rate`; it falls as a cosine."""
     dense: float = 0.0
+    """Weight of the dense loss."""
     attention: float = 0.0
-    talk: str = "none"
+    """Weight of the losses of `attention.py`."""
+    text_data: str = "none"
+    """Training data of the decoder: `none`, `captions` or `dialogues`."""
     trained: tuple[str, ...] = PARTS
-    tower: float = 1.0  # share of the learning rate that vision tower and connector get
+    tower: float = 1.0
+    """Learning rate of vision tower and connector as a fraction of `rate`."""
     layouts: dict[str, float] = field(default_factory=lambda: dict(_TALK_LAYOUTS))
+    """Share of each layout among the scenes."""
     pairs: float = 0.0
+    """Share of the batches about two images."""
     accumulate: int = 1
+    """Forward passes per step."""
     warm_up: int = 100
+    """Steps over which the learning rate rises."""
 
 
 _SEE: dict[str, Any] = {"dense": 1.0, "trained": PARTS[:2]}
 _ALIGN: dict[str, Any] = {
     "after": "read",
-    "pictures": 3_000,
+    "images": 3_000,
     "batch": 12,
     "rate": 4e-3,
     "last_rate": 0.8,
     "tower": 0.08,
-    "talk": "captions",
+    "text_data": "captions",
     "attention": 1.0,
     "warm_up": 40,
 }
-_TALK: dict[str, Any] = {"talk": "dialogues", "pairs": 0.14, "tower": 0.15}
+_TALK: dict[str, Any] = {"text_data": "dialogues", "pairs": 0.14, "tower": 0.15}
 
 STAGES = {
     stage.name: stage

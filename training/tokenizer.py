@@ -1,10 +1,9 @@
-"""Builds the tokenizer and the processor of edgevlm-nano, laid out as SmolVLM's.
+"""Tokenizer and processor of edgevlm-nano, in the format of SmolVLM's.
 
-Covered: byte-level BPE with digits split one by one (llama.cpp's `smollm` pre-tokenizer), SmolVLM's
-special tokens and chat template, and the processor files that `AutoProcessor` reads. Latin words
-are single tokens after a space only, so that a printed word, which stands in quotes, is spelt
-letter by letter. Not covered: video, image splitting (the special tokens for it exist, the model
-has never seen them).
+The tokenizer is a byte-level BPE that splits digits one by one (llama.cpp's `smollm` pre-tokenizer), with
+SmolVLM's special tokens and chat template. `AutoProcessor` reads the processor files. Latin words are single
+tokens only after a space. So a printed word, which is in quotes, is spelled letter by letter. There is no
+video and no image splitting: the special tokens for it exist, but training never uses them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from transformers import Idefics3Processor, PreTrainedTokenizerFast
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from edgevlm.scenes import composition, drawings, pairs, questions
-from training.dialogues import NO_PICTURE, SMALL_TALK
+from training.dialogues import NO_IMAGE, SMALL_TALK
 from training.model import LONGEST_EDGE, TILE, TOKENS, VOCABULARY
 
 FIRST = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -83,14 +82,14 @@ information, between, through, during, without, against, another, however, impor
 """
 
 
-_RESERVED = 16  # special tokens left for later uses
+_RESERVED = 16  # special tokens for later use
 _SPACE = "\u0120"  # how byte-level BPE writes the space
-_STARTS = _SPACE + "'"  # Latin pieces that begin so are never the inside of quotes
+_STARTS = _SPACE + "'"  # a Latin token that begins so is never inside quotes
 _LETTERS = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяАБВГДЕЁЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ"
 _SCENES = 1500
-_STYLE = ("noto",)  # has every thing; how a thing is drawn does not matter here
+_STYLE = ("noto",)  # it has all drawings; the style does not matter here
 _NAME, _RUSSIAN_NAME, _FORM = 3000, 150, 20  # weights of a noun and its forms, in occurrences
-# Capitalised words that begin a message. Few, as what they begin with is a token in quotes too.
+# Capitalized first words of messages. They are few: their first letters also become tokens within quotes.
 _FIRST_WORDS = ("User", "Assistant", "What", "Where", "Which", "How", "Is")
 
 Pair = tuple[str, str]
@@ -106,13 +105,13 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def _bytes(text: str) -> str:
-    """The text as byte-level BPE writes it, one character per byte."""
+    """Return the text as byte-level BPE writes it, one character per byte."""
     pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return "".join(piece for piece, _ in pieces.pre_tokenize_str(text))
 
 
 def _asked() -> Iterator[questions.Question]:
-    """Questions of every skill about sampled scenes, in both languages."""
+    """Yield questions of every skill about random scenes, in both languages."""
     rng = np.random.default_rng(20261121)
     for i in range(_SCENES):
         layout = composition.LAYOUTS[i % len(composition.LAYOUTS)]
@@ -129,13 +128,13 @@ def _asked() -> Iterator[questions.Question]:
 
 
 def _corpus() -> Iterator[tuple[str, int]]:
-    """Texts as they stand in a chat, with weights."""
+    """Yield texts as in a chat, with weights."""
     for question in _asked():
         for i, turn in enumerate(question.turns):
-            yield f" {turn.text}" if i else turn.text, 1  # the first follows the picture
+            yield f" {turn.question}" if i else turn.question, 1  # the first follows the image
             yield f" {turn.answer}", 1
     for language, talks in SMALL_TALK.items():
-        for asked, answer in (*talks, ("", NO_PICTURE[language])):
+        for asked, answer in (*talks, ("", NO_IMAGE[language])):
             yield f" {asked}", 20
             yield f" {answer}", 20
     for noun in drawings.nouns().values():
@@ -153,7 +152,7 @@ def _is_latin(symbols: str) -> bool:
 
 
 def _table() -> dict[tuple[str, ...], int]:
-    """How often each piece of the corpus that may merge occurs; letters are the symbols."""
+    """Return the weight of each pre-token that may merge, as a tuple of letters."""
     texts: Counter[str] = Counter()
     for text, weight in _corpus():
         texts[text] += weight
@@ -178,13 +177,16 @@ def _table() -> dict[tuple[str, ...], int]:
 
 @cache
 def _may_merge(pair: Pair) -> bool:
-    """Latin text grows from a space, an apostrophe or a capital letter: never in a quoted word."""
+    """Return True if a pair may become a token.
+
+    Latin tokens start with a space, an apostrophe or a capital letter, so never within a quoted word.
+    """
     left, right = pair
     return not _is_latin(left + right) or left[0] in _STARTS or left[0].isupper()
 
 
 def _merges(count: int) -> list[Pair]:
-    """The letters of Cyrillic, then the most frequent pairs that may merge, one after the other."""
+    """Return the letters of Cyrillic, then the most frequent pairs that may merge, one by one."""
     merges: list[Pair] = [(letter[0], letter[1]) for letter in map(_bytes, _LETTERS)]
     table = _table()
     words, weights = [list(symbols) for symbols in table], list(table.values())
@@ -223,7 +225,7 @@ def _merged(symbols: list[str], pair: Pair) -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the vocabulary; the same on every run."""
+    """Train the tokenizer; each run gives the same one."""
     late_tokens = [*IMAGE, END]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(VOCABULARY - len(FIRST) - len(alphabet) - len(late_tokens) - _RESERVED)
@@ -252,10 +254,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> Idefics3Processor:
-    """Tokenizer, chat template and picture preparation: one square tile, no splitting.
+    """Return the processor: tokenizer, chat template and image preparation (one square tile).
 
-    `Idefics3Processor` does for still pictures what `SmolVLMProcessor` does, and loads where
-    torchvision and num2words, which the latter wants for video, are not installed.
+    For images, `Idefics3Processor` does the same as `SmolVLMProcessor`, but it does not need torchvision
+    and num2words, which the latter needs for video.
     """
     return Idefics3Processor(
         image_processor=SmolVLMImageProcessorPil(

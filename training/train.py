@@ -1,11 +1,11 @@
-"""Trains edgevlm-nano, a stage at a time.
+"""Train edgevlm-nano, one stage at a time, on CPUs.
 
-`python -m training.train RUN STAGE` runs one stage of `stages.py` in the folder RUN: it starts from
-what the stage before left there, saves RUN/STAGE.pt as it goes, resumes from that file after a kill,
-and logs figures, validation and sample answers to RUN/STAGE.jsonl. `--export FOLDER` writes the
-stage's checkpoint for transformers instead. One process per core, each with one thread and its own
-pictures, average their gradients: on a machine that does other work too this loses far less than
-threads that wait for each other at every operator. Not covered: GPUs.
+`python -m training.train RUN STAGE` runs one stage of `stages.py` in the folder RUN. It starts from the
+result of the stage before, saves RUN/STAGE.pt regularly, resumes from that file after an interruption, and
+logs figures, validation and sample answers to RUN/STAGE.jsonl. `--export FOLDER` writes the stage's
+checkpoint for transformers instead. There is one process per core, with one thread and its own images, and
+the processes average their gradients. On a busy machine this is much faster than threads that wait for each
+other at every operator.
 """
 
 from __future__ import annotations
@@ -29,12 +29,19 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import AutoTokenizer, SmolVLMForConditionalGeneration
 
-from training.attention import Attention, MentionHeads, attention_loss, start_words
-from training.data import Batches, normalise
+from training.attention import AttentionProbe, MentionHeads, attention_loss, initialize_words
+from training.data import Batches, normalize
 from training.decoding import decode
 from training.dialogues import Packer
-from training.grounding import Finder
-from training.model import DenseHeads, nano_config, new_model, save_model, see, start_from
+from training.grounding import MentionFinder
+from training.model import (
+    DenseHeads,
+    encode_images,
+    load_weights,
+    nano_config,
+    new_model,
+    save_model,
+)
 from training.optimizer import MuonAdamW
 from training.stages import STAGES, Stage
 from training.tokenizer import build_processor, save_processor
@@ -44,8 +51,8 @@ SEED = 3
 CLIP = 2.0
 
 
-def rate_at(stage: Stage, pictures: int, step: int) -> float:
-    done = min(1.0, pictures / stage.pictures)
+def rate_at(stage: Stage, images: int, step: int) -> float:
+    done = min(1.0, images / stage.images)
     fall = stage.last_rate + (1 - stage.last_rate) * (1 + math.cos(math.pi * done)) / 2
     return stage.rate * fall * min(1.0, (step + 1) / stage.warm_up)
 
@@ -53,7 +60,7 @@ def rate_at(stage: Stage, pictures: int, step: int) -> float:
 def language_loss(
     model: SmolVLMForConditionalGeneration, hidden: Tensor, targets: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of what the model has to say, and how much of it greedy choice gets right."""
+    """Return the cross entropy of the answers' tokens, and the share that greedy decoding gets right."""
     wanted = targets >= 0
     logits, true = model.lm_head(hidden[wanted]), targets[wanted]
     loss = functional.cross_entropy(logits, true)
@@ -62,7 +69,7 @@ def language_loss(
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Average over the processes and clip, as one flat vector."""
+    """Average the gradients over all processes and clip their norm, as one flat vector."""
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
@@ -77,20 +84,20 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 class Trainer:
-    """One process of one stage of a run."""
+    """One process of a stage."""
 
     def __init__(self, run: Path, stage: Stage, rank: int, options: argparse.Namespace) -> None:
         self.run, self.stage, self.rank, self.options = run, stage, rank, options
         torch.manual_seed(SEED)
         tokenizer: Any = AutoTokenizer.from_pretrained(run / "processor")
         self.tokenizer = tokenizer
-        self.packer, self.finder = Packer(tokenizer), Finder(tokenizer)
+        self.packer, self.finder = Packer(tokenizer), MentionFinder(tokenizer)
         special = {t: tokenizer.convert_tokens_to_ids(t) for t in tokenizer.all_special_tokens}
-        pixels = normalise(Batches([SEED, 0], STAGES["look"], size=256).next()["tiles"])
+        pixels = normalize(Batches([SEED, 0], STAGES["look"], size=256).next()["tiles"])
         self.model = new_model(nano_config(special), pixels)
         self.heads = DenseHeads()
         self.mentions = MentionHeads()
-        self.pictures = self.step = 0
+        self.images = self.step = 0
         self.optimizer_state: dict[str, Any] | None = None
         self._load()
         if options.checkpointing:
@@ -104,7 +111,7 @@ class Trainer:
         file = own = self._file(self.stage.name)
         if not own.exists():
             if self.options.start:
-                start_from(self.model, self.options.start)
+                load_weights(self.model, self.options.start)
                 return
             if self.stage.after is None:
                 return
@@ -119,10 +126,10 @@ class Trainer:
         self.heads.load_state_dict(state["heads"])
         self.mentions.load_state_dict(state["mentions"])
         before = STAGES[file.stem]
-        if before.talk == "none" != self.stage.talk:
-            start_words(self.model, self.heads, self.finder)
+        if before.text_data == "none" != self.stage.text_data:
+            initialize_words(self.model, self.heads, self.finder)
         if file == own:
-            self.pictures, self.step = state["pictures"], state["step"]
+            self.images, self.step = state["pictures"], state["step"]
             self.optimizer_state = state["optimizer"]
 
     def _save(self, optimizer: MuonAdamW | None) -> None:
@@ -132,14 +139,14 @@ class Trainer:
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
             "mentions": self.mentions.state_dict(),
-            "pictures": self.pictures,
+            "pictures": self.images,
             "step": self.step,
             "optimizer": optimizer.state_dict() if optimizer else None,
         }
         file = self._file(self.stage.name)
-        aside = file.with_suffix(".new")
-        torch.save(state, aside)
-        os.replace(aside, file)
+        staged = file.with_suffix(".new")
+        torch.save(state, staged)
+        os.replace(staged, file)
 
     def _log(self, line: dict[str, Any]) -> None:
         text = json.dumps(line, ensure_ascii=False)
@@ -148,7 +155,7 @@ class Trainer:
             file.write(text + "\n")
 
     def _trained(self) -> list[tuple[nn.Module, float]]:
-        """What learns in this stage, each with its share of the learning rate."""
+        """Return the modules that this stage trains, each with its share of the learning rate."""
         core, stage = self.model.model, self.stage
         parts = {
             "vision": ([core.vision_model], stage.tower),
@@ -164,7 +171,7 @@ class Trainer:
         return [(module.requires_grad_(True), share) for module, share in trained]
 
     def train(self) -> None:
-        """Run the stage to its end, from where it stands."""
+        """Run the stage to its end, from its last saved state."""
         stage, options = self.stage, self.options
         optimizer = MuonAdamW(self._trained(), stage.rate)
         learnt = [p for group in optimizer.param_groups for p in group["params"]]
@@ -174,17 +181,17 @@ class Trainer:
         number = list(STAGES).index(stage.name)
         batches = Batches([SEED, 1 + number, self.step, self.rank], stage, self.packer, self.finder)
         validation = None
-        if not self.rank and stage.talk != "none":
+        if not self.rank and stage.text_data != "none":
             validation = Validation(self.packer, self.tokenizer, options.validation)
         figures: dict[str, list[float]] = defaultdict(list)
         started = reported = saved = validated = time.monotonic()
-        first = self.pictures
+        first = self.images
         parent = os.getppid()
-        while self.pictures < stage.pictures:
+        while self.images < stage.images:
             if os.getppid() != parent:
                 raise SystemExit("the process that started this one has ended")
             for group in optimizer.param_groups:
-                group["lr"] = group["share"] * rate_at(stage, self.pictures, self.step)
+                group["lr"] = group["share"] * rate_at(stage, self.images, self.step)
             optimizer.zero_grad()
             for _ in range(stage.accumulate):
                 for name, value in self._pass(batches).items():
@@ -192,14 +199,14 @@ class Trainer:
             average_gradients(learnt)
             optimizer.step()
             self.step += 1
-            self.pictures += stage.batch * stage.accumulate * processes
+            self.images += stage.batch * stage.accumulate * processes
             now = time.monotonic()
             if self.rank:
                 continue
-            where = {"stage": stage.name, "pictures": self.pictures}
+            where = {"stage": stage.name, "pictures": self.images}
             if now - reported > options.report_seconds:
                 means = {name: round(float(np.nanmean(v)), 3) for name, v in figures.items()}
-                speed = round((self.pictures - first) / (now - started), 1)
+                speed = round((self.images - first) / (now - started), 1)
                 self._log(where | {"seconds": round(now - started), "per_second": speed} | means)
                 figures.clear()
                 reported = now
@@ -210,32 +217,32 @@ class Trainer:
                 self._log(where | validation.run(self.model))
                 validated = time.monotonic()
         if validation:
-            self._log({"stage": stage.name, "pictures": self.pictures} | validation.run(self.model))
+            self._log({"stage": stage.name, "pictures": self.images} | validation.run(self.model))
         self._save(None)
 
     def _pass(self, batches: Batches) -> dict[str, float]:
-        """Forward and backward through one batch."""
+        """Run forward and backward for one batch; return the figures."""
         stage, batch = self.stage, batches.next()
         low = torch.autocast("cpu", torch.bfloat16) if self.options.bf16 else None
         with low or contextlib.nullcontext():
             frozen = not {"vision", "connector"} & set(stage.trained)
             with torch.no_grad() if frozen else contextlib.nullcontext():
-                seen = see(self.model, normalise(batch["tiles"]))
+                seen = encode_images(self.model, normalize(batch["tiles"]))
             tokens: Tensor = seen["tokens"]
             figures: dict[str, float] = {}
             losses = []
             if stage.dense:
                 dense, figures = self.heads(seen["middle"], seen["patches"], seen["tokens"], batch)
                 losses.append(stage.dense * dense)
-            if stage.talk != "none":
-                at = self.packer.picture_positions(len(tokens) // len(batch["ids"]))
+            if stage.text_data != "none":
+                at = self.packer.image_positions(len(tokens) // len(batch["ids"]))
                 out = decode(self.model, tokens, batch, at, hidden=stage.attention > 0)
-                spoken, more = language_loss(self.model, out.last_hidden_state, batch["targets"])
-                losses.append(spoken)
+                language, more = language_loss(self.model, out.last_hidden_state, batch["targets"])
+                losses.append(language)
                 figures |= more
                 if stage.attention:
-                    looked = Attention(self.model, out.hidden_states, batch)
-                    off, more = attention_loss(looked, batch, at)
+                    probe = AttentionProbe(self.model, out.hidden_states, batch)
+                    off, more = attention_loss(probe, batch, at)
                     known, numbered = self.mentions(out.hidden_states, batch)
                     losses.append(stage.attention * (off + known))
                     figures |= more | numbered
@@ -258,9 +265,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="folder for checkpoints and logs")
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--pictures", type=int, help="how long (default: as in stages.py)")
-    parser.add_argument("--batch", type=int, help="pictures per process and pass")
-    parser.add_argument("--accumulate", type=int, help="passes per step")
+    parser.add_argument("--images", type=int, help="images in the stage (default: as in stages.py)")
+    parser.add_argument("--batch", type=int, help="images per process and forward pass")
+    parser.add_argument("--accumulate", type=int, help="forward passes per step")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--start", type=Path, help="checkpoint to start from, not the stage before")
     parser.add_argument("--bf16", action="store_true", help="for CPUs that are fast at it (AMX)")
@@ -280,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not (run / "processor").exists():
         save_processor(build_processor(), run / "processor")
     stage = STAGES[options.stage]
-    for name in ("pictures", "batch", "accumulate"):
+    for name in ("images", "batch", "accumulate"):
         value = getattr(options, name)
         if value is not None:
             stage = replace(stage, **{name: value})
@@ -289,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
         save_model(trainer.model, run / "processor", options.export)
         return
     (run / "meeting").unlink(missing_ok=True)
-    # Large buffers kept by the allocator rather than given back: two to four times faster here.
+    # Let the allocator keep large buffers: two to four times faster here.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
     spawn(_process, (options.processes, run, stage, options), nprocs=options.processes)

@@ -1,4 +1,4 @@
-"""What edgevlm-nano is for, in its checkpoint: it was trained on drawings and points with boxes."""
+"""Intended use of edgevlm-nano, for its checkpoint: it sees drawings, and it points with boxes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ USAGE = Usage(
         ),
     },
 )
-"""Questions in phrasings that the model was trained with."""
+"""Questions in phrasings of the training data."""
 
 
 def save_usage(folder: Path) -> None:
-    """Put it beside a checkpoint, where `edgevlm export` looks for it."""
+    """Write the intended use to a checkpoint's folder, where `edgevlm export` reads it."""
     text = json.dumps(dataclasses.asdict(USAGE), indent=2, ensure_ascii=False) + "\n"
     (folder / USAGE_NAME).write_text(text, encoding="utf-8")

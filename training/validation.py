@@ -1,8 +1,8 @@
-"""Figures about a model in training: per skill, on scenes that training never sees.
+"""Validation of a model in training: figures for each skill, on scenes that training never sees.
 
-An item counts as right when greedy choice, given the true answer so far, gets each of its tokens
-right; that is what generating it would give, up to equally good wordings. Boxes are judged by their
-digits here, much more strictly than by overlap. Not covered: the test set proper, `edgevlm eval`.
+An item is right if greedy decoding, given the true answer so far (teacher forcing), predicts each token.
+Generation would give the same, apart from equally good wordings. Boxes must have the same digits, which is
+much stricter than overlap. The test set is another one, see `edgevlm eval`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from transformers import SmolVLMForConditionalGeneration
 
 from edgevlm.scenes import composition, questions
 from edgevlm.scenes.pairs import sample_pair
-from training.data import SHAPES, SIDES, normalise, pictures
+from training.data import SHAPES, SIDES, draw_tiles, normalize
 from training.decoding import decode
 from training.dialogues import Packer, stack_rows
-from training.model import see
+from training.model import encode_images
 
 SEED = 880_000
 SHOWN = 2  # sample answers per skill
 
 
 class Validation:
-    """Fixed items of each skill, English and Russian in turns."""
+    """Fixed items of each skill; English and Russian take turns."""
 
     def __init__(self, packer: Packer, tokenizer: Any, per_skill: int) -> None:
         self._packer, self._tokenizer = packer, tokenizer
@@ -36,7 +36,7 @@ class Validation:
             rng = np.random.default_rng([SEED, number])
             shown: list[composition.Scene] = []
             rows: list[dict[str, Any]] = []
-            asked: list[str] = []
+            questions_asked: list[str] = []
             while len(rows) < per_skill:
                 language = questions.LANGUAGES[len(rows) % 2]
                 if skill == "two_pictures":
@@ -50,22 +50,22 @@ class Validation:
                     question = questions.ask(skill, seen[0], rng, language)
                 if question is None:
                     continue
-                turns = [(turn.text, turn.answer) for turn in question.turns]
+                turns = [(turn.question, turn.answer) for turn in question.turns]
                 rows.append(packer.row([packer.segment(turns, len(seen))]))
                 shown += seen
-                asked.append(question.turns[-1].text)
-            self._sets[skill] = pictures(shown) | stack_rows(rows), asked
+                questions_asked.append(question.turns[-1].question)
+            self._sets[skill] = draw_tiles(shown) | stack_rows(rows), questions_asked
 
     @torch.no_grad()
     def run(self, model: SmolVLMForConditionalGeneration) -> dict[str, Any]:
-        """Loss, share of right answers per skill, and sample answers."""
+        """Return loss, share of right answers per skill, and sample answers."""
         model.eval()
         right: dict[str, float] = {}
         losses: list[float] = []
         samples: list[str] = []
-        for skill, (batch, asked) in self._sets.items():
-            tokens = see(model, normalise(batch["tiles"]))["tokens"]
-            at = self._packer.picture_positions(len(tokens) // len(batch["ids"]))
+        for skill, (batch, questions_asked) in self._sets.items():
+            tokens = encode_images(model, normalize(batch["tiles"]))["tokens"]
+            at = self._packer.image_positions(len(tokens) // len(batch["ids"]))
             logits: Tensor = model.lm_head(decode(model, tokens, batch, at).last_hidden_state)
             targets = batch["targets"]
             wanted = targets >= 0
@@ -76,9 +76,9 @@ class Validation:
                 last = self._last_answer(wanted[i])
                 marks.append(bool((chosen[i, last] == targets[i, last]).all()))
                 if i < SHOWN:
-                    said = self._tokenizer.decode(chosen[i, last].tolist())
+                    answer = self._tokenizer.decode(chosen[i, last].tolist())
                     true = self._tokenizer.decode(targets[i, last].tolist())
-                    samples.append(f"{asked[i]} {said} ({true})")
+                    samples.append(f"{questions_asked[i]} {answer} ({true})")
             right[skill] = round(float(np.mean(marks)), 3)
         model.train()
         return {"validation_loss": round(float(np.mean(losses)), 3), "right": right} | {
@@ -87,7 +87,7 @@ class Validation:
 
     @staticmethod
     def _last_answer(wanted: Tensor) -> Tensor:
-        """The last unbroken run of positions that have a target."""
+        """Return the positions of the last answer: the last continuous ones that have a target."""
         places = wanted.nonzero().squeeze(-1)
         breaks = (places.diff() > 1).nonzero().squeeze(-1)
         return places[int(breaks[-1]) + 1 :] if len(breaks) else places

@@ -112,6 +112,13 @@ def _run(arguments: Sequence[str]) -> int:
         _refuse(arguments)
     name, *rest = arguments
     module = importlib.import_module(COMMANDS[name].module)
+    code: int = module.run(command_parser(name).parse_args(rest))
+    return code
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand, one of `COMMANDS`."""
+    module = importlib.import_module(COMMANDS[name].module)
     parser = argparse.ArgumentParser(
         prog=f"edgevlm {name}",
         description=module.HELP,
@@ -120,8 +127,7 @@ def _run(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_args(rest))
-    return code
+    return parser
 
 
 def _refuse(arguments: Sequence[str]) -> NoReturn:

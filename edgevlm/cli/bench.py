@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from edgevlm.runtimes.devices import DEVICES
+    from edgevlm.runtimes.devices import VISION_DEVICES
 
     parser.add_argument(
         "bundle",
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("all", *DEVICES),
+        choices=("all", *VISION_DEVICES),
         default="all",
         help="where pictures are encoded (default: every one that is installed)",
     )
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     about = {
         "model": bundle.manifest.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": system.model(),
+        "cpu": system.cpu_model(),
         "threads": arguments.threads or system.physical_cores(),
         "picture": [picture.shape[1], picture.shape[0]],
     }

@@ -100,8 +100,8 @@ def examine() -> Report:
 
 
 def _examine_machine(report: Report) -> None:
-    present = [flag for flag in FLAGS if flag in system.flags()]
-    report.cpu = f"{system.model()}{f' ({chr(32).join(present)})' if present else ''}"
+    present = [flag for flag in FLAGS if flag in system.cpu_flags()]
+    report.cpu = f"{system.cpu_model()}{f' ({chr(32).join(present)})' if present else ''}"
     report.cores = f"{system.physical_cores()} physical, {system.logical_cores()} logical usable"
     sizes = {"total": system.total_memory(), "available": system.available_memory()}
     report.memory = ", ".join(
@@ -131,35 +131,35 @@ def _examine_onnxruntime(report: Report) -> None:
             "'edgevlm[cuda]'"
         )
     try:
-        report.providers = list(session.library().get_available_providers())
+        report.providers = list(session.load_onnxruntime().get_available_providers())
     except EdgeVLMError as error:
         report.add(str(error), fatal=True)
         return
-    if system.multiplies_bf16() and importlib.util.find_spec("openvino") is None:
+    if system.has_amx_bf16() and importlib.util.find_spec("openvino") is None:
         report.add(
             "this CPU multiplies bf16 matrices, which OpenVINO uses for pictures and ONNX Runtime does not; "
-            f"{openvino.INSTALL}"
+            f"{openvino.INSTALL_OPENVINO}"
         )
-    cuda = execution_providers.DEVICES["cuda"]
+    cuda = execution_providers.ONNX_DEVICES["cuda"]
     if report.gpus and cuda.provider not in report.providers:
         report.add(
-            f"pictures are not encoded on {report.gpus[0]}: no {cuda.provider}; {cuda.install}"
+            f"pictures are not encoded on {report.gpus[0]}: no {cuda.provider}; {cuda.install_hint}"
         )
 
 
 def _examine_llama_cpp(report: Report) -> None:
     try:
-        verdict = guard.library_verdict()
+        verdict = guard.probe_library()
         report.llama_cpp_probe = " ".join(filter(None, (verdict.outcome, verdict.detail)))
         if verdict.outcome != "ok":
             report.add(verdict.explanation, fatal=verdict.outcome == "crash")
-        loaded = library.library()
+        loaded = library.load_llama_cpp()
     except EdgeVLMError as error:
         report.add(str(error), fatal=True)
         return
     report.llama_cpp_python = loaded.__version__
     report.llama_cpp_system = loaded.llama_print_system_info().decode().strip(" |")
-    if report.gpus and (reason := library.why_no_gpu()):
+    if report.gpus and (reason := library.no_gpu_reason()):
         report.add(f"answers are not decoded on {report.gpus[0]}: {reason}")
 
 

@@ -71,9 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgevlm.evaluation import dataset, report, test_set
+    from edgevlm.evaluation import dataset, report, runner, test_set
     from edgevlm.evaluation.runner import BundleAnswerer, CheckpointAnswerer
-    from edgevlm.evaluation.runner import run as put
     from edgevlm.vlm import VLM
 
     if arguments.write:
@@ -92,12 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
     with VLM.from_pretrained(arguments.bundle) as vlm:
         name = vlm.manifest.name
         device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
-        answered = put(BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
+        answered = runner.run(BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
     by_checkpoint = None
     if checkpoint is not None:
         progress = _progress("checkpoint", len(items))
-        by_checkpoint = put(checkpoint, items, grounded_per_row=0, progress=progress)
-    print(report.markdown(report.rows(answered, by_checkpoint)), flush=True)
+        by_checkpoint = runner.run(checkpoint, items, controls_per_task=0, progress=progress)
+    print(report.markdown(report.task_results(answered, by_checkpoint)), flush=True)
     if arguments.json:
         about = {
             "model": name,
@@ -112,13 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first(items: list[Item], per_row: int | None) -> list[Item]:
-    """The first items of each row; all if None."""
+def _first(items: list[Item], per_task: int | None) -> list[Item]:
+    """Return the first items of each task; all if None."""
     taken: dict[str, int] = {}
     kept = []
     for item in items:
-        taken[item.row] = taken.get(item.row, 0) + 1
-        if per_row is None or taken[item.row] <= per_row:
+        taken[item.task] = taken.get(item.task, 0) + 1
+        if per_task is None or taken[item.task] <= per_task:
             kept.append(item)
     return kept
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgevlm.errors import InputError
 from edgevlm.options import Generation, GenerationOptions
-from edgevlm.runtimes.devices import DEVICES
+from edgevlm.runtimes.devices import VISION_DEVICES
 
 if TYPE_CHECKING:
     from edgevlm.vlm import VLM
@@ -27,9 +27,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device",
         metavar="D",
-        choices=DEVICES,
+        choices=VISION_DEVICES,
         default="auto",
-        help="where pictures are encoded: " + ", ".join(DEVICES) + " (default: %(default)s)",
+        help="where pictures are encoded: " + ", ".join(VISION_DEVICES) + " (default: %(default)s)",
     )
     group.add_argument(
         "--threads",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgevlm.manifest import Manifest
-from edgevlm.runtimes.devices import ON_CPU, VisionBackend
+from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import VisionRuntime
@@ -24,7 +24,7 @@ def load_vision(
     manifest: Manifest,
     path: Path,
     *,
-    backend: VisionBackend = ON_CPU,
+    backend: VisionBackend = CPU_BACKEND,
     threads: int | None = None,
 ) -> VisionRuntime:
     """Load the vision graph at `path`; errors as of `VisionBackend.load`."""
@@ -73,5 +73,5 @@ def default_context_length(manifest: Manifest) -> int:
 
 def default_gpu_layers(device: str) -> int:
     """Return -1 (all layers) if `device` is not the CPU and llama.cpp was built for a GPU, else 0."""
-    offloads = device != "cpu" and library.library().llama_supports_gpu_offload()
+    offloads = device != "cpu" and library.load_llama_cpp().llama_supports_gpu_offload()
     return -1 if offloads else 0

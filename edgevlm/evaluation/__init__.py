@@ -1,1 +1,1 @@
-"""Measures what a bundle sees: scenes, questions about them, judges, and a report."""
+"""Evaluation of any model on questions with known answers: items, metrics, runs and reports."""

@@ -1,16 +1,21 @@
-"""Test items, and the file that holds them: one JSON object per line.
+"""Evaluation items and their file format: one JSON object in each line.
 
 ::
 
     {"row": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}
 
-``images`` (paths relative to the file, file URLs or data URIs; may be left out) come before the first
-of ``turns``, which are the user's messages; the model's own answers lie between them, and the one to
-the last is judged by ``judge`` ("words" if left out, see `edgevlm.evaluation.metrics`) against
-``answers``. Lines of one ``row`` ("all" if left out) are reported together. Chance is computed for each
-``family`` (the row if left out), and is at least ``chance``: how often one is right who only reads the
-question (0 if left out, 0.5 where it offers two answers). Not covered: system messages, pictures in
-later turns.
+- ``row``: name of the task. The report has one line for each task. Default: "all".
+- ``images``: paths relative to the file, file URLs or data URIs. They come before the first turn.
+  Default: no image.
+- ``turns``: the user's messages. The answers between them are the model's own; the answer to the last
+  message gets the score.
+- ``answers``: the accepted answers.
+- ``judge``: name of the metric, see `edgevlm.evaluation.metrics`. Default: "words".
+- ``family``: the question type. Chance is computed for each question type. Default: the task.
+- ``chance``: the score of a model that only reads the question, at least. Use 0.5 for a question that
+  offers two answers. Default: 0.
+
+System messages and images in later turns are not supported.
 """
 
 from __future__ import annotations
@@ -37,31 +42,34 @@ _FIELDS = ("row", "images", "turns", "answers", "judge", "family", "chance")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that is read or drawn when it is needed; one name stands for one picture."""
+class LazyImage:
+    """An image that is read or drawn only when it is needed."""
 
     name: str
-    open: Callable[[], Image.Image]
+    """Identifies the image: images with the same name are the same image."""
+    load: Callable[[], Image.Image]
+    """Returns the RGB image."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question, perhaps after others, with what is right; the fields are those of the file."""
+    """One conversation with the accepted answers to its last turn; see the module for the fields."""
 
-    row: str
-    pictures: tuple[Picture, ...]
+    task: str
+    images: tuple[LazyImage, ...]
     turns: tuple[str, ...]
     answers: tuple[str, ...]
-    judge: str
-    family: str
+    metric: str
+    question_type: str
     chance: float = 0.0
 
 
 def read(path: str | os.PathLike[str]) -> list[Item]:
-    """All items of a file, in its order.
+    """Return all items of a file, in the order of the lines.
 
     Raises:
-        InputError: no such file, no items in it, or a line that is no item; names line and field.
+        InputError: the file cannot be read, has no items, or has an invalid line. The message names
+            the line and the field.
     """
     path = Path(path)
     try:
@@ -76,42 +84,42 @@ def read(path: str | os.PathLike[str]) -> list[Item]:
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
     if not items:
-        raise InputError(f"{path} has no questions; each line is a JSON object with one")
+        raise InputError(f"{path} has no questions; write one JSON object in each line")
     return items
 
 
 def _parse(data: Any, folder: Path) -> Item:
-    """Raises ValueError that names the field."""
+    """Return one item; a `ValueError` names the field that is invalid."""
     if not isinstance(data, dict):
         raise ValueError(f"must be a JSON object, is {data!r}")
     for name in data:
         if name not in _FIELDS:
-            raise ValueError(f"{name}: unknown field; there are {', '.join(_FIELDS)}")
-    row = _text(data, "row", "all")
-    judge = _text(data, "judge", "words")
-    if judge not in metrics.JUDGES:
-        raise ValueError(f"judge: must be one of {', '.join(metrics.JUDGES)}, is {judge!r}")
+            raise ValueError(f"{name}: unknown field; the fields are {', '.join(_FIELDS)}")
+    task = _text(data, "row", "all")
+    metric = _text(data, "judge", "words")
+    if metric not in metrics.METRICS:
+        raise ValueError(f"judge: must be one of {', '.join(metrics.METRICS)}, is {metric!r}")
     answers = _texts(data, "answers")
     for answer in answers:
-        if metrics.score(judge, answer, [answer]) != 1:
-            raise ValueError(f"answers: {answer!r} is nothing that the judge {judge!r} can compare")
-    pictures = []
+        if metrics.score(metric, answer, [answer]) != 1:
+            raise ValueError(f"answers: the metric {metric!r} cannot compare {answer!r}")
+    images = []
     for name in _texts(data, "images") if data.get("images", []) != [] else ():
         source = name if is_url(name) else os.path.join(folder, name)
         if not is_url(name) and not os.path.isfile(source):
-            raise ValueError(f"images: no picture at {shortened(source)}")
-        pictures.append(Picture(name, partial(_load, source)))
-    turns, family = _texts(data, "turns"), _text(data, "family", row)
+            raise ValueError(f"images: no image at {shortened(source)}")
+        images.append(LazyImage(name, partial(_load, source)))
+    turns, question_type = _texts(data, "turns"), _text(data, "family", task)
     chance = data.get("chance", 0.0)
     if not isinstance(chance, int | float) or not 0 <= chance <= 1:
         raise ValueError(f"chance: must be a number from 0 to 1, is {chance!r}")
-    return Item(row, tuple(pictures), turns, answers, judge, family, float(chance))
+    return Item(task, tuple(images), turns, answers, metric, question_type, float(chance))
 
 
 def _text(data: dict[str, Any], field: str, default: str) -> str:
     value = data.get(field, default)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{field}: must be a text that is not empty, is {value!r}")
+        raise ValueError(f"{field}: must be a string that is not empty, is {value!r}")
     return value
 
 
@@ -120,10 +128,10 @@ def _texts(data: dict[str, Any], field: str) -> tuple[str, ...]:
         raise ValueError(f"{field}: missing")
     value = data[field]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{field}: must be a list of one or more texts, is {value!r}")
+        raise ValueError(f"{field}: must be a list of one or more strings, is {value!r}")
     for text in value:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{field}: must hold texts that are not empty, holds {text!r}")
+            raise ValueError(f"{field}: must hold strings that are not empty, holds {text!r}")
     return tuple(value)
 
 
@@ -131,24 +139,27 @@ def _load(source: str) -> Image.Image:
     return Image.fromarray(load_image(source))
 
 
-def fields_of(item: Item) -> dict[str, Any]:
-    """An item as a line of a question file has it."""
+def to_json(item: Item) -> dict[str, Any]:
+    """Return the JSON object of an item, as in a line of a question file."""
     return {
-        "row": item.row,
-        "images": [picture.name for picture in item.pictures],
+        "row": item.task,
+        "images": [image.name for image in item.images],
         "turns": item.turns,
         "answers": item.answers,
-        "judge": item.judge,
-        "family": item.family,
+        "judge": item.metric,
+        "family": item.question_type,
         "chance": item.chance,
     }
 
 
 def write(folder: str | os.PathLike[str], items: Iterable[Item]) -> int:
-    """Write ``questions.jsonl`` and every picture as PNG under its name; returns how many items.
+    """Write ``questions.jsonl``, and each image as a PNG file under its name.
+
+    Returns:
+        The number of items.
 
     Raises:
-        InputError: the folder is there and not empty, or cannot be written.
+        InputError: the folder exists and is not empty, or it cannot be written.
     """
     folder = Path(folder)
     count = 0
@@ -158,11 +169,11 @@ def write(folder: str | os.PathLike[str], items: Iterable[Item]) -> int:
             raise InputError(f"{folder} is not empty; name a folder that does not exist yet")
         with open(folder / FILE_NAME, "w", encoding="utf-8") as file:
             for item in items:
-                for picture in item.pictures:
-                    target = folder / picture.name
+                for image in item.images:
+                    target = folder / image.name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    picture.open().save(target, "PNG")
-                file.write(json.dumps(fields_of(item), ensure_ascii=False) + "\n")
+                    image.load().save(target, "PNG")
+                file.write(json.dumps(to_json(item), ensure_ascii=False) + "\n")
                 count += 1
     except OSError as error:
         raise InputError(f"cannot write the questions to {folder}: {error}") from error

@@ -1,7 +1,7 @@
-"""From answers to numbers: shares with intervals, chance, grounding; as Markdown and as JSON.
+"""Report of an evaluation: scores with intervals, chance and grounding, as Markdown and as JSON.
 
-Covered: a row's share of right answers, what another picture does to it, and its distance to that
-of a checkpoint. Not covered: averages over rows, which would weigh skills against each other.
+For each task it gives the share of right answers, the share with wrong images, and the difference from
+the checkpoint. It gives no average over tasks: that would weigh skills against each other.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import edgevlm
 from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
-from edgevlm.evaluation.dataset import Item, fields_of
+from edgevlm.evaluation.dataset import Item, to_json
 from edgevlm.evaluation.runner import Answered
-from edgevlm.versions import installed
+from edgevlm.versions import installed_versions
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
-_CANDIDATES = 300  # fixed answers that are tried for a family of boxes or lists
+_CANDIDATES = 300  # fixed answers that are tried for a question type with boxes or lists
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Share:
 
 
 def wilson(right: float, items: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of `right` out of `items`.
+    """Return the 95 % score interval of a share of `right` out of `items`.
 
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
-    the American Statistical Association 22 (1927), 209-212. For partly right answers, scores between
-    0 and 1, it is too wide rather than too narrow: their variance is at most that of scores of
-    0 and 1 with the same mean.
+    The method is that of E. B. Wilson, "Probable inference, the law of succession, and statistical
+    inference", Journal of the American Statistical Association 22 (1927), 209-212. For scores between
+    0 and 1 the interval is too wide rather than too narrow: their variance is at most that of scores
+    of 0 and 1 with the same mean.
     """
     share, square = right / items, _Z * _Z
     middle = (share + square / (2 * items)) / (1 + square / items)
@@ -57,44 +57,51 @@ def _share(scores: Sequence[float]) -> Share:
 
 
 def chance(items: Sequence[Item]) -> float:
-    """The share right if all items of a family get one answer: of its right answers, the best.
+    """Return the score of the best fixed answer: one answer for all items of a question type.
 
-    A family counts for no less than the mean of its items' own `chance`. For boxes and lists at
-    most the 300 first right answers are tried. In a family of few items this is above true chance.
+    A question type counts for no less than the mean `chance` of its items. For boxes and lists only
+    the first 300 right answers are tried. For few items the result is above true chance.
     """
-    families: dict[tuple[str, str], list[Item]] = defaultdict(list)
+    question_types: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
-        families[item.family, item.judge].append(item)
+        question_types[item.question_type, item.metric].append(item)
     right = 0.0
-    for (_, judge), family in families.items():
-        if judge == "words":
-            said = Counter(a for item in family for a in set(map(metrics.normalized, item.answers)))
-            fixed = float(max(said.values()))
+    for (_, metric), group in question_types.items():
+        if metric == "words":
+            counts = Counter(a for one in group for a in set(map(metrics.normalized, one.answers)))
+            fixed = float(max(counts.values()))
         else:
-            tried = list(dict.fromkeys(item.answers[0] for item in family))[:_CANDIDATES]
+            tried = list(dict.fromkeys(item.answers[0] for item in group))[:_CANDIDATES]
             fixed = max(
-                sum(metrics.score(judge, answer, item.answers) for item in family)
+                sum(metrics.score(metric, answer, item.answers) for item in group)
                 for answer in tried
             )
-        right += max(fixed, sum(item.chance for item in family))
+        right += max(fixed, sum(item.chance for item in group))
     return right / len(items)
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """What the pictures do for a row's answers, over those of its items that were swapped."""
+    """Shares of right answers with the right images and with wrong ones.
+
+    They are over the items of a task that were also asked about wrong images.
+    """
 
     items: int
     right: Share
     right_with_other: Share
+    """With the images of another item."""
     right_with_grey: Share
     chance: float
     changed: float
-    """Share of answers that are not the same about another picture."""
+    """Share of the answers that differ when the images are those of another item, from 0 to 1."""
 
     @property
     def verdict(self) -> str:
-        """ "grounded": above chance with the right picture, and not above it with others."""
+        """Name of the result: "grounded", "not grounded" or "not above chance".
+
+        Grounded means: above chance with the right images, and not above chance with wrong ones.
+        """
         if self.right.low <= self.chance:
             return "not above chance"
         grounded = max(self.right_with_other.low, self.right_with_grey.low) <= self.chance
@@ -102,49 +109,58 @@ class Grounding:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the report; `checkpoint` is the share that the checkpoint gets right."""
+class TaskResult:
+    """Result of one task: one line of the report."""
 
     name: str
     items: int
     right: Share
     checkpoint: Share | None
+    """Share of right answers of the checkpoint; None if it was not asked."""
     grounding: Grounding | None
 
     @property
     def difference(self) -> float | None:
-        """Of the bundle to the checkpoint, in percentage points."""
+        """Bundle minus checkpoint, in percentage points; None if the checkpoint was not asked."""
         return None if self.checkpoint is None else 100 * (self.right.share - self.checkpoint.share)
 
 
 def _scores(answered: Sequence[Answered]) -> Share:
-    return _share([one.score(one.said) for one in answered])
+    return _share([one.score(one.answer) for one in answered])
 
 
 def _grounding(answered: Sequence[Answered]) -> Grounding | None:
-    pairs = [(one, one.swapped) for one in answered if one.swapped is not None]
+    pairs = [(one, one.control) for one in answered if one.control is not None]
     if not pairs:
         return None
     changed = sum(
-        metrics.normalized(one.said) != metrics.normalized(swapped.said) for one, swapped in pairs
+        metrics.normalized(one.answer) != metrics.normalized(control.answer)
+        for one, control in pairs
     )
     return Grounding(
         items=len(pairs),
         right=_scores([one for one, _ in pairs]),
-        right_with_other=_share([one.score(swapped.said) for one, swapped in pairs]),
-        right_with_grey=_share([one.score(swapped.said_grey) for one, swapped in pairs]),
+        right_with_other=_share([one.score(control.answer) for one, control in pairs]),
+        right_with_grey=_share([one.score(control.grey_answer) for one, control in pairs]),
         chance=chance([one.item for one, _ in pairs]),
         changed=changed / len(pairs),
     )
 
 
-def rows(answered: Sequence[Answered], checkpoint: Sequence[Answered] | None = None) -> list[Row]:
-    """The rows in the order of the items; `checkpoint` has the same items in the same order."""
+def task_results(
+    answered: Sequence[Answered], checkpoint: Sequence[Answered] | None = None
+) -> list[TaskResult]:
+    """Return the result of each task, in the order of the items.
+
+    Args:
+        answered: the bundle's answers.
+        checkpoint: the checkpoint's answers to the same items in the same order, or None.
+    """
     found: dict[str, list[int]] = defaultdict(list)
     for index, one in enumerate(answered):
-        found[one.item.row].append(index)
+        found[one.item.task].append(index)
     return [
-        Row(
+        TaskResult(
             name=name,
             items=len(indices),
             right=_scores([answered[i] for i in indices]),
@@ -167,27 +183,27 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {text} |" for text in (texts[0], rule, *texts[1:]))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Two tables and a verdict: what is right, and whether it comes from the picture."""
-    compared = any(row.checkpoint for row in rows)
-    head = ["row", "items", "right", "95 % interval"]
+def markdown(results: Sequence[TaskResult]) -> str:
+    """Return the results as two Markdown tables, scores and grounding, and a summary."""
+    compared = any(task.checkpoint for task in results)
+    head = ["task", "items", "right", "95 % interval"]
     lines = []
-    for row in rows:
-        interval = f"{100 * row.right.low:.1f} to {100 * row.right.high:.1f} %"
-        line = [row.name, str(row.items), _percent(row.right.share), interval]
-        if row.checkpoint is not None and row.difference is not None:
-            line += [_percent(row.checkpoint.share), f"{row.difference:+.1f}"]
+    for task in results:
+        interval = f"{100 * task.right.low:.1f} to {100 * task.right.high:.1f} %"
+        line = [task.name, str(task.items), _percent(task.right.share), interval]
+        if task.checkpoint is not None and task.difference is not None:
+            line += [_percent(task.checkpoint.share), f"{task.difference:+.1f}"]
         lines.append(line)
     text = _table([*head, *(["checkpoint", "difference, points"] if compared else [])], lines)
-    grounded = [(row.name, row.grounding) for row in rows if row.grounding is not None]
+    grounded = [(task.name, task.grounding) for task in results if task.grounding is not None]
     if not grounded:
-        return text + "\n\nGrounding is not measured: no row has two items with different pictures."
+        return text + "\n\nGrounding is not measured: no task has two items with different images."
     text += "\n\n" + _table(
         (
-            "row",
+            "task",
             "items",
             "right",
-            "with another picture",
+            "with another image",
             "with grey",
             "chance",
             "changed",
@@ -209,45 +225,51 @@ def markdown(rows: Sequence[Row]) -> str:
     )
     passed = [name for name, one in grounded if one.verdict == "grounded"]
     failed = [name for name, one in grounded if one.verdict != "grounded"]
-    text += f"\n\nGrounded: {len(passed)} of {len(grounded)} rows"
+    text += f"\n\nGrounded: {len(passed)} of {len(grounded)} tasks"
     return text + (f"; not: {'; '.join(failed)}." if failed else ".")
 
 
 def as_dict(
     answered: Sequence[Answered], checkpoint: Sequence[Answered] | None = None
 ) -> dict[str, Any]:
-    """Rows and every answer as JSON has them; shares are from 0 to 1, differences in points."""
+    """Return the results and all answers for JSON.
+
+    Shares are from 0 to 1, differences in percentage points.
+    """
     lines = []
-    for row in rows(answered, checkpoint):
-        line = asdict(row) | {"difference": row.difference}
-        if row.grounding is not None:
-            line["grounding"]["verdict"] = row.grounding.verdict
+    for task in task_results(answered, checkpoint):
+        line = asdict(task) | {"difference": task.difference}
+        if task.grounding is not None:
+            line["grounding"]["verdict"] = task.grounding.verdict
         lines.append(line)
     answers = []
     for index, one in enumerate(answered):
-        entry = fields_of(one.item) | {"said": one.said, "score": one.score(one.said)}
-        if one.swapped is not None:
-            entry["other_images"] = [picture.name for picture in one.swapped.pictures]
-            entry["said_with_other"] = one.swapped.said
-            entry["said_with_grey"] = one.swapped.said_grey
+        entry = to_json(one.item) | {"said": one.answer, "score": one.score(one.answer)}
+        if one.control is not None:
+            entry["other_images"] = [image.name for image in one.control.images]
+            entry["said_with_other"] = one.control.answer
+            entry["said_with_grey"] = one.control.grey_answer
         if checkpoint:
-            entry["checkpoint_said"] = checkpoint[index].said
+            entry["checkpoint_said"] = checkpoint[index].answer
         answers.append(entry)
     return {"rows": lines, "answers": answers}
 
 
 def versions() -> dict[str, str]:
-    """What answers depend on, as far as it is installed: distribution to version."""
+    """Return the versions of the installed distributions on which answers depend, by name."""
     names = ("onnxruntime", "onnxruntime-gpu", "openvino", "llama-cpp-python", "numpy")
     used = (*names, "pillow", "torch", "transformers")
-    return {"edgevlm": edgevlm.__version__, "python": platform.python_version()} | installed(used)
+    return {
+        "edgevlm": edgevlm.__version__,
+        "python": platform.python_version(),
+    } | installed_versions(used)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write aside and rename, so that the file is whole or as it was.
+    """Write a JSON file atomically: after a failure the old file is unchanged.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     aside = path.with_name(path.name + ".part")
     try:

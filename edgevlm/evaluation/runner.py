@@ -1,8 +1,8 @@
-"""Puts items to a model: with their own pictures, with another item's, and with grey ones.
+"""Answers to evaluation items: about their own images, about swapped images and about grey ones.
 
-A model that answers as well without the right picture does not look at it. Covered: bundles through
-`edgevlm.VLM` and checkpoints through transformers in float32, both greedy, with all pictures in the
-first message and the model's own answers between the turns. Not covered: time and memory.
+A model that answers as well without the right image does not look at it. Bundles run through
+`edgevlm.VLM`, checkpoints through transformers in float32. Both decode greedily. All images are in the
+first message, and the answers between the turns are the model's own. Time and memory are not measured.
 """
 
 from __future__ import annotations
@@ -18,54 +18,62 @@ from PIL import Image
 
 from edgevlm.errors import InputError, MissingDependencyError
 from edgevlm.evaluation import metrics
-from edgevlm.evaluation.dataset import Item, Picture
+from edgevlm.evaluation.dataset import Item, LazyImage
 from edgevlm.vlm import VLM
 
 MAX_TOKENS = 60
-BATCH = 16
-GROUNDED_PER_ROW = 100
+BATCH_SIZE = 16
+CONTROLS_PER_TASK = 100
 
 _GREY = (128, 128, 128)
 
 
-class Asked(NamedTuple):
-    """A conversation to be held: pictures, and what the user says turn by turn."""
+class Conversation(NamedTuple):
+    """A conversation to run: its images, and the user's messages."""
 
     images: list[Image.Image]
     turns: tuple[str, ...]
 
 
 class Answerer(Protocol):
-    """Anything that answers questions about pictures."""
+    """A model that answers questions about images."""
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
-        """The answer to the last turn of each conversation; at most `BATCH` come at once."""
+    def answer(self, conversations: Sequence[Conversation]) -> list[str]:
+        """Return the answer to the last turn of each conversation.
+
+        Args:
+            conversations: at most `BATCH_SIZE` of them.
+        """
 
 
 class BundleAnswerer:
-    """A bundle, one conversation after the other."""
+    """Answers of a bundle, one conversation after the other."""
 
     def __init__(self, vlm: VLM) -> None:
         self._vlm = vlm
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
-        return [self._answer(one) for one in asked]
+    def answer(self, conversations: Sequence[Conversation]) -> list[str]:
+        """Return the answer to the last turn of each conversation."""
+        return [self._answer(conversation) for conversation in conversations]
 
-    def _answer(self, asked: Asked) -> str:
+    def _answer(self, conversation: Conversation) -> str:
         chat = self._vlm.chat()
-        images = asked.images
-        for text in asked.turns:
-            said = chat.send(text, images, max_tokens=MAX_TOKENS, temperature=0.0).text
+        images = conversation.images
+        for text in conversation.turns:
+            answer = chat.send(text, images, max_tokens=MAX_TOKENS, temperature=0.0).text
             images = []
-        return said.strip()
+        return answer.strip()
 
 
 class CheckpointAnswerer:
-    """A checkpoint in transformers, float32, several conversations at once.
+    """Answers of a checkpoint in transformers, float32, several conversations in a batch.
+
+    Args:
+        folder: the checkpoint's folder.
 
     Raises:
         MissingDependencyError: torch or transformers is not installed.
-        InputError: the folder holds no checkpoint that transformers loads.
+        InputError: the folder holds no checkpoint that transformers can load.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +88,7 @@ class CheckpointAnswerer:
         if not folder.is_dir():
             raise InputError(f"no checkpoint at {str(folder)!r}: not a folder")
         try:
-            # a checkpoint's own code is never run, nor a pickle opened
+            # Never run a checkpoint's own code, and never open a pickle.
             self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
             model = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
@@ -89,29 +97,32 @@ class CheckpointAnswerer:
             raise InputError(f"transformers cannot load {str(folder)!r}: {error}") from error
         self._model: Any = model.eval()
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
-        talks: list[list[dict[str, Any]]] = [[] for _ in asked]
-        said = [""] * len(asked)
-        for turn in range(max(len(one.turns) for one in asked)):
-            groups = defaultdict(list)  # a batch has as many pictures in each conversation
-            for index, one in enumerate(asked):
-                if turn < len(one.turns):
-                    groups[len(one.images)].append(index)
-                    images = one.images if turn == 0 else []
+    def answer(self, conversations: Sequence[Conversation]) -> list[str]:
+        """Return the answer to the last turn of each conversation."""
+        messages: list[list[dict[str, Any]]] = [[] for _ in conversations]
+        last = [""] * len(conversations)
+        for turn in range(max(len(conversation.turns) for conversation in conversations)):
+            groups = defaultdict(
+                list
+            )  # all conversations of a batch have the same number of images
+            for index, conversation in enumerate(conversations):
+                if turn < len(conversation.turns):
+                    groups[len(conversation.images)].append(index)
+                    images = conversation.images if turn == 0 else []
                     parts = [{"type": "image", "image": image} for image in images]
-                    text = {"type": "text", "text": one.turns[turn]}
-                    talks[index].append({"role": "user", "content": [*parts, text]})
+                    text = {"type": "text", "text": conversation.turns[turn]}
+                    messages[index].append({"role": "user", "content": [*parts, text]})
             for group in groups.values():
-                answers = self._generate([talks[index] for index in group])
+                answers = self._generate([messages[index] for index in group])
                 for index, answer in zip(group, answers, strict=True):
-                    said[index] = answer
+                    last[index] = answer
                     content = [{"type": "text", "text": answer}]
-                    talks[index].append({"role": "assistant", "content": content})
-        return said
+                    messages[index].append({"role": "assistant", "content": content})
+        return last
 
-    def _generate(self, talks: list[list[dict[str, Any]]]) -> list[str]:
+    def _generate(self, messages: list[list[dict[str, Any]]]) -> list[str]:
         inputs = self._processor.apply_chat_template(
-            talks,
+            messages,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -120,98 +131,115 @@ class CheckpointAnswerer:
         )
         out = self._model.generate(**inputs, do_sample=False, max_new_tokens=MAX_TOKENS)
         new = out[:, inputs["input_ids"].shape[1] :]
-        return [
-            said.strip() for said in self._processor.batch_decode(new, skip_special_tokens=True)
-        ]
+        answers = self._processor.batch_decode(new, skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
 
 
 @dataclass(frozen=True)
-class Swapped:
-    """What was said to the same turns about other pictures."""
+class Control:
+    """The answers to the same turns about wrong images."""
 
-    pictures: tuple[Picture, ...]
-    said: str
-    said_grey: str
+    images: tuple[LazyImage, ...]
+    """The images of another item."""
+    answer: str
+    """The answer about `images`."""
+    grey_answer: str
+    """The answer about grey images of the right sizes."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """An item and what was said; `swapped` is None where there was no other picture to show."""
+    """An item and its answer."""
 
     item: Item
-    said: str
-    swapped: Swapped | None = None
+    answer: str
+    control: Control | None = None
+    """None: the item was not asked about wrong images."""
 
-    def score(self, said: str) -> float:
-        """How right a text would be as this item's answer, from 0 to 1."""
-        return metrics.score(self.item.judge, said, self.item.answers)
+    def score(self, answer: str) -> float:
+        """Return the score of `answer` as an answer to this item, from 0 to 1."""
+        return metrics.score(self.item.metric, answer, self.item.answers)
 
 
-def partners(items: Mapping[int, Item]) -> dict[int, int]:
-    """Whose pictures each item gets instead of its own, by index: a derangement.
+def swap_images(items: Mapping[int, Item]) -> dict[int, int]:
+    """Choose another item for each item, of which it gets the images: a derangement.
 
-    Partners are of one row and have as many pictures, with other names. An item for which there is
-    none, or that has no picture, is left out.
+    Both items have the same task and the same number of images, and the images have other names.
+
+    Args:
+        items: items by index.
+
+    Returns:
+        The index of the other item by the index of the item. An item without an image, or for which
+        no other item exists, is missing.
     """
     groups: dict[tuple[str, int], dict[tuple[str, ...], list[int]]] = defaultdict(dict)
     for index in np.random.default_rng(0).permutation(list(items)).tolist():
         item = items[index]
-        names = tuple(picture.name for picture in item.pictures)
-        groups[item.row, len(names)].setdefault(names, []).append(index)
+        names = tuple(image.name for image in item.images)
+        groups[item.task, len(names)].setdefault(names, []).append(index)
     found = {}
-    for (_, pictures), alike in groups.items():
-        ring = [(names, index) for names, same in alike.items() for index in same]
-        shift = max(map(len, alike.values()))
+    for (_, images), same_images in groups.items():
+        ring = [(names, index) for names, indices in same_images.items() for index in indices]
+        shift = max(map(len, same_images.values()))
         for (names, index), (others, other) in zip(ring, ring[shift:] + ring[:shift], strict=True):
-            if pictures and names != others:
+            if images and names != others:
                 found[index] = other
     return found
 
 
-def _first(items: Sequence[Item], per_row: int) -> dict[int, Item]:
-    """The first items of each row, by index."""
-    taken: Counter[str] = Counter()
-    kept = {}
+def _first_per_task(items: Sequence[Item], per_task: int) -> dict[int, Item]:
+    """Return the first items of each task, by index."""
+    counts: Counter[str] = Counter()
+    first = {}
     for index, item in enumerate(items):
-        taken[item.row] += 1
-        if taken[item.row] <= per_row:
-            kept[index] = item
-    return kept
+        counts[item.task] += 1
+        if counts[item.task] <= per_task:
+            first[index] = item
+    return first
 
 
 def run(
     answerer: Answerer,
     items: Sequence[Item],
     *,
-    grounded_per_row: int = GROUNDED_PER_ROW,
+    controls_per_task: int = CONTROLS_PER_TASK,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answered]:
-    """Put every item to a model, in batches.
+    """Ask a model all items, in batches.
 
     Args:
-        grounded_per_row: ask the first so many items of each row again with other pictures, and
-            with grey ones of the same size.
-        progress: is told after each batch how many items are done.
+        answerer: the model.
+        items: the items to ask.
+        controls_per_task: how many items of each task are asked again, with swapped images and with
+            grey ones of the same size.
+        progress: called after each batch with the number of items that are done.
+
+    Returns:
+        The answers, in the order of the items.
     """
-    others = partners(_first(items, grounded_per_row))
+    others = swap_images(_first_per_task(items, controls_per_task))
     answered: list[Answered] = []
-    for first in range(0, len(items), BATCH):
-        batch = range(first, min(first + BATCH, len(items)))
-        own = [
-            Asked([picture.open() for picture in items[i].pictures], items[i].turns) for i in batch
-        ]
-        said = answerer.answers(own)
-        swapped = {}
+    for first in range(0, len(items), BATCH_SIZE):
+        batch = range(first, min(first + BATCH_SIZE, len(items)))
+        own = {i: Conversation(_load(items[i].images), items[i].turns) for i in batch}
+        answers = answerer.answer(list(own.values()))
+        controls = {}
         if again := [i for i in batch if i in others]:
-            shown = {i: items[others[i]].pictures for i in again}
-            other = [Asked([picture.open() for picture in shown[i]], items[i].turns) for i in again]
-            grey = [
-                Asked([Image.new("RGB", image.size, _GREY) for image in asked.images], asked.turns)
-                for asked in (own[i - first] for i in again)
-            ]
-            both = zip(again, answerer.answers(other), answerer.answers(grey), strict=True)
-            swapped = {i: Swapped(shown[i], text, text_grey) for i, text, text_grey in both}
-        for i, text in zip(batch, said, strict=True):
-            answered.append(Answered(items[i], text, swapped.get(i)))
+            shown = {i: items[others[i]].images for i in again}
+            swapped = [Conversation(_load(shown[i]), items[i].turns) for i in again]
+            grey = [Conversation(_grey(own[i].images), items[i].turns) for i in again]
+            both = zip(again, answerer.answer(swapped), answerer.answer(grey), strict=True)
+            controls = {i: Control(shown[i], answer, on_grey) for i, answer, on_grey in both}
+        for i, answer in zip(batch, answers, strict=True):
+            answered.append(Answered(items[i], answer, controls.get(i)))
         progress(len(answered))
     return answered
+
+
+def _load(images: Sequence[LazyImage]) -> list[Image.Image]:
+    return [image.load() for image in images]
+
+
+def _grey(images: Sequence[Image.Image]) -> list[Image.Image]:
+    return [Image.new("RGB", image.size, _GREY) for image in images]

@@ -1,9 +1,8 @@
-"""The test set: the same generated items every time, from a seed that training never uses.
+"""The built-in test set: always the same generated items, from a seed that training never uses.
 
-Covered: a row for every skill in every language, and rows for what training never showed: a style
-of drawing, typefaces, phrasings; words to be read are always such that training never showed. Not
-covered: photographs, and questions about anything that the scenes lack. Pictures are drawn when
-they are opened, so that a large set fits into memory.
+It has one task for each skill in each language. Three more tasks show what training never showed: a
+style of drawing, typefaces, and phrasings. All words to read are unseen in training, too. The test set
+has no photographs. An image is drawn when it is loaded, so that a large set fits into memory.
 """
 
 from __future__ import annotations
@@ -17,20 +16,21 @@ from typing import Any
 import numpy as np
 
 from edgevlm.errors import InputError
-from edgevlm.evaluation.dataset import Item, Picture
+from edgevlm.evaluation.dataset import Item, LazyImage
 from edgevlm.scenes import composition, drawings, pairs, questions
 
 SEED = 7_700_000
-"""Training draws from sequences of small numbers instead."""
+"""Seed of the test set. The seeds of training are sequences of small numbers."""
 
 SIDES = (160, 640)
+"""Smallest and largest side of an image, in pixels."""
 
 _REFUSALS = ("There is no ", "There are no ", "Здесь нет ")
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is asked about which scenes; several skills take turns."""
+class Task:
+    """The skills of a task, which take turns, and the options of its scenes."""
 
     name: str
     skills: tuple[str, ...]
@@ -39,43 +39,43 @@ class Row:
     scene_options: dict[str, Any] = field(default_factory=dict)
 
 
-def _rows() -> Iterator[Row]:
+def _tasks() -> Iterator[Task]:
     unseen_words = {"unseen_words": True}
     for language in questions.LANGUAGES:
         ending = "" if language == "en" else f" ({language})"
         for skill in questions.SKILLS:
             options = unseen_words if skill == "read" else {}
-            yield Row(skill + ending, (skill,), language, scene_options=options)
+            yield Task(skill + ending, (skill,), language, scene_options=options)
     style = {"styles": (drawings.UNSEEN_STYLE,), "shapes": 0.0}
-    yield Row("name, style never trained on", ("name",), scene_options=style)
+    yield Task("name, style never trained on", ("name",), scene_options=style)
     typefaces = unseen_words | {"typefaces": drawings.UNSEEN_TYPEFACES}
-    yield Row("read, typefaces never trained on", ("read",), scene_options=typefaces)
-    one_picture = tuple(skill for skill in questions.SKILLS if skill != "two_pictures")
-    yield Row("phrasings never trained on", one_picture, unseen_phrasing=True)
+    yield Task("read, typefaces never trained on", ("read",), scene_options=typefaces)
+    one_image = tuple(skill for skill in questions.SKILLS if skill != "two_pictures")
+    yield Task("phrasings never trained on", one_image, unseen_phrasing=True)
 
 
-ROWS = tuple(_rows())
+TASKS = tuple(_tasks())
 
 
-def items(per_row: int, seed: int = SEED) -> Iterator[Item]:
-    """`per_row` items of each row, each about pictures of its own.
+def items(per_task: int, seed: int = SEED) -> Iterator[Item]:
+    """Yield `per_task` items of each task, each about its own images.
 
-    A smaller `per_row` gives the first items of a larger one.
+    A smaller `per_task` gives the first items of a larger one.
 
     Raises:
-        InputError: `per_row` is not positive.
+        InputError: `per_task` is not positive.
     """
-    if per_row < 1:
-        raise InputError(f"there must be one or more items in a row, not {per_row}")
-    for number, row in enumerate(ROWS):
-        for index in range(per_row):
-            yield _item(row, index, np.random.default_rng([seed, number, index]))
+    if per_task < 1:
+        raise InputError(f"items per task must be 1 or more, is {per_task}")
+    for number, task in enumerate(TASKS):
+        for index in range(per_task):
+            yield _item(task, index, np.random.default_rng([seed, number, index]))
 
 
-def _item(row: Row, index: int, rng: np.random.Generator) -> Item:
-    skill = row.skills[index % len(row.skills)]
-    wording: dict[str, Any] = {"language": row.language, "unseen_phrasing": row.unseen_phrasing}
-    options = {"sides": SIDES, **row.scene_options}
+def _item(task: Task, index: int, rng: np.random.Generator) -> Item:
+    skill = task.skills[index % len(task.skills)]
+    wording: dict[str, Any] = {"language": task.language, "unseen_phrasing": task.unseen_phrasing}
+    options = {"sides": SIDES, **task.scene_options}
     question: questions.Question | None = None
     for _ in range(10_000):
         if skill == "two_pictures":
@@ -91,24 +91,24 @@ def _item(row: Row, index: int, rng: np.random.Generator) -> Item:
             break
     else:
         raise RuntimeError(f"no scene allows a question of the skill {skill!r}")
-    folder = re.sub(r"[^a-z]+", "-", row.name).strip("-")
-    pictures = tuple(
-        Picture(f"{folder}/{index:04}{letter}.png", partial(composition.draw, scene))
+    folder = re.sub(r"[^a-z]+", "-", task.name).strip("-")
+    images = tuple(
+        LazyImage(f"{folder}/{index:04}{letter}.png", partial(composition.draw, scene))
         for letter, scene in zip("ab" if len(shown) > 1 else ("",), shown, strict=True)
     )
     return Item(
-        row=row.name,
-        pictures=pictures,
-        turns=tuple(turn.text for turn in question.turns),
+        task=task.name,
+        images=images,
+        turns=tuple(turn.question for turn in question.turns),
         answers=question.accepted,
-        judge=question.judge,
-        family=question.family,
+        metric=question.metric,
+        question_type=question.question_type,
         chance=_chance(question),
     )
 
 
 def _chance(question: questions.Question) -> float:
-    """How often one is right who repeats words of the question, which no fixed answer does."""
-    if question.skill == "refuse":  # by saying each time that it is not there
+    """Return the score of an answer that only repeats words of the question; no fixed answer does so."""
+    if question.skill == "refuse":  # the answer "there is no ..." each time
         return float(question.accepted[0].startswith(_REFUSALS))
-    return 0.5 if question.family == "attribute/size" else 0.0
+    return 0.5 if question.question_type == "attribute/size" else 0.0

@@ -36,6 +36,8 @@ _FILTERS = {
 
 
 Detail = Literal["low", "high", "auto"]
+"""How finely an image is split. ``low``: one tile. ``high``: as the checkpoint's processor splits. ``auto``:
+into as many tiles as the pixels of the image fill, so that no image is enlarged."""
 
 
 @dataclass(frozen=True)

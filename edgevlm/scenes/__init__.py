@@ -1,1 +1,1 @@
-"""Synthetic images, and questions about them with known answers."""
+"""Synthetic images of shapes, drawings and printed words, and questions with known answers."""

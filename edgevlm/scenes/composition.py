@@ -1,9 +1,9 @@
-"""Seeded pictures of shapes, drawn things and printed words, with all that is known about them.
+"""Seeded scenes of shapes, drawings and printed words, and their images.
 
-A layout says what a scene is for: `single` (one large thing), `mixed` (two to four), `crowd` (things
-to count), `nested` (a thing inside an outlined shape), `text` (a word or a number, perhaps with
-things), and for training `mosaic` (many things, overlapping), `page` (many words) and `sign` (a word
-among several things). Not covered: perspective, lighting of the things themselves, photographs.
+A layout is the kind of a scene: `single` (one large thing), `mixed` (two to four things), `crowd` (things
+to count), `nested` (a thing inside an outlined shape) and `text` (a word or a number, sometimes with
+things). Three more layouts are for training only: `mosaic` (many things that overlap), `page` (many words)
+and `sign` (a word among several things). Scenes have no perspective and no shadows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from PIL import Image, ImageChops, ImageDraw
 
 from edgevlm.scenes import drawings
 from edgevlm.scenes.backgrounds import (
-    Finish,
-    Ground,
+    Background,
+    Distortion,
     Rgb,
-    draw_ground,
-    finish,
+    distort,
+    draw_background,
     rgb_near,
-    sample_finish,
-    sample_ground,
+    sample_background,
+    sample_distortion,
 )
 from edgevlm.scenes.drawings import SHAPES, Points
 
@@ -42,98 +42,110 @@ COLORS: dict[str, Rgb] = {
 LAYOUTS = ("single", "mixed", "crowd", "nested", "text")
 
 _SUPERSAMPLE = 4
-_JITTER = 12  # how far a colour may stray from its anchor, per channel
+_JITTER = 12  # largest difference of a shape's color from that in COLORS, per channel
 _SHAPE_CONTRAST, _DRAWING_CONTRAST, _WORD_CONTRAST = 95.0, 55.0, 110.0  # distance in RGB
-_OUTLINE = 0.14  # width of an outlined shape's line, as a share of its size
+_OUTLINE_WIDTH = 0.14  # width of an outlined shape's line, as a share of its size
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape (it has a colour, and no style) or a drawing (the other way round).
-
-    Its centre and its size (the longer side before turning) are in pixels, its angle in degrees,
-    clockwise.
-    """
+    """A shape or a drawing at its place in a scene."""
 
     name: str
     style: str | None
+    """Style of a drawing; None for a shape."""
     color: str | None
+    """Name of a shape's color; None for a drawing."""
     rgb: Rgb
     filled: bool
+    """False if only the outline of a shape is drawn."""
     x: float
+    """Center, in pixels."""
     y: float
+    """Center, in pixels."""
     size: float
+    """Longer side before the rotation, in pixels."""
     angle: float
+    """Rotation in degrees, clockwise."""
     flipped: bool
+    """True if the thing is mirrored left to right."""
 
     @property
     def label(self) -> str:
-        """ "red star" or "cat"."""
+        """Name with the color of a shape: "red star" or "cat"."""
         return f"{self.color} {self.name}" if self.color else self.name
 
     def outline(self) -> Points:
-        """The corners in pixels, [n, 2]."""
-        turned = drawings.turned_outline(self.name, self.style, self.angle, self.flipped)
+        """Return the corners in pixels, [n, 2]."""
+        turned = drawings.transformed_outline(self.name, self.style, self.angle, self.flipped)
         placed: Points = turned * (self.size / 2) + np.array([self.x, self.y])
         return placed
 
     def box(self) -> Box:
-        """Left, top, right and bottom in pixels."""
+        """Return left, top, right and bottom in pixels."""
         return _box_around(self.outline())
 
 
 @dataclass(frozen=True)
 class Word:
-    """Printed letters or digits; the centre is in pixels, the font size in pixels per em."""
+    """Printed letters or digits at their place in a scene."""
 
     text: str
     typeface: str
     font_size: int
+    """Pixels per em."""
     rgb: Rgb
     x: float
+    """Center, in pixels."""
     y: float
+    """Center, in pixels."""
     angle: float
+    """Rotation in degrees, clockwise."""
 
     def _ink(self) -> Box:
         return drawings.font(self.typeface, self.font_size).getbbox(self.text)
 
     def extent(self) -> tuple[float, float]:
-        """Width and height of the ink before turning."""
+        """Return width and height of the ink before the rotation, in pixels."""
         left, top, right, bottom = self._ink()
         return right - left, bottom - top
 
-    def edges(self) -> NDArray[np.float64]:
-        """Where each letter ends, from the ink's left edge, in pixels before turning."""
+    def letter_ends(self) -> NDArray[np.float64]:
+        """Return the right end of each letter from the left edge of the ink, in pixels.
+
+        The rotation is not applied.
+        """
         font = drawings.font(self.typeface, self.font_size)
         ends = [font.getlength(self.text[: i + 1]) for i in range(len(self.text))]
         return np.array(ends) - self._ink()[0]
 
     def outline(self) -> Points:
-        """The corners of the ink's rectangle in pixels, [4, 2]."""
+        """Return the corners of the rectangle around the ink in pixels, [4, 2]."""
         width, height = self.extent()
         corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]])
-        placed: Points = drawings.turn(corners / 2, self.angle) + np.array([self.x, self.y])
+        placed: Points = drawings.rotate(corners / 2, self.angle) + np.array([self.x, self.y])
         return placed
 
     def box(self) -> Box:
+        """Return left, top, right and bottom in pixels."""
         return _box_around(self.outline())
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn."""
+    """Everything that an image shows; `draw` draws it."""
 
     width: int
     height: int
     things: tuple[Thing, ...]
     words: tuple[Word, ...]
-    ground: Ground
-    finish: Finish
+    background: Background
+    distortion: Distortion
 
-    def place(self, item: Thing | Word) -> tuple[float, float]:
-        """The middle of the item's box as fractions of the picture's width and height."""
+    def center(self, item: Thing | Word) -> tuple[float, float]:
+        """Return the center of an item's box as fractions of the image's width and height."""
         left, top, right, bottom = item.box()
         return (left + right) / 2 / self.width, (top + bottom) / 2 / self.height
 
@@ -143,8 +155,13 @@ def _box_around(points: Points) -> Box:
     return left, top, right, bottom
 
 
+def sample_rgb(color: str, rng: np.random.Generator) -> Rgb:
+    """Return a random RGB value that clearly is the given color of COLORS."""
+    return rgb_near(COLORS[color], rng, _JITTER)
+
+
 def sample_sides(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
-    """Width and height between the given sides (log-uniform), at most 2:1 either way."""
+    """Return a random width and height between the given sides (log-uniform), at most 2:1 or 1:2."""
     low, high = sides
     side = math.exp(rng.uniform(math.log(low), math.log(high)))
     aspect = 2.0 ** rng.uniform(-1, 1) if rng.random() < 0.7 else 1.0
@@ -155,7 +172,15 @@ def sample_sides(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int,
 
 
 class SceneSampler:
-    """One scene in the making."""
+    """Builds one random scene.
+
+    Args:
+        rng: source of randomness.
+        sides: smallest and largest side of the image, in pixels.
+        styles: styles of drawings to choose from.
+        typefaces: typefaces to choose from.
+        unseen_words: print only words that training never shows.
+    """
 
     def __init__(
         self,
@@ -168,26 +193,32 @@ class SceneSampler:
         self.rng, self.styles, self.typefaces = rng, styles, typefaces
         self.unseen_words = unseen_words
         self.width, self.height = sample_sides(rng, sides)
-        self.short = min(self.width, self.height)
+        self.shorter_side = min(self.width, self.height)
         self.things: list[Thing] = []
         self.words: list[Word] = []
         self.boxes: list[Box] = []
         self.overlap = float(rng.uniform(0.03, 0.15)) if rng.random() < 0.35 else 0.0
 
     def new_name(self, shapes: float) -> str:
-        """A shape with the given probability, else anything drawn."""
+        """Return the name of a shape with probability `shapes`, else that of a drawing."""
         if self.rng.random() < shapes:
             return str(self.rng.choice(SHAPES))
-        names = drawings.things()
+        names = drawings.drawing_names()
         return names[int(self.rng.integers(len(names)))]
 
     def new_thing(self, name: str, size: float, filled: bool | None = None) -> Thing:
-        """Not placed yet; `size` is a share of the shorter side."""
+        """Return a random thing that is not placed yet.
+
+        Args:
+            name: name of a shape or a drawing.
+            size: longer side of the thing as a fraction of the image's shorter side.
+            filled: False for an outlined shape; None: random.
+        """
         rng = self.rng
         style, color, rgb = None, None, (0, 0, 0)
         if name in SHAPES:
             color = str(rng.choice(list(COLORS)))
-            rgb = rgb_near(COLORS[color], rng, _JITTER)
+            rgb = sample_rgb(color, rng)
         else:
             having = [style for style in self.styles if name in drawings.drawings(style)]
             style = having[int(rng.integers(len(having)))]
@@ -196,12 +227,14 @@ class SceneSampler:
         turn = 18 if rng.random() < 0.7 else 4
         flipped = bool(style is not None and rng.random() < 0.3)
         angle = float(rng.uniform(-turn, turn))
-        return Thing(name, style, color, rgb, filled, 0, 0, size * self.short, angle, flipped)
+        return Thing(
+            name, style, color, rgb, filled, 0, 0, size * self.shorter_side, angle, flipped
+        )
 
     def _fits(self, box: Box, overlap: float) -> bool:
         left, top, right, bottom = box
         area = (right - left) * (bottom - top)
-        gap = 0.0 if overlap else 0.02 * self.short
+        gap = 0.0 if overlap else 0.02 * self.shorter_side
         for a, b, c, d in self.boxes:
             across = min(right, c) - max(left, a) + gap
             down = min(bottom, d) - max(top, b) + gap
@@ -211,8 +244,8 @@ class SceneSampler:
                     return False
         return True
 
-    def _somewhere(self, outline: Points, overlap: float) -> tuple[float, float] | None:
-        """A centre that keeps the outline inside the picture and off the others."""
+    def _find_place(self, outline: Points, overlap: float) -> tuple[float, float] | None:
+        """Return a center with which the outline is inside the image and apart from the others."""
         left, top, right, bottom = _box_around(outline)
         if right - left > self.width or bottom - top > self.height:
             return None
@@ -225,13 +258,22 @@ class SceneSampler:
                 return x, y
         return None
 
-    def add(self, thing: Thing, overlap: float | None = None, least: float = 0.6) -> bool:
-        """Place it anywhere, smaller (down to `least` of its size) where there is no room."""
+    def add(self, thing: Thing, overlap: float | None = None, min_scale: float = 0.6) -> bool:
+        """Place a thing at a random free place.
+
+        Args:
+            thing: the thing to place.
+            overlap: largest fraction of a box that another one may cover; None: that of the scene.
+            min_scale: how much smaller the thing may become to find a place, as a fraction.
+
+        Returns:
+            False if there is no place.
+        """
         overlap = self.overlap if overlap is None else overlap
         shrunk = 1.0
-        while shrunk >= least:
+        while shrunk >= min_scale:
             tried = replace(thing, size=thing.size * shrunk)
-            place = self._somewhere(tried.outline(), overlap)
+            place = self._find_place(tried.outline(), overlap)
             if place is not None:
                 self.things.append(replace(tried, x=place[0], y=place[1]))
                 return True
@@ -239,7 +281,7 @@ class SceneSampler:
         return False
 
     def new_text(self, jumble: float) -> str:
-        """A word, a number, or with probability `jumble` letters without a sense."""
+        """Return a word, a number, or with probability `jumble` random letters."""
         rng = self.rng
         if rng.random() < 0.3:
             return "".join(map(str, rng.integers(0, 10, int(rng.integers(1, 6))).tolist()))
@@ -250,7 +292,7 @@ class SceneSampler:
             known = drawings.words(self.unseen_words)
             length = int(rng.integers(2, 9))
             text = known[int(rng.integers(len(known)))]
-            for _ in range(6):  # lengths come about equally often
+            for _ in range(6):  # makes all lengths about equally frequent
                 if len(text) == length:
                     break
                 text = known[int(rng.integers(len(known)))]
@@ -258,7 +300,16 @@ class SceneSampler:
         return text.upper() if case < 0.45 else text.capitalize() if case < 0.65 else text
 
     def add_word(self, text: str, share: tuple[float, float]) -> bool:
-        """Print a text that is `share` of the width wide, at most 45 % of the height high."""
+        """Print a text at a random free place.
+
+        Args:
+            text: the text to print.
+            share: smallest and largest width of the text as fractions of the image's width. Its height is
+                at most 45 % of the image's height.
+
+        Returns:
+            False if there is no place.
+        """
         rng = self.rng
         typeface = self.typefaces[int(rng.integers(len(self.typefaces)))]
         rgb = rgb_near(list(COLORS.values())[int(rng.integers(len(COLORS)))], rng, 30)
@@ -271,7 +322,7 @@ class SceneSampler:
         scale = min(wide / width, 0.45 * self.height / height)
         for _ in range(4):
             word = replace(word, font_size=max(8, int(64 * scale)))
-            place = self._somewhere(word.outline(), 0.0)
+            place = self._find_place(word.outline(), 0.0)
             if place is not None:
                 self.words.append(replace(word, x=place[0], y=place[1]))
                 return True
@@ -279,22 +330,23 @@ class SceneSampler:
         return False
 
     def scene(self) -> Scene:
-        keep_off: list[tuple[Sequence[float], float]] = []
+        """Return the scene with a background that contrasts with its things and words."""
+        avoid: list[tuple[Sequence[float], float]] = []
         for thing in self.things:
             if thing.style is None:
-                keep_off.append((thing.rgb, _SHAPE_CONTRAST))
+                avoid.append((thing.rgb, _SHAPE_CONTRAST))
             else:
                 drawing = drawings.drawings(thing.style)[thing.name]
-                keep_off.append((drawing.mean, _DRAWING_CONTRAST))
-        keep_off += [(word.rgb, _WORD_CONTRAST) for word in self.words]
-        ground = sample_ground(self.rng, keep_off)
-        end = sample_finish(self.rng)
+                avoid.append((drawing.mean, _DRAWING_CONTRAST))
+        avoid += [(word.rgb, _WORD_CONTRAST) for word in self.words]
+        background = sample_background(self.rng, avoid)
+        distortion = sample_distortion(self.rng)
         things, words = tuple(self.things), tuple(self.words)
-        return Scene(self.width, self.height, things, words, ground, end)
+        return Scene(self.width, self.height, things, words, background, distortion)
 
 
 def _single(s: SceneSampler, shapes: float) -> None:
-    s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.35, 0.95))), least=0.3)
+    s.add(s.new_thing(s.new_name(shapes), float(s.rng.uniform(0.35, 0.95))), min_scale=0.3)
 
 
 def _mixed(s: SceneSampler, shapes: float) -> None:
@@ -314,7 +366,7 @@ def _crowd(s: SceneSampler, shapes: float) -> None:
     names += [s.new_name(shapes) for _ in range(int(rng.integers(0, 2)))]
     names = names[:7] or [other]
     first = s.new_thing(many, 1.0)
-    alike = rng.random() < 0.6  # drawings of one kind usually in one style
+    alike = rng.random() < 0.6  # drawings of one kind usually have one style
     largest = 0.34 if len(names) < 5 else 0.28
     for name in names:
         thing = s.new_thing(name, float(rng.uniform(0.16, largest)))
@@ -394,11 +446,18 @@ def sample(
     unseen_words: bool = False,
     shapes: float = 0.3,
 ) -> Scene:
-    """A random scene with at least one thing or word; `shapes` is the share of plain shapes.
+    """Return a random scene with at least one thing or word.
 
-    `sides` bounds the picture's sides in pixels.
+    Args:
+        rng: source of randomness.
+        layout: kind of the scene; see the module.
+        sides: smallest and largest side of the image, in pixels.
+        styles: styles of drawings to choose from.
+        typefaces: typefaces to choose from; None: those of training.
+        unseen_words: print only words that training never shows.
+        shapes: share of shapes among the things, from 0 to 1.
     """
-    given = drawings.seen_typefaces() if typefaces is None else typefaces
+    given = drawings.training_typefaces() if typefaces is None else typefaces
     while True:
         sampler = SceneSampler(rng, sides, styles, given, unseen_words)
         _LAYOUTS[layout](sampler, shapes)
@@ -406,7 +465,7 @@ def sample(
             return sampler.scene()
 
 
-def _draw_shape(picture: Image.Image, thing: Thing) -> None:
+def _draw_shape(image: Image.Image, thing: Thing) -> None:
     corners = thing.outline()
     left, top, right, bottom = thing.box()
     left, top = math.floor(left), math.floor(top)
@@ -419,15 +478,15 @@ def _draw_shape(picture: Image.Image, thing: Thing) -> None:
     ImageDraw.Draw(mask).polygon(points, fill=255)
     if not thing.filled:
         line = Image.new("L", large)
-        thick = max(2, round(thing.size * _OUTLINE * _SUPERSAMPLE))
+        thick = max(2, round(thing.size * _OUTLINE_WIDTH * _SUPERSAMPLE))
         ImageDraw.Draw(line).line([*points, points[0], points[1]], fill=255, width=thick)
         mask = ImageChops.multiply(mask, line)
-    picture.paste(thing.rgb, (left, top), mask.reduce(_SUPERSAMPLE))
+    image.paste(thing.rgb, (left, top), mask.reduce(_SUPERSAMPLE))
 
 
-def _draw_drawing(picture: Image.Image, thing: Thing) -> None:
+def _draw_drawing(image: Image.Image, thing: Thing) -> None:
     assert thing.style is not None
-    drawn = drawings.drawings(thing.style)[thing.name].picture
+    drawn = drawings.drawings(thing.style)[thing.name].image
     scale = thing.size / max(drawn.size)
     size = max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale))
     drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
@@ -435,24 +494,24 @@ def _draw_drawing(picture: Image.Image, thing: Thing) -> None:
         drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawn = drawn.rotate(-thing.angle, Image.Resampling.BICUBIC, expand=True)
     corner = round(thing.x - drawn.width / 2), round(thing.y - drawn.height / 2)
-    picture.paste(drawn, corner, drawn)
+    image.paste(drawn, corner, drawn)
 
 
-def _draw_word(picture: Image.Image, word: Word) -> None:
+def _draw_word(image: Image.Image, word: Word) -> None:
     font = drawings.font(word.typeface, word.font_size)
     left, top, right, bottom = font.getbbox(word.text)
     mask = Image.new("L", (math.ceil(right - left) + 4, math.ceil(bottom - top) + 4))
     ImageDraw.Draw(mask).text((2 - left, 2 - top), word.text, fill=255, font=font)
     mask = mask.rotate(-word.angle, Image.Resampling.BICUBIC, expand=True)
     corner = round(word.x - mask.width / 2), round(word.y - mask.height / 2)
-    picture.paste(word.rgb, corner, mask)
+    image.paste(word.rgb, corner, mask)
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture."""
-    picture = draw_ground(scene.ground, scene.width, scene.height)
+    """Return the scene as an RGB image."""
+    image = draw_background(scene.background, scene.width, scene.height)
     for thing in scene.things:
-        (_draw_shape if thing.style is None else _draw_drawing)(picture, thing)
+        (_draw_shape if thing.style is None else _draw_drawing)(image, thing)
     for word in scene.words:
-        _draw_word(picture, word)
-    return finish(picture, scene.finish)
+        _draw_word(image, word)
+    return distort(image, scene.distortion)

@@ -1,8 +1,8 @@
-"""What scenes are made of: named drawings in several styles, shapes, typefaces and words.
+"""Material of scenes: drawings in several styles, shapes, typefaces and words.
 
-The drawings are emoji of nine sets with open licences (`data/LICENCES.md` names each); one set,
-`UNSEEN_STYLE`, is never trained on. Sizes are relative: an outline is a ring of points whose longer
-side spans -1 to 1. Covered: loading and caching. Not covered: placing and drawing, see `scenes`.
+The drawings are emoji of nine sets with open licences; `data/ATTRIBUTION.md` names each. Training never
+uses the set `UNSEEN_STYLE`. An outline is a closed line of points, and its longer side spans -1 to 1. All
+is loaded once. `composition` places and draws it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNSEEN_TYPEFACES = ("barlow-400", "nunito-400", "nunito-700", "pt-serif-400", "z
 
 @dataclass(frozen=True)
 class Noun:
-    """A thing's names; `gender` is the Russian one: m, f, n or p (plural only)."""
+    """The forms of a thing's name in English and Russian."""
 
     name: str
     plural: str
@@ -49,6 +49,7 @@ class Noun:
     genitive: str
     genitive_plural: str
     gender: str
+    """Russian gender: m, f, n, or p for a noun that has a plural only."""
 
 
 _SHAPE_NOUNS = (
@@ -63,32 +64,35 @@ _SHAPE_NOUNS = (
 
 @cache
 def nouns() -> dict[str, Noun]:
-    """Every shape and every drawn thing, by its English name, shapes first."""
+    """Return the nouns of all shapes and drawings by English name, shapes first."""
     with open(_DATA / "things.csv", encoding="utf-8", newline="") as file:
         rows = [{k: v for k, v in row.items() if k != "emoji"} for row in csv.DictReader(file)]
     return {noun.name: noun for noun in (*_SHAPE_NOUNS, *(Noun(**row) for row in rows))}
 
 
 @cache
-def things() -> tuple[str, ...]:
-    """The names of what is drawn rather than a shape."""
+def drawing_names() -> tuple[str, ...]:
+    """Return the names of all drawings."""
     return tuple(name for name in nouns() if name not in SHAPES)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One thing in one style: an RGBA picture, its convex outline [n, 2], and its mean colour."""
+    """One thing in one style."""
 
-    picture: Image.Image
+    image: Image.Image
+    """RGBA."""
     outline: Points
+    """Convex, [n, 2]."""
     mean: tuple[float, float, float]
+    """Mean RGB color of the visible pixels."""
 
 
-def _hull(points: Points) -> Points:
-    """The convex hull, by Andrew's monotone chain."""
+def _convex_hull(points: Points) -> Points:
+    """Return the convex hull, by Andrew's monotone chain."""
     ordered = sorted(map(tuple, points.tolist()))
 
-    def half(chain: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    def one_side(chain: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
         kept: list[tuple[float, ...]] = []
         for p in chain:
             while len(kept) > 1 and (
@@ -99,39 +103,40 @@ def _hull(points: Points) -> Points:
             kept.append(p)
         return kept[:-1]
 
-    return np.array(half(ordered) + half(ordered[::-1]))
+    return np.array(one_side(ordered) + one_side(ordered[::-1]))
 
 
 @cache
 def drawings(style: str) -> dict[str, Drawing]:
-    """All drawings of a style, by thing."""
+    """Return all drawings of a style by name."""
     found = {}
     with zipfile.ZipFile(_DATA / "drawings" / f"{style}.zip") as file:
         for entry in file.namelist():
-            picture = Image.open(io.BytesIO(file.read(entry))).convert("RGBA")
-            pixels = np.asarray(picture)
+            image = Image.open(io.BytesIO(file.read(entry))).convert("RGBA")
+            pixels = np.asarray(image)
             solid = pixels[..., 3] > 60
             rows = np.nonzero(solid.any(axis=1))[0]
             first = solid[rows].argmax(axis=1)
             last = solid.shape[1] - solid[rows][:, ::-1].argmax(axis=1)
             sides = [(first, rows), (first, rows + 1), (last, rows), (last, rows + 1)]
             corners = np.concatenate([np.stack(side, axis=1) for side in sides])
-            centre = np.array(picture.size) / 2
-            outline = (_hull(corners.astype(float)) - centre) / (max(picture.size) / 2)
+            center = np.array(image.size) / 2
+            outline = (_convex_hull(corners.astype(float)) - center) / (max(image.size) / 2)
             mean = pixels[solid][:, :3].mean(0).tolist()
-            found[entry.removesuffix(".webp")] = Drawing(picture, outline, tuple(mean))
+            found[entry.removesuffix(".webp")] = Drawing(image, outline, tuple(mean))
     return found
 
 
-def turn(points: Points, degrees: float) -> Points:
+def rotate(points: Points, degrees: float) -> Points:
+    """Rotate points [n, 2] clockwise around the origin."""
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     turned: Points = points @ np.array([[cos, sin], [-sin, cos]])
     return turned
 
 
-def _around(count: int, radii: tuple[float, ...]) -> Points:
-    """A closed ring of `count` points from the top on, their radii taken in turn."""
+def _ring(count: int, radii: tuple[float, ...]) -> Points:
+    """Return `count` points around the origin, from the top on; the radii take turns."""
     angles = np.arange(count) * 2 * math.pi / count - math.pi / 2
     radius = np.resize(np.array(radii), count)
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
@@ -147,46 +152,51 @@ def _heart() -> Points:
 def _cross() -> Points:
     arm, end = 0.3, 0.93
     quarter = np.array([[arm, -end], [arm, -arm], [end, -arm]])
-    return np.concatenate([turn(quarter, 90 * i) for i in range(4)])
+    return np.concatenate([rotate(quarter, 90 * i) for i in range(4)])
 
 
 SHAPE_OUTLINES: dict[str, Points] = {
-    "circle": _around(48, (0.9,)),
+    "circle": _ring(48, (0.9,)),
     "square": np.array([[-0.78, -0.78], [0.78, -0.78], [0.78, 0.78], [-0.78, 0.78]]),
-    "triangle": _around(3, (1.0,)) + np.array([0.0, 0.2]),
-    "star": _around(10, (1.0, 0.42)),
+    "triangle": _ring(3, (1.0,)) + np.array([0.0, 0.2]),
+    "star": _ring(10, (1.0, 0.42)),
     "cross": _cross(),
     "heart": _heart(),
 }
 
 
-def turned_outline(name: str, style: str | None, angle: float, flipped: bool) -> Points:
-    """The outline of a shape (no style) or a drawing after mirroring and turning, [n, 2]."""
+def transformed_outline(name: str, style: str | None, angle: float, flipped: bool) -> Points:
+    """Return the outline of a shape (style None) or a drawing after mirroring and rotation, [n, 2]."""
     outline = SHAPE_OUTLINES[name] if style is None else drawings(style)[name].outline
-    return turn(outline * np.array([-1.0 if flipped else 1.0, 1.0]), angle)
+    return rotate(outline * np.array([-1.0 if flipped else 1.0, 1.0]), angle)
 
 
 @cache
 def typefaces() -> dict[str, bytes]:
-    """All typefaces by name, each a TrueType file with Latin letters and digits only."""
+    """Return all typefaces by name, each a TrueType file with Latin letters and digits only."""
     with zipfile.ZipFile(_DATA / "typefaces.zip") as file:
         names = sorted(name for name in file.namelist() if name.endswith(".ttf"))
         return {name.removesuffix(".ttf"): file.read(name) for name in names}
 
 
 @cache
-def seen_typefaces() -> tuple[str, ...]:
+def training_typefaces() -> tuple[str, ...]:
+    """Return the names of the typefaces that training uses."""
     return tuple(name for name in typefaces() if name not in UNSEEN_TYPEFACES)
 
 
 @cache
 def font(typeface: str, size: int) -> ImageFont.FreeTypeFont:
-    """A typeface at a size in pixels per em."""
+    """Return a typeface at a size in pixels per em."""
     return ImageFont.truetype(io.BytesIO(typefaces()[typeface]), size)
 
 
 @cache
 def words(unseen: bool) -> tuple[str, ...]:
-    """English words of 2 to 8 letters in lower case; the unseen sixth is never trained on."""
+    """Return English words of 2 to 8 letters in lower case.
+
+    Args:
+        unseen: return the sixth of the words that training never uses, instead of the others.
+    """
     text = (_DATA / "words.txt").read_text(encoding="ascii")
     return tuple(w for w in text.split() if (zlib.crc32(w.encode()) % 6 == 0) == unseen)

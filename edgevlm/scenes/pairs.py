@@ -1,7 +1,8 @@
-"""Two pictures to compare: one scene and the same with one change, or two scenes of their own.
+"""Pairs of scenes to compare: a scene and the same scene with one change, or two different scenes.
 
-Covered: a thing gone, added, recoloured or replaced by another kind at the same place; different
-numbers of one kind; different single things. Not covered: moved, turned or resized things, words.
+In a change, a thing is gone, added, recolored, or replaced by another kind at the same place. Different
+scenes differ in the number of one kind or in their things. Things do not move, turn or change their size,
+and pairs have no words.
 """
 
 from __future__ import annotations
@@ -12,30 +13,32 @@ from typing import Any
 import numpy as np
 
 from edgevlm.scenes import composition, drawings
-from edgevlm.scenes.backgrounds import rgb_near, sample_finish
-from edgevlm.scenes.composition import COLORS, Scene, Thing
+from edgevlm.scenes.backgrounds import sample_distortion
+from edgevlm.scenes.composition import COLORS, Scene, Thing, sample_rgb
 
 CHANGES = ("gone", "added", "recolored", "replaced")
-
-_PER_COLOR = 12  # how far a colour may stray from its anchor
 
 
 @dataclass(frozen=True)
 class Change:
-    """What the second picture has that the first has not; `kind` is one of CHANGES."""
+    """The difference of the second scene from the first."""
 
     kind: str
+    """One of CHANGES."""
     before: Thing | None
+    """The thing in the first scene; None if it was added."""
     after: Thing | None
+    """The thing in the second scene; None if it is gone."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures; `change` is None where they are scenes of their own."""
+    """Two scenes."""
 
     first: Scene
     second: Scene
     change: Change | None
+    """None if the scenes are different ones."""
 
 
 def _sampler(
@@ -45,12 +48,12 @@ def _sampler(
     typefaces: Any = None,
     unseen_words: bool = False,
 ) -> composition.SceneSampler:
-    given = drawings.seen_typefaces() if typefaces is None else typefaces
+    given = drawings.training_typefaces() if typefaces is None else typefaces
     return composition.SceneSampler(rng, sides, styles, given, unseen_words)
 
 
-def _instead(sampler: composition.SceneSampler, old: Thing, shapes: float) -> Thing:
-    """Another kind in the middle of the old one's box and no larger than it."""
+def _replacement(sampler: composition.SceneSampler, old: Thing, shapes: float) -> Thing:
+    """Return a thing of another kind that fits into the box of the old one, at its center."""
     name = old.name
     while name == old.name:
         name = sampler.new_name(shapes)
@@ -63,7 +66,7 @@ def _instead(sampler: composition.SceneSampler, old: Thing, shapes: float) -> Th
     return replace(new, size=old.size * fit, x=x, y=y)
 
 
-def _changed(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -> Pair:
+def _sample_changed(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -> Pair:
     kind = CHANGES[int(rng.integers(len(CHANGES)))]
     while True:
         sampler = _sampler(rng, **options)
@@ -84,13 +87,13 @@ def _changed(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -
         if kind == "recolored":
             others = [color for color in COLORS if color != old.color]
             color = others[int(rng.integers(len(others)))]
-            new = replace(old, color=color, rgb=rgb_near(COLORS[color], rng, _PER_COLOR))
+            new = replace(old, color=color, rgb=sample_rgb(color, rng))
         elif kind == "replaced":
-            new = _instead(sampler, old, shapes)
-            if new.name in names or new.size < 0.16 * sampler.short:
+            new = _replacement(sampler, old, shapes)
+            if new.name in names or new.size < 0.16 * sampler.shorter_side:
                 continue
         if new is not None:
-            sampler.things.append(new)  # the ground must differ from both
+            sampler.things.append(new)  # the background must contrast with both
         scene = sampler.scene()
         rest = [*things[:index], *things[index + 1 :]]
         with_it = replace(scene, things=tuple(things))
@@ -101,12 +104,12 @@ def _changed(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -
         else:
             first, second, change = with_it, without, Change(kind, old, new)
         if rng.random() < 0.5:
-            second = replace(second, finish=sample_finish(rng))
+            second = replace(second, distortion=sample_distortion(rng))
         return Pair(first, second, change)
 
 
-def _numbers(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -> Pair:
-    """Two crowds with one kind in common (or in one of them only), in clearly different numbers."""
+def _sample_counts(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -> Pair:
+    """Return two crowds with clearly different numbers of one kind; one number may be 0."""
     low = int(rng.integers(0, 4))
     numbers = [low, int(rng.integers(low + 2, 7))]
     if rng.random() < 0.5:
@@ -120,7 +123,7 @@ def _numbers(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -
         other = sampler.new_name(shapes)
         names += [other] * int(rng.integers(0 if number else 1, 3)) if other != common else []
         if not names:
-            return _numbers(rng, shapes, options)
+            return _sample_counts(rng, shapes, options)
         kind = sampler.new_thing(common, 1.0)
         largest = 0.34 if len(names) < 5 else 0.28
         for name in names:
@@ -129,17 +132,23 @@ def _numbers(rng: np.random.Generator, shapes: float, options: dict[str, Any]) -
                 thing = replace(thing, style=kind.style)
             sampler.add(thing, overlap=min(sampler.overlap, 0.05))
         if not sampler.things:
-            return _numbers(rng, shapes, options)
+            return _sample_counts(rng, shapes, options)
         made.append(sampler.scene())
     return Pair(made[0], made[1], None)
 
 
 def sample_pair(rng: np.random.Generator, shapes: float = 0.3, **scene_options: Any) -> Pair:
-    """A random pair, half of them with a change; the options are those of `composition.sample`."""
+    """Return a random pair; half of the pairs have a change.
+
+    Args:
+        rng: source of randomness.
+        shapes: share of shapes among the things, from 0 to 1.
+        scene_options: further options of `composition.sample`.
+    """
     if rng.random() < 0.5:
-        return _changed(rng, shapes, scene_options)
+        return _sample_changed(rng, shapes, scene_options)
     if rng.random() < 0.55:
-        return _numbers(rng, shapes, scene_options)
+        return _sample_counts(rng, shapes, scene_options)
     layout = "single" if rng.random() < 0.6 else "mixed"
     first = composition.sample(rng, layout, shapes=shapes, **scene_options)
     second = composition.sample(rng, layout, shapes=shapes, **scene_options)

@@ -1,12 +1,13 @@
-"""How people put questions about pictures in English: for each kind of question, many phrasings.
+"""English phrasings of questions about images, by kind of question.
 
-The second tuple of an entry is kept apart from training and used where phrasings must be unseen.
-Names in braces are filled in by `wording`. Not covered: Russian (see `phrasings_russian`), answers.
+Training never uses the second tuple of an entry: these phrasings are for tests only. `wording` fills the
+slots in braces. `phrasings_ru` has the Russian phrasings.
 """
 
 from __future__ import annotations
 
 Phrasings = tuple[tuple[str, ...], tuple[str, ...]]
+"""Phrasings of training, and phrasings that training never uses."""
 
 ENGLISH: dict[str, Phrasings] = {
     "name": (

@@ -1,6 +1,6 @@
-"""The Russian phrasings, under the same keys as the English ones in `phrasings`.
+"""Russian phrasings of questions about images, with the same keys as in `phrasings_en`.
 
-Everything is put so that names stand in the nominative or the genitive only.
+All names are in the nominative or the genitive.
 """
 
 from __future__ import annotations

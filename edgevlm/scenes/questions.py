@@ -1,8 +1,8 @@
-"""Questions about generated scenes, in many phrasings and two languages, with their right answers.
+"""Questions about scenes, in many phrasings and two languages, with the right answers.
 
-A question is asked only where the scene leaves no doubt: things are referred to by names that fit one
-thing only, and positions, sizes and distances must differ clearly. Not covered: how an answer is
-judged, the colours of drawn things, opinions.
+A question is asked only if the scene allows exactly one answer: a name refers to one thing only, and
+positions, sizes and distances differ clearly. No question asks for the color of a drawing.
+`edgevlm.evaluation.metrics` compares answers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from edgevlm.scenes import multi_turn, single_turn
 from edgevlm.scenes.composition import Scene
 from edgevlm.scenes.pairs import Pair
-from edgevlm.scenes.view import Answer, View
-from edgevlm.scenes.view import Turn as Turn
+from edgevlm.scenes.view import Exchange as Exchange
+from edgevlm.scenes.view import QuestionSpec, View
 
 SKILLS = (
     "name",
@@ -48,21 +48,25 @@ LAYOUTS_FOR: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one or more turns, of which the last is judged.
-
-    `judge` is "words" (the answer is one of `accepted`), "box" (it overlaps the right box) or
-    "mentions" (it names the same things). `family` is the kind of question within the skill.
-    """
+    """A question of one or more turns. The answer to the last turn gets the score."""
 
     skill: str
+    """One of SKILLS."""
     language: str
-    turns: tuple[Turn, ...]
-    judge: str
+    """One of LANGUAGES."""
+    turns: tuple[Exchange, ...]
+    metric: str
+    """How to compare an answer with `accepted`.
+
+    "words": it is one of them; "box": it overlaps the box; "mentions": it lists the same things.
+    """
     accepted: tuple[str, ...]
-    family: str
+    """Right answers; the first is that of the last turn."""
+    question_type: str
+    """Kind of question within the skill, as "count/all"."""
 
 
-_ASKERS: dict[str, single_turn.Asker] = {
+_ASKERS: dict[str, single_turn.AskFunction] = {
     "name": single_turn.ask_name,
     "attribute": single_turn.ask_attribute,
     "count": single_turn.ask_count,
@@ -82,29 +86,42 @@ def ask(
     rng: np.random.Generator,
     language: str = "en",
     unseen_phrasing: bool = False,
-    blur: float = 0.0,
+    order_noise: float = 0.0,
 ) -> Question | None:
-    """A question about one picture, or None where this scene and this draw allow none.
+    """Return a question about one scene, or None if this scene and this random choice allow none.
 
-    With `blur`, a list is in the order that one sees who misjudges centres by up to that fraction of
-    the picture: where the order is hard to see, a model then learns either.
+    Args:
+        skill: one of SKILLS, but not "two_pictures".
+        scene: the scene.
+        rng: source of randomness.
+        language: one of LANGUAGES.
+        unseen_phrasing: use a phrasing that training never uses.
+        order_noise: largest random error, as a fraction of the image, of the positions by which a list is
+            ordered. In training it avoids one fixed order where the order is hard to see.
     """
-    found = _ASKERS[skill](View(scene, rng, language, unseen_phrasing, blur))
+    found = _ASKERS[skill](View(scene, rng, language, unseen_phrasing, order_noise))
     if found is None:
         return None
-    return Question(skill, language, found.turns, found.judge, found.accepted, found.family)
+    return Question(skill, language, found.turns, found.metric, found.accepted, found.question_type)
 
 
 def ask_pair(
     pair: Pair, rng: np.random.Generator, language: str = "en", unseen_phrasing: bool = False
 ) -> Question | None:
-    """A question about two pictures, or None where this pair and this draw allow none."""
+    """Return a question about two scenes, or None if this pair and this random choice allow none.
+
+    Args:
+        pair: the two scenes.
+        rng: source of randomness.
+        language: one of LANGUAGES.
+        unseen_phrasing: use a phrasing that training never uses.
+    """
     view = View(pair.first, rng, language, unseen_phrasing)
     if pair.change is not None:
-        found: Answer | None = multi_turn.about_change(pair, view)
+        found: QuestionSpec | None = multi_turn.ask_change(pair, view)
     else:
-        found = multi_turn.about_numbers(pair, view) or multi_turn.about_content(pair, view)
+        found = multi_turn.ask_numbers(pair, view) or multi_turn.ask_content(pair, view)
     if found is None:
         return None
     skill = "two_pictures"
-    return Question(skill, language, found.turns, found.judge, found.accepted, found.family)
+    return Question(skill, language, found.turns, found.metric, found.accepted, found.question_type)

@@ -1,7 +1,7 @@
-"""What can be said of a scene without doubt, and how to say it in a language.
+"""Facts of a scene that are certain, in the words of a language.
 
-Covered: names that fit one thing only, things that are clearly not there, quarters, sides, what is
-within what, phrasings. Not covered: which questions there are (see `families` and `dialogues`).
+These are: names that refer to one thing only, things that are certainly absent, quarters of the image,
+sides, a thing inside another one, and phrasings. `single_turn` and `multi_turn` make questions of them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ T = TypeVar("T")
 COLOR_NAMES = tuple(COLORS)
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 DIRECTIONS = ("left", "right", "above", "below")
-APART = 0.15  # centres are clearly apart on an axis, in fractions of the picture
+MIN_SEPARATION = 0.15
+"""Smallest clear distance of two centers along an axis, as a fraction of the image."""
 
-_OFF_MIDDLE = 0.08  # a centre is clearly in a quarter this far from the middle lines
-_SMALLEST = 12  # sides of a box that is asked for, in percent of the picture's
+_MIN_OFFSET_FROM_MIDDLE = (
+    0.08  # of a center that is clearly in a quarter, as a fraction of the image
+)
+_MIN_BOX_SIDE = 12  # of a box that is asked for, in percent of the image
 
-# Things of which one may pass for, contain or be a kind of another: the one is not asked about where
-# the other is in the picture.
-_ALIKE = tuple(
+# Groups of things that one can confuse, or of which one contains or is a kind of another. No question asks
+# about a thing if another one of its group is in the image.
+_CONFUSABLE_GROUPS = tuple(
     frozenset(group.split(","))
     for group in (
         "car,taxi,ambulance,fire engine,truck,bus",
@@ -55,16 +58,22 @@ _ALIKE = tuple(
         "beer,coffee,wine glass",
     )
 )
-LIKE = {
-    name: frozenset().union(*(g for g in _ALIKE if name in g)) - {name}
-    for name in frozenset().union(*_ALIKE)
+CONFUSABLE = {
+    name: frozenset().union(*(g for g in _CONFUSABLE_GROUPS if name in g)) - {name}
+    for name in frozenset().union(*_CONFUSABLE_GROUPS)
 }
 
-Reference = tuple[str, str | None]  # a name, and a colour where it is needed
+Reference = tuple[str, str | None]
+"""A name, and the color if it is needed."""
 
 
-def written_box(box: Box, scene: Scene) -> str:
-    """A box in pixels as a model writes it: [left, top, right, bottom], 0 to 100, rounded."""
+def format_box(box: Box, scene: Scene) -> str:
+    """Return a box as text: [left, top, right, bottom] in percent of the image, rounded.
+
+    Args:
+        box: left, top, right and bottom in pixels.
+        scene: the scene that the box is in.
+    """
     left, top, right, bottom = box
     across, down = 100 / scene.width, 100 / scene.height
     sides = (left * across, top * down, right * across, bottom * down)
@@ -72,40 +81,59 @@ def written_box(box: Box, scene: Scene) -> str:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What is asked and the right answer."""
+class Exchange:
+    """A user's message and the right answer."""
 
-    text: str
+    question: str
     answer: str
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The parts of a question that a family decides."""
+class QuestionSpec:
+    """A question without its skill and language; see `edgevlm.scenes.questions.Question`."""
 
-    family: str
-    turns: tuple[Turn, ...]
+    question_type: str
+    turns: tuple[Exchange, ...]
     accepted: tuple[str, ...]
-    judge: str = "words"
+    metric: str = "words"
 
 
 class View:
-    """A scene together with the language and the chance that questions are put with."""
+    """A scene, the language of the questions, and the source of randomness.
+
+    Args:
+        scene: the scene.
+        rng: source of randomness.
+        language: "en" or "ru".
+        unseen: use phrasings that training never uses.
+        order_noise: as in `edgevlm.scenes.questions.ask`.
+    """
 
     def __init__(
-        self, scene: Scene, rng: np.random.Generator, language: str, unseen: bool, blur: float = 0.0
+        self,
+        scene: Scene,
+        rng: np.random.Generator,
+        language: str,
+        unseen: bool,
+        order_noise: float = 0.0,
     ) -> None:
-        self.scene, self.rng, self.unseen, self.blur = scene, rng, unseen, blur
+        self.scene, self.rng, self.unseen, self.order_noise = scene, rng, unseen, order_noise
         self.wording = WORDINGS[language]
         self.things = scene.things
         self.names = {thing.name for thing in scene.things}
         self._boxes: dict[int, Box] = {}
 
     def pick(self, options: Sequence[T]) -> T:
+        """Return a random option."""
         return options[int(self.rng.integers(len(options)))]
 
-    def say(self, key: str, **words: str) -> str:
-        """A phrasing, filled in, as people type it."""
+    def phrase(self, key: str, **words: str) -> str:
+        """Return a random phrasing with its slots filled, sometimes without capital or punctuation.
+
+        Args:
+            key: kind of question in the table of phrasings.
+            words: text for each slot.
+        """
         seen, unseen = self.wording.phrasings[key]
         chosen = self.pick(unseen) if self.unseen else seen[0]
         if not self.unseen and self.rng.random() >= 0.2:
@@ -119,69 +147,82 @@ class View:
                 text = text[:-1]
         return text
 
-    def turn(self, key: str, answer: str, **words: str) -> Turn:
-        return Turn(self.say(key, **words), answer)
+    def exchange(self, key: str, answer: str, **words: str) -> Exchange:
+        """Return a random phrasing with its answer; the arguments are those of `phrase`."""
+        return Exchange(self.phrase(key, **words), answer)
 
-    def one(
-        self, family: str, key: str, accepted: tuple[str, ...], judge: str = "words", **words: str
-    ) -> Answer:
-        """A question of a single turn."""
-        return Answer(family, (self.turn(key, accepted[0], **words),), accepted, judge)
+    def question(
+        self,
+        question_type: str,
+        key: str,
+        accepted: tuple[str, ...],
+        metric: str = "words",
+        **words: str,
+    ) -> QuestionSpec:
+        """Return a question of a single turn; `key` and `words` are those of `phrase`."""
+        return QuestionSpec(
+            question_type, (self.exchange(key, accepted[0], **words),), accepted, metric
+        )
 
     def term(self, word: str) -> tuple[str, ...]:
+        """Return the accepted answers of a fixed term, as "top left" or "yes"."""
         return (self.wording.terms[word],)
 
     def box(self, item: Thing | Word) -> Box:
-        """In pixels."""
+        """Return left, top, right and bottom in pixels."""
         known = self._boxes.get(id(item))
         if known is None:
             known = self._boxes[id(item)] = item.box()
         return known
 
-    def place(self, item: Thing | Word) -> tuple[float, float]:
+    def center(self, item: Thing | Word) -> tuple[float, float]:
+        """Return the center of an item's box as fractions of the image's width and height."""
         left, top, right, bottom = self.box(item)
         return (left + right) / 2 / self.scene.width, (top + bottom) / 2 / self.scene.height
 
-    def touched(self, item: Thing | Word) -> list[str]:
-        """The quarters that may be said to hold the centre."""
-        x, y = self.place(item)
-        columns = [0, 1] if abs(x - 0.5) < _OFF_MIDDLE else [int(x > 0.5)]
-        rows = [0, 1] if abs(y - 0.5) < _OFF_MIDDLE else [int(y > 0.5)]
+    def possible_corners(self, item: Thing | Word) -> list[str]:
+        """Return the quarters of the image that may contain the item's center."""
+        x, y = self.center(item)
+        columns = [0, 1] if abs(x - 0.5) < _MIN_OFFSET_FROM_MIDDLE else [int(x > 0.5)]
+        rows = [0, 1] if abs(y - 0.5) < _MIN_OFFSET_FROM_MIDDLE else [int(y > 0.5)]
         return [CORNERS[2 * row + column] for row in rows for column in columns]
 
     def corner(self, item: Thing | Word) -> str | None:
-        """The quarter that holds the centre, beyond doubt."""
-        corners = self.touched(item)
+        """Return the quarter that clearly contains the item's center, or None."""
+        corners = self.possible_corners(item)
         return corners[0] if len(corners) == 1 else None
 
-    def at(self, thing: Thing) -> str | None:
-        """ "at the top left", where the thing is alone in its quarter beyond doubt."""
+    def unique_position(self, thing: Thing) -> str | None:
+        """Return a phrase as "at the top left" if the thing is clearly alone there, else None."""
         corner = self.corner(thing)
         items: list[Thing | Word] = [*self.things, *self.scene.words]
-        if corner is None or sum(corner in self.touched(item) for item in items) > 1:
+        if corner is None or sum(corner in self.possible_corners(item) for item in items) > 1:
             return None
         places = self.wording.places[corner]
         return places[0] if self.rng.random() < 0.5 else self.pick(places)
 
-    def percent(self, item: Thing | Word) -> tuple[str, ...] | None:
-        """The box as an answer, or None where it is small."""
+    def box_answers(self, item: Thing | Word) -> tuple[str, ...] | None:
+        """Return the accepted answers for a box, or None if the box is small."""
         left, top, right, bottom = self.box(item)
         across, down = 100 / self.scene.width, 100 / self.scene.height
-        if (right - left) * across < _SMALLEST or (bottom - top) * down < _SMALLEST:
+        if (right - left) * across < _MIN_BOX_SIDE or (bottom - top) * down < _MIN_BOX_SIDE:
             return None
-        return (written_box(self.box(item), self.scene),)
+        return (format_box(self.box(item), self.scene),)
 
-    def is_doubtful(self, name: str) -> bool:
-        """Whether something here may pass for it."""
-        return not self.names.isdisjoint(LIKE.get(name, ()))
+    def is_ambiguous(self, name: str) -> bool:
+        """Return True if one can confuse a thing of the scene with a thing of this name."""
+        return not self.names.isdisjoint(CONFUSABLE.get(name, ()))
 
-    def is_like(self, name: str) -> bool:
-        """Whether it, or something that may pass for it, is here."""
-        return name in self.names or self.is_doubtful(name)
+    def may_be_present(self, name: str) -> bool:
+        """Return True if the scene has a thing of this name, or one that can be confused with it."""
+        return name in self.names or self.is_ambiguous(name)
 
     def reference(self, thing: Thing) -> Reference | None:
-        """A name that fits this thing only, with the colour of a shape if need be, or at times."""
-        if self.is_doubtful(thing.name):
+        """Return a name for this thing only, or None if there is none.
+
+        A shape's color is added if it is needed, and sometimes if it is not.
+        """
+        if self.is_ambiguous(thing.name):
             return None
         same = [other for other in self.things if other.name == thing.name]
         if len(same) == 1:
@@ -191,7 +232,7 @@ class View:
         return None
 
     def referable(self) -> list[tuple[Thing, Reference]]:
-        """The things that can be referred to, in random order."""
+        """Return the things that have a reference, each with the reference, in random order."""
         order = self.rng.permutation(len(self.things)).tolist()
         found = []
         for index in order:
@@ -201,19 +242,27 @@ class View:
         return found
 
     def absent_name(self, near: Thing | None) -> str | None:
-        """A name that fits nothing here, of a shape if `near` is one, often of a like thing."""
-        names = SHAPES if near is not None and near.color else drawings.things()
+        """Return the name of an absent thing, or None if none was found.
+
+        Args:
+            near: a shape gives the name of a shape; a drawing often gives a similar drawing.
+        """
+        names = SHAPES if near is not None and near.color else drawings.drawing_names()
         for _ in range(20):
             name = self.pick(names)
-            if near is not None and near.name in drawings.things() and self.rng.random() < 0.5:
-                index = drawings.things().index(near.name) + int(self.rng.integers(-8, 9))
+            if (
+                near is not None
+                and near.name in drawings.drawing_names()
+                and self.rng.random() < 0.5
+            ):
+                index = drawings.drawing_names().index(near.name) + int(self.rng.integers(-8, 9))
                 name = names[min(max(index, 0), len(names) - 1)]
-            if not self.is_like(name):
+            if not self.may_be_present(name):
                 return name
         return None
 
-    def absent(self) -> Reference | None:
-        """What is not here: a near miss of a thing that is, the more so of a shape."""
+    def absent_reference(self) -> Reference | None:
+        """Return a reference to an absent thing, often similar to one that is present, or None."""
         near = self.pick(self.things) if self.things else None
         color = None if near is None else near.color
         if near is not None and color is not None and self.rng.random() < 0.4:
@@ -222,7 +271,7 @@ class View:
                 missed: Reference = self.pick(SHAPES), color
                 if self.rng.random() < 0.6:
                     missed = near.name, self.pick(COLOR_NAMES)
-                if missed not in there and not self.is_doubtful(missed[0]):
+                if missed not in there and not self.is_ambiguous(missed[0]):
                     return missed
             return None
         missing = self.absent_name(near)
@@ -230,32 +279,35 @@ class View:
             return None
         return missing, color if self.rng.random() < 0.35 else None
 
-    def beside(self, anchor: Thing) -> tuple[str, Thing] | None:
-        """A direction in which exactly one thing lies clearly, and nothing else perhaps."""
+    def neighbor(self, anchor: Thing) -> tuple[str, Thing] | None:
+        """Return a direction in which clearly one thing lies, and that thing, or None."""
         found = []
         for direction in DIRECTIONS:
-            sure, doubtful = [], False
+            sure, ambiguous = [], False
             for other in self.things:
                 if other is anchor:
                     continue
-                along, aside = self.apart(anchor, other, direction)
-                if along >= APART and along >= 0.5 * aside:
+                along, across = self.offset(anchor, other, direction)
+                if along >= MIN_SEPARATION and along >= 0.5 * across:
                     sure.append(other)
                 elif along > 0:
-                    doubtful = True
-            if len(sure) == 1 and not doubtful:
+                    ambiguous = True
+            if len(sure) == 1 and not ambiguous:
                 found.append((direction, sure[0]))
         return self.pick(found) if found else None
 
-    def apart(self, anchor: Thing, other: Thing, direction: str) -> tuple[float, float]:
-        """How far the other lies in the direction, and how far aside, in fractions."""
-        (x, y), (ax, ay) = self.place(other), self.place(anchor)
+    def offset(self, anchor: Thing, other: Thing, direction: str) -> tuple[float, float]:
+        """Return the distance of `other` from `anchor` along a direction, and across it.
+
+        Both are fractions of the image. The first one is negative in the opposite direction.
+        """
+        (x, y), (ax, ay) = self.center(other), self.center(anchor)
         if direction in ("left", "right"):
             return (x - ax if direction == "right" else ax - x), abs(y - ay)
         return (y - ay if direction == "below" else ay - y), abs(x - ax)
 
-    def inside(self) -> tuple[Thing, Thing] | None:
-        """An outlined shape and the only thing within it."""
+    def enclosed_pair(self) -> tuple[Thing, Thing] | None:
+        """Return an outlined shape and the only thing inside it, or None."""
         for outer in self.things:
             if outer.filled:
                 continue
@@ -269,5 +321,6 @@ class View:
                 return outer, within[0]
         return None
 
-    def fill(self, reference: Reference) -> dict[str, str]:
-        return self.wording.filling(*reference)
+    def slots(self, reference: Reference) -> dict[str, str]:
+        """Return the text for each slot of a phrasing that refers to a thing."""
+        return self.wording.slots(*reference)

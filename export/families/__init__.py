@@ -1,4 +1,4 @@
-"""One short file for each ``model_type``, saying only what is particular to it.
+"""One short file for each ``model_type``, with only its differences from other families.
 
 A family module has one name, ``FAMILY``. Adding a family is adding a file and its name to `MODULES`.
 """
@@ -21,45 +21,44 @@ from edgevlm.errors import ExportError
 from edgevlm.manifest import ImagePreparation, ImageSpelling, Resample, Usage
 
 MODULES = ("smolvlm", "idefics3", "paligemma")
-"""Names of the modules here, equal to ``model_type``."""
+"""Names of the modules of this package, each equal to a ``model_type``."""
 LONGEST_EDGE = 1 << 14
-"""Pixels that a setting may name; more is a mistake, and would fill the memory."""
+"""Longest side in pixels that a setting may ask for; a larger one is a mistake and would fill the memory."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the exporter must know of a ``model_type``."""
+    """Everything that differs between ``model_type``s."""
 
     tensors: Mapping[str, str]
-    """Regular expression at the start of a checkpoint's tensor name to what it becomes: ``tower.`` and
-    ``connector.`` for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output
-    layer. The first match counts."""
+    """Regular expression for the start of a tensor name, to its replacement: ``tower.`` and ``connector.``
+    for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output layer. The first
+    match counts."""
     vision: Callable[[PretrainedConfig], nn.Module]
     """Tower and connector as a module with these two parts: normalised float32 ``[n, 3, height, width]``
     to ``[n, tokens, width]``."""
     image_processor: type[PilBackend]
     preparation: Callable[[PilBackend], ImagePreparation]
-    """transformers' image processor to ours."""
+    """Converts the settings of transformers' image processor to ours."""
     tokens_per_tile: Callable[[PretrainedConfig], int]
     spelling: Callable[[PretrainedConfig], ImageSpelling]
     image_token: str
     chat_template: str | None
-    """For families whose prompts transformers writes in code; None where the checkpoint brings it."""
+    """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
     attention: Literal["causal", "prefix"]
     """See `edgevlm.manifest.DecoderSpec`."""
     embedding_scale: Callable[[PretrainedConfig], float]
     processor: Callable[[PilBackend, TokenizersBackend, int], ProcessorMixin]
-    """transformers' processor from its parts and the tokens of one tile; the tokens it adds count, and
-    its prompts are what ours are compared with."""
+    """Builds transformers' processor from its parts and the tokens of one tile. It adds tokens to the
+    tokenizer, and its prompts are the reference for ours."""
     usage: Callable[[str], Usage]
-    """What checkpoints of the family are good at, by the repository's name; a checkpoint may say
-    otherwise, see `edgevlm.export.usage`."""
+    """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 
     def canonical_name(self, name: str) -> str:
-        """A checkpoint's tensor name to ``tower.``, ``connector.``, ``decoder.`` or ``head.``
+        """Rename a tensor of the checkpoint to ``tower.``, ``connector.``, ``decoder.`` or ``head.``
 
         Raises:
-            ExportError: a tensor of none of these parts.
+            ExportError: the tensor belongs to none of these parts.
         """
         for pattern, replacement in self.tensors.items():
             renamed, found = re.subn(f"^(?:{pattern})", replacement, name)
@@ -72,8 +71,10 @@ class Family:
 
 
 def find_family(model_type: str) -> Family:
-    """Raises:
-    ExportError: a ``model_type`` that no file here is named after.
+    """Return the family of a ``model_type``.
+
+    Raises:
+        ExportError: it is not supported.
     """
     if model_type not in MODULES:
         raise ExportError(
@@ -83,11 +84,11 @@ def find_family(model_type: str) -> Family:
     return family
 
 
-def edge(processor: Any, setting: str, key: str) -> int:
-    """A length in pixels among an image processor's settings.
+def side_length(processor: Any, setting: str, key: str) -> int:
+    """Return a length in pixels from the settings of an image processor.
 
     Raises:
-        ValueError: the setting is of another form.
+        ValueError: the setting has another form.
     """
     value = getattr(processor, setting, None)
     found = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
@@ -102,11 +103,11 @@ def edge(processor: Any, setting: str, key: str) -> int:
     return found
 
 
-def normalisation(processor: Any) -> dict[str, Any]:
-    """``mean``, ``std`` and ``rescale_factor`` of an image processor, neutral where it does neither.
+def normalization(processor: Any) -> dict[str, Any]:
+    """Return ``mean``, ``std`` and ``rescale_factor``, neutral if the image processor does not use them.
 
     Raises:
-        ValueError: a setting of another form.
+        ValueError: a setting has another form.
     """
     normalize = processor.do_normalize
     factor = processor.rescale_factor if processor.do_rescale else 1.0
@@ -120,10 +121,10 @@ def normalisation(processor: Any) -> dict[str, Any]:
 
 
 def channels(processor: Any, setting: str) -> tuple[float, float, float]:
-    """A number for red, green and blue, which may stand once for all three.
+    """Return a number for red, green and blue; the setting may be one number for all three.
 
     Raises:
-        ValueError: neither one number nor three, or a deviation of 0.
+        ValueError: it is neither one number nor three, or a standard deviation is 0.
     """
     value: Any = getattr(processor, setting, None)
     found: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
@@ -138,10 +139,10 @@ def channels(processor: Any, setting: str) -> tuple[float, float, float]:
 
 
 def resample(processor: Any) -> Resample:
-    """The filter's name of Pillow's number; for a name transformers would take bilinear, whatever it says.
+    """Return the name of the filter of Pillow; transformers would read any name as bilinear.
 
     Raises:
-        ValueError: no number, or of a filter that edgevlm does not compute.
+        ValueError: the setting is not a number, or edgevlm does not support this filter.
     """
     names: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
     value = processor.resample

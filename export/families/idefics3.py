@@ -1,6 +1,6 @@
-"""Idefics3, and SmolVLM's first generation, whose checkpoints say ``idefics3`` too.
+"""Idefics3, and the first generation of SmolVLM, whose ``model_type`` is ``idefics3``, too.
 
-A SigLIP tower over tiles, pixel shuffle and one linear layer, a Llama. Pictures are cut into a grid.
+A SigLIP tower over tiles, pixel shuffle and one linear layer, and a Llama. Images are split into a grid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 )
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, edge, normalisation, resample
+from edgevlm.export.families import Family, normalization, resample, side_length
 from edgevlm.manifest import ImagePreparation, ImageSpelling, Tasks, Usage
 
 TENSORS = {
@@ -44,14 +44,15 @@ USAGE = Usage(
         )
     },
 )
-"""Chat models, trained on English; they say where something is in words."""
+"""Chat models, trained on English; they answer in words where something is."""
 
 
 class Idefics3Vision(nn.Module):
     """Tower and connector for whole tiles, so that positions are constants of the graph.
 
-    The reference finds each patch's position by its fraction of the side, in float32 and in buckets; for
-    some numbers of patches (25 a side, for one) that is not patch after patch, so its own result is taken.
+    The reference puts the position of each patch into buckets, in float32. For some numbers of patches, such
+    as 25 a side, this does not give one bucket after the other, so the graph takes the result of the
+    reference.
     """
 
     position_ids: torch.Tensor
@@ -70,6 +71,7 @@ class Idefics3Vision(nn.Module):
         self.register_buffer("position_ids", ids, persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return tokens ``[n, tokens, width]`` for normalized pixels ``[n, 3, height, width]``."""
         embeddings = self.tower.embeddings
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
         hidden = patches + embeddings.position_embedding(self.position_ids)
@@ -79,7 +81,7 @@ class Idefics3Vision(nn.Module):
 
 
 def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tensor:
-    """What the reference looks up for a whole tile: int64 ``[patches]``."""
+    """Return the positions that the reference uses for a whole tile, int64 ``[patches]``."""
     seen: list[torch.Tensor] = []
     hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr]  # a child by name
         lambda module, inputs: seen.append(inputs[0])
@@ -93,19 +95,21 @@ def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tenso
 
 
 def preparation(processor: PilBackend) -> ImagePreparation:
-    """A grid of tiles, or one tile without ``do_image_splitting``."""
-    tile = edge(processor, "max_image_size", "longest_edge")
+    """Return the settings for a grid of tiles, or for one tile without ``do_image_splitting``."""
+    tile = side_length(processor, "max_image_size", "longest_edge")
     return ImagePreparation(
         strategy="grid" if processor.do_image_splitting else "stretch",
         tile_size=(tile, tile),
         resample=resample(processor),
-        longest_edge=edge(processor, "size", "longest_edge") if processor.do_resize else None,
-        **normalisation(processor),
+        longest_edge=side_length(processor, "size", "longest_edge")
+        if processor.do_resize
+        else None,
+        **normalization(processor),
     )
 
 
 def tokens_per_tile(config: PretrainedConfig) -> int:
-    """Patches of a tile after the pixel shuffle."""
+    """Return the number of patches of a tile after the pixel shuffle."""
     side = config.vision_config.image_size // config.vision_config.patch_size
     return int(side**2 // config.scale_factor**2)
 
@@ -113,7 +117,7 @@ def tokens_per_tile(config: PretrainedConfig) -> int:
 def processor(
     image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
 ) -> Idefics3Processor:
-    """transformers' processor."""
+    """Return transformers' processor."""
     return Idefics3Processor(image_processor, tokenizer, image_seq_len=tokens_per_tile)
 
 

@@ -1,7 +1,7 @@
 """PaliGemma 1 and 2: a SigLIP tower and one linear layer before a Gemma or Gemma 2.
 
-Prompt and pictures see each other both ways; the prompt is written by transformers' processor in code,
-for one user message whose pictures come first.
+Prompt and images attend to each other both ways. transformers' processor writes the prompt in code, for one
+user message with images before the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModal
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, edge, normalisation, resample
+from edgevlm.export.families import Family, normalization, resample, side_length
 from edgevlm.manifest import ImagePreparation, ImageSpelling, Tasks, Usage
 
 TENSORS = {
@@ -23,7 +23,7 @@ TENSORS = {
     r"(?:language_model\.)?lm_head\.": "head.",
     r"(?:model\.)?language_model\.(?:model\.)?": "decoder.",
 }
-"""Names changed between releases of transformers; each form is in the files of some checkpoint."""
+"""Names differ between releases of transformers; checkpoints exist in each form."""
 
 CHAT_TEMPLATE = """\
 {%- if messages | length != 1 or messages[0]['role'] != 'user' -%}
@@ -35,14 +35,14 @@ CHAT_TEMPLATE = """\
 {%- if not question.begun -%}{{ bos_token }}{%- set question.begun = true -%}{%- endif -%}
 {{ part['text'] }}
 {%- elif question.begun -%}
-{{ raise_exception('this model takes its pictures before the text') }}
+{{ raise_exception('this model takes its images before the text') }}
 {%- else -%}
 {{ '<image>' }}
 {%- endif -%}
 {%- endfor -%}
 {%- if not question.begun -%}{{ bos_token }}{%- endif -%}
 {{ '\\n' }}"""
-"""``prepare_inputs_layout`` of ``processing_paligemma.py``: pictures, beginning of text, text, newline."""
+"""``prepare_inputs_layout`` of ``processing_paligemma.py``: images, beginning of text, text, newline."""
 MIX = {
     "en": Tasks(
         describe="caption en",
@@ -50,12 +50,12 @@ MIX = {
         read="ocr",
     )
 }
-"""Prefixes that the mix checkpoints were trained with. The others must be trained for a task first. Where
-something is (``detect``) they answer with location tokens, not in percent."""
+"""Prefixes that the mix checkpoints were trained with. Other checkpoints must be trained for a task first. To
+``detect`` they answer with location tokens, not in percent."""
 
 
 def usage(repository: str) -> Usage:
-    """Mix checkpoints do several tasks; which those of other names do is not known."""
+    """Return the tasks of mix checkpoints; those of other checkpoints are not known."""
     mix = "mix" in repository.lower().rpartition("/")[2].split("-")
     return Usage(images="photographs", tasks=MIX if mix else {})
 
@@ -69,26 +69,30 @@ class PaliGemmaVision(nn.Module):
         self.connector = PaliGemmaMultiModalProjector(config)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return tokens ``[n, tokens, width]`` for normalized pixels ``[n, 3, height, width]``."""
         hidden = self.tower.encoder(inputs_embeds=self.tower.embeddings(pixels)).last_hidden_state
         tokens: torch.Tensor = self.connector(self.tower.post_layernorm(hidden))
         return tokens
 
 
 def preparation(processor: PilBackend) -> ImagePreparation:
-    """One tile, whatever the aspect."""
+    """Return the settings for one tile of any aspect ratio."""
     return ImagePreparation(
         strategy="stretch",
-        tile_size=(edge(processor, "size", "height"), edge(processor, "size", "width")),
+        tile_size=(
+            side_length(processor, "size", "height"),
+            side_length(processor, "size", "width"),
+        ),
         resample=resample(processor),
         longest_edge=None,
-        **normalisation(processor),
+        **normalization(processor),
     )
 
 
 def processor(
     image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
 ) -> PaliGemmaProcessor:
-    """transformers' processor."""
+    """Return transformers' processor."""
     image_processor.image_seq_length = tokens_per_tile
     return PaliGemmaProcessor(image_processor, tokenizer)
 
@@ -103,7 +107,7 @@ FAMILY = Family(
     image_token="<image>",
     chat_template=CHAT_TEMPLATE,
     attention="prefix",
-    # llama.cpp's Gemma multiplies whatever it is given by sqrt(width); transformers' scales words only.
+    # llama.cpp's Gemma multiplies all inputs by sqrt(width), transformers' only the embeddings of text.
     embedding_scale=lambda config: config.text_config.hidden_size**-0.5,
     processor=processor,
     usage=usage,

@@ -1,4 +1,4 @@
-"""SmolVLM2: Idefics3's design under its own ``model_type``, still pictures only."""
+"""SmolVLM2: the design of Idefics3 under its own ``model_type``; images only, no video."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers.models.smolvlm.modeling_smolvlm import (
 
 from edgevlm.export.families import idefics3
 
-# SmolVLMProcessor adds video to Idefics3Processor, and cannot be built without torchvision; for pictures
-# both write and compute the same, so Idefics3's stays the one to compare with.
+# SmolVLMProcessor adds video to Idefics3Processor and needs torchvision. For images both do the same, so the
+# reference is Idefics3's.
 FAMILY = dataclasses.replace(
     idefics3.FAMILY,
     vision=functools.partial(

@@ -1,1 +1,1 @@
-"""Answers that follow a JSON schema."""
+"""Constrained decoding of answers that follow a JSON schema."""

@@ -1,8 +1,8 @@
-"""Which tokens may go on a JSON text of a schema, by llguidance.
+"""Constrained decoding: the tokens that can continue a JSON text of a schema, computed by llguidance.
 
-llama.cpp's own grammars would end the process where nothing fits, and allow control characters within
-strings; llguidance does neither, and says why a schema cannot be kept to. A schema is tried in a child
-process first, so that none can cost this one more than a wait.
+llama.cpp's own grammars abort the process where no token fits, and allow control characters within strings.
+llguidance does neither, and says why it does not support a schema. Each schema is tried in a child process
+first, which bounds its cost in time and memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,29 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import InputError
+from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.json_schema.ends import check_ends
 from edgevlm.runtimes.json_schema.grammar import Grammars, reason
 from edgevlm.runtimes.json_schema.keywords import refusal, refuse
-from edgevlm.runtimes.json_schema.process import HelperEndedError, HelperProcess, hello
+from edgevlm.runtimes.json_schema.process import HelperEndedError, HelperProcess, encode_vocabulary
 from edgevlm.runtimes.json_schema.translation import Translation, translate
 
 MAX_CHARACTERS = 65_536
-"""Of a schema as JSON; longer ones are refused."""
+"""Longest schema, in characters of JSON."""
 
-REMEMBERED = 256
-"""Schemas whose verdict is known, so that they are not tried again."""
+MAX_REMEMBERED_SCHEMAS = 256
+"""Schemas whose check is remembered, so that they are not tried again."""
 
 
-class JsonTexts:
-    """Makes matchers for one vocabulary; may be used by several threads.
+class JsonConstraint:
+    """Checks schemas and makes matchers for one vocabulary. Thread-safe.
 
     Args:
-        pieces: UTF-8 of each token, empty for control tokens.
-        end_tokens: those that may follow a complete text.
-        tokenize: plain text to ids.
+        pieces: UTF-8 bytes of each token; empty for control tokens.
+        end_tokens: tokens that may follow a complete text.
+        tokenize: converts plain text to token ids.
 
     Raises:
         MissingDependencyError: llguidance is not installed.
+        LoadError: llguidance cannot be loaded.
     """
 
     def __init__(
@@ -50,89 +51,91 @@ class JsonTexts:
         tokenize: Callable[[str], list[int]],
     ) -> None:
         self._grammars = Grammars(pieces, end_tokens, tokenize)
-        self._vocabulary = hello(list(pieces), sorted(end_tokens))
+        self._vocabulary = encode_vocabulary(list(pieces), sorted(end_tokens))
         self._vocabulary_size = len(pieces)
-        self._trying = threading.Lock()
-        """One schema at a time; a schema whose verdict is known does not wait for it."""
+        self._try_lock = threading.Lock()
+        """Held while a schema is tried. Schemas that are remembered do not wait for it."""
         self._helper: HelperProcess | None = None
-        self._verdicts: OrderedDict[bytes, str] = OrderedDict()
-        """Messages of schemas that are refused, and nothing for the others."""
+        self._messages: LruCache[bytes, str] = LruCache(MAX_REMEMBERED_SCHEMAS)
+        """Error messages by hash of the schema; empty for schemas that are supported."""
 
     def check(self, schema: Mapping[str, Any]) -> Translation:
-        """Refuse a schema that cannot be kept to; what that costs has the bounds of the child process.
+        """Check that a schema is supported and not too costly, and translate it.
 
         Raises:
-            InputError: a schema that is too long, not valid, or that asks for what cannot be kept to; one
+            InputError: the schema is too long, not valid, not supported or too costly. The message is one
                 line, with the place in the schema.
-            LoadError: the process in which schemas are tried cannot be started.
+            LoadError: the child process cannot be started.
         """
-        translation = checked(schema)
-        message = self._verdict(translation)
+        translation = check_schema(schema)
+        message = self._message(translation)
         if message:
             raise InputError(message)
         return translation
 
     def matcher(self, schema: Mapping[str, Any]) -> JsonMatcher:
-        """Make a matcher for one text; raises as `check`."""
+        """Return a matcher for one text; errors as of `check`."""
         translation = self.check(schema)
         matcher, error = self._grammars.compile(translation.schema)
         if error:
             refuse((), error)
         return JsonMatcher(matcher, self._vocabulary_size)
 
-    def _verdict(self, translation: Translation) -> str:
-        """Why a schema is refused, remembered or tried; nothing if it is not."""
+    def _message(self, translation: Translation) -> str:
+        """Return why a schema is not supported, remembered or tried; an empty string if it is."""
         key = hashlib.sha256(json.dumps(translation.schema).encode()).digest()
-        verdict = self._verdicts.get(key)
-        if verdict is not None:
-            return verdict
-        with self._trying:
-            verdict = self._verdicts.get(key)
-            if verdict is None:
-                verdict = self._verdicts[key] = self._try(translation)
-            if len(self._verdicts) > REMEMBERED:
-                self._verdicts.popitem(last=False)
-        return verdict
+        message = self._messages.get(key)
+        if message is not None:
+            return message
+        with self._try_lock:
+            message = self._messages.get(key)
+            if message is None:
+                message = self._messages[key] = self._try(translation)
+        return message
 
     def _try(self, translation: Translation) -> str:
         if self._helper is None or not self._helper.alive:
             self._helper = HelperProcess(self._vocabulary)
         try:
-            found = self._helper.judge(translation.schema)
+            found = self._helper.check(translation.schema)
         except HelperEndedError as error:
             return refusal((), f"costs too much: {error}; write a simpler schema")
         if found is None:
             return ""
-        place, why = found
-        return refusal(translation.origin(tuple(place)), why)
+        place, cause = found
+        return refusal(translation.origin(tuple(place)), cause)
 
 
 class JsonMatcher:
-    """One text while it grows."""
+    """The state of one JSON text while the model writes it."""
 
     def __init__(self, matcher: Any, vocabulary_size: int) -> None:
         self._matcher = matcher
         self._vocabulary_size = vocabulary_size
 
-    def allowed(self) -> NDArray[np.int64]:
-        """Ids of the tokens that may come next, ascending; at least one.
+    def allowed_tokens(self) -> NDArray[np.int64]:
+        """Return the ids of the tokens that can come next, ascending; at least one.
 
         Raises:
-            InputError: the schema became too complex, or no token can go on.
+            InputError: the schema became too complex, or no token can continue the text.
         """
-        mask = np.frombuffer(self._asked(self._matcher.compute_bitmask), np.uint8)
+        mask = np.frombuffer(self._call(self._matcher.compute_bitmask), np.uint8)
         bits = np.unpackbits(mask, bitorder="little")[: self._vocabulary_size]
         found = np.flatnonzero(bits)
         if not len(found):
-            refuse((), "no token of the model can go on the text; use another schema")
+            refuse((), "no token of the model can continue the text; use another schema")
         return found
 
-    def push(self, token: int) -> None:
-        """The text goes on with this token, one of `allowed`."""
-        self._asked(self._matcher.consume_token, token)
+    def accept(self, token: int) -> None:
+        """Continue the text with a token, one of `allowed_tokens`.
 
-    def _asked(self, method: Callable[..., Any], *arguments: int) -> Any:
-        """What one of llguidance's methods returns, if all is well."""
+        Raises:
+            InputError: the schema became too complex, or does not allow the token.
+        """
+        self._call(self._matcher.consume_token, token)
+
+    def _call(self, method: Callable[..., Any], *arguments: int) -> Any:
+        """Call one of llguidance's methods and return its result, or raise InputError."""
         try:
             found = method(*arguments)
         except (KeyboardInterrupt, SystemExit):
@@ -140,28 +143,30 @@ class JsonMatcher:
         except BaseException as error:  # Rust's panics are no Exception
             refuse((), f"llguidance fails on it ({type(error).__name__})")
         if self._matcher.is_error():
-            refuse((), f"cannot be kept to any more: {reason(self._matcher.get_error())}")
+            refuse((), f"llguidance cannot continue the text: {reason(self._matcher.get_error())}")
         return found
 
 
-def checked(schema: Mapping[str, Any]) -> Translation:
-    """A schema as llguidance reads it, without asking llguidance.
+def check_schema(schema: Mapping[str, Any]) -> Translation:
+    """Check a schema without llguidance, and translate it for llguidance.
 
     Raises:
-        InputError: a schema that is too long, not valid, without an end, or that asks for what is not
-            supported; one line, with the place in the schema.
+        InputError: the schema is too long, not valid or not supported, or its answers cannot end. The message
+            is one line, with the place in the schema.
     """
     if not isinstance(schema, Mapping):
         raise InputError(f"json_schema must be a mapping, is {type(schema).__name__}")
     try:
         size = len(json.dumps(dict(schema), default=str, skipkeys=True))
     except RecursionError:
-        refuse((), "nested too deep; write a flatter one")
+        refuse((), "nested too deep; write a flatter schema")
     except ValueError as error:
-        within = "ircular" in str(error)
-        refuse((), "it is within itself" if within else "it has an integer of thousands of digits")
+        circular = "ircular" in str(error)
+        refuse(
+            (), "it is within itself" if circular else "it has an integer of thousands of digits"
+        )
     if size > MAX_CHARACTERS:
-        refuse((), f"has {size} characters as JSON, at most {MAX_CHARACTERS} are accepted")
+        refuse((), f"has {size} characters as JSON; at most {MAX_CHARACTERS} are accepted")
     translation = translate(schema)
     check_ends(translation)
     return translation

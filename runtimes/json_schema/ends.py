@@ -1,4 +1,4 @@
-"""Whether the answers of a JSON schema can end, or need themselves within themselves for ever."""
+"""Check that the answers of a JSON schema can end. A schema that requires itself has no finite answer."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgevlm.runtimes.json_schema.keywords import TYPES, Path, refuse
+from edgevlm.runtimes.json_schema.keywords import TYPES, SchemaPath, refuse
 from edgevlm.runtimes.json_schema.translation import Translation
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf")
 
 
 def check_ends(translation: Translation) -> None:
-    """Make sure that some answer has an end; the time is linear in the schema.
+    """Check that a schema has a finite answer, in time linear in its size.
 
     Raises:
-        InputError: of one line, with the place as a JSON pointer.
+        InputError: the schema has none. The message is one line, with the place as a JSON pointer.
     """
     definitions: Mapping[str, Any] = translation.schema.get("$defs", {})
     try:
@@ -38,7 +38,7 @@ def check_ends(translation: Translation) -> None:
 
 
 def _same_place(schema: Any) -> Iterator[str]:
-    """Definitions that a schema refers to for the same place of the answer."""
+    """Yield the definitions that a schema refers to for the same place of the answer."""
     if isinstance(schema, dict):
         if "$ref" in schema:
             yield _referred(schema)
@@ -53,33 +53,36 @@ def _referred(schema: Mapping[str, Any]) -> str:
 
 
 class _Circuit:
-    """Gates that are on where an answer can end: one for each schema, fed by those that it needs."""
+    """A circuit of gates, one per schema. A gate is on if the schema has a finite answer.
+
+    The gates of the schemas that a schema needs are the inputs of its gate.
+    """
 
     def __init__(self, definitions: Mapping[str, Any]) -> None:
         self._waits: list[int] = []
-        """Inputs that a gate still waits for; it is on at 0."""
+        """Number of inputs that each gate waits for. It is on at 0."""
         self._feeds: list[list[int]] = []
-        """Which gates a gate feeds."""
+        """Gates that each gate is an input of."""
         self._gates: dict[int, int] = {}
-        """Of each schema, by its identity."""
+        """Gate of each schema, by the schema's `id`."""
         self._definitions = {name: self._gate(1, ()) for name in definitions}
         for name, schema in definitions.items():
             self._feeds[self._schema(schema)].append(self._definitions[name])
 
-    def endless(self, schema: Any) -> Path | None:
-        """Where a schema has no end, as deep as can be said without following references."""
+    def endless(self, schema: Any) -> SchemaPath | None:
+        """Return the deepest place without a finite answer, references not followed; else None."""
         self._schema(schema)
         on = [gate for gate, waits in enumerate(self._waits) if waits == 0]
-        for gate in on:  # grows
+        for gate in on:  # the list grows
             for fed in self._feeds[gate]:
                 self._waits[fed] -= 1
                 if self._waits[fed] == 0:
                     on.append(fed)
         return None if self._on(schema) else self._deepest(schema, ())
 
-    def _deepest(self, schema: Any, path: Path) -> Path:
+    def _deepest(self, schema: Any, path: SchemaPath) -> SchemaPath:
         if isinstance(schema, dict) and "const" not in schema and "enum" not in schema:
-            parts: list[tuple[Path, Any]] = [
+            parts: list[tuple[SchemaPath, Any]] = [
                 (("allOf", index), one) for index, one in enumerate(schema.get("allOf", ()))
             ]
             for kind in ("object", "array"):
@@ -91,7 +94,7 @@ class _Circuit:
         return path
 
     def _on(self, schema: Any) -> bool:
-        """After the gates have settled."""
+        """Return True if a schema's gate is on. Call it after all gates have settled."""
         return self._waits[self._gates[id(schema)]] <= 0
 
     def _gate(self, waits: int, inputs: Any) -> int:
@@ -133,9 +136,9 @@ class _Circuit:
         return needs
 
 
-def _needed(schema: Mapping[str, Any], kind: str) -> list[tuple[Path, Any]]:
-    """What an answer of this type cannot do without: where it stands, and its schema."""
-    needed: list[tuple[Path, Any]] = []
+def _needed(schema: Mapping[str, Any], kind: str) -> list[tuple[SchemaPath, Any]]:
+    """Return place and schema of each part that an answer of this type must have."""
+    needed: list[tuple[SchemaPath, Any]] = []
     if kind == "object":
         properties = schema.get("properties", {})
         required = schema.get("required", ())

@@ -1,4 +1,4 @@
-"""Grammars of JSON schemas in llguidance, for one vocabulary."""
+"""Grammars of JSON schemas, compiled by llguidance for one vocabulary."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Any
 
 from edgevlm.runtimes.imports import import_library
 
-INSTALL = "pip install 'edgevlm[serve]'"
+INSTALL_LLGUIDANCE = "pip install 'edgevlm[serve]'"
+"""Command that installs llguidance."""
 
 MAX_LEXER_STATES = 50_000
-"""That a grammar may come to while a text grows; 1 to 2 kB each."""
+"""Most states of a grammar's lexer; one takes 1 to 2 kB."""
 
-CONTROL = re.compile(r"\\u00[01]|\\[xc]|\\p|\\P|\\0")
-"""In a schema as JSON: characters that only ``\\u`` can spell in an answer, or what may stand for them."""
+CONTROL_CHARACTERS = re.compile(r"\\u00[01]|\\[xc]|\\p|\\P|\\0")
+"""Matches, in a schema as JSON, characters that an answer can write only with ``\\u``, or patterns that may
+match them."""
 
 
 class Grammars:
-    """Compiles schemas that were translated.
+    """A compiler of translated schemas for one vocabulary.
 
     Args:
-        pieces: UTF-8 of each token, empty for control tokens.
-        end_tokens: those that may follow a complete text.
-        tokenize: plain text to ids; None takes the longest tokens.
+        pieces: UTF-8 bytes of each token; empty for control tokens.
+        end_tokens: tokens that may follow a complete text.
+        tokenize: converts plain text to token ids; None always takes the longest token.
 
     Raises:
         MissingDependencyError: llguidance is not installed.
-        LoadError: it does not load.
+        LoadError: llguidance cannot be loaded.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Grammars:
         end_tokens: Collection[int],
         tokenize: Callable[[str], list[int]] | None = None,
     ) -> None:
-        llguidance = import_library("llguidance", "llguidance", "a JSON schema", INSTALL, INSTALL)
+        llguidance = import_library(
+            "llguidance", "llguidance", "a JSON schema", INSTALL_LLGUIDANCE, INSTALL_LLGUIDANCE
+        )
         openings = (b"{", b"[")
         self._openings = [[], *([pieces.index(text)] for text in openings if text in pieces)]
         self._make = llguidance.LLMatcher
@@ -53,16 +57,20 @@ class Grammars:
         )
 
     def compile(self, schema: Mapping[str, Any]) -> tuple[Any, str]:
-        """llguidance's matcher, and why it is of no use, if it is not."""
+        """Compile a schema.
+
+        Returns:
+            llguidance's matcher and an error message, which is empty if the matcher can be used.
+        """
         try:
             written = json.dumps(schema)
-            # without free white space, of which a small model may write no end; without \\u, which spells
-            # names of properties so that they pass for others, unless the schema has such characters
-            letters = 'nrbtf\\"u' if CONTROL.search(written) else 'nrbtf\\"'
+            # No free white space, of which a small model may write without end. No \\u, which could write
+            # a property's name in a way that matches another rule, unless the schema needs it.
+            letters = 'nrbtf\\"u' if CONTROL_CHARACTERS.search(written) else 'nrbtf\\"'
             options: Any = {"whitespace_flexible": False, "json_allowed_escapes": letters}
             grammar = self._make.grammar_from_json_schema(written, overrides=options)
             matcher = self._make(self._tokenizer, grammar, log_level=0, limits=self._limits)
-            for opening in self._openings:  # most schemas that meet a limit meet it here
+            for opening in self._openings:  # most schemas over a limit fail here
                 begun = matcher.deep_copy()
                 begun.try_consume_tokens(opening)
                 begun.compute_bitmask()
@@ -80,7 +88,7 @@ class Grammars:
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """The interface that llguidance expects of a tokenizer."""
 
     bos_token_id = None
 
@@ -102,33 +110,38 @@ class _Vocabulary:
 
 
 def reason(error: str) -> str:
-    """What llguidance's error means; its other lines are of its insides."""
+    """Return the cause in llguidance's error message, in the words of JSON Schema."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    first = lines[0] if lines else "llguidance says no reason"
+    first = lines[0] if lines else "llguidance gives no reason"
     if first.startswith("regex parse error"):
-        cause = next((line for line in lines if line.startswith("error:")), "error: it is not one")
-        return f"not a regular expression that is supported: {cause.partition(':')[2].strip()}"
+        cause = next(
+            (line for line in lines if line.startswith("error:")), "error: it is not valid"
+        )
+        return f"the regular expression is not supported: {cause.partition(':')[2].strip()}"
     return next((reason for begin, reason in _REASONS if begin in first), first)
 
 
 _REASONS = (
     ("oneOf constraints", "oneOf is supported where no value fits two of its options; use anyOf"),
     ("lookarounds", "look-around and word borders are not supported; ^ and $ are, at the ends"),
-    ("Regex is empty", "no text fits all that is said of it"),
+    ("Regex is empty", "no text fits all its constraints"),
     ("Unable to determine if regex", "too complex to tell whether a text fits it"),
     (
         "too many expressions",
-        "too many or too large patterns, enums or multiples; write a smaller one",
+        "too many or too large patterns, enums or multiples; write a smaller schema",
     ),
-    ("lexer precomputation", "too many or too large patterns; write a smaller one"),
-    ("too big", "too large; write a smaller one"),
-    ("schema too large", "too large once references and allOf are resolved; write a smaller one"),
-    ("stack level exceeded", "allOf and references are nested too deep; write a flatter one"),
+    ("lexer precomputation", "too many or too large patterns; write a smaller schema"),
+    ("too big", "too large; write a smaller schema"),
+    (
+        "schema too large",
+        "too large once references and allOf are resolved; write a smaller schema",
+    ),
+    ("stack level exceeded", "allOf and references are nested too deep; write a flatter schema"),
     ("circular references", "a reference with other keywords beside it leads back to itself"),
     ("Current row has", "too many optional properties or alternatives in one place"),
-    ("Failed to generate regex for", "its bounds are too far apart, or too close to each other"),
+    ("Failed to generate regex for", "its bounds are too far apart or too close together"),
     ("can't determine if patternProperty", "too complex to tell whether patternProperties overlap"),
-    ("NoExtension", "no token of the model can write a text that fits it"),
-    ("are not disjoint", "a name may fit one of patternProperties only, and some fit two"),
+    ("NoExtension", "no sequence of the model's tokens fits it"),
+    ("are not disjoint", "some names fit two of patternProperties; a name may fit only one"),
 )
-"""Part of what llguidance says, and the same in the words of the standard."""
+"""Parts of llguidance's messages, and the cause in the words of JSON Schema."""

@@ -1,10 +1,10 @@
-"""What `edgevlm.runtimes.json_schema.process` runs in a child process: it tries what a schema costs.
+"""The program that `edgevlm.runtimes.json_schema.process` runs in a child process to try schemas.
 
-A client's schema may cost more than anybody can tell beforehand, and llguidance may crash on it. Here the
-operating system bounds time and memory, and what breaks is this process.
+The cost of a client's schema cannot be predicted, and llguidance may crash on it. Here the operating system
+bounds time and memory, and only this process ends.
 
-The vocabulary and then schemas come on stdin as pickles; each is answered on stdout by a frame: four bytes of
-the length, and JSON of the place of what is wrong and of what it is, or null.
+Pickles of the vocabulary and then of schemas come on stdin. The answer to each is a frame on stdout: four
+bytes of length, then JSON of the place and the cause of an error, or null.
 """
 
 from __future__ import annotations
@@ -23,40 +23,42 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from edgevlm.runtimes.json_schema.grammar import Grammars, reason
-from edgevlm.runtimes.json_schema.keywords import Path
+from edgevlm.runtimes.json_schema.keywords import SchemaPath
 from edgevlm.runtimes.json_schema.translation import subschemas
 
 HEADER = struct.Struct("<I")
+"""Header of a frame: the length of its body in bytes."""
 
-WALK = 64
-"""Tokens of a text that is tried; what explodes does so soon."""
+TRIAL_TOKENS = 64
+"""Tokens of the text that is tried. Costs that explode do so within a few tokens."""
 
 SEARCH_SECONDS = 1.5
-"""Of computing, for the place of what is wrong."""
+"""CPU seconds for the search of an error's place."""
 
 
 class Helper:
     """Tries schemas for one vocabulary.
 
     Args:
-        cpu_seconds: what one may cost, where the system can bound it.
+        grammars: the compiler for this vocabulary.
+        cpu_seconds: limit of the CPU time of one schema, on systems that have such a limit.
     """
 
     def __init__(self, grammars: Grammars, cpu_seconds: int) -> None:
         self._grammars = grammars
         self._cpu_seconds = cpu_seconds
 
-    def judge(self, schema: Mapping[str, Any]) -> tuple[Path, str] | None:
-        """The place of what is wrong with a schema, and what it is."""
+    def check(self, schema: Mapping[str, Any]) -> tuple[SchemaPath, str] | None:
+        """Try a schema. Return the place and the cause of its error; None if it has none."""
         _bound_time(self._cpu_seconds)
         matcher, error = self._grammars.compile(schema)
         if error:
-            return self._culprit(schema), error
-        return self._walk(matcher)
+            return self._find_error(schema), error
+        return self._try_tokens(matcher)
 
-    def _walk(self, matcher: Any) -> tuple[Path, str] | None:
+    def _try_tokens(self, matcher: Any) -> tuple[SchemaPath, str] | None:
         choose = random.Random(0)
-        for _ in range(WALK):
+        for _ in range(TRIAL_TOKENS):
             mask = matcher.compute_bitmask()
             if matcher.is_error():
                 return (), reason(matcher.get_error())
@@ -67,8 +69,8 @@ class Helper:
             matcher.consume_token(8 * index + byte.bit_length() - 1)
         return None
 
-    def _culprit(self, schema: Mapping[str, Any]) -> Path:
-        """The deepest place that cannot be compiled on its own, as far as `SEARCH_SECONDS` go."""
+    def _find_error(self, schema: Mapping[str, Any]) -> SchemaPath:
+        """Return the deepest place that does not compile by itself, as found within `SEARCH_SECONDS`."""
         definitions = schema.get("$defs", {})
         end = time.process_time() + SEARCH_SECONDS
         tried: dict[str, bool] = {}
@@ -81,7 +83,7 @@ class Helper:
                 tried[key] = bool(self._grammars.compile({**part, "$defs": definitions})[1])
             return tried[key]
 
-        place: Path = ()
+        place: SchemaPath = ()
         followed: set[str] = set()
         while True:
             within = (
@@ -107,7 +109,7 @@ class Helper:
 
 
 def _bound_time(seconds: int) -> None:
-    """Let the system end this process after so much more time on a CPU."""
+    """Make the system end this process after `seconds` more of CPU time."""
     if sys.platform == "win32":
         return
     import resource
@@ -120,7 +122,7 @@ def _bound_time(seconds: int) -> None:
 
 
 def _bound_memory(size: int) -> None:
-    """Let the system refuse more memory than so much beside what is held now."""
+    """Make the system refuse this process more than `size` more bytes of memory."""
     if not sys.platform.startswith("linux"):
         return
     import resource
@@ -136,8 +138,12 @@ def _bound_memory(size: int) -> None:
 
 
 def main() -> None:
-    """See the module's docstring."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the parent, whose end ends stdin
+    """Run the program as the module's docstring says."""
+    for name in (
+        "SIGINT",
+        "SIGTERM",
+        "SIGHUP",
+    ):  # the parent handles them, and its end closes stdin
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform != "win32":
@@ -145,18 +151,18 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     frames = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing but frames goes there
+    os.dup2(2, 1)  # other output must not get between the frames
     with contextlib.suppress(EOFError, BrokenPipeError):
         pieces, end_tokens, cpu_seconds, memory_bytes = pickle.load(sys.stdin.buffer)
         helper = Helper(Grammars(pieces, end_tokens), cpu_seconds)
         _bound_memory(memory_bytes)
         _answer(frames, None)
         while True:
-            _answer(frames, helper.judge(pickle.load(sys.stdin.buffer)))
+            _answer(frames, helper.check(pickle.load(sys.stdin.buffer)))
     os._exit(0)
 
 
-def _answer(frames: BinaryIO, found: tuple[Path, str] | None) -> None:
+def _answer(frames: BinaryIO, found: tuple[SchemaPath, str] | None) -> None:
     body = json.dumps(found).encode()
     frames.write(HEADER.pack(len(body)) + body)
     frames.flush()

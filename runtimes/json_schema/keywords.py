@@ -1,7 +1,7 @@
-"""The keywords of JSON Schema: what each of them may say, and which are refused.
+"""The keywords of JSON Schema: their allowed values, and which keywords are not supported.
 
-A keyword is honoured, an annotation (the standard gives it no say in what is valid), or refused.
-docs/json-schemas.md says the same to people; a test compares the two.
+A keyword is honoured, ignored as an annotation (by the standard it does not affect what is valid), or refused
+with an error. docs/json-schemas.md has the same list; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from edgevlm.errors import InputError
 
-Path: TypeAlias = tuple[str | int, ...]
+SchemaPath: TypeAlias = tuple[str | int, ...]
+"""Keys and indices from the root of a schema to a place in it."""
 
 FORMATS = (
     "date-time",
@@ -27,7 +28,7 @@ FORMATS = (
     "uuid",
     "uri",
 )
-"""Those that answers keep to; every other format is an annotation."""
+"""Formats that are honoured. Every other format is an annotation."""
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _QUARTER = "(?:0[48]|[2468][048]|[13579][26])"
@@ -44,7 +45,7 @@ PATTERNS = {
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}[tT]{_TIME}$",
 }
-"""Formats that edgevlm spells itself: days that the calendar has, and no leap seconds."""
+"""Formats that edgevlm translates to patterns: dates that the calendar has, and no leap seconds."""
 
 DRAFTS = (
     "https://json-schema.org/draft/2020-12/schema",
@@ -52,53 +53,58 @@ DRAFTS = (
     "http://json-schema.org/draft-07/schema",
     "http://json-schema.org/draft-06/schema",
 )
-"""What ``$schema`` may name; all are read as 2020-12, with the older spelling of tuples."""
+"""Allowed values of ``$schema``. All are read as draft 2020-12; tuples may be written as in older ones."""
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+"""Allowed values of ``type``."""
 
 MAX_DEPTH = 64
-"""Schemas within schemas, and values within ``const`` and ``enum``."""
+"""Deepest nesting of schemas, and of values within ``const`` and ``enum``."""
 
 MAX_MULTIPLE = 10_000
-"""Digits of ``multipleOf`` read as one integer; the cost grows with their square."""
+"""Largest ``multipleOf``, read without its decimal point. The cost grows with its square."""
 
 MAX_NUMBER = 2**53
-"""Of ``const`` and ``enum``; bounds that lie further out count as this one."""
+"""Largest number in ``const`` and ``enum``. A larger bound counts as this one."""
 
 MAX_SIZE = 2**31 - 1
-"""Of ``minLength``, ``maxItems`` and their like; larger ones count as this one."""
+"""Largest ``minLength``, ``maxItems`` and so on. A larger one counts as this one."""
 
 
-def refuse(place: Path, reason: str) -> NoReturn:
-    """Raise InputError of `refusal`."""
+def refuse(place: SchemaPath, reason: str) -> NoReturn:
+    """Raise the error of a schema that is not supported.
+
+    Raises:
+        InputError: always, with the message of `refusal`.
+    """
     raise InputError(refusal(place, reason))
 
 
-def refusal(place: Path, reason: str) -> str:
-    """One line of less than 300 characters."""
-    return f"json_schema: {pointer(place)}: {shortened(reason, 160)}"
+def refusal(place: SchemaPath, reason: str) -> str:
+    """Return the message of an error in a schema: one line of less than 300 characters."""
+    return f"json_schema: {json_pointer(place)}: {shorten(reason, 160)}"
 
 
-def pointer(path: Path) -> str:
-    """A JSON pointer such as ``#/properties/a``, shortened in its middle."""
+def json_pointer(path: SchemaPath) -> str:
+    """Return a JSON pointer such as ``#/properties/a``, shortened in its middle."""
     steps = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
-    return shortened("/".join(("#", *steps)), 110)
+    return shorten("/".join(("#", *steps)), 110)
 
 
-def shortened(message: str, size: int) -> str:
-    """One line of printable characters, cut in its middle."""
-    half = (size - 1) // 2
+def shorten(message: str, size: int) -> str:
+    """Return one line of at most `size` printable characters, cut in its middle."""
+    end = (size - 1) // 2
     if len(message) > 4 * size:
         message = message[: 2 * size] + message[-2 * size :]
     line = " ".join("".join(char if char.isprintable() else " " for char in message).split())
-    return line if len(line) <= size else f"{line[:half]}…{line[-half:]}"
+    return line if len(line) <= size else f"{line[:end]}…{line[-end:]}"
 
 
-_Check: TypeAlias = Callable[[Any, Path], Any]
+_Check: TypeAlias = Callable[[Any, SchemaPath], Any]
 
 
-def kind(value: Any) -> str:
-    """A value's type in JSON's words."""
+def json_type(value: Any) -> str:
+    """Return the type of a value in the words of JSON."""
     names: dict[type, str] = {
         bool: "a boolean",
         int: "a number",
@@ -112,61 +118,69 @@ def kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def text(value: Any, place: Path) -> str:
-    """A text that UTF-8 can spell, or InputError."""
+def check_text(value: Any, place: SchemaPath) -> str:
+    """Check that a value is a text that UTF-8 can encode, and return it.
+
+    Raises:
+        InputError: the value is not a text, or has a lone surrogate.
+    """
     if not isinstance(value, str):
-        refuse(place, f"{place[-1]} takes a text, not {kind(value)}")
+        refuse(place, f"{place[-1]} takes a text, not {json_type(value)}")
     if any("\ud800" <= char <= "\udfff" for char in value):
-        refuse(place[:-1] if value == place[-1] else place, "a text has half a surrogate pair")
+        refuse(place[:-1] if value == place[-1] else place, "a text has a lone surrogate")
     return value
 
 
-def some(value: Any, place: Path) -> Sequence[Any]:
-    """A list that is not empty, or InputError."""
+def check_list(value: Any, place: SchemaPath) -> Sequence[Any]:
+    """Check that a value is a list that is not empty, and return it.
+
+    Raises:
+        InputError: the value is not a list, or is empty.
+    """
     if not isinstance(value, list | tuple) or not value:
-        refuse(place, f"{place[-1]} takes a list of at least one, not {kind(value)}")
+        refuse(place, f"{place[-1]} takes a list of at least one, not {json_type(value)}")
     return value
 
 
-def _number(value: Any, place: Path) -> int | float:
+def _number(value: Any, place: SchemaPath) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        refuse(place, f"{place[-1]} takes a number, not {kind(value)}")
+        refuse(place, f"{place[-1]} takes a number, not {json_type(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         refuse(place, f"{value} is not a number of JSON")
     return value
 
 
-def _exact(value: Any, place: Path) -> int | float:
+def _exact(value: Any, place: SchemaPath) -> int | float:
     number = _number(value, place)
     if abs(number) > MAX_NUMBER:
         refuse(
             place,
-            f"{_spelled(number)} is beyond 2**53, past which no double holds every integer; "
-            f"ask for a text instead",
+            f"{_format_number(number)} is beyond 2**53, from where on doubles do not hold every integer; "
+            f"use a text instead",
         )
     return number
 
 
-def _lower(value: Any, place: Path) -> int | float:
-    """A bound from below; where it lies past what answers reach, the end of that."""
+def _lower(value: Any, place: SchemaPath) -> int | float:
+    """Return a lower bound, limited to the range of numbers in answers."""
     return max(_exact(value, place) if _number(value, place) > 0 else value, -MAX_NUMBER)
 
 
-def _upper(value: Any, place: Path) -> int | float:
-    """A bound from above; where it lies past what answers reach, the end of that."""
+def _upper(value: Any, place: SchemaPath) -> int | float:
+    """Return an upper bound, limited to the range of numbers in answers."""
     return min(_exact(value, place) if _number(value, place) < 0 else value, MAX_NUMBER)
 
 
-def _spelled(number: int | float) -> str:
-    """Short, whatever its size: Python refuses to write integers of many digits."""
+def _format_number(number: int | float) -> str:
+    """Return a short text of a number. Python refuses to format integers of many digits."""
     huge = isinstance(number, int) and abs(number) >= 10**40
     return "an integer of more than 40 digits" if huge else str(number)
 
 
-def _positive(value: Any, place: Path) -> int | float:
+def _positive(value: Any, place: SchemaPath) -> int | float:
     number = _number(value, place)
     if number > MAX_MULTIPLE:
-        refuse(place, f"multipleOf may be {MAX_MULTIPLE} at most, is {_spelled(number)}")
+        refuse(place, f"multipleOf may be {MAX_MULTIPLE} at most, is {_format_number(number)}")
     if number <= 0:
         refuse(place, f"multipleOf must be above 0, is {number}")
     digits = Decimal(repr(number)).normalize().as_tuple()
@@ -178,53 +192,53 @@ def _positive(value: Any, place: Path) -> int | float:
     return number
 
 
-def _size(value: Any, place: Path) -> int:
+def _size(value: Any, place: SchemaPath) -> int:
     number = _number(value, place)
     if number < 0 or number != int(number):
-        refuse(place, f"{place[-1]} takes an integer of 0 or more, is {_spelled(number)}")
+        refuse(place, f"{place[-1]} takes an integer of 0 or more, is {_format_number(number)}")
     return min(int(number), MAX_SIZE)
 
 
-def _type(value: Any, place: Path) -> Any:
+def _type(value: Any, place: SchemaPath) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names:
         refuse(place, f"type takes one of {', '.join(TYPES)}, or a list of them")
     for name in names:
         if not isinstance(name, str) or name not in TYPES:
-            refuse(place, f"{shortened(repr(name), 40)} is not a type; use {', '.join(TYPES)}")
+            refuse(place, f"{shorten(repr(name), 40)} is not a type; use {', '.join(TYPES)}")
     return value if isinstance(value, str) else list(dict.fromkeys(names))
 
 
-def _required(value: Any, place: Path) -> list[str]:
+def _required(value: Any, place: SchemaPath) -> list[str]:
     if not isinstance(value, list | tuple):
-        refuse(place, f"required takes a list of names, not {kind(value)}")
-    return list(dict.fromkeys(text(name, (*place, at)) for at, name in enumerate(value)))
+        refuse(place, f"required takes a list of names, not {json_type(value)}")
+    return list(dict.fromkeys(check_text(name, (*place, at)) for at, name in enumerate(value)))
 
 
-def _value(value: Any, place: Path) -> Any:
-    """Of ``const`` and ``enum``."""
+def _value(value: Any, place: SchemaPath) -> Any:
+    """Check a value of ``const`` or ``enum`` and return it."""
     if len(place) > 3 * MAX_DEPTH:
-        refuse(place, f"nested deeper than {MAX_DEPTH}; write a flatter one")
+        refuse(place, f"nested deeper than {MAX_DEPTH}; write a flatter schema")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
         return _exact(value, place)
     if isinstance(value, str):
         if "\x7f" in value:
-            refuse(place, "it has U+007F, a control character that llguidance cannot spell")
-        return text(value, place)
+            refuse(place, "has U+007F, a control character that llguidance does not support")
+        return check_text(value, place)
     if isinstance(value, list | tuple):
         return [_value(one, (*place, index)) for index, one in enumerate(value)]
     if isinstance(value, Mapping):
-        return {text(name, place): _value(one, (*place, name)) for name, one in value.items()}
-    refuse(place, f"{kind(value)} is not JSON")
+        return {check_text(name, place): _value(one, (*place, name)) for name, one in value.items()}
+    refuse(place, f"{json_type(value)} is not JSON")
 
 
-def _values(value: Any, place: Path) -> list[Any]:
-    return [_value(one, (*place, index)) for index, one in enumerate(some(value, place))]
+def _values(value: Any, place: SchemaPath) -> list[Any]:
+    return [_value(one, (*place, index)) for index, one in enumerate(check_list(value, place))]
 
 
-CHECKED: Mapping[str, _Check] = {
+VALUE_CHECKS: Mapping[str, _Check] = {
     "type": _type,
     "const": _value,
     "enum": _values,
@@ -240,10 +254,10 @@ CHECKED: Mapping[str, _Check] = {
     "maxItems": _size,
     "minProperties": _size,
     "maxProperties": _size,
-    "pattern": text,
-    "format": text,
+    "pattern": check_text,
+    "format": check_text,
 }
-"""Keywords that are honoured, without schemas in them; each with what makes its value the written one."""
+"""Honoured keywords without schemas in them, each with a function that checks and translates its value."""
 
 APPLICATORS = frozenset(
     {
@@ -259,10 +273,10 @@ APPLICATORS = frozenset(
         "additionalProperties",
     }
 )
-"""Keywords that are honoured, with schemas in them."""
+"""Honoured keywords with schemas in them."""
 
 IDENTIFIERS = frozenset({"$schema", "$id", "$anchor"})
-"""Say what a schema is called; honoured as far as references within the schema go."""
+"""Keywords that name a schema; honoured for references within the same schema."""
 
 
 def _without(*keywords: str) -> Callable[[Any, Mapping[str, Any]], bool]:
@@ -273,7 +287,7 @@ def _being(*values: Any) -> Callable[[Any, Mapping[str, Any]], bool]:
     return lambda value, _: any(value is one or (value == one == {}) for one in values)
 
 
-REFUSED: Mapping[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
+UNSUPPORTED: Mapping[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
     "not": (_being(False), "; say what is allowed instead, with enum or anyOf"),
     "if": (_without("then", "else"), "; use anyOf"),
     "then": (_without("if"), "; use anyOf"),
@@ -291,7 +305,7 @@ REFUSED: Mapping[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
     "$dynamicRef": (lambda *_: False, "; use $ref"),
     "$recursiveRef": (lambda *_: False, "; use $ref"),
 }
-"""Keywords that are refused: the values that ask for nothing and pass, and what to do instead."""
+"""Keywords that are refused: a function that accepts a value without effect, and what to use instead."""
 
 ANNOTATIONS = frozenset(
     {
@@ -313,4 +327,4 @@ ANNOTATIONS = frozenset(
         "writeOnly",
     }
 )
-"""Keywords that say nothing about what is valid; so are those that no draft knows."""
+"""Keywords that do not affect what is valid. Unknown keywords are annotations, too."""

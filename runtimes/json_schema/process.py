@@ -1,7 +1,7 @@
-"""The child process in which schemas are tried, and the bounds on what one may cost there.
+"""The child process that tries schemas, and its limits of time and memory.
 
 Most schemas take milliseconds. One like ``{"type": "integer", "multipleOf": 9999991}`` takes minutes and
-gigabytes within one call that nothing can interrupt, so such calls are made where they can be ended.
+gigabytes in one call that cannot be interrupted. A child process can be ended.
 """
 
 from __future__ import annotations
@@ -23,29 +23,32 @@ from edgevlm.errors import LoadError
 from edgevlm.runtimes.json_schema.helper import HEADER
 
 CPU_SECONDS = 5
-"""Of computing, for one schema."""
+"""Limit of the CPU time of one schema."""
 
 WALL_SECONDS = 30.0
-"""The same by the clock on the wall, for a machine that is busy, or that cannot bound the other."""
+"""Limit of the elapsed time of one schema, for busy machines and for systems without a limit of CPU time."""
 
 MEMORY_BYTES = 256 * 2**20
-"""Beside the vocabulary; Linux only."""
+"""Limit of the memory for schemas, the vocabulary not counted; Linux only."""
 
 COMMAND = (sys.executable, "-c", "from edgevlm.runtimes.json_schema.helper import main; main()")
+"""The command of the child process."""
 
 
 class HelperEndedError(Exception):
-    """The child process went past a bound, or crashed; the message says which."""
+    """A child process that exceeded a limit or crashed; the message says which."""
 
 
 class HelperProcess:
-    """One child process; ends when it is closed, when nobody refers to it, and with this process.
+    """A child process that tries schemas.
+
+    It ends when `close` is called, when the object is deleted, or when this process ends.
 
     Args:
-        vocabulary: `hello` of it.
+        vocabulary: result of `encode_vocabulary`.
 
     Raises:
-        LoadError: no child process can be started here, or llguidance does not load in it.
+        LoadError: no child process can be started, or llguidance cannot be loaded in it.
     """
 
     def __init__(self, vocabulary: bytes) -> None:
@@ -86,19 +89,19 @@ class HelperProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended."""
+        """True if the process runs."""
         return self.close.alive and self._process.poll() is None
 
-    def judge(self, schema: Mapping[str, Any]) -> tuple[list[str | int], str] | None:
-        """The place of what is wrong with a schema, and what it is; None if it can be kept to.
+    def check(self, schema: Mapping[str, Any]) -> tuple[list[str | int], str] | None:
+        """Try a schema. Return the place and the cause of its error; None if it has none.
 
         Raises:
-            HelperEndedError: it went past a bound; this process is of no more use.
+            HelperEndedError: the schema exceeded a limit, and the process has ended.
         """
         try:
             self._write(pickle.dumps(schema))
             found: tuple[list[str | int], str] | None = json.loads(self._receive())
-        except BaseException:  # also Ctrl-C: what comes later would answer another schema
+        except BaseException:  # also Ctrl-C: the next answer would be of an earlier schema
             self.close()
             raise
         return found
@@ -126,15 +129,15 @@ class HelperProcess:
             raise HelperEndedError(self._ending()) from None
 
     def _ending(self) -> str:
-        """Why the process ended, once it has."""
+        """Return why the process ended."""
         status = self._process.returncode
         if sys.platform != "win32" and status == -signal.SIGXCPU:
-            return f"more than {CPU_SECONDS} seconds of computing"
-        return f"more than {MEMORY_BYTES >> 20} MiB of memory, or what llguidance cannot do"
+            return f"more than {CPU_SECONDS} seconds of CPU time"
+        return f"more than {MEMORY_BYTES >> 20} MiB of memory, or llguidance crashed"
 
 
 def _path() -> str:
-    """Where modules are imported from, as ``PYTHONPATH``."""
+    """Return `sys.path` with absolute paths, as a value of ``PYTHONPATH``."""
     entries = []
     for entry in sys.path:
         with contextlib.suppress(OSError):  # the working directory may be gone
@@ -142,13 +145,13 @@ def _path() -> str:
     return os.pathsep.join(entries)
 
 
-def hello(pieces: list[bytes], end_tokens: list[int]) -> bytes:
-    """What a helper is told first."""
+def encode_vocabulary(pieces: list[bytes], end_tokens: list[int]) -> bytes:
+    """Return the first message to a helper: a pickle of the vocabulary and the limits."""
     return pickle.dumps((pieces, end_tokens, CPU_SECONDS, MEMORY_BYTES))
 
 
 def _read_frames(stream: BinaryIO, frames: queue.SimpleQueue[bytes | None]) -> None:
-    """In a thread of its own, so that waiting can have an end on every system."""
+    """Read frames in a thread of its own, so that a wait for one can time out on every system."""
     with contextlib.suppress(OSError, ValueError):
         while len(header := stream.read(HEADER.size)) == HEADER.size:
             (size,) = HEADER.unpack(header)
@@ -161,9 +164,9 @@ def _read_frames(stream: BinaryIO, frames: queue.SimpleQueue[bytes | None]) -> N
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     if os.getpid() != owner:
-        return  # a fork of the process that it belongs to
+        return  # this is a fork of the process that started it
     process.kill()
     process.wait()
-    with contextlib.suppress(OSError):  # what was not written yet
+    with contextlib.suppress(OSError):  # buffered data cannot be written any more
         if process.stdin is not None:
             process.stdin.close()

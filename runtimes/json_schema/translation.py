@@ -1,8 +1,7 @@
-"""JSON Schema, draft 2020-12, checked and written as llguidance reads it.
+"""Translation of a JSON Schema, draft 2020-12, to the form that llguidance reads.
 
-What a schema may say stands here, and nothing passes that does not: a keyword is honoured, an annotation
-(the standard gives it no say in what is valid), or refused with its place. So llguidance never meets a
-keyword, a format or an option of its own that a client invented.
+Each keyword is honoured, left out as an annotation (by the standard it does not affect what is valid), or
+refused with its place. So no unknown keyword or format, and no option of llguidance, reaches llguidance.
 """
 
 from __future__ import annotations
@@ -14,86 +13,89 @@ from typing import Any
 
 from edgevlm.runtimes.json_schema.keywords import (
     APPLICATORS,
-    CHECKED,
     DRAFTS,
     FORMATS,
     IDENTIFIERS,
     MAX_DEPTH,
     MAX_NUMBER,
     PATTERNS,
-    REFUSED,
-    Path,
-    kind,
+    UNSUPPORTED,
+    VALUE_CHECKS,
+    SchemaPath,
+    check_list,
+    check_text,
+    json_type,
     refuse,
-    shortened,
-    some,
-    text,
+    shorten,
 )
 
 MAX_SUBSCHEMAS = 10_000
+"""Most schemas within one schema, references resolved."""
 
 
 @dataclass(frozen=True)
 class Translation:
-    """A schema as llguidance reads it."""
+    """A schema in the form that llguidance reads."""
 
     schema: dict[str, Any]
-    definitions: Mapping[str, Path] = field(repr=False)
-    """Where each entry of ``$defs`` stands in the schema that was given."""
+    """The translated schema, with all definitions in ``$defs``."""
+    definitions: Mapping[str, SchemaPath] = field(repr=False)
+    """Place of each entry of ``$defs`` in the original schema."""
 
-    def origin(self, path: Path) -> Path:
-        """Where a place of `schema` was in the schema that was given."""
+    def origin(self, path: SchemaPath) -> SchemaPath:
+        """Return the place in the original schema of a place in `schema`."""
         if len(path) >= 2 and path[0] == "$defs":
             return (*self.definitions[str(path[1])], *path[2:])
         return path
 
 
 def translate(schema: Mapping[str, Any]) -> Translation:
-    """Check a schema and write it as llguidance reads it.
+    """Check a schema and translate it to the form that llguidance reads.
 
     Raises:
-        InputError: of one line, with the place as a JSON pointer.
+        InputError: the schema is not valid or not supported. The message is one line, with the place as a
+            JSON pointer.
     """
     return _Translator(schema).translation()
 
 
-def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Schemas that stand directly within one that was translated, ``$defs`` left out."""
+def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[SchemaPath, Any]]:
+    """Yield place and value of the schemas directly within a translated schema, except ``$defs``."""
     for keyword, value in schema.items():
-        if keyword in _ONE:
+        if keyword in _SCHEMA_KEYWORDS:
             yield (keyword,), value
-        elif keyword in _LISTS:
+        elif keyword in _SCHEMA_LIST_KEYWORDS:
             for index, one in enumerate(value):
                 yield (keyword, index), one
-        elif keyword in _MAPS:
+        elif keyword in _SCHEMA_MAP_KEYWORDS:
             for name, one in value.items():
                 yield (keyword, name), one
 
 
-_ONE = frozenset({"items", "additionalProperties"})
-_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_MAPS = frozenset({"properties", "patternProperties"})
+_SCHEMA_KEYWORDS = frozenset({"items", "additionalProperties"})
+_SCHEMA_LIST_KEYWORDS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_SCHEMA_MAP_KEYWORDS = frozenset({"properties", "patternProperties"})
 
 
 class _Translator:
-    """One schema on its way."""
+    """The translation of one schema."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._root = schema
-        self._names: dict[Path, str] = {}
-        """Where definitions stand in the given schema, and what they are called in the written one."""
+        self._names: dict[SchemaPath, str] = {}
+        """Name of each definition in the translated schema, by its place in the original."""
         self._definitions: dict[str, Any] = {}
-        self._inlined: set[Path] = set()
+        self._inlined: set[SchemaPath] = set()
         self._count = 0
         self._depth = 0
-        self._anchors: dict[str, Path] | None = None
+        self._anchors: dict[str, SchemaPath] | None = None
 
     def translation(self) -> Translation:
         written = self._schema(self._root, ())
-        if not isinstance(written, dict):  # a mapping stays one
+        if not isinstance(written, dict):  # cannot happen: a mapping is translated to a dict
             raise TypeError(type(written))
-        places: dict[str, Path] = {}
-        while len(places) < len(self._names):  # a definition may name further ones
+        places: dict[str, SchemaPath] = {}
+        while len(places) < len(self._names):  # a definition may refer to new ones
             for place, name in list(self._names.items()):
                 if name not in places:
                     places[name] = place
@@ -103,40 +105,40 @@ class _Translator:
             written["$defs"] = self._definitions
         return Translation(written, places)
 
-    def _schema(self, schema: Any, place: Path) -> Any:
+    def _schema(self, schema: Any, place: SchemaPath) -> Any:
         self._count += 1
         if self._count > MAX_SUBSCHEMAS:
-            refuse(place, f"there are more than {MAX_SUBSCHEMAS} schemas; write a smaller one")
+            refuse(place, f"there are more than {MAX_SUBSCHEMAS} schemas; write a smaller schema")
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, Mapping):
-            refuse(place, f"a schema is an object or a boolean, not {kind(schema)}")
+            refuse(place, f"a schema is an object or a boolean, not {json_type(schema)}")
         if self._depth >= MAX_DEPTH:
-            refuse(place, f"nested deeper than {MAX_DEPTH} schemas; write a flatter one")
+            refuse(place, f"nested deeper than {MAX_DEPTH} schemas; write a flatter schema")
         self._depth += 1
         written = self._keywords(schema, place)
         self._depth -= 1
         return written
 
-    def _keywords(self, schema: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    def _keywords(self, schema: Mapping[str, Any], place: SchemaPath) -> dict[str, Any]:
         written: dict[str, Any] = {}
         for keyword, value in schema.items():
             if not isinstance(keyword, str):
-                refuse(place, f"keys are texts, not {kind(keyword)}")
+                refuse(place, f"keys are texts, not {json_type(keyword)}")
             here = (*place, keyword)
-            if keyword == "format" and text(value, here) not in FORMATS:
+            if keyword == "format" and check_text(value, here) not in FORMATS:
                 continue  # an annotation
-            if keyword in CHECKED:
-                written[keyword] = CHECKED[keyword](value, here)
+            if keyword in VALUE_CHECKS:
+                written[keyword] = VALUE_CHECKS[keyword](value, here)
             elif keyword in APPLICATORS:
                 self._apply(keyword, value, schema, here, written)
-            elif keyword in REFUSED:
-                neutral, reason = REFUSED[keyword]
+            elif keyword in UNSUPPORTED:
+                neutral, reason = UNSUPPORTED[keyword]
                 if not neutral(value, schema):
                     refuse(here, f"{keyword} is not supported{reason}")
             elif keyword in IDENTIFIERS:
                 self._identify(keyword, value, here)
-        self._coherent(written, place)
+        self._complete(written, place)
         return written
 
     def _apply(
@@ -144,41 +146,43 @@ class _Translator:
         keyword: str,
         value: Any,
         schema: Mapping[str, Any],
-        place: Path,
+        place: SchemaPath,
         written: dict[str, Any],
     ) -> None:
-        """Write a keyword that has schemas in it."""
+        """Translate a keyword that has schemas in it."""
         if keyword == "$ref":
-            written["$ref"] = f"#/$defs/{self._definition(text(value, place), place)}"
-        elif keyword == "items" and isinstance(value, list):  # as older drafts spell tuples
+            written["$ref"] = f"#/$defs/{self._definition(check_text(value, place), place)}"
+        elif keyword == "items" and isinstance(value, list):  # as older drafts write tuples
             if "prefixItems" in schema:
-                refuse(place, "items is a list and prefixItems is there too; write one of them")
+                refuse(place, "items is a list and there is prefixItems, too; use one of them")
             written["prefixItems"] = self._list(value, place)
         elif keyword == "additionalItems":
             if isinstance(schema.get("items"), list):
                 written["items"] = self._schema(value, place)
-        elif keyword in _ONE:
+        elif keyword in _SCHEMA_KEYWORDS:
             written[keyword] = self._schema(value, place)
-        elif keyword in _MAPS:
+        elif keyword in _SCHEMA_MAP_KEYWORDS:
             if not isinstance(value, Mapping):
-                refuse(place, f"{keyword} is an object of schemas, not {kind(value)}")
+                refuse(place, f"{keyword} is an object of schemas, not {json_type(value)}")
             written[keyword] = {
-                text(name, place): self._schema(one, (*place, name)) for name, one in value.items()
+                check_text(name, place): self._schema(one, (*place, name))
+                for name, one in value.items()
             }
         elif keyword == "oneOf":
             written[keyword] = [
-                self._option(one, (*place, index)) for index, one in enumerate(some(value, place))
+                self._option(one, (*place, index))
+                for index, one in enumerate(check_list(value, place))
             ]
         else:
-            written[keyword] = self._list(some(value, place), place)
+            written[keyword] = self._list(check_list(value, place), place)
 
-    def _list(self, schemas: Sequence[Any], place: Path) -> list[Any]:
+    def _list(self, schemas: Sequence[Any], place: SchemaPath) -> list[Any]:
         return [self._schema(one, (*place, index)) for index, one in enumerate(schemas)]
 
-    def _option(self, schema: Any, place: Path) -> Any:
-        """Of ``oneOf``: llguidance must see what an option says to know that no other one fits too."""
+    def _option(self, schema: Any, place: SchemaPath) -> Any:
+        """Translate an option of ``oneOf``. Resolve a reference, since llguidance compares the options."""
         if isinstance(schema, Mapping) and set(schema) == {"$ref"}:
-            target = self._target(text(schema["$ref"], place), (*place, "$ref"))
+            target = self._target(check_text(schema["$ref"], place), (*place, "$ref"))
             if target not in self._inlined and self._depth < MAX_DEPTH:
                 self._inlined.add(target)
                 self._depth += 1
@@ -188,15 +192,15 @@ class _Translator:
                 return written
         return self._schema(schema, place)
 
-    def _definition(self, reference: str, place: Path) -> str:
+    def _definition(self, reference: str, place: SchemaPath) -> str:
         target = self._target(reference, place)
         return self._names.setdefault(target, f"d{len(self._names)}")
 
-    def _target(self, reference: str, place: Path) -> Path:
-        """Where the schema stands that a ``$ref`` names."""
+    def _target(self, reference: str, place: SchemaPath) -> SchemaPath:
+        """Return the place of the schema that a ``$ref`` names."""
         base, _, fragment = reference.partition("#")
         if base and base != str(self._root.get("$id", "")).rstrip("#"):
-            refuse(place, f"{reference!r} is another document, and none is fetched; use $defs")
+            refuse(place, f"{reference!r} is in another document, which is not fetched; use $defs")
         fragment = urllib.parse.unquote(fragment)
         if fragment and not fragment.startswith("/"):
             if self._anchors is None:
@@ -224,19 +228,19 @@ class _Translator:
                 refuse(place, f"there is nothing at {reference!r}")
         return tuple(steps)
 
-    def _identify(self, keyword: str, value: Any, place: Path) -> None:
-        """Keywords that say what a schema is called."""
-        name = text(value, place)
+    def _identify(self, keyword: str, value: Any, place: SchemaPath) -> None:
+        """Check a keyword that names a schema."""
+        name = check_text(value, place)
         if keyword == "$schema" and len(place) == 1 and name.rstrip("#") not in DRAFTS:
-            refuse(place, f"{shortened(name, 60)!r} is not a draft that is known; use {DRAFTS[0]}")
+            refuse(place, f"{shorten(name, 60)!r} is not a known draft; use {DRAFTS[0]}")
         if keyword == "$id" and len(place) > 1 and not name.startswith("#"):
             refuse(place, "$id within a schema is not supported; use $defs")
 
-    def _coherent(self, written: dict[str, Any], place: Path) -> None:
-        """What llguidance leaves to others."""
+    def _complete(self, written: dict[str, Any], place: SchemaPath) -> None:
+        """Add constraints that llguidance does not enforce, and check ``minProperties``."""
         types = written.get("type", ())
         types = [types] if isinstance(types, str) else types
-        # No double holds every integer further out; multiples within bounds would cost too much.
+        # Beyond 2**53 doubles do not hold every integer. Bounds with multipleOf would cost too much.
         if "integer" in types and "number" not in types and "multipleOf" not in written:
             written.setdefault("minimum", -MAX_NUMBER)
             written.setdefault("maximum", MAX_NUMBER)
@@ -248,29 +252,31 @@ class _Translator:
         if wanted > len(set(required)) + 1:
             refuse(
                 (*place, "minProperties"),
-                "minProperties is supported up to one more than what is required, as names may repeat",
+                "minProperties may be at most one more than the required names, as names may repeat",
             )
 
 
-def _at(root: Any, path: Path) -> Any:
+def _at(root: Any, path: SchemaPath) -> Any:
     for step in path:
         root = root[step]
     return root
 
 
-def _anchors(schema: Any, place: Path) -> Iterator[tuple[str, Path]]:
-    """Every ``$anchor`` of a given schema, and where."""
+def _anchors(schema: Any, place: SchemaPath) -> Iterator[tuple[str, SchemaPath]]:
+    """Yield name and place of each ``$anchor`` of an original schema."""
     if not isinstance(schema, Mapping) or len(place) > 2 * MAX_DEPTH:
         return
     if isinstance(schema.get("$anchor"), str):
         yield schema["$anchor"], place
     for keyword, value in schema.items():
         here = (*place, keyword)
-        if keyword in _ONE:
+        if keyword in _SCHEMA_KEYWORDS:
             yield from _anchors(value, here)
-        if keyword in _LISTS | {"items"} and isinstance(value, list):
+        if keyword in _SCHEMA_LIST_KEYWORDS | {"items"} and isinstance(value, list):
             for index, one in enumerate(value):
                 yield from _anchors(one, (*here, index))
-        if keyword in _MAPS | {"$defs", "definitions"} and isinstance(value, Mapping):
+        if keyword in _SCHEMA_MAP_KEYWORDS | {"$defs", "definitions"} and isinstance(
+            value, Mapping
+        ):
             for name, one in value.items():
                 yield from _anchors(one, (*here, name))

@@ -1,1 +1,1 @@
-"""Decoders in llama.cpp."""
+"""The decoder in llama.cpp."""

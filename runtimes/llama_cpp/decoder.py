@@ -1,12 +1,11 @@
 """The decoder in llama.cpp, through llama-cpp-python's low-level API.
 
-llama.cpp checks its preconditions by ending the process. So everything that a caller can get wrong is
-checked here first and raised as an error: ids, positions, shapes, batch sizes, memory, use after `close`.
-Whether this machine's build and this file can be loaded at all is found out by
-`edgevlm.runtimes.llama_cpp.guard` in a child process.
+llama.cpp aborts the process when a precondition fails. So this module checks arguments first and raises
+errors: ids, positions, shapes, batch sizes, memory, use after `close`. `edgevlm.runtimes.llama_cpp.guard`
+tries in a child process whether this build of llama.cpp and this file can be loaded at all.
 
-Not covered: more than one sequence, M-RoPE positions, recurrent and encoder-decoder models (all refused
-at load).
+Not supported: more than one sequence; and models with M-RoPE positions, recurrent models and encoder-decoder
+models, which raise an error at load.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
-    lacked_memory,
-    library,
+    load_llama_cpp,
+    no_gpu_reason,
+    out_of_memory,
     recent_errors,
-    why_no_gpu,
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
@@ -38,46 +37,42 @@ from edgevlm.validation import check_integer
 
 
 class LlamaCppDecoder:
-    """A GGUF decoder with a KV cache of one sequence; implements `DecoderRuntime`.
+    """A GGUF decoder with the KV cache of one sequence; implements `DecoderRuntime`.
 
-    One context has one attention kernel for good. Flash attention prefills faster than the plain one, and
-    decodes the first hundreds of positions faster. From 1000 on Intel's CPUs decode faster without it: at
-    two thirds of the time at 8000, with AMX at half of it from 500 on (73 against 39-46 tokens per second,
-    SmolLM2-135M in q4_0, 2 threads); an AMD EPYC decodes them no slower with it. So it is used except on
-    Intel's CPUs with AMX, and there in contexts longer than `FLASH_LENGTH` (`benchmarks/settings.py`,
-    `benchmarks/growth.py`).
+    A context of llama.cpp has one attention kernel. Flash attention prefills faster, but Intel's CPUs decode
+    long contexts faster without it. So it is off on Intel's CPUs with AMX, and on Intel's other CPUs in
+    contexts longer than `MAX_FLASH_CONTEXT` (`benchmarks/settings.py`, `benchmarks/growth.py`).
 
     Args:
         path: the GGUF file.
-        context_length: positions that the KV cache holds; at most what the model was made for.
+        context_length: positions that the KV cache holds; at most those that the model was trained for.
         threads: CPU threads; None takes one per physical core that this process may use.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
-        bidirectional: reserve what `decode_embeddings` needs for ``bidirectional=True``: one batch as long
-            as the context, whose attention scores, without flash attention, take
-            ``heads * context_length**2 * 4`` bytes.
+        bidirectional: reserve memory for `decode_embeddings` with ``bidirectional=True``: a batch as long as
+            the context. Without flash attention its scores take ``heads * context_length**2 * 4`` bytes.
 
     Raises:
-        InputError: an argument of the wrong type or range.
-        LoadError: the file, the build or the GPU cannot be used, memory is short, or this process was
-            forked from one that had used a model.
+        InputError: an argument has the wrong type or is outside its range.
+        LoadError: the file, the build of llama.cpp or the GPU cannot be used, or memory is short.
+        ClosedError: this process was forked from one that had used a model.
         MissingDependencyError: llama-cpp-python is not installed.
     """
 
-    FLASH_LENGTH = 4096
-    """Positions of the longest context that has flash attention on Intel's CPUs."""
+    MAX_FLASH_CONTEXT = 4096
+    """Longest context with flash attention on Intel's CPUs, in positions."""
 
-    BATCH_LENGTH = 512
-    """Entries per llama.cpp batch: prefill speed is flat from here."""
+    BATCH_SIZE = 512
+    """Entries per llama.cpp batch. Larger batches prefill no faster."""
 
-    PLAIN_BATCH_LENGTH = 128
-    """The same without flash attention: the scores of larger ones leave a CPU's caches
+    BATCH_SIZE_WITHOUT_FLASH = 128
+    """Entries per batch without flash attention. The scores of larger batches do not fit a CPU's caches
     (`benchmarks/settings.py`)."""
 
     MAX_LOGITS = 16
-    """Entries of a batch that can have logits: a draft."""
+    """Most entries of a batch that can have logits, and so the longest draft."""
 
-    CACHE_TYPE = "F16"
-    """Type of the key-value cache: half of F32's memory, for about 1e-3 in the logits."""
+    KV_CACHE_TYPE = "F16"
+    """GGML type of the KV cache. F16 takes half of F32's memory and changes logits by about 1e-3."""
 
     def __init__(
         self,
@@ -100,15 +95,15 @@ class LlamaCppDecoder:
             "threads", system.physical_cores() if threads is None else threads, 1, 512
         )
         gpu_layers = check_integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
-        extra_buffer_types = self._ask_guard()
-        self._llama = library()
+        extra_buffer_types = self._check_build()
+        self._llama = load_llama_cpp()
         if gpu_layers:
-            if reason := why_no_gpu():
+            if reason := no_gpu_reason():
                 raise LoadError(f"gpu_layers={gpu_layers}, but {reason}")
-            self._ask_guard_of_gpu()
+            self._check_gpu()
         self.on_cpu = gpu_layers == 0
-        self._flash = not self.on_cpu or self._flash_pays()
-        self._batch_length = self.BATCH_LENGTH if self._flash else self.PLAIN_BATCH_LENGTH
+        self._flash = not self.on_cpu or self._use_flash_attention()
+        self._batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
         if bidirectional:
             self._batch_length = self.context_length
         self.device = (
@@ -121,10 +116,10 @@ class LlamaCppDecoder:
         self.width = self._model.width
         self.vocabulary_size = self._model.vocabulary_size
         try:
-            if self.context_length > self._model.trained_length:
+            if self.context_length > self._model.trained_context_length:
                 raise InputError(
                     f"context_length {self.context_length} is more than the "
-                    f"{self._model.trained_length} positions that {self._path.name} was made for"
+                    f"{self._model.trained_context_length} positions that {self._path.name} was trained for"
                 )
             self._check_memory()
             mark_started(self, "_context")
@@ -133,32 +128,40 @@ class LlamaCppDecoder:
             self.close()
             raise
 
-    def _flash_pays(self) -> bool:
-        """Whether flash attention is the faster kernel on this CPU."""
-        short = self.context_length <= self.FLASH_LENGTH
+    def _use_flash_attention(self) -> bool:
+        """Return True if flash attention is the faster kernel on this CPU."""
+        short = self.context_length <= self.MAX_FLASH_CONTEXT
         return not system.is_intel() or (short and not system.has_amx())
 
-    def _ask_guard(self) -> bool:
-        """Whether llama.cpp's extra buffer types (repacked and AMX kernels) may be used."""
-        verdict = check_library()
-        check_file(self._path)
-        return verdict.extra_buffer_types
+    def _check_build(self) -> bool:
+        """Check this build of llama.cpp and the file.
 
-    def _ask_guard_of_gpu(self) -> None:
+        Returns:
+            True if llama.cpp's extra buffer types (repacked and AMX kernels) can be used.
+        """
+        result = check_library()
+        check_file(self._path)
+        return result.extra_buffer_types
+
+    def _check_gpu(self) -> None:
         check_gpu()
 
     def _check_memory(self) -> None:
-        """Refuse a context that cannot fit: the allocation would succeed and the process be killed later."""
+        """Check that the context fits into memory. Else the system would kill the process later.
+
+        Raises:
+            LoadError: the KV cache and the attention scores need more memory than is available.
+        """
         positions = -(-self.context_length // 256) * 256
-        cache = self._model.cache_size(positions)
+        cache = self._model.kv_cache_bytes(positions)
         batch = positions if self.bidirectional else self._batch_length
         scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = system.available_memory()
         if available is not None and cache + scores > available:
             raise LoadError(
                 f"context_length {self.context_length} needs {(cache + scores) / 2**30:.1f} GiB of memory "
-                f"(key-value cache {cache / 2**30:.1f}, attention {scores / 2**30:.1f}), "
-                f"{available / 2**30:.1f} GiB are available; ask for a shorter context"
+                f"(KV cache {cache / 2**30:.1f}, attention {scores / 2**30:.1f}), "
+                f"{available / 2**30:.1f} GiB are available; use a shorter context"
             )
 
     def _create_context(self, threads: int, gpu_layers: int) -> None:
@@ -176,28 +179,28 @@ class LlamaCppDecoder:
             if self._flash
             else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        parameters.type_k = parameters.type_v = getattr(llama, f"GGML_TYPE_{self.CACHE_TYPE}")
+        parameters.type_k = parameters.type_v = getattr(llama, f"GGML_TYPE_{self.KV_CACHE_TYPE}")
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
-        parameters.swa_full = True  # `truncate` works at any position in sliding-window models too
+        parameters.swa_full = True  # so that sliding-window models can `truncate` at any position
         parameters.no_perf = True
         recent_errors.clear()
         self._context = llama.llama_init_from_model(self._model.handle, parameters)
         if not self._context:
             raise LoadError(
                 f"llama.cpp cannot create a context for {self._path}{failure_reason()}"
-                + ("; ask for a shorter context" if lacked_memory() else "")
+                + ("; use a shorter context" if out_of_memory() else "")
             )
         self._memory = llama.llama_get_memory(self._context)
         if not self._memory:
-            raise LoadError(f"{self._path} has no key-value cache; it is not a decoder")
+            raise LoadError(f"{self._path} has no KV cache; it is not a decoder")
         self._batch_length = llama.llama_n_batch(self._context)
         self._create_batch()
 
     def _create_batch(self) -> None:
-        """Buffers that every batch goes through: to make new ones costs as much as a small model's token."""
+        """Allocate the buffers of all batches. New ones per batch cost as much as a small model's token."""
         count = self._batch_length
         self._ids, self._positions = np.empty(count, np.int32), np.empty(count, np.int32)
-        self._wanted = np.empty(count, np.int8)
+        self._output_flags = np.empty(count, np.int8)
         sequence = ctypes.pointer(ctypes.c_int32(0))
         self._sequence_counts = (ctypes.c_int32 * count)(*[1] * count)
         self._sequences = (ctypes.POINTER(ctypes.c_int32) * count)(*[sequence] * count)
@@ -206,49 +209,55 @@ class LlamaCppDecoder:
             pos=self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
             n_seq_id=self._sequence_counts,
             seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+            logits=self._output_flags.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """As `LlamaCppModel.tokenize`."""
+        """Tokenize as `LlamaCppModel.tokenize` does."""
         return self._model.tokenize(text)
 
     def piece(self, token: int) -> bytes:
-        """As `LlamaCppModel.piece`."""
+        """Return a token's bytes as `LlamaCppModel.piece` does."""
         return self._model.piece(token)
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """As `LlamaCppModel.embed`."""
+        """Return embeddings as `LlamaCppModel.embed` does."""
         return self._model.embed(token_ids)
 
     def decode_tokens(
         self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
     ) -> None:
-        """Put tokens at `positions` (int32 ``[n]``, following what is cached) into the cache.
+        """Decode tokens into the KV cache.
+
+        Args:
+            token_ids: ``[n]``, n >= 1.
+            positions: int32 ``[n]``, the next positions of the KV cache.
+            logits: compute the logits of the last token.
 
         Raises:
-            InputError: ids or positions of the wrong type, shape or range.
-            ContextError: positions outside the context.
-            InferenceError: llama.cpp failed; nothing of this call is kept.
+            InputError: ids or positions have the wrong type, shape or range.
+            ContextError: a position is outside the context.
+            ClosedError: the decoder is closed.
+            InferenceError: llama.cpp failed; the KV cache holds nothing of this call.
         """
-        self._open()
+        self._check_open()
         ids = self._model.check_tokens(token_ids)
         self._decode(ids, positions, outputs=int(logits))
 
     def decode_draft(
         self, token_ids: Sequence[int], positions: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """As `decode_tokens`, for at most `MAX_LOGITS` tokens.
+        """Decode at most `MAX_LOGITS` tokens as `decode_tokens` does.
 
         Returns:
-            float32 ``[n, vocabulary]``: llama.cpp's own logits after each token, valid until it decodes
-            again.
+            float32 ``[n, vocabulary]``: a view of llama.cpp's logits after each token, valid until the next
+            decoding.
         """
-        self._open()
+        self._check_open()
         ids = self._model.check_tokens(token_ids)
         if len(ids) > self.MAX_LOGITS:
             raise InputError(
-                f"a draft may have {self.MAX_LOGITS} tokens, has {len(ids)}; use decode_tokens"
+                f"a draft may have up to {self.MAX_LOGITS} tokens, has {len(ids)}; use decode_tokens"
             )
         self._decode(ids, positions, outputs=len(ids))
         pointer = self._llama.llama_get_logits(self._context)
@@ -262,12 +271,15 @@ class LlamaCppDecoder:
         logits: bool,
         bidirectional: bool = False,
     ) -> None:
-        """Put embeddings float32 ``[n, width]`` at `positions` into the cache; see `decode_tokens`.
+        """Decode embeddings into the KV cache; errors as of `decode_tokens`.
 
         Args:
-            bidirectional: each entry of this call sees every other (and all before it).
+            embeddings: float32 ``[n, width]``, n >= 1.
+            positions: int32 ``[n]``, the next positions of the KV cache.
+            logits: compute the logits of the last entry.
+            bidirectional: each entry of this call attends to all others of this call and to all before it.
         """
-        self._open()
+        self._check_open()
         if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
             kind = (
                 embeddings.dtype
@@ -281,7 +293,7 @@ class LlamaCppDecoder:
             )
         if not np.isfinite(embeddings).all():
             raise InputError(
-                "embeddings hold NaN or infinity; the vision graph is damaged or overflowed"
+                "embeddings hold NaN or infinity; the vision graph is damaged, or its numbers overflowed"
             )
         if bidirectional and not self.bidirectional:
             raise InputError(
@@ -298,14 +310,16 @@ class LlamaCppDecoder:
         outputs: int,
         bidirectional: bool = False,
     ) -> None:
-        """One llama.cpp batch after another.
+        """Decode entries in batches.
 
         Args:
             entries: token ids int32 ``[n]`` or embeddings float32 ``[n, width]``, C-contiguous.
-            outputs: so many of the last entries get logits.
+            positions: as of `decode_tokens`.
+            outputs: number of the last entries that get logits.
+            bidirectional: as of `decode_embeddings`.
         """
         count = len(entries)
-        positions = self._position_array(positions, count)
+        positions = self._check_positions(positions, count)
         start, self._has_logits = self._length, False
         llama = self._llama
         batch = self._batch
@@ -316,8 +330,8 @@ class LlamaCppDecoder:
                 last = min(first + self._batch_length, count)
                 size = batch.n_tokens = last - first
                 self._positions[:size] = positions[first:last]
-                self._wanted[:size] = 0
-                self._wanted[max(0, count - outputs - first) : size] = 1
+                self._output_flags[:size] = 0
+                self._output_flags[max(0, count - outputs - first) : size] = 1
                 if entries.ndim == 1:
                     self._ids[:size] = entries[first:last]
                     batch.token, batch.embd = self._ids_pointer, None
@@ -341,41 +355,46 @@ class LlamaCppDecoder:
                 llama.llama_set_causal_attn(self._context, True)
 
     def truncate(self, position: int) -> None:
-        """Forget every position >= `position`.
+        """Remove all positions from `position` on from the KV cache.
 
         Raises:
-            InputError: a negative position.
+            InputError: the position is negative.
+            InferenceError: llama.cpp cannot remove them.
         """
-        self._open()
+        self._check_open()
         position = check_integer("position", position, 0, 2**31 - 1)
         if position >= self._length:
             return
         if not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
-            raise InferenceError(f"llama.cpp cannot forget positions from {position} of this model")
+            raise InferenceError(f"llama.cpp cannot remove positions from {position} on")
         self._length = position
 
     def save(self) -> NDArray[np.uint8]:
-        """A copy of the KV cache, uint8 ``[bytes]``, for `restore` of the same decoder.
+        """Return a copy of what the KV cache holds, uint8 ``[bytes]``, for `restore` of the same decoder.
 
         Raises:
             InferenceError: llama.cpp failed.
         """
-        self._open()
+        self._check_open()
         llama = self._llama
         copy = np.empty(llama.llama_state_seq_get_size(self._context, 0), np.uint8)
         pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         if llama.llama_state_seq_get_data(self._context, pointer, copy.nbytes, 0) != copy.nbytes:
-            raise InferenceError("llama.cpp could not copy its key-value cache")
+            raise InferenceError("llama.cpp could not copy its KV cache")
         return copy
 
     def restore(self, copy: NDArray[np.uint8], length: int) -> None:
-        """Hold what `save` copied when there were `length` positions, instead of what is held.
+        """Replace the content of the KV cache with a copy that `save` made.
+
+        Args:
+            copy: the copy, uint8 ``[bytes]``.
+            length: positions that the KV cache held when the copy was made.
 
         Raises:
-            InputError: more positions than the context has.
-            InferenceError: llama.cpp cannot read the copy; nothing is held then.
+            InputError: `length` is more than the context.
+            InferenceError: llama.cpp cannot read the copy; the KV cache is empty then.
         """
-        self._open()
+        self._check_open()
         length = check_integer("length", length, 0, self.context_length)
         llama = self._llama
         llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
@@ -386,13 +405,13 @@ class LlamaCppDecoder:
         if read != copy.nbytes or llama.llama_memory_seq_pos_max(self._memory, 0) != length - 1:
             llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
             raise InferenceError(
-                f"llama.cpp could not restore its key-value cache from {copy.nbytes} bytes"
+                f"llama.cpp could not restore its KV cache from {copy.nbytes} bytes"
                 f"{failure_reason()}"
             )
         self._length = length
 
     def logits(self) -> NDArray[np.float32]:
-        """A copy ``[vocabulary]`` of the last decoded position's logits.
+        """Return a copy, float32 ``[vocabulary]``, of the logits of the last decoded position.
 
         Raises:
             InputError: the last decoding did not ask for logits.
@@ -400,8 +419,8 @@ class LlamaCppDecoder:
         return self._last_logits().copy()
 
     def _last_logits(self) -> NDArray[np.float32]:
-        """llama.cpp's own buffer, valid until the next decoding."""
-        self._open()
+        """Return a view of llama.cpp's logits, valid until the next decoding."""
+        self._check_open()
         if not self._has_logits:
             raise InputError("there are no logits: decode the last position with logits=True first")
         pointer = self._llama.llama_get_logits_ith(self._context, -1)
@@ -412,22 +431,22 @@ class LlamaCppDecoder:
         return self._logits
 
     def schema_checker(self, end_tokens: Collection[int]) -> Callable[[Mapping[str, Any]], object]:
-        """As `DecoderRuntime.schema_checker`."""
-        self._open()
-        return self._model.json_texts(end_tokens).check
+        """Return a check of JSON schemas; see `DecoderRuntime.schema_checker`."""
+        self._check_open()
+        return self._model.json_constraint(end_tokens).check
 
     def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> LlamaCppSampler:
-        """As `DecoderRuntime.sampler`."""
-        self._open()
+        """Return a new sampler; see `DecoderRuntime.sampler`."""
+        self._check_open()
         matcher = None
         if sampling.json_schema is not None:
-            matcher = self._model.json_texts(end_tokens).matcher(sampling.json_schema)
+            matcher = self._model.json_constraint(end_tokens).matcher(sampling.json_schema)
         return LlamaCppSampler(
             self._context, self.vocabulary_size, sampling, self._last_logits, matcher
         )
 
     def close(self) -> None:
-        """Free the memory; every later call raises ClosedError. May be called again."""
+        """Free the decoder. A second call does nothing; every other later call raises ClosedError."""
         if self._context:
             self._free_context(self._context)
         self._context = None
@@ -437,12 +456,12 @@ class LlamaCppDecoder:
         if getattr(self, "_model", None):
             self.close()
 
-    def _open(self) -> None:
+    def _check_open(self) -> None:
         check_not_forked()
         self._model.check_open()
 
-    def _position_array(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-        """Checked positions: they number one sequence without a gap, after what is cached."""
+    def _check_positions(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+        """Check that positions continue the KV cache without a gap, and return them as int32."""
         array = np.asarray(positions)
         if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
             raise InputError(
@@ -452,8 +471,8 @@ class LlamaCppDecoder:
         gaps = count > 1 and (np.diff(array.astype(np.int64)) != 1).any()
         if array[0] != self._length or gaps:
             raise InputError(
-                f"positions must count up by one from {self._length}, the cache's length; they go from "
-                f"{array[0]} to {array[-1]}"
+                f"positions must count up by one from {self._length}, the length of the KV cache; they go "
+                f"from {array[0]} to {array[-1]}"
             )
         if self._length + count > self.context_length:
             raise ContextError(

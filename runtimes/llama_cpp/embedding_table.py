@@ -1,8 +1,8 @@
-"""Rows of a GGUF file's input embedding table, dequantized one by one.
+"""Rows of a GGUF file's input embedding table, dequantized on demand.
 
-llama.cpp offers no way to read them back, and `gguf.GGUFReader` builds a Python object for each of a
-vocabulary's strings, which takes seconds for 257,000 tokens. So the header is walked here, over everything
-but the one tensor that is wanted; `gguf` says what the types look like and dequantizes.
+llama.cpp has no function that reads them, and `gguf.GGUFReader` creates a Python object for each string of
+the vocabulary, which takes seconds for 257,000 tokens. So this module parses the header and skips all but one
+tensor; the package `gguf` knows the block layouts and dequantizes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from numpy.typing import NDArray
 from edgevlm.errors import LoadError, MissingDependencyError
 
 _SCALAR_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of GGUF's metadata value types of fixed size."""
+"""Size in bytes of GGUF's metadata value types that have a fixed size."""
+
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 
 
 class EmbeddingTable:
-    """``token_embd.weight`` of a GGUF file, memory-mapped.
+    """The tensor ``token_embd.weight`` of a GGUF file, memory-mapped.
 
     Raises:
-        LoadError: not a GGUF file, or it has no such tensor of a known type.
+        LoadError: the file is not a GGUF file, or has no such tensor of a known type.
         MissingDependencyError: the package `gguf` is not installed.
     """
 
     TENSOR = "token_embd.weight"
+    """Name of the tensor."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -54,20 +56,20 @@ class EmbeddingTable:
             ) from error
 
     def rows(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """int ``[n]``, each within the table, to float32 ``[n, width]``."""
+        """Return rows, float32 ``[n, width]``, of ids int32 ``[n]``, which must be within the table."""
         rows: NDArray[np.float32] = self._dequantize(self._rows[ids], self.type)
         return np.ascontiguousarray(rows, np.float32)
 
 
 class _Header:
-    """A cursor over a GGUF header."""
+    """A parser of a GGUF header."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
         self._offset = 0
 
     def tensor(self, name: str) -> tuple[tuple[int, int], int, int]:
-        """Shape ``(rows, columns)``, GGML type number and byte offset of a matrix."""
+        """Return shape ``(rows, columns)``, GGML type number and byte offset of a matrix."""
         magic, version = self._read("<4sI")
         if magic != b"GGUF" or version not in (2, 3):
             raise ValueError(f"not a GGUF file of version 2 or 3: {magic!r}, {version}")

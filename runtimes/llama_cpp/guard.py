@@ -1,14 +1,13 @@
-"""Lets a child process try first what could end this one.
+"""Trials in a child process of what could crash this one.
 
-llama.cpp compiled by gcc 12 for a CPU with AMX dies of SIGSEGV in every quantized model; a library built
-on another machine may die of SIGILL; kernels compiled for another GPU, and assertions that a damaged file
-fails, abort. So before a decoder is created
-`edgevlm.runtimes.llama_cpp.probe` runs in child processes: once for each
-build of the library on each CPU, once for it on each GPU that is asked for, once for each file. What came
-out is remembered in the user's cache folder.
+llama.cpp compiled by gcc 12 for a CPU with AMX crashes with SIGSEGV in every quantized model. A library built
+on another machine may crash with SIGILL. Kernels compiled for another GPU abort, and so do assertions on a
+damaged file. So `edgevlm.runtimes.llama_cpp.probe` runs in a child process before a decoder is created: once
+per build of the library and CPU, once per build and GPU if a GPU is asked for, and once per file. The results
+are kept in the user's cache folder.
 
-Not covered: applications frozen into one executable, which have no interpreter to start; their makers know
-what they ship.
+Not supported: applications frozen into one executable, which have no Python interpreter to start. There
+nothing is tried.
 """
 
 from __future__ import annotations
@@ -30,117 +29,125 @@ from typing import Literal
 
 from edgevlm.errors import LoadError, MissingDependencyError
 from edgevlm.runtimes import system
-from edgevlm.user_cache import keep, user_cache
-
-PROBE = (sys.executable, "-m", "edgevlm.runtimes.llama_cpp.probe")
-"""The command that is run; what is to be tried follows as arguments."""
-
-PROBE_SECONDS = 600
-"""A probe that takes longer hangs."""
-
-REFUSED = 3
-"""Exit status of a probe that met an error it could explain; its last line on stderr is the message."""
-
-LLAMA_CPP_PYTHON_VERSION = "0.3.36"
-"""The structures of llama.cpp's C API change between releases, so exactly this one is used."""
-
-INSTALL = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
-REBUILD = f"{INSTALL} --force-reinstall --no-deps --no-cache-dir"
-BUILD_WITH_CUDA = f"CMAKE_ARGS=-DGGML_CUDA=on {REBUILD}"
-NVIDIA = Path("/proc/driver/nvidia")
-MEND = (
-    f"build it again with clang, CC=clang CXX=clang++ {REBUILD}, or without AMX, "
-    "CMAKE_ARGS='-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__' "
-    f"{REBUILD}"
+from edgevlm.runtimes.llama_cpp.installation import (
+    BUILD_WITH_CUDA,
+    INSTALL_LLAMA_CPP,
+    REBUILD_ADVICE,
 )
+from edgevlm.user_cache import user_cache, write_cached
+
+PROBE_COMMAND = (sys.executable, "-m", "edgevlm.runtimes.llama_cpp.probe")
+"""The command of the child process; arguments that say what to try follow."""
+
+PROBE_TIMEOUT = 600
+"""Seconds after which a probe counts as hung."""
+
+EXIT_REFUSED = 3
+"""Exit status of a probe that raised an error of edgevlm; its last line on stderr is the message."""
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+"""Folder where NVIDIA's Linux driver describes itself and its GPUs."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LibraryVerdict:
-    """What this build of llama.cpp can do on this CPU."""
+class ProbeResult:
+    """The result of a probe of llama.cpp."""
 
     outcome: Literal["ok", "no_extra_bufts", "crash"]
-    """``ok``; ``no_extra_bufts``: runs only without its repacked and AMX kernels; ``crash``."""
+    """``ok``; ``no_extra_bufts`` if it runs only without its repacked and AMX kernels; or ``crash``."""
     detail: str = ""
-    """How the probe ended, if not well."""
+    """Exit status and last line of the probe that crashed."""
 
     @property
     def extra_buffer_types(self) -> bool:
-        """llama.cpp's ``use_extra_bufts``."""
+        """Value for llama.cpp's parameter ``use_extra_bufts``."""
         return self.outcome == "ok"
 
     @property
     def explanation(self) -> str:
-        """What is wrong and how to mend it, if the outcome is not ``ok``."""
-        lost = (
+        """Message about the crash and its fix, for an outcome that is not ``ok``."""
+        slower = (
             ""
             if self.outcome == "crash"
-            else " unless its fastest kernels are left out, so they are"
+            else " with its fastest kernels, so edgevlm turns them off"
         )
-        return f"llama.cpp as it is built here crashes on this CPU ({self.detail}){lost}; {MEND}"
+        return (
+            f"this build of llama.cpp crashes on this CPU ({self.detail}){slower}; {REBUILD_ADVICE}"
+        )
 
 
 def check_library(
-    command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
-) -> LibraryVerdict:
-    """Whether the installed llama.cpp runs quantized models here; probed once for each build and CPU.
+    command: Sequence[str] = PROBE_COMMAND, folder: Path | None = None, cache: Path | None = None
+) -> ProbeResult:
+    """Check that the installed llama.cpp runs quantized models on this CPU.
 
     Args:
-        command: runs the probe; gets ``library`` and ``extra-bufts`` or ``no-extra-bufts``.
-        folder: the library's; None finds llama-cpp-python's.
-        cache: where outcomes are kept; None is the user's cache folder.
+        command: the probe; it gets the arguments ``library`` and ``extra-bufts`` or ``no-extra-bufts``.
+        folder: folder of the library; None finds llama-cpp-python's.
+        cache: folder of results; None takes the user's cache folder.
 
     Returns:
-        A verdict whose outcome is ``ok`` or, after a warning, ``no_extra_bufts``.
+        A result whose outcome is ``ok`` or, after a warning, ``no_extra_bufts``.
 
     Raises:
-        LoadError: it crashes either way, or cannot even be tried; with the mend.
+        LoadError: llama.cpp crashes with and without its extra kernels, or cannot be tried.
         MissingDependencyError: llama-cpp-python is not installed.
     """
-    verdict = library_verdict(command, folder, cache)
-    if verdict.outcome == "crash":
-        raise LoadError(verdict.explanation)
-    if verdict.outcome == "no_extra_bufts":
-        _warn_once(verdict.explanation)
-    return verdict
+    result = probe_library(command, folder, cache)
+    if result.outcome == "crash":
+        raise LoadError(result.explanation)
+    if result.outcome == "no_extra_bufts":
+        _warn_once(result.explanation)
+    return result
 
 
-def library_verdict(
-    command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
-) -> LibraryVerdict:
-    """`check_library` without judging: the verdict, remembered or probed."""
-    key = _digest("library", _library_identity(folder), system.model(), *sorted(system.flags()))
-    remembered = _recall(key, cache)
-    if remembered is not None:
-        return remembered
+def probe_library(
+    command: Sequence[str] = PROBE_COMMAND, folder: Path | None = None, cache: Path | None = None
+) -> ProbeResult:
+    """Try the installed llama.cpp, or return the kept result for this build and CPU.
+
+    Args:
+        command: as of `check_library`.
+        folder: as of `check_library`.
+        cache: as of `check_library`.
+
+    Raises:
+        LoadError: llama.cpp cannot be tried.
+        MissingDependencyError: llama-cpp-python is not installed.
+    """
+    key = _digest(
+        "library", _library_identity(folder), system.cpu_model(), *sorted(system.cpu_flags())
+    )
+    known = _load_result(key, cache)
+    if known is not None:
+        return known
     crash = _run([*command, "library", "extra-bufts"])
-    verdict = LibraryVerdict("ok")
+    result = ProbeResult("ok")
     if crash:
         again = _run([*command, "library", "no-extra-bufts"])
-        verdict = (
-            LibraryVerdict("crash", again) if again else LibraryVerdict("no_extra_bufts", crash)
-        )
-    _remember(key, verdict, cache)
-    return verdict
+        result = ProbeResult("crash", again) if again else ProbeResult("no_extra_bufts", crash)
+    _store_result(key, result, cache)
+    return result
 
 
 def check_file(
     path: Path,
-    command: Sequence[str] = PROBE,
+    command: Sequence[str] = PROBE_COMMAND,
     folder: Path | None = None,
     cache: Path | None = None,
 ) -> None:
-    """Make sure that loading a GGUF file does not end the process; tried once for each file that is good.
+    """Check that llama.cpp loads a GGUF file. Files that passed are not tried again until they change.
 
     Args:
         path: the file.
-        command: runs the probe; gets ``file`` and the path.
-        folder, cache: as in `check_library`.
+        command: the probe; it gets the arguments ``file`` and the path.
+        folder: as of `check_library`.
+        cache: as of `check_library`.
 
     Raises:
-        LoadError: no such file, no GGUF file, or llama.cpp refuses or crashes on it.
+        LoadError: the file does not exist or is not a GGUF file, or llama.cpp cannot load it.
     """
     try:
         path = path.resolve()
@@ -156,40 +163,48 @@ def check_file(
     key = _digest(
         "file", _library_identity(folder), str(path), str(status.st_size), str(status.st_mtime_ns)
     )
-    if _recall(key, cache) is not None:
+    if _load_result(key, cache) is not None:
         return
     crash = _run([*command, "file", str(path)])
     if crash:
         raise LoadError(f"llama.cpp crashes on {path} ({crash}); the file is damaged, get it again")
-    _remember(key, LibraryVerdict("ok"), cache)
+    _store_result(key, ProbeResult("ok"), cache)
 
 
 def check_gpu(
-    command: Sequence[str] = PROBE, folder: Path | None = None, cache: Path | None = None
+    command: Sequence[str] = PROBE_COMMAND, folder: Path | None = None, cache: Path | None = None
 ) -> None:
-    """Make sure that llama.cpp's GPU kernels do not end the process; tried once for each build and GPU.
+    """Check that llama.cpp's GPU kernels run here, once per build and GPU.
 
     Args:
-        command: runs the probe; gets ``gpu`` and ``all-layers``.
-        folder, cache: as in `check_library`.
+        command: the probe; it gets the arguments ``gpu`` and ``all-layers``.
+        folder: as of `check_library`.
+        cache: as of `check_library`.
 
     Raises:
-        LoadError: they crash, as those that were compiled for another GPU do.
+        LoadError: the kernels crash, for example because they were compiled for another GPU.
     """
     key = _digest("gpu", _library_identity(folder), *_nvidia_identity())
-    if _recall(key, cache) is not None:
+    if _load_result(key, cache) is not None:
         return
     crash = _run([*command, "gpu", "all-layers"])
     if crash:
         raise LoadError(
-            f"llama.cpp as it is built here crashes on this GPU ({crash}); {BUILD_WITH_CUDA}, or leave the "
+            f"this build of llama.cpp crashes on this GPU ({crash}); {BUILD_WITH_CUDA}, or leave the "
             "decoder on the CPU: gpu_layers=0"
         )
-    _remember(key, LibraryVerdict("ok"), cache)
+    _store_result(key, ProbeResult("ok"), cache)
 
 
 def _run(command: Sequence[str]) -> str:
-    """Run a probe; how it crashed, or an empty text if it ended well."""
+    """Run a probe.
+
+    Returns:
+        Exit status and last line of a probe that crashed; an empty string if it ended well.
+
+    Raises:
+        LoadError: the probe raised an error, hung, was killed, or could not be started.
+    """
     if getattr(sys, "frozen", False):
         return ""
     environment = os.environ | {
@@ -197,7 +212,7 @@ def _run(command: Sequence[str]) -> str:
         "GGML_NO_BACKTRACE": "1",
         "PYTHONFAULTHANDLER": "",
     }
-    with _scratch() as scratch:
+    with _temporary_folder() as scratch:
         try:
             ended = subprocess.run(
                 command,
@@ -205,12 +220,13 @@ def _run(command: Sequence[str]) -> str:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=PROBE_SECONDS,
+                timeout=PROBE_TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise LoadError(
-                f"llama.cpp, tried in a child process, did not end in {PROBE_SECONDS} seconds; {MEND}"
+                f"llama.cpp, tried in a child process, did not end in {PROBE_TIMEOUT} seconds; "
+                f"{REBUILD_ADVICE}"
             ) from error
         except OSError as error:
             raise LoadError(
@@ -220,7 +236,7 @@ def _run(command: Sequence[str]) -> str:
     last = next((line for line in reversed(lines) if "error: " in line), lines[-1] if lines else "")
     if ended.returncode == 0:
         return ""
-    if ended.returncode == REFUSED:
+    if ended.returncode == EXIT_REFUSED:
         raise LoadError(last)
     if ended.returncode == -9:
         raise LoadError("llama.cpp, tried in a child process, was killed; memory is short")
@@ -232,23 +248,23 @@ def _run(command: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[str | None]:
-    """A folder for a probe's files; None where nothing can be written, as on a read-only system."""
+def _temporary_folder() -> Iterator[str | None]:
+    """Yield a folder for a probe's files; None if no folder can be written, as on a read-only system."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="edgevlm-probe-", ignore_cleanup_errors=True)
     except OSError:
-        yield None  # the probe keeps its files in memory then
+        yield None  # the probe then keeps its files in memory
         return
     with folder as name:
         yield name
 
 
 def _library_identity(folder: Path | None) -> str:
-    """Names, sizes and times of llama-cpp-python's shared libraries, found without loading them."""
+    """Return names, sizes and times of llama-cpp-python's shared libraries, without loading them."""
     if folder is None:
         package = importlib.util.find_spec("llama_cpp")
         if package is None or package.origin is None:
-            raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL}")
+            raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL_LLAMA_CPP}")
         folder = Path(package.origin).parent / "lib"
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     stats = [(path.name, path.stat()) for path in files]
@@ -256,8 +272,8 @@ def _library_identity(folder: Path | None) -> str:
 
 
 def _nvidia_identity() -> list[str]:
-    """What NVIDIA's driver for Linux says of itself and its GPUs, and which of them this process may see."""
-    files = [*sorted(NVIDIA.glob("gpus/*/information")), NVIDIA / "version"]
+    """Return what NVIDIA's Linux driver reports of itself and its GPUs, and ``CUDA_VISIBLE_DEVICES``."""
+    files = [*sorted(NVIDIA_DRIVER.glob("gpus/*/information")), NVIDIA_DRIVER / "version"]
     texts = [path.read_text(errors="replace") for path in files if path.is_file()]
     return [*texts, os.environ.get("CUDA_VISIBLE_DEVICES", "all")]
 
@@ -266,18 +282,18 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def _recall(key: str, cache: Path | None) -> LibraryVerdict | None:
-    """A remembered verdict; None if there is none that can be read."""
+def _load_result(key: str, cache: Path | None) -> ProbeResult | None:
+    """Return a kept result; None if there is none, or none that can be read."""
     path = (cache or user_cache("probes")) / f"{key}.json"
     try:
-        verdict = LibraryVerdict(**json.loads(path.read_text(encoding="utf-8")))
+        result = ProbeResult(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return verdict if verdict.outcome in ("ok", "no_extra_bufts", "crash") else None
+    return result if result.outcome in ("ok", "no_extra_bufts", "crash") else None
 
 
-def _remember(key: str, verdict: LibraryVerdict, cache: Path | None) -> None:
-    keep((cache or user_cache("probes")) / f"{key}.json", json.dumps(asdict(verdict)))
+def _store_result(key: str, result: ProbeResult, cache: Path | None) -> None:
+    write_cached((cache or user_cache("probes")) / f"{key}.json", json.dumps(asdict(result)))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""llama.cpp's shared library through llama-cpp-python: loaded once, of the right version, silent."""
+"""llama.cpp's shared library through llama-cpp-python: loaded once, version checked, log redirected."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from typing import Any
 
 from edgevlm.errors import LoadError
 from edgevlm.runtimes.imports import import_library
-from edgevlm.runtimes.llama_cpp.guard import (
+from edgevlm.runtimes.llama_cpp.installation import (
     BUILD_WITH_CUDA,
-    INSTALL,
+    INSTALL_LLAMA_CPP,
     LLAMA_CPP_PYTHON_VERSION,
-    REBUILD,
+    REBUILD_LLAMA_CPP,
 )
 
 GPU_BACKENDS = ("CUDA", "ROCm", "Vulkan", "SYCL", "MUSA")
-"""Of llama.cpp, as ``llama_print_system_info`` names those that it was built with."""
+"""llama.cpp's GPU backends by the names that ``llama_print_system_info`` prints."""
 
 _logger = logging.getLogger(__name__)
 recent_errors: collections.deque[str] = collections.deque(maxlen=3)
-"""What llama.cpp logged as errors last; clear it before a call whose failure is to be explained."""
+"""The last errors that llama.cpp logged. Clear it before a call to explain a failure of that call."""
+
 _callbacks: list[Any] = []
-"""Keeps the log callback alive for as long as the library can call it."""
+"""References that keep the log callback alive while the library may call it."""
 
 
 @functools.cache
-def library() -> ModuleType:
-    """The `llama_cpp` module, of the right version, initialised, its log routed to `logging` (DEBUG).
+def load_llama_cpp() -> ModuleType:
+    """Return the module ``llama_cpp``, initialized, with its log redirected to `logging` (DEBUG).
 
     Raises:
         MissingDependencyError: llama-cpp-python is not installed.
-        LoadError: another version, or its shared library cannot be loaded.
+        LoadError: the version is not `LLAMA_CPP_PYTHON_VERSION`, or the library cannot be loaded.
     """
-    llama_cpp = import_library("llama_cpp", "llama-cpp-python", "the decoder", INSTALL, REBUILD)
+    llama_cpp = import_library(
+        "llama_cpp", "llama-cpp-python", "the decoder", INSTALL_LLAMA_CPP, REBUILD_LLAMA_CPP
+    )
     if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
         raise LoadError(
             f"llama-cpp-python {llama_cpp.__version__} is installed, edgevlm needs exactly "
-            f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL}"
+            f"{LLAMA_CPP_PYTHON_VERSION}; {INSTALL_LLAMA_CPP}"
         )
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # ctypes makes it
@@ -49,7 +52,7 @@ def library() -> ModuleType:
         if level == 4:  # GGML_LOG_LEVEL_ERROR
             recent_errors.append(line)
             if line.startswith("CUDA error"):
-                _logger.error("llama.cpp ends this process: %s", line)  # and says no more of it
+                _logger.error("llama.cpp aborts this process: %s", line)  # its last message
         if line and _logger.isEnabledFor(logging.DEBUG):
             _logger.debug("%s", line)
 
@@ -59,25 +62,25 @@ def library() -> ModuleType:
     return llama_cpp
 
 
-def why_no_gpu() -> str:
-    """What is wrong, and the mend, if llama.cpp can put no layers on a GPU; empty if it can."""
-    llama_cpp = library()
+def no_gpu_reason() -> str:
+    """Return why llama.cpp cannot use a GPU, and the fix; an empty string if it can."""
+    llama_cpp = load_llama_cpp()
     if llama_cpp.llama_supports_gpu_offload():
         return ""
     for backend in GPU_BACKENDS:
         if f"{backend} : " in llama_cpp.llama_print_system_info().decode():
             return (
-                f"llama.cpp is built for {backend} and finds no GPU; look at the driver (nvidia-smi, "
-                "rocm-smi) and at what CUDA_VISIBLE_DEVICES and the container let this process see"
+                f"llama.cpp is built for {backend} and finds no GPU; check the driver (nvidia-smi, "
+                "rocm-smi), CUDA_VISIBLE_DEVICES and the GPUs of the container"
             )
     return f"this llama.cpp is built for the CPU only; {BUILD_WITH_CUDA}"
 
 
 def failure_reason() -> str:
-    """What llama.cpp logged as errors last, for the end of a message."""
+    """Return llama.cpp's last errors as the end of a message; empty if there are none."""
     return f": {'; '.join(recent_errors)}" if recent_errors else ""
 
 
-def lacked_memory() -> bool:
-    """Whether that was memory, of the machine or of a GPU."""
+def out_of_memory() -> bool:
+    """Return True if llama.cpp's last errors say that memory, of the machine or a GPU, was short."""
     return any("allocate" in line for line in recent_errors)

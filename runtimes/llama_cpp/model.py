@@ -1,7 +1,7 @@
-"""A GGUF model in llama.cpp: its weights, its vocabulary, and what it says of itself.
+"""A GGUF model in llama.cpp: its weights, its vocabulary and its metadata.
 
-llama.cpp checks its preconditions by ending the process, so what a caller can get wrong is checked here
-first. The key-value cache and decoding are in `edgevlm.runtimes.llama_cpp.decoder`.
+llama.cpp aborts the process when a precondition fails, so this module checks arguments first. The KV cache
+and decoding are in `edgevlm.runtimes.llama_cpp.decoder`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import ClosedError, InputError, LoadError
 from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
-from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION
-from edgevlm.runtimes.llama_cpp.library import failure_reason, lacked_memory, library, recent_errors
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
+from edgevlm.runtimes.llama_cpp.library import (
+    failure_reason,
+    load_llama_cpp,
+    out_of_memory,
+    recent_errors,
+)
 from edgevlm.validation import check_integer
 
-if TYPE_CHECKING:  # loaded with the first schema
-    from edgevlm.runtimes.json_schema.constraint import JsonTexts
+if TYPE_CHECKING:  # imported with the first schema only
+    from edgevlm.runtimes.json_schema.constraint import JsonConstraint
 
-TEXT_LIMIT = 2**18
-"""Bytes of text that `tokenize` takes: more than most contexts hold."""
+MAX_TEXT_BYTES = 2**18
+"""Longest text that `tokenize` accepts, in bytes of UTF-8: more than most contexts hold."""
 
 _STACK_PER_BYTE = 1024
-"""Bytes of stack for each byte of text. Some vocabularies are split by `std::regex`, which calls itself
-for every character: 322 bytes were measured, and a main thread's 8 MB were used up by a row of 26,000
-digits."""
+"""Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
+every character: 322 bytes were measured, and 26,000 digits in a row overflowed a main thread's 8 MB."""
 
 _stack_lock = threading.Lock()
 
@@ -42,24 +46,24 @@ class LlamaCppModel:
     Args:
         path: the file.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
-        extra_buffer_types: whether llama.cpp's repacked and AMX kernels may be used.
+        extra_buffer_types: let llama.cpp use its repacked and AMX kernels.
 
     Raises:
-        LoadError: the file cannot be loaded, or is no causal decoder with a key-value cache.
+        LoadError: the file cannot be loaded, or is not a causal decoder with a KV cache.
     """
 
     def __init__(self, path: Path, *, gpu_layers: int, extra_buffer_types: bool) -> None:
         self.handle: Any = None
         self._path = path
         self._embedding_table: EmbeddingTable | None = None
-        self._json_texts: dict[frozenset[int], JsonTexts] = {}
-        self._llama = llama = library()
+        self._json_constraints: dict[frozenset[int], JsonConstraint] = {}
+        self._llama = llama = load_llama_cpp()
         self._free: Callable[[Any], None] = llama.llama_model_free
         parameters = llama.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
         parameters.use_extra_bufts = extra_buffer_types
         if extra_buffer_types and not gpu_layers:
-            # Those kernels work on a copy: of a mapped file both would be held.
+            # Those kernels work on a copy of the weights; a mapped file would stay in memory beside it.
             parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
         recent_errors.clear()
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
@@ -67,10 +71,10 @@ class LlamaCppModel:
             raise LoadError(
                 f"llama.cpp cannot load {path}{failure_reason()}; "
                 + (
-                    "memory is short: take a smaller file, or put fewer layers on the GPU (gpu_layers)"
-                    if lacked_memory()
-                    else "the file is damaged or of a kind that llama-cpp-python "
-                    f"{LLAMA_CPP_PYTHON_VERSION} does not know, get it again"
+                    "memory is short: use a smaller file, or put fewer layers on the GPU (gpu_layers)"
+                    if out_of_memory()
+                    else "the file is damaged, get it again, or it is of an architecture that "
+                    f"llama-cpp-python {LLAMA_CPP_PYTHON_VERSION} does not support"
                 )
             )
         self._vocabulary = llama.llama_model_get_vocab(self.handle)
@@ -84,21 +88,19 @@ class LlamaCppModel:
             "is a diffusion model": llama.llama_model_is_diffusion(self.handle),
             "has no vocabulary": llama.llama_vocab_type(self._vocabulary)
             == llama.LLAMA_VOCAB_TYPE_NONE,
-            "numbers positions by M-RoPE": llama.llama_model_rope_type(self.handle)
+            "has M-RoPE positions": llama.llama_model_rope_type(self.handle)
             in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE),
         }
         for reason, applies in refusals.items():
             if applies:
                 self.close()
-                raise LoadError(
-                    f"{path} {reason}; edgevlm runs causal decoders with a key-value cache"
-                )
-        self.trained_length: int = llama.llama_model_n_ctx_train(self.handle)
-        """Positions that the model was made for."""
+                raise LoadError(f"{path} {reason}; edgevlm runs causal decoders with a KV cache")
+        self.trained_context_length: int = llama.llama_model_n_ctx_train(self.handle)
+        """Positions that the model was trained for."""
         self.heads: int = llama.llama_model_n_head(self.handle)
 
-    def cache_size(self, positions: int) -> int:
-        """Bytes of a key-value cache of so many positions in 16-bit floats."""
+    def kv_cache_bytes(self, positions: int) -> int:
+        """Return the bytes of a KV cache in 16-bit floats."""
         llama = self._llama
         architecture = self._metadata("general.architecture")
         sizes = [
@@ -113,7 +115,7 @@ class LlamaCppModel:
         return layers * heads * sum(sizes) * 2 * positions
 
     def _metadata(self, key: str) -> str:
-        """A value of the GGUF header as text; empty if it has no such key."""
+        """Return a value of the GGUF metadata as text; empty if there is no such key."""
         buffer = ctypes.create_string_buffer(256)
         length = self._llama.llama_model_meta_val_str(
             self.handle, key.encode(), buffer, len(buffer)
@@ -121,43 +123,46 @@ class LlamaCppModel:
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def tokenize(self, text: str) -> list[int]:
-        """Plain text to ids: no special token is recognised or added.
+        """Convert plain text to token ids; neither recognize nor add special tokens.
 
-        llama.cpp still matches tokens that the file marks as user-defined.
+        llama.cpp still recognizes tokens that the file marks as user-defined.
 
         Raises:
-            InputError: not a string, or it holds lone surrogates (no UTF-8 can spell them).
+            InputError: the text is not a string, has lone surrogates, which UTF-8 cannot encode, or is longer
+                than `MAX_TEXT_BYTES`.
+            ClosedError: the model is closed.
         """
         self.check_open()
         if not isinstance(text, str):
             raise InputError(f"text must be a string, is {type(text).__name__}")
         try:
-            spelled = text.encode("utf-8")
+            encoded = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
                 f"text holds the lone surrogate {text[error.start]!r} at character {error.start}, which "
                 "is not Unicode text; remove it"
             ) from None
-        if len(spelled) > TEXT_LIMIT:
+        if len(encoded) > MAX_TEXT_BYTES:
             raise InputError(
-                f"text is {len(spelled)} bytes long, at most {TEXT_LIMIT} can be tokenized; "
+                f"text is {len(encoded)} bytes long, at most {MAX_TEXT_BYTES} can be tokenized; "
                 "shorten it"
             )
-        ids = (ctypes.c_int32 * (len(spelled) + 16))()
-        arguments = (self._vocabulary, spelled, len(spelled), ids, len(ids), False, False)
+        ids = (ctypes.c_int32 * (len(encoded) + 16))()
+        arguments = (self._vocabulary, encoded, len(encoded), ids, len(ids), False, False)
         count = _with_stack(
-            _STACK_PER_BYTE * (len(spelled) + 1024),
+            _STACK_PER_BYTE * (len(encoded) + 1024),
             lambda: self._llama.llama_tokenize(*arguments),
         )
         if count < 0:
-            raise InputError(f"text of {len(spelled)} bytes became more tokens: {-count}")
+            raise InputError(f"text of {len(encoded)} bytes became more tokens: {-count}")
         return ids[:count]
 
     def piece(self, token: int) -> bytes:
-        """UTF-8 bytes of a token, perhaps a part of a character; empty for control tokens.
+        """Return the UTF-8 bytes of a token, maybe a part of a character; empty for control tokens.
 
         Raises:
-            InputError: no such token.
+            InputError: the vocabulary has no such token.
+            ClosedError: the model is closed.
         """
         self.check_open()
         token = check_integer("token", token, 0, self.vocabulary_size - 1)
@@ -172,11 +177,12 @@ class LlamaCppModel:
             capacity = -length
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Rows float32 ``[n, width]`` of the input embedding table, dequantized, unscaled.
+        """Return rows float32 ``[n, width]`` of the input embedding table, dequantized, not scaled.
 
         Raises:
-            InputError: ids of the wrong type or range.
-            LoadError: the file holds no embedding table that can be read.
+            InputError: the ids have the wrong type or are outside the vocabulary.
+            ClosedError: the model is closed.
+            LoadError: the file has no embedding table that can be read.
         """
         self.check_open()
         ids = self.check_tokens(token_ids)
@@ -184,29 +190,33 @@ class LlamaCppModel:
             self._embedding_table = EmbeddingTable(self._path)
         return self._embedding_table.rows(ids)
 
-    def json_texts(self, end_tokens: Collection[int]) -> JsonTexts:
-        """For JSON schemas, made when it is first asked for.
+    def json_constraint(self, end_tokens: Collection[int]) -> JsonConstraint:
+        """Return the constraint for JSON schemas, created at the first call.
+
+        Args:
+            end_tokens: tokens that may follow a complete JSON text.
 
         Raises:
-            InputError: no end tokens.
+            InputError: there are no end tokens.
+            ClosedError: the model is closed.
             MissingDependencyError: llguidance is not installed.
         """
-        from edgevlm.runtimes.json_schema.constraint import JsonTexts
+        from edgevlm.runtimes.json_schema.constraint import JsonConstraint
 
         self.check_open()
         ends = frozenset(end_tokens)
         if not ends:
             raise InputError("a JSON schema needs end_tokens: without one the text has no end")
-        if ends not in self._json_texts:
+        if ends not in self._json_constraints:
             pieces = [self.piece(token) for token in range(self.vocabulary_size)]
-            self._json_texts[ends] = JsonTexts(pieces, ends, self.tokenize)
-        return self._json_texts[ends]
+            self._json_constraints[ends] = JsonConstraint(pieces, ends, self.tokenize)
+        return self._json_constraints[ends]
 
     def check_tokens(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
-        """Token ids as int32 ``[n]``.
+        """Check token ids and return them as int32 ``[n]``.
 
         Raises:
-            InputError: ids of the wrong type or range.
+            InputError: the ids are no flat list of integers, or are outside the vocabulary.
         """
         ids = np.asarray(token_ids)
         if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
@@ -222,15 +232,17 @@ class LlamaCppModel:
         return np.ascontiguousarray(ids, np.int32)
 
     def close(self) -> None:
-        """Free the memory; every later call raises ClosedError. May be called again."""
+        """Free the model. A second call does nothing; every other later call raises ClosedError."""
         if self.handle:
             self._free(self.handle)
         self.handle = None
-        self._json_texts.clear()  # ends their child process
+        self._json_constraints.clear()  # ends their child process
 
     def check_open(self) -> None:
-        """Raises:
-        ClosedError: closed.
+        """Check that the model is not closed.
+
+        Raises:
+            ClosedError: the model is closed.
         """
         if not self.handle:
             raise ClosedError(f"the decoder of {self._path} is closed; create a new one")
@@ -241,7 +253,7 @@ class LlamaCppModel:
 
 
 def _with_stack(size: int, function: Callable[[], int]) -> int:
-    """What `function` returns in a thread with so many bytes of stack."""
+    """Call a function in a thread with a stack of `size` bytes, and return its result."""
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(function()))
     with _stack_lock:

@@ -1,4 +1,4 @@
-"""What `edgevlm.runtimes.llama_cpp.guard` runs in a child process: it may crash, and that is the answer.
+"""The program that `edgevlm.runtimes.llama_cpp.guard` runs in a child process. A crash is a valid result.
 
 ::
 
@@ -6,10 +6,11 @@
     python -m edgevlm.runtimes.llama_cpp.probe gpu all-layers
     python -m edgevlm.runtimes.llama_cpp.probe file PATH
 
-``library`` decodes with a tiny random Llama of each kind of weights (f16, q8_0, q4_0, q4_k), whose rows are
-wide enough for the AMX and the repacked kernels; ``gpu`` does so with all layers on the GPU; ``file`` loads
-a GGUF file, tokenizes and decodes one token.
-Exit status 0 is well, `guard.REFUSED` an error with its message on stderr, anything else a crash.
+``library`` decodes with a tiny random Llama in each type of weights (f16, q8_0, q4_0, q4_k). Its rows are
+wide enough for the AMX and the repacked kernels. ``gpu`` does the same with all layers on the GPU. ``file``
+loads a GGUF file, tokenizes a text and decodes one token.
+
+Exit status 0 means success, `guard.EXIT_REFUSED` an error with its message on stderr, anything else a crash.
 """
 
 from __future__ import annotations
@@ -22,46 +23,53 @@ import numpy as np
 
 from edgevlm.errors import EdgeVLMError, LoadError
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.llama_cpp.guard import REFUSED
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.guard import EXIT_REFUSED
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from edgevlm.runtimes.protocols import Sampling
 
 WIDTH = 256
-"""Smallest row that k-quants take; a multiple of what AMX's and the repacked kernels need."""
+"""Width of an embedding: the block of k-quants, and a multiple of what the AMX and repacked kernels need."""
 
 PROMPT_LENGTH = 40
-"""More than 32 entries, so that batched kernels run, and a rest that is no multiple of their blocks."""
+"""Tokens of the prompt: over 32, so that batched kernels run, and no multiple of their blocks."""
 
 SAMPLE = "".join(
     map(chr, [*range(1, 128), *range(0x80, 0x800, 0x41), *range(0x800, 0x110000, 0x4321)])
 )
-"""Text with each lead byte of UTF-8, so that a vocabulary without some byte shows it."""
+"""Text with each lead byte of UTF-8. A vocabulary that lacks one of them fails on it."""
 
 
-class UnguardedDecoder(LlamaCppDecoder):
-    """Loads without asking the guard, whose question is being answered here."""
+class UncheckedDecoder(LlamaCppDecoder):
+    """A decoder that does not start a child process to check this build first."""
 
     extra_buffer_types = True
+    """Result of the check that is left out."""
 
-    def _ask_guard(self) -> bool:
+    def _check_build(self) -> bool:
         return self.extra_buffer_types
 
-    def _ask_guard_of_gpu(self) -> None:
+    def _check_gpu(self) -> None:
         pass
 
 
-class PlainDecoder(UnguardedDecoder):
+class BasicKernelsDecoder(UncheckedDecoder):
+    """A decoder without llama.cpp's repacked and AMX kernels."""
+
     extra_buffer_types = False
 
 
-def try_library(decoder_class: type[UnguardedDecoder], folder: Path, gpu_layers: int = 0) -> None:
-    """Decode a batch and single tokens with each kind of weights.
+def try_library(decoder_class: type[UncheckedDecoder], folder: Path, gpu_layers: int = 0) -> None:
+    """Decode a batch and single tokens with each type of weights.
 
     Args:
-        folder: where models are written; they stay in memory if it cannot be written to (Linux only).
+        decoder_class: the decoder to try.
+        folder: folder for the models. If it cannot be written to, they stay in memory (Linux only).
         gpu_layers: as of `LlamaCppDecoder`.
+
+    Raises:
+        LoadError: llama.cpp cannot quantize or load a model.
     """
-    llama = library()
+    llama = load_llama_cpp()
     source = _new_file(folder, "probe-f16.gguf")
     write_model(source)
     paths = [source]
@@ -95,15 +103,15 @@ def _new_file(folder: Path, name: str) -> Path:
 
 
 def try_file(path: Path) -> None:
-    """Load, tokenize and decode one token."""
-    decoder = PlainDecoder(path, context_length=1, threads=1)
+    """Load a GGUF file, tokenize a text and decode one token."""
+    decoder = BasicKernelsDecoder(path, context_length=1, threads=1)
     decoder.tokenize(SAMPLE)
     decoder.decode_tokens([0], np.zeros(1, np.int32), logits=True)
     decoder.close()
 
 
 def write_model(path: Path) -> None:
-    """A random Llama of one layer with byte tokens, f16, 1.2 MB."""
+    """Write a random Llama of one layer with byte tokens, in f16, 1.2 MB."""
     import gguf
 
     generator = np.random.default_rng(0)
@@ -136,7 +144,7 @@ def write_model(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """See the module's docstring."""
+    """Run the probe as the module's docstring says, and return the exit status."""
     if sys.platform != "win32":
         import resource
 
@@ -144,15 +152,15 @@ def main(arguments: list[str]) -> int:
     subject, detail = arguments
     try:
         if subject == "gpu":
-            try_library(UnguardedDecoder, Path.cwd(), gpu_layers=-1)
+            try_library(UncheckedDecoder, Path.cwd(), gpu_layers=-1)
         elif subject == "library":
-            plain = detail == "no-extra-bufts"
-            try_library(PlainDecoder if plain else UnguardedDecoder, Path.cwd())
+            basic = detail == "no-extra-bufts"
+            try_library(BasicKernelsDecoder if basic else UncheckedDecoder, Path.cwd())
         else:
             try_file(Path(detail))
     except EdgeVLMError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
-        return REFUSED
+        return EXIT_REFUSED
     return 0
 
 

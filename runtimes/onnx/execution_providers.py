@@ -1,7 +1,8 @@
-"""Devices and the execution providers of ONNX Runtime that drive them.
+"""Devices of ONNX Runtime: their execution providers and options.
 
-Of these, the CPU's and CUDA's were run by edgevlm's authors (docs/gpu.md). Options are those of ONNX
-Runtime's pages on TensorRT, CoreML and QNN; who knows better passes ``providers=`` and none of them is set.
+The authors of edgevlm ran the providers of the CPU and of CUDA (docs/gpu.md); the others were not run. Their
+options come from ONNX Runtime's pages on TensorRT, CoreML and QNN. The argument ``providers`` replaces all of
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgevlm.errors import InputError, LoadError
 from edgevlm.user_cache import user_cache
 
 Provider = str | tuple[str, dict[str, Any]]
-"""A provider's name as ONNX Runtime spells it, or name and options."""
+"""ONNX Runtime's name of a provider, or its name and options."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -26,140 +27,151 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Device:
-    """How a device is asked for."""
+class OnnxDevice:
+    """The execution provider of a device, and how to configure it."""
 
     provider: str
-    install: str
-    """What gives an ONNX Runtime that has the provider."""
-    beside: tuple[str, ...] = (CPU_PROVIDER,)
-    """Providers for the operators that this one does not take."""
+    """ONNX Runtime's name of the provider."""
+    install_hint: str
+    """How to install an ONNX Runtime that has the provider."""
+    fallback_providers: tuple[str, ...] = (CPU_PROVIDER,)
+    """Providers for the operators that this one lacks."""
     options: tuple[tuple[str, str], ...] = ()
-    """Of the provider; ``{cache}`` is a folder that outlives the process."""
+    """Options of the provider."""
+    cache_options: tuple[tuple[str, str], ...] = ()
+    """Options that are set only if there is a cache folder; ``{folder}`` stands for its path."""
     fixed_batch: bool = False
-    """It compiles graphs whose shapes are known, and each other shape anew: one tile at a time."""
-    context: bool = False
-    """It writes what it compiled as a graph of its own, which is opened instead the next time."""
+    """True if the provider needs known shapes: the batch dimension is fixed to 1."""
+    ep_context: bool = False
+    """True if the provider writes compiled graphs as EPContext models, which load faster the next time."""
 
 
-DEVICES = {
-    "cpu": Device(CPU_PROVIDER, "pip install 'edgevlm[cpu]'", beside=()),
-    "cuda": Device(
+ONNX_DEVICES = {
+    "cpu": OnnxDevice(CPU_PROVIDER, "pip install 'edgevlm[cpu]'", fallback_providers=()),
+    "cuda": OnnxDevice(
         CUDA_PROVIDER,
         "pip uninstall onnxruntime; pip install 'edgevlm[cuda]', with NVIDIA's driver",
     ),
-    "tensorrt": Device(
+    "tensorrt": OnnxDevice(
         "TensorrtExecutionProvider",
         "pip uninstall onnxruntime; pip install 'edgevlm[cuda]' tensorrt, with NVIDIA's driver",
-        beside=(CUDA_PROVIDER, CPU_PROVIDER),
-        options=(  # building an engine takes minutes
+        fallback_providers=(CUDA_PROVIDER, CPU_PROVIDER),
+        cache_options=(  # building an engine takes minutes
             ("trt_engine_cache_enable", "True"),
-            ("trt_engine_cache_path", "{cache}"),
+            ("trt_engine_cache_path", "{folder}"),
             ("trt_timing_cache_enable", "True"),
-            ("trt_timing_cache_path", "{cache}"),
+            ("trt_timing_cache_path", "{folder}"),
         ),
         fixed_batch=True,
     ),
-    "coreml": Device(
+    "coreml": OnnxDevice(
         "CoreMLExecutionProvider",
         "pip install 'edgevlm[cpu]' on macOS",
-        options=(
-            ("ModelFormat", "MLProgram"),
-            ("RequireStaticInputShapes", "1"),
-            ("ModelCacheDirectory", "{cache}"),
-        ),
+        options=(("ModelFormat", "MLProgram"), ("RequireStaticInputShapes", "1")),
+        cache_options=(("ModelCacheDirectory", "{folder}"),),
         fixed_batch=True,
     ),
-    "qnn": Device(
+    "qnn": OnnxDevice(
         "QNNExecutionProvider",
         "pip uninstall onnxruntime; pip install onnxruntime-qnn",
         fixed_batch=True,
-        context=True,
+        ep_context=True,
     ),
 }
+"""The devices that ONNX Runtime can run a vision graph on."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What a session is created with."""
+class ProviderSelection:
+    """The providers of a session."""
 
-    wanted: list[Provider]
+    providers: list[Provider]
+    """Providers in order of preference."""
     required: list[str]
-    """Those that must be there afterwards."""
+    """Names of the providers that the session must have."""
     fixed_batch: bool = False
-    contexts: Path | None = None
-    """Folder of graphs that the first provider compiled; None if it writes none."""
+    """As `OnnxDevice.fixed_batch`."""
+    context_folder: Path | None = None
+    """Folder of the first provider's EPContext models; None if it writes none."""
 
 
-def select(
+def select_providers(
     device: str, providers: Sequence[Provider] | None, available: Sequence[str]
-) -> Selection:
-    """Providers for a device, or those that are named.
+) -> ProviderSelection:
+    """Return the providers for a device, or those that are named.
 
     Args:
-        device: ``auto`` (CUDA, else CPU) or one of `DEVICES`.
-        available: names of those that this ONNX Runtime was built with.
+        device: ``auto`` (CUDA, else CPU) or one of `ONNX_DEVICES`.
+        providers: providers in order of preference, instead of `device`.
+        available: names of the providers that this ONNX Runtime was built with.
 
     Raises:
-        InputError: no such device, or no provider.
-        LoadError: one that was asked for is not there.
+        InputError: the device is unknown, or the list of providers is empty.
+        LoadError: this ONNX Runtime lacks a provider that was asked for.
     """
     if providers is not None:
         if isinstance(providers, str) or not providers:
             raise InputError(f"providers must be a list of at least one provider, is {providers!r}")
-        selection = Selection(list(providers), [name(one) for one in providers])
+        selection = ProviderSelection(list(providers), [provider_name(one) for one in providers])
     elif device == "auto":
-        there: list[Provider] = [one for one in (CUDA_PROVIDER, CPU_PROVIDER) if one in available]
-        selection = Selection(there, [])
-    elif device in DEVICES:
-        asked = DEVICES[device]
-        beside = [one for one in asked.beside if one in available]
-        cache = _cache(device) if asked.options or asked.context else None
-        selection = Selection(
-            [_provider(asked, cache), *beside],
+        found: list[Provider] = [one for one in (CUDA_PROVIDER, CPU_PROVIDER) if one in available]
+        selection = ProviderSelection(found, [])
+    elif device in ONNX_DEVICES:
+        asked = ONNX_DEVICES[device]
+        fallbacks = [one for one in asked.fallback_providers if one in available]
+        folder = _cache_folder(device) if asked.cache_options or asked.ep_context else None
+        selection = ProviderSelection(
+            [_with_options(asked, folder), *fallbacks],
             [asked.provider],
             asked.fixed_batch,
-            cache if asked.context else None,
+            folder if asked.ep_context else None,
         )
     else:
-        raise InputError(f"device must be auto, {', '.join(DEVICES)}, is {device!r}")
+        raise InputError(f"device must be auto, {', '.join(ONNX_DEVICES)}, is {device!r}")
     for one in selection.required:
         if one not in available:
             raise LoadError(
-                f"{one} is not in this ONNX Runtime, which has {', '.join(available)}; {mend(one)}"
+                f"{one} is not in this ONNX Runtime, which has {', '.join(available)}; "
+                f"{install_advice(one)}"
             )
     return selection
 
 
-def _cache(device: str) -> Path | None:
-    """The folder where a device keeps what it compiles; None, with a warning, where there can be none."""
-    cache = user_cache(device)
+def _cache_folder(device: str) -> Path | None:
+    """Return a device's cache folder; None, after a warning, if it cannot be written to."""
+    folder = user_cache(device)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if not os.access(cache, os.W_OK):
-            raise PermissionError(f"no permission to write into {cache}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"no permission to write into {folder}")
     except OSError as error:
-        _logger.warning("%s keeps nothing that it compiles: %s", device, error)
+        _logger.warning(
+            "no cache for %s, so every load compiles the graph again: %s", device, error
+        )
         return None
-    return cache
+    return folder
 
 
-def _provider(asked: Device, cache: Path | None) -> Provider:
-    """A device's provider with its options, those about a cache only if there is one."""
-    options = {
-        key: value.format(cache=cache)
-        for key, value in asked.options
-        if cache is not None or "cache" not in key.lower()
-    }
-    return (asked.provider, options) if options else asked.provider
+def _with_options(device: OnnxDevice, folder: Path | None) -> Provider:
+    """Return a device's provider with its options.
+
+    Args:
+        device: the device.
+        folder: the cache folder; None leaves the options of the cache out.
+    """
+    options = dict(device.options)
+    if folder is not None:
+        options |= {key: value.format(folder=folder) for key, value in device.cache_options}
+    return (device.provider, options) if options else device.provider
 
 
-def name(provider: Provider) -> str:
-    """Without options."""
+def provider_name(provider: Provider) -> str:
+    """Return the name of a provider, without its options."""
     return provider if isinstance(provider, str) else provider[0]
 
 
-def mend(provider: str) -> str:
-    """What to do if it is not there."""
-    mends = {device.provider: device.install for device in DEVICES.values()}
-    return f"install one that has it: {mends.get(provider, 'see onnxruntime.ai/docs/install')}"
+def install_advice(provider: str) -> str:
+    """Return how to install an ONNX Runtime that has the provider."""
+    hints = {device.provider: device.install_hint for device in ONNX_DEVICES.values()}
+    hint = hints.get(provider, "see onnxruntime.ai/docs/install")
+    return f"install an ONNX Runtime that has it: {hint}"

@@ -1,7 +1,7 @@
 """The vision graph in ONNX Runtime, on any of its execution providers.
 
-Asked for a provider that it cannot start, ONNX Runtime warns and computes on the CPU. Here the session is
-asked what it got: a device or provider that was named must be there, ``auto`` may fall back and says so.
+If ONNX Runtime cannot start a provider, it warns and computes on the CPU. So this module checks the providers
+of the new session: one that was asked for must be there; ``auto`` may fall back, with a warning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import importlib.metadata
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.atomic_file import staged
 from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.imports import import_library
 from edgevlm.runtimes.onnx import execution_providers
-from edgevlm.runtimes.onnx.execution_providers import DEVICES, Provider, Selection
-from edgevlm.runtimes.vision_checks import Port, check_file, check_graph, check_tiles
+from edgevlm.runtimes.onnx.execution_providers import ONNX_DEVICES, Provider, ProviderSelection
+from edgevlm.runtimes.vision_checks import TensorSpec, check_file, check_graph, check_tiles
 from edgevlm.validation import check_integer
 
 DISTRIBUTIONS = (
@@ -38,20 +38,20 @@ DISTRIBUTIONS = (
     "onnxruntime-qnn",
     "onnxruntime-directml",
 )
-"""PyPI distributions that all install the module ``onnxruntime``; the last installed overwrites."""
+"""PyPI distributions that all install the module ``onnxruntime``; the one installed last overwrites it."""
 
 BATCH_DIMENSION = "n"
-"""Its name in the graphs that edgevlm exports."""
+"""Name of the batch dimension in the graphs that edgevlm exports."""
 
 _logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def library() -> ModuleType:
-    """The `onnxruntime` module, silent below errors.
+def load_onnxruntime() -> ModuleType:
+    """Return the module ``onnxruntime``, which then logs errors only.
 
     Raises:
-        MissingDependencyError: not installed.
+        MissingDependencyError: ONNX Runtime is not installed.
         LoadError: its shared library cannot be loaded.
     """
     onnxruntime = import_library(
@@ -64,15 +64,15 @@ def library() -> ModuleType:
     onnxruntime.set_default_logger_severity(3)
     if len(distributions := installed_distributions()) > 1:
         _logger.warning(
-            "%s are installed together and overwrite each other's files, so that providers are lost; "
-            "pip uninstall them all, then install the one you need",
+            "%s are installed together and overwrite each other's files, so providers are missing; "
+            "pip uninstall all of them, then install the one that you need",
             " and ".join(distributions),
         )
     return onnxruntime
 
 
 def installed_distributions() -> list[str]:
-    """Which of `DISTRIBUTIONS` are installed, with versions; more than one is a defect."""
+    """Return name and version of each installed one of `DISTRIBUTIONS`; more than one is a fault."""
     found = {
         distribution.metadata["Name"].lower(): distribution.version
         for distribution in importlib.metadata.distributions()
@@ -82,43 +82,47 @@ def installed_distributions() -> list[str]:
 
 
 def available_devices() -> list[str]:
-    """Names of `DEVICES` whose provider this ONNX Runtime was built with; starting it may still fail."""
-    available = library().get_available_providers()
-    return [name for name, device in DEVICES.items() if device.provider in available]
+    """Return the `ONNX_DEVICES` whose provider this ONNX Runtime has. It may still fail to start."""
+    available = load_onnxruntime().get_available_providers()
+    return [name for name, device in ONNX_DEVICES.items() if device.provider in available]
 
 
 def first_provider(device: str, providers: Sequence[Provider] | None) -> str:
-    """The provider that `OnnxVision` tries first with these arguments.
+    """Return the name of the provider that `OnnxVision` tries first with these arguments.
 
     Raises:
-        InputError, LoadError, MissingDependencyError: as `OnnxVision`.
+        InputError: the device is unknown, or the list of providers is empty.
+        LoadError: ONNX Runtime lacks a provider that was asked for, or cannot be loaded.
+        MissingDependencyError: ONNX Runtime is not installed.
     """
-    selection = execution_providers.select(device, providers, library().get_available_providers())
-    return execution_providers.name(selection.wanted[0])
+    selection = execution_providers.select_providers(
+        device, providers, load_onnxruntime().get_available_providers()
+    )
+    return execution_providers.provider_name(selection.providers[0])
 
 
 class OnnxVision:
-    """A vision graph; implements `VisionRuntime`.
+    """A vision graph in ONNX Runtime; implements `VisionRuntime`.
 
     Args:
-        path: the ONNX file: uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
+        path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
         input_name: the graph's only input.
         output_name: the output that holds the embeddings.
-        device: ``auto`` (CUDA, else CPU) or one of `DEVICES`.
+        device: ``auto`` (CUDA, else CPU) or one of `ONNX_DEVICES`.
         providers: ONNX Runtime's providers in order of preference, instead of `device`.
         threads: CPU threads; None takes one per physical core that this process may use.
 
     Raises:
-        InputError: an argument of the wrong type or range.
-        LoadError: a file that is no such graph, a provider that is not there, or a process that was
-            forked from one that had used a model.
+        InputError: an argument has the wrong type or is outside its range.
+        LoadError: the file is not such a graph, or a provider is not available.
+        ClosedError: this process was forked from one that had used a model.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    BATCH_LENGTH = 1
-    """Tiles per run. On a CPU more cost memory and win nothing (`benchmarks/settings.py`). On a GPU eight
-    together take two thirds of the time, four times the memory, and 20 ms more whenever their number
-    changes, as it does in almost every picture (docs/gpu.md)."""
+    BATCH_SIZE = 1
+    """Tiles per run. On a CPU a larger batch costs memory and saves no time (`benchmarks/settings.py`). On a
+    GPU a batch of 8 takes two thirds of the time and four times the memory, and each change of the batch
+    size, which almost every image brings, costs 20 ms (docs/gpu.md)."""
 
     def __init__(
         self,
@@ -136,18 +140,21 @@ class OnnxVision:
         if threads is None:
             threads = system.physical_cores()
         check_integer("threads", threads, 1, 512)
-        onnxruntime = library()
-        selection = execution_providers.select(
+        onnxruntime = load_onnxruntime()
+        selection = execution_providers.select_providers(
             device, providers, onnxruntime.get_available_providers()
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        if execution_providers.name(selection.wanted[0]) == execution_providers.CPU_PROVIDER:
-            # Else the second run allocates in one piece what the first already holds in many: 100 MB for
-            # tiles of 512 x 512, and no time won.
+        if (
+            execution_providers.provider_name(selection.providers[0])
+            == execution_providers.CPU_PROVIDER
+        ):
+            # Otherwise the second run allocates a second time, as one block, the memory that the first run
+            # holds in many: 100 MB for tiles of 512 x 512, and it saves no time.
             options.enable_mem_pattern = False
-        # Threads that spin for more work after a run would take the cores from the decoder.
+        # Threads that spin after a run would take the cores from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         check_file(self._path)
         if selection.fixed_batch:
@@ -159,9 +166,9 @@ class OnnxVision:
             if provider not in obtained:
                 raise LoadError(
                     f"{provider} was asked for and did not start (ONNX Runtime got "
-                    f"{', '.join(obtained)}); {execution_providers.mend(provider)}"
+                    f"{', '.join(obtained)}); {execution_providers.install_advice(provider)}"
                 )
-        first = execution_providers.name(selection.wanted[0])
+        first = execution_providers.provider_name(selection.providers[0])
         if first not in obtained:
             _logger.warning("%s did not start, the vision graph runs on %s", first, obtained[0])
         self.device: str = obtained[0]
@@ -169,37 +176,38 @@ class OnnxVision:
         self._input_name, self._output_name = input_name, output_name
         self._tile_shape = check_graph(
             self._path,
-            _ports(session.get_inputs(), selection.fixed_batch),
-            _ports(session.get_outputs(), selection.fixed_batch),
+            _tensor_specs(session.get_inputs(), selection.fixed_batch),
+            _tensor_specs(session.get_outputs(), selection.fixed_batch),
             input_name,
             output_name,
         )
         self._session = session
 
-    def _open(self, selection: Selection, options: Any) -> Any:
-        """A session; of what the provider compiled before, if it writes that and did."""
-        fall_back = not selection.required
-        if selection.contexts is None:
-            return self._create_session(self._path, selection.wanted, options, fall_back=fall_back)
-        kept = selection.contexts / f"{self._identity()}.onnx"
-        if kept.exists():
+    def _open(self, selection: ProviderSelection, options: Any) -> Any:
+        """Create a session, from the provider's EPContext model if there is one."""
+        allow_fallback = not selection.required
+        if selection.context_folder is None:
+            return self._create_session(
+                self._path, selection.providers, options, allow_fallback=allow_fallback
+            )
+        compiled = selection.context_folder / f"{self._identity()}.onnx"
+        if compiled.exists():
             try:
-                return self._create_session(kept, selection.wanted, options, fall_back=fall_back)
+                return self._create_session(
+                    compiled, selection.providers, options, allow_fallback=allow_fallback
+                )
             except LoadError as error:
-                _logger.warning("%s, compiling anew", error)
-        with tempfile.TemporaryDirectory(dir=selection.contexts) as folder:
-            aside = Path(folder) / kept.name
-            for key, value in (("enable", "1"), ("embed_mode", "1"), ("file_path", str(aside))):
+                _logger.warning("%s; ONNX Runtime compiles the graph again", error)
+        with staged(compiled) as path:
+            for key, value in (("enable", "1"), ("embed_mode", "1"), ("file_path", str(path))):
                 options.add_session_config_entry(f"ep.context_{key}", value)
             session = self._create_session(
-                self._path, selection.wanted, options, fall_back=fall_back
+                self._path, selection.providers, options, allow_fallback=allow_fallback
             )
-            if aside.exists():
-                os.replace(aside, kept)
         return session
 
     def _identity(self) -> str:
-        """Of the file and of the ONNX Runtime that compiles it."""
+        """Return a hash of the file's path, size and time, and of the ONNX Runtime that compiles it."""
         status = self._path.stat()
         parts = (
             self._path.resolve(),
@@ -210,27 +218,33 @@ class OnnxVision:
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
     def _create_session(
-        self, path: Path, wanted: list[Provider], options: Any, *, fall_back: bool
+        self, path: Path, providers: list[Provider], options: Any, *, allow_fallback: bool
     ) -> Any:
-        """A session with all of `wanted`, or with the last of them alone if it may fall back."""
-        if execution_providers.CUDA_PROVIDER in map(execution_providers.name, wanted):
+        """Create a session with these providers, or with the last of them alone if a fallback is allowed."""
+        if execution_providers.CUDA_PROVIDER in map(execution_providers.provider_name, providers):
             _load_cuda()
         try:
-            return library().InferenceSession(
-                str(path), options, providers=wanted, enable_fallback=False
+            return load_onnxruntime().InferenceSession(
+                str(path), options, providers=providers, enable_fallback=False
             )
         except Exception as error:  # ONNX Runtime's exceptions share no other base
-            if fall_back and len(wanted) > 1:
-                return self._create_session(path, wanted[-1:], options, fall_back=False)
-            names = ", ".join(map(execution_providers.name, wanted))
+            if allow_fallback and len(providers) > 1:
+                return self._create_session(path, providers[-1:], options, allow_fallback=False)
+            names = ", ".join(map(execution_providers.provider_name, providers))
             raise LoadError(f"ONNX Runtime cannot load {path} with {names}: {error}") from error
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n >= 1, any n.
+        """Encode tiles.
+
+        Args:
+            tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+
+        Returns:
+            float32 ``[n, tokens, width]``.
 
         Raises:
-            InputError: another dtype or shape than the graph takes.
-            ClosedError: the vision graph was closed.
+            InputError: the dtype or the shape is not the graph's.
+            ClosedError: the vision graph is closed.
             InferenceError: ONNX Runtime failed (memory, device).
         """
         check_not_forked()
@@ -238,8 +252,8 @@ class OnnxVision:
             raise ClosedError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
         runs = []
-        for start in range(0, len(tiles), self.BATCH_LENGTH):
-            batch = tiles[start : start + self.BATCH_LENGTH]
+        for start in range(0, len(tiles), self.BATCH_SIZE):
+            batch = tiles[start : start + self.BATCH_SIZE]
             try:
                 (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
             except Exception as error:  # see _create_session
@@ -248,29 +262,34 @@ class OnnxVision:
         return np.concatenate(runs)
 
     def close(self) -> None:
-        """Free the session; every later call raises ClosedError. May be called again."""
+        """Free the session. A second call does nothing; every other later call raises ClosedError."""
         self._session = None
 
 
 @functools.cache
 def _load_cuda() -> None:
-    """CUDA and cuDNN as pip installs them, where the system's linker does not look.
+    """Load CUDA and cuDNN from pip's folders, where the system's linker does not look.
 
-    What is missing is said on stderr.
+    ONNX Runtime prints the names of missing libraries; they go to stderr.
     """
-    preload = getattr(library(), "preload_dlls", None)  # since 1.21
+    preload = getattr(load_onnxruntime(), "preload_dlls", None)  # since 1.21
     if preload is not None:
         with contextlib.redirect_stdout(sys.stderr):
             preload()
 
 
-def _ports(values: Sequence[Any], fixed_batch: bool) -> dict[str, Port]:
-    """What ONNX Runtime says of a graph's inputs or outputs; a batch that was fixed here is free."""
+def _tensor_specs(values: Sequence[Any], fixed_batch: bool) -> dict[str, TensorSpec]:
+    """Return types and shapes of a graph's inputs or outputs, by name.
+
+    Args:
+        values: ONNX Runtime's descriptions of them.
+        fixed_batch: the session fixed the batch dimension, so report it as dynamic, as it is in the file.
+    """
     kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-    ports: dict[str, Port] = {}
+    specs: dict[str, TensorSpec] = {}
     for value in values:
         shape = [side if isinstance(side, int) else None for side in value.shape]
         if fixed_batch:
             shape[:1] = [None]
-        ports[value.name] = kinds.get(value.type, value.type), shape
-    return ports
+        specs[value.name] = kinds.get(value.type, value.type), shape
+    return specs

@@ -11,18 +11,19 @@ from edgevlm import cli
 from edgevlm.cli import doctor
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp import guard
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from edgevlm.runtimes.onnx import session
 
 
 def test_says_what_this_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["llama_cpp_python"] == guard.LLAMA_CPP_PYTHON_VERSION
+    assert report["llama_cpp_python"] == LLAMA_CPP_PYTHON_VERSION
     assert "CPUExecutionProvider" in report["providers"]
     assert report["llama_cpp_probe"].startswith(("ok", "no_extra_bufts"))
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr()
-    assert system.model() in shown.out and shown.err == ""
+    assert system.cpu_model() in shown.out and shown.err == ""
 
 
 @pytest.mark.parametrize(
@@ -31,8 +32,8 @@ def test_says_what_this_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_build_that_crashes(
     monkeypatch: pytest.MonkeyPatch, outcome: Any, fatal: bool | None
 ) -> None:
-    verdict = guard.LibraryVerdict(outcome, "status -11")
-    monkeypatch.setattr(guard, "library_verdict", lambda: verdict)
+    verdict = guard.ProbeResult(outcome, "status -11")
+    monkeypatch.setattr(guard, "probe_library", lambda: verdict)
     problems = [problem for problem in doctor.examine().problems if "status -11" in problem.message]
     assert [problem.fatal for problem in problems] == ([] if fatal is None else [fatal])
     assert all("CC=clang" in problem.message for problem in problems)

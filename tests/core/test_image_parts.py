@@ -1,4 +1,4 @@
-"""Image parts of a conversation, through a model: each spelling shows it the same image."""
+"""Image parts of messages: all forms of an image part give the model the same image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA = png(PIXELS)
 
 
 def tiles(vlm: VLM, *parts: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
-    """What the model sees of image parts."""
+    """Return the tiles that the model gets for image parts."""
     content = [*({"type": "image", **part} for part in parts), {"type": "text", "text": "What?"}]
     prompt = vlm.prompt([{"role": "user", "content": content}])
     return [part.pixels for part in prompt.parts if isinstance(part, PromptTile)]

@@ -1,4 +1,4 @@
-"""The built-in model: it answers as its checkpoint does, and it looks at the picture."""
+"""The built-in model answers as its checkpoint does, and it looks at the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from edgevlm import VLM
-from edgevlm.boxes import box
+from edgevlm.boxes import find_box
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.evaluation import report, runner, test_set
 from edgevlm.evaluation.metrics import mentions
@@ -24,7 +24,7 @@ from training.usage import USAGE
 CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "nano"
 SCENE = Path(__file__).resolve().parents[2] / "examples" / "scene.png"
 SEED = 90_001
-"""Neither training's nor that of `edgevlm eval`."""
+"""A seed that neither training nor `edgevlm eval` uses."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
     }
     said = {task: nano.ask(SCENE, question).text for task, question in asked.items()}
     assert mentions(said["describe"])[2] == {"en": "key", "ru": "ключ"}[language]
-    found = box(said["find"])
+    found = find_box(said["find"])
     assert found is not None and np.allclose(found, (62, 57, 87, 90), atol=5)
     assert said["count"] == "3"
     page = Image.new("RGB", (200, 80), "white")
@@ -65,7 +65,7 @@ def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
 
 
 def card() -> dict[str, float]:
-    """The lower ends of the intervals that the model card promises, by skill and language."""
+    """Return the lower ends of the intervals in the model card, by task."""
     text = (Bundle.open(DEFAULT_MODEL).folder / "README.md").read_text(encoding="utf-8")
     found = {}
     for number, part in enumerate(text.split("| skill |")[1:]):
@@ -77,10 +77,10 @@ def card() -> dict[str, float]:
 
 
 def test_it_is_as_good_as_its_card_says(nano: VLM) -> None:
-    """Fresh items of each row, the files that ship: no row's interval is below the promised one."""
-    asked = list(test_set.items(per_row=40, seed=SEED))
-    answered = runner.run(runner.BundleAnswerer(nano), asked, grounded_per_row=20)
-    rows = {row.name: row for row in report.rows(answered)}
+    """With new items of each task, no interval is below that of the model card."""
+    asked = list(test_set.items(per_task=40, seed=SEED))
+    answered = runner.run(runner.BundleAnswerer(nano), asked, controls_per_task=20)
+    rows = {row.name: row for row in report.task_results(answered)}
     promised = card()
     assert set(promised) == set(rows)
     assert [name for name, row in rows.items() if row.right.high < promised[name]] == []
@@ -93,9 +93,9 @@ def test_it_is_as_good_as_its_card_says(nano: VLM) -> None:
 def test_the_exported_text_is_the_checkpoints(tmp_path: Path) -> None:
     """Greedy text of transformers in float32 and of the fp32 and f16 bundle, on 50 items."""
     export(CHECKPOINT, tmp_path / "nano", vision=("fp32",), decoder=("f16",), progress=False)
-    asked = list(test_set.items(per_row=2, seed=SEED + 1))
+    asked = list(test_set.items(per_task=2, seed=SEED + 1))
     assert len(asked) >= 50
-    theirs = runner.run(runner.CheckpointAnswerer(CHECKPOINT), asked, grounded_per_row=0)
+    theirs = runner.run(runner.CheckpointAnswerer(CHECKPOINT), asked, controls_per_task=0)
     with VLM.from_pretrained(tmp_path / "nano") as vlm:
-        ours = runner.run(runner.BundleAnswerer(vlm), asked, grounded_per_row=0)
-    assert [one.said for one in ours] == [one.said for one in theirs]
+        ours = runner.run(runner.BundleAnswerer(vlm), asked, controls_per_task=0)
+    assert [one.answer for one in ours] == [one.answer for one in theirs]

@@ -1,4 +1,4 @@
-"""No process opens a socket that nobody asked for: the system calls of real runs."""
+"""No process opens a socket without a request to do so: tests of the system calls of real runs."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_who_has_set_a_variable_keeps_the_choice(name: str) -> None:
 
 def test_openvino_reports_only_where_the_user_agreed(tmp_path: Path) -> None:
     code = (
-        "import sys; from edgevlm.runtimes import openvino; openvino.library()\n"
+        "import sys; from edgevlm.runtimes import openvino; openvino.load_openvino()\n"
         "print('openvino_telemetry.main' in sys.modules); import openvino_telemetry"
     )
     choice = tmp_path / "intel" / telemetry.OPENVINO_REPORTER

@@ -1,4 +1,4 @@
-"""Settings refuse what makes no sense, and text grows from pieces as it would from the whole."""
+"""Options refuse invalid values, and the detokenizer gives the same text piece by piece as at once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_no_stop_strings(none: Any) -> None:
 
 
 def whole(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
-    """What `Detokenizer` must come to, computed from the whole text at once."""
+    """Return the text that `Detokenizer` must give, computed from the whole text at once."""
     text = text.lstrip()
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return (text[: min(found)[1]], True) if found else (text, False)

@@ -1,4 +1,4 @@
-"""What a model is given, as data, and how likely it finds answers: against its own requests and logits."""
+"""`VLM.prompt` and `VLM.score` agree with the model's own requests and logits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_text_of_a_prompt_has_its_special_tokens(smolvlm: VLM) -> None:
 
 @pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
 def test_scores_are_the_models_own_probabilities(exported: Export, family: str) -> None:
-    """Compared with logits under teacher forcing, computed from nothing for each spelling."""
+    """The reference is logits under teacher forcing, without caches, for each tokenization."""
     choices = ["red", "a cat", "12"]
     image = picture(0)
     with VLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""Where the time of an answer went, on the built-in model."""
+"""Statistics of answers of the built-in model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def vlm() -> Iterator[VLM]:
 
 
 def parts(stats: Stats) -> float:
-    """What should be the total."""
+    """Return the sum of all phases, which must be the total."""
     decoder = stats.prefill_ms + stats.decode_ms
     return stats.wait_ms + stats.prepare_ms + stats.encode_ms + decoder
 
@@ -48,7 +48,7 @@ def test_tiles_are_encoded_or_cached(vlm: VLM) -> None:
 
 
 def test_peak_memory_is_that_of_this_process_alone(vlm: VLM) -> None:
-    """Not that of the process from which it was started, which is large here."""
+    """It is not that of the parent process, which is large here."""
     told = vlm.ask(None, QUESTION, max_tokens=1).stats.peak_memory
     assert told is not None
     block = b"1" * (told + 400_000_000)

@@ -1,4 +1,4 @@
-"""The whole road, through real runtimes, against transformers and against itself without caches."""
+"""End-to-end tests with real runtimes: the references are transformers, and models without caches."""
 
 from __future__ import annotations
 

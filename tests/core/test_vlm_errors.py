@@ -1,4 +1,4 @@
-"""What `VLM` says to requests, settings and bundles that are wrong, and that it goes on afterwards."""
+"""`VLM` raises clear errors for invalid requests, settings and bundles, and it works afterwards."""
 
 from __future__ import annotations
 
@@ -205,14 +205,14 @@ def test_without_a_cache_folder_files_are_read_each_time(
 def test_garbage_with_a_true_hash_is_a_clear_error(
     exported: Export, tmp_path: Path, name: str
 ) -> None:
-    """Damage that came before the hashes were taken."""
+    """The file was damaged before its hash was computed."""
     import hashlib
 
     folder = copy_of(exported("smolvlm").bundle, tmp_path)
     (folder / name).write_bytes(b"GGUF" + b"\x03\0\0\0" + bytes(range(256)) * 4)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    half, precision = ("vision", "fp32") if name.startswith("vision") else ("decoder", "f16")
-    entry = manifest[half]["files"][precision]
+    part, precision = ("vision", "fp32") if name.startswith("vision") else ("decoder", "f16")
+    entry = manifest[part]["files"][precision]
     entry["size"] = (folder / name).stat().st_size
     entry["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Conversations take turns without prefilling again, and nothing stale is ever used."""
+"""Interleaved conversations are not prefilled again, and no stale cache entry is used."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def decode(decoder: LlamaCppDecoder, tokens: list[int], position: int) -> NDArra
 
 
 def prompt(conversation: int, length: int) -> list[int]:
-    """The first tokens of a conversation; the first twenty are those of every conversation."""
+    """Return the first tokens of a conversation; the first twenty are the same in all conversations."""
     rng = np.random.default_rng(conversation)
     own: list[int] = rng.integers(20, 2000, 200).tolist()
     return [7] * 20 + own[: max(0, length - 20)]
@@ -58,7 +58,7 @@ def prompt(conversation: int, length: int) -> list[int]:
 def test_what_is_reused_is_what_would_be_computed(
     decoder: LlamaCppDecoder, requests: list[tuple[int, int]], max_bytes: int
 ) -> None:
-    """Whatever the order of conversations, and however little room there is for copies."""
+    """The cache is right for any order of conversations, and for little room for copies."""
     decoder.truncate(0)
     cache = KVCache(decoder, tokens_per_tile=4, max_bytes=max_bytes)
     for conversation, length in requests:
@@ -143,7 +143,7 @@ def test_a_camera_pays_for_no_copy_and_conversations_keep_theirs(vlm: VLM) -> No
 
 
 def test_frames_that_never_come_again_are_not_kept(vlm: VLM) -> None:
-    """What others are asked about is kept beside them, and a frame that is still in the KV cache is used."""
+    """Other conversations are kept, and a frame that is still in the KV cache is used."""
     rng = np.random.default_rng(0)
     square = EXAMPLES / "square.png"
     vlm.ask(square, "What color is it?")
@@ -162,7 +162,7 @@ def test_frames_that_never_come_again_are_not_kept(vlm: VLM) -> None:
 
 
 def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> None:
-    """It gets whole conversations, and sees that one goes on by the answer in it."""
+    """A server gets whole conversations; the answer in one shows that it continues."""
 
     def turn(messages: list[dict[str, Any]]) -> Stats:
         *_, last = vlm.stream_generate(messages, max_tokens=4)
@@ -244,7 +244,7 @@ def test_two_conversations_about_pictures_take_turns(vlm: VLM) -> None:
 
 
 def test_pictures_of_equal_size_are_never_mixed_up(vlm: VLM) -> None:
-    """The same question about two pictures of one size, alternating, from four threads."""
+    """The same question about two images of one size, alternating, from four threads."""
     rng = np.random.default_rng(5)
     pictures = {}
     for color, rgb in (("red", (220, 30, 30)), ("blue", (30, 60, 220))):

@@ -1,4 +1,4 @@
-"""Who holds a model: requests and streams, whichever threads make, read, close or forget them."""
+"""The lock of a model: requests and streams in many threads, closed, abandoned and timed out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.conftest import Export, picture
 from tests.support.serving import free_port, until
 
 LONG: GenerationOptions = {"max_tokens": 500}
-"""Random weights go on until they are stopped."""
+"""Random weights give no end of text, so this many tokens come."""
 
 
 def test_an_exception_beside_an_open_stream_is_the_callers_own(fresh: Callable[..., VLM]) -> None:
@@ -66,7 +66,7 @@ def test_a_request_that_nobody_could_ever_serve_is_refused_at_once(smolvlm: VLM)
 
 
 def test_requests_wait_for_a_stream_that_is_read(fresh: Callable[..., VLM]) -> None:
-    """However slowly, and for however many chunks: only a stream that nobody reads times out."""
+    """Only a stream that nobody reads times out, not one that is read slowly."""
     vlm = fresh(wait_timeout=0.5)
     stream = vlm.stream(None, "What?", max_tokens=12)
     next(stream)
@@ -128,7 +128,7 @@ def test_a_model_that_nobody_refers_to_is_freed_at_once(exported: Export) -> Non
 
 
 def test_each_chunk_may_be_read_by_another_thread(fresh: Callable[..., VLM]) -> None:
-    """And the threads that read one stream make the next requests, as those of a pool do."""
+    """The threads that read a stream also make the next requests, as in a thread pool."""
     vlm = fresh()
     expected = {n: vlm.ask(None, f"Say {n}?", max_tokens=12).text for n in range(6)}
     with ThreadPoolExecutor(3) as pool:
@@ -145,7 +145,7 @@ def test_each_chunk_may_be_read_by_another_thread(fresh: Callable[..., VLM]) -> 
 
 
 def test_a_web_framework_streams_from_its_thread_pool() -> None:
-    """FastAPI reads each chunk in whichever thread is free."""
+    """FastAPI reads each chunk in any free thread."""
     app = FastAPI()
     with VLM.from_pretrained("edgevlm-nano") as vlm:
         expected = vlm.ask("examples/scene.png", "What is in the picture?").text
@@ -221,7 +221,7 @@ def test_a_turn_of_a_chat_is_kept_as_far_as_it_was_said(fresh: Callable[..., VLM
 
 
 class Steps:
-    """Chunks whose every step runs `action`."""
+    """Chunks that run `action` at each step."""
 
     def __init__(self) -> None:
         self.action: Callable[[], object] = lambda: None
@@ -274,20 +274,27 @@ def test_reading_a_stream_within_itself_is_refused() -> None:
         next(stream)
 
 
+RUN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also if the parent of the tests ignores it
+from edgevlm.cli import main
+sys.exit(main())
+"""
+
 FULL = 3500
-"""Bytes that are in the pipe already: the answer does not fit beside them."""
+"""Bytes that fill the pipe, so that the answer does not fit."""
 
 
 def interrupted(bundle: Path, interrupt: Callable[[subprocess.Popen[bytes], int], None]) -> int:
     """Interrupt `edgevlm ask` after the first characters; return its exit code.
 
-    It cannot end before, however busy the machine is: nobody reads, and the pipe is nearly full.
+    The command cannot end earlier, even on a busy machine: nobody reads, and the pipe is nearly full.
     """
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, b" " * FULL)
     process = subprocess.Popen(
-        [*f"{sys.executable} -m edgevlm ask What? --max-tokens 1500 --model".split(), str(bundle)],
+        [sys.executable, "-c", RUN, "ask", "What?", "--max-tokens", "1500", "--model", str(bundle)],
         stdout=writer,
         stderr=subprocess.PIPE,
     )

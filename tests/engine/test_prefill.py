@@ -1,4 +1,4 @@
-"""How a prompt is chunks into what the decoder takes in at once."""
+"""Chunks of a prompt for the decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgevlm.inputs.prompt import PromptItem
 
 
 def tile(key: bytes) -> Tile:
-    """A tile whose pixels nobody needs."""
+    """Return a tile whose pixels must not be used."""
     return Tile(key, ProcessedImage((key,), 0, 0, lambda: pytest.fail("pixels are needed")), 0)
 
 
@@ -70,7 +70,7 @@ def test_texts_at_both_ends_go_in_alone(items: list[PromptItem]) -> None:
 
 
 def test_a_picture_in_tiles() -> None:
-    """As SmolVLM splits one, with a position for each tile and a text around it."""
+    """An image in tiles as SmolVLM's, with text before each tile and around them."""
     a, b, c, d, e = map(tile, (b"a", b"b", b"c", b"d", b"e"))
     items: list[PromptItem] = [1, 2, a, 3, b, 3, c, 3, d, 4, e, 5, 6]
     assert list(chunk_prompt(items)) == [[1, 2], [a, 3, b, 3, c, 3, d, 4], [e], [5, 6]]

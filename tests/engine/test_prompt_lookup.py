@@ -1,4 +1,4 @@
-"""Drafts change how fast an answer comes, never what it says."""
+"""Drafts change the speed of an answer, but never its tokens."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def without_drafts(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_standing_question_is_answered_from_the_last_answer(nano: VLM) -> None:
-    """Two pictures that differ in what nobody sees."""
+    """Return two images with a difference that one cannot see."""
     scene = composition.sample(np.random.default_rng(5), "single")
     frame = np.asarray(composition.draw(scene))
     first = nano.ask(frame, QUESTIONS[0])
@@ -75,7 +75,7 @@ def test_a_standing_question_is_answered_from_the_last_answer(nano: VLM) -> None
 
 
 def test_answers_are_those_without_drafts(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Across many questions, whose earlier answers make drafts right, half right and wrong."""
+    """Ask many questions whose earlier answers make right, partly right and wrong drafts."""
     rng = np.random.default_rng(6)
     frames = [
         composition.draw(composition.sample(rng, layout))
@@ -95,14 +95,14 @@ def test_answers_are_those_without_drafts(nano: VLM, monkeypatch: pytest.MonkeyP
 def test_wrong_drafts_change_nothing(
     fresh: Callable[..., VLM], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Random weights, where the best tokens are often close; drafts of anything, at every place."""
+    """Use random weights, which often have close best tokens, and random drafts at every position."""
     with monkeypatch.context() as patch:
         without_drafts(patch)
         expected = fresh().ask(picture(1), "What?", max_tokens=limit)
     rng = np.random.default_rng(limit)
 
     def draft(lookup: PromptLookup) -> tuple[int, ...]:
-        """Of what really comes some tokens, and then others."""
+        """Return some of the right tokens, and then wrong ones."""
         at = len(lookup._text) - 2
         right = expected.token_ids[at : at + int(rng.integers(0, MAX_DRAFT_LENGTH))]
         return (*right, *rng.integers(0, 500, MAX_DRAFT_LENGTH - len(right)).tolist())
@@ -154,7 +154,7 @@ def test_a_draft_that_llama_cpp_has_no_room_for_is_refused(decoder: ExactDecoder
 def test_chosen_is_what_greedy_decoding_says(
     draft: list[int], rows: list[tuple[int, bool]]
 ) -> None:
-    """Rows with a best token, clear or close to the next."""
+    """Return logits with a best token that is clear, or close to the next one."""
     logits = np.zeros((len(draft) + 1, 5), np.float32)
     for row, (best, clear) in zip(logits, rows, strict=False):
         row[best] = 2 * NEAR_TIE if clear else NEAR_TIE / 2

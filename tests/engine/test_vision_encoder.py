@@ -1,4 +1,4 @@
-"""Tiles that are encoded ahead of the decoder are the same tiles, and failures do not get lost."""
+"""Encoding ahead of the decoder gives the same embeddings, and errors are raised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgevlm.inputs.tiling import Tiles
 from tests.conftest import picture
 
 WIDE = {"width": 256, "height": 256}
-"""Pixels of a picture of 17 tiles."""
+"""Size of an image of 17 tiles, in pixels."""
 
 
 def encoder(vlm: VLM) -> VisionEncoder:
@@ -28,7 +28,7 @@ def encoder(vlm: VLM) -> VisionEncoder:
 
 @pytest.fixture
 def ahead(fresh: Callable[..., VLM]) -> VLM:
-    """A model whose decoder is told to be elsewhere."""
+    """A model that encodes ahead, as with a decoder on another device."""
     vlm = fresh()
     encoder(vlm).ahead = True
     return vlm
@@ -69,18 +69,18 @@ def test_answers_are_the_same(ahead: VLM, fresh: Callable[..., VLM]) -> None:
 def test_the_decoder_works_while_tiles_are_encoded(
     ahead: VLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second batch of tiles waits until the decoder has taken in one of the first."""
-    taken_in = threading.Event()
+    """The second batch of tiles waits until the decoder has decoded a tile of the first batch."""
+    tile_decoded = threading.Event()
     decoder, vision = ahead._engine._decoder, encoder(ahead)._vision
     decode, encode = decoder.decode_embeddings, vision.encode
     batches: list[int] = []
 
     def tell(*arguments: Any, **named: Any) -> None:
         decode(*arguments, **named)
-        taken_in.set()
+        tile_decoded.set()
 
     def wait(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert not batches or taken_in.wait(60), "the decoder waits for all tiles"
+        assert not batches or tile_decoded.wait(60), "the decoder waits for all tiles"
         batches.append(len(tiles))
         return encode(tiles)
 
@@ -126,7 +126,7 @@ def test_waiting_and_working_add_up(ahead: VLM) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ahead", "fresh"])
-def test_a_request_can_be_given_up_while_its_prompt_is_taken_in(
+def test_a_request_can_be_given_up_while_its_prompt_is_tile_decoded(
     kind: str, ahead: VLM, fresh: Callable[..., VLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vlm = ahead if kind == "ahead" else fresh()

@@ -1,4 +1,4 @@
-"""How answers are judged, counted and compared; the test set, question files and ``edgevlm eval``."""
+"""Tests of metrics, controls and reports, of the test set and question files, and of ``edgevlm eval``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from PIL import Image
 
 from edgevlm.errors import InputError
 from edgevlm.evaluation import dataset, metrics, report, runner, test_set
-from edgevlm.evaluation.dataset import Item, Picture
-from edgevlm.evaluation.runner import Asked
+from edgevlm.evaluation.dataset import Item, LazyImage
+from edgevlm.evaluation.runner import Conversation
 from edgevlm.scenes import drawings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def sentence(parts: Sequence[str], conjunction: str = "and", opening: str = "The
 
 
 @pytest.mark.parametrize(
-    ("said", "accepted"),
+    ("answer", "accepted"),
     [
         ("Red.", "red"),
         ("  the  first!", "The first"),
@@ -53,32 +53,32 @@ def sentence(parts: Sequence[str], conjunction: str = "and", opening: str = "The
         ("there is no dog", "There is no dog."),
     ],
 )
-def test_words_that_are_the_same(said: str, accepted: str) -> None:
-    assert metrics.score("words", said, ["something else", accepted]) == 1
+def test_words_that_are_the_same(answer: str, accepted: str) -> None:
+    assert metrics.score("words", answer, ["something else", accepted]) == 1
 
 
-@pytest.mark.parametrize("said", ["", ".", "dark red", "red circle", "re d", "reds"])
-def test_words_that_are_not_the_same(said: str) -> None:
-    assert metrics.score("words", said, ["red"]) == 0
+@pytest.mark.parametrize("answer", ["", ".", "dark red", "red circle", "re d", "reds"])
+def test_words_that_are_not_the_same(answer: str) -> None:
+    assert metrics.score("words", answer, ["red"]) == 0
 
 
 @given(COORDINATES, COORDINATES)
 def test_boxes(one: tuple[int, ...], other: tuple[int, ...]) -> None:
-    said, accepted = f"It is at {list(one)}.", str(list(other))
-    right = metrics.score("box", said, [accepted])
-    assert metrics.score("box", said, [str(list(one))]) == 1
-    assert metrics.score("box", accepted, [said]) == right
+    answer, accepted = f"It is at {list(one)}.", str(list(other))
+    right = metrics.score("box", answer, [accepted])
+    assert metrics.score("box", answer, [str(list(one))]) == 1
+    assert metrics.score("box", accepted, [answer]) == right
     cells = [{(x, y) for x in range(a, c) for y in range(b, d)} for a, b, c, d in (one, other)]
     shared = len(cells[0] & cells[1]) / len(cells[0] | cells[1])
     assert right == (shared > 0.5)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     ["", "[]", "10, 20, 30, 40", "[10, 20, 30]", "[10, 20, 10, 40]", "[30, 40, 10, 20]", "[a]"],
 )
-def test_no_boxes(said: str) -> None:
-    assert metrics.score("box", said, ["[10, 20, 30, 40]"]) == 0
+def test_no_boxes(answer: str) -> None:
+    assert metrics.score("box", answer, ["[10, 20, 30, 40]"]) == 0
 
 
 def test_a_box_may_have_decimals_and_half_is_not_enough() -> None:
@@ -102,7 +102,7 @@ def test_one_mention_too_many_or_too_few_costs(parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("answer", "expected"),
     [
         ("a blue star, A CAT and the red circle", 1),
         ("There are a red circle, a cat, and a blue star.", 1),
@@ -111,15 +111,15 @@ def test_one_mention_too_many_or_too_few_costs(parts: list[str]) -> None:
         ("", 0),
     ],
 )
-def test_mentions(said: str, expected: float) -> None:
+def test_mentions(answer: str, expected: float) -> None:
     accepted = ["There is a red circle, a cat and a blue star."]
-    assert metrics.score("mentions", said, accepted) == pytest.approx(expected)
+    assert metrics.score("mentions", answer, accepted) == pytest.approx(expected)
 
 
 def test_russian_mentions() -> None:
     accepted = ['Здесь красный круг, чёрная кошка и слово "Соль и перец".']
-    said = "На картинке слово «соль и перец», красный круг и черная кошка"
-    assert metrics.score("mentions", said, accepted) == 1
+    answer = "На картинке слово «соль и перец», красный круг и черная кошка"
+    assert metrics.score("mentions", answer, accepted) == 1
 
 
 @pytest.mark.parametrize(("right", "items"), [(81, 263), (0, 10), (10, 10), (3.5, 7), (1, 1)])
@@ -139,45 +139,47 @@ def test_wilson_of_a_published_example() -> None:
     assert report.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
-def plain(name: str) -> Picture:
-    """A picture whose colour is its name's number."""
-    return Picture(name, lambda: Image.new("RGB", (8, 6), (int(name), 0, 0)))
+def plain(name: str) -> LazyImage:
+    """Return an image whose color is the number that is its name."""
+    return LazyImage(name, lambda: Image.new("RGB", (8, 6), (int(name), 0, 0)))
 
 
-def made(count: int, row: str = "all") -> list[Item]:
-    """Items whose answers are their pictures' names, half of them below 10."""
-    return [Item(row, (plain(str(i)),), ("Which?",), (str(i),), "words", row) for i in range(count)]
+def made(count: int, task: str = "all") -> list[Item]:
+    """Return items whose answers are the names of their images."""
+    return [
+        Item(task, (plain(str(i)),), ("Which?",), (str(i),), "words", task) for i in range(count)
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.sampled_from("0123"), max_size=2))))
-def test_partners_have_other_pictures_of_the_same_row(rows: list[tuple[str, list[str]]]) -> None:
+def test_swapped_images_are_others_of_the_same_task(rows: list[tuple[str, list[str]]]) -> None:
     items = [
         Item(row, tuple(map(plain, names)), ("?",), ("x",), "words", row) for row, names in rows
     ]
-    found = runner.partners(dict(enumerate(items)))
+    found = runner.swap_images(dict(enumerate(items)))
     assert len(set(found.values())) == len(found)
     for one, other in found.items():
-        names = [[picture.name for picture in items[i].pictures] for i in (one, other)]
-        assert items[one].row == items[other].row
+        names = [[image.name for image in items[i].images] for i in (one, other)]
+        assert items[one].task == items[other].task
         assert len(names[0]) == len(names[1]) > 0
         assert names[0] != names[1]
 
 
 @given(st.integers(2, 50))
-def test_every_item_with_a_picture_of_its_own_gets_a_partner(count: int) -> None:
-    found = runner.partners(dict(enumerate(made(count))))
+def test_every_item_with_its_own_image_gets_another_image(count: int) -> None:
+    found = runner.swap_images(dict(enumerate(made(count))))
     assert sorted(found) == sorted(found.values()) == list(range(count))
     assert all(one != other for one, other in found.items())
 
 
-def test_several_questions_about_one_picture_all_get_another_picture() -> None:
+def test_several_questions_about_one_image_all_get_another_image() -> None:
     items = [replace(item, turns=(turn,)) for item in made(3) for turn in "abcd"]
-    assert len(runner.partners(dict(enumerate(items)))) == len(items)
+    assert len(runner.swap_images(dict(enumerate(items)))) == len(items)
 
 
-def test_chance_is_the_best_fixed_answer_of_each_family() -> None:
-    def item(family: str, answer: str, judge: str = "words") -> Item:
-        return Item("all", (), ("?",), (answer,), judge, family)
+def test_chance_is_the_best_fixed_answer_of_each_question_type() -> None:
+    def item(question_type: str, answer: str, metric: str = "words") -> Item:
+        return Item("all", (), ("?",), (answer,), metric, question_type)
 
     words = [item("a", answer) for answer in ("red", "Red.", "blue", "green")]
     assert report.chance(words) == 0.5
@@ -192,54 +194,59 @@ def test_chance_is_the_best_fixed_answer_of_each_family() -> None:
 
 
 class Looking:
-    """Reads the number off the picture."""
+    """A model that reads the number off the image."""
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
-        assert len(asked) <= runner.BATCH
-        return [str(int(np.asarray(one.images[0])[0, 0, 0])) for one in asked]
+    def answer(self, conversations: Sequence[Conversation]) -> list[str]:
+        assert len(conversations) <= runner.BATCH_SIZE
+        return [str(int(np.asarray(one.images[0])[0, 0, 0])) for one in conversations]
 
 
 class Blind:
-    """Knows what to say to a question's text, and never looks."""
+    """A model that answers from the text alone and never looks."""
 
     def __init__(self, say: Callable[[tuple[str, ...]], str]) -> None:
         self.say = say
 
-    def answers(self, asked: Sequence[Asked]) -> list[str]:
-        return [self.say(one.turns) for one in asked]
+    def answer(self, conversations: Sequence[Conversation]) -> list[str]:
+        return [self.say(one.turns) for one in conversations]
 
 
-def only(answered: Sequence[runner.Answered]) -> report.Row:
-    (row,) = report.rows(answered)
-    return row
+def only(answered: Sequence[runner.Answered]) -> report.TaskResult:
+    (result,) = report.task_results(answered)
+    return result
 
 
 def test_a_model_that_looks_is_grounded() -> None:
     done: list[int] = []
-    row = only(runner.run(Looking(), made(40), progress=done.append))
+    result = only(runner.run(Looking(), made(40), progress=done.append))
     assert done == [16, 32, 40]
-    assert row.right.share == 1
-    assert row.grounding is not None
-    assert row.grounding.items == 40
-    assert row.grounding.right_with_other.share == row.grounding.right_with_grey.share == 0
-    assert row.grounding.changed == 1
-    assert row.grounding.verdict == "grounded"
+    assert result.right.share == 1
+    assert result.grounding is not None
+    assert result.grounding.items == 40
+    assert result.grounding.right_with_other.share == result.grounding.right_with_grey.share == 0
+    assert result.grounding.changed == 1
+    assert result.grounding.verdict == "grounded"
 
 
 def test_a_fixed_answer_is_not_above_chance() -> None:
-    row = only(runner.run(Blind(lambda turns: "7"), made(40)))
-    assert row.grounding is not None
-    assert row.right.share == row.grounding.right_with_other.share == row.grounding.chance == 1 / 40
-    assert row.grounding.changed == 0
-    assert row.grounding.verdict == "not above chance"
+    result = only(runner.run(Blind(lambda turns: "7"), made(40)))
+    assert result.grounding is not None
+    assert (
+        result.right.share
+        == result.grounding.right_with_other.share
+        == result.grounding.chance
+        == 1 / 40
+    )
+    assert result.grounding.changed == 0
+    assert result.grounding.verdict == "not above chance"
 
 
 def test_a_model_that_knows_the_answer_from_the_question_is_not_grounded() -> None:
     items = [replace(item, turns=(item.answers[0],)) for item in made(40)]
-    row = only(runner.run(Blind(lambda turns: turns[-1]), items))
-    assert row.right.share == 1
-    assert row.grounding is not None
-    assert row.grounding.verdict == "not grounded"
+    result = only(runner.run(Blind(lambda turns: turns[-1]), items))
+    assert result.right.share == 1
+    assert result.grounding is not None
+    assert result.grounding.verdict == "not grounded"
 
 
 @pytest.mark.parametrize(
@@ -256,18 +263,18 @@ def test_verdict(right: int, other: int, grey: int, verdict: str) -> None:
     assert report.Grounding(100, a, b, c, chance=0.25, changed=1).verdict == verdict
 
 
-def test_rows_without_other_pictures_have_no_grounding() -> None:
-    items = [replace(item, pictures=(plain("1"),)) for item in made(3)]
-    row = only(runner.run(Blind(lambda turns: "1"), items))
-    assert row.grounding is None
-    assert "Grounding is not measured" in report.markdown([row])
+def test_tasks_without_other_images_have_no_grounding() -> None:
+    items = [replace(item, images=(plain("1"),)) for item in made(3)]
+    result = only(runner.run(Blind(lambda turns: "1"), items))
+    assert result.grounding is None
+    assert "Grounding is not measured" in report.markdown([result])
 
 
 def test_report_compares_with_a_checkpoint() -> None:
     items = made(4, "a") + made(2, "b|c")
     answered = runner.run(Looking(), items)
-    checkpoint = runner.run(Blind(lambda turns: "1"), items, grounded_per_row=0)
-    rows = report.rows(answered, checkpoint)
+    checkpoint = runner.run(Blind(lambda turns: "1"), items, controls_per_task=0)
+    rows = report.task_results(answered, checkpoint)
     assert [(row.name, row.items, row.difference) for row in rows] == [("a", 4, 75), ("b|c", 2, 50)]
     text = report.markdown(rows)
     assert "| a " in text
@@ -288,46 +295,46 @@ def generated() -> list[Item]:
 
 def test_the_test_set_is_the_same_each_time(generated: list[Item]) -> None:
     smaller = list(test_set.items(1))
-    assert [item.row for item in smaller] == [row.name for row in test_set.ROWS]
+    assert [item.task for item in smaller] == [row.name for row in test_set.TASKS]
     for one, other in zip(smaller, generated[::2], strict=True):
         assert one.turns == other.turns
         assert one.answers == other.answers
-        pictures = [[p.open().tobytes() for p in item.pictures] for item in (one, other)]
-        assert pictures[0] == pictures[1]
+        images = [[p.load().tobytes() for p in item.images] for item in (one, other)]
+        assert images[0] == images[1]
 
 
 def test_the_test_set_has_every_skill_and_what_training_never_showed(
     generated: list[Item],
 ) -> None:
-    rows = {row.name: row for row in test_set.ROWS}
+    rows = {row.name: row for row in test_set.TASKS}
     assert {"name", "name (ru)", "refuse", "refuse (ru)"} <= set(rows)
     assert rows["name, style never trained on"].scene_options["styles"] == (drawings.UNSEEN_STYLE,)
     assert rows["phrasings never trained on"].unseen_phrasing
     assert all(
         row.scene_options["unseen_words"] for name, row in rows.items() if name.startswith("read")
     )
-    assert {len(item.pictures) for item in generated} == {1, 2}
+    assert {len(item.images) for item in generated} == {1, 2}
     for item in generated:
-        assert metrics.score(item.judge, item.answers[0], item.answers) == 1
-        for picture in item.pictures:
-            assert all(160 <= side <= 640 for side in picture.open().size)
+        assert metrics.score(item.metric, item.answers[0], item.answers) == 1
+        for image in item.images:
+            assert all(160 <= side <= 640 for side in image.load().size)
 
 
 def test_what_is_written_is_read_again(generated: list[Item], tmp_path: Path) -> None:
     items = [
-        item for item in generated if item.row in ("two_pictures", "many_turns (ru)", "refuse")
+        item for item in generated if item.task in ("two_pictures", "many_turns (ru)", "refuse")
     ]
     assert dataset.write(tmp_path / "set", items) == len(items) == 6
     again = dataset.read(tmp_path / "set" / dataset.FILE_NAME)
     for one, other in zip(items, again, strict=True):
-        assert replace(one, pictures=()) == replace(other, pictures=())
-        pictures = [[p.open().tobytes() for p in item.pictures] for item in (one, other)]
-        assert pictures[0] == pictures[1]
+        assert replace(one, images=()) == replace(other, images=())
+        images = [[p.load().tobytes() for p in item.images] for item in (one, other)]
+        assert images[0] == images[1]
     with pytest.raises(InputError, match="is not empty"):
         dataset.write(tmp_path / "set", items)
 
 
-def test_pictures_by_address(tmp_path: Path) -> None:
+def test_images_by_address(tmp_path: Path) -> None:
     file = BytesIO()
     Image.new("RGB", (3, 2), (1, 2, 3)).save(file, "PNG")
     (tmp_path / "a b.png").write_bytes(file.getvalue())
@@ -336,7 +343,7 @@ def test_pictures_by_address(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"turns": ["Q?"], "answers": ["red"], "images": images}))
     (item,) = dataset.read(path)
-    assert [picture.open().getpixel((2, 1)) for picture in item.pictures] == [(1, 2, 3)] * 3
+    assert [image.load().getpixel((2, 1)) for image in item.images] == [(1, 2, 3)] * 3
 
 
 def test_fields_may_be_left_out(tmp_path: Path) -> None:
@@ -348,20 +355,20 @@ def test_fields_may_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"row": 3}, "row: must be a text that is not empty, is 3"),
-        ({"images": "a.png"}, "images: must be a list of one or more texts, is 'a.png'"),
-        ({"images": ["missing.png"]}, "images: no picture at"),
-        ({"images": ["x" * 5000]}, "images: no picture at"),
+        ({"row": 3}, "row: must be a string that is not empty, is 3"),
+        ({"images": "a.png"}, "images: must be a list of one or more strings, is 'a.png'"),
+        ({"images": ["missing.png"]}, "images: no image at"),
+        ({"images": ["x" * 5000]}, "images: no image at"),
         ({"turns": []}, "turns: must be a list"),
-        ({"turns": [" "]}, "turns: must hold texts that are not empty, holds ' '"),
+        ({"turns": [" "]}, "turns: must hold strings that are not empty, holds ' '"),
         ({"turns": None}, "turns: must be a list"),
         ({"answers": "red"}, "answers: must be a list"),
-        ({"answers": ["..."]}, "answers: '...' is nothing that the judge 'words' can compare"),
-        ({"judge": "box"}, "answers: 'red' is nothing that the judge 'box' can compare"),
+        ({"answers": ["..."]}, "answers: the metric 'words' cannot compare '...'"),
+        ({"judge": "box"}, "answers: the metric 'box' cannot compare 'red'"),
         ({"judge": "taste"}, "judge: must be one of words, box, mentions, is 'taste'"),
-        ({"family": ""}, "family: must be a text"),
+        ({"family": ""}, "family: must be a string"),
         ({"chance": 2}, "chance: must be a number from 0 to 1, is 2"),
-        ({"question": "?"}, "question: unknown field; there are row, images"),
+        ({"question": "?"}, "question: unknown field; the fields are row, images"),
     ],
 )
 def test_bad_lines_are_named(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -402,7 +409,7 @@ def test_eval_of_the_built_in_model(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "edgevlm-nano: 50 of 50 items" in done.stderr
     names = [line.split("|")[1].strip() for line in done.stdout.splitlines() if "|" in line]
-    rows = [row.name for row in test_set.ROWS]
+    rows = [row.name for row in test_set.TASKS]
     assert [name for name in names if name in rows] == 2 * rows
     assert "\nGrounded: " in done.stdout
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
@@ -441,7 +448,7 @@ def test_eval_of_a_question_file_with_the_checkpoint(tmp_path: Path) -> None:
 def test_eval_writes_its_test_set(tmp_path: Path) -> None:
     done = eval_("--items", "1", "--write", str(tmp_path / "set"))
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(dataset.read(tmp_path / "set" / "questions.jsonl")) == len(test_set.ROWS)
+    assert len(dataset.read(tmp_path / "set" / "questions.jsonl")) == len(test_set.TASKS)
 
 
 @pytest.mark.parametrize(

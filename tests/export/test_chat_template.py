@@ -178,7 +178,7 @@ def test_a_template_that_loses_the_question_is_refused(folder: Path) -> None:
 def test_what_is_no_template_is_refused(folder: Path) -> None:
     put(folder, JINJA, "{% for message in %}")
     with pytest.raises(
-        ExportError, match=r"chat_template\.jinja is no Jinja template: Expected an expr"
+        ExportError, match=r"chat_template\.jinja is not valid Jinja: Expected an expr"
     ):
         make_plan(Checkpoint.open(folder))
 

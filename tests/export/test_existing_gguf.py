@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from edgevlm import VLM
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.existing_gguf import GivenDecoder, open_given_decoder
+from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.parity import decoder_bound
 from edgevlm.export.pipeline import export
 from edgevlm.export.plan import Plan, make_plan
@@ -37,8 +37,8 @@ class Given(NamedTuple):
     plan: Plan
     file: Path
 
-    def open(self, path: Path) -> GivenDecoder:
-        return open_given_decoder(path, self.plan)
+    def open(self, path: Path) -> ExistingDecoder:
+        return open_existing_decoder(path, self.plan)
 
     def changed(self, folder: Path, **fields: Any) -> Path:
         """The file with values of ``tokenizer.ggml`` of these names."""
@@ -68,7 +68,7 @@ def paligemma(exported: Export) -> Given:
 
 def test_what_edgevlm_wrote_is_taken(smolvlm: Given, paligemma: Given, exported: Export) -> None:
     for found in (smolvlm, paligemma, given_of(exported, "idefics3")):
-        assert found.open(found.file) == GivenDecoder(found.file, "f16")
+        assert found.open(found.file) == ExistingDecoder(found.file, "f16")
 
 
 def with_item(values: list[Any], index: int, value: Any) -> list[Any]:
@@ -301,8 +301,8 @@ def test_what_is_no_gguf_file_is_refused(smolvlm: Given, tmp_path: Path) -> None
     with pytest.raises(ExportError, match=r"cannot read .*decoder\.gguf: No such file"):
         smolvlm.open(path)
     for content, message in (
-        (b"", "is no GGUF file: it is empty"),
-        (b"PK\x03\x04zip", r"is no GGUF file: it begins with b'PK\\x03\\x04'"),
+        (b"", "is not a GGUF file: it is empty"),
+        (b"PK\x03\x04zip", r"is not a GGUF file: it begins with b'PK\\x03\\x04'"),
         (b"GGUF\x00\x00\x00\x03", "is a big-endian GGUF file; .* gguf-convert-endian"),
         (b"GGUF\x09\x00\x00\x00" + bytes(100), r"version 9 which we cannot handle"),
     ):

@@ -112,7 +112,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     "weights of another shape": (weights(narrow), r"lm_head\.weight has shape \[512, 64\], config"),
     "weights of nothing": (
         text("model.safetensors", ""),
-        r"model\.safetensors is no safetensors file",
+        r"model\.safetensors is not a complete safetensors file",
     ),
     "a pointer for weights": (
         text("model.safetensors", POINTER),
@@ -203,7 +203,7 @@ INDICES: dict[str, tuple[Damage, str]] = {
     "no map": (text(INDEX, "{}"), r"index\.json has no weight_map"),
     "an empty map": (text(INDEX, '{"weight_map": {}}'), r"index\.json has no weight_map"),
     "a list for a map": (text(INDEX, '{"weight_map": ["x"]}'), r"index\.json has no weight_map"),
-    "a number for a file": (mapped(extra=7), r"names 7, which is no file of its folder"),
+    "a number for a file": (mapped(extra=7), r"names 7, which is not a file of its folder"),
     "a file outside": (
         mapped(extra="../../secret.safetensors"),
         r"names '\.\./.* no file of its folder",
@@ -212,7 +212,7 @@ INDICES: dict[str, tuple[Damage, str]] = {
         mapped(extra="/etc/x.safetensors"),
         r"names '/etc.* no file of its folder",
     ),
-    "a pickle": (mapped(extra="model.bin"), r"names 'model\.bin', which is no safetensors file"),
+    "a pickle": (mapped(extra="model.bin"), r"names 'model\.bin', which is not a safetensors file"),
     "a tensor that is not there": (mapped(extra=SHARDS[0]), r"says that extra is in model-00001"),
     "a tensor in the other shard": (
         mapped(**{"lm_head.weight": SHARDS[1]}),

@@ -160,7 +160,7 @@ def test_pickles_are_not_opened(pristine: Path, tmp_path: Path, name: str) -> No
         everything(folder)
     index = folder / "model.safetensors.index.json"
     change_json(index, weight_map={"lm_head.weight": name})
-    with pytest.raises(ExportError, match=f"names '{name}', which is no safetensors file"):
+    with pytest.raises(ExportError, match=f"names '{name}', which is not a safetensors file"):
         everything(folder)
     index.unlink()
     change_json(folder / "config.json", transformers_weights=name)

@@ -25,7 +25,7 @@ from edgevlm.errors import DriftError, ExportError, MissingDependencyError
 from edgevlm.export import dependencies
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
-from edgevlm.export.output_folder import staged, check_disk
+from edgevlm.export.output_folder import check_disk, staged
 from edgevlm.export.pipeline import estimate_bytes, export
 from edgevlm.export.plan import make_plan
 from edgevlm.export.usage import USAGE_NAME
@@ -279,7 +279,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "pickled weights": (pickle_instead, r"only pickled ones \(pytorch_model\.bin\)"),
     "truncated weights": (
         lambda folder: os.truncate(folder / "model.safetensors", 1000),
-        "no safetensors file",
+        "not a complete safetensors file",
     ),
     "a missing shard": (index_instead, "names model-00002-of-00002"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),

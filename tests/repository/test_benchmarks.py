@@ -1,4 +1,4 @@
-"""The comparison with peers really runs, on a tiny model; what it times is not judged here."""
+"""The benchmarks run on a tiny model; the tests do not check the measured times."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ def test_every_peer_is_measured(compared: dict[str, Any]) -> None:
 
 
 def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
-    """Embeddings of one tile, relative to transformers: a peer with wrong weights would be no measure."""
+    """All peers give the embeddings of transformers: a peer with wrong weights would be useless."""
     errors = compared["encoding"]["errors"]
     notes = {row["work"]: row["note"] for row in compared["encoding"]["rows"]}
-    floats = "bf16" if {"amx_bf16", "avx512_bf16"} & system.flags() else "f32"
+    floats = "bf16" if {"amx_bf16", "avx512_bf16"} & system.cpu_flags() else "f32"
     assert f"OpenVINO CPU {floats}" in notes["encode one tile: openvino"]
     assert errors["onnx_fp32"] < 1e-5
     assert errors["openvino"] < (2e-2 if floats == "bf16" else 1e-5)
     assert errors["torch_bf16"] < 2e-2
-    assert errors["mtmd"] < 0.05  # it scales the picture in its own way
+    assert errors["mtmd"] < 0.05  # it resizes the image in its own way
     assert (
         max(errors[name] for name in ("onnx_int8", "openvino_int8", "openvino_int8_static")) < 0.05
     )
@@ -110,7 +110,7 @@ def test_settings_are_compared(folder: Path, compared: dict[str, Any]) -> None:
     found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     assert len(found["memory_mb"]) == 4 and min(found["memory_mb"].values()) > 50
     assert list(found["tiles"]) == ["1", "2", "4", "8"]
-    assert len(found["decoder"]) == 7  # the toy's heads are too small for Q8_0
+    assert len(found["decoder"]) == 7  # the heads of the tiny model are too small for Q8_0
     assert all(list(rates) == ["16", "450", "1100", "2200"] for rates in found["decoder"].values())
 
 

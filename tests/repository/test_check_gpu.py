@@ -31,7 +31,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_is_missing_is_said_and_is_no_failure(tmp_path: Path) -> None:
-    if not library.why_no_gpu() or "cuda" in session.available_devices():
+    if not library.no_gpu_reason() or "cuda" in session.available_devices():
         pytest.skip("there is a GPU, or a build for one")
     done = run("--json", str(tmp_path / "result.json"))
     assert done.returncode == 0, done.stderr

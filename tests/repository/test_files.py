@@ -1,4 +1,4 @@
-"""The repository itself: what a clone costs, and that its papers agree."""
+"""The repository: sizes of its files, and agreement of its documents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import edgevlm
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 MAX_BYTES = 500_000
-"""Every version of a file stays in each clone for ever."""
+"""Largest size of a file in bytes. Every version of a file stays in each clone."""
 
 LARGE_FILES = {
     "edgevlm/scenes/data/drawings/emojione.zip",
@@ -27,7 +27,7 @@ LARGE_FILES = {
     "edgevlm/models/edgevlm-nano/vision.int8.onnx",
     "training/nano/model.safetensors",
 }
-"""Those that are worth it."""
+"""Exceptions."""
 
 
 def git(*arguments: str) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from edgevlm.errors import LoadError
 from edgevlm.runtimes.llama_cpp import guard
-from edgevlm.runtimes.llama_cpp.guard import LLAMA_CPP_PYTHON_VERSION, LibraryVerdict
+from edgevlm.runtimes.llama_cpp.guard import ProbeResult
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from scripts import install_llama_cpp
 from scripts.install_llama_cpp import (
     AGAIN,
@@ -74,16 +75,16 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, mends: bool) -> None:
         self.installed: list[tuple[str, tuple[str, ...]]] = []
         self.mends = mends
-        self.verdict = LibraryVerdict("no_extra_bufts", "status -11")
-        monkeypatch.setattr(guard, "library_verdict", lambda: self.verdict)
+        self.verdict = ProbeResult("no_extra_bufts", "status -11")
+        monkeypatch.setattr(guard, "probe_library", lambda: self.verdict)
         monkeypatch.setattr(guard, "check_library", self.check_library)
         monkeypatch.setattr(install_llama_cpp, "install", self.install)
 
     def install(self, environment: dict[str, str], *options: str, multimodal: bool) -> None:
         self.installed.append((environment["CMAKE_ARGS"], options))
-        self.verdict = LibraryVerdict("ok" if self.mends else "crash", "status -11")
+        self.verdict = ProbeResult("ok" if self.mends else "crash", "status -11")
 
-    def check_library(self) -> LibraryVerdict:
+    def check_library(self) -> ProbeResult:
         if self.verdict.outcome == "crash":
             raise LoadError("llama.cpp crashes")
         return self.verdict
@@ -97,7 +98,7 @@ def test_check_compiles_again_what_crashes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_check_leaves_alone_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, mends=True)
-    machine.verdict = LibraryVerdict("ok")
+    machine.verdict = ProbeResult("ok")
     install_llama_cpp.check()
     assert machine.installed == []
 

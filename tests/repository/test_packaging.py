@@ -1,4 +1,4 @@
-"""What gets installed: the wheel holds the whole tree, the runtime no torch; imports stay light."""
+"""The wheel holds the whole tree, the runtime does not need torch, and imports are light."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PACKAGES = {
     "export": "edgevlm/export",
     "runtimes": "edgevlm/runtimes",
 }
-"""Folder at the top of the repository to where it is installed."""
+"""Installed package by top-level folder."""
 
 EXPORT_ONLY = {"torch", "transformers", "optimum", "onnx", "onnxscript", "gradio"}
 HEAVY = {"torch", "onnxruntime", "llama_cpp", "transformers", "numpy", "PIL", "jinja2"}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder that is no cache; links are not followed."""
+    """Return the content of all files below a folder, without caches; links are not followed."""
     found = {}
     for path in folder.rglob("*"):
         inside = path.relative_to(folder)
@@ -44,7 +44,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what packaging needs, without the links inside edgevlm/ that some clones lack."""
+    """A copy of the files for packaging, without the links inside edgevlm/, which some clones lack."""
     copy = tmp_path_factory.mktemp("packaging") / "tree"
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -58,7 +58,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
-    """Build a ``wheel`` or an ``sdist`` with setuptools as it is installed here."""
+    """Build a ``wheel`` or an ``sdist`` with the installed setuptools."""
     target.mkdir(exist_ok=True)
     code = f"from setuptools import build_meta; build_meta.build_{kind}({str(target)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
@@ -74,7 +74,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 
 def expected() -> dict[str, bytes]:
-    """Installed path to content, for every file of the packages' folders."""
+    """Return the content of every file of the packages by installed path."""
     found = {
         f"{installed}/{name}": content
         for folder, installed in PACKAGES.items()
@@ -108,7 +108,7 @@ def test_sdist_builds_the_same_wheel(tree: Path, tmp_path: Path) -> None:
 
 
 def installed_with(requirement: Requirement, seen: set[tuple[str, str]] | None = None) -> set[str]:
-    """Names of all that pip installs for a requirement, by the metadata of what is installed."""
+    """Return the names of all distributions that pip installs for a requirement."""
     seen = set() if seen is None else seen
     name = canonicalize_name(requirement.name)
     for extra in ["", *requirement.extras]:
@@ -161,7 +161,7 @@ def test_extras_are_those_that_are_promised() -> None:
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after some code."""
+    """Return the top-level modules that a new interpreter has loaded after some code."""
     code = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
-from edgevlm.runtimes.llama_cpp.library import library
-from edgevlm.runtimes.llama_cpp.probe import UnguardedDecoder, write_model
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
+from edgevlm.runtimes.llama_cpp.probe import UncheckedDecoder, write_model
 from tests.support.tiny_decoder import decoded, positions, relative_error
 
 
@@ -31,7 +31,7 @@ TYPES = [
 @pytest.mark.parametrize("kind", TYPES)
 def test_rows_of_the_embedding_table(wide_model: Path, tmp_path: Path, kind: str) -> None:
     """llama.cpp computes the same from our rows as from its own look-up of the tokens."""
-    llama = library()
+    llama = load_llama_cpp()
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = llama.LLAMA_FTYPE_MOSTLY_F16
     parameters.token_embedding_type = int(gguf.GGMLQuantizationType[kind])
@@ -39,7 +39,7 @@ def test_rows_of_the_embedding_table(wide_model: Path, tmp_path: Path, kind: str
     status = llama.llama_model_quantize(bytes(wide_model), bytes(path), parameters)
     assert status == 0
     assert EmbeddingTable(path).type.name == kind
-    decoder = UnguardedDecoder(path, context_length=64, threads=1)
+    decoder = UncheckedDecoder(path, context_length=64, threads=1)
     tokens = [0, 255, 7, 7, 128]
     rows = decoder.embed(tokens)
     assert rows.shape == (5, 256) and rows.dtype == np.float32 and np.array_equal(rows[2], rows[3])

@@ -1,4 +1,4 @@
-"""Answers of a JSON schema, and how likely their tokens were."""
+"""Answers that follow a JSON schema, and the probabilities of their tokens."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def test_logprobs_are_those_of_the_logits(vlm: VLM) -> None:
     answer = vlm.ask(SCENE, QUESTION, top_logprobs=5)
     assert answer.text == vlm.ask(SCENE, QUESTION).text
     engine = engine_of(vlm)
-    picture = engine.process_image(load_image(SCENE))
+    image = engine.process_image(load_image(SCENE))
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
-    logits = engine.logits([message], [picture], answer.token_ids)
+    logits = engine.logits([message], [image], answer.token_ids)
     expected = torch.log_softmax(torch.from_numpy(logits).double(), -1)
     assert [token.token_id for token in answer.logprobs] == list(answer.token_ids)
     for token, row in zip(answer.logprobs, expected, strict=True):

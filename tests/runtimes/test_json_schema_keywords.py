@@ -1,4 +1,4 @@
-"""What a JSON schema may say: each keyword is honoured, an annotation, or refused by its place."""
+"""The keywords of JSON Schema: each is honoured, an annotation, or refused with its place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jsonschema_specifications import REGISTRY
 
 from edgevlm.errors import InputError
 from edgevlm.runtimes.json_schema import keywords
-from edgevlm.runtimes.json_schema.constraint import JsonTexts, checked
+from edgevlm.runtimes.json_schema.constraint import JsonConstraint, check_schema
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "json-schemas.md"
 
@@ -33,41 +33,43 @@ END = len(PIECES) - 1
 
 
 @pytest.fixture(scope="module")
-def texts() -> JsonTexts:
-    return JsonTexts(PIECES, [END], lambda text: list(text.encode()))
+def texts() -> JsonConstraint:
+    return JsonConstraint(PIECES, [END], lambda text: list(text.encode()))
 
 
-def written(texts: JsonTexts, schema: dict[str, Any], seed: int, size: int = 120) -> str | None:
-    """A text of random tokens; None if it has no end so soon."""
+def written(
+    texts: JsonConstraint, schema: dict[str, Any], seed: int, size: int = 120
+) -> str | None:
+    """Return a text of random tokens; None if it does not end within `size` tokens."""
     matcher = texts.matcher(schema)
     choose = random.Random(seed)
     text = b""
     for _ in range(size):
-        allowed = matcher.allowed()
+        allowed = matcher.allowed_tokens()
         if END in allowed and choose.random() < 0.3:
             return text.decode()
         token = int(choose.choice(allowed))
         if token == END:
             return text.decode()
         text += PIECES[token]
-        matcher.push(token)
+        matcher.accept(token)
     return None
 
 
-def accepts(texts: JsonTexts, schema: dict[str, Any], text: str) -> bool:
+def accepts(texts: JsonConstraint, schema: dict[str, Any], text: str) -> bool:
     matcher = texts.matcher(schema)
     for byte in text.encode():
-        if byte not in matcher.allowed():
+        if byte not in matcher.allowed_tokens():
             return False
-        matcher.push(byte)
-    return END in matcher.allowed()
+        matcher.accept(byte)
+    return END in matcher.allowed_tokens()
 
 
 # Every keyword of the standard -----------------------------------------------------------------
 
 
 def standard() -> set[str]:
-    """Keywords of draft 2020-12, from its own description."""
+    """Return the keywords of draft 2020-12, from its meta-schema."""
     found: set[str] = set()
     base = "https://json-schema.org/draft/2020-12/"
     for name in ("core", "applicator", "unevaluated", "validation", "meta-data", "content"):
@@ -85,15 +87,15 @@ def documented() -> dict[str, str]:
 def test_the_document_has_every_keyword_of_the_standard() -> None:
     fates = documented()
     assert standard() <= fates.keys()
-    honoured = {*keywords.CHECKED, *keywords.APPLICATORS, *keywords.IDENTIFIERS}
+    honoured = {*keywords.VALUE_CHECKS, *keywords.APPLICATORS, *keywords.IDENTIFIERS}
     for keyword, fate in fates.items():
         place = {
             "honoured": keyword in honoured,
             "annotation": keyword in keywords.ANNOTATIONS,
-            "refused": keyword in keywords.REFUSED,
+            "refused": keyword in keywords.UNSUPPORTED,
         }
         assert place == {name: name == fate for name in place}, keyword
-    assert fates.keys() == honoured | keywords.ANNOTATIONS | keywords.REFUSED.keys()
+    assert fates.keys() == honoured | keywords.ANNOTATIONS | keywords.UNSUPPORTED.keys()
 
 
 def test_the_document_has_every_format() -> None:
@@ -158,7 +160,7 @@ HONOURED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("keyword", HONOURED)
-def test_honoured(texts: JsonTexts, keyword: str) -> None:
+def test_honoured(texts: JsonConstraint, keyword: str) -> None:
     schema, right, wrong = HONOURED[keyword]
     assert accepts(texts, schema, right) and not accepts(texts, schema, wrong)
 
@@ -170,7 +172,7 @@ def test_every_keyword_that_is_said_to_be_honoured_is_tried() -> None:
 
 
 @pytest.mark.parametrize("keyword", sorted(keywords.ANNOTATIONS | {"x-guidance", "nonsense"}))
-def test_annotations_say_nothing(texts: JsonTexts, keyword: str) -> None:
+def test_annotations_say_nothing(texts: JsonConstraint, keyword: str) -> None:
     for value in (
         {"whitespace_flexible": True, "lenient": True, "coerce_one_of": True},
         "anything",
@@ -202,8 +204,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
 }
 
 
-@pytest.mark.parametrize("keyword", sorted(keywords.REFUSED))
-def test_refused_by_name_unless_without_effect(texts: JsonTexts, keyword: str) -> None:
+@pytest.mark.parametrize("keyword", sorted(keywords.UNSUPPORTED))
+def test_refused_by_name_unless_without_effect(texts: JsonConstraint, keyword: str) -> None:
     schema, neutral = REFUSED[keyword]
     with pytest.raises(
         InputError, match=re.escape(f"#/items/{keyword}: {keyword} is not supported")
@@ -214,9 +216,11 @@ def test_refused_by_name_unless_without_effect(texts: JsonTexts, keyword: str) -
 
 
 @pytest.mark.parametrize(
-    "keyword", [*keywords.REFUSED, *keywords.CHECKED, "format", "x-guidance", "$ref"]
+    "keyword", [*keywords.UNSUPPORTED, *keywords.VALUE_CHECKS, "format", "x-guidance", "$ref"]
 )
-def test_names_of_properties_and_values_are_no_keywords(texts: JsonTexts, keyword: str) -> None:
+def test_names_of_properties_and_values_are_no_keywords(
+    texts: JsonConstraint, keyword: str
+) -> None:
     schema = {
         "type": "object",
         "properties": {keyword: {"enum": [{keyword: True}]}},
@@ -226,7 +230,7 @@ def test_names_of_properties_and_values_are_no_keywords(texts: JsonTexts, keywor
     assert accepts(texts, schema, json.dumps({keyword: {keyword: True}}, separators=(",", ":")))
 
 
-# Whatever is said together ---------------------------------------------------------------------
+# Keywords together ------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "id", 'x"y', "é", "", "format", "not"])
 NUMBERS = st.integers(-200, 200)
@@ -302,7 +306,7 @@ SCHEMAS = st.recursive(LEAVES, _nested, max_leaves=5)
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(schema=SCHEMAS, seed=st.integers(0, 1000))
-def test_what_is_written_is_valid(texts: JsonTexts, schema: Any, seed: int) -> None:
+def test_what_is_written_is_valid(texts: JsonConstraint, schema: Any, seed: int) -> None:
     whole = {"allOf": [schema]} if isinstance(schema, bool) else schema
     jsonschema.Draft202012Validator.check_schema(whole)
     try:
@@ -359,7 +363,7 @@ VALID: dict[str, Callable[[str], object]] = {
 
 
 @pytest.mark.parametrize("name", keywords.FORMATS)
-def test_formats(texts: JsonTexts, name: str) -> None:
+def test_formats(texts: JsonConstraint, name: str) -> None:
     found = 0
     for seed in range(60):
         text = written(texts, {"type": "string", "format": name}, seed, 400)
@@ -374,7 +378,7 @@ def test_formats(texts: JsonTexts, name: str) -> None:
 @pytest.mark.parametrize(
     "year", [1, 4, 100, 400, 1900, 1999, 2000, 2023, 2024, 2026, 2100, 2400, 9999]
 )
-def test_days_are_those_of_the_calendar(texts: JsonTexts, name: str, year: int) -> None:
+def test_days_are_those_of_the_calendar(texts: JsonConstraint, name: str, year: int) -> None:
     end = "" if name == "date" else "T12:30:59Z"
     for month in range(14):
         for day in (0, 1, 28, 29, 30, 31, 32):
@@ -390,7 +394,7 @@ def test_days_are_those_of_the_calendar(texts: JsonTexts, name: str, year: int) 
 @pytest.mark.parametrize(
     "name", ["banana", "unknown", "idn-email", "regex", "json-pointer", "int64", "binary"]
 )
-def test_other_formats_are_annotations(texts: JsonTexts, name: str) -> None:
+def test_other_formats_are_annotations(texts: JsonConstraint, name: str) -> None:
     schema = {"type": "string", "format": name, "maxLength": 2}
     assert accepts(texts, schema, '"no"') and not accepts(texts, schema, '"not"')
 
@@ -398,7 +402,7 @@ def test_other_formats_are_annotations(texts: JsonTexts, name: str) -> None:
 # What llguidance itself would get wrong -----------------------------------------------------------
 
 
-def test_no_other_spelling_of_a_name_passes_for_another(texts: JsonTexts) -> None:
+def test_a_name_with_escapes_does_not_pass_for_another_name(texts: JsonConstraint) -> None:
     schema = {**OBJECT, "required": ["a"], "additionalProperties": {"type": "string"}}
     assert accepts(texts, schema, '{"a":1,"b":"x"}')
     for second in ('"a"', '"\\u0061"'):
@@ -406,12 +410,12 @@ def test_no_other_spelling_of_a_name_passes_for_another(texts: JsonTexts) -> Non
 
 
 @pytest.mark.parametrize("value", ["\x01", "a\x1fb", "\n\t", "\u2028", "😀", '"\\/'])
-def test_every_character_can_be_asked_for(texts: JsonTexts, value: str) -> None:
+def test_every_character_can_be_asked_for(texts: JsonConstraint, value: str) -> None:
     text = written(texts, {"const": value}, 0)
     assert text is not None and json.loads(text) == value
 
 
-def test_options_of_a_union_may_be_references(texts: JsonTexts) -> None:
+def test_options_of_a_union_may_be_references(texts: JsonConstraint) -> None:
     kinds = {
         name: {"type": "object", "properties": {"kind": {"const": name}}, "required": ["kind"]}
         for name in ("cat", "dog")
@@ -420,7 +424,7 @@ def test_options_of_a_union_may_be_references(texts: JsonTexts) -> None:
     assert accepts(texts, schema, '{"kind":"dog"}') and not accepts(texts, schema, '{"kind":"cow"}')
 
 
-def test_recursion_that_ends(texts: JsonTexts) -> None:
+def test_recursion_that_ends(texts: JsonConstraint) -> None:
     tree = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
     schema = {**tree, "required": ["next"], "additionalProperties": False}
     assert accepts(texts, schema, '{"next":{"next":null}}')
@@ -428,7 +432,7 @@ def test_recursion_that_ends(texts: JsonTexts) -> None:
     assert accepts(texts, lists, "[[],[[]]]")
 
 
-def test_schemas_as_pydantic_writes_them(texts: JsonTexts) -> None:
+def test_schemas_as_pydantic_writes_them(texts: JsonConstraint) -> None:
     class Cat(pydantic.BaseModel):
         kind: Literal["cat"]
         lives: int = pydantic.Field(ge=0, le=9)
@@ -470,7 +474,7 @@ def nested(schema: dict[str, Any], keyword: str, times: int) -> dict[str, Any]:
 
 
 def ring(size: int, **link: Any) -> dict[str, Any]:
-    """Definitions that lead to each other in a ring."""
+    """Return definitions that refer to each other in a ring."""
     found = {}
     for index in range(size):
         following = {"$ref": f"#/$defs/d{(index + 1) % size}"}
@@ -567,7 +571,7 @@ WRONG: list[tuple[Any, str, str]] = [
 
 @pytest.mark.parametrize(("schema", "place", "words"), WRONG)
 def test_what_is_wrong_is_said_in_one_line_with_its_place(
-    texts: JsonTexts, schema: Any, place: str, words: str
+    texts: JsonConstraint, schema: Any, place: str, words: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         texts.matcher(schema)
@@ -577,11 +581,11 @@ def test_what_is_wrong_is_said_in_one_line_with_its_place(
     assert len(message) <= 300 and message.isprintable()
 
 
-def test_a_schema_within_itself(texts: JsonTexts) -> None:
+def test_a_schema_within_itself(texts: JsonConstraint) -> None:
     schema: dict[str, Any] = {"type": "array"}
     schema["items"] = schema
     with pytest.raises(InputError, match="within itself"):
-        checked(schema)
+        check_schema(schema)
 
 
 @pytest.mark.parametrize(
@@ -603,14 +607,14 @@ def test_a_schema_within_itself(texts: JsonTexts) -> None:
     ],
 )
 def test_bounds_further_out_than_numbers_go(
-    texts: JsonTexts, schema: dict[str, Any], right: str, wrong: str
+    texts: JsonConstraint, schema: dict[str, Any], right: str, wrong: str
 ) -> None:
     assert accepts(texts, schema, right) and not accepts(texts, schema, wrong)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_process_is_enough(texts: JsonTexts) -> Iterator[None]:
-    """No schema of this module ends the process that llguidance works in."""
+def _one_process_is_enough(texts: JsonConstraint) -> Iterator[None]:
+    """Check that no schema of this module ended the child process."""
     texts.matcher({"type": "null"})
     helper = texts._helper
     yield

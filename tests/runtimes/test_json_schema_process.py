@@ -1,4 +1,4 @@
-"""What a JSON schema may cost: it is tried in a child process that is ended where it goes too far."""
+"""The cost of a JSON schema: a child process tries it and is ended when it exceeds a limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ import pytest
 from edgevlm import VLM, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.json_schema import process as process_module
-from edgevlm.runtimes.json_schema.constraint import REMEMBERED, JsonMatcher, JsonTexts
+from edgevlm.runtimes.json_schema.constraint import (
+    MAX_REMEMBERED_SCHEMAS,
+    JsonConstraint,
+    JsonMatcher,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENE = ROOT / "examples" / "scene.png"
@@ -42,11 +46,11 @@ PERSON = {
 
 
 @pytest.fixture
-def texts() -> Iterator[JsonTexts]:
-    yield JsonTexts(PIECES, [END], lambda text: list(text.encode()))
+def texts() -> Iterator[JsonConstraint]:
+    yield JsonConstraint(PIECES, [END], lambda text: list(text.encode()))
 
 
-def process(texts: JsonTexts) -> subprocess.Popen[bytes]:
+def process(texts: JsonConstraint) -> subprocess.Popen[bytes]:
     assert texts._helper is not None
     return texts._helper._process
 
@@ -54,8 +58,8 @@ def process(texts: JsonTexts) -> subprocess.Popen[bytes]:
 def go_on(matcher: JsonMatcher, choose: random.Random, tokens: int) -> list[int]:
     found = []
     for _ in range(tokens):
-        found.append(int(choose.choice(matcher.allowed())))
-        matcher.push(found[-1])
+        found.append(int(choose.choice(matcher.allowed_tokens())))
+        matcher.accept(found[-1])
         if found[-1] == END:
             break
     return found
@@ -63,7 +67,7 @@ def go_on(matcher: JsonMatcher, choose: random.Random, tokens: int) -> list[int]
 
 @POSIX
 @pytest.mark.parametrize("name", COSTLY)
-def test_what_costs_too_much_is_refused_and_remembered(texts: JsonTexts, name: str) -> None:
+def test_what_costs_too_much_is_refused_and_remembered(texts: JsonConstraint, name: str) -> None:
     before = system.resident_memory(os.getpid())
     with pytest.raises(InputError, match="json_schema: #: costs too much: more than"):
         texts.matcher(COSTLY[name])
@@ -79,20 +83,20 @@ def test_what_costs_too_much_is_refused_and_remembered(texts: JsonTexts, name: s
 
 @POSIX
 def test_time_is_bounded_where_memory_is_not(
-    texts: JsonTexts, monkeypatch: pytest.MonkeyPatch
+    texts: JsonConstraint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "CPU_SECONDS", 1)
-    monkeypatch.setattr(process, "MEMORY_BYTES", 2**40)
-    texts = JsonTexts(PIECES, [END], lambda text: list(text.encode()))
-    with pytest.raises(InputError, match="more than 1 seconds of computing"):
+    monkeypatch.setattr(process_module, "CPU_SECONDS", 1)
+    monkeypatch.setattr(process_module, "MEMORY_BYTES", 2**40)
+    texts = JsonConstraint(PIECES, [END], lambda text: list(text.encode()))
+    with pytest.raises(InputError, match="more than 1 seconds of CPU time"):
         texts.matcher(COSTLY["one multiple of several"])
 
 
 def test_the_clock_on_the_wall_bounds_the_rest(
-    texts: JsonTexts, monkeypatch: pytest.MonkeyPatch
+    texts: JsonConstraint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts.matcher({"type": "null"})
-    monkeypatch.setattr(process, "WALL_SECONDS", 0.0)
+    monkeypatch.setattr(process_module, "WALL_SECONDS", 0.0)
     with pytest.raises(InputError, match="costs too much: more than 0 seconds"):
         texts.matcher(COSTLY["one multiple of several"])
     assert process(texts).returncode is not None
@@ -112,7 +116,7 @@ def test_the_clock_on_the_wall_bounds_the_rest(
     ],
 )
 def test_what_is_not_refused_stays_small_while_it_grows(
-    texts: JsonTexts, schema: dict[str, Any]
+    texts: JsonConstraint, schema: dict[str, Any]
 ) -> None:
     before = system.resident_memory(os.getpid())
     go_on(texts.matcher(schema), random.Random(1), 1000)
@@ -120,18 +124,18 @@ def test_what_is_not_refused_stays_small_while_it_grows(
     assert before is None or after is None or after - before < 200e6
 
 
-def test_a_schema_is_tried_once(texts: JsonTexts) -> None:
+def test_a_schema_is_tried_once(texts: JsonConstraint) -> None:
     expected = go_on(texts.matcher(PERSON), random.Random(5), 60)
     process(texts).kill()
     process(texts).wait()
     assert go_on(texts.matcher(PERSON), random.Random(5), 60) == expected
     assert texts._helper is not None and not texts._helper.alive
-    for index in range(REMEMBERED):
+    for index in range(MAX_REMEMBERED_SCHEMAS):
         texts.matcher({"const": index})  # in a new process
-    assert texts._helper.alive and len(texts._verdicts) == REMEMBERED
+    assert texts._helper.alive and len(texts._messages) == MAX_REMEMBERED_SCHEMAS
 
 
-def test_texts_at_once(texts: JsonTexts) -> None:
+def test_texts_at_once(texts: JsonConstraint) -> None:
     expected = [go_on(texts.matcher(PERSON), random.Random(seed), 80) for seed in range(4)]
     found: dict[int, list[int]] = {}
 
@@ -149,7 +153,7 @@ def test_texts_at_once(texts: JsonTexts) -> None:
 def test_the_process_ends_with_the_model() -> None:
     with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
         assert vlm.ask(SCENE, "?", json_schema={"const": "x"}).text == '"x"'
-        (texts,) = vlm._engine._decoder._model._json_texts.values()  # type: ignore[attr-defined]
+        (texts,) = vlm._engine._decoder._model._json_constraints.values()  # type: ignore[attr-defined]
         child = process(texts)
         assert child.poll() is None
         del texts
@@ -158,9 +162,9 @@ def test_the_process_ends_with_the_model() -> None:
 
 ORPHAN = """
 import os, sys
-from edgevlm.runtimes.json_schema import JsonTexts
-texts = JsonTexts([bytes([n]) for n in range(256)] + [b""], [256], lambda text: list(text.encode()))
-texts.matcher({"const": 1}).allowed()
+from edgevlm.runtimes.json_schema.constraint import JsonConstraint
+texts = JsonConstraint([bytes([n]) for n in range(256)] + [b""], [256], lambda text: list(text.encode()))
+texts.matcher({"const": 1}).allowed_tokens()
 child = texts._helper._process
 print(child.pid, flush=True)
 os._exit(7)
@@ -168,7 +172,7 @@ os._exit(7)
 
 
 @LINUX
-def test_the_process_ends_with_its_parent_and_opens_no_socket(texts: JsonTexts) -> None:
+def test_the_process_ends_with_its_parent_and_opens_no_socket(texts: JsonConstraint) -> None:
     texts.matcher({"const": 1})
     descriptors = Path(f"/proc/{process(texts).pid}/fd")
     kinds = [os.readlink(one) for one in descriptors.iterdir()]
@@ -191,7 +195,7 @@ def test_the_process_ends_with_its_parent_and_opens_no_socket(texts: JsonTexts) 
 
 
 @POSIX
-def test_signals_to_the_whole_group_do_not_end_it(texts: JsonTexts) -> None:
+def test_signals_to_the_whole_group_do_not_end_it(texts: JsonConstraint) -> None:
     texts.matcher(PERSON)
     child = process(texts)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -220,8 +224,10 @@ def test_a_read_only_or_missing_working_directory_does_not_matter(tmp_path: Path
     assert ended.stdout.endswith(b"well\n")
 
 
-def test_where_no_process_can_be_started(texts: JsonTexts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "COMMAND", ("/nowhere/python",))
+def test_where_no_process_can_be_started(
+    texts: JsonConstraint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "COMMAND", ("/nowhere/python",))
     with pytest.raises(LoadError, match="child process, and none can be started"):
         texts.matcher({"const": 1})
     monkeypatch.setattr(process_module, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
@@ -233,10 +239,12 @@ def test_where_no_process_can_be_started(texts: JsonTexts, monkeypatch: pytest.M
 
 
 class Panic(BaseException):
-    """As Rust's panics come to Python."""
+    """A panic of Rust as it arrives in Python."""
 
 
-def test_a_panic_while_an_answer_is_written_is_an_error_of_the_request(texts: JsonTexts) -> None:
+def test_a_panic_while_an_answer_is_written_is_an_error_of_the_request(
+    texts: JsonConstraint,
+) -> None:
     class Matcher:
         def compute_bitmask(self) -> bytes:
             raise Panic("called `Option::unwrap()` on a `None` value in /home/somebody/src/lib.rs")
@@ -244,6 +252,6 @@ def test_a_panic_while_an_answer_is_written_is_an_error_of_the_request(texts: Js
         consume_token = is_error = compute_bitmask
 
     with pytest.raises(InputError, match=r"llguidance fails on it \(Panic\)$"):
-        JsonMatcher(Matcher(), END + 1).allowed()
-    with pytest.raises(InputError, match="cannot be kept to any more"):
-        texts.matcher({"const": 1}).push(PIECES.index(b"x"))
+        JsonMatcher(Matcher(), END + 1).allowed_tokens()
+    with pytest.raises(InputError, match="cannot continue the text"):
+        texts.matcher({"const": 1}).accept(PIECES.index(b"x"))

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
-from edgevlm.errors import ClosedError, ContextError, InputError, LoadError
+from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
 from tests.support.tiny_decoder import (
     CONTEXT_LENGTH,
@@ -43,7 +43,7 @@ def model() -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module", params=[ExactDecoder, LlamaCppDecoder])
 def shared(tiny_file: Path, request: pytest.FixtureRequest) -> Iterator[LlamaCppDecoder]:
-    """Without flash attention and with it."""
+    """A decoder without flash attention, and one with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(system, "is_intel", lambda: False)
         decoder = request.param(
@@ -55,7 +55,7 @@ def shared(tiny_file: Path, request: pytest.FixtureRequest) -> Iterator[LlamaCpp
 
 @pytest.fixture
 def decoder(shared: LlamaCppDecoder) -> DecoderRuntime:
-    """Empty, and able to decode in both directions."""
+    """An empty decoder that supports bidirectional attention."""
     shared.truncate(0)
     return shared
 
@@ -75,11 +75,11 @@ def test_logits_are_those_of_transformers(decoder: DecoderRuntime, model: LlamaF
 
 
 def test_f16_weights_and_cache(model: LlamaForCausalLM, tmp_path: Path) -> None:
-    half = LlamaCppDecoder(
+    f16 = LlamaCppDecoder(
         write_decoder(tmp_path / "f16.gguf", model, np.float16), context_length=64, threads=1
     )
     tokens = some_tokens(50)
-    assert relative_error(decoded(half, tokens), reference_logits(model, tokens)[-1]) < 5e-3
+    assert relative_error(decoded(f16, tokens), reference_logits(model, tokens)[-1]) < 5e-3
 
 
 def test_embeddings_equal_tokens(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
@@ -93,7 +93,7 @@ def test_embeddings_equal_tokens(decoder: DecoderRuntime, model: LlamaForCausalL
 
 
 def test_embeddings_between_tokens(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
-    """As a prompt with a picture: rows that are no token's, text before and after."""
+    """As in a prompt with an image: rows that are no token's, with text before and after."""
     tokens = some_tokens(30)
     rows = np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)
     decoder.decode_tokens(tokens[:10], positions(0, 10), logits=False)
@@ -109,7 +109,7 @@ def test_embeddings_between_tokens(decoder: DecoderRuntime, model: LlamaForCausa
 def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: LlamaForCausalLM) -> None:
     causal = ExactDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(CONTEXT_LENGTH)
-    assert len(tokens) > 2 * LlamaCppDecoder.BATCH_LENGTH
+    assert len(tokens) > 2 * LlamaCppDecoder.BATCH_SIZE
     theirs = reference_logits(model, tokens)[-1]
     assert relative_error(decoded(causal, tokens), theirs) < EXACT
     causal.truncate(0)
@@ -137,7 +137,7 @@ def test_truncating_and_decoding_again_equals_a_fresh_start(decoder: DecoderRunt
 def prefix_logits(
     model: LlamaForCausalLM, tokens: list[int], prefix: int, start: int = 0
 ) -> NDArray[np.float32]:
-    """transformers' logits where ``start <= position < start + prefix`` see each other, causal else."""
+    """Return transformers' logits; positions from `start` to ``start + prefix`` attend to each other."""
     count = len(tokens)
     visible = torch.ones(count, count).tril().bool()
     visible[start : start + prefix, : start + prefix] = True
@@ -181,7 +181,7 @@ def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: LlamaFo
 
 
 class PlainDecoder(LlamaCppDecoder):
-    def _flash_pays(self) -> bool:
+    def _use_flash_attention(self) -> bool:
         return False
 
 
@@ -202,15 +202,15 @@ def test_where_flash_attention_is_used(
     context_length: int,
     flash: bool,
 ) -> None:
-    """Seen by the cache: with flash attention llama.cpp keeps values in rows, else in columns."""
+    """The saved cache shows it: with flash attention llama.cpp stores values in rows, else in columns."""
     monkeypatch.setattr(system, "is_intel", lambda: intel)
     monkeypatch.setattr(system, "has_amx", lambda: amx)
-    monkeypatch.setattr(LlamaCppDecoder, "FLASH_LENGTH", 1000)
+    monkeypatch.setattr(LlamaCppDecoder, "MAX_FLASH_CONTEXT", 1000)
     decoder = LlamaCppDecoder(tiny_file, context_length=context_length, threads=1)
     decoded(decoder, some_tokens(10))
     plain = PlainDecoder(tiny_file, context_length=64, threads=1)
     if flash:
-        with pytest.raises(LoadError, match="could not restore"):
+        with pytest.raises(InferenceError, match="could not restore"):
             plain.restore(decoder.save(), 10)
     else:
         plain.restore(decoder.save(), 10)
@@ -257,7 +257,7 @@ def test_a_damaged_copy_is_refused_and_nothing_held(decoder: DecoderRuntime, dam
         length = 39
     else:
         copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
-    with pytest.raises(LoadError, match="could not restore"):
+    with pytest.raises(InferenceError, match="could not restore"):
         decoder.restore(copy, length)
     decoder.decode_tokens([1], positions(0, 1), logits=True)
 
@@ -273,9 +273,9 @@ def test_logits_must_have_been_asked_for(decoder: DecoderRuntime) -> None:
 
 def test_logits_are_a_copy(decoder: DecoderRuntime) -> None:
     first = decoded(decoder, [1])
-    kept = first.copy()
+    copy = first.copy()
     decoded(decoder, [2], 1)
-    assert np.array_equal(first, kept)
+    assert np.array_equal(first, copy)
     first[:] = 0
 
 
@@ -347,7 +347,7 @@ def test_the_context_ends(decoder: DecoderRuntime) -> None:
 
 
 def test_a_failed_decoding_leaves_nothing(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted between two batches, the cache is as before the call."""
+    """After an interrupt between two batches, the cache is as before the call."""
     decoder = LlamaCppDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(1100)
     expected = decoded(decoder, tokens)
@@ -405,7 +405,7 @@ def test_refuses_a_context_larger_than_memory(
 
 
 @pytest.mark.skipif(
-    library().llama_supports_gpu_offload(), reason="this llama.cpp has a GPU back end"
+    load_llama_cpp().llama_supports_gpu_offload(), reason="this llama.cpp has a GPU back end"
 )
 @pytest.mark.parametrize("layers", [1, -1])
 def test_refuses_a_gpu_that_is_not_there(tiny_file: Path, layers: int) -> None:

@@ -1,4 +1,4 @@
-"""The guard: child processes that really crash, and what it makes of that."""
+"""The guard, with child processes that really crash."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = Callable[..., list[str]]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """A probe that counts its runs and dies of `signal` at the arguments named."""
+    """A probe that counts its runs and crashes with `signal` at the arguments named."""
     script = tmp_path / "probe.py"
     script.write_text(
         "import os, sys\n"
@@ -56,8 +56,8 @@ def runs(folder: Path) -> list[str]:
 
 def test_ok_is_remembered(command: Command, library: Path, tmp_path: Path) -> None:
     for _ in range(3):
-        verdict = guard.check_library(command(), library, tmp_path / "cache")
-        assert verdict.outcome == "ok" and verdict.extra_buffer_types
+        result = guard.check_library(command(), library, tmp_path / "cache")
+        assert result.outcome == "ok" and result.extra_buffer_types
     assert runs(tmp_path) == ["library extra-bufts"]
 
 
@@ -66,16 +66,16 @@ def test_a_crash_turns_the_fast_kernels_off(
 ) -> None:
     crashing = command("extra-bufts")
     for _ in range(3):
-        verdict = guard.check_library(crashing, library, tmp_path / "cache")
-        assert verdict.outcome == "no_extra_bufts" and not verdict.extra_buffer_types
-        assert verdict.detail == "status -11: last words"
+        result = guard.check_library(crashing, library, tmp_path / "cache")
+        assert result.outcome == "no_extra_bufts" and not result.extra_buffer_types
+        assert result.detail == "status -11: last words"
     assert runs(tmp_path) == ["library extra-bufts", "library no-extra-bufts"]
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert "CC=clang" in warnings[0].message and "-U__AMX_INT8__" in warnings[0].message
 
 
-def test_two_crashes_are_an_error_with_the_mend(
+def test_two_crashes_are_an_error_with_the_fix(
     command: Command, library: Path, tmp_path: Path
 ) -> None:
     crashing = command("extra-bufts", "no-extra-bufts", signal=4)
@@ -97,7 +97,7 @@ def test_another_cpu_is_probed_again(
     command: Command, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard.check_library(command(), library, tmp_path / "cache")
-    monkeypatch.setattr(system, "flags", lambda: frozenset({"amx_int8"}))
+    monkeypatch.setattr(system, "cpu_flags", lambda: frozenset({"amx_int8"}))
     guard.check_library(command(), library, tmp_path / "cache")
     assert len(runs(tmp_path)) == 2
 
@@ -139,20 +139,20 @@ def test_what_is_no_crash_is_not_remembered(library: Path, tmp_path: Path) -> No
 
 
 def test_a_probe_that_hangs(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(guard, "PROBE_TIMEOUT", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(LoadError, match="did not end"):
         guard.check_library(command, library, tmp_path / "cache")
 
 
 def test_the_installed_library_passes_its_own_probe(tmp_path: Path) -> None:
-    verdict = guard.library_verdict(cache=tmp_path)
-    assert verdict.outcome in ("ok", "no_extra_bufts")
+    result = guard.probe_library(cache=tmp_path)
+    assert result.outcome in ("ok", "no_extra_bufts")
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_probe_runs_what_the_fast_kernels_need(tmp_path: Path) -> None:
-    probe.try_library(probe.PlainDecoder, tmp_path)
+    probe.try_library(probe.BasicKernelsDecoder, tmp_path)
     types = {
         tensor.tensor_type.name
         for path in tmp_path.glob("*.gguf")
@@ -165,16 +165,16 @@ def test_the_probe_runs_what_the_fast_kernels_need(tmp_path: Path) -> None:
 
 def test_the_fast_kernels_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """llama.cpp names the buffers that it puts weights into."""
-    probe.try_library(probe.PlainDecoder, tmp_path)
+    probe.try_library(probe.BasicKernelsDecoder, tmp_path)
     logs = []
-    for decoder_class in (probe.UnguardedDecoder, probe.PlainDecoder):
+    for decoder_class in (probe.UncheckedDecoder, probe.BasicKernelsDecoder):
         caplog.clear()
         with caplog.at_level(logging.DEBUG, "edgevlm"):
             decoder_class(tmp_path / "probe-Q4_0.gguf", context_length=64, threads=1).close()
         logs.append(caplog.text)
     fast, plain = ("CPU_REPACK model buffer" in log or "AMX model buffer" in log for log in logs)
     assert not plain
-    if {"avx2", "asimddp"} & system.flags():
+    if {"avx2", "asimddp"} & system.cpu_flags():
         assert fast
 
 
@@ -186,7 +186,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damage(model: Path, path: Path, old: bytes, new: bytes) -> Path:
-    """A copy with one occurrence of `old` replaced by as many bytes."""
+    """Write a copy with one occurrence of `old` replaced by as many bytes."""
     content = model.read_bytes()
     assert content.count(old) == 1 and len(old) == len(new)
     path.write_bytes(content.replace(old, new))
@@ -233,7 +233,7 @@ def test_files_that_are_no_gguf_are_refused_without_a_probe(tmp_path: Path) -> N
 
 
 def test_a_probe_keeps_its_models_in_memory_where_nothing_can_be_written(tmp_path: Path) -> None:
-    probe.try_library(probe.UnguardedDecoder, tmp_path / "not there")
+    probe.try_library(probe.UncheckedDecoder, tmp_path / "not there")
 
 
 def test_without_a_temporary_folder_the_library_is_tried_all_the_same(
@@ -257,7 +257,7 @@ def test_another_gpu_or_driver_is_tried_again(
     command: Command, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = tmp_path / "driver"
-    monkeypatch.setattr(guard, "NVIDIA", driver)
+    monkeypatch.setattr(guard, "NVIDIA_DRIVER", driver)
     for path, text in (
         ("gpus/0000:00:06.0/information", "Model: \t NVIDIA H200"),
         ("version", "580.1"),
@@ -274,7 +274,7 @@ def test_another_gpu_or_driver_is_tried_again(
 def test_kernels_that_crash_on_the_gpu_are_an_error_with_the_cause(
     library: Path, tmp_path: Path
 ) -> None:
-    """What llama.cpp writes when it was compiled for another GPU."""
+    """The probe prints what llama.cpp prints when it was compiled for another GPU."""
     script = (
         "import os, sys\n"
         "print('llama.cpp ends this process: CUDA error: no kernel image', file=sys.stderr)\n"
@@ -291,7 +291,7 @@ def test_kernels_that_crash_on_the_gpu_are_an_error_with_the_cause(
 
 
 def test_the_probe_of_a_gpu_says_that_there_is_none(tmp_path: Path) -> None:
-    if not llama_cpp.why_no_gpu():
+    if not llama_cpp.no_gpu_reason():
         guard.check_gpu(cache=tmp_path)
         return
     with pytest.raises(LoadError, match="gpu_layers=-1, but"):

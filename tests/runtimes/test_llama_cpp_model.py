@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgevlm.errors import InputError, LoadError
-from edgevlm.runtimes.llama_cpp.model import TEXT_LIMIT, LlamaCppModel
+from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES, LlamaCppModel
 from tests.support.tiny_decoder import END, IMAGE, TOKENS, USER_DEFINED
 
 
@@ -74,11 +74,11 @@ def test_text_that_is_none(model: LlamaCppModel) -> None:
         with pytest.raises(InputError, match="must be a string"):
             model.tokenize(text)
     with pytest.raises(InputError, match="shorten"):
-        model.tokenize("a" * (TEXT_LIMIT + 1))
+        model.tokenize("a" * (MAX_TEXT_BYTES + 1))
 
 
 def test_long_runs_of_text(model: LlamaCppModel) -> None:
-    limit = TEXT_LIMIT
+    limit = MAX_TEXT_BYTES
     pieces = [model.piece(token) for token in range(len(TOKENS))]
     for character in ("a", " ", "7", "\n", "é", "!"):
         text = character * (limit // len(character.encode()))
@@ -86,7 +86,7 @@ def test_long_runs_of_text(model: LlamaCppModel) -> None:
 
 
 def test_long_runs_do_not_overflow_the_stack(tiny_file: Path, tmp_path: Path) -> None:
-    """In a vocabulary that is split by `std::regex`, which recurses; on a caller's small stack."""
+    """With a vocabulary for which llama.cpp uses `std::regex`, which recurses, on a small stack."""
     content = tiny_file.read_bytes()
     key = b"tokenizer.ggml.pre" + np.uint32(gguf.GGUFValueType.STRING).tobytes()
     old = key + np.uint64(6).tobytes() + b"smollm"
@@ -95,17 +95,17 @@ def test_long_runs_do_not_overflow_the_stack(tiny_file: Path, tmp_path: Path) ->
     deep.write_bytes(content.replace(old, old[:-6] + b"falcon"))
     script = (
         "import sys, threading\n"
-        "from edgevlm.runtimes.llama_cpp.model import TEXT_LIMIT\n"
-        "from edgevlm.runtimes.llama_cpp.probe import PlainDecoder\n"
-        "decoder = PlainDecoder(sys.argv[1], context_length=1, threads=1)\n"
-        "def tokenize(): print(len(decoder.tokenize('!' * TEXT_LIMIT)))\n"
+        "from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES\n"
+        "from edgevlm.runtimes.llama_cpp.probe import BasicKernelsDecoder\n"
+        "decoder = BasicKernelsDecoder(sys.argv[1], context_length=1, threads=1)\n"
+        "def tokenize(): print(len(decoder.tokenize('!' * MAX_TEXT_BYTES)))\n"
         "threading.stack_size(256 * 1024)\n"
         "thread = threading.Thread(target=tokenize); thread.start(); thread.join()\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, str(deep)], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout) == (0, f"{TEXT_LIMIT}\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, f"{MAX_TEXT_BYTES}\n"), ended.stderr
 
 
 def test_files_that_are_no_decoder(tiny_file: Path, tmp_path: Path) -> None:

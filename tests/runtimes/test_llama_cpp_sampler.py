@@ -107,11 +107,13 @@ def test_samples_follow_the_distribution(decoder: DecoderRuntime) -> None:
     likely = np.exp(logits[order] - logits[order[0]])
     likely /= likely.sum()
     order = order[: np.searchsorted(np.cumsum(likely), sampling.top_p) + 1]
-    kept = [token for token in order if logits[token] >= logits[order[0]] + np.log(sampling.min_p)]
+    remaining = [
+        token for token in order if logits[token] >= logits[order[0]] + np.log(sampling.min_p)
+    ]
     expected = np.zeros(len(TOKENS))
-    expected[kept] = np.exp((logits[kept] - logits[kept[0]]) / sampling.temperature)
+    expected[remaining] = np.exp((logits[remaining] - logits[remaining[0]]) / sampling.temperature)
     expected /= expected.sum()
-    assert set(np.flatnonzero(draws)) <= set(kept)
+    assert set(np.flatnonzero(draws)) <= set(remaining)
     assert np.abs(draws / draws.sum() - expected).max() < 0.03
 
 

@@ -1,4 +1,4 @@
-"""The vision runtimes over small graphs, against NumPy."""
+"""The vision runtimes on small graphs, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights() -> NDArray[np.float32]:
 
 
 def reference(tiles: NDArray[np.uint8], *, magnitude: bool = False) -> NDArray[np.float32]:
-    """What `write_graph`'s graph computes, or the magnitude of what it adds up."""
+    """Return what the graph of `write_graph` computes, or the sum of magnitudes."""
     patches = tiles.reshape(len(tiles), TOKENS, TILE_VALUES).astype(np.float32)
     matrix = np.abs(weights()) if magnitude else weights()
     embeddings: NDArray[np.float32] = patches @ matrix / np.float32(255)
@@ -83,14 +83,14 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder is left alone."""
+    """A cache folder for each test instead of the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture(params=[OnnxVision, OpenVinoVision], ids=["onnx", "openvino"])
 def load(request: pytest.FixtureRequest) -> Callable[..., VisionRuntime]:
-    """Opens a graph in one of the runtimes."""
+    """A function that opens a graph in one of the runtimes."""
     return functools.partial(request.param, input_name="tiles", output_name="embeddings")
 
 
@@ -107,8 +107,8 @@ def some_tiles(count: int) -> NDArray[np.uint8]:
 
 
 def assert_encodes(vision: VisionRuntime, tiles: NDArray[np.uint8]) -> None:
-    """As NumPy does, but for rounding: bfloat16 does that to tiles, scale, weights and result, by up to
-    2**-9 of each."""
+    """Compare with NumPy, up to rounding: bfloat16 rounds tiles, scale, weights and result by up to 2**-9
+    of each."""
     embeddings, expected = vision.encode(tiles), reference(tiles)
     assert embeddings.dtype == np.float32 and embeddings.shape == (len(tiles), TOKENS, WIDTH)
     if "bf16" not in vision.device:
@@ -177,9 +177,9 @@ def test_refuses_graphs_with_other_inputs_and_outputs(load: Load, tmp_path: Path
         load(write_graph(path, output_name="features"))
     with pytest.raises(LoadError, match=r"must be uint8 .*is float32"):
         load(write_graph(path, input_type=TensorProto.FLOAT))
-    with pytest.raises(LoadError, match="only n free"):
+    with pytest.raises(LoadError, match="only n dynamic"):
         load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
-    with pytest.raises(LoadError, match="only n free"):
+    with pytest.raises(LoadError, match="only n dynamic"):
         load(write_graph(path, tiles_shape=("n", "height", "width", 3)))
 
 
@@ -212,13 +212,15 @@ def test_refuses_devices_that_are_not_there(graph: Path) -> None:
 
 
 def first_of(device: str) -> tuple[str, dict[str, Any]]:
-    """The provider that a device asks for first, where every provider is there."""
-    provider = execution_providers.select(device, None, onnxruntime.get_all_providers()).wanted[0]
+    """Return the first provider of a device, as if ONNX Runtime had all providers."""
+    provider = execution_providers.select_providers(
+        device, None, onnxruntime.get_all_providers()
+    ).providers[0]
     return provider if isinstance(provider, tuple) else (provider, {})
 
 
 def test_what_a_provider_compiles_is_kept_for_the_user(own_cache: Path) -> None:
-    """As ONNX Runtime's pages on the providers spell it; no machine here has one."""
+    """The options are as on ONNX Runtime's pages; no machine of the authors has these providers."""
     name, options = first_of("tensorrt")
     folder = own_cache / "edgevlm" / "tensorrt"
     assert name == "TensorrtExecutionProvider" and folder.is_dir()
@@ -231,17 +233,19 @@ def test_what_a_provider_compiles_is_kept_for_the_user(own_cache: Path) -> None:
 
 def test_operators_that_a_device_lacks_run_beside_it() -> None:
     every = onnxruntime.get_all_providers()
-    cuda = execution_providers.select("cuda", None, every)
-    tensorrt = execution_providers.select("tensorrt", None, every)
-    assert cuda.wanted == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert tensorrt.wanted[1:] == cuda.wanted and tensorrt.fixed_batch and not cuda.fixed_batch
+    cuda = execution_providers.select_providers("cuda", None, every)
+    tensorrt = execution_providers.select_providers("tensorrt", None, every)
+    assert cuda.providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert (
+        tensorrt.providers[1:] == cuda.providers and tensorrt.fixed_batch and not cuda.fixed_batch
+    )
 
 
 def test_providers_do_without_a_cache(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     own_cache.write_text("no folder")
     plain = {"ModelFormat": "MLProgram", "RequireStaticInputShapes": "1"}
     assert first_of("coreml") == ("CoreMLExecutionProvider", plain)
-    assert "coreml keeps nothing that it compiles" in caplog.text
+    assert "no cache for coreml" in caplog.text
 
 
 def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
@@ -250,25 +254,25 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The CPU's provider compiles nothing, so what one would have written is put there by hand."""
-    keeping = replace(execution_providers.DEVICES["cpu"], context=True)
-    monkeypatch.setitem(execution_providers.DEVICES, "cpu", keeping)
+    """The CPU's provider writes no compiled graph, so the test writes one in its place."""
+    keeping = replace(execution_providers.ONNX_DEVICES["cpu"], ep_context=True)
+    monkeypatch.setitem(execution_providers.ONNX_DEVICES, "cpu", keeping)
     graph = write_graph(tmp_path / "vision.onnx")
     folder = own_cache / "edgevlm" / "cpu"
     tiles = some_tiles(2)
     vision = load_onnx(graph, device="cpu")
     expected = vision.encode(tiles)
-    assert list(folder.iterdir()) == [], "nothing half-written"
+    assert list(folder.iterdir()) == [], "no incomplete file"
     compiled = onnx.load(graph)
     compiled.graph.initializer[0].float_data[:] = [2 * 255.0]
-    kept = folder / f"{vision._identity()}.onnx"
-    onnx.save(compiled, kept)
+    compiled_path = folder / f"{vision._identity()}.onnx"
+    onnx.save(compiled, compiled_path)
     halved = load_onnx(graph, device="cpu").encode(tiles)
     np.testing.assert_allclose(halved, expected / 2, rtol=1e-5)
-    kept.write_bytes(b"damaged")
+    compiled_path.write_bytes(b"damaged")
     np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
-    assert "compiling anew" in caplog.text
-    onnx.save(compiled, kept)
+    assert "compiles the graph again" in caplog.text
+    onnx.save(compiled, compiled_path)
     os.utime(graph, ns=(0, 0))  # another graph than the one that was compiled
     np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
 
@@ -276,8 +280,8 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
 def test_a_batch_of_one_for_devices_that_want_known_shapes(
     graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fixed = replace(execution_providers.DEVICES["cpu"], fixed_batch=True)
-    monkeypatch.setitem(execution_providers.DEVICES, "cpu", fixed)
+    fixed = replace(execution_providers.ONNX_DEVICES["cpu"], fixed_batch=True)
+    monkeypatch.setitem(execution_providers.ONNX_DEVICES, "cpu", fixed)
     vision = load_onnx(graph, device="cpu")
     assert vision._session.get_inputs()[0].shape == [1, SIDE, SIDE, 3]
     tiles = some_tiles(5)
@@ -341,7 +345,7 @@ def test_openvino_does_without_a_cache(graph: Path, own_cache: Path) -> None:
 
 
 def test_openvino_says_what_it_runs_on(graph: Path) -> None:
-    computed = "bf16" if {"amx_bf16", "avx512_bf16"} & system.flags() else "f32"
+    computed = "bf16" if {"amx_bf16", "avx512_bf16"} & system.cpu_flags() else "f32"
     assert load_openvino(graph).device == f"OpenVINO CPU {computed}"
     with pytest.raises(LoadError, match=r"openvino:npu was asked for.*CPU"):
         load_openvino(graph, device="openvino:npu")
@@ -374,14 +378,14 @@ def test_the_processor_decides_between_the_runtimes(
     taken: str,
     best: str,
 ) -> None:
-    monkeypatch.setattr(system, "flags", lambda: frozenset(flags))
-    backend = devices.select(device, None, precisions)
+    monkeypatch.setattr(system, "cpu_flags", lambda: frozenset(flags))
+    backend = devices.select_backend(device, None, precisions)
     assert (backend.device, backend.precisions[0]) == (taken, best)
     assert backend.allow_fallback == (device == "auto" and taken == "openvino")
 
 
 def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
-    backend = devices.VisionBackend("openvino:npu", None, devices.HALF_FLOATS)
+    backend = devices.VisionBackend("openvino:npu", None, devices.FP16_FIRST)
     names = {"input_name": "tiles", "output_name": "embeddings"}
     with pytest.raises(LoadError, match="openvino:npu was asked for"):
         backend.load(graph, threads=1, **names)
@@ -392,7 +396,7 @@ def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptu
 
 def test_named_devices_must_exist() -> None:
     with pytest.raises(InputError, match=r"auto, cpu, cuda.*openvino:npu, is 'openvino:tpu'"):
-        devices.select("openvino:tpu", None, ("fp32",))
+        devices.select_backend("openvino:tpu", None, ("fp32",))
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -402,13 +406,13 @@ def test_cuda_as_pip_installs_it_is_loaded_before_a_session_that_needs_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is missing then belongs on stderr, not among the answers."""
+    """Messages about missing libraries go to stderr, not between the answers."""
     monkeypatch.setattr(onnx_runtime, "_load_cuda", onnx_runtime._load_cuda.__wrapped__)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no libcudnn"), raising=False)
     with contextlib.suppress(LoadError):  # where this ONNX Runtime has no CUDA
         OnnxVision(
             graph, input_name="tiles", output_name="embeddings", device="auto"
-        )._create_session(graph, [provider], onnxruntime.SessionOptions(), fall_back=False)
+        )._create_session(graph, [provider], onnxruntime.SessionOptions(), allow_fallback=False)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("no libcudnn" in shown.err) == (provider == "CUDAExecutionProvider")

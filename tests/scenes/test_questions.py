@@ -1,4 +1,4 @@
-"""Tests of the generated questions: that the answers follow from the scenes, without hints."""
+"""Tests of the generated questions: the answers follow from the scenes, and nothing else gives them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from edgevlm.scenes.phrasings_ru import RUSSIAN
 from edgevlm.scenes.questions import LANGUAGES, SKILLS, Question
 from edgevlm.scenes.wording import WORDINGS
 
-Asked = tuple[tuple[Scene, ...], Question]
+ScenesAndQuestion = tuple[tuple[Scene, ...], Question]
 
 
 @cache
-def _asked(skill: str, language: str, count: int = 60, unseen: bool = False) -> list[Asked]:
-    """Questions with the scenes they are about."""
+def _asked(
+    skill: str, language: str, count: int = 60, unseen: bool = False
+) -> list[ScenesAndQuestion]:
+    """Return questions with the scenes that they are about."""
     rng = np.random.default_rng([SKILLS.index(skill), LANGUAGES.index(language), unseen])
-    found: list[Asked] = []
+    found: list[ScenesAndQuestion] = []
     while len(found) < count:
         if skill == "two_pictures":
             pair = pairs.sample_pair(rng)
@@ -32,7 +34,7 @@ def _asked(skill: str, language: str, count: int = 60, unseen: bool = False) -> 
         else:
             layouts = questions.LAYOUTS_FOR[skill]
             shown = (composition.sample(rng, layouts[int(rng.integers(len(layouts)))]),)
-            question = questions.ask(skill, shown[0], rng, language, unseen, blur=0.03)
+            question = questions.ask(skill, shown[0], rng, language, unseen, order_noise=0.03)
         if question is not None:
             found.append((shown, question))
     return found
@@ -44,17 +46,19 @@ def _asked(skill: str, language: str, count: int = 60, unseen: bool = False) -> 
 def test_questions_are_complete(skill: str, language: str, unseen: bool) -> None:
     for _, question in _asked(skill, language, unseen=unseen):
         assert (question.skill, question.language) == (skill, language)
-        assert question.family.startswith(f"{skill}/")
-        assert question.judge in ("words", "box", "mentions")
+        assert question.question_type.startswith(f"{skill}/")
+        assert question.metric in ("words", "box", "mentions")
         assert question.accepted[0] == question.turns[-1].answer
         assert len(set(question.accepted)) == len(question.accepted)
         assert len(question.turns) in ((2, 3) if skill == "many_turns" else (1,))
         for turn in question.turns:
-            assert turn.text.strip() == turn.text != ""
+            assert turn.question.strip() == turn.question != ""
             assert turn.answer
-            assert not set("{}") & set(turn.text + turn.answer)
-            if language == "ru" and '"' not in turn.answer and question.judge != "box":
-                assert not any("a" <= letter <= "z" for letter in (turn.text + turn.answer).lower())
+            assert not set("{}") & set(turn.question + turn.answer)
+            if language == "ru" and '"' not in turn.answer and question.metric != "box":
+                assert not any(
+                    "a" <= letter <= "z" for letter in (turn.question + turn.answer).lower()
+                )
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -68,18 +72,18 @@ def test_there_are_many_phrasings_and_the_unseen_are_never_seen() -> None:
     assert ENGLISH.keys() == RUSSIAN.keys()
     for table in (ENGLISH, RUSSIAN):
         for key, (seen, unseen) in table.items():
-            least = 4 if key in ("color_at", "filled_it") else 6  # little else can be said
-            assert least <= len(set(seen)) == len(seen) <= 14, key
+            minimum = 4 if key in ("color_at", "filled_it") else 6  # little else can be said
+            assert minimum <= len(set(seen)) == len(seen) <= 14, key
             assert len(set(unseen)) == 2, key
         every = {text.lower() for seen, _ in table.values() for text in seen}
         assert every.isdisjoint(text.lower() for _, unseen in table.values() for text in unseen)
 
 
-def _parts(question: Question, key: str) -> list[str]:
-    """Names whose filled-in phrasings are this very question."""
-    asked = question.turns[-1].text.lower().rstrip("?.")
+def _asked_names(question: Question, key: str) -> list[str]:
+    """Return the names with which a phrasing is exactly this question."""
+    asked = question.turns[-1].question.lower().rstrip("?.")
     seen, unseen = WORDINGS[question.language].phrasings[key]
-    filled = {name: WORDINGS[question.language].filling(name) for name in nouns()}
+    filled = {name: WORDINGS[question.language].slots(name) for name in nouns()}
     return [
         name
         for name, words in filled.items()
@@ -93,11 +97,11 @@ def test_counts_are_right(language: str) -> None:
     counts: Counter[int] = Counter()
     for (scene,), question in _asked("count", language, 150):
         counts[int(question.accepted[0])] += 1
-        if question.family == "count/kind":
-            (name,) = _parts(question, "count")
+        if question.question_type == "count/kind":
+            (name,) = _asked_names(question, "count")
             there = sum(thing.name == name for thing in scene.things)
             assert question.accepted == (str(there),)
-        if question.family == "count/all":
+        if question.question_type == "count/all":
             assert question.accepted == (str(len(scene.things)),)
     assert set(counts) == set(range(7))
     assert 0.08 < counts[0] / 150 < 0.28
@@ -105,8 +109,8 @@ def test_counts_are_right(language: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("skill", ["point", "many_turns", "refuse"])
-def test_boxes_are_those_of_something_in_the_picture(skill: str, language: str) -> None:
-    boxes = [(s, q) for (s, *_), q in _asked(skill, language) if q.judge == "box"]
+def test_boxes_are_those_of_something_in_the_image(skill: str, language: str) -> None:
+    boxes = [(s, q) for (s, *_), q in _asked(skill, language) if q.metric == "box"]
     for scene, question in boxes:
         if question.accepted[0][0] != "[":
             continue
@@ -123,13 +127,17 @@ def test_boxes_are_those_of_something_in_the_picture(skill: str, language: str) 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_corners_are_right(language: str) -> None:
     terms = WORDINGS[language].terms
-    asked = [(s, q) for (s,), q in _asked("relation", language, 120) if q.family.endswith("corner")]
+    asked = [
+        (s, q)
+        for (s,), q in _asked("relation", language, 120)
+        if q.question_type.endswith("corner")
+    ]
     seen = set()
     for scene, question in asked:
-        plain = [thing for thing in scene.things if thing.name in _parts(question, "corner")]
+        plain = [thing for thing in scene.things if thing.name in _asked_names(question, "corner")]
         if len(plain) != 1:
             continue  # referred to with its colour
-        x, y = scene.place(plain[0])
+        x, y = scene.center(plain[0])
         corner = f"{'bottom' if y > 0.5 else 'top'} {'right' if x > 0.5 else 'left'}"
         assert question.accepted == (terms[corner],)
         seen.add(corner)
@@ -142,7 +150,7 @@ def test_answers_cannot_be_guessed(language: str) -> None:
     yes = [q.accepted[0] == terms["yes"] for _, q in _asked("yes_no", language, 200)]
     assert 0.35 < np.mean(yes) < 0.65
     refusals = [q.accepted[0] for _, q in _asked("refuse", language, 200)]
-    refused = ["There" in said or "Здесь" in said for said in refusals]
+    refused = ["There" in answer or "Здесь" in answer for answer in refusals]
     assert 0.35 < np.mean(refused) < 0.65
     which = [q.accepted[0] for _, q in _asked("two_pictures", language, 200)]
     first, second = which.count(terms["first"]), which.count(terms["second"])
@@ -155,9 +163,9 @@ def test_what_is_refused_is_not_there_and_what_is_read_is_printed(language: str)
     for (scene,), question in _asked("refuse", language, 200):
         for thing in scene.things:
             for color in (None, thing.color):
-                assert question.accepted[0] != wording.missing(thing.name, color)[0]
+                assert question.accepted[0] != wording.absent_answers(thing.name, color)[0]
         if scene.words:
-            assert question.accepted[0] != wording.missing("text")[0]
+            assert question.accepted[0] != wording.absent_answers("text")[0]
     for (scene,), question in _asked("read", language):
         assert question.accepted == (f'"{scene.words[0].text}"', scene.words[0].text)
 
@@ -185,7 +193,7 @@ def test_a_pair_differs_in_one_thing() -> None:
         first, second = set(pair.first.things), set(pair.second.things)
         assert first - second == ({before} if before else set())
         assert second - first == ({after} if after else set())
-        assert pair.first.ground == pair.second.ground
+        assert pair.first.background == pair.second.background
         for thing in pair.second.things:
             left, top, right, bottom = thing.box()
             assert left >= -0.5 and right <= pair.second.width + 0.5
@@ -200,8 +208,8 @@ def test_english_and_russian_agree_in_number_and_gender() -> None:
         "a unicorn",
         "scissors",
     ]
-    assert english.missing("glasses")[0] == "There are no glasses."
-    assert russian.missing("star", "blue")[0] == "Здесь нет синей звезды."
-    assert russian.gone("scissors", None)[0] == "ножницы исчезли"
-    assert russian.recolored("heart", "red", "blue")[0] == "красное сердце стало синим"
-    assert russian.filling("star", "red")["many"] == "красных звёзд"
+    assert english.absent_answers("glasses")[0] == "There are no glasses."
+    assert russian.absent_answers("star", "blue")[0] == "Здесь нет синей звезды."
+    assert russian.removed_answers("scissors", None)[0] == "ножницы исчезли"
+    assert russian.recolored_answers("heart", "red", "blue")[0] == "красное сердце стало синим"
+    assert russian.slots("star", "red")["many"] == "красных звёзд"

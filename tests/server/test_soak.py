@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.soak import BAD_SCHEMAS
 from edgevlm.errors import InputError
-from edgevlm.runtimes.json_schema.constraint import JsonTexts
+from edgevlm.runtimes.json_schema.constraint import JsonConstraint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ def test_good_clients_get_right_answers_all_along() -> None:
 
 
 def test_its_schemas_are_bad() -> None:
-    texts = JsonTexts(
+    texts = JsonConstraint(
         [bytes([byte]) for byte in range(256)] + [b""], [256], lambda text: list(text.encode())
     )
     for schema in BAD_SCHEMAS:

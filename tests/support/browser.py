@@ -1,4 +1,4 @@
-"""A page of the demo in a real browser: Chromium, headless, with a camera that shows a moving picture."""
+"""A page of the demo in headless Chromium, with a camera that shows a moving image."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ARGUMENTS = (
     "--use-fake-ui-for-media-stream",
 )
 TIMEOUT = 60_000
-"""Milliseconds until what is awaited counts as missing; the machine may be slow."""
+"""Milliseconds that the tests wait for an element; long, because the machine may be slow."""
 
 
 def missing() -> str | None:
-    """What has to be installed before a browser can be driven; None if nothing."""
+    """Return what must be installed to drive a browser; None if nothing is missing."""
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install playwright"
     if executable() is None:
@@ -50,7 +50,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def served(models: ModelPool, port: int | None = None) -> Iterator[str]:
-    """The address of the demo."""
+    """Serve the demo; yield its address."""
     from edgevlm.demo.app import build, launch
 
     page = build(models, {"max_tokens": 40})
@@ -69,14 +69,14 @@ def visit(
     locale: str = "en-US",
     tolerated: str | None = None,
 ) -> Iterator[Page]:
-    """The demo in a browser profile of its own.
+    """Open the demo in its own browser profile.
 
     Args:
-        locale: what the browser asks pages to speak.
-        tolerated: a regular expression for errors in the console that do not count.
+        locale: language that the browser asks for.
+        tolerated: a regular expression for errors in the console to ignore.
 
     Raises:
-        AssertionError: on leaving, if the page complained or asked another host for anything.
+        AssertionError: on exit, if the page logged an error or sent a request to another host.
     """
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -113,7 +113,7 @@ def visit(
 
 
 def loaded(page: Page) -> None:
-    """Wait until the page can be used: its components are there, and its scripts have run."""
+    """Wait until the page is usable: its components exist, and its scripts have run."""
     page.locator("#question textarea").wait_for(state="attached")
     page.wait_for_function("window.edgevlm !== undefined")
 
@@ -125,7 +125,7 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def page_width(page: Page) -> int:
-    """How wide the page's content is, in CSS pixels; Gradio's frame hides what is wider than the window."""
+    """Return the width of the page's content in CSS pixels, with the part that Gradio's frame hides."""
     return int(
         page.evaluate(
             "Math.max(...[document.documentElement, document.querySelector('.gradio-container')]"
@@ -135,39 +135,39 @@ def page_width(page: Page) -> int:
 
 
 def choose(page: Page, dropdown: str, name: str) -> None:
-    """Choose from a list, and wait until it is closed: it fades, and two open lists have equal options."""
+    """Choose from a list, and wait until the list is closed: two open lists have equal options."""
     page.locator(f"{dropdown} input").click()
     page.locator(dropdown).get_by_role("option", name=name, exact=True).click()
     page.locator(dropdown).get_by_role("listbox").wait_for(state="detached")
 
 
-def send(page: Page, text: str, pictures: Sequence[Path] = ()) -> None:
-    """Ask, without waiting for the answer."""
-    if pictures:
-        page.locator("#question input[type=file]").set_input_files(list(pictures))
-        page.locator("#question .thumbnail-item").nth(len(pictures) - 1).wait_for()
+def send(page: Page, text: str, images: Sequence[Path] = ()) -> None:
+    """Send a question, without waiting for the answer."""
+    if images:
+        page.locator("#question input[type=file]").set_input_files(list(images))
+        page.locator("#question .thumbnail-item").nth(len(images) - 1).wait_for()
     page.locator("#question textarea").fill(text)
     page.locator("#question .submit-button").click()
 
 
 def idle(page: Page) -> None:
-    """Wait until no answer is being made."""
+    """Wait until no answer is in progress."""
     page.locator("#question .submit-button").wait_for()
 
 
 def answers(page: Page) -> Locator:
-    """What was said so far, once the page shows it."""
+    """Return the answers that the page shows."""
     return page.locator("#conversation .bot .answered")
 
 
-def ask(page: Page, text: str, pictures: Sequence[Path] = ()) -> str:
-    """Ask and wait; returns the answer."""
+def ask(page: Page, text: str, images: Sequence[Path] = ()) -> str:
+    """Send a question, wait for the answer and return it."""
     count = answers(page).count()
-    send(page, text, pictures)
+    send(page, text, images)
     answers(page).nth(count).wait_for()
     idle(page)
-    said: str = answers(page).nth(count).inner_text()
-    return said.strip()
+    answer: str = answers(page).nth(count).inner_text()
+    return answer.strip()
 
 
 def switch_camera(page: Page) -> None:
@@ -175,16 +175,16 @@ def switch_camera(page: Page) -> None:
     page.locator("#live-camera .camera-switch").click()
 
 
-def fill(page: Page, picture: Path) -> None:
-    """Leave something in every tab: an answer, what a camera showed, a comparison."""
+def fill(page: Page, image: Path) -> None:
+    """Fill every tab: with an answer, camera frames and a comparison."""
     open_tab(page, "Chat")
-    ask(page, "Where is the key?", [picture])
+    ask(page, "Where is the key?", [image])
     open_tab(page, "Live")
     switch_camera(page)
     page.locator("#live-history li").first.wait_for()
     switch_camera(page)
     open_tab(page, "Compare")
-    page.locator("#compare-picture input[type=file]").set_input_files(picture)
+    page.locator("#compare-picture input[type=file]").set_input_files(image)
     page.locator("#compare-picture img").wait_for()
     page.locator("#compare-question textarea").fill("What is in the picture?")
     page.locator("#compare-start").click()

@@ -1,8 +1,8 @@
-"""Checkpoints as folders, as a hub repository holds them: real architectures, random weights.
+"""Checkpoint folders as in hub repositories: real architectures with random weights.
 
-Small ones of each family that the exporter knows, and `smolvlm_256m` in that model's real shape. All are
-deterministic: same arguments, same bytes. ``python -m tests.support.checkpoints smolvlm_256m FOLDER``
-writes one.
+There is a small one of each family that the exporter supports, and `smolvlm_256m` in the real shape. All are
+deterministic: the same arguments give the same bytes. ``python -m tests.support.checkpoints smolvlm_256m
+FOLDER`` writes one.
 """
 
 from __future__ import annotations

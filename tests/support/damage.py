@@ -1,4 +1,4 @@
-"""Ways to change a checkpoint or a GGUF file, for the tests of exports."""
+"""Changes of checkpoints and GGUF files for the tests of exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 
 def change_json(path: Path, **changes: Any) -> None:
-    """Values at the top of a JSON file; None removes one."""
+    """Change top-level values of a JSON file; None removes a value."""
     data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     data = {key: value for key, value in (data | changes).items() if value is not None}
     path.write_text(json.dumps(data), encoding="utf-8")
@@ -22,7 +22,7 @@ def change_json(path: Path, **changes: Any) -> None:
 def change_weights(
     folder: Path, change: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor] | None]
 ) -> None:
-    """Tensors of ``model.safetensors``: `change` alters them, or returns others."""
+    """Change tensors of ``model.safetensors``: `change` changes them in place, or returns others."""
     path = folder / "model.safetensors"
     weights = load_file(path)
     save_file(dict(change(weights) or weights), path, {"format": "pt"})
@@ -36,7 +36,7 @@ def rewrite_gguf(
     drop: tuple[str, ...] = (),
     architecture: str | None = None,
 ) -> Path:
-    """A GGUF file with other metadata; None removes a key, `drop` tensors."""
+    """Write a GGUF file with other metadata; None removes a key, `drop` removes tensors."""
     reader = gguf.GGUFReader(source)
     changes = dict(fields or {})
     writer = gguf.GGUFWriter(path, architecture or reader.fields["general.architecture"].contents())

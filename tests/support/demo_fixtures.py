@@ -1,4 +1,4 @@
-"""What the browser tests of the demo share: its models, its page in Chromium, pictures to ask about.
+"""Fixtures of the browser tests of the demo: its models, its page in Chromium, example images.
 
 A test module uses it with::
 
@@ -20,7 +20,7 @@ import pytest
 
 from edgevlm import VLM, Bundle
 from edgevlm.local_bundles import remember
-from edgevlm.runtimes.llama_cpp.library import library
+from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from tests.support import browser
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MARKS = [
     pytest.mark.slow,
     pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
-    # On a busy machine Gradio's page is now and then not as far as a person would wait for.
+    # On a busy machine Gradio's page is sometimes not ready in time.
     pytest.mark.flaky(reruns=1),
 ]
 """For ``pytestmark``."""
@@ -50,8 +50,8 @@ def picture_of(page: Page, name: str) -> None:
 
 
 def add_q4_0(folder: Path) -> None:
-    """A second precision of a bundle's decoder."""
-    llama = library()
+    """Add a second precision of the decoder to a bundle."""
+    llama = load_llama_cpp()
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     files = manifest["decoder"]["files"]
@@ -71,7 +71,7 @@ def add_q4_0(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPool]:
-    """The built-in model, a copy of it in two precisions and a broken one, as if exported on this machine."""
+    """The built-in model, and two local exports: a copy with two precisions, and a broken one."""
     from edgevlm.demo.model_pool import ModelPool
 
     folder = tmp_path_factory.mktemp("exports")
@@ -111,6 +111,6 @@ def page(chromium: Browser, address: str) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def nano() -> Iterator[VLM]:
-    """The model called directly, to compare with."""
+    """The built-in model without the demo, for comparison."""
     with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
         yield vlm

@@ -1,4 +1,4 @@
-"""Image files written byte by byte, also those that Pillow does not write."""
+"""Writers of image files, also of kinds that Pillow does not write."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _KINDS = {1: "B", 3: "H", 4: "I", 5: "2I"}
-"""Types of TIFF: byte, short, long, rational."""
+"""Struct codes of TIFF's types: byte, short, long, rational."""
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """Return a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(
     values: NDArray[Any], *, before: Sequence[bytes] = (), after: Sequence[bytes] = ()
 ) -> bytes:
-    """A PNG of uint8 or uint16 ``[height, width]`` or ``[height, width, 2, 3 or 4]``.
+    """Return a PNG of uint8 or uint16 ``[height, width]`` or ``[height, width, 2, 3 or 4]``.
 
     Args:
         before, after: further chunks before and after the pixels.
@@ -46,13 +46,13 @@ def tiff(
     pixels: bytes | None = None,
     bits: int | None = None,
 ) -> bytes:
-    """A TIFF without compression of ``[height, width]`` or ``[height, width, channels]``.
+    """Return an uncompressed TIFF of ``[height, width]`` or ``[height, width, channels]``.
 
     Args:
-        order: ``<`` or ``>``, of all its numbers.
-        photometric: 0 if white is 0, 1 if black is, 2 for RGB; None for 1 or 2.
-        more: further tags: tag, type, count, and the four bytes of their value as a number.
-        pixels, bits: of a sample, instead of those of `values`.
+        order: byte order of all numbers, ``<`` or ``>``.
+        photometric: 0 if white is 0, 1 if black is 0, 2 for RGB; None: 1 or 2, by the channels.
+        more: further tags: tag, type, count, and the four bytes of the value as a number.
+        pixels, bits: data and bits of a sample, instead of those of `values`.
     """
     height, width = values.shape[:2]
     channels = values.shape[2] if values.ndim == 3 else 1
@@ -68,7 +68,7 @@ def tiff(
     outside = b""
 
     def placed(data: bytes) -> bytes:
-        """A value of up to four bytes itself, or where it stands."""
+        """Return a value of up to four bytes, or the offset of a longer one."""
         nonlocal outside
         if len(data) <= 4:
             return data.ljust(4, b"\0")
@@ -102,7 +102,7 @@ def tiff(
 
 
 def pgm(values: NDArray[Any], greatest: int, *, plain: bool = False) -> bytes:
-    """A grey map of ``[height, width]`` whose white is `greatest`."""
+    """Return a portable grey map of ``[height, width]`` in which `greatest` is white."""
     height, width = values.shape
     header = f"P{2 if plain else 5} {width} {height} {greatest}\n".encode()
     if plain:
@@ -113,7 +113,7 @@ def pgm(values: NDArray[Any], greatest: int, *, plain: bool = False) -> bytes:
 def orientation_block(
     orientation: int, *more: tuple[int, int, int, int], order: str = ">"
 ) -> bytes:
-    """An EXIF block, without ``Exif`` before it; `more` as in `tiff`."""
+    """Return an EXIF block without the prefix ``Exif``; `more` is that of `tiff`."""
     entries = sorted([(0x0112, 3, 1, orientation << 16 if order == ">" else orientation), *more])
     packed = b"".join(struct.pack(order + "HHII", *entry) for entry in entries)
     mark = b"MM\0*" if order == ">" else b"II*\0"
@@ -121,12 +121,12 @@ def orientation_block(
 
 
 def segment(marker: int, data: bytes) -> bytes:
-    """A segment of a JPEG."""
+    """Return a segment of a JPEG."""
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
 def gradient(dtype: Any, *channels: int) -> NDArray[Any]:
-    """``[7, 9]`` or ``[7, 9, channels]``, from the least to the greatest value of an unsigned type."""
+    """Return ``[7, 9]`` or ``[7, 9, channels]``, from 0 to the maximum of an unsigned type."""
     count, greatest = 63 * int(np.prod(channels)), int(np.iinfo(dtype).max)
     values = [index * greatest // (count - 1) for index in range(count)]
     return np.array(values, dtype).reshape(7, 9, *channels)

@@ -1,4 +1,4 @@
-"""Whether what a server answers is what OpenAI describes.
+"""Check of the server's responses against OpenAI's types and published API description.
 
 Every answer is read strictly by the types of the `openai` package: no type is coerced, nothing required is
 missing, nothing is there that they do not have. Fields that OpenAI's published description requires and
@@ -52,7 +52,7 @@ REQUIRED = {
     "ChatCompletionTokenLogprob": {"token", "logprob", "bytes", "top_logprobs"},
     "TopLogprob": {"token", "logprob", "bytes"},
 }
-"""By the name of the `openai` package's type."""
+"""Fields by the name of the `openai` package's type."""
 
 ANSWERS: list[tuple[str, type[pydantic.BaseModel], str]] = [
     (r"POST /v1/chat/completions", ChatCompletion, "CreateChatCompletionResponse"),
@@ -64,11 +64,11 @@ ANSWERS: list[tuple[str, type[pydantic.BaseModel], str]] = [
     (r"DELETE /v1/files/[^/]*", FileDeleted, "DeleteFileResponse"),
 ]
 OTHERS = re.compile(r"GET /(health|metrics|openapi.json|v1/files/[^/]*/content)|OPTIONS .*")
-"""What OpenAI has not, or not as JSON."""
+"""Paths that OpenAI does not have, or not as JSON."""
 
 
 def mistakes(request: str, status: int, media_type: str, body: bytes) -> Iterator[str]:
-    """What is wrong with an answer.
+    """Return the mistakes of a response.
 
     Args:
         request: method and path.
@@ -126,7 +126,7 @@ def _wrong(model: type[pydantic.BaseModel], schema: str, value: Any) -> Iterator
 
 
 def _extra(model: pydantic.BaseModel) -> Iterator[str]:
-    """Fields that OpenAI does not have, and those that it has and that are missing."""
+    """Return the fields that OpenAI does not have, and those that are missing."""
     name = type(model).__name__
     if model.model_extra:
         yield f"{name} has {sorted(model.model_extra)}"
@@ -141,7 +141,7 @@ def _extra(model: pydantic.BaseModel) -> Iterator[str]:
 
 @functools.cache
 def _validator(schema: str) -> Any:
-    """The published description's own, if its file is there."""
+    """Return the schemas of the published description; empty if its file is not given."""
     file = os.environ.get("OPENAI_DESCRIPTION")
     if not file:
         return None
@@ -151,7 +151,7 @@ def _validator(schema: str) -> Any:
 
 
 def _nullable(value: Any) -> Any:
-    """OpenAPI 3.0's ``nullable`` as JSON Schema has it."""
+    """Translate OpenAPI 3.0's ``nullable`` to JSON Schema."""
     if isinstance(value, list):
         return [_nullable(item) for item in value]
     if not isinstance(value, Mapping):
@@ -163,7 +163,7 @@ def _nullable(value: Any) -> Any:
 
 
 class CheckedAnswers:
-    """ASGI application around another: collects in `mistakes` what it answers wrongly."""
+    """ASGI application around another one: it collects the mistakes of its responses in `mistakes`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

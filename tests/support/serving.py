@@ -1,4 +1,4 @@
-"""A server in a thread, on a real socket."""
+"""A server in a thread on a real socket, for tests."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.support.openai_description import CheckedAnswers
 MODEL = "edgevlm-nano"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SECONDS = 60
-"""That a test waits for something at most."""
+"""Longest time that a test waits, in seconds."""
 
 
 def data_uri(name: str) -> str:
-    """Of one of the example pictures."""
+    """Return the data URI of one of the example images."""
     data = base64.b64encode((EXAMPLES / name).read_bytes()).decode()
     return f"data:image/png;base64,{data}"
 
 
 def asking(text: str, *urls: str, detail: str | None = None) -> Any:
-    """Messages that ask about some pictures."""
+    """Return messages that ask about images."""
     extra = {} if detail is None else {"detail": detail}
-    pictures = [{"type": "image_url", "image_url": {"url": url, **extra}} for url in urls]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+    images = [{"type": "image_url", "image_url": {"url": url, **extra}} for url in urls]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
 
 
 def free_port() -> int:
@@ -53,7 +53,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def serving(vlm: VLM | None = None, **options: Any) -> Iterator[str]:
-    """Address of a server in a thread; at its end, all that it answered has to be as OpenAI describes."""
+    """Run a server in a thread; yield its address, and check all its responses at the end."""
     app = create_app(vlm or VLM.from_pretrained(MODEL), model=MODEL, **options)
     checked = CheckedAnswers(app)
     listening = bind("127.0.0.1", 0)

@@ -27,9 +27,9 @@ MERGES = ["t h", "th e", "i n"]
 class ExactDecoder(LlamaCppDecoder):
     """Keys and values are not rounded, as flash attention does, so that logits agree to 1e-5."""
 
-    CACHE_TYPE = "F32"
+    KV_CACHE_TYPE = "F32"
 
-    def _flash_pays(self) -> bool:
+    def _use_flash_attention(self) -> bool:
         return False
 
 

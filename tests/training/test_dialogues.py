@@ -1,4 +1,4 @@
-"""Packed rows are what separate chats would be, and the vocabulary spells what is printed."""
+"""Packed rows equal separate chats, and the tokenizer spells printed words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from transformers import Idefics3Processor, LlamaConfig, LlamaForCausalLM
 
 from edgevlm.scenes import composition, drawings, pairs
-from training.dialogues import NO_PICTURE, Packer, attention, stack_rows
+from training.dialogues import NO_IMAGE, Packer, attention_mask, stack_rows
 from training.model import TILE, TOKENS, VOCABULARY
 from training.tokenizer import build_processor, build_tokenizer
 
@@ -18,7 +18,7 @@ CHATS: list[tuple[list[tuple[str, str]], int]] = [
     ([("What is in the picture?", "There is a red circle, a cat and a blue star.")], 1),
     ([("Прочитай слово.", '"HOUSE"'), ("Где оно?", "[12, 30, 45, 61]")], 1),
     ([("How many cats are there?", "3"), ("And dogs?", "0"), ("thanks", "You are welcome!")], 1),
-    ([("Hello", "Hello!"), ("What color is the cat?", NO_PICTURE["en"])], 0),
+    ([("Hello", "Hello!"), ("What color is the cat?", NO_IMAGE["en"])], 0),
     ([("Что изменилось?", "Здесь красный круг.")], 2),
     ([("Which picture has more cats?", "the first"), ("How many?", "3")], 2),
 ]
@@ -34,26 +34,26 @@ def packer(processor: Idefics3Processor) -> Packer:
     return Packer(processor.tokenizer)
 
 
-def rendered(processor: Any, turns: list[tuple[str, str]], pictures: int) -> list[int]:
-    """The chat as the template and the processor write it, up to the end of the last answer."""
+def rendered(processor: Any, turns: list[tuple[str, str]], images: int) -> list[int]:
+    """Return the ids of the chat by template and processor, up to the end of the last answer."""
     messages = []
     for i, (question, answer) in enumerate(turns):
-        shown = [{"type": "image"}] * (0 if i else pictures)
+        shown = [{"type": "image"}] * (0 if i else images)
         messages.append({"role": "user", "content": [*shown, {"type": "text", "text": question}]})
-        said = [{"type": "text", "text": answer}]
-        messages.append({"role": "assistant", "content": said})
+        content = [{"type": "text", "text": answer}]
+        messages.append({"role": "assistant", "content": content})
     text = processor.apply_chat_template(messages)
-    images = torch.zeros(pictures, 3, TILE, TILE, dtype=torch.uint8).unbind() if pictures else None
-    ids: list[int] = processor(text=text, images=images)["input_ids"][0]
+    tiles = torch.zeros(images, 3, TILE, TILE, dtype=torch.uint8).unbind() if images else None
+    ids: list[int] = processor(text=text, images=tiles)["input_ids"][0]
     assert processor.tokenizer.decode(ids[-1:]) == "\n"
     return list(ids[:-1])
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("images", [1, 2])
 def test_a_packed_row_equals_separate_chats(
-    processor: Idefics3Processor, packer: Packer, pictures: int
+    processor: Idefics3Processor, packer: Packer, images: int
 ) -> None:
-    chats = [chat for chat in CHATS if chat[1] in (0, pictures)]
+    chats = [chat for chat in CHATS if chat[1] in (0, images)]
     segments = [packer.segment(*chat) for chat in chats]
     longer = packer.row([*segments, segments[0]])
     row = stack_rows([packer.row(segments), longer])
@@ -70,7 +70,7 @@ def test_a_packed_row_equals_separate_chats(
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         packed = model(
-            row["ids"], attention_mask=attention(row["owner"]), position_ids=row["positions"]
+            row["ids"], attention_mask=attention_mask(row["owner"]), position_ids=row["positions"]
         ).logits[0]
         for number, (turns, seen) in enumerate(chats, 1):
             ids = rendered(processor, turns, seen)
@@ -87,17 +87,17 @@ def test_a_packed_row_equals_separate_chats(
             assert torch.equal(targets[targets >= 0], following[targets >= 0])
 
 
-def test_the_pictures_stand_where_the_packer_says(packer: Packer) -> None:
+def test_the_images_are_at_the_positions_of_the_packer(packer: Packer) -> None:
     image = packer._ids("<image>")[0]
-    for pictures in (1, 2):
-        opening = packer.opening(pictures)
-        places = [i + k for i in packer.picture_positions(pictures) for k in range(TOKENS)]
+    for images in (1, 2):
+        opening = packer.opening(images)
+        places = [i + k for i in packer.image_positions(images) for k in range(TOKENS)]
         assert [i for i, token in enumerate(opening) if token == image] == places
-    assert packer.opening(0) == packer.picture_positions(0) == []
+    assert packer.opening(0) == packer.image_positions(0) == []
 
 
-def test_a_row_is_about_one_number_of_pictures(packer: Packer) -> None:
-    with pytest.raises(ValueError, match="same pictures"):
+def test_a_row_has_one_number_of_images(packer: Packer) -> None:
+    with pytest.raises(ValueError, match="same images"):
         packer.row([packer.segment(*CHATS[0]), packer.segment(*CHATS[4])])
 
 
@@ -106,23 +106,23 @@ def test_every_scene_gets_dialogues_and_captions(packer: Packer, layout: str) ->
     rng = np.random.default_rng(7)
     for _ in range(8):
         scene = composition.sample(rng, layout, styles=("noto",))
-        dialogues, captions = packer.about(scene, rng), packer.captions(scene, rng)
+        dialogues, captions = packer.dialogues(scene, rng), packer.captions(scene, rng)
         assert 1 <= len(dialogues) <= 9
         assert 1 <= len(captions) <= 2
-        assert {segment.pictures for segment in dialogues} <= {0, 1}
+        assert {segment.images for segment in dialogues} <= {0, 1}
         for segments in (dialogues, captions):
             assert len({tuple(segment.ids) for segment in segments}) == len(segments)
             row = packer.row(segments)
             assert len({len(values) for values in row.values()}) == 1
-            assert int((row["targets"] >= 0).sum()) == sum(sum(s.said) for s in segments)
+            assert int((row["targets"] >= 0).sum()) == sum(sum(s.is_answer) for s in segments)
 
 
 def test_a_pair_gets_different_questions(packer: Packer) -> None:
     rng = np.random.default_rng(8)
     for _ in range(8):
-        segments = packer.about_pair(pairs.sample_pair(rng, styles=("noto",)), rng)
+        segments = packer.pair_dialogues(pairs.sample_pair(rng, styles=("noto",)), rng)
         assert 1 <= len(segments) <= 5
-        assert {segment.pictures for segment in segments} == {2}
+        assert {segment.images for segment in segments} == {2}
         assert len({tuple(segment.ids) for segment in segments}) == len(segments)
 
 

@@ -49,7 +49,7 @@ def test_labels_say_what_stands_where() -> None:
         found = labels.label(scene, 10)
         assert found.centre.sum() <= len(scene.things)
         for thing in scene.things:
-            x, y = scene.place(thing)
+            x, y = scene.center(thing)
             cell = int(y * 10) * 10 + int(x * 10)
             if found.kind[cell] != 1 + labels.KINDS.index(thing.name):
                 continue  # covered by another thing, or hollow there
@@ -71,7 +71,7 @@ def test_labels_spell_the_words() -> None:
         if word is None or word.angle or word.extent()[0] / scene.width < 0.1 * len(word.text):
             continue
         found = labels.label(scene, 10).letters.reshape(10, 20)
-        at = int(scene.place(word)[1] * 10)
+        at = int(scene.center(word)[1] * 10)
         row = found[at]
         seen = [labels.LETTERS[c - 1] for c in row[row > 0]]
         order = labels.label(scene, 10).order.reshape(10, 20)[at]
@@ -91,9 +91,9 @@ def test_the_tokenizer_can_be_made_again(tmp_path: Path) -> None:
 
 def test_what_is_kept_for_the_test_is_never_trained_on() -> None:
     assert drawings.UNSEEN_STYLE not in drawings.STYLES
-    assert not set(drawings.UNSEEN_TYPEFACES) & set(drawings.seen_typefaces())
+    assert not set(drawings.UNSEEN_TYPEFACES) & set(drawings.training_typefaces())
     assert not set(drawings.words(unseen=True)) & set(drawings.words(unseen=False))
-    assert len(drawings.things()) >= 120
+    assert len(drawings.drawing_names()) >= 120
 
 
 @pytest.mark.slow
@@ -101,8 +101,8 @@ def test_the_whole_recipe_runs_in_minutes(tmp_path: Path) -> None:
     """Every stage for a few steps, then checkpoint, bundle and an answer."""
     run = tmp_path / "run"
     for stage in STAGES:
-        train(run, stage, "--pictures", "48", "--accumulate", "2")
-    for stage in (name for name, stage in STAGES.items() if stage.talk != "none"):
+        train(run, stage, "--images", "48", "--accumulate", "2")
+    for stage in (name for name, stage in STAGES.items() if stage.text_data != "none"):
         last = log(run, stage)[-1]
         assert set(last["right"]) == set(questions.SKILLS)
         assert last["samples"]
@@ -127,7 +127,7 @@ def test_the_whole_recipe_runs_in_minutes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
-    options = ("--pictures", "4000", "--save-seconds", "0", "--bf16", "--checkpointing")
+    options = ("--images", "4000", "--save-seconds", "0", "--bf16", "--checkpointing")
     running = subprocess.Popen(
         command(tmp_path, "look", *options),
         cwd=REPOSITORY,
@@ -144,6 +144,6 @@ def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
     reached = torch.load(state, weights_only=True)["pictures"]
     assert reached > 0
     before = len(log(tmp_path, "look"))
-    train(tmp_path, "look", "--pictures", str(reached + 16))
+    train(tmp_path, "look", "--images", str(reached + 16))
     after = log(tmp_path, "look")[before:]
     assert [line["pictures"] for line in after] == [reached + 8, reached + 16]
