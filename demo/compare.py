@@ -10,9 +10,10 @@ from typing import Any, Literal, cast
 
 from PIL import Image
 
+from edgevlm.boxes import find_boxes
 from edgevlm.demo import attachments, markup
-from edgevlm.demo.boxes import draw_boxes, find_boxes
 from edgevlm.demo.conversation import as_message, user_turn
+from edgevlm.demo.drawing import draw_boxes
 from edgevlm.demo.gradio_setup import (
     INTERNAL,
     error_text,

@@ -11,9 +11,10 @@ from typing import Any
 
 from PIL import Image
 
+from edgevlm.boxes import find_boxes
 from edgevlm.demo import attachments, conversation
-from edgevlm.demo.boxes import draw_boxes, find_boxes
 from edgevlm.demo.conversation import Turns
+from edgevlm.demo.drawing import draw_boxes
 from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import translate
 from edgevlm.demo.model_pool import ModelPool

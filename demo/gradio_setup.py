@@ -45,7 +45,7 @@ Gradio would cover the outputs with a red "Error" after an error.
 """
 
 LATEST: dict[str, Any] = {**INTERNAL, "trigger_mode": "always_last"}
-"""As `INTERNAL`, for events with several triggers: a trigger during a run starts another run after it."""
+"""Like `INTERNAL`, for events with several triggers: a trigger during a run starts another run after it."""
 
 NOTICE_SECONDS = 10
 """Time for which the page shows a notice."""

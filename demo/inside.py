@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from edgevlm.boxes import Box, BoxFormat, find_boxes
 from edgevlm.demo import markup
-from edgevlm.demo.boxes import Box, BoxFormat, draw_boxes, find_boxes
 from edgevlm.demo.browsers import browser_of
+from edgevlm.demo.drawing import draw_boxes
 from edgevlm.demo.gradio_setup import INTERNAL, error_text, gr, labelled_html, page_error
 from edgevlm.demo.language import label, translate
 from edgevlm.demo.model_pool import ModelPool

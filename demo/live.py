@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import find_boxes
 from edgevlm.camera import LatestFrame
-from edgevlm.demo.boxes import find_boxes
 from edgevlm.demo.camera import camera
 from edgevlm.demo.gradio_setup import LATEST, error_text, gr, session_of
 from edgevlm.demo.language import label, translate
@@ -107,7 +107,7 @@ class LiveAnswers:
 
         Returns:
             ``answer``: the text; ``choices``: each with its probability, 0 to 1; ``boxes`` of the answer,
-            each with the fields of `edgevlm.demo.boxes.Box`. None if the frame was stopped.
+            each with the fields of `edgevlm.boxes.Box`. None if the frame was stopped.
 
         Raises:
             EdgeVLMError: the model cannot be loaded or cannot answer.
