@@ -1,18 +1,16 @@
-"""The tab Compare: one question to two models, or to one model in two ways, side by side."""
+"""The tab Compare: two answers to one question, side by side."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from PIL import Image
 
 from edgevlm.boxes import find_boxes
 from edgevlm.demo import attachments, markup
-from edgevlm.demo.conversation import as_message, user_turn
+from edgevlm.demo.comparison import SideResult, SideSettings, State, compare
 from edgevlm.demo.drawing import draw_boxes
 from edgevlm.demo.gradio_setup import (
     INTERNAL,
@@ -24,48 +22,18 @@ from edgevlm.demo.gradio_setup import (
     update_choices,
 )
 from edgevlm.demo.language import label, translate
-from edgevlm.demo.model_pool import ModelEntry, ModelPool
-from edgevlm.demo.streaming import ActiveStreams, AnswerStream
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.demo.model_pool import ModelPool
+from edgevlm.demo.streaming import ActiveStreams
+from edgevlm.errors import EdgeVLMError
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.prompt import system_messages
 from edgevlm.inputs.tiling import Detail
 from edgevlm.options import Generation, GenerationOptions
-from edgevlm.results import Stats
 
 RIGHT_TEMPERATURE = 0.7
 """Temperature of the right side at first, so that a single model gives two answers to compare."""
 
 MODEL_DEFAULT = "default"
 """Value in the list of details: the detail that the manifest names."""
-
-State = Literal["waiting", "loading", "answering", "done", "stopped", "failed"]
-
-
-@dataclass(frozen=True)
-class SideSettings:
-    """The model and the settings of one side."""
-
-    label: str
-    """Label of the model in the `ModelPool`."""
-    temperature: float = 0.0
-    detail: Detail | None = None
-    system: str = ""
-
-
-@dataclass(frozen=True)
-class SideResult:
-    """The answer of one side so far."""
-
-    settings: SideSettings
-    state: State = "waiting"
-    text: str = ""
-    stats: Stats | None = None
-    disk: int | None = None
-    """Bytes of the files of the model."""
-    memory: int | None = None
-    """Bytes by which the process grew while the model was loaded."""
-    problem: str | None = None
 
 
 def image_input(**options: Any) -> gr.Image:
@@ -81,99 +49,6 @@ def image_input(**options: Any) -> gr.Image:
     # Not in a subclass: Gradio writes a stub file beside the module of each subclass.
     field.preprocess = path  # type: ignore[method-assign]
     return field
-
-
-def can_differ(
-    settings: Sequence[SideSettings], models: ModelPool, has_image: bool, fixed_seed: bool
-) -> bool:
-    """Return True if two settings can lead to different answers.
-
-    Args:
-        settings: settings of the left and the right side.
-        models: the models of the labels.
-        has_image: True if the question has an image; the detail matters only then.
-        fixed_seed: True if both sides use the same seed.
-    """
-    left, right = settings
-    if left.label != right.label or left.system.strip() != right.system.strip():
-        return True
-    if left.temperature != right.temperature or (left.temperature > 0 and not fixed_seed):
-        return True
-    bundle = models.find(left.label).bundle
-    tiled = bundle is not None and bundle.manifest.image.strategy == "grid"
-    return has_image and tiled and left.detail != right.detail
-
-
-def compare(
-    models: ModelPool,
-    streams: ActiveStreams,
-    session: str,
-    image: str | None,
-    question: str,
-    settings: Sequence[SideSettings],
-    defaults: GenerationOptions,
-) -> Iterator[list[SideResult]]:
-    """Answer one side after the other, so that they do not slow each other down. Yield both sides so far.
-
-    An error ends its own side only; `ActiveStreams.stop` ends both.
-
-    Args:
-        models: the models of the labels.
-        streams: takes the answers, so that they can be stopped.
-        session: key in `streams`.
-        image: path of an image, or None.
-        question: the text after the image.
-        settings: settings of the left and the right side.
-        defaults: options that the settings do not change.
-
-    Raises:
-        InputError: there is no question, or the settings cannot lead to different answers.
-    """
-    message = as_message(user_turn(question, [image] if image else []))
-    if not message["content"]:
-        raise InputError("the question is empty; write one or add a picture")
-    seed = defaults.get("seed")
-    if not can_differ(settings, models, image is not None, seed is not None):
-        raise InputError(
-            "both sides would give the same answer; choose another model, temperature or system prompt "
-            "on one side"
-        )
-    sides = [SideResult(side_settings) for side_settings in settings]
-    for at, own in enumerate(settings):
-        options: GenerationOptions = {
-            **defaults,
-            "temperature": own.temperature,
-            "detail": own.detail,
-        }
-        if own.temperature > 0 and seed is None:
-            options["seed"] = secrets.randbelow(2**31)
-        system = own.system if own.system.strip() else None
-        messages = [*system_messages(system), message]
-        sides[at] = replace(
-            sides[at], state="answering" if models.is_loaded(own.label) else "loading"
-        )
-        stream = AnswerStream(models, own.label, messages, options)
-        streams.begin(session, stream)
-        yield list(sides)
-        try:
-            for chunk in stream:
-                side = replace(sides[at], state="answering", text=sides[at].text + chunk.text)
-                if chunk.stats is not None:
-                    with models.acquire(own.label) as loaded:
-                        disk, memory = loaded.disk, loaded.memory
-                    side = replace(side, state="done", stats=chunk.stats, disk=disk, memory=memory)
-                sides[at] = side
-                yield list(sides)
-        except Exception as error:  # the other side goes on
-            sides[at] = replace(sides[at], state="failed", problem=error_text(error))
-            yield list(sides)
-            continue
-        if sides[at].stats is None:
-            yield [
-                side if side.state in ("done", "failed") else replace(side, state="stopped")
-                for side in sides
-            ]
-            return
 
 
 def build(
@@ -219,14 +94,14 @@ def build(
         shown: list[str] | None = None
         while True:
             entries = models.entries()
-            labels = [entry.label for entry in entries if is_usable(entry)]
+            labels = [entry.label for entry in entries if entry.usable]
             first, left = update_choices(labels, left, chosen)
             second, right = update_choices(labels, right, chosen)
             if labels == shown:
                 first = second = gr.skip()  # an update would move the focus in an open list
             shown = labels
             yield first, second
-            if all(is_usable(entry) or entry.problem is not None for entry in entries):
+            if all(entry.usable or entry.problem is not None for entry in entries):
                 break
             models.checks.wait(1.0)
         yield gr.skip(), gr.skip()  # Gradio applies the last update again when the event ends
@@ -293,11 +168,6 @@ def build(
     )
     answering.then(lambda: _buttons(running=False), None, [start, stop], **INTERNAL)
     stop.click(stop_answers, None, None, **INTERNAL)
-
-
-def is_usable(entry: ModelEntry) -> bool:
-    """Return True if the files of a model were checked and are good."""
-    return entry.checked and entry.problem is None
 
 
 def read_settings(controls: Sequence[Any], request: gr.Request) -> SideSettings:

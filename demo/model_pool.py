@@ -62,6 +62,11 @@ class ModelEntry:
         ]
 
     @property
+    def usable(self) -> bool:
+        """True if the files were checked and are good."""
+        return self.checked and self.problem is None
+
+    @property
     def usage(self) -> Usage:
         """The intended use; empty for a bundle that cannot be opened."""
         known = None if self.bundle is None else self.bundle.manifest.usage

@@ -1,4 +1,4 @@
-"""Pictures of a question: what is shown is what the model sees."""
+"""Images of a question: the page shows what the model sees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = {"JPEG", "MPO", "PNG", "WEBP"}
 
 
 def color(size: tuple[int, int] = (60, 40)) -> Image.Image:
-    """A picture without symmetry: what is turned or mirrored differs."""
+    """Return an image without symmetry, so that a turned or mirrored copy differs."""
     width, height = size
     values = np.zeros((height, width, 3), np.uint8)
     values[..., 0] = np.linspace(0, 255, width)[None, :]
@@ -102,7 +102,7 @@ def test_a_photograph_of_an_iphone(tmp_path: Path) -> None:
 
 
 def test_every_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """By its name alone, however long the path is that Gradio gives it."""
+    """The message has the name of the file, not Gradio's long path."""
     tmp_path = tmp_path / ("f" * 64)
     tmp_path.mkdir()
     color().save(tmp_path / "good.png")

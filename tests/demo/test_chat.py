@@ -1,4 +1,4 @@
-"""The tab Chat in Chromium, used the wrong way on purpose: nothing is lost, and words say why."""
+"""The tab Chat in Chromium with wrong use: nothing is lost, and a message tells why."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def whole(page: Page) -> None:
 
 @dataclass
 class Scripted:
-    """What `VLM.stream_generate` answers instead of the model."""
+    """Replace the answers of `VLM.stream_generate`."""
 
     answer: str = ""
     error: Exception | None = None
@@ -153,7 +153,7 @@ def test_pictures_that_cannot_be_read_keep_the_question_here(page: Page, tmp_pat
 
 
 def test_a_large_file_is_a_picture_like_others(page: Page, nano: VLM, tmp_path: Path) -> None:
-    """80 MB, as BMP, which becomes a PNG."""
+    """A BMP file of 80 MB becomes a PNG file."""
     path = tmp_path / "large.bmp"
     with Image.open(SCENE) as scene:
         scene.convert("RGB").resize((5200, 5200)).save(path)
@@ -187,7 +187,7 @@ def test_formats_that_browsers_do_not_show(
 
 
 def test_a_question_that_fails_goes_back_into_the_box(page: Page, scripted: Scripted) -> None:
-    """With its pictures, before what was written meanwhile; so does one that is stopped at once."""
+    """With its images, before the text written meanwhile; also if it is stopped at once."""
     scripted.error, scripted.wait = ContextError("too much for the context"), True
     browser.send(page, "What changed?", [SCENE, CHANGED])
     page.locator("#question .stop-button").wait_for()
@@ -258,7 +258,7 @@ DELAY = """() => {
 
 @pytest.fixture
 def delayed(page: Page) -> Page:
-    """Another page of the browser; its uploads wait in `window.uploads`."""
+    """Open another page of the browser; its uploads wait in `window.uploads`."""
     other = page.context.new_page()
     other.add_init_script(f"({DELAY})()")
     other.goto(page.url)
@@ -267,7 +267,7 @@ def delayed(page: Page) -> Page:
 
 
 def test_a_question_waits_for_its_pictures(delayed: Page, nano: VLM) -> None:
-    """Also for the first of two that come in the other order."""
+    """Also for the first of two images that arrive in the other order."""
     page = delayed
     attach(page, SCENE)
     page.wait_for_function("window.uploads.length === 1")
@@ -397,7 +397,7 @@ ANSWER = """\
 
 
 def test_markdown_of_an_answer_is_safe(page: Page, scripted: Scripted) -> None:
-    """`visit` fails for requests to other hosts, and for complaints of the console about them."""
+    """`visit` fails for requests to other hosts and for errors in the console."""
     scripted.answer = ANSWER
     browser.ask(page, "What is it?", [SQUARE])
     answer = browser.answers(page).first

@@ -1,4 +1,4 @@
-"""What the page knows of its models, and two settings side by side, without a browser."""
+"""Models, checks of their files, and comparisons, without a browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from edgevlm import VLM, Bundle, BundleError, ClosedError, InputError
 from edgevlm.demo import models_tab
-from edgevlm.demo.compare import SideResult, SideSettings, can_differ, compare, is_usable, view
+from edgevlm.demo.compare import view
+from edgevlm.demo.comparison import SideResult, SideSettings, can_differ, compare
 from edgevlm.demo.model_pool import ModelEntry, ModelPool
 from edgevlm.demo.streaming import ActiveStreams
 from edgevlm.local_bundles import remember
@@ -22,12 +23,12 @@ from edgevlm.manifest import Usage
 NANO = "edgevlm-nano"
 SCENE = str(Path(__file__).resolve().parents[2] / "examples" / "scene.png")
 SECONDS = 60
-"""Until what another thread does counts as not done."""
+"""Seconds after which a wait for another thread fails."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose bundles `other` and `one` count as exported on this machine."""
+    """Return a folder with the local exports `other` and `one`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("one", "other"):
         shutil.copytree(Bundle.open(NANO).folder, tmp_path / name)
@@ -43,7 +44,7 @@ def models() -> Iterator[ModelPool]:
 
 
 def settled(models: ModelPool) -> dict[str, ModelEntry]:
-    """Every offer by its label, once all files are checked."""
+    """Wait until all files are checked; return the entries by label."""
     while any(entry.problem is None and not entry.checked for entry in models.entries()):
         models.checks.wait(SECONDS)
     return {entry.label: entry for entry in models.entries()}
@@ -55,7 +56,7 @@ def decoder(folder: Path) -> Path:
 
 
 def alter(folder: Path) -> None:
-    """One bit, with the size and the time of before."""
+    """Change one bit, but neither size nor time."""
     path = decoder(folder)
     before = path.stat()
     content = bytearray(path.read_bytes())
@@ -98,12 +99,12 @@ DAMAGE = {
 def test_a_broken_bundle_is_said_to_be_so(
     folder: Path, models: ModelPool, damage: Callable[[Path], Any], words: str
 ) -> None:
-    assert all(map(is_usable, settled(models).values()))
+    assert all(entry.usable for entry in settled(models).values())
     damage(folder / "one")
     entries = settled(models)
     problem = entries["one"].problem
     assert problem is not None and words in problem
-    assert not is_usable(entries["one"]) and is_usable(entries["other"])
+    assert not entries["one"].usable and entries["other"].usable
     assert models_tab.model_state(entries["one"], models, None) == ("broken", "broken")
     listing = models_tab.model_table(list(entries.values()), models, NANO)
     assert words in listing and f"delete its folder: {folder / 'one'}" in listing
@@ -116,15 +117,15 @@ def test_a_broken_bundle_is_said_to_be_so(
 def test_a_mended_bundle_is_whole_again(folder: Path, models: ModelPool) -> None:
     kept = decoder(folder / "one").read_bytes()
     alter(folder / "one")
-    assert not is_usable(settled(models)["one"])
+    assert not settled(models)["one"].usable
     decoder(folder / "one").write_bytes(kept)
-    assert is_usable(settled(models)["one"])
+    assert settled(models)["one"].usable
 
 
 def test_a_check_holds_nothing_up(
     folder: Path, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that never ends: the list is there, nothing unread counts as whole, the model answers."""
+    """With a slow disk the list is shown, unread files count as unchecked, and the model answers."""
     go_on = threading.Event()
     check = Bundle.check_hashes_once
 
@@ -136,12 +137,12 @@ def test_a_check_holds_nothing_up(
     loader = threading.current_thread()
     monkeypatch.setattr(Bundle, "check_hashes_once", slow)
     (one,) = [entry for entry in models.entries() if entry.label == "one"]
-    assert one.problem is None and not one.checked and not is_usable(one)
+    assert one.problem is None and not one.checked and not one.usable
     assert models_tab.model_state(one, models, None) == ("checking", "being checked")
     with models.acquire("one") as loaded:
         assert loaded.vlm.ask(SCENE, "Where is the key?").text
     go_on.set()
-    assert is_usable(settled(models)["one"])
+    assert settled(models)["one"].usable
 
 
 def test_two_bundles_of_one_name_say_where_they_are(
@@ -166,7 +167,7 @@ def test_a_bundle_given_by_its_folder_is_offered_once(folder: Path) -> None:
 
 
 def test_a_folder_that_is_deleted(folder: Path, models: ModelPool) -> None:
-    """A loaded model goes on without its folder; another is no longer offered, and says so."""
+    """A loaded model works without its folder; another one is no longer listed, with a message."""
     with models.acquire("other"):
         pass
     settled(models)
@@ -212,7 +213,7 @@ def test_a_folder_that_may_not_be_read(
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", refused)
     entries = settled(models)
-    assert "Permission denied" in (entries["one"].problem or "") and is_usable(entries["other"])
+    assert "Permission denied" in (entries["one"].problem or "") and entries["other"].usable
 
 
 def test_steps_of_loading_come_in_order(folder: Path, models: ModelPool) -> None:

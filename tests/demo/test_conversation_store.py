@@ -1,4 +1,4 @@
-"""What the demo keeps, without a browser and a model: conversations, their files, settings."""
+"""The conversation store, its files and settings, without a browser and a model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def built(spoken: list[tuple[str, str, list[Path]]]) -> list[dict[str, Any]]:
 
 
 def meaning(history: list[dict[str, Any]]) -> list[Any]:
-    """Roles, texts and the bytes of pictures, in order."""
+    """Return roles, texts and the bytes of images, in order."""
     return [
         (
             turn["role"],
@@ -180,7 +180,7 @@ def test_what_cannot_be_opened_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_picture_goes_by_what_it_is(tmp_path: Path) -> None:
-    """A browser would run a page that calls itself a picture."""
+    """A browser would run a page that pretends to be an image."""
     file = io.BytesIO()
     Image.open(PICTURES[3]).convert("RGB").save(file, "JPEG")
     path = tmp_path / "file.json"

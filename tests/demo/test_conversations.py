@@ -1,4 +1,4 @@
-"""Saved conversations, their files and settings as a person uses them, in Chromium."""
+"""Saved conversations, their files and settings in Chromium."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def show(page: Page, title: str) -> None:
 
 
 def another_tab(page: Page) -> Page:
-    """Another page of the same browser; what it complains of fails no visit."""
+    """Open another page of the same browser; its errors are ignored."""
     address = page.url
     other = page.context.new_page()
     other.goto(address)
@@ -85,7 +85,7 @@ def test_a_conversation_is_kept_over_a_reload(page: Page) -> None:
 
 
 def test_what_was_asked_is_kept_when_it_is_left_before_its_answer(page: Page) -> None:
-    """However soon."""
+    """Also directly after the change."""
     open_list(page)
     browser.send(page, "What is in the picture?", [SCENE])
     page.locator("#conversation .user.message").first.wait_for()

@@ -1,4 +1,4 @@
-"""The demo without a browser: over HTTP as Gradio's own client talks to it, and what is behind the page."""
+"""The demo over HTTP, with Gradio's own client."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def address(models: ModelPool) -> Iterator[str]:
 
 @pytest.fixture
 def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose bundles `one`, `two` and `three` count as exported on this machine."""
+    """Return a folder with the local exports `one`, `two` and `three`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("three", "two", "one"):
         shutil.copytree(Bundle.open(NANO).folder, tmp_path / name)
@@ -59,7 +59,7 @@ def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(text: str, *pictures: Path) -> dict[str, Any]:
-    """What is in the question box when it is sent."""
+    """Return the value of the question box."""
     return {"text": text, "files": [handle_file(picture) for picture in pictures]}
 
 
@@ -154,7 +154,7 @@ def test_the_example_pictures_are_those_of_the_repository() -> None:
 
 
 def test_an_answer_can_be_stopped_by_another_thread(models: ModelPool) -> None:
-    """The model is held elsewhere, so that the answer cannot have ended by itself."""
+    """Another stream holds the model, so the answer cannot end by itself."""
     with models.acquire(NANO) as loaded:
         holding = loaded.vlm.stream(None, "What?", max_tokens=30)
         next(holding)

@@ -1,4 +1,4 @@
-"""The tab Live as a person uses it, right and wrong, with Chromium's own camera and with a painted one."""
+"""The tab Live in Chromium, with Chromium's own camera and with a camera that shows an image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRACKS = """() => {
     return stream;
   };
 }"""
-"""Remember every track that the page opens."""
+"""JavaScript: remember every track that the page opens."""
 
 PAINTED = """async (uri) => {
   window.tracks ??= [];
@@ -51,7 +51,7 @@ PAINTED = """async (uri) => {
     return stream;
   };
 }"""
-"""A camera that shows a picture."""
+"""JavaScript: a camera that shows an image."""
 
 
 def paint(page: Page, picture: Path) -> None:
@@ -88,7 +88,7 @@ def press(page: Page, name: str) -> None:
 
 
 def says(page: Page, text: str | re.Pattern[str]) -> None:
-    """Wait until the camera's state is put into these words, in sight."""
+    """Wait until the camera shows this state."""
     camera(page).locator(".camera-state", has_text=text).wait_for()
 
 
@@ -121,7 +121,7 @@ def live(page: Page) -> Page:
 
 
 def test_start_and_stop_are_one_click_each(page: Page) -> None:
-    """With Chromium's own camera, whose light would go off."""
+    """With Chromium's own camera."""
     looks = Looks(page)
     browser.open_tab(page, "Live")
     says(page, "The camera is off")
@@ -145,7 +145,7 @@ def test_start_and_stop_are_one_click_each(page: Page) -> None:
 
 
 def test_one_frame_at_a_time(live: Page) -> None:
-    """The next frame is sent when the last one is answered, and not before."""
+    """The next frame is sent after the answer to the last one."""
     open_requests: set[Any] = set()
     most = []
 
@@ -200,7 +200,7 @@ def test_leaving_turns_the_camera_off_and_coming_back_turns_it_on(live: Page) ->
 def test_a_refused_camera_and_none_at_all(
     chromium: Browser, address: str, arguments: list[str], words: str
 ) -> None:
-    """As Chromium itself does it, without the permission and without the device."""
+    """As Chromium does it without a permission and without a device."""
     other = chromium.browser_type.launch(
         executable_path=browser.executable(), args=["--no-sandbox", *arguments]
     )
@@ -274,7 +274,7 @@ def test_a_camera_that_does_not_start_says_why(live: Page, error: str, words: st
 
 
 def test_a_page_without_cameras_says_where_there_are_some(live: Page) -> None:
-    """Browsers give cameras to safe addresses only."""
+    """Browsers allow cameras on safe addresses only."""
     live.evaluate("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})")
     press(live, "Start")
     says(live, "127.0.0.1")
@@ -293,7 +293,7 @@ def test_a_camera_that_is_unplugged_says_so(live: Page) -> None:
 
 
 def test_stop_while_the_browser_asks(live: Page) -> None:
-    """A permission that comes late turns no camera on."""
+    """A late permission does not open the camera."""
     live.evaluate(
         """() => {
           const open = navigator.mediaDevices.getUserMedia;
@@ -317,7 +317,7 @@ PLACED = """() => {
     (box.right - video.left) / video.width, (box.bottom - video.top) / video.height,
   ].map((share) => 100 * share);
 }"""
-"""Where a box lies on the video, in percent; an answer may take its place at any time."""
+"""JavaScript: the place of a box on the video, in percent; another answer may replace it."""
 
 
 def test_boxes_are_drawn_over_the_video(live: Page) -> None:
@@ -408,7 +408,7 @@ def test_history_log_and_a_question_about_a_frame(live: Page) -> None:
 
 
 def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And stops in the middle when the camera does."""
+    """It stops when the camera stops."""
     go_on = threading.Event()
     ended = threading.Event()
     stream = VLM.stream
@@ -442,7 +442,7 @@ def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.M
 
 
 def test_the_list_is_bounded_and_rests_under_the_pointer(live: Page) -> None:
-    """What one points at does not move away; what came meanwhile is there afterwards."""
+    """Items under the pointer do not move; new items are added when the pointer leaves."""
     live.evaluate(
         """() => {
           let count = 0;

@@ -1,4 +1,4 @@
-"""The tab Live without a browser: what it answers about a frame, and what it says against one."""
+"""The tab Live without a browser: answers about frames, and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def models() -> Iterator[ModelPool]:
 
 
 def sent(picture: Path = SQUARE, **fields: Any) -> dict[str, Any]:
-    """A frame as the tab Live sends it."""
+    """Return a frame as the tab Live sends it."""
     file = io.BytesIO()
     Image.open(picture).convert("RGB").save(file, "JPEG", quality=95)
     return {"image": data_uri(file.getvalue()), "question": "What color is it?"} | fields
@@ -83,7 +83,7 @@ def test_live_keeps_no_frame(models: ModelPool) -> None:
 
 
 def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: ModelPool) -> None:
-    """The model is held elsewhere, so that no answer can have ended by itself."""
+    """Another stream holds the model, so no answer can end by itself."""
     watch = live.LiveAnswers(models, {"max_tokens": 20})
     found: dict[str, Any] = {}
 
@@ -117,7 +117,7 @@ def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: M
 
 
 def claiming(side: int) -> bytes:
-    """A small JPEG that says of itself that it has so many pixels in each direction."""
+    """Return a small JPEG file whose header claims this width and height."""
     file = io.BytesIO()
     Image.open(SQUARE).convert("RGB").save(file, "JPEG")
     data = bytearray(file.getvalue())

@@ -1,4 +1,4 @@
-"""The tabs Models, Compare and Inside in Chromium: used right, and wrong on purpose."""
+"""The tabs Models, Compare and Inside in Chromium, with right and wrong use."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def compared(page: Page) -> None:
 
 
 def loaded_size(page: Page, selector: str) -> int:
-    """Width of a picture as the browser decoded it; 0 if it could not."""
+    """Return the width of an image as the browser decoded it; 0 if it cannot."""
     width: int = page.locator(selector).evaluate(
         "(img) => img.decode().then(() => img.naturalWidth)"
     )
@@ -52,7 +52,7 @@ def loaded_size(page: Page, selector: str) -> int:
 
 @pytest.fixture
 def fragile(models: ModelPool, tmp_path: Path) -> Iterator[Path]:
-    """One more exported bundle, which a test may break or delete."""
+    """Export one more bundle, which a test may break or delete."""
     folder = tmp_path / "fragile"
     shutil.copytree(Bundle.open("edgevlm-nano").folder, folder)
     remember(folder)
@@ -62,7 +62,7 @@ def fragile(models: ModelPool, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Answers that wait after each piece of text until this is set."""
+    """Make answers wait after each chunk until this event is set."""
     go_on = threading.Event()
     generate = VLM.stream_generate
 
@@ -160,7 +160,7 @@ def test_inside_of_an_answer_whose_model_is_gone(
 
 
 def test_one_model_is_compared_without_any_choice(page: Page, nano: VLM) -> None:
-    """What is chosen at first works, and no broken bundle can be chosen."""
+    """The first choice works, and no broken bundle can be chosen."""
     compare_about(page, SCENE, "Where is the key?")
     compared(page)
     expected = nano.ask(SCENE, "Where is the key?", max_tokens=40).text
@@ -239,7 +239,7 @@ def test_a_broken_picture_is_refused_at_once(page: Page, tmp_path: Path, content
 
 
 def test_pictures_that_browsers_do_not_show(page: Page, tmp_path: Path, nano: VLM) -> None:
-    """TIFF, and an animation: what is shown is what the model sees, and that is said."""
+    """Of a TIFF file and an animation the page shows what the model sees, and tells it."""
     with Image.open(SCENE) as scene, Image.open(SQUARE) as square:
         scene.convert("CMYK").save(tmp_path / "scene.tiff")
         frames = [square.convert("RGB"), scene.convert("RGB").resize(square.size)]
@@ -278,7 +278,7 @@ def test_a_side_that_fails_leaves_the_other(page: Page, fragile: Path, nano: VLM
 
 
 def damage(folder: Path) -> None:
-    """Alter one byte of a bundle."""
+    """Change one byte of a bundle."""
     entry = Bundle.open(folder).manifest.files()[-1]
     content = bytearray((folder / entry.name).read_bytes())
     content[-1] ^= 1
@@ -286,7 +286,7 @@ def damage(folder: Path) -> None:
 
 
 def state(page: Page, model: str) -> Any:
-    """The cell that says how a model stands."""
+    """Return the cell with the state of a model."""
     name = page.get_by_role("rowheader", name=re.compile(rf"^{model}\b(?!:)"))
     return page.locator("#models tr", has=name).locator("td.state")
 
@@ -315,7 +315,7 @@ def test_models(page: Page) -> None:
 
 
 def test_a_load_that_fails_leaves_the_model_in_use(page: Page, fragile: Path) -> None:
-    """The bundle is altered after it was listed as ready."""
+    """The bundle changes after it was listed as ready."""
     browser.open_tab(page, "Models")
     state(page, "fragile").get_by_text("ready").wait_for()
     browser.choose(page, "#model-choice", "fragile")
@@ -343,7 +343,7 @@ def test_a_deleted_model_cannot_be_loaded(page: Page, fragile: Path) -> None:
 
 
 def hold_checks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Files of `fragile` are read no further until this is set."""
+    """Stop the check of the files of `fragile` until this event is set."""
     go_on = threading.Event()
     check = Bundle.check_hashes_once
 
@@ -407,7 +407,7 @@ def test_a_model_is_loaded_by_keyboard(page: Page) -> None:
 
 @pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
 def test_tables_fit_a_phone(chromium: Browser, address: str, fragile: Path, locale: str) -> None:
-    """Nothing is cut, whatever a model is called."""
+    """Nothing is cut, also with long names."""
     odd = fragile.with_name("a-name-of-" + "many-" * 20 + "parts")
     fragile.rename(odd)
     remember(odd)
