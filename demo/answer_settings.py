@@ -45,7 +45,7 @@ class AnswerSettings:
             **defaults,
             "temperature": float(self.temperature),
             "max_tokens": int(self.max_tokens),
-            "detail": None if self.detail == MODEL_DEFAULT else cast("Detail", self.detail),
+            "detail": parse_detail(self.detail),
             "top_logprobs": ALTERNATIVES if self.logprobs else None,
         }
         if self.temperature > 0 and not defaults.get("seed"):
@@ -104,14 +104,25 @@ class SettingsPanel:
         controls = [self._temperature, self._max_tokens, self.detail, self._system, self._logprobs]
         remember(page, controls, self._reset)
 
-    @staticmethod
-    def translated_detail(request: gr.Request) -> Any:
-        """Return an update of `detail` with names in the page's language."""
-        return gr.update(
-            choices=[
-                (translate(request, "the model's usual"), MODEL_DEFAULT),
-                (translate(request, "low"), "low"),
-                (translate(request, "high"), "high"),
-                (translate(request, "automatic"), "auto"),
-            ]
-        )
+
+def detail_choices(request: gr.Request) -> list[tuple[str, str]]:
+    """Return names and values of a list of details."""
+    details: tuple[Detail, ...] = ("low", "high", "auto")
+    named = [(detail_name(detail, request), str(detail)) for detail in details]
+    return [(detail_name(None, request), MODEL_DEFAULT), *named]
+
+
+def detail_name(detail: Detail | None, request: gr.Request | None = None) -> str:
+    """Return a detail in words."""
+    if detail is None:
+        return translate(request, "the model's usual")
+    return {
+        "low": translate(request, "low"),
+        "high": translate(request, "high"),
+        "auto": translate(request, "automatic"),
+    }[detail]
+
+
+def parse_detail(value: str | None) -> Detail | None:
+    """Return the detail for a value of `detail_choices`."""
+    return None if value in (None, MODEL_DEFAULT) else cast("Detail", value)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgevlm.demo.gradio_setup import gr
+from edgevlm.demo.gradio_setup import gr, notify
+from edgevlm.demo.language import translate
 from edgevlm.errors import ImageError
 from edgevlm.inputs.data_uri import shortened
 from edgevlm.inputs.images import load_image
@@ -58,6 +59,25 @@ def _read(path: str) -> Attachment:
     unchanged, frames = _inspect(path)
     shown = path if unchanged else save_png(Image.fromarray(pixels), Path(path).stem)
     return Attachment(shown, frames)
+
+
+def notify_frames(attachment: Attachment, name: str, request: gr.Request) -> None:
+    """Show a notice if the model sees only the first of several frames.
+
+    Args:
+        attachment: the image.
+        name: name of its file.
+        request: the page's request, for its language.
+    """
+    if attachment.frames > 1:
+        notify(
+            translate(
+                request,
+                "{name} has {count} frames or pages. The model sees the first one.",
+                name=name,
+                count=attachment.frames,
+            )
+        )
 
 
 def save_png(image: Image.Image, name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.demo import conversation, question_box
-from edgevlm.demo.answer_settings import AnswerSettings, SettingsPanel
+from edgevlm.demo.answer_settings import AnswerSettings, SettingsPanel, detail_choices
 from edgevlm.demo.camera import camera
 from edgevlm.demo.conversation import Turns
 from edgevlm.demo.conversation_store import ConversationStore, OpenConversation
@@ -150,7 +150,8 @@ def build(
             {**example, "text": translate(request, text)}
             for example, (text, _) in zip(window.examples or [], EXAMPLES, strict=True)
         ]
-        return panel.translated_detail(request), gr.update(examples=examples)
+        details = gr.update(choices=detail_choices(request))
+        return details, gr.update(examples=examples)
 
     page.load(translate_components, None, [panel.detail, window], **INTERNAL)
     chooser.connect(page, tasks)

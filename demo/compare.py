@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from PIL import Image
 
 from edgevlm.boxes import find_boxes
 from edgevlm.demo import attachments, markup
+from edgevlm.demo.answer_settings import (
+    MODEL_DEFAULT,
+    detail_choices,
+    detail_name,
+    parse_detail,
+)
 from edgevlm.demo.comparison import SideResult, SideSettings, State, compare
 from edgevlm.demo.drawing import draw_boxes
 from edgevlm.demo.gradio_setup import (
@@ -26,14 +32,10 @@ from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.streaming import ActiveStreams
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.tiling import Detail
 from edgevlm.options import Generation, GenerationOptions
 
 RIGHT_TEMPERATURE = 0.7
 """Temperature of the right side at first, so that a single model gives two answers to compare."""
-
-MODEL_DEFAULT = "default"
-"""Value in the list of details: the detail that the manifest names."""
 
 
 def image_input(**options: Any) -> gr.Image:
@@ -133,26 +135,14 @@ def build(
         except EdgeVLMError as error:
             notify(error_text(error))
             return None
-        if attachment.frames > 1:
-            notify(
-                translate(
-                    request,
-                    "{name} has {count} frames or pages. The model sees the first one.",
-                    name=Path(path).name,
-                    count=attachment.frames,
-                )
-            )
+        attachments.notify_frames(attachment, Path(path).name, request)
         return gr.skip() if attachment.path == path else attachment.path
 
     def translate_components(request: gr.Request) -> tuple[Any, ...]:
         """Update the texts that Gradio does not translate."""
-        details = [
-            (detail_name(None, request), MODEL_DEFAULT),
-            (detail_name("low", request), "low"),
-            (detail_name("high", request), "high"),
-            (detail_name("auto", request), "auto"),
-        ]
-        update = gr.update(choices=details, value=defaults.get("detail") or MODEL_DEFAULT)
+        update = gr.update(
+            choices=detail_choices(request), value=defaults.get("detail") or MODEL_DEFAULT
+        )
         return translate(request, "What is in the picture?"), update, update
 
     page.load(translate_components, None, [question, left[2], right[2]], **INTERNAL)
@@ -179,8 +169,7 @@ def read_settings(controls: Sequence[Any], request: gr.Request) -> SideSettings:
     model, temperature, detail, system = controls
     if model is None:
         raise page_error(translate(request, "Choose a model on both sides."))
-    own = None if detail in (None, MODEL_DEFAULT) else cast("Detail", detail)
-    return SideSettings(model, float(temperature), own, system)
+    return SideSettings(model, float(temperature), parse_detail(detail), system)
 
 
 def load_shown_image(path: str | None) -> Image.Image | None:
@@ -251,17 +240,6 @@ def state_name(state: State, request: gr.Request | None = None) -> str:
         "stopped": translate(request, "stopped"),
         "failed": translate(request, "could not answer"),
     }[state]
-
-
-def detail_name(detail: Detail | None, request: gr.Request | None = None) -> str:
-    """Return a detail in words."""
-    if detail is None:
-        return translate(request, "the model's usual")
-    return {
-        "low": translate(request, "low"),
-        "high": translate(request, "high"),
-        "auto": translate(request, "automatic"),
-    }[detail]
 
 
 def facts(side: SideResult, request: gr.Request | None = None) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevlm.demo import attachments, conversation
 from edgevlm.demo.conversation import Turns
-from edgevlm.demo.gradio_setup import gr, notify, page_error
+from edgevlm.demo.gradio_setup import gr, page_error
 from edgevlm.demo.language import label, translate
 from edgevlm.errors import EdgeVLMError
 
@@ -53,16 +53,7 @@ def read(message: Message | None, request: gr.Request) -> dict[str, Any]:
     except EdgeVLMError as error:
         raise page_error(error) from error
     for image in images:
-        if image.frames > 1:
-            name, count = Path(image.path).name, image.frames
-            notify(
-                translate(
-                    request,
-                    "{name} has {count} frames or pages. The model sees the first one.",
-                    name=name,
-                    count=count,
-                )
-            )
+        attachments.notify_frames(image, Path(image.path).name, request)
     return conversation.user_turn(text, [image.path for image in images])
 
 

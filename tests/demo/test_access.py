@@ -438,7 +438,7 @@ def free_port() -> int:
 
 
 def test_the_server_goes_away(chromium: Browser) -> None:
-    """The page tells it, keeps the conversation visible, sends nothing, and goes on with a new server."""
+    """The page tells it, keeps the conversation visible, logs no errors, and goes on with a new server."""
     port = free_port()
     lost = "ERR_CONNECTION|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|network error|AbortError|errored out"
     with ExitStack() as visits:

@@ -85,7 +85,7 @@ def test_a_conversation_is_kept_over_a_reload(page: Page) -> None:
 
 
 def test_what_was_asked_is_kept_when_it_is_left_before_its_answer(page: Page) -> None:
-    """Also directly after the change."""
+    """Even if it is left immediately."""
     open_list(page)
     browser.send(page, "What is in the picture?", [SCENE])
     page.locator("#conversation .user.message").first.wait_for()
