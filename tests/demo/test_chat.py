@@ -554,7 +554,7 @@ def test_a_model_that_is_gone_leaves_the_one_in_use(
 
     page.locator("#chat-about").get_by_text("drawings only").wait_for()
     with monkeypatch.context() as patch:
-        patch.setattr(type(models), "lease", acquire)
+        patch.setattr(type(models), "acquire", acquire)
         browser.choose(page, "#chat-model", "copied")
         notice(page, "no such model any more")
     page.wait_for_function("document.querySelector('#chat-model input').value === 'edgevlm-nano'")

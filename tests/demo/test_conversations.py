@@ -371,7 +371,7 @@ def test_the_chosen_model_is_kept_over_a_reload(
     browser.open_tab(page, "Chat")
     assert browser.ask(page, "What color is it?", [SQUARE]) == "green"
     first = models.entries()[:1]
-    monkeypatch.setattr(models, "offers", lambda: first)
+    monkeypatch.setattr(models, "entries", lambda: first)
     page.reload()
     page.get_by_text("The model copied that was chosen here is gone or broken").wait_for()
     page.locator("#head").get_by_text(first[0].label).wait_for()

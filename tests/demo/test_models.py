@@ -32,6 +32,7 @@ def compare_about(page: Page, picture: Path, question: str) -> None:
     browser.open_tab(page, "Compare")
     page.locator("#compare-picture input[type=file]").set_input_files(picture)
     page.locator("#compare-picture img").wait_for()
+    page.wait_for_function("document.querySelector('#right-model input').value !== ''")
     page.locator("#compare-question").get_by_role("textbox").fill(question)
     page.locator("#compare-start").click()
 
@@ -179,6 +180,7 @@ def test_one_model_is_compared_without_any_choice(page: Page, nano: VLM) -> None
 
 def test_no_difference_is_refused_in_words(page: Page) -> None:
     browser.open_tab(page, "Compare")
+    page.wait_for_function("document.querySelector('#right-model input').value !== ''")
     page.locator("#right-temperature input[type=number]").fill("0")
     page.locator("#compare-start").click()
     page.get_by_text("both sides would give the same answer").wait_for()
