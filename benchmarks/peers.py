@@ -291,9 +291,9 @@ class OurDecoder(Memory):
 
     def rates(self, prompt: int, tokens: int) -> tuple[float, float]:
         """Return rates as `BareLoop.rates` does; each token is chosen from the logits."""
-        from edgevlm.benchmark import rates
+        from edgevlm.benchmark import decoder_rates
 
-        return rates(self._decoder, prompt, tokens)
+        return decoder_rates(self._decoder, prompt, tokens)
 
     def embedding_rate(self, count: int) -> float:
         """Positions per second of a prefill of so many embeddings."""

@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, cast
 
+from edgevlm import Detail
 from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import label, translate
 from edgevlm.demo.settings import remember
-from edgevlm.inputs.tiling import Detail
 from edgevlm.options import DEFAULT_MAX_TOKENS, Generation, GenerationOptions
 
 ALTERNATIVES = 5

@@ -15,7 +15,7 @@ from PIL import Image
 from edgevlm.demo.gradio_setup import gr, notify
 from edgevlm.demo.language import translate
 from edgevlm.errors import ImageError
-from edgevlm.inputs.data_uri import shortened
+from edgevlm.inputs.data_uri import shorten
 from edgevlm.inputs.images import load_image
 
 _BROWSER_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
@@ -48,7 +48,7 @@ def read(paths: Sequence[str]) -> list[Attachment]:
             found.append(_read(path))
         except ImageError as error:
             # The message has Gradio's path, which is long and therefore shortened.
-            problems.append(str(error).replace(shortened(path), Path(path).name))
+            problems.append(str(error).replace(shorten(path), Path(path).name))
     if problems:
         raise ImageError("\n".join(problems))
     return found

@@ -16,7 +16,7 @@ from edgevlm.cli.options import (
     add_generation_options,
     add_model_options,
     generation_options,
-    port,
+    port_number,
 )
 from edgevlm.demo.uploads import upload_folder
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation_options(parser)
     parser.add_argument(
         "--port",
-        type=port,
+        type=port_number,
         metavar="P",
         help="port of the page (default: the first free one from 7860)",
     )

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgevlm.demo.conversation import as_message, user_turn
+from edgevlm import Detail
+from edgevlm.demo.conversation import as_message, system_messages, user_turn
 from edgevlm.demo.gradio_setup import error_text
 from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.streaming import ActiveStreams, AnswerStream
 from edgevlm.errors import InputError
-from edgevlm.inputs.prompt import system_messages
-from edgevlm.inputs.tiling import Detail
 from edgevlm.options import GenerationOptions
 from edgevlm.results import Stats
 
@@ -110,8 +109,7 @@ def compare(
         }
         if own.temperature > 0 and seed is None:
             options["seed"] = secrets.randbelow(2**31)
-        system = own.system if own.system.strip() else None
-        messages = [*system_messages(system), message]
+        messages = [*system_messages(own.system), message]
         sides[at] = replace(
             sides[at], state="answering" if models.is_loaded(own.label) else "loading"
         )

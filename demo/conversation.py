@@ -76,6 +76,13 @@ def as_message(turn: Turn) -> dict[str, Any]:
     }
 
 
+def system_messages(text: str) -> list[dict[str, Any]]:
+    """Return the system message for `VLM.stream_generate` as a list; an empty list for an empty text."""
+    if not text.strip():
+        return []
+    return [{"role": "system", "content": [{"type": "text", "text": text}]}]
+
+
 def text_of(turn: Turn) -> str:
     """Return the original text of a turn."""
     return "\n".join(part for kind, part in parts(turn) if kind == "text")

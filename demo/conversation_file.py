@@ -22,7 +22,7 @@ from PIL import Image
 from edgevlm.demo import conversation
 from edgevlm.demo.conversation import Turn
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.inputs.data_uri import decode_base64, shortened
+from edgevlm.inputs.data_uri import decode_base64, shorten
 from edgevlm.inputs.images import load_image
 
 FORMAT = "edgevlm conversation"
@@ -154,9 +154,7 @@ def _turn(turn: Any, name: str, folder: Path, images: dict[Path, bytes]) -> dict
     for part in content:
         kind, value = next(iter(part.items())) if isinstance(part, dict) and part else ("", None)
         if not isinstance(value, str) or kind not in ("text", "image"):
-            raise InputError(
-                f"{name} has a part {shortened(str(part))} that is no text and no image"
-            )
+            raise InputError(f"{name} has a part {shorten(str(part))} that is no text and no image")
         if kind == "text":
             _check_text(value, name)
             parts.append(("text", value))

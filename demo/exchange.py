@@ -21,7 +21,6 @@ from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
 from edgevlm.errors import InputError
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.prompt import system_messages
 from edgevlm.options import GenerationOptions
 from edgevlm.results import FinishReason, Stats, TokenLogprob
 
@@ -73,7 +72,7 @@ def exchange(
     turns: Turns = [*history, question]
     unanswered = Step(history, returned=question) if earlier is None else Step([*turns, earlier])
     messages = [
-        *system_messages(system if system.strip() else None),
+        *conversation.system_messages(system),
         *map(conversation.as_message, turns),
     ]
     yield Step(turns)

@@ -23,7 +23,7 @@ from edgevlm.demo.language import label, translate
 from edgevlm.demo.model_pool import ModelPool
 from edgevlm.errors import ClosedError, EdgeVLMError, ImageError, InputError
 from edgevlm.inputs.data_uri import decode_data_uri
-from edgevlm.inputs.images import load_image, stored_image_size
+from edgevlm.inputs.images import load_image, read_image_size
 from edgevlm.options import GenerationOptions
 from edgevlm.vlm import VLM
 
@@ -227,7 +227,7 @@ def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
     data = decode_data_uri(image) if image.startswith(JPEG_URI) else b""
     if not data.startswith(b"\xff\xd8\xff"):
         raise ImageError(translate(request, "The frame is not a JPEG picture."))
-    width, height = stored_image_size(data)
+    width, height = read_image_size(data)
     if width * height > MAX_FRAME_PIXELS:
         raise ImageError(
             translate(

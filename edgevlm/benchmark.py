@@ -1,7 +1,7 @@
-"""How fast a bundle is on this machine, and how fast the machine itself is.
+"""Measure the speed of a bundle on this machine, and the speed of the machine itself.
 
-Every setting is measured in a process of its own, so that its memory is its own and no other one warms
-its caches. Rounds use pictures of equal size that no cache knows; figures are medians.
+Each setting is measured in its own process, so that settings share neither memory nor caches. Rounds use
+new images of equal size, which no cache holds. Figures are medians.
 """
 
 from __future__ import annotations
@@ -28,135 +28,161 @@ Result = TypeVar("Result")
 
 QUESTIONS = ("What is in the picture?", "How many things are there?")
 TEXT_TOKENS = 16
+"""Length of a short prompt without an image."""
 DECODED_TOKENS = 32
+"""Length of the answers that are measured."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured."""
+    """A combination of files and device to measure."""
 
     model: str
+    """Model, as in `VLM.from_pretrained`."""
     vision: str
     """Precision of the vision graph."""
     decoder: str
-    """llama.cpp type."""
+    """llama.cpp type of the decoder."""
     device: str
+    """Device, as in `VLM.from_pretrained`."""
     threads: int | None
+    """Threads of each runtime; None: each runtime chooses."""
 
 
 @dataclass(frozen=True)
-class PictureSpeed:
-    """What a question about a picture costs; times in milliseconds, memory in bytes."""
+class ImageSpeed:
+    """Cost of a question about an image; times in milliseconds."""
 
     vision: str
+    """Precision of the vision graph."""
     decoder: str
+    """llama.cpp type of the decoder."""
     device: str
-    """What both halves really ran on."""
+    """Devices that the vision graph and the decoder ran on."""
     load_ms: float
-    """With the files in the system's cache."""
+    """Time to load the model; its files are in the cache of the operating system."""
     tiles: int
-    """Of the picture."""
+    """Number of tiles of the image."""
     prompt_tokens: int
+    """Positions of the prompt, the image included."""
     prepare_ms: float
+    """Time to split the image and to tokenize the prompt."""
     encode_ms: float
-    """All tiles."""
+    """Time to encode all tiles."""
     prefill_ms: float
-    """The whole prompt."""
+    """Time to decode the whole prompt."""
     first_token_ms: float
-    """Of a picture that was never seen."""
+    """Time to the first token for a new image."""
     next_question_ms: float
-    """First token of another question about it."""
+    """Time to the first token of another question about the same image."""
     peak_memory: int | None
-    """Of the process: Python and the libraries included."""
+    """Maximum memory of the process in bytes, with Python and the libraries; None: not known."""
 
 
 @dataclass(frozen=True)
 class DecoderSpeed:
-    """What a decoder does by itself, per second."""
+    """Speed of a decoder alone."""
 
     decoder: str
+    """llama.cpp type of the decoder."""
     device: str
+    """Device that the decoder ran on."""
     prompt_tokens: int
-    """Length of the prompt, which is that of the picture's."""
+    """Length of the prompt, as long as that of the question about an image."""
     prefill_rate: float
-    """Positions of the prompt."""
+    """Positions of the prompt per second."""
     decode_rate: float
-    """Tokens after it."""
+    """Tokens per second after this prompt."""
     decode_text_rate: float
-    """Tokens after a text of `TEXT_TOKENS`."""
+    """Tokens per second after a prompt of `TEXT_TOKENS`."""
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """What the machine can do at most, in this process and this moment."""
+class MachineLimits:
+    """Maximum speed of the machine, as measured in this process."""
 
     read_rate: float
-    """Bytes per second from memory, all cores together."""
+    """Bytes per second read from memory by all cores together."""
     multiply_rate: float
-    """Floating-point operations per second of a float32 matrix product, as NumPy's library does it."""
+    """Floating-point operations per second of a float32 matrix product in NumPy."""
 
 
 def camera_frame() -> NDArray[np.uint8]:
-    """A picture of 640 x 480 to measure with; what it shows makes no difference to the time."""
+    """Return an image of noise, uint8 ``[480, 640, 3]``. The content does not change the time."""
     return np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
 
 
 def settings(bundle: Bundle, model: str, device: str, threads: int | None) -> list[Setting]:
-    """Every vision precision with the preferred decoder, then every other decoder.
+    """Return each vision precision with the preferred decoder, then each other decoder.
 
     Args:
-        device: as in `VLM.from_pretrained`; ``all`` is the CPU with each runtime that is installed, and
-            CUDA where it is there.
+        bundle: the opened bundle of `model`.
+        model: as in `VLM.from_pretrained`.
+        device: as in `VLM.from_pretrained`, or ``all``: the CPU with each installed runtime, and CUDA if it
+            is available.
+        threads: as in `VLM.from_pretrained`.
     """
     names = devices.usable_devices() if device == "all" else [device]
     files = bundle.manifest.decoder.files
     best = bundle.decoder_file(None)
     decoders = sorted(files, key=lambda name: files[name] is not best)
-    visions = list(bundle.manifest.vision.files)
-    found = [
-        Setting(model, precision, decoders[0], place, threads)
-        for place in names
-        for precision in visions
+    precisions = list(bundle.manifest.vision.files)
+    by_vision = [
+        Setting(model, precision, decoders[0], name, threads)
+        for name in names
+        for precision in precisions
     ]
-    return found + [Setting(model, visions[-1], name, names[0], threads) for name in decoders[1:]]
+    by_decoder = [Setting(model, precisions[-1], name, names[0], threads) for name in decoders[1:]]
+    return by_vision + by_decoder
 
 
-def measure_picture(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> PictureSpeed:
-    """One setting, in a child process.
+def measure_image(setting: Setting, image: NDArray[np.uint8], rounds: int) -> ImageSpeed:
+    """Measure questions about an image in a child process.
 
     Args:
-        picture: RGB uint8 ``[height, width, 3]``.
+        setting: the setting.
+        image: RGB, uint8 ``[height, width, 3]``.
+        rounds: the number of measurements; the result is the median.
 
     Raises:
-        EdgeVLMError: the model does not load or does not fit.
+        EdgeVLMError: the model cannot be loaded, or the prompt does not fit its context.
     """
-    return _in_child(_measure_picture, setting, picture, rounds)
+    return _run_in_child(_measure_image, setting, image, rounds)
 
 
 def measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> DecoderSpeed:
-    """A setting's decoder alone, in a child process; arguments and errors as `measure_picture`."""
-    return _in_child(_measure_decoder, setting, prompt_tokens, rounds)
+    """Measure the decoder of a setting in a child process.
+
+    Args:
+        setting: the setting.
+        prompt_tokens: the length of the prompt.
+        rounds: the number of measurements; the result is the median.
+
+    Raises:
+        EdgeVLMError: the decoder cannot be loaded.
+    """
+    return _run_in_child(_measure_decoder, setting, prompt_tokens, rounds)
 
 
-def _in_child(work: Callable[..., Result], *arguments: object) -> Result:
+def _run_in_child(work: Callable[..., Result], *arguments: object) -> Result:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()
 
 
-def _measure_picture(setting: Setting, picture: NDArray[np.uint8], rounds: int) -> PictureSpeed:
-    _load(setting).close()  # brings the files into the system's cache
+def _measure_image(setting: Setting, image: NDArray[np.uint8], rounds: int) -> ImageSpeed:
+    _load(setting).close()  # read the files into the cache of the operating system
     first: list[Stats] = []
     following: list[Stats] = []
     with _load(setting) as vlm:
         device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
-        vlm.ask(picture[:, ::-1], QUESTIONS[0], max_tokens=1)  # threads started, buffers allocated
+        vlm.ask(image[:, ::-1], QUESTIONS[0], max_tokens=1)  # start threads, allocate buffers
         for i in range(rounds):
-            shifted = np.roll(picture, i + 1, axis=1)  # every tile is a new one
+            shifted = np.roll(image, i + 1, axis=1)  # no tile is in a cache
             first.append(vlm.ask(shifted, QUESTIONS[0], max_tokens=1).stats)
             following.append(vlm.ask(shifted, QUESTIONS[1], max_tokens=1).stats)
     typical = sorted(first, key=lambda stats: stats.first_token_ms)[rounds // 2]
-    return PictureSpeed(
+    return ImageSpeed(
         vision=setting.vision,
         decoder=setting.decoder,
         device=device,
@@ -202,8 +228,17 @@ def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> Decod
     )
 
 
-def rates(decoder: DecoderRuntime, prompt: int, decoded: int) -> tuple[float, float]:
-    """Positions per second of a prefill of so many tokens, and tokens per second of so many after it."""
+def decoder_rates(decoder: DecoderRuntime, prompt: int, decoded: int) -> tuple[float, float]:
+    """Measure a decoder once, with random tokens.
+
+    Args:
+        decoder: the decoder; its KV cache is dropped.
+        prompt: the number of tokens of the prompt.
+        decoded: the number of tokens of the answer.
+
+    Returns:
+        Positions of the prompt per second, and tokens of the answer per second.
+    """
     tokens = np.random.default_rng(0).integers(0, decoder.vocabulary_size, prompt).tolist()
     positions = np.arange(prompt + decoded, dtype=np.int32)
     decoder.truncate(0)
@@ -219,22 +254,22 @@ def rates(decoder: DecoderRuntime, prompt: int, decoded: int) -> tuple[float, fl
 
 
 def _median_rates(decoder: DecoderRuntime, prompt: int, rounds: int) -> tuple[float, float]:
-    """Of as many rounds, after one that starts threads."""
-    measured = [rates(decoder, prompt, DECODED_TOKENS) for _ in range(rounds + 1)][1:]
+    """Return the medians of `decoder_rates`, after a first round that starts the threads."""
+    measured = [decoder_rates(decoder, prompt, DECODED_TOKENS) for _ in range(rounds + 1)][1:]
     prefill, decode = (statistics.median(values) for values in zip(*measured, strict=True))
     return prefill, decode
 
 
-def ceilings(rounds: int = 5) -> Ceilings:
-    """Measure this machine, all cores together; takes a second or two."""
+def measure_limits(rounds: int = 5) -> MachineLimits:
+    """Measure the speed of all cores of this machine together, in a second or two."""
     cores = system.physical_cores()
-    rows = np.ones((cores, 2**25), np.float32)  # 128 MB for each core: more than its caches hold
+    rows = np.ones((cores, 2**25), np.float32)  # 128 MB for each core, more than its caches
     with ThreadPoolExecutor(cores) as pool:
         reading = min(_seconds(lambda: list(pool.map(np.max, rows))) for _ in range(rounds))
     side = 2048
     matrix = np.ones((side, side), np.float32)
     multiplying = min(_seconds(lambda: matrix @ matrix) for _ in range(rounds))
-    return Ceilings(read_rate=rows.nbytes / reading, multiply_rate=2 * side**3 / multiplying)
+    return MachineLimits(read_rate=rows.nbytes / reading, multiply_rate=2 * side**3 / multiplying)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""A bundle: a name, folder or hub repository becomes a folder whose files are what its manifest says."""
+"""Bundles: find the folder of a model by name, path or hub repository, and check its files."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgevlm.user_cache import user_cache, write_cached
 
 BUILT_IN = Path(__file__).parent / "models"
-"""Bundles that ship inside the package, a folder each."""
+"""Folder of the bundles that are in the package."""
 
 DEFAULT_MODEL = "edgevlm-nano"
+"""Name of the built-in model that is used if none is named."""
 
-DECODER = ("q8_0", "q4_k_m", "q4_0", "f16")
-"""Types in the order of preference when the caller names none: nearest to the checkpoint, yet small."""
+DECODER_PREFERENCE = ("q8_0", "q4_k_m", "q4_0", "f16")
+"""llama.cpp types in the order of preference: close to the checkpoint, and small."""
 
 
 def built_in_models() -> list[str]:
-    """Names that `Bundle.open` knows without a folder or a network."""
+    """Return the names of the bundles in the package."""
     return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{MANIFEST_NAME}"))
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with a checked manifest, all of whose files are there with the right size."""
+    """A folder with a checked manifest, whose files all exist and have the right size."""
 
     folder: Path
+    """Folder of the bundle."""
     manifest: Manifest
+    """Content of its ``manifest.json``."""
 
     @classmethod
     def open(
@@ -55,7 +58,8 @@ class Bundle:
             local_files_only: use downloaded files only, never the network.
 
         Raises:
-            BundleError: nothing is found there, or what is there is no complete bundle.
+            InputError: `model` is not a text, or is empty.
+            BundleError: there is no such model, or the bundle is not complete.
         """
         name = os.fspath(model)
         if not isinstance(name, str) or not name:
@@ -72,11 +76,11 @@ class Bundle:
             if not (folder / MANIFEST_NAME).is_file():
                 of = () if revision is None else ("--revision", revision)
                 raise BundleError(
-                    f"the hub repository {name!r} has no {MANIFEST_NAME}, so it is no bundle; if it is a "
-                    f"checkpoint, make one of it: {_export(name, './' + name.rpartition('/')[2], *of)}"
+                    f"the hub repository {name!r} has no {MANIFEST_NAME}, so it is not a bundle; if it is a "
+                    f"checkpoint, export it: {_export_command(name, './' + name.rpartition('/')[2], *of)}"
                 )
         elif not (folder / MANIFEST_NAME).is_file():
-            raise BundleError(_no_bundle(folder))
+            raise BundleError(_explain_no_bundle(folder))
         bundle = cls(folder, Manifest.load(folder))
         for entry in bundle.manifest.files():
             path = bundle.path(entry)
@@ -85,34 +89,48 @@ class Bundle:
                 raise BundleError(f"{path} is missing; the bundle is incomplete, export it again")
             if size != entry.size:
                 raise BundleError(
-                    f"{path} has {size} bytes, the manifest says {entry.size}; it is damaged or not the "
-                    f"file that was exported, copy or export the bundle again"
+                    f"{path} has {size} bytes, the manifest says {entry.size}; the file is damaged or is "
+                    f"not the one that was exported; copy or export the bundle again"
                 )
         return bundle
 
     def path(self, entry: FileEntry) -> Path:
+        """Return the path of a file of the bundle."""
         return self.folder / entry.name
 
     def vision_file(self, precision: str | None, preferred: Sequence[str]) -> FileEntry:
-        """The vision graph of a precision, or the first of those preferred that the bundle has.
+        """Return the vision graph of a precision, or of the first available one.
+
+        Args:
+            precision: such as ``int8``; None: the first of `preferred` that the bundle has, or else its
+                first.
+            preferred: precisions in the order of preference.
 
         Raises:
             InputError: the bundle has no such precision.
         """
-        return _choose("vision", self.manifest.vision.files, precision, preferred)
+        return _choose_file("vision graph", self.manifest.vision.files, precision, preferred)
 
     def decoder_file(self, precision: str | None) -> FileEntry:
-        """The decoder of a llama.cpp type, or the preferred one; raises as `vision_file`."""
-        return _choose("decoder", self.manifest.decoder.files, precision, DECODER)
-
-    def check_hashes(self, entries: Sequence[FileEntry] | None = None) -> None:
-        """Read files and compare their SHA-256 with the manifest.
+        """Return the decoder of a llama.cpp type.
 
         Args:
-            entries: None for all.
+            precision: such as ``q8_0``; None: the first of `DECODER_PREFERENCE` that the bundle has, or
+                else its first.
 
         Raises:
-            BundleError: a file cannot be read or is not the one that was exported.
+            InputError: the bundle has no such decoder.
+        """
+        return _choose_file("decoder", self.manifest.decoder.files, precision, DECODER_PREFERENCE)
+
+    def check_hashes(self, entries: Sequence[FileEntry] | None = None) -> None:
+        """Compare the SHA-256 of files with the manifest.
+
+        Args:
+            entries: the files; None: all.
+
+        Raises:
+            BundleError: a file cannot be read or was altered.
         """
         entries = self.manifest.files() if entries is None else entries
         with ThreadPoolExecutor(max_workers=min(4, len(entries))) as pool:
@@ -125,44 +143,48 @@ class Bundle:
                 )
 
     def check_hashes_once(self, entries: Sequence[FileEntry]) -> None:
-        """As `check_hashes`, but a file that was found right before and has not been written since is not
-        read again: that would take longer than loading it.
+        """Do as `check_hashes`, but skip files that were checked before and not written since.
+
+        To compute the SHA-256 of a file takes longer than to load it.
+
+        Args:
+            entries: the files.
 
         Raises:
             BundleError: as `check_hashes`.
         """
-        marks = {entry.name: self._mark(entry) for entry in entries}
-        unknown = [entry for entry in entries if not marks[entry.name].exists()]
+        markers = {entry.name: self._marker(entry) for entry in entries}
+        unknown = [entry for entry in entries if not markers[entry.name].exists()]
         if not unknown:
             return
         self.check_hashes(unknown)
         for entry in unknown:
-            write_cached(marks[entry.name], f"{self.path(entry)}\n")
+            write_cached(markers[entry.name], f"{self.path(entry)}\n")
 
-    def _mark(self, entry: FileEntry) -> Path:
-        """A file of the user's cache that stands for this content in this place since its last change."""
+    def _marker(self, entry: FileEntry) -> Path:
+        """Return the file of the user's cache that exists if this file was checked since its last change."""
         path = self.path(entry)
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             raise BundleError(f"cannot read {path}: {error}") from error
-        # ctime: the system's own, which no program sets back
-        seen = (
+        # ctime, since no program can set it back
+        state = (
             str(path.resolve()),
-            found.st_ino,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
         )
-        name = hashlib.sha256(repr((seen, entry.sha256)).encode()).hexdigest()
+        name = hashlib.sha256(repr((state, entry.sha256)).encode()).hexdigest()
         return user_cache("checked") / name
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's content.
+    """Return the SHA-256 of a file as hexadecimal digits.
 
     Raises:
-        BundleError: it cannot be read.
+        BundleError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -174,43 +196,46 @@ def sha256(path: Path) -> str:
         raise BundleError(f"cannot read {path}: {error}") from error
 
 
-def _choose(
-    half: str, files: Mapping[str, FileEntry], precision: str | None, preferred: Sequence[str]
+def _choose_file(
+    kind: str, files: Mapping[str, FileEntry], precision: str | None, preferred: Sequence[str]
 ) -> FileEntry:
     if precision is None:
         precision = next((name for name in preferred if name in files), next(iter(files)))
     if precision not in files:
-        raise InputError(f"the bundle has no {half} in {precision!r}; it has {', '.join(files)}")
+        raise InputError(f"the bundle has no {kind} in {precision!r}; it has {', '.join(files)}")
     return files[precision]
 
 
-def _no_bundle(found: Path) -> str:
-    """What was found in place of a bundle, with the command that makes one of it, as it is to be typed."""
-    wanted = f"a bundle is a folder with {MANIFEST_NAME}"
-    out = found.resolve().name if not found.name else found.stem if found.is_file() else found.name
-    made = str(
-        found.with_name(f"{out}-bundle") if found.name else found.resolve().parent / f"{out}-bundle"
+def _explain_no_bundle(path: Path) -> str:
+    """Say what a path is instead of a bundle, and which command makes a bundle."""
+    expected = f"a bundle is a folder with {MANIFEST_NAME}"
+    name = path.resolve().name if not path.name else path.stem if path.is_file() else path.name
+    out = str(
+        path.with_name(f"{name}-bundle") if path.name else path.resolve().parent / f"{name}-bundle"
     )
-    if found.is_file() and found.suffix == ".gguf":
+    if path.is_file() and path.suffix == ".gguf":
         return (
-            f"{found} is a GGUF file, the language model alone; {wanted}, made from the checkpoint that the "
-            f"file was made from: {_export('CHECKPOINT', made, '--decoder-gguf', str(found))}"
+            f"{path} is a GGUF file, which holds the decoder alone; {expected}, made from the checkpoint "
+            f"of this file: {_export_command('CHECKPOINT', out, '--decoder-gguf', str(path))}"
         )
-    if found.is_file() and found.suffix in (".onnx", ".safetensors", ".bin", ".pt", ".pth"):
-        return f"{found} is one file of a model; {wanted}: {_export('CHECKPOINT', made)}"
-    if not found.is_dir():
-        return f"{found} is not a folder; {wanted}"
-    if (found / "adapter_config.json").is_file():
+    if path.is_file() and path.suffix in (".onnx", ".safetensors", ".bin", ".pt", ".pth"):
+        return f"{path} is one file of a model; {expected}: {_export_command('CHECKPOINT', out)}"
+    if not path.is_dir():
+        return f"{path} is not a folder; {expected}"
+    if (path / "adapter_config.json").is_file():
         return (
-            f"{found} is an adapter, not a bundle; {_export(str(found), made)} says how to merge it into its "
-            f"base model, and then: {_export('MERGED', made)}"
+            f"{path} is an adapter, not a bundle; {_export_command(str(path), out)} says how to merge it "
+            f"into its base model; then export the result: {_export_command('MERGED', out)}"
         )
-    if (found / "config.json").is_file():
-        return f"{found} is a checkpoint, not a bundle; make one of it: {_export(str(found), made)}"
-    return f"{found} is not a bundle, it has no {MANIFEST_NAME}; {_export('CHECKPOINT', 'OUT')} makes one"
+    if (path / "config.json").is_file():
+        return f"{path} is a checkpoint, not a bundle; export it: {_export_command(str(path), out)}"
+    return (
+        f"{path} is not a bundle, since it has no {MANIFEST_NAME}; make one: "
+        f"{_export_command('CHECKPOINT', 'OUT')}"
+    )
 
 
-def _export(*arguments: str) -> str:
+def _export_command(*arguments: str) -> str:
     return f"edgevlm export {shlex.join(arguments)}"
 
 
@@ -235,7 +260,7 @@ def _download(
             )
         )
     except Exception as error:
-        # huggingface_hub raises its own, requests', and OS errors; all mean that there is no bundle.
+        # huggingface_hub raises its own errors, those of requests and OSError; all mean: no bundle.
         raise BundleError(
             f"cannot get the hub repository {repository!r}: {' '.join(str(error).split())}; "
             f"is the name right, and is there a network?"

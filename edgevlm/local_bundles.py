@@ -1,6 +1,6 @@
-"""Which bundles were exported on this machine, so that they can be offered without being searched for.
+"""The list of bundles that were exported on this machine, so that programs can offer them.
 
-A list of folders in the user's cache folder. Losing it loses nothing but the offer.
+The list is a file in the user's cache folder. If it is lost, the bundles still work.
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ from edgevlm.user_cache import user_cache, write_cached
 
 
 def exported_bundles() -> list[Path]:
-    """Folders that `remember` was given and that still hold a manifest, the newest first."""
+    """Return the folders of the list that still have a manifest, the newest first."""
     try:
         listed = json.loads(_file().read_text(encoding="utf-8"))
         folders = [Path(folder) for folder in listed["folders"]]
     except (OSError, ValueError, TypeError, KeyError):
         return []
-    # os.path's answers False where Path's would raise: a folder that may not be entered hides no other
+    # os.path.isfile returns False where Path.is_file raises, such as for a folder without permission
     return [folder for folder in folders if os.path.isfile(folder / MANIFEST_NAME)]
 
 
 def remember(folder: Path) -> None:
-    """Put a bundle's folder first in the list.
-
-    Where nothing can be written the bundle is not offered, and works.
-    """
+    """Put the folder of a bundle first in the list. Do nothing if the list cannot be written."""
     folder = folder.expanduser().resolve()
     folders = [folder, *(other for other in exported_bundles() if other != folder)]
     listed = {"folders": [str(folder) for folder in folders]}

@@ -1,11 +1,11 @@
 """The manifest: the contract between the exporter and the runtime, as frozen dataclasses.
 
-Everything a model family needs at run time is data here; the runtime never asks which family it runs.
-Strategies are closed sets of names (``ImagePreparation.strategy``, ``DecoderSpec.attention``, ...): a new
-family either picks among them or adds a name, implemented once in the module that owns the decision.
+Everything that a model family needs at run time is data here. The runtime never asks which family it runs.
+Strategies are closed sets of names (``ImagePreparation.strategy``, ``DecoderSpec.attention``, ...). A new
+family uses one of them, or adds a name that is implemented once, in the module that owns the decision.
 
-`Manifest.from_dict` refuses an unknown ``schema_version``, a missing or unknown field and a value of the
-wrong type or range with a `BundleError` that names the field, such as ``manifest.vision.tile_size``.
+`Manifest.from_dict` refuses an unknown ``schema_version``, a missing or unknown field, and a value of the
+wrong type or range. The `BundleError` names the field, such as ``manifest.image.tile_size``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from typing import Any, Literal
 from edgevlm.errors import BundleError
 
 SCHEMA_VERSION = 1
+"""Version of the format that this edgevlm reads and writes."""
 MANIFEST_NAME = "manifest.json"
+"""File name of the manifest in the bundle folder."""
 
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""Names of Pillow's resampling filters."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,16 @@ class FileEntry:
     """One file of the bundle."""
 
     name: str
-    """File name inside the bundle folder; no directories."""
+    """File name in the bundle folder, without directories: letters, digits, ``.``, ``_`` and ``-``."""
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
     sha256: str
-    """SHA-256 of the file: 64 lower-case hexadecimal digits."""
+    """SHA-256 of the content: 64 lower-case hexadecimal digits."""
     bits_per_weight: float | None = None
-    """Decoders: file bits per parameter, as it came out; None for vision graphs."""
+    """Decoders: bits of the file per parameter of the model, as measured; null for vision graphs."""
 
     def check(self) -> None:
+        """Check the values."""
         require(
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
             "name",
@@ -59,25 +63,27 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """How an RGB uint8 picture becomes uint8 tiles; carried out by `edgevlm.inputs.tiling`."""
+    """How an RGB uint8 image is split into uint8 tiles; implemented in `edgevlm.inputs.tiling`."""
 
     strategy: Literal["stretch", "grid"]
-    """``stretch``: the picture resized to one tile, whatever its aspect.
-    ``grid``: Idefics3's splitting, a grid of tiles and last an overview (one tile if it fits)."""
+    """``stretch``: resize the image to one tile, whatever its aspect ratio. ``grid``: split the image as
+    Idefics3 does, into a grid of tiles and then an overview; an image that fits one tile stays one tile."""
     tile_size: tuple[int, int]
-    """Height and width of a tile, pixels."""
+    """Height and width of a tile in pixels; equal for ``grid``."""
     resample: Resample
-    """Pillow's filter for resizing."""
+    """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
     longest_edge: int | None
-    """The picture's longest edge is first resized to this, up or down (Idefics3's rule); None: not."""
+    """Length in pixels to which the longest edge is resized first, up or down; null: do not resize."""
     mean: tuple[float, float, float]
-    """Mean of red, green and blue, after rescaling."""
+    """Mean of the normalization for R, G and B. The vision graph computes
+    ``(pixel * rescale_factor - mean) / std``; the three fields are for information only."""
     std: tuple[float, float, float]
-    """Standard deviation of red, green and blue, after rescaling."""
+    """Standard deviation of the normalization for R, G and B."""
     rescale_factor: float
-    """``(pixel * rescale_factor - mean) / std`` is computed inside the vision graph; recorded for reading."""
+    """Factor of the normalization, usually 1/255."""
 
     def check(self) -> None:
+        """Check the values."""
         require(
             all(side > 0 for side in self.tile_size),
             "tile_size",
@@ -100,20 +106,24 @@ class ImagePreparation:
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """The vision graph: uint8 tiles ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
+    """The vision graph, from uint8 tiles ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
 
     input_name: str
     """Name of the graph's input."""
     output_name: str
     """Name of the graph's output."""
     tokens_per_tile: int
-    """Embeddings of one tile, and so positions that it takes."""
+    """Number of embeddings of one tile; positive."""
     width: int
-    """Size of one embedding, equal to the decoder's."""
+    """Number of values in one embedding; equal to the width of the decoder."""
     files: dict[str, FileEntry]
-    """Precision (``fp32``, ``fp16``, ``int8``) to file."""
+    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``); at least one."""
+    calibration: str | None = None
+    """Images that the scales of ``int8-static`` were computed from, in words; null: no such file, or not
+    known."""
 
     def check(self) -> None:
+        """Check the values."""
         require(
             self.tokens_per_tile > 0, "tokens_per_tile", self.tokens_per_tile, "must be positive"
         )
@@ -123,68 +133,73 @@ class VisionSpec:
 
 @dataclass(frozen=True)
 class SpecialToken:
-    """A token that only the template may produce; the same characters in a user's text are plain text."""
+    """A token that only the chat template can produce; the same text from a user stays plain text."""
 
     text: str
-    """Its characters in the template."""
+    """Text of the token; not empty."""
     id: int
-    """Its id in the vocabulary."""
+    """Id of the token."""
     strip_left: bool = False
-    """White space before it is swallowed (``lstrip`` of the checkpoint's tokenizer)."""
+    """True: remove white space before the token (``lstrip`` in the tokenizer of the checkpoint)."""
     strip_right: bool = False
-    """The same for white space after it (``rstrip``)."""
+    """True: remove white space after the token (``rstrip``)."""
 
     def check(self) -> None:
+        """Check the values."""
         require(bool(self.text), "text", self.text, "must not be empty")
         require(self.id >= 0, "id", self.id, "must not be negative")
 
 
 @dataclass(frozen=True)
-class ImageSpelling:
-    """How one picture is written in the prompt.
+class ImageTemplate:
+    """Texts that place one image in the prompt.
 
-    ``{image}`` stands for the embeddings of one tile, ``{row}`` and ``{column}`` count from 1.
+    ``{image}`` is replaced with the embeddings of one tile, ``{row}`` and ``{column}`` with the place of the
+    tile in the grid, from 1.
     """
 
     whole: str
-    """A picture of one tile."""
+    """Text for an image of one tile; contains ``{image}`` once."""
     tile: str = ""
-    """Each tile of a grid, row by row."""
+    """Text for each tile of a grid, row by row; empty, or contains ``{image}`` once."""
     row_end: str = ""
-    """After each row of a grid."""
+    """Text after each row of a grid."""
     overview: str = ""
-    """The whole picture in one tile, after the grid."""
+    """Text after the grid for the overview, which is the whole image in one tile; empty, or contains
+    ``{image}`` once."""
 
     def check(self) -> None:
-        require(self.whole.count("{image}") == 1, "whole", self.whole, "must hold {image} once")
+        """Check the values."""
+        require(self.whole.count("{image}") == 1, "whole", self.whole, "must contain {image} once")
         for name in ("tile", "overview"):
-            spelled = getattr(self, name)
+            text = getattr(self, name)
             require(
-                not spelled or spelled.count("{image}") == 1,
+                not text or text.count("{image}") == 1,
                 name,
-                spelled,
-                "must hold {image} once",
+                text,
+                "must contain {image} once",
             )
 
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """How messages become tokens; carried out by `edgevlm.inputs.prompt`."""
+    """How messages become tokens; implemented in `edgevlm.inputs.prompt`."""
 
     chat_template: str
-    """Jinja2 source, as transformers renders it (``messages``, ``add_generation_prompt``)."""
+    """Jinja2 source, rendered as transformers does, with ``messages`` and ``add_generation_prompt``."""
     template_variables: dict[str, str]
-    """Further names that the template may use, such as ``bos_token``."""
+    """Values of further variables of the template, such as ``bos_token``."""
     image_token: str
-    """What the template writes where a picture stands."""
-    image_spelling: ImageSpelling
-    """How the place of an image is written."""
+    """Text that the template writes in place of an image; one of `special_tokens`."""
+    image_spelling: ImageTemplate
+    """Texts that replace `image_token`."""
     special_tokens: tuple[SpecialToken, ...]
-    """Tokens that only the template may produce."""
+    """All special tokens of the tokenizer."""
     end_token_ids: tuple[int, ...]
-    """An answer ends at any of these."""
+    """Ids of the tokens that end an answer; at least one."""
 
     def check(self) -> None:
+        """Check the values."""
         require(bool(self.chat_template), "chat_template", self.chat_template, "must not be empty")
         require(bool(self.end_token_ids), "end_token_ids", self.end_token_ids, "must not be empty")
         require(
@@ -197,27 +212,30 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """The language model: a GGUF file that stock llama.cpp loads."""
+    """The decoder, a language model in GGUF files that stock llama.cpp loads."""
 
     architecture: str
-    """GGUF's ``general.architecture``, for reading only."""
+    """``general.architecture`` of the GGUF file; for information only."""
     width: int
-    """Size of one embedding."""
+    """Number of values in one embedding; positive."""
     vocabulary_size: int
-    """Tokens in the vocabulary, and logits of a position."""
+    """Number of tokens in the vocabulary; positive."""
     context_length: int
-    """Positions that the checkpoint was made for."""
+    """Number of positions that the checkpoint was trained for; positive."""
     attention: Literal["causal", "prefix"]
-    """``prefix``: every prompt position, picture or text, sees every other; the answer is causal."""
+    """``causal``: each position attends to the earlier ones. ``prefix``: all positions of the prompt, of
+    images and text, attend to each other, and the answer is causal."""
     positions: Literal["sequential"]
-    """How positions are numbered over text and pictures."""
+    """Numbering of positions. ``sequential``: texts and images are numbered in one sequence."""
     embedding_scale: float
-    """The vision graph's output is multiplied by this before the decoder gets it (1 for most families;
-    Gemma's decoder in llama.cpp multiplies its input by sqrt(width), which pictures must not feel)."""
+    """Factor that the output of the vision graph is multiplied by before the decoder; positive. It is 1 for
+    most families. Gemma's decoder in llama.cpp multiplies its input by sqrt(width), and images need the
+    inverse."""
     files: dict[str, FileEntry]
-    """llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...) to file."""
+    """The GGUF file of each llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...); at least one."""
 
     def check(self) -> None:
+        """Check the values."""
         for name in ("width", "vocabulary_size", "context_length"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(
@@ -228,74 +246,77 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the checkpoint came from."""
+    """The origin of the checkpoint."""
 
     repository: str
-    """Hub repository, or the checkpoint folder's name."""
+    """Hub repository, or the name of the checkpoint folder."""
     revision: str | None
-    """Commit of the hub repository; None for a folder."""
+    """Commit of the hub repository; null if it is not known."""
     family: str
-    """``model_type`` of the checkpoint's configuration, for reading only."""
+    """``model_type`` in the configuration of the checkpoint; for information only."""
     license: str
-    """License of the checkpoint, as its model card names it."""
+    """Licence of the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one precision is from the checkpoint in transformers float32."""
+    """The difference of one precision from the checkpoint in transformers, in float32."""
 
     relative_error: float
-    """``|ours - theirs| / |theirs|`` (L2): embeddings for a vision graph, logits for a decoder."""
+    """``|ours - theirs| / |theirs|`` (L2): of embeddings for a vision graph, of logits for a decoder."""
     bound: float
-    """The relative error that the exporter accepts."""
+    """Limit of `relative_error` for this precision."""
     top1_agreement: float | None = None
-    """Decoders: share of teacher-forced positions whose most likely token is the same."""
+    """Decoders: fraction of teacher-forced positions with the same most likely token, 0 to 1; null for vision
+    graphs."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What the exporter's last step measured, against transformers in float32."""
+    """The measurement of the last step of an export, compared with transformers in float32."""
 
     pictures: int
-    """Images that were compared."""
+    """Number of images that were compared."""
     prompts: int
-    """Prompts that were compared."""
+    """Number of prompts that were compared."""
     positions: int
-    """Teacher-forced positions compared."""
+    """Number of teacher-forced positions that were compared."""
     vision: dict[str, Drift]
-    """Precision to drift of the vision graph."""
+    """Drift of each precision of the vision graph."""
     decoder: dict[str, Drift]
-    """Type to drift of the decoder."""
+    """Drift of each llama.cpp type of the decoder."""
     drift_allowed: bool
-    """True if a bound was passed and the person who exported said that it may be."""
+    """True if a bound was exceeded and the user allowed it."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One stored answer of the checkpoint, for ``edgevlm verify``."""
+    """A stored answer of the checkpoint, for ``edgevlm verify``."""
 
     picture_png: str
-    """Base64 of a small PNG."""
+    """A small PNG file in base64."""
     question: str
-    """The question about this image."""
+    """Question about the image."""
     token_ids: tuple[int, ...]
-    """transformers' greedy answer in float32, end token included if it came."""
+    """Greedy answer of transformers in float32, with the end token if the answer has one."""
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Questions of one language that the model answers; None where it does not do the task."""
+    """Questions in one language that the model was trained to answer; null: not trained for the task."""
 
     describe: str | None = None
-    """What is in the image."""
+    """Question for a description of the image; may contain ``{thing}`` once, as may the others."""
     find: str | None = None
-    """Where something is; ``{thing}`` stands for its name. The answer is a box, see `Usage.boxes`."""
+    """Question for the place of a thing; contains ``{thing}`` once, which is replaced with the name of the
+    thing. The answer is a box; see `Usage.boxes`."""
     count: str | None = None
-    """May hold ``{thing}``."""
+    """Question for a number of things."""
     read: str | None = None
-    """May hold ``{thing}``."""
+    """Question for a text in the image."""
 
     def check(self) -> None:
+        """Check the values."""
         for name, question in dataclasses.asdict(self).items():
             if question is not None:
                 plain = question.replace("{thing}", "", 1)
@@ -304,24 +325,25 @@ class Tasks:
                     not set("{}") & set(plain),
                     name,
                     question,
-                    "may hold {thing} once, no brace else",
+                    "may contain {thing} once and no other braces",
                 )
-                require(name != "find" or plain != question, name, question, "must hold {thing}")
+                require(name != "find" or plain != question, name, question, "must contain {thing}")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a person should know to ask the model well; the runtime itself needs none of it."""
+    """Advice for people who ask the model; the runtime does not use it."""
 
     images: Literal["drawings", "photographs"] | None = None
-    """What it was trained on; None: not known."""
+    """Kind of the images that the model was trained on; null: not known."""
     boxes: Literal["percent"] | None = None
-    """How an answer says where something is. ``percent``: ``[left, top, right, bottom]``, each from 0 to
-    100 of the image's width or height. None: in words, or not at all."""
+    """Form of the boxes in answers. ``percent``: ``[left, top, right, bottom]``, each from 0 to 100 of the
+    width or height of the image. null: the model answers with words, or was not trained to find things."""
     tasks: dict[str, Tasks] = field(default_factory=dict)
-    """Language (ISO 639-1: ``en``, ``ru``) to its questions; empty: not known."""
+    """Questions by language (ISO 639-1 code such as ``en`` or ``ru``); empty: not known."""
 
     def check(self) -> None:
+        """Check the values."""
         for language in self.tasks:
             require(
                 re.fullmatch("[a-z]{2}", language) is not None,
@@ -331,16 +353,16 @@ class Usage:
             )
 
     def questions(self, language: str) -> dict[str, str]:
-        """Task to question, in this language or else in English; empty if there is neither."""
+        """Return the question of each task, in this language or else in English; empty if there is none."""
         tasks = self.tasks.get(language) or self.tasks.get("en") or Tasks()
         return {name: text for name, text in dataclasses.asdict(tasks).items() if text is not None}
 
     @classmethod
     def from_dict(cls, data: object) -> Usage:
-        """Build from parsed JSON.
+        """Create a `Usage` from parsed JSON.
 
         Raises:
-            BundleError: an unknown or wrong field, named as ``usage.tasks``.
+            BundleError: a field is unknown or wrong; the message names it, such as ``usage.tasks``.
         """
         usage: Usage = _parse(cls, data, "usage")
         return usage
@@ -348,32 +370,33 @@ class Usage:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in a bundle and how to use it."""
+    """The content of ``manifest.json``: the files of a bundle and how to use them."""
 
     schema_version: int
-    """Version of this format; this edgevlm reads one version only."""
+    """Version of the format: 1."""
     name: str
-    """Name of the bundle."""
+    """Name of the model; not empty."""
     source: Source
-    """The checkpoint."""
+    """Origin of the checkpoint."""
     image: ImagePreparation
-    """How images become tiles."""
+    """How images are split into tiles."""
     vision: VisionSpec
-    """The vision graphs."""
+    """The vision graph."""
     prompt: PromptSpec
     """How messages become tokens."""
     decoder: DecoderSpec
-    """The decoders."""
+    """The decoder."""
     parity: ParityReport | None
-    """The comparison with the checkpoint."""
+    """Comparison with the checkpoint; null: not measured."""
     golden: Golden | None
-    """The stored answer."""
+    """A stored answer of the checkpoint; null: none."""
     created_with: dict[str, str]
-    """Package to version, of all that made the bundle."""
+    """Versions of the packages that made the bundle, by package name."""
     usage: Usage | None = None
-    """None: not known, as in older bundles."""
+    """Advice for people who ask the model; null: not known, as in older bundles."""
 
     def check(self) -> None:
+        """Check the values."""
         require(bool(self.name), "name", self.name, "must not be empty")
         require(
             self.vision.width == self.decoder.width,
@@ -385,18 +408,20 @@ class Manifest:
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")
 
     def files(self) -> list[FileEntry]:
-        """Every file that the manifest lists."""
+        """Return all files of the bundle, vision graphs first."""
         return [*self.vision.files.values(), *self.decoder.files.values()]
 
     def to_json(self) -> str:
+        """Return the text of ``manifest.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Parse and check.
+        """Parse and check a manifest.
 
         Raises:
-            BundleError: not JSON, an unknown ``schema_version``, a missing, unknown or wrong field.
+            BundleError: the text is not JSON, ``schema_version`` is unknown, or a field is missing, unknown
+                or wrong.
         """
         try:
             data = json.loads(text)
@@ -408,7 +433,11 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: object) -> Manifest:
-        """Build from parsed JSON; see `from_json`."""
+        """Create a manifest from parsed JSON, and check it.
+
+        Raises:
+            BundleError: as `from_json`.
+        """
         if not isinstance(data, dict):
             raise BundleError(f"manifest: must be an object, is {type(data).__name__}")
         if "schema_version" not in data:
@@ -423,10 +452,10 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read ``manifest.json`` of a bundle folder.
+        """Read and check ``manifest.json`` of a bundle folder.
 
         Raises:
-            BundleError: no such file, or see `from_json`.
+            BundleError: the file cannot be read, or as `from_json`.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -441,13 +470,20 @@ class _FieldError(Exception):
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """Used by the dataclasses' ``check`` methods."""
+    """Check a condition of a field, for the ``check`` methods of the dataclasses.
+
+    Args:
+        condition: True if the value is valid.
+        field: the name of the field.
+        value: the value of the field.
+        rule: the rule for valid values, such as ``must be positive``.
+    """
     if not condition:
         raise _FieldError(f"{field}: {rule}, is {value!r}")
 
 
 def _parse(annotation: Any, value: Any, path: str) -> Any:
-    """JSON value to the annotated type; raises BundleError naming `path`."""
+    """Convert a JSON value to the annotated type; errors name `path`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if dataclasses.is_dataclass(annotation):
         return _parse_dataclass(annotation, value, path)
@@ -482,7 +518,7 @@ def _parse(annotation: Any, value: Any, path: str) -> Any:
     return value
 
 
-# Dozens of special tokens are of one class, whose annotations are strings to be evaluated.
+# Cached, since a manifest has dozens of special tokens, and annotations are strings to be evaluated.
 _type_hints = functools.cache(typing.get_type_hints)
 
 

@@ -1,8 +1,8 @@
-"""Verify that a bundle still answers as its checkpoint did, by its golden answer, in every precision.
+"""Check by the golden answer of a bundle that every precision answers as the checkpoint did.
 
-The answer is forced on the decoder token by token, and at each position the decoder's own most
-likely token is compared. What is measured is whether files and machine are sound; how far rounding
-moves a precision from the checkpoint was measured at export, see the manifest's parity report.
+The decoder gets the golden answer token by token (teacher forcing), and its most likely token at each
+position is compared. This finds damaged files and broken machines. The exporter measures how much the
+rounding of a precision changes the answer; see the manifest's parity report.
 """
 
 from __future__ import annotations
@@ -19,40 +19,44 @@ from edgevlm.engine.loading import load_decoder, load_vision
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.prompt import user_message
 
-FLOAT = ("fp32", "fp16", "f32", "f16", "bf16")
-FLOAT_BOUND = 0.9
-"""Share of positions that must agree if nothing is quantized: all but near ties."""
-QUANTIZED_BOUND = 0.5
-"""The same if something is: rounding may change a word, damage changes most of them."""
+FLOAT_PRECISIONS = ("fp32", "fp16", "f32", "f16", "bf16")
+MIN_FLOAT_AGREEMENT = 0.9
+"""Fraction of positions that must agree if nothing is quantized. Near ties may differ."""
+MIN_QUANTIZED_AGREEMENT = 0.5
+"""The same if something is quantized. Rounding can change a word; damage changes most words."""
 
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """The golden answer through one vision graph and one decoder."""
+    """The result of one vision graph and one decoder."""
 
     vision: str
-    """Precision."""
+    """Precision of the vision graph."""
     decoder: str
-    """llama.cpp type."""
+    """llama.cpp type of the decoder."""
     agreeing: int
-    """Positions whose most likely token is the golden one."""
+    """Number of positions whose most likely token is that of the golden answer."""
     positions: int
-    """0 if the bundle stores no golden answer: both files were only loaded."""
+    """Number of positions; 0 if the bundle has no golden answer, and the files were only loaded."""
 
     @property
     def passed(self) -> bool:
-        exact = self.vision in FLOAT and self.decoder in FLOAT
-        bound = FLOAT_BOUND if exact else QUANTIZED_BOUND
-        return self.agreeing >= bound * self.positions
+        """True if enough positions agree."""
+        exact = self.vision in FLOAT_PRECISIONS and self.decoder in FLOAT_PRECISIONS
+        minimum = MIN_FLOAT_AGREEMENT if exact else MIN_QUANTIZED_AGREEMENT
+        return self.agreeing >= minimum * self.positions
 
 
 def check_golden(bundle: Bundle) -> Iterator[GoldenCheck]:
-    """Every vision graph with the first decoder, then every other decoder with the first graph.
+    """Check each vision graph with the first decoder, then each other decoder with the first graph.
 
-    All of it on the CPU.
+    Everything runs on the CPU.
+
+    Yields:
+        The result of each pair.
 
     Raises:
-        LoadError: a file that does not load.
+        LoadError: a file cannot be loaded.
     """
     visions, decoders = list(bundle.manifest.vision.files), list(bundle.manifest.decoder.files)
     pairs = [(vision, decoders[0]) for vision in visions]

@@ -17,7 +17,7 @@ from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStrea
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
 from edgevlm.inputs.image_processor import ProcessedImage
-from edgevlm.inputs.images import ImageSource, image_of_part, load_image, load_images
+from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.manifest import FileEntry, Manifest
@@ -319,7 +319,7 @@ class VLM:
         """Read and split the images of messages."""
         check_messages(messages)
         return [
-            self._engine.process_image(image_of_part(part), _budget(part, generation))
+            self._engine.process_image(load_image_part(part), _budget(part, generation))
             for part in _image_parts(messages)
         ]
 

@@ -5,7 +5,8 @@
 - `checkpoint`, `weights`: a folder or hub repository, its tensors read one at a time;
 - `adapter`, `quantized`: refuse checkpoints that are not plain weights;
 - `families`: the differences between ``model_type``s;
-- `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and two kinds of int8;
+- `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and int8;
+- `int8_static`, `calibration`: the same with fixed scales, and the images that fix them;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
 - `tokenizer`: its vocabulary;
 - `existing_gguf`, `existing_vocabulary`: a GGUF file that the user already has;

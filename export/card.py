@@ -1,4 +1,4 @@
-"""The bundle's README: a model card in the hub's form."""
+"""The README of a bundle, a model card for the hub."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ print(answer.text)
 
 ## Files
 
-| file | what | bytes | bits per weight |
+| file | content | bytes | bits per weight |
 |---|---|---|---|
 {files}
+{calibration}
+An image becomes tiles of {tile_height} x {tile_width} pixels; each takes {tokens} of the {context} positions
+of the language model.
 
-A picture becomes tiles of {tile_height} x {tile_width} pixels; each costs {tokens} positions of the
-{context} that the language model has.
-
-The parts work without edgevlm too: `vision.*.onnx` in ONNX Runtime, input `{input_name}` (uint8
-`[n, {tile_height}, {tile_width}, 3]`, the pixels as they are), output `{output_name}` (float32
+The parts work without edgevlm, too: `vision.*.onnx` in ONNX Runtime, input `{input_name}` (uint8
+`[n, {tile_height}, {tile_width}, 3]`, unchanged pixels), output `{output_name}` (float32
 `[n, {tokens}, {width}]`); `decoder.*.gguf` in llama.cpp, for text alone with
 `llama-cli -m {decoder_file}`.
 
 ## Parity
 
-Against transformers in float32, on {pictures} pictures with {prompts} prompts, {positions} positions of
-forced answers. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the
+Compared with transformers in float32, on {pictures} images with {prompts} prompts and {positions} positions
+of forced answers. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the
 logits for the language model.
 
 | part | precision | relative error | bound | same most likely token |
@@ -59,13 +59,17 @@ logits for the language model.
 Made with {created_with}.
 """
 
+CALIBRATION = """
+The scales of the activations in int8-static were computed from {images}.
+"""
+
 DRIFT_ALLOWED = """
-**A bound was passed**, and the person who exported this bundle said that it may be.
+**A bound was exceeded**, and the person who exported this bundle allowed it.
 """
 
 
 def write_card(manifest: Manifest) -> str:
-    """Markdown of a finished manifest; `manifest.parity` must be there."""
+    """Return the README for a manifest, which must have a parity report."""
     parity = manifest.parity
     assert parity is not None
     revision = manifest.source.revision
@@ -80,6 +84,11 @@ def write_card(manifest: Manifest) -> str:
                 *file_rows("vision", manifest.vision.files),
                 *file_rows("language model", manifest.decoder.files),
             ]
+        ),
+        calibration=(
+            CALIBRATION.format(images=manifest.vision.calibration)
+            if manifest.vision.calibration
+            else ""
         ),
         tile_height=manifest.image.tile_size[0],
         tile_width=manifest.image.tile_size[1],
@@ -106,12 +115,12 @@ def write_card(manifest: Manifest) -> str:
 
 
 def scalar(text: str) -> str:
-    """A text as a value in YAML, in quotes if it would be read as another."""
+    """Return a text as a YAML value, quoted if YAML would read it as something else."""
     return text if re.fullmatch(r"[A-Za-z][\w.+-]*(?:,? [\w.+-]+)*", text) else json.dumps(text)
 
 
 def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:
-    """A line for each precision."""
+    """Return a table row for each file."""
     return [
         f"| `{entry.name}` | {part}, {precision} | {entry.size:,} | "
         f"{'' if entry.bits_per_weight is None else f'{entry.bits_per_weight:.2f}'} |"
@@ -120,7 +129,7 @@ def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:
 
 
 def drift_rows(part: str, drifts: Mapping[str, Drift]) -> list[str]:
-    """A line for each precision."""
+    """Return a table row for each precision."""
     return [
         f"| {part} | {precision} | {drift.relative_error:.1e} | {drift.bound:g} | "
         f"{'' if drift.top1_agreement is None else f'{drift.top1_agreement:.1%}'} |"

@@ -11,9 +11,9 @@ from edgevlm.local_bundles import remember
 from edgevlm.manifest import Manifest
 
 HELP = """\
-Make a bundle from a checkpoint: a folder, or a repository on the Hugging Face hub. No code that a
-checkpoint brings is run, and no pickle opened. The last step asks transformers and the bundle the same
-questions and refuses a bundle that answers otherwise."""
+Export a checkpoint, which is a folder or a repository on the Hugging Face hub, to a bundle. Code of the
+checkpoint is never run, and pickle files are never opened. The last step compares the bundle with
+transformers and refuses a bundle that gives other answers."""
 
 EXAMPLES = """\
   edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct ./smolvlm-256m
@@ -22,8 +22,9 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder or a hub repository")
-    parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist yet")
+    parser.add_argument("out", metavar="OUT", help="the output folder; it must not exist")
     parser.add_argument(
         "--vision",
         type=names,
@@ -38,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama.cpp types of the language model: f16, q8_0, q4_0, q4_k_m, ... (default: q8_0)",
     )
     decoder.add_argument(
-        "--decoder-gguf", metavar="FILE", help="a GGUF of the language model that you already have"
+        "--decoder-gguf", metavar="FILE", help="an existing GGUF file of the language model"
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="images like those that the model will see; they set the scales of int8-static (default: "
+        "photographs that come with edgevlm)",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
@@ -48,12 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-drift",
         action="store_true",
-        help="accept, and record, a bundle that answers otherwise than its checkpoint",
+        help="accept and record a bundle that gives other answers than its checkpoint",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return the exit code."""
     check_dependencies()
     from edgevlm.export.pipeline import DEFAULT_DECODER, DEFAULT_VISION, export
 
@@ -63,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         vision=arguments.vision or DEFAULT_VISION,
         decoder=arguments.decoder or DEFAULT_DECODER,
         decoder_gguf=arguments.decoder_gguf,
+        calibration=arguments.calibration,
         name=arguments.name,
         revision=arguments.revision,
         local_files_only=arguments.local_files_only,
@@ -77,12 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """A list with commas."""
+    """Return the names of a comma-separated list."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def summary(manifest: Manifest) -> list[str]:
-    """What came out, a line for each file."""
+    """Return a summary of the bundle, one line for each file."""
     parity = manifest.parity
     assert parity is not None
     lines = []

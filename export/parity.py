@@ -1,8 +1,8 @@
-"""The exporter's last step: the bundle and the checkpoint answer the same pictures and prompts.
+"""The last step of an export: compare the bundle with the checkpoint in transformers, in float32.
 
-Compared, each against transformers in float32: preparation and vision graph in every precision, by the
-embeddings of all pictures; prompt token ids, which must be identical; the decoder in every type with the
-fp32 graph before it, by the logits of every position of a forced answer.
+Compared are: image preparation and vision graph in every precision, by the embeddings of all images; prompt
+token ids, which must be identical; the decoder in every type after the fp32 vision graph, by the logits of
+each position of a forced answer.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from edgevlm.runtimes.protocols import VisionRuntime
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
 DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
 DECODER_BOUNDS |= {"3": 0.75, "2": 1.0, "1": 1.0}
-"""Relative errors that an export may have; of quantized decoders by the bits in their type's name.
+"""Limits of the relative error; for quantized decoders by the bits in the name of the type.
 
-Set to two to five times what random weights were measured to do (fp16 7e-4, int8 0.02 to 0.04; f16 1e-3,
-q8_0 0.03, q4_0 0.28), which trained ones stay below. A wrong graph, such as a norm without its offset,
-gives errors around 1. f32 is held to f16's bound since llama.cpp keeps its KV cache in f16 all the same.
+They are two to five times the errors that were measured on random weights (fp16 7e-4, int8 0.02 to 0.04; f16
+1e-3, q8_0 0.03, q4_0 0.28); trained weights stay below. A wrong graph, such as a norm without its offset,
+gives errors around 1. f32 has the limit of f16, since llama.cpp's KV cache is f16 in both cases.
 """
 
 FORCED_TOKENS = 24
@@ -46,54 +46,56 @@ FORCED_TOKENS = 24
 GOLDEN_TOKENS = 32
 QUESTIONS = ("What is in the picture?", "How many shapes are there, and which is the largest one?")
 ROUNDING = 2
-"""Grey levels that prepared pixels may differ."""
+"""Largest difference of prepared pixels, in grey levels."""
 SIZES = ((128, 32), (24, 96))
-"""Width and height of the pictures: wide and tall, so that grids have few tiles and none is square."""
+"""Width and height of the images: a wide and a tall one, so that grids have few tiles and none is square."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture with a question, and what transformers makes of them."""
+    """An image with a question, and the results of transformers."""
 
-    picture: Image.Image
+    image: Image.Image
     question: str
     embeddings: NDArray[np.float32]
     prompt_ids: tuple[int, ...]
     forced: tuple[int, ...]
-    """Its greedy answer, filled up with the question's own tokens."""
+    """The greedy answer, extended with tokens of the question."""
     logits: NDArray[np.float32]
 
 
-def scene(width: int, height: int) -> Image.Image:
-    """Shapes on a shaded ground: the same pixels on every machine."""
+def draw_shapes(width: int, height: int) -> Image.Image:
+    """Draw shapes on a gradient, with the same pixels on every machine."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
-    ground = np.stack([rows / height, columns / width, 1 - rows / height], axis=-1)
-    picture = Image.fromarray((80 + 120 * ground).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
+    gradient = np.stack([rows / height, columns / width, 1 - rows / height], axis=-1)
+    image = Image.fromarray((80 + 120 * gradient).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
     unit = height / 8
     draw.rectangle((unit, unit, 4 * unit, 4 * unit), fill=(200, 30, 40))
     draw.rectangle((width - 3 * unit, 4 * unit, width - unit, 7 * unit), fill=(20, 90, 200))
     draw.polygon(
         [(width / 2, unit), (width / 2 - 2 * unit, 6 * unit), (width / 2, 7 * unit)], (250, 220, 40)
     )
-    return picture
+    return image
 
 
 def check_preparation(
     image_processor: PilBackend, preparation: ImagePreparation, path: Path
 ) -> None:
-    """Prepare the images of the comparison in transformers and here, before any work.
+    """Compare prepared images with transformers, before any work.
 
     Args:
-        path: the file with the settings, to be named.
+        image_processor: the image processor in transformers.
+        preparation: our settings.
+        path: the file with the settings, for messages.
 
     Raises:
-        ExportError: settings that transformers cannot use, or tiles that differ.
+        ExportError: transformers cannot use the settings, or the tiles differ.
     """
     rows, columns = preparation.tile_size
     step = preparation.rescale_factor / min(preparation.std)
     for size in SIZES:
-        image = scene(*size)
+        image = draw_shapes(*size)
         try:
             found = image_processor(images=[image], return_tensors="np")["pixel_values"]
         except Exception as error:  # whatever settings of a wrong type make transformers raise
@@ -117,23 +119,23 @@ def check_preparation(
 
 
 def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Golden]:
-    """Ask transformers. The golden answer is that of the first picture."""
+    """Compute the results of transformers. The golden answer is that of the first image."""
     cases = []
     golden = None
     asked = list(zip(SIZES, QUESTIONS, strict=True))
     for size, question in tqdm(asked, "parity: transformers", disable=not progress):
-        picture = scene(*size)
-        inputs = reference.inputs(question, [picture])
+        image = draw_shapes(*size)
+        inputs = reference.inputs(question, [image])
         answer = reference.answer(inputs, GOLDEN_TOKENS)
         if golden is None:
-            golden = Golden(encode_png(picture), question, answer)
+            golden = Golden(encode_png(image), question, answer)
         words = tuple(inputs["input_ids"][0, -8:].tolist())
         forced = (answer + words * FORCED_TOKENS)[:FORCED_TOKENS]
         cases.append(
             Case(
-                picture,
+                image,
                 question,
-                reference.embeddings(picture, question),
+                reference.embeddings(image, question),
                 tuple(inputs["input_ids"][0].tolist()),
                 forced,
                 reference.logits(inputs, forced),
@@ -155,16 +157,16 @@ def measure(
     """Compare every file of a bundle.
 
     Args:
-        vision_files: every precision of the bundle, and fp32 in any case.
+        vision_files: all precisions of the bundle, and always fp32.
 
     Raises:
-        DriftError: past a bound, unless `allow_drift`; prompt token ids that differ, in any case.
+        DriftError: prompt token ids differ, or an error is over its limit and `allow_drift` is False.
     """
     expected = np.concatenate([case.embeddings for case in cases])
     vision = {}
     for precision in tqdm(manifest.vision.files, "parity: vision", disable=not progress):
         runtime = load_vision(manifest, vision_files[precision])
-        tiles = [split_image(np.asarray(case.picture), manifest.image).pixels for case in cases]
+        tiles = [split_image(np.asarray(case.image), manifest.image).pixels for case in cases]
         found = np.concatenate([runtime.encode(tile) for tile in tiles])
         runtime.close()
         error = relative_error(found.reshape(expected.shape), expected)
@@ -202,10 +204,10 @@ def measure(
 def forced_logits(
     cases: list[Case], manifest: Manifest, vision: VisionRuntime, decoder: Path
 ) -> NDArray[np.float32]:
-    """What the engine computes, float32 ``[positions, vocabulary]`` over all cases.
+    """Return the logits of the engine for all cases, float32 ``[positions, vocabulary]``.
 
     Raises:
-        DriftError: other prompt token ids than transformers'.
+        DriftError: prompt token ids differ from those of transformers.
     """
     longest = max(len(case.prompt_ids) for case in cases) + FORCED_TOKENS
     engine = Engine(
@@ -216,7 +218,7 @@ def forced_logits(
     try:
         rows = []
         for case in cases:
-            image = engine.process_image(np.asarray(case.picture))
+            image = engine.process_image(np.asarray(case.image))
             content = [{"type": "image"}, {"type": "text", "text": case.question}]
             messages: list[Message] = [{"role": "user", "content": content}]
             check_prompt(engine, manifest, messages, image, case)
@@ -227,7 +229,7 @@ def forced_logits(
 
 
 class CachingVision:
-    """A vision graph that computes each tile once, for one decoder after another; a `VisionRuntime`."""
+    """A `VisionRuntime` that computes each tile once, for several decoders."""
 
     def __init__(self, runtime: VisionRuntime) -> None:
         self.device, self.on_cpu = runtime.device, runtime.on_cpu
@@ -235,14 +237,14 @@ class CachingVision:
         self._known: dict[bytes, NDArray[np.float32]] = {}
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
+        """Encode uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
         for tile in tiles:
             if tile.tobytes() not in self._known:
                 self._known[tile.tobytes()] = self._runtime.encode(tile[None])[0]
         return np.stack([self._known[tile.tobytes()] for tile in tiles])
 
     def close(self) -> None:
-        """Nothing: the next decoder's engine uses it again."""
+        """Do nothing: the engine of the next decoder uses it again."""
 
 
 def check_prompt(
@@ -252,8 +254,10 @@ def check_prompt(
     image: ProcessedImage,
     case: Case,
 ) -> None:
-    """Raises:
-    DriftError: other prompt token ids than transformers'.
+    """Compare the token ids of a prompt with transformers.
+
+    Raises:
+        DriftError: they differ.
     """
     image_id = next(
         token.id
@@ -279,10 +283,10 @@ def check_prompt(
 
 
 def decoder_bound(file_type: str) -> float:
-    """By type, or by the bits in its name: ``q4_k_m``, ``iq4_nl``, ``mxfp4_moe``.
+    """Return the limit of a type, by its name or the bits in it: ``q4_k_m``, ``iq4_nl``, ``mxfp4_moe``.
 
     Raises:
-        ExportError: a name without bits that edgevlm knows a bound for.
+        ExportError: the type has no limit.
     """
     bits = re.search(r"\d", file_type)
     for key in (file_type, bits[0] if bits else ""):
@@ -295,12 +299,12 @@ def decoder_bound(file_type: str) -> float:
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """``|found - expected| / |expected|``, L2."""
+    """Return ``|found - expected| / |expected|`` (L2)."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def encode_png(picture: Image.Image) -> str:
-    """Base64 of a PNG."""
+def encode_png(image: Image.Image) -> str:
+    """Return an image as PNG in base64."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""The whole way from a checkpoint to a bundle."""
+"""All steps from a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from edgevlm.export import decoder as decoder_export
 from edgevlm.export import parity, quantize
 from edgevlm.export import vision as vision_export
 from edgevlm.export.architectures import context_length, find_architecture
+from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
@@ -38,13 +40,13 @@ from edgevlm.manifest import (
 _logger = logging.getLogger(__name__)
 
 DEFAULT_VISION = ("fp32", "int8")
-"""fp32 runs exactly on every device, int8 twice as fast on a CPU; fp16 is for GPUs, where fp32 runs too."""
+"""fp32 is exact on every device, int8 is twice as fast on a CPU; fp16 is for GPUs, where fp32 runs, too."""
 DEFAULT_DECODER = ("q8_0",)
-"""Half of f16's bytes at an error that changes few answers."""
+"""Half the size of f16, with an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 
 VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5}
-"""Bytes per weight, rounded up, to know in advance what the disk must hold."""
+"""Bytes per weight, rounded up, to estimate the disk space."""
 
 
 def export(
@@ -54,56 +56,63 @@ def export(
     vision: Sequence[str] = DEFAULT_VISION,
     decoder: Sequence[str] = DEFAULT_DECODER,
     decoder_gguf: str | Path | None = None,
+    calibration: str | Path | None = None,
     name: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     allow_drift: bool = False,
     progress: bool = True,
 ) -> Manifest:
-    """Make a bundle.
+    """Export a checkpoint to a bundle.
 
     Args:
         checkpoint: folder or hub repository.
-        out: folder to make; must not exist.
+        out: the output folder; it must not exist.
         vision: any of `edgevlm.export.vision.PRECISIONS`.
         decoder: any of `DECODER_TYPES`.
-        decoder_gguf: a decoder that is there already, used as it is instead of `decoder`.
-        name: of the bundle; the checkpoint's own if None.
+        decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
+        calibration: folder with images like those that the model will see, for the scales of int8-static;
+            None: the photographs that come with edgevlm. See `CalibrationImages`.
+        name: name of the bundle; None: that of the checkpoint.
         revision, local_files_only: see `Checkpoint.open`.
-        allow_drift: accept what is further from the checkpoint than `parity` allows.
-        progress: bars on stderr.
+        allow_drift: accept a difference from the checkpoint that `parity` does not allow.
+        progress: show progress bars on stderr.
 
     Raises:
-        ExportError: see the steps' own; nothing is left at `out` then.
+        ExportError: a step failed; there is no output folder then.
         DriftError: the bundle does not answer as the checkpoint does.
     """
     out = Path(out).expanduser()
     check_choice("vision precision", vision, vision_export.PRECISIONS)
     check_choice("decoder type", decoder, DECODER_TYPES)
     check_out(out)
+    images = find_calibration_images(calibration, vision)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
     plan = make_plan(source)
-    given = None
+    existing = None
     if decoder_gguf is not None:
-        given = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
-    types = () if given else tuple(decoder)
+        existing = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
+    types = () if existing else tuple(decoder)
     check_disk(
         out.parent,
-        estimate_bytes(plan, vision, types) + (given.path.stat().st_size if given else 0),
+        estimate_bytes(plan, vision, types) + (existing.path.stat().st_size if existing else 0),
     )
     with staged(out) as folder, quiet_transformers():
-        if given:
-            decoder_files = {given.file_type: given.copy(folder)}
+        if existing:
+            decoder_files = {existing.file_type: existing.copy(folder)}
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
-        vision_files = write_vision(plan, folder, vision, progress=progress)
-        manifest = describe(
+        vision_files = write_vision(plan, folder, vision, images, progress=progress)
+        manifest = build_manifest(
             plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files
         )
         manifest = dataclasses.replace(
             manifest,
-            vision=only(manifest.vision, vision),
-            decoder=only(manifest.decoder, types or decoder_files),
+            vision=dataclasses.replace(
+                select_files(manifest.vision, vision),
+                calibration=images.description if images else None,
+            ),
+            decoder=select_files(manifest.decoder, types or decoder_files),
         )
         reference = Reference(
             source,
@@ -132,18 +141,44 @@ def export(
     return manifest
 
 
+def find_calibration_images(
+    folder: str | Path | None, precisions: Sequence[str]
+) -> CalibrationImages | None:
+    """Find the calibration images; None if int8-static is not among the precisions.
+
+    Raises:
+        ExportError: there is a folder but no int8-static, or the folder cannot be used.
+    """
+    if "int8-static" in precisions:
+        return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
+    if folder is not None:
+        raise ExportError(
+            f"calibration images ({folder}) are for the precision int8-static, and the vision precisions are "
+            f"{', '.join(precisions)}; add int8-static to them, or leave the folder out"
+        )
+    return None
+
+
 def write_vision(
-    plan: Plan, folder: Path, precisions: Sequence[str], *, progress: bool
+    plan: Plan,
+    folder: Path,
+    precisions: Sequence[str],
+    calibration: CalibrationImages | None,
+    *,
+    progress: bool,
 ) -> dict[str, Path]:
-    """Every precision asked for, and fp32, which the others and parity need."""
+    """Write all precisions that were asked for, and fp32, which the others and parity need."""
     files = {"fp32": folder / "vision.fp32.onnx"}
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
         "int8": vision_export.convert_int8,
-        "int8-static": functools.partial(
-            vision_export.convert_int8_static, preparation=plan.preparation
-        ),
     }
+    if calibration is not None:
+        convert["int8-static"] = functools.partial(
+            convert_int8_static,
+            tiles=calibration.tiles(plan.preparation),
+            progress=progress,
+        )
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)
@@ -160,7 +195,7 @@ def write_vision(
 def write_decoders(
     plan: Plan, folder: Path, types: Sequence[str], *, progress: bool
 ) -> dict[str, Path]:
-    """Every type asked for, and f16 if any of them is quantized from it."""
+    """Write all types that were asked for, and f16 if a type is quantized from it."""
     files = {}
     unquantized = [name for name in decoder_export.UNQUANTIZED if name in types]
     quantized = [name for name in types if name not in decoder_export.UNQUANTIZED]
@@ -185,7 +220,7 @@ def write_decoders(
 
 
 def warn_of_fallback(quantized: quantize.Quantized, file_type: str) -> None:
-    """Say that a type did not fit the model's shapes."""
+    """Log a warning if a type does not fit the shapes of the model."""
     if quantized.fallback:
         others = ", ".join(sorted(set(quantized.fallback.values())))
         _logger.warning(
@@ -198,13 +233,13 @@ def warn_of_fallback(quantized: quantize.Quantized, file_type: str) -> None:
         )
 
 
-def describe(
+def build_manifest(
     plan: Plan, name: str, vision_files: dict[str, Path], decoder_files: dict[str, Path]
 ) -> Manifest:
-    """The manifest without parity.
+    """Build the manifest, without the parity report.
 
     Raises:
-        ExportError: vision graph and language model do not fit together.
+        ExportError: the vision graph does not fit the language model.
     """
     config = plan.checkpoint.config
     text = config.get_text_config()
@@ -256,36 +291,38 @@ def describe(
 Spec = TypeVar("Spec", VisionSpec, DecoderSpec)
 
 
-def only(spec: Spec, names: Iterable[str]) -> Spec:
-    """`spec` with the files that were asked for, in that order."""
+def select_files(spec: Spec, names: Iterable[str]) -> Spec:
+    """Return `spec` with the files that were asked for, in that order."""
     return dataclasses.replace(spec, files={name: spec.files[name] for name in names})
 
 
 def file_entry(path: Path, bits_per_weight: float | None = None) -> FileEntry:
-    """Size and digest of a finished file."""
+    """Return the entry of a finished file, with its size and hash."""
     return FileEntry(path.name, path.stat().st_size, sha256(path), bits_per_weight)
 
 
-def check_choice(what: str, chosen: Sequence[str], known: Sequence[str]) -> None:
-    """Raises:
-    ExportError: none chosen, one twice, or an unknown one.
+def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    """Check a list of choices.
+
+    Raises:
+        ExportError: the list is empty, or a choice is unknown or occurs twice.
     """
-    unknown = [name for name in chosen if name not in known]
+    unknown = [choice for choice in chosen if choice not in known]
     if unknown:
-        raise ExportError(f"unknown {what} {unknown[0]!r}; edgevlm knows {', '.join(known)}")
+        raise ExportError(f"unknown {name} {unknown[0]!r}; edgevlm knows {', '.join(known)}")
     if not chosen or len(set(chosen)) != len(chosen):
         raise ExportError(
-            f"choose each {what} once, and at least one; got {', '.join(chosen) or 'none'}"
+            f"choose each {name} once, and at least one; got {', '.join(chosen) or 'none'}"
         )
 
 
 def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) -> int:
-    """What the disk must hold while the bundle is made, a little more than it needs."""
+    """Return the disk space in bytes that the export needs, a little more than the real value."""
     parts = {"tower": 0, "connector": 0, "decoder": 0, "head": 0}
     for entry in plan.checkpoint.tensors.values():
         parts[plan.family.canonical_name(entry.name).partition(".")[0]] += entry.parameters
-    seeing = parts["tower"] + parts["connector"]
-    total = seeing * sum(VISION_BYTES[precision] for precision in {"fp32", *vision})
+    vision_weights = parts["tower"] + parts["connector"]
+    total = vision_weights * sum(VISION_BYTES[precision] for precision in {"fp32", *vision})
     for name in {"f16", *decoder} if decoder else ():
         block_type = gguf.GGMLQuantizationType[quantize.BLOCK_TYPES.get(name, name.upper())]
         block, size = gguf.GGML_QUANT_SIZES[block_type]

@@ -1,6 +1,6 @@
-"""What is known of an export before anything is written: all that can be wrong without reading weights.
+"""Plan an export: read and check everything but the weights, before any file is written.
 
-Each step raises `ExportError` with the file that is to be mended.
+Each step raises `ExportError` with the file that must be changed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before anything is written."""
+    """Everything about an export that is known before the weights are read."""
 
     checkpoint: Checkpoint
     family: Family
@@ -51,11 +51,11 @@ class Plan:
 
 
 def make_plan(checkpoint: Checkpoint) -> Plan:
-    """Read all but the weights, and try what can be tried without them.
+    """Read everything but the weights, and check it.
 
     Raises:
-        ExportError: a family, language model, tokenizer, chat template, preparation or usage that cannot be
-            exported, missing files, or weights that do not fit the configuration.
+        ExportError: the family, language model, tokenizer, chat template, image processor or usage cannot be
+            exported, files are missing, or the weights do not fit the configuration.
     """
     family = find_family(checkpoint.family)
     text = checkpoint.config.get_text_config()
@@ -63,7 +63,7 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     hyperparameters(architecture, text)
     check_layers(checkpoint)
     gguf_names(checkpoint, family, architecture)
-    tokens = positions_of_a_tile(checkpoint, family)
+    tokens = count_tile_tokens(checkpoint, family)
     template = plan_template(checkpoint, family)
     usage = find_usage(checkpoint, family)
     with quiet_transformers():
@@ -79,8 +79,10 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
 
 
 def check_layers(checkpoint: Checkpoint) -> None:
-    """Raises:
-    ExportError: more layers than there are tensors, which would take long to find missing.
+    """Check the number of layers, so that a huge number does not cost time.
+
+    Raises:
+        ExportError: there are more layers than tensors.
     """
     for part in (checkpoint.config.get_text_config(), checkpoint.config.vision_config):
         if not 0 < part.num_hidden_layers <= len(checkpoint.tensors):
@@ -91,11 +93,12 @@ def check_layers(checkpoint: Checkpoint) -> None:
             )
 
 
-def positions_of_a_tile(checkpoint: Checkpoint, family: Family) -> int:
-    """Tokens of one tile.
+def count_tile_tokens(checkpoint: Checkpoint, family: Family) -> int:
+    """Return the tokens of one tile.
 
     Raises:
-        ExportError: sizes in config.json that make none, or more than llama.cpp can attend over.
+        ExportError: the sizes in config.json give no token, or more tokens than the context of the language
+            model.
     """
     path = checkpoint.folder / "config.json"
     try:
@@ -109,17 +112,17 @@ def positions_of_a_tile(checkpoint: Checkpoint, family: Family) -> int:
     positions = context_length(checkpoint.config, family.attention)
     if tokens >= positions:
         raise ExportError(
-            f"a picture has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
-            f"language model; choose a checkpoint with a smaller picture"
+            f"an image has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
+            f"language model; choose a checkpoint with smaller images"
         )
     return tokens
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
-    """transformers' tokenizer.
+    """Load the tokenizer in transformers.
 
     Raises:
-        ExportError: a file that is missing, or that transformers cannot read.
+        ExportError: a file is missing, or transformers cannot read it.
     """
     path = checkpoint.folder / "tokenizer.json"
     if not path.is_file():
@@ -143,7 +146,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
 
 
 def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
-    """transformers' image processor.
+    """Load the image processor in transformers.
 
     Raises:
         ExportError: its settings are missing, or transformers cannot read them.
@@ -161,8 +164,10 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
 
 
 def preparation_file(checkpoint: Checkpoint) -> Path:
-    """Where the image processor's settings stand: transformers takes those inside processor_config.json
-    before those of a file of their own."""
+    """Return the file with the settings of the image processor.
+
+    transformers prefers processor_config.json to a separate file.
+    """
     nested = "image_processor" in checkpoint.json("processor_config.json")
     return checkpoint.folder / ("processor_config.json" if nested else "preprocessor_config.json")
 
@@ -170,11 +175,11 @@ def preparation_file(checkpoint: Checkpoint) -> Path:
 def plan_preparation(
     checkpoint: Checkpoint, family: Family, image_processor: PilBackend
 ) -> ImagePreparation:
-    """Its settings as ours.
+    """Convert the settings of the image processor to ours.
 
     Raises:
-        ExportError: settings that transformers cannot use, that edgevlm does not compute, or that do not
-            fit the vision part.
+        ExportError: transformers cannot use the settings, edgevlm does not support them, or they do not fit
+            the vision tower.
     """
     path = preparation_file(checkpoint)
     try:
@@ -195,7 +200,7 @@ def plan_preparation(
 
 
 def plan_template(checkpoint: Checkpoint, family: Family) -> ChatTemplate:
-    """The checkpoint's chat template, or the family's.
+    """Return the chat template of the checkpoint or of the family.
 
     Raises:
         ExportError: there is none, or it cannot be read.
@@ -219,11 +224,11 @@ def plan_prompt(
     processor: ProcessorMixin,
     vocabulary: Vocabulary,
 ) -> PromptSpec:
-    """How messages become tokens, tried with one question.
+    """Return how messages become tokens, checked by one question.
 
     Raises:
-        ExportError: a template that cannot write a question about an image, another image token than the
-            configuration's, or no end token.
+        ExportError: the chat template cannot write a question about an image, the image token differs from
+            the configuration, or there is no end token.
     """
     image_id = processor.tokenizer.convert_tokens_to_ids(family.image_token)
     if checkpoint.config.image_token_id != image_id:
@@ -250,7 +255,7 @@ def plan_prompt(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without advice about torchvision and without bars of its own for every step."""
+    """Suppress advice and progress bars of transformers."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

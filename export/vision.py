@@ -1,6 +1,6 @@
-"""Tower, connector and projector as one ONNX graph, in fp32, fp16 and two kinds of int8.
+"""Export tower, connector and projector to one ONNX graph, in fp32, fp16 and int8 with dynamic scales.
 
-The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalises them itself, and returns
+The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalizes them, and returns
 float32 embeddings ``[n, tokens, width]``; n is dynamic, 1 to 64.
 """
 
@@ -12,19 +12,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 from transformers.initialization import no_init_weights
@@ -34,22 +26,20 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
-from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import ImagePreparation
-from edgevlm.scenes import composition
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
 INPUT_NAME = "tiles"
 OUTPUT_NAME = "embeddings"
-MOST_TILES = 64
+MAX_TILES = 64
 OPSET = 20
-"""The first with GELU as one operator, which ONNX Runtime computes in one pass over memory."""
+"""The first operator set with GELU, which ONNX Runtime computes in one pass over memory."""
 PROTOBUF_LIMIT = 2**31 - 1
-"""Bytes that one ONNX file can hold without a second file for its weights."""
+"""Largest ONNX file in bytes, without a second file for the weights."""
 
 
 class VisionGraph(nn.Module):
-    """What is exported: uint8 tiles to embeddings."""
+    """The exported module: uint8 tiles to embeddings."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -62,16 +52,17 @@ class VisionGraph(nn.Module):
         self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Return embeddings ``[n, tokens, width]`` for uint8 tiles ``[n, height, width, 3]``."""
         pixels = tiles.permute(0, 3, 1, 2).to(torch.float32) * self.rescale_factor
         embeddings: torch.Tensor = self.vision((pixels - self.mean) / self.std)
         return embeddings
 
 
 def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict[str, TensorEntry]]:
-    """The vision part in float32, without values yet, and its parameters by the tensors that hold them.
+    """Return the vision module in float32 without values, and the tensors of its parameters.
 
     Raises:
-        ExportError: tensors missing, unknown or of other shapes, or settings that transformers refuses.
+        ExportError: tensors are missing, unknown or of other shapes, or transformers refuses the settings.
     """
     try:
         with no_init_weights():
@@ -110,10 +101,10 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
 
 
 def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
-    """The vision part with the checkpoint's weights in float32; nothing else of it is read.
+    """Return the vision module with the weights of the checkpoint, in float32.
 
     Raises:
-        ExportError: as `plan_vision`, or values that are not finite.
+        ExportError: as of `plan_vision`, or a value is not finite.
     """
     vision, sources = plan_vision(checkpoint, family)
     parameters = dict(vision.state_dict())
@@ -128,10 +119,10 @@ def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
 
 
 def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) -> None:
-    """Write the graph in float32, cleaned up by onnxscript's optimizer (constants folded, dead code out).
+    """Write the graph in float32. onnxscript's optimizer folds constants and removes unused nodes.
 
     Raises:
-        ExportError: too large for one file.
+        ExportError: the graph is too large for one file.
     """
     size = sum(parameter.numel() * 4 for parameter in vision.parameters())
     if size > PROTOBUF_LIMIT:
@@ -149,7 +140,7 @@ def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) ->
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes={"tiles": {0: torch.export.Dim("n", min=1, max=MOST_TILES)}},
+            dynamic_shapes={"tiles": {0: torch.export.Dim("n", min=1, max=MAX_TILES)}},
             verbose=False,
         )
         assert program is not None
@@ -159,9 +150,9 @@ def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) ->
 
 
 def convert_fp16(source: Path, path: Path) -> None:
-    """float16 weights and arithmetic, with preparation, norms, softmax and the output in float32."""
+    """Convert to float16; preparation, norms, softmax and the output stay in float32."""
     model = onnx.load(source)
-    # The converter infers types itself, and takes a weight that is listed here for a float16 value.
+    # The converter infers types itself; it would treat a weight that is listed here as a float16 value.
     model.graph.ClearField("value_info")
     converted = convert_float_to_float16(
         model,
@@ -173,8 +164,10 @@ def convert_fp16(source: Path, path: Path) -> None:
 
 
 def convert_int8(source: Path, path: Path) -> None:
-    """Matrix products with int8 weights, one scale for each output channel, and int8 activations whose
-    scale is taken as they come; all else stays float32."""
+    """Quantize matrix products: int8 weights with a scale for each output channel, dynamic int8 activations.
+
+    All other operators stay in float32.
+    """
     with quiet():
         quantize_dynamic(
             source,
@@ -186,59 +179,8 @@ def convert_int8(source: Path, path: Path) -> None:
         )
 
 
-def convert_int8_static(source: Path, path: Path, preparation: ImagePreparation) -> None:
-    """As `convert_int8`, but the scales of activations are fixed, by what drawn scenes and noise cause.
-
-    Runtimes that compute dynamic scales slowly or not at all fuse this form (QDQ): OpenVINO, TensorRT,
-    QNN.
-    """
-    model = onnx.load(source)
-    weights = {initializer.name for initializer in model.graph.initializer}
-    nodes = [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Gemm" or (node.op_type == "MatMul" and node.input[1] in weights)
-    ]
-    with quiet():
-        quantize_static(
-            model,
-            path,
-            _CalibrationTiles(preparation),
-            quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=nodes,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
-                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-            },
-        )
-
-
-class _CalibrationTiles(CalibrationDataReader):
-    """A tile of each layout of drawn scenes, and one of noise, which has every contrast."""
-
-    LAYOUTS = ("single", "mixed", "crowd", "nested", "text", "mosaic", "page", "sign")
-
-    def __init__(self, preparation: ImagePreparation) -> None:
-        rng = np.random.default_rng(0)
-        pictures = [
-            np.asarray(composition.draw(composition.sample(rng, name))) for name in self.LAYOUTS
-        ]
-        pictures.append(rng.integers(0, 256, (480, 640, 3), np.uint8))
-        self._tiles = iter(
-            [split_image(picture, preparation, "low").pixels for picture in pictures]
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """One tile, or None after the last."""
-        tiles = next(self._tiles, None)
-        return None if tiles is None else {INPUT_NAME: tiles[:1]}
-
-
 def preparation_nodes(model: onnx.ModelProto) -> list[str]:
-    """The nodes before the first convolution or matrix product."""
+    """Return the names of the nodes before the first convolution or matrix product."""
     names = []
     for node in model.graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm"):
@@ -248,22 +190,22 @@ def preparation_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def output_shape(path: Path) -> tuple[int, int]:
-    """Tokens of one tile and width of a token, as the graph returns them.
+    """Return the tokens of one tile and the width of a token.
 
     Raises:
-        ExportError: stock ONNX Runtime does not load the file.
+        ExportError: ONNX Runtime cannot load the file.
     """
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
-        raise ExportError(f"ONNX Runtime does not load the exported graph: {error}") from error
+        raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
     _, tokens, width = session.get_outputs()[0].shape
     return int(tokens), int(width)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' own progress and advice, which is about their future, not the model."""
+    """Suppress progress, warnings and advice of the exporters, which are not about the model."""
     names = ("torch.onnx", "onnxscript", "onnx_ir", "root")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():

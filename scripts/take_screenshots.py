@@ -30,8 +30,8 @@ MAX_FILE_SIZE = 150_000
 
 def save(page: Page, path: Path, *, whole: bool = False) -> int:
     """Write what the window shows, or the whole page; return the file's size in bytes."""
-    picture = Image.open(BytesIO(page.screenshot(full_page=whole))).convert("RGB")
-    picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+    screenshot = Image.open(BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    screenshot.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
         path, optimize=True
     )
     size = path.stat().st_size

@@ -1,9 +1,15 @@
-"""What the tests share: no network, and bundles exported once per run."""
+"""What the tests share: no network, bundles exported once per run, and ``--core``.
+
+`pytest --core` runs the quick tests that need neither PyTorch, transformers nor Gradio. It refuses those
+modules, so that it proves the same where they are installed.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +21,57 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.oracle import BUNDLES
+
 if TYPE_CHECKING:
     from edgevlm import VLM
 
 hypothesis.settings.register_profile("same examples every time", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same examples every time")
+
+
+NOT_CORE = (
+    "demo",
+    "export",
+    "reference",
+    "training",
+    "repository/test_benchmarks.py",
+    "repository/test_docs.py",
+    "repository/test_readme.py",
+    "support",
+)
+"""What `--core` leaves out, from this folder."""
+HEAVY = ("gradio", "optimum", "torch", "transformers")
+"""Modules that core tests must not import."""
+
+
+class HeavyImports(MetaPathFinder):
+    """Refuse heavy modules as if they were not installed."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname.partition(".")[0] in HEAVY:
+            raise ModuleNotFoundError(f"pytest --core refuses {fullname}", name=fullname)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--core",
+        action="store_true",
+        help="run the quick tests that need neither PyTorch, transformers nor Gradio",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("core"):
+        sys.meta_path.insert(0, HeavyImports())
+        config.option.markexpr = config.option.markexpr or "not slow"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("core"):
+        return None
+    path = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return True if path in NOT_CORE else None
 
 
 class Exported(NamedTuple):
@@ -59,30 +111,27 @@ def picture(seed: int, width: int = 150, height: int = 100) -> Image.Image:
 
 
 @pytest.fixture
-def fresh(exported: Export) -> Iterator[Callable[..., VLM]]:
-    """Makes models that have seen nothing yet."""
+def fresh() -> Iterator[Callable[..., VLM]]:
+    """Load the committed SmolVLM bundle anew; nothing is in its caches yet."""
     from edgevlm import VLM
 
     made: list[VLM] = []
 
-    def make(**options: Any) -> VLM:
-        arguments = {"vision": "fp32", "decoder": "f16", "threads": 1, **options}
-        made.append(VLM.from_pretrained(exported("smolvlm").bundle, **arguments))
+    def load(**options: Any) -> VLM:
+        made.append(VLM.from_pretrained(BUNDLES / "smolvlm", **{"threads": 1, **options}))
         return made[-1]
 
-    yield make
+    yield load
     for vlm in made:
         vlm.close()
 
 
 @pytest.fixture(scope="module")
-def smolvlm(exported: Export) -> Iterator[VLM]:
-    """A model that a module's tests share."""
+def smolvlm() -> Iterator[VLM]:
+    """The committed SmolVLM bundle, shared by the tests of a module."""
     from edgevlm import VLM
 
-    with VLM.from_pretrained(
-        exported("smolvlm").bundle, vision="fp32", decoder="f16", threads=1
-    ) as vlm:
+    with VLM.from_pretrained(BUNDLES / "smolvlm", threads=1) as vlm:
         yield vlm
 
 

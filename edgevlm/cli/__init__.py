@@ -1,8 +1,8 @@
-"""The command line: a table from subcommand to module, of which only the chosen one is imported.
+"""The command line: a table of subcommands and their modules. Only the chosen module is imported.
 
-A subcommand's module offers ``HELP`` and ``EXAMPLES`` (texts), ``add_arguments(parser)`` and
-``run(arguments) -> int``. Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a
-failure, 2 for wrong usage, 130 after Ctrl-C, 141 if nobody reads the output any more.
+The module of a subcommand has the texts ``HELP`` and ``EXAMPLES``, and the functions
+``add_arguments(parser)`` and ``run(arguments) -> int``. Answers go to stdout, everything else to stderr. Exit
+codes: 0 for success, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C, 141 for a closed output pipe.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from edgevlm.errors import EdgeVLMError
 
 
 class Command(NamedTuple):
+    """A subcommand."""
+
     module: str
+    """Name of its module."""
     summary: str
+    """Summary in ``edgevlm --help``."""
 
 
 COMMANDS = {
-    "ask": Command("edgevlm.cli.ask", "answer one question about pictures"),
-    "chat": Command("edgevlm.cli.chat", "talk about pictures in the terminal"),
+    "ask": Command("edgevlm.cli.ask", "answer a question about images"),
+    "chat": Command("edgevlm.cli.chat", "talk about images in the terminal"),
     "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
-    "inspect": Command("edgevlm.cli.inspect", "show what a bundle holds"),
-    "verify": Command("edgevlm.cli.verify", "check a bundle's files and its stored golden answer"),
-    "eval": Command("edgevlm.cli.eval", "measure what a bundle sees, and whether it looks"),
+    "inspect": Command("edgevlm.cli.inspect", "show the content of a bundle"),
+    "verify": Command("edgevlm.cli.verify", "check the files and the golden answer of a bundle"),
+    "eval": Command("edgevlm.cli.eval", "measure how well a bundle answers"),
     "bench": Command("edgevlm.cli.bench", "measure how fast a bundle is on this machine"),
-    "doctor": Command(
-        "edgevlm.cli.doctor", "look for what slows or breaks edgevlm on this machine"
-    ),
-    "serve": Command("edgevlm.cli.serve", "answer programs over HTTP, as OpenAI's API does"),
-    "demo": Command("edgevlm.demo.cli", "talk about pictures in the browser"),
+    "doctor": Command("edgevlm.cli.doctor", "find problems of edgevlm on this machine"),
+    "serve": Command("edgevlm.cli.serve", "serve a model over HTTP with OpenAI's API"),
+    "demo": Command("edgevlm.demo.cli", "talk about images in the browser"),
 }
 
 WRITE_ERRORS = (errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC)
-"""Those that only writing to stdout gets here."""
+"""Numbers of the errors that only come from writing to stdout."""
 
 EPILOG = """\
 commands:
@@ -52,19 +54,25 @@ examples:
   edgevlm chat photo.jpg
   edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m
 
-'edgevlm COMMAND --help' says more about each.
+'edgevlm COMMAND --help' shows the options of a command.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (`sys.argv` if None); returns the exit code.
+    """Run a command line.
+
+    Args:
+        arguments: the arguments; None: those of the process.
+
+    Returns:
+        The exit code.
 
     Raises:
         SystemExit: after ``--help`` or ``--version`` (0), or on wrong usage (2).
     """
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # An answer may hold characters that the terminal's encoding lacks.
+        # An answer may have characters that the encoding of the terminal does not have.
         sys.stdout.reconfigure(errors="replace")
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
@@ -77,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 141
-    except OSError as error:  # such as a full disk behind stdout
+    except OSError as error:  # such as a full disk
         reason = f"cannot write the output: {error.strerror}"
         print(
             f"edgevlm: error: {reason if error.errno in WRITE_ERRORS else error}", file=sys.stderr
@@ -88,9 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Give a process that was started with closed streams (``<&-``, ``>&-``) empty ones.
+    """Open empty streams if the process was started with closed ones (``<&-``, ``>&-``).
 
-    Else the next file that is opened takes their place. Writing to an output that was closed is an error.
+    Otherwise the next opened file would get the number of the closed stream. Writing to a closed stdout is
+    still an error.
     """
     for name, flags in (
         ("stdin", os.O_RDONLY),
@@ -103,13 +112,13 @@ def _open_closed_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Let nothing be written to stdout: what is left in its buffer would raise when the interpreter ends."""
+    """Discard the buffer of stdout, since writing it at exit would raise an error again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
-        _refuse(arguments)
+        _show_help(arguments)
     name, *rest = arguments
     module = importlib.import_module(COMMANDS[name].module)
     code: int = module.run(command_parser(name).parse_args(rest))
@@ -130,19 +139,19 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(arguments: Sequence[str]) -> NoReturn:
-    """Answer a command line without a subcommand: help, version or an error."""
+def _show_help(arguments: Sequence[str]) -> NoReturn:
+    """Show help, version or an error for a command line without a known subcommand."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="edgevlm",
         usage="edgevlm COMMAND ...",
-        description="Small vision-language models on the machine in front of you.",
+        description="Run small vision-language models on this machine.",
         epilog=EPILOG.format(commands=commands),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"edgevlm {edgevlm.__version__}")
     _, unknown = parser.parse_known_args(arguments)
     if not unknown:
-        parser.error(f"a command is missing: one of {', '.join(COMMANDS)}")
-    parser.error(f"no command {unknown[0]!r}: it is one of {', '.join(COMMANDS)}")
+        parser.error(f"a command is missing; use one of {', '.join(COMMANDS)}")
+    parser.error(f"no command {unknown[0]!r}; use one of {', '.join(COMMANDS)}")

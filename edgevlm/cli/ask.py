@@ -1,4 +1,4 @@
-"""``edgevlm ask``: one question, one answer."""
+"""``edgevlm ask``: answer one question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgevlm.cli.options import (
 )
 from edgevlm.results import Stats
 
-HELP = "Answer one question about a picture, several, or none; the answer streams to stdout."
+HELP = "Answer one question about one image, several images, or none. The answer is streamed to stdout."
 
 EXAMPLES = """\
   edgevlm ask "What is in the picture?" photo.jpg
@@ -27,7 +27,10 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("question", metavar="QUESTION", type=_question)
+    """Add the arguments of the subcommand."""
+    parser.add_argument(
+        "question", metavar="QUESTION", type=_question, help="the text after the images"
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="*", help=images.HELP)
     add_model_options(parser)
     add_generation_options(parser)
@@ -35,15 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--json",
         action="store_true",
-        help="one JSON object with text, finish_reason, stats and model",
+        help="print one JSON object with text, finish_reason, stats and model",
     )
-    output.add_argument("--stats", action="store_true", help="say on stderr where the time went")
+    output.add_argument(
+        "--stats", action="store_true", help="print the time of each phase to stderr"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    pictures = images.argument_images(arguments.images)
+    """Run the subcommand and return the exit code."""
+    sources = images.read_image_arguments(arguments.images)
     with load_model(arguments) as vlm:
-        chunks = vlm.stream(pictures, arguments.question, **generation_options(arguments))
+        chunks = vlm.stream(sources, arguments.question, **generation_options(arguments))
         text = []
         for chunk in chunks:
             text.append(chunk.text)
@@ -62,26 +68,31 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(answer, ensure_ascii=False))
         if chunk.stats is not None and arguments.stats:
             device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
-            print(describe(chunk.stats, device), file=sys.stderr)
+            print(format_stats(chunk.stats, device), file=sys.stderr)
     return 0
 
 
-def describe(stats: Stats, device: str) -> str:
-    """Where the time went, as a table."""
+def format_stats(stats: Stats, device: str) -> str:
+    """Return a table of the time of each phase.
+
+    Args:
+        stats: the statistics of an answer.
+        device: the devices of the model, for the last line.
+    """
     drafted = f" ({stats.accepted_draft_tokens} from drafts)" if stats.accepted_draft_tokens else ""
     rows = [
         ("load", stats.load_ms, "open the bundle and both runtimes"),
-        ("prepare", stats.prepare_ms, "read and tile pictures, render and tokenize the prompt"),
+        ("prepare", stats.prepare_ms, "read and split images, render and tokenize the prompt"),
         ("encode", stats.encode_ms, f"vision graph, tiles: {stats.encoded_tiles}"),
         (
             "prefill",
             stats.prefill_ms,
-            f"decoder over the prompt, positions: {stats.prompt_tokens - stats.cached_tokens}",
+            f"decoder, new positions of the prompt: {stats.prompt_tokens - stats.cached_tokens}",
         ),
         (
             "decode",
             stats.decode_ms,
-            f"answer, tokens: {stats.answer_tokens}{drafted}, "
+            f"decoder, tokens of the answer: {stats.answer_tokens}{drafted}, "
             f"per second: {stats.tokens_per_second:.0f}",
         ),
         (
@@ -92,11 +103,11 @@ def describe(stats: Stats, device: str) -> str:
     ]
     lines = [f"{name:8}{ms:9.1f} ms  {what}" for name, ms, what in rows]
     if stats.peak_memory is not None:
-        lines.append(f"memory  {stats.peak_memory / 1e6:9.0f} MB  at most")
+        lines.append(f"memory  {stats.peak_memory / 1e6:9.0f} MB  maximum of the process")
     return "\n".join([*lines, f"on      {device}"])
 
 
 def _question(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("is empty")
+        raise argparse.ArgumentTypeError("must not be empty")
     return text

@@ -1,4 +1,4 @@
-"""``edgevlm bench``: how fast a bundle is on this machine, beside what the machine can do."""
+"""``edgevlm bench``: measure the speed of a bundle, and compare it with the limits of the machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgevlm.cli import images, options
 from edgevlm.errors import EdgeVLMError
 
 if TYPE_CHECKING:
-    from edgevlm.benchmark import Ceilings, DecoderSpeed, PictureSpeed
+    from edgevlm.benchmark import DecoderSpeed, ImageSpeed, MachineLimits
     from edgevlm.manifest import FileEntry
 
 HELP = """\
-Measure a bundle on this machine: every vision runtime and precision, every decoder, each in a process of
-its own, beside what the machine's memory and cores can do. Let nothing else run meanwhile."""
+Measure the speed of a bundle on this machine, and compare it with the limits of its memory and cores. Each
+vision runtime, precision and decoder is measured in its own process. Stop other programs first."""
 
 EXAMPLES = """\
   edgevlm bench
@@ -28,6 +28,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     from edgevlm.runtimes.devices import VISION_DEVICES
 
     parser.add_argument(
@@ -46,45 +47,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("all", *VISION_DEVICES),
         default="all",
-        help="where pictures are encoded (default: every one that is installed)",
+        help="device that encodes images (default: the CPU with each installed runtime, and CUDA)",
     )
     parser.add_argument(
         "--threads",
         metavar="N",
-        type=options.positive,
-        help="of each runtime (default: it chooses)",
+        type=options.positive_integer,
+        help="number of threads of each runtime (default: each runtime chooses)",
     )
     parser.add_argument(
         "--rounds",
         metavar="N",
-        type=options.positive,
+        type=options.positive_integer,
         default=5,
-        help="of each measurement, of which the median counts (default: %(default)s)",
+        help="number of measurements, of which the median is shown (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return the exit code."""
     from edgevlm import benchmark
     from edgevlm.evaluation.report import versions
     from edgevlm.inputs.images import load_image
     from edgevlm.runtimes import system
 
     bundle = Bundle.open(arguments.bundle)
-    picture = benchmark.camera_frame()
+    image = benchmark.camera_frame()
     if arguments.image is not None:
-        (source,) = images.argument_images([arguments.image])
-        picture = load_image(source)
-    ceilings = benchmark.ceilings()
-    wanted = benchmark.settings(bundle, arguments.bundle, arguments.device, arguments.threads)
-    pictures: list[PictureSpeed] = []
+        (source,) = images.read_image_arguments([arguments.image])
+        image = load_image(source)
+    limits = benchmark.measure_limits()
+    settings = benchmark.settings(bundle, arguments.bundle, arguments.device, arguments.threads)
+    speeds: list[ImageSpeed] = []
     decoders: dict[str, DecoderSpeed] = {}
-    for setting in wanted:
+    for setting in settings:
         name = f"vision {setting.vision}, decoder {setting.decoder}, device {setting.device}"
         print(f"edgevlm: {name}", file=sys.stderr)
         try:
-            speed = benchmark.measure_picture(setting, picture, arguments.rounds)
-            pictures.append(speed)
+            speed = benchmark.measure_image(setting, image, arguments.rounds)
+            speeds.append(speed)
             if setting.decoder not in decoders:
                 decoders[setting.decoder] = benchmark.measure_decoder(
                     setting, speed.prompt_tokens, arguments.rounds
@@ -96,55 +98,64 @@ def run(arguments: argparse.Namespace) -> int:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": system.cpu_model(),
         "threads": arguments.threads or system.physical_cores(),
-        "picture": [picture.shape[1], picture.shape[0]],
     }
+    size = [image.shape[1], image.shape[0]]
     if arguments.json:
         result = about | {
+            "picture": size,
             "versions": versions(),
-            "ceilings": dataclasses.asdict(ceilings),
-            "pictures": [dataclasses.asdict(speed) for speed in pictures],
+            "ceilings": dataclasses.asdict(limits),
+            "pictures": [dataclasses.asdict(speed) for speed in speeds],
             "decoders": [dataclasses.asdict(speed) for speed in decoders.values()],
         }
         print(json.dumps(result, indent=2))
     else:
-        print("\n".join(f"{name:8} {value}" for name, value in about.items()))
+        lines = about | {"image": f"{size[0]} x {size[1]} pixels"}
+        print("\n".join(f"{name:8} {value}" for name, value in lines.items()))
         print()
-        print(describe(pictures, list(decoders.values()), ceilings, bundle.manifest.decoder.files))
-    return 0 if pictures else 1
+        print(format_tables(speeds, list(decoders.values()), limits, bundle.manifest.decoder.files))
+    return 0 if speeds else 1
 
 
-def describe(
-    pictures: list[PictureSpeed],
+def format_tables(
+    speeds: list[ImageSpeed],
     decoders: list[DecoderSpeed],
-    ceilings: Ceilings,
+    limits: MachineLimits,
     files: dict[str, FileEntry],
 ) -> str:
-    """Tables of what a picture and what the decoder costs, with the share of the machine's ceilings."""
+    """Return tables of the cost of an image and of the speed of the decoders.
+
+    Args:
+        speeds: the measurements with an image.
+        decoders: the measurements of decoders.
+        limits: the limits of the machine.
+        files: the files of the decoders.
+    """
     lines = [
-        "A picture, milliseconds (memory: MB of the whole process)",
+        "A question about an image, in milliseconds (memory: MB of the whole process)",
         "vision  decoder     load  prepare   encode (tiles)  prefill  first token  next question  memory  on",
     ]
-    for one in pictures:
-        memory = "" if one.peak_memory is None else f"{one.peak_memory / 1e6:.0f}"
+    for speed in speeds:
+        memory = "" if speed.peak_memory is None else f"{speed.peak_memory / 1e6:.0f}"
         lines.append(
-            f"{one.vision:7} {one.decoder:8} {one.load_ms:7.0f} {one.prepare_ms:8.1f} "
-            f"{one.encode_ms:8.1f} {f'({one.tiles})':7} {one.prefill_ms:8.1f} "
-            f"{one.first_token_ms:12.1f} {one.next_question_ms:14.1f} {memory:>7}  {one.device}"
+            f"{speed.vision:7} {speed.decoder:8} {speed.load_ms:7.0f} {speed.prepare_ms:8.1f} "
+            f"{speed.encode_ms:8.1f} {f'({speed.tiles})':7} {speed.prefill_ms:8.1f} "
+            f"{speed.first_token_ms:12.1f} {speed.next_question_ms:14.1f} {memory:>7}  {speed.device}"
         )
     lines += [
         "",
-        f"The decoder; this machine reads {ceilings.read_rate / 1e9:.1f} GB/s and multiplies "
-        f"{ceilings.multiply_rate / 1e9:.0f} GFLOPS in float32",
+        f"The decoder; this machine reads {limits.read_rate / 1e9:.1f} GB/s and computes "
+        f"{limits.multiply_rate / 1e9:.0f} GFLOPS in float32",
         "decoder   prefill/s  share of GFLOPS   tokens/s  share of GB/s   the same after a text of 16",
     ]
-    for each in decoders:
-        entry = files[each.decoder]
+    for decoder in decoders:
+        entry = files[decoder.decoder]
         weights = entry.size * 8 / entry.bits_per_weight if entry.bits_per_weight else 0
-        multiplied = 2 * weights * each.prefill_rate / ceilings.multiply_rate
-        read = entry.size / ceilings.read_rate  # seconds to read every weight once
+        computed = 2 * weights * decoder.prefill_rate / limits.multiply_rate
+        read_time = entry.size / limits.read_rate  # seconds to read each weight once
         lines.append(
-            f"{each.decoder:8} {each.prefill_rate:10.0f} {multiplied:15.0%}  {each.decode_rate:10.1f} "
-            f"{read * each.decode_rate:13.0%} {each.decode_text_rate:18.1f} "
-            f"{read * each.decode_text_rate:10.0%}"
+            f"{decoder.decoder:8} {decoder.prefill_rate:10.0f} {computed:15.0%}  "
+            f"{decoder.decode_rate:10.1f} {read_time * decoder.decode_rate:13.0%} "
+            f"{decoder.decode_text_rate:18.1f} {read_time * decoder.decode_text_rate:10.0%}"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``edgevlm chat``: a conversation in the terminal."""
+"""``edgevlm chat``: talk with the model in the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from edgevlm.cli.images import file_images, named_images
+from edgevlm.cli.images import check_image_names, split_image_names
 from edgevlm.cli.options import (
     add_generation_options,
     add_model_options,
@@ -17,7 +17,7 @@ from edgevlm.cli.options import (
     load_model,
 )
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.inputs.data_uri import shortened
+from edgevlm.inputs.data_uri import shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +27,15 @@ if TYPE_CHECKING:
     from edgevlm.options import GenerationOptions
 
 HELP = """\
-Talk about pictures. Each line is a turn, and its answer streams to stdout; lines may also come
-from a pipe.
+Talk about images. Each line of the terminal or of a pipe is a turn; its answer is streamed to stdout.
 
-  /image PATH  show a picture with the next turn; several paths show several. A path may be
-               quoted, begin with ~, be a file:// URL or a data URI: what a terminal writes
-               when a file is dropped on it
-  /new         forget the conversation
-  /quit        leave (as does the end of input)
+  /image PATH ...  add images to the next turn. A path can be in quotes, begin with ~, or be a
+                   file:// URL or a data URI, as terminals write them for a dropped file
+  /new             start a new conversation
+  /quit            leave (the end of the input does the same)
 
-Ctrl-C stops an answer. In a pipe, questions after an /image that failed are not answered until
-another /image works or /new begins a conversation without it."""
+Ctrl-C stops an answer. In a pipe, questions after a failed /image are not answered until another /image
+works, or /new starts a new conversation."""
 
 EXAMPLES = """\
   edgevlm chat photo.jpg
@@ -46,6 +44,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="images of the first turn")
     add_model_options(parser)
     add_generation_options(parser)
@@ -53,22 +52,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overflow",
         choices=("error", "drop_images", "drop_turns"),
         default="error",
-        help="once a turn no longer fits the context: refuse it, or drop the oldest turns, their "
-        "pictures first or at once (default: %(default)s)",
+        help="if a turn does not fit the context: refuse it, drop the images of the oldest turns, or drop "
+        "the oldest turns (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return the exit code."""
     from edgevlm.inputs.images import load_images
 
-    pictures = load_images(file_images(arguments.images))
+    images = load_images(check_image_names(arguments.images))
     options = generation_options(arguments)
     interactive = sys.stdin.isatty()
     failed = False
     lacks_image = False
     with load_model(arguments) as vlm:
         if interactive:
-            print("/image PATH shows a picture, /new starts again, /quit leaves", file=sys.stderr)
+            print("/image PATH adds an image, /new starts again, /quit leaves", file=sys.stderr)
         chat = vlm.chat(overflow=arguments.overflow)
         for line in _lines(interactive):
             command, rest, *_ = [*line.split(maxsplit=1), ""]
@@ -77,32 +77,30 @@ def run(arguments: argparse.Namespace) -> int:
                     break
                 if command == "/new":
                     chat = vlm.chat(overflow=arguments.overflow)
-                    pictures, lacks_image = [], False
+                    images, lacks_image = [], False
                 elif command == "/image":
-                    lacks_image = not interactive  # until it is loaded; who sees the error decides
-                    pictures += load_images(named_images(rest))
+                    lacks_image = not interactive  # a person sees the error and decides
+                    images += load_images(split_image_names(rest))
                     lacks_image = False
                 elif command.startswith("/"):
-                    raise InputError(
-                        f"no command {command[:60]}: it is one of /image PATH, /new, /quit"
-                    )
+                    raise InputError(f"no command {command[:60]}; use /image PATH, /new or /quit")
                 elif lacks_image:
-                    pictures = []  # what was shown with this question is not the next one's
-                    raise InputError(f"{shortened(line)} is not answered: its /image failed")
+                    images = []  # the other images of this turn are not for the next one
+                    raise InputError(f"{shorten(line)} is not answered: its /image failed")
                 else:
-                    _take_turn(chat, line, pictures, options)
-                    pictures = []
+                    _stream_turn(chat, line, images, options)
+                    images = []
             except EdgeVLMError as error:
                 print(f"edgevlm: error: {error}", file=sys.stderr)
                 failed = True
     return int(failed and not interactive)
 
 
-def _take_turn(
-    chat: Chat, line: str, pictures: list[NDArray[np.uint8]], options: GenerationOptions
+def _stream_turn(
+    chat: Chat, line: str, images: list[NDArray[np.uint8]], options: GenerationOptions
 ) -> None:
-    """Stream one answer; Ctrl-C stops it, and the conversation goes on."""
-    with closing(chat.stream(line, images=pictures, **options)) as chunks:
+    """Stream one answer. Ctrl-C stops the answer, not the conversation."""
+    with closing(chat.stream(line, images=images, **options)) as chunks:
         try:
             for chunk in chunks:
                 print(chunk.text, end="", flush=True)
@@ -113,21 +111,21 @@ def _take_turn(
                     dropped = (
                         f"{chunk.stats.dropped_turns} turns, {chunk.stats.dropped_images} images"
                     )
-                    print(f"\nedgevlm: dropped of the oldest: {dropped}", file=sys.stderr, end="")
+                    print(f"\nedgevlm: dropped the oldest: {dropped}", file=sys.stderr, end="")
         except KeyboardInterrupt:
             print(" [stopped]", end="", file=sys.stderr, flush=True)
     print(flush=True)
 
 
 def _lines(interactive: bool) -> Iterator[str]:
-    """What is typed or piped in, without blank lines."""
+    """Yield the lines of standard input that are not blank."""
     if interactive:
         import readline  # noqa: F401  (gives input() line editing and history)
     elif isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be in another encoding
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names may have another encoding
     while True:
         try:
-            # input() writes its prompt to stdout, which is for answers alone if it is no terminal.
+            # input() writes its prompt to stdout, which is for answers only unless it is a terminal.
             prompt = "> " if interactive and sys.stdout.isatty() else ""
             line = input(prompt).strip()
         except EOFError:

@@ -1,4 +1,4 @@
-"""``edgevlm doctor``: what this machine has, and the known traps with the mend for each."""
+"""``edgevlm doctor``: describe this machine, and find known problems and their fixes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgevlm.runtimes import openvino, system
 from edgevlm.runtimes.llama_cpp import guard, library
 from edgevlm.runtimes.onnx import execution_providers, session
 
-HELP = "Look for what slows or breaks edgevlm on this machine, and say how to mend it."
+HELP = "Describe this machine. Find problems that slow or break edgevlm, and say how to fix them."
 
 EXAMPLES = """\
   edgevlm doctor
@@ -39,22 +39,22 @@ FLAGS = (
     "i8mm",
     "sve",
 )
-"""Instruction sets that make a difference to the runtimes, where the CPU has them."""
+"""Instruction sets of the CPU that the runtimes use, if it has them."""
 
 
 @dataclass
 class Problem:
-    """Something that slows or breaks edgevlm."""
+    """A problem that slows or breaks edgevlm."""
 
     message: str
-    """What is wrong, and after a semicolon the mend."""
+    """The problem, and its fix after a semicolon."""
     fatal: bool
-    """False: it works, with something lost."""
+    """True if edgevlm does not work; False if it is slower or lacks a feature."""
 
 
 @dataclass
 class Report:
-    """What was found; the fields are what ``--json`` prints."""
+    """A description of the machine. ``--json`` prints these fields."""
 
     edgevlm: str = edgevlm.__version__
     python: str = f"{platform.python_version()} ({platform.platform()})"
@@ -68,29 +68,36 @@ class Report:
     llama_cpp_system: str = ""
     llama_cpp_probe: str = ""
     packages: dict[str, str | None] = field(default_factory=dict)
-    """edgevlm's dependencies, those of extras included, to installed version."""
+    """Installed versions of edgevlm's dependencies, also of its extras; None: not installed."""
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, message: str, *, fatal: bool = False) -> None:
+        """Add a problem."""
         self.problems.append(Problem(message, fatal))
 
     @property
     def works(self) -> bool:
+        """True if no problem is fatal."""
         return not any(problem.fatal for problem in self.problems)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return the exit code."""
     report = examine()
-    print(json.dumps(dataclasses.asdict(report), indent=2) if arguments.json else describe(report))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        print(format_report(report))
     return 0 if report.works else 1
 
 
 def examine() -> Report:
-    """Look at everything; changes nothing but the guard's cache."""
+    """Examine the machine. Only the cache of the llama.cpp check is written."""
     report = Report()
     _examine_machine(report)
     _examine_onnxruntime(report)
@@ -111,7 +118,7 @@ def _examine_machine(report: Report) -> None:
 
 
 def _nvidia_gpus() -> list[str]:
-    """Name, driver and memory of each GPU that NVIDIA's tool lists."""
+    """Return name, driver and memory of each GPU that ``nvidia-smi`` lists."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -126,9 +133,9 @@ def _examine_onnxruntime(report: Report) -> None:
     if len(distributions) > 1:
         names = " ".join(distribution.split()[0] for distribution in distributions)
         report.add(
-            f"{' and '.join(distributions)} overwrite each other's files, so that providers are lost; "
-            f"pip uninstall -y {names}, then install the one you need: pip install 'edgevlm[cpu]' or "
-            "'edgevlm[cuda]'"
+            f"{' and '.join(distributions)} overwrite each other's files, so execution providers are "
+            f"missing; uninstall all: pip uninstall -y {names}; then install the one you need: "
+            f"pip install 'edgevlm[cpu]' or 'edgevlm[cuda]'"
         )
     try:
         report.providers = list(session.load_onnxruntime().get_available_providers())
@@ -137,13 +144,13 @@ def _examine_onnxruntime(report: Report) -> None:
         return
     if system.has_amx_bf16() and importlib.util.find_spec("openvino") is None:
         report.add(
-            "this CPU multiplies bf16 matrices, which OpenVINO uses for pictures and ONNX Runtime does not; "
-            f"{openvino.INSTALL_OPENVINO}"
+            f"this CPU multiplies bf16 matrices in hardware; OpenVINO uses this to encode images, and ONNX "
+            f"Runtime does not; {openvino.INSTALL_OPENVINO}"
         )
     cuda = execution_providers.ONNX_DEVICES["cuda"]
     if report.gpus and cuda.provider not in report.providers:
         report.add(
-            f"pictures are not encoded on {report.gpus[0]}: no {cuda.provider}; {cuda.install_hint}"
+            f"images are not encoded on {report.gpus[0]}: no {cuda.provider}; {cuda.install_hint}"
         )
 
 
@@ -164,7 +171,7 @@ def _examine_llama_cpp(report: Report) -> None:
 
 
 def _dependencies() -> dict[str, str | None]:
-    """Package to installed version, for every dependency of edgevlm and its extras."""
+    """Return the installed version of each dependency of edgevlm and its extras."""
     try:
         requirements = importlib.metadata.requires("edgevlm") or []
     except importlib.metadata.PackageNotFoundError:
@@ -181,15 +188,15 @@ def _dependencies() -> dict[str, str | None]:
     return dict(sorted(versions.items()))
 
 
-def describe(report: Report) -> str:
-    """The report as text."""
+def format_report(report: Report) -> str:
+    """Return the report as text."""
     lines = {
         "edgevlm": report.edgevlm,
         "Python": report.python,
         "CPU": report.cpu,
         "cores": report.cores,
         "memory": report.memory,
-        "GPU": "; ".join(report.gpus) or "none that nvidia-smi lists",
+        "GPU": "; ".join(report.gpus) or "none listed by nvidia-smi",
         "ONNX Runtime": report.onnxruntime or "not installed",
         "  providers": ", ".join(report.providers) or "none",
         "llama-cpp-python": report.llama_cpp_python or "not usable",
@@ -201,6 +208,6 @@ def describe(report: Report) -> str:
     if not report.problems:
         return f"{text}\n\nNo problem found."
     for problem in report.problems:
-        kind = "broken" if problem.fatal else "slower than it could be"
+        kind = "broken" if problem.fatal else "could be faster"
         text += f"\n\n{kind}: {problem.message}"
     return text

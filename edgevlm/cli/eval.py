@@ -1,4 +1,4 @@
-"""``edgevlm eval``: what a bundle sees, on pictures that no training has shown it."""
+"""``edgevlm eval``: measure how well a bundle answers questions about images that training never used."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from edgevlm.evaluation.dataset import Item
 
 HELP = """\
-Ask a bundle questions with known answers: the built-in test set, whose pictures are drawn from a seed
-that training never uses, or a file of yours. The first 100 of each row are asked again with another
-question's picture and with a grey one: a model that looks is then right no more often than by chance."""
+Ask a bundle questions with known answers: those of the built-in test set, whose images are drawn from a seed
+that training never uses, or those of your own file. The first 100 questions of each task are asked again with
+the image of another question and with a grey image. A model that uses its images is then right only by
+chance."""
 
 EXAMPLES = """\
   edgevlm eval edgevlm-nano
@@ -28,13 +29,14 @@ EXAMPLES = """\
   edgevlm eval ./smolvlm-256m --questions mine/questions.jsonl
   edgevlm eval --write test-set --items 20
 
-A line of a question file, with paths relative to it:
+A line of a question file. "row" is the name of the task; paths are relative to the file:
   {"row": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}"""
 
-ITEMS = 300
+ITEMS_PER_TASK = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     parser.add_argument(
         "bundle",
         metavar="BUNDLE",
@@ -45,49 +47,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items",
         metavar="N",
-        type=options.positive,
-        help=f"at most so many in each row (default: {ITEMS}; all of a question file)",
+        type=options.positive_integer,
+        help=f"limit of questions for each task (default: {ITEMS_PER_TASK}; for a file: no limit)",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--questions",
         metavar="FILE",
-        help="questions in JSON lines, instead of the built-in test set",
+        help="ask the questions of this file (JSON Lines) instead of the built-in test set",
     )
     source.add_argument(
         "--write",
         metavar="FOLDER",
-        help="write the built-in test set there, with PNG pictures, and ask nothing",
+        help="write the built-in test set to this folder, with PNG images, and ask nothing",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="FOLDER",
         type=Path,
-        help="ask this checkpoint the same through transformers (needs edgevlm[export])",
+        help="ask this checkpoint the same questions with transformers (needs edgevlm[export])",
     )
     parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="write all numbers and every answer there"
+        "--json", metavar="FILE", type=Path, help="write all figures and answers to this file"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return the exit code."""
     from edgevlm.evaluation import dataset, report, runner, test_set
-    from edgevlm.evaluation.runner import BundleAnswerer, CheckpointAnswerer
+    from edgevlm.evaluation.runner import BundleAnswerer
     from edgevlm.vlm import VLM
 
     if arguments.write:
         if arguments.checkpoint or arguments.json:
             raise InputError("--write asks nothing; leave out --checkpoint and --json")
-        count = dataset.write(arguments.write, test_set.items(arguments.items or ITEMS))
+        count = dataset.write(arguments.write, test_set.items(arguments.items or ITEMS_PER_TASK))
         print(f"edgevlm: {count} questions in {arguments.write}", file=sys.stderr)
         return 0
     if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise InputError(f"no folder {str(arguments.json.parent)!r} for the file of --json")
+        raise InputError(f"--json: the folder {str(arguments.json.parent)!r} does not exist")
     if arguments.questions:
         items = _first(dataset.read(arguments.questions), arguments.items)
     else:
-        items = list(test_set.items(arguments.items or ITEMS))
-    checkpoint = CheckpointAnswerer(arguments.checkpoint) if arguments.checkpoint else None
+        items = list(test_set.items(arguments.items or ITEMS_PER_TASK))
+    checkpoint = runner.CheckpointAnswerer(arguments.checkpoint) if arguments.checkpoint else None
     with VLM.from_pretrained(arguments.bundle) as vlm:
         name = vlm.manifest.name
         device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
@@ -123,10 +126,10 @@ def _first(items: list[Item], per_task: int | None) -> list[Item]:
 
 
 def _progress(name: str, items: int) -> Callable[[int], None]:
-    """Says on stderr how far it is: every 10 seconds, and at the end."""
+    """Return a function that prints the progress to stderr every 10 seconds and at the end."""
     start = last = time.monotonic()
 
-    def tell(done: int) -> None:
+    def show(done: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= 10 or done == items:
@@ -134,4 +137,4 @@ def _progress(name: str, items: int) -> Callable[[int], None]:
             seconds = f"{now - start:.0f} s"
             print(f"edgevlm: {name}: {done} of {items} items, {seconds}", file=sys.stderr)
 
-    return tell
+    return show

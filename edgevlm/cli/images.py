@@ -1,4 +1,4 @@
-"""Images as a command line or a line of a conversation names them."""
+"""Names of images in the arguments of a command or in a line of a conversation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 
 from edgevlm.errors import InputError
 from edgevlm.inputs.data_uri import is_data_uri
-from edgevlm.inputs.image_sources import exists, read_all
+from edgevlm.inputs.image_sources import path_exists, read_all
 
 HELP = "a file, a file:// URL, a data URI, or - for standard input"
 
 
-def argument_images(arguments: Sequence[str]) -> list[str | bytes]:
-    """Images for `VLM.ask`; ``-`` becomes the bytes of standard input.
+def read_image_arguments(arguments: Sequence[str]) -> list[str | bytes]:
+    """Return images for `VLM.ask`; ``-`` is replaced with the bytes of standard input.
 
     Raises:
-        InputError: ``-`` is there twice, or standard input holds nothing or too much.
+        InputError: ``-`` is there twice, or standard input is a terminal, or is empty or too large.
     """
     if arguments.count("-") > 1:
         raise InputError(
-            "'-' names standard input, which can be read once; save it as a file first"
+            "'-' means standard input, which can only be read once; save it as a file first"
         )
     return [_standard_input() if argument == "-" else argument for argument in arguments]
 
@@ -30,27 +30,27 @@ def argument_images(arguments: Sequence[str]) -> list[str | bytes]:
 def _standard_input() -> bytes:
     if sys.stdin.isatty():
         raise InputError(
-            "'-' names standard input, which is a terminal; pipe an image into it: cat a.png | ..."
+            "'-' means standard input, which is a terminal; pipe an image into it: cat a.png | ..."
         )
     data = read_all(sys.stdin.buffer, "standard input")
     if not data:
-        raise InputError("'-' names standard input, which is empty")
+        raise InputError("'-' means standard input, which is empty; pipe an image into it")
     return data
 
 
-def named_images(text: str) -> list[str]:
-    """The paths and URIs in a text, written as for a shell or as a terminal writes dropped files.
+def split_image_names(text: str) -> list[str]:
+    """Split a text into paths and URIs, written as for a shell or as a terminal writes dropped files.
 
-    A text that names a file as it stands, blanks and quotes included, is one path. Otherwise blanks
-    separate paths; quotes and, but for Windows, backslashes keep them together. A data URI is never split.
+    A text that is the exact name of a file, also with blanks and quotes, is one path. Otherwise blanks
+    separate paths, except inside quotes or, but not on Windows, after a backslash. A data URI is never split.
 
     Raises:
-        InputError: no path, or ``-``.
+        InputError: the text has no path, or has ``-``.
     """
     text = text.strip()
     if not text:
         raise InputError("/image needs the path of an image: /image photo.png")
-    if is_data_uri(text) or exists(text):
+    if is_data_uri(text) or path_exists(text):
         return [text]
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split = True
@@ -59,13 +59,17 @@ def named_images(text: str) -> list[str]:
         lexer.escape = ""
     try:
         names = list(lexer)
-    except ValueError:  # a quote without its partner is part of a name
+    except ValueError:  # a quote that is not closed is a part of the name
         names = [text]
-    return file_images(names)
+    return check_image_names(names)
 
 
-def file_images(names: list[str]) -> list[str]:
-    """The names themselves; raises InputError for ``-`` where standard input has the questions."""
+def check_image_names(names: list[str]) -> list[str]:
+    """Return the names of images unchanged.
+
+    Raises:
+        InputError: a name is ``-``, but standard input has the questions.
+    """
     if "-" in names:
         raise InputError(
             "'-' cannot be an image here: the conversation comes from standard input; pass a file"

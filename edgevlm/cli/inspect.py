@@ -1,4 +1,4 @@
-"""``edgevlm inspect``: what a bundle holds."""
+"""``edgevlm inspect``: show the content of a bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import argparse
 from edgevlm.bundle import Bundle
 from edgevlm.manifest import Drift, FileEntry, Manifest
 
-HELP = "Show what a bundle holds: where it came from, its files, how near to the checkpoint."
+HELP = (
+    "Show the content of a bundle: its origin, its files, and their difference from the checkpoint."
+)
 
 EXAMPLES = """\
   edgevlm inspect edgevlm-nano
@@ -15,24 +17,26 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     parser.add_argument(
         "bundle", metavar="BUNDLE", help="a built-in name, a folder or a hub repository"
     )
-    parser.add_argument("--json", action="store_true", help="the manifest as it is")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return the exit code."""
     bundle = Bundle.open(arguments.bundle)
     if arguments.json:
         print(bundle.manifest.to_json(), end="")
     else:
         print(f"folder        {bundle.folder}")
-        print(describe(bundle.manifest))
+        print(format_manifest(bundle.manifest))
     return 0
 
 
-def describe(manifest: Manifest) -> str:
-    """The manifest in human form."""
+def format_manifest(manifest: Manifest) -> str:
+    """Return a manifest as text for people."""
     source, image, vision, decoder = (
         manifest.source,
         manifest.image,
@@ -45,10 +49,11 @@ def describe(manifest: Manifest) -> str:
     lines = [
         f"name          {manifest.name}",
         f"source        {source.repository}{revision} ({source.family}, licence {source.license})",
-        f"pictures      {image.strategy} of {width} x {height} pixels, {image.resample}"
-        + (f", longest edge to {image.longest_edge}" if image.longest_edge else ""),
+        f"images        {image.strategy}, tiles of {width} x {height} pixels, {image.resample}"
+        + (f", longest edge resized to {image.longest_edge}" if image.longest_edge else ""),
         f"vision        {vision.tokens_per_tile} tokens of width {vision.width} for each tile",
         *_files(vision.files, parity.vision if parity else {}),
+        *([f"calibration   of int8-static: {vision.calibration}"] if vision.calibration else []),
         f"decoder       {decoder.architecture}, width {decoder.width}, "
         f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "
         f"{decoder.attention} attention",
@@ -56,14 +61,14 @@ def describe(manifest: Manifest) -> str:
     ]
     if parity:
         lines.append(
-            f"parity        with the checkpoint in float32: pictures {parity.pictures}, "
+            f"parity        with the checkpoint in float32: images {parity.pictures}, "
             f"prompts {parity.prompts}, answer positions {parity.positions}"
-            + ("; DRIFT PAST A BOUND WAS ALLOWED" if parity.drift_allowed else "")
+            + ("; EXPORTED ALTHOUGH A BOUND WAS EXCEEDED" if parity.drift_allowed else "")
         )
     else:
         lines.append("parity        not measured")
     if usage := manifest.usage:
-        lines.append(f"made for      {usage.images or 'images of an unknown kind'}")
+        lines.append(f"trained on    {usage.images or 'images of an unknown kind'}")
         lines += [
             f"  {language} {task:8} {question}"
             for language in usage.tasks

@@ -1,4 +1,4 @@
-"""Options that several subcommands share: which model runs where, and how it answers."""
+"""Options of several subcommands: the model, its device, and the settings of an answer."""
 
 from __future__ import annotations
 
@@ -18,65 +18,68 @@ Number = TypeVar("Number", int, float)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         metavar="M",
-        help="a built-in name, a bundle's folder or a hub repository (default: the built-in model)",
+        help="a built-in name, the folder of a bundle, or a hub repository (default: the built-in model)",
     )
     group.add_argument(
         "--device",
         metavar="D",
         choices=VISION_DEVICES,
         default="auto",
-        help="where pictures are encoded: " + ", ".join(VISION_DEVICES) + " (default: %(default)s)",
+        help="device that encodes images: " + ", ".join(VISION_DEVICES) + " (default: %(default)s)",
     )
     group.add_argument(
         "--threads",
         metavar="N",
-        type=positive,
-        help="threads of each runtime (default: it chooses)",
+        type=positive_integer,
+        help="number of threads of each runtime (default: each runtime chooses)",
     )
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of an answer."""
     group = parser.add_argument_group("answer")
     group.add_argument(
         "--max-tokens",
         metavar="N",
         type=_checked("max_tokens", int),
         default=Generation.max_tokens,
-        help="longest answer (default: %(default)s)",
+        help="limit of the answer in tokens (default: %(default)s)",
     )
     group.add_argument(
         "--temperature",
         metavar="T",
         type=_checked("temperature", float),
         default=Generation.temperature,
-        help="0 takes the most likely token each time (default: %(default)s)",
+        help="randomness of the answer; 0: always the most likely token (default: %(default)s)",
     )
     group.add_argument(
         "--seed",
         metavar="S",
         type=_checked("seed", int),
         default=Generation.seed,
-        help="of the random choices above temperature 0 (default: %(default)s)",
+        help="seed of the random choices if the temperature is not 0 (default: %(default)s)",
     )
     group.add_argument(
         "--detail",
         choices=("low", "high", "auto"),
-        help="pictures in one tile, split as in training, or split as far as their own pixels go "
-        "(default: as the model was made)",
+        help="splitting of images: one tile, as in training, or as many tiles as their pixels fill "
+        "(default: as in training)",
     )
     group.add_argument(
         "--max-image-tokens",
         metavar="N",
         type=_checked("max_image_tokens", int),
-        help="positions of a picture at most, for models that split pictures",
+        help="limit of positions for one image, for models that split images",
     )
 
 
 def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
+    """Return the settings of an answer as keyword arguments of `VLM.ask`."""
     return {
         "max_tokens": arguments.max_tokens,
         "temperature": arguments.temperature,
@@ -87,25 +90,35 @@ def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
 
 
 def load_model(arguments: argparse.Namespace) -> VLM:
-    """The model that was asked for; the default is said on stderr."""
+    """Load the model of the arguments; print to stderr that it is the default one."""
     from edgevlm.bundle import DEFAULT_MODEL
     from edgevlm.vlm import VLM
 
     model = arguments.model
     if model is None:
         model = DEFAULT_MODEL
-        print(f"edgevlm: model {model}, built in; --model takes another", file=sys.stderr)
+        print(f"edgevlm: built-in model {model}; choose another with --model", file=sys.stderr)
     return VLM.from_pretrained(model, device=arguments.device, threads=arguments.threads)
 
 
-def positive(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """Convert an argument to a positive integer.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not a positive integer.
+    """
     value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, is {text}")
     return value
 
 
-def port(text: str) -> int:
+def port_number(text: str) -> int:
+    """Convert an argument to the number of a port.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not an integer from 1 to 65535.
+    """
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"must be from 1 to 65535, is {text}")
     return int(text)
@@ -120,12 +133,12 @@ def _number(text: str, kind: Callable[[str], Number]) -> Number:
 
 
 def _checked(name: str, kind: Callable[[str], Number]) -> Callable[[str], Number]:
-    """A converter whose range is that of the field of `Generation`."""
+    """Return a converter that checks the range of a field of `Generation`."""
 
     def convert(text: str) -> Number:
         value = _number(text, kind)
         try:
-            Generation(**{name: value})  # type: ignore[arg-type]  # which field, only `name` tells
+            Generation(**{name: value})  # type: ignore[arg-type]  # `name` selects the field
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
         return value

@@ -32,7 +32,7 @@ from PIL import Image
 
 from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
-from edgevlm.inputs.data_uri import shortened
+from edgevlm.inputs.data_uri import shorten
 from edgevlm.inputs.image_sources import is_url
 from edgevlm.inputs.images import load_image
 
@@ -107,7 +107,7 @@ def _parse(data: Any, folder: Path) -> Item:
     for name in _texts(data, "images") if data.get("images", []) != [] else ():
         source = name if is_url(name) else os.path.join(folder, name)
         if not is_url(name) and not os.path.isfile(source):
-            raise ValueError(f"images: no image at {shortened(source)}")
+            raise ValueError(f"images: no image at {shorten(source)}")
         images.append(LazyImage(name, partial(_load, source)))
     turns, question_type = _texts(data, "turns"), _text(data, "family", task)
     chance = data.get("chance", 0.0)

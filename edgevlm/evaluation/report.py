@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import edgevlm
+from edgevlm.atomic_file import atomic_write
 from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
 from edgevlm.evaluation.dataset import Item, to_json
@@ -271,9 +271,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    aside = path.with_name(path.name + ".part")
     try:
-        aside.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        atomic_write(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error

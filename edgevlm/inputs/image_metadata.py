@@ -1,6 +1,6 @@
-"""Image files without what they say about the image: text, color profiles, thumbnails, resolution.
+"""Remove metadata from image files: text, color profiles, thumbnails, resolution.
 
-Pillow reads these when it opens a file, and refuses the whole file if one of them is broken.
+Pillow reads metadata when it opens a file, and refuses the whole file if some of it is broken.
 """
 
 from __future__ import annotations
@@ -13,33 +13,36 @@ _TIFF_TAGS = {
     *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320),
     *(322, 323, 324, 325, 332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532),
 }
-"""What decoding needs."""
+"""Tags that the decoder needs."""
 _ORIENTATION = 274
+"""Tag of EXIF's orientation."""
 _EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)
-"""An entry of ISO base media's list of items: version, flags, number, protection and type."""
+"""An entry in the list of items of an ISO base media file: version, flags, number, protection and type."""
 
 
-def without_metadata(data: bytes) -> tuple[bytes, bytes] | None:
-    """The same image without metadata, and its EXIF block as it was, which may be empty.
+def strip_metadata(data: bytes) -> tuple[bytes, bytes] | None:
+    """Remove the metadata of an image file.
 
-    None for a format that is not known, and for what is not even a sequence of chunks.
+    Returns:
+        The file without metadata, and its EXIF block, which may be empty. None if the format is not known,
+        or if the file is not even a sequence of chunks.
     """
     try:
         if data.startswith(_PNG):
-            return _png(data)
+            return _strip_png(data)
         if data.startswith(b"\xff\xd8"):
-            return _jpeg(data)
+            return _strip_jpeg(data)
         if data.startswith((b"II*\0", b"MM\0*")):
-            return _tiff(data), b""
+            return _strip_tiff(data), b""
     except (struct.error, IndexError):
         return None
-    if data[4:8] == b"ftyp":  # its orientation stands elsewhere
+    if data[4:8] == b"ftyp":  # the orientation is not in the EXIF item
         return _EXIF_ITEM.sub(rb"\1free", data, count=1), b""
     return None
 
 
-def _png(data: bytes) -> tuple[bytes, bytes]:
-    """Critical chunks, whose names are capitalized, and transparency."""
+def _strip_png(data: bytes) -> tuple[bytes, bytes]:
+    """Keep the critical chunks, whose names begin with a capital letter, and transparency."""
     kept, exif, at = [_PNG], b"", len(_PNG)
     while at < len(data):
         length, name = struct.unpack_from(">I4s", data, at)
@@ -54,10 +57,10 @@ def _png(data: bytes) -> tuple[bytes, bytes]:
     return b"".join(kept), exif
 
 
-def _jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """All but application segments and comments; JFIF's and Adobe's say how colors are stored."""
+def _strip_jpeg(data: bytes) -> tuple[bytes, bytes]:
+    """Remove application segments and comments, but keep JFIF's and Adobe's, which define the colors."""
     kept, exif, at = [data[:2]], b"", 2
-    while data[at + 1] != 0xDA:  # there the pixels begin
+    while data[at + 1] != 0xDA:  # start of the pixels
         if data[at] != 0xFF:
             raise struct.error("no marker")
         if data[at + 1] == 0xFF:  # padding
@@ -76,8 +79,8 @@ def _jpeg(data: bytes) -> tuple[bytes, bytes]:
     return b"".join([*kept, data[at:]]), exif
 
 
-def _tiff(data: bytes) -> bytes:
-    """The first image's directory, with the tags that decoding needs, and the orientation, alone."""
+def _strip_tiff(data: bytes) -> bytes:
+    """Keep the directory of the first image alone, with `_TIFF_TAGS` and the orientation."""
     order = "<" if data.startswith(b"II") else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)

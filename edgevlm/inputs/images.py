@@ -1,10 +1,10 @@
-"""Any image that a caller may have, as an RGB uint8 array.
+"""Load images of every supported type as RGB uint8 arrays.
 
-`ImageSource` says what that is; every place that takes an image takes all of it. The conversion to RGB is
-transformers' (5.24, ``image_transforms.convert_to_rgb``): what is transparent is laid on white, every other
-mode of 8 bits goes through Pillow's ``convert("RGB")``. Deeper integers are scaled from the whole range of
-their type, floats from 0 to 1 (`edgevlm.inputs.pixels` has the rule). EXIF orientation is applied. Nothing is
-fetched from a network.
+`ImageSource` lists the types. The conversion to RGB is that of transformers 5.24
+(``image_transforms.convert_to_rgb``): transparent pixels are put on white, and every other mode of 8 bits
+goes through Pillow's ``convert("RGB")``. Deeper integers are scaled from the whole range of their type, and
+floats from 0 to 1; see `edgevlm.inputs.pixels`. EXIF orientation is applied. Nothing is fetched from the
+network.
 """
 
 from __future__ import annotations
@@ -18,24 +18,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.errors import ImageError, PromptError
-from edgevlm.inputs.data_uri import decode_base64, is_data_uri, shortened
-from edgevlm.inputs.image_files import decode, stored_size, upright_rgb
-from edgevlm.inputs.image_sources import holds_bytes, is_file, is_url, opened, type_name
+from edgevlm.inputs.data_uri import decode_base64, is_data_uri, shorten
+from edgevlm.inputs.image_files import decode_image, read_size, to_upright_rgb
+from edgevlm.inputs.image_sources import (
+    is_bytes_like,
+    is_file_object,
+    is_url,
+    open_source,
+    type_name,
+)
 from edgevlm.inputs.pixels import MAX_PIXELS, array_to_rgb
 
 __all__ = [
     "MAX_PIXELS",
     "ImageSource",
     "SupportsArray",
-    "image_of_part",
     "load_image",
+    "load_image_part",
     "load_images",
-    "stored_image_size",
+    "read_image_size",
 ]
 
 
 class SupportsArray(Protocol):
-    """What numpy makes an array of, such as a tensor."""
+    """An object that numpy can convert to an array, such as a tensor."""
 
     def __array__(self) -> NDArray[Any]: ...
 
@@ -44,67 +50,85 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image "
     "| SupportsArray"
 )
-"""One of
+"""One image, as one of these types:
 
-- a file's path, in which ``~`` is the home folder, a ``file://`` URL, or a data URI
+- the path of a file, in which ``~`` is the home folder, a ``file://`` URL, or a data URI
   (``data:image/png;base64,...``);
-- a file's bytes, or a binary file object, which is read from its position to its end and left open;
+- the bytes of a file, or a binary file object, which is read from its position to its end and stays open;
 - a Pillow image;
-- an array ``[height, width, 3]``, RGB, or ``[height, width]``, grey, or with an alpha channel after these;
-  unsigned integers from 0 to the greatest of their type, or floats from 0 to 1. What numpy makes an array
-  of, such as a tensor, is one, too.
+- an array ``[height, width, 3]`` (RGB) or ``[height, width]`` (grey), or with an alpha channel after these:
+  unsigned integers from 0 to the maximum of their type, or floats from 0 to 1. Objects that numpy can convert
+  to an array, such as tensors, are supported, too.
 """
 
 
 def load_image(source: ImageSource) -> NDArray[np.uint8]:
-    """Read an image.
+    """Load an image.
 
     Returns:
-        uint8 ``[height, width, 3]``, RGB, C-contiguous.
+        RGB, uint8 ``[height, width, 3]``, C-contiguous.
 
     Raises:
-        ImageError: no such file, not an image, truncated, empty, more than `MAX_PIXELS`, values out of
-            range, or a type or array shape that is not an `ImageSource`.
-        MissingDependencyError: a HEIC file without pillow-heif.
+        ImageError: the file does not exist, is not an image, is truncated or empty, the image has more than
+            `MAX_PIXELS` or values out of range, or the type or the shape of an array is not supported.
+        MissingDependencyError: the file is HEIC, and pillow-heif is not installed.
     """
     if isinstance(source, Image.Image):
-        return upright_rgb(source, "the Pillow image")
+        return to_upright_rgb(source, "the Pillow image")
     if _is_array(source):
         return array_to_rgb(_as_array(source))
-    with opened(source) as (file, name):
-        return decode(file, name)
+    with open_source(source) as (file, name):
+        return decode_image(file, name)
 
 
 def load_images(sources: ImageSource | Iterable[ImageSource] | None) -> list[NDArray[np.uint8]]:
-    """`load_image` of one image, of each of several in a list or another iterable, or of none."""
+    """Load one image, the images of a list or another iterable, or none.
+
+    Returns:
+        RGB images, each uint8 ``[height, width, 3]``.
+
+    Raises:
+        ImageError: the images are in a mapping or a set, which have no order.
+        ImageError, MissingDependencyError: as `load_image`.
+    """
     if sources is None:
         return []
-    if _is_one(sources):
+    if _is_single_image(sources):
         return [load_image(cast("ImageSource", sources))]
     if isinstance(sources, Mapping | Set):
-        raise ImageError(f"images must come in order, in a list; is {type(sources).__name__}")
+        raise ImageError(
+            f"images must be in a list, which has an order; is {type(sources).__name__}"
+        )
     return [load_image(source) for source in cast("Iterable[ImageSource]", sources)]
 
 
-def stored_image_size(data: bytes) -> tuple[int, int]:
-    """Width and height that an image file has before its orientation is applied; no pixel is decoded.
+def read_image_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of an image file, in pixels, before its EXIF orientation is applied.
+
+    No pixel is decoded.
+
+    Args:
+        data: the bytes of the file.
 
     Raises:
-        ImageError, MissingDependencyError: as `load_image`, as far as the pixels do not matter.
+        ImageError, MissingDependencyError: as `load_image`, except for errors in the pixels.
     """
-    with opened(data) as (file, name):
-        return stored_size(file, name)
+    with open_source(data) as (file, name):
+        return read_size(file, name)
 
 
-def image_of_part(part: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """The image of a message's part, as transformers spells it.
+def load_image_part(part: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Load the image of a content part, which has the keys that transformers defines.
 
     Args:
         part: has one of the keys ``image`` (any `ImageSource`), ``path``, ``url`` (a data URI or a
             ``file://`` URL) and ``base64`` (a file in base64, or a data URI).
 
+    Returns:
+        RGB, uint8 ``[height, width, 3]``, C-contiguous.
+
     Raises:
-        PromptError: none of these keys, or several.
+        PromptError: the part has none of these keys, or several.
         ImageError, MissingDependencyError: as `load_image`.
     """
     keys = [key for key in _KEYS if part.get(key) is not None]
@@ -124,7 +148,7 @@ def image_of_part(part: Mapping[str, Any]) -> NDArray[np.uint8]:
         "url": isinstance(source, str) and is_url(source),
     }
     if not fits.get(key, False):
-        given = shortened(source) if isinstance(source, str) else type_name(source)
+        given = shorten(source) if isinstance(source, str) else type_name(source)
         raise ImageError(f"'{key}' of an image part must be {_KEYS[key]}, is {given}")
     return load_image(source)
 
@@ -137,19 +161,19 @@ _KEYS = {
 }
 
 
-def _is_one(sources: object) -> bool:
-    """Whether this is a single image, or what can only be refused as one, rather than several."""
+def _is_single_image(sources: object) -> bool:
+    """Return False for an iterable of images."""
     if isinstance(sources, str | os.PathLike | Image.Image):
         return True
     if _is_array(sources):
-        # One dimension may be a column of paths, or an array of objects.
+        # An array of one dimension may hold paths or other objects.
         kind = sources.dtype.kind if isinstance(sources, np.ndarray) else "O"
         return getattr(sources, "ndim", 0) != 1 or kind not in "OSTU"
-    return holds_bytes(sources) or is_file(sources) or not isinstance(sources, Iterable)
+    return is_bytes_like(sources) or is_file_object(sources) or not isinstance(sources, Iterable)
 
 
 def _is_array(source: object) -> bool:
-    """Whether numpy makes an array of this; its scalars, texts among them, are none."""
+    """Return True if numpy can convert this to an array; its scalars, also texts, are not arrays."""
     return not isinstance(source, np.generic) and (
         hasattr(source, "__array__") or hasattr(source, "__array_interface__")
     )
@@ -160,6 +184,8 @@ def _as_array(source: Any) -> NDArray[Any]:
         return source
     try:
         return np.asarray(source)
-    except Exception as error:  # whatever the object's own conversion raises
+    except Exception as error:  # any type: the object's conversion is not ours
         reason = " ".join(str(error).split())[:200]
-        raise ImageError(f"the {type_name(source)} cannot become an array: {reason}") from error
+        raise ImageError(
+            f"the {type_name(source)} cannot be converted to an array: {reason}"
+        ) from error

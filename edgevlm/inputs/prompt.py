@@ -33,7 +33,7 @@ import jinja2.sandbox
 
 from edgevlm.errors import BundleError, ContextError, PromptError
 from edgevlm.inputs.image_processor import Tile
-from edgevlm.manifest import ImageSpelling, PromptSpec
+from edgevlm.manifest import ImageTemplate, PromptSpec
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -262,7 +262,7 @@ def _text(name: str, text: object) -> str:
     return text
 
 
-def spell_image(spelling: ImageSpelling, image_token: str, rows: int, columns: int) -> str:
+def spell_image(spelling: ImageTemplate, image_token: str, rows: int, columns: int) -> str:
     """Return the text that stands for one image in a prompt, with one `image_token` for each tile."""
     if rows == 0 and columns == 0:
         return spelling.whole.replace("{image}", image_token)

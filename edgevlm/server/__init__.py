@@ -1,6 +1,7 @@
-"""`edgevlm serve`: a model behind an OpenAI-compatible HTTP interface.
+"""`edgevlm serve`: an HTTP server for one model, compatible with the OpenAI API.
 
-Data flows one way: `access` (who may ask) → `requests` and `messages` (what clients write, checked by
-`validation`) → `pictures` (their bytes) → `worker` (one thread that owns the model, first come first served)
-→ `answers` and `responses` (what clients read); `app` joins them, `http_server` listens.
+Data goes one way: `access` (allowed hosts and origins) → `requests` and `messages` (the JSON of clients,
+checked by `validation`) → `images` (the files of images) → `worker` (one thread that owns the model, first
+come, first served) → `answers` and `responses` (the JSON for clients). `app` joins these modules, and
+`http_server` listens.
 """

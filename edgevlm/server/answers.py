@@ -1,4 +1,4 @@
-"""Answers on their way to a client: whole, or as server-sent events."""
+"""Answers for clients: as one JSON object, or as server-sent events."""
 
 from __future__ import annotations
 
@@ -17,67 +17,82 @@ from edgevlm.server import responses
 from edgevlm.server.errors import RequestError, failure_body
 
 
-async def unless_left(work: Any, request: Request) -> Any:
-    """What `work` returns; it is cancelled if the client leaves meanwhile."""
+async def cancel_on_disconnect(work: Any, request: Request) -> Any:
+    """Await `work` and return its result, but cancel it if the client disconnects.
+
+    Args:
+        work: an awaitable.
+        request: the request of the client; its body has been read.
+
+    Raises:
+        RequestError: the client disconnected.
+    """
     task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_left(request))
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise RequestError(499, "the client left", code="client_left")
+            raise RequestError(499, "the client disconnected", code="client_left")
         return task.result()
     finally:
-        for pending in (task, left):
+        for pending in (task, disconnect):
             pending.cancel()
-        await asyncio.gather(task, left, return_exceptions=True)
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _left(request: Request) -> None:
-    """Returns when the client has gone; the body has been read before."""
+async def _wait_for_disconnect(request: Request) -> None:
+    """Wait until the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer of a model.
-
-    Args:
-        model: the name that it is served by.
-        first: its first chunk, which tells that the request can be answered.
-        chunks: the others.
-    """
+class PendingAnswer:
+    """An answer of the model that has begun."""
 
     model: str
+    """Name of the model for clients."""
     first: Chunk
+    """First chunk; it proves that the request can be answered."""
     chunks: AsyncGenerator[Chunk, None]
+    """The other chunks."""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    """Random id of the answer."""
     created: int = field(default_factory=lambda: int(time.time()))
+    """Unix time in seconds."""
 
-    async def whole(self, *, logprobs: bool) -> responses.ChatCompletion:
-        """All of it at once."""
-        read = [chunk async for chunk in self._all()]
-        finish, stats = _end(read[-1])
-        found = [token for chunk in read for token in chunk.logprobs]
+    async def collect(self, *, logprobs: bool) -> responses.ChatCompletion:
+        """Wait for the whole answer.
+
+        Args:
+            logprobs: add the log-probabilities of its tokens.
+        """
+        chunks = [chunk async for chunk in self._all_chunks()]
+        finish_reason, stats = _end_of(chunks[-1])
+        tokens = [token for chunk in chunks for token in chunk.logprobs]
         return responses.ChatCompletion(
             id=self.id,
             created=self.created,
             model=self.model,
             choices=[
                 responses.Choice(
-                    message=responses.AnswerMessage(content="".join(chunk.text for chunk in read)),
-                    logprobs=responses.logprobs(found) if logprobs else None,
-                    finish_reason=finish,
+                    message=responses.AnswerMessage(
+                        content="".join(chunk.text for chunk in chunks)
+                    ),
+                    logprobs=responses.to_logprobs(tokens) if logprobs else None,
+                    finish_reason=finish_reason,
                 )
             ],
-            usage=responses.usage(stats),
+            usage=responses.to_usage(stats),
         )
 
     async def events(self, *, usage: bool) -> AsyncIterator[str]:
-        """Server-sent events; an error after the first of them is one of them, as the headers are gone.
+        """Yield server-sent events.
+
+        An error after the first event is an event, too, since the status was sent before.
 
         Args:
-            usage: end with an event that says what the answer cost.
+            usage: end with an event that has the token counts.
         """
 
         def event(*choices: responses.ChunkChoice, stats: Stats | None = None) -> str:
@@ -86,11 +101,11 @@ class Answer:
                 created=self.created,
                 model=self.model,
                 choices=list(choices),
-                usage=None if stats is None else responses.usage(stats),
+                usage=None if stats is None else responses.to_usage(stats),
             )
             return f"data: {chunk.model_dump_json(exclude=None if usage else {'usage'})}\n\n"
 
-        def piece(
+        def delta_event(
             delta: responses.Delta,
             logprobs: responses.Logprobs | None = None,
             finish_reason: FinishReason | None = None,
@@ -100,14 +115,14 @@ class Answer:
             )
 
         try:
-            yield piece({"role": "assistant", "content": "", "refusal": None})
-            async for chunk in self._all():
-                found = responses.logprobs(chunk.logprobs) if chunk.logprobs else None
-                if chunk.text or found:
-                    yield piece({"content": chunk.text}, found)
+            yield delta_event({"role": "assistant", "content": "", "refusal": None})
+            async for chunk in self._all_chunks():
+                logprobs = responses.to_logprobs(chunk.logprobs) if chunk.logprobs else None
+                if chunk.text or logprobs:
+                    yield delta_event({"content": chunk.text}, logprobs)
                 if chunk.finish_reason is not None:
-                    finish, stats = _end(chunk)
-                    yield piece({}, finish_reason=finish)
+                    finish_reason, stats = _end_of(chunk)
+                    yield delta_event({}, finish_reason=finish_reason)
                     if usage:
                         yield event(stats=stats)
             yield "data: [DONE]\n\n"
@@ -118,13 +133,13 @@ class Answer:
         finally:
             await self.chunks.aclose()
 
-    async def _all(self) -> AsyncIterator[Chunk]:
+    async def _all_chunks(self) -> AsyncIterator[Chunk]:
         yield self.first
         async for chunk in self.chunks:
             yield chunk
 
 
-def _end(chunk: Chunk) -> tuple[FinishReason, Stats]:
+def _end_of(chunk: Chunk) -> tuple[FinishReason, Stats]:
     if chunk.finish_reason is None or chunk.stats is None:
         raise RuntimeError("the answer ended without a finish reason")
     return chunk.finish_reason, chunk.stats

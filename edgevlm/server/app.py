@@ -1,4 +1,4 @@
-"""The HTTP interface: OpenAI's chat completions, models and files over one model."""
+"""The HTTP API: OpenAI's chat completions, models and files for one model."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from starlette.requests import ClientDisconnect
 import edgevlm
 from edgevlm.errors import EdgeVLMError
 from edgevlm.options import DEFAULT_MAX_TOKENS
-from edgevlm.server import description, responses
-from edgevlm.server.access import Access, origin
-from edgevlm.server.answers import Answer, unless_left
+from edgevlm.server import openapi, responses
+from edgevlm.server.access import AccessControl, parse_origin
+from edgevlm.server.answers import PendingAnswer, cancel_on_disconnect
 from edgevlm.server.body_limit import BodyLimit
-from edgevlm.server.errors import RequestError, error_body, failure_body, refusal
+from edgevlm.server.errors import RequestError, error_body, failure_body, to_request_error
 from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
-from edgevlm.server.images import PictureReader
+from edgevlm.server.images import ImageReader
 from edgevlm.server.limits import Limits
 from edgevlm.server.metrics import Metrics
 from edgevlm.server.notices import Notices
 from edgevlm.server.requests import ChatCompletionRequest
-from edgevlm.server.validation import check, parse_json
+from edgevlm.server.validation import parse_json, validate
 from edgevlm.server.worker import Worker
 from edgevlm.vlm import VLM
 
-LARGE_BODY = 2**18
-"""Bytes from which a request is read in a thread, so that nobody else waits for it."""
+MIN_BYTES_FOR_THREAD = 2**18
+"""Size from which a body is parsed in a thread, so that other requests do not wait."""
 
 SCHEMA_THREADS = 4
-"""Schemas that are looked at at once, of which one at a time is tried; known ones pass it by."""
+"""Schemas that are checked at the same time. New ones are tried one at a time; known ones do not wait."""
 
 BEARER = HTTPBearer(auto_error=False)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": responses.ErrorResponse, "description": description}
     for status, description in {
-        400: "the request cannot be used",
-        401: "the key is missing or wrong",
-        403: "a web page whose origin is not allowed",
-        404: "no such model, file or address",
-        405: "another method is meant",
-        413: "larger than the server accepts",
+        400: "the request is invalid",
+        401: "the API key is missing or wrong",
+        403: "the origin of the web page is not allowed",
+        404: "the model, file or path does not exist",
+        405: "the method is not allowed for this path",
+        413: "the body is too large, or the storage is full",
         500: "the model failed",
-        501: "needs a library that the server lacks",
-        503: "too many requests wait; Retry-After says when to come again",
+        501: "a library is missing on the server",
+        503: "the queue is full; the header Retry-After has the seconds to wait",
     }.items()
 }
 
-UPLOAD = {
+UPLOAD_SCHEMA = {
     "type": "object",
     "properties": {
         "file": {"type": "string", "contentMediaType": "application/octet-stream"},
@@ -74,42 +74,45 @@ def create_app(
     model: str,
     api_key: str | None = None,
     limits: Limits | None = None,
-    remote_addresses: Callable[[str], bool] | None = None,
+    allow_address: Callable[[str], bool] | None = None,
     trusted_hosts: Sequence[str] | None = None,
     allowed_origins: Sequence[str] = (),
     strict: bool = False,
 ) -> FastAPI:
-    """The application, which owns `vlm` from its start to its end.
+    """Create the application. It owns `vlm` from its start to its end.
 
     Args:
-        model: the name that requests call it by.
-        api_key: what clients have to show; None asks for none.
-        remote_addresses: which IP addresses pictures are fetched from; None fetches none.
-        trusted_hosts: names in requests' Host headers; None allows any. A server without a key should
-            allow its own only, else a web page can make a name point at it and read its answers.
-        allowed_origins: of web pages that may use the server, such as ``http://localhost:5173``; see
-            `edgevlm.server.access.origin`.
-        strict: refuse fields that the server does not know, instead of ignoring them.
+        vlm: the model.
+        model: the name of the model for clients.
+        api_key: the key that clients must send; None: no key.
+        limits: the limits of the server; None: the defaults.
+        allow_address: True for IP addresses that images may be fetched from; None: fetch no images.
+        trusted_hosts: allowed names in the Host header; None: all. A server without a key should only allow
+            its own names. Otherwise a web page can let a name of its own point to the server, and read its
+            answers.
+        allowed_origins: origins of web pages that may use the server, such as ``http://localhost:5173``; see
+            `edgevlm.server.access.parse_origin`.
+        strict: refuse unknown fields in requests instead of ignoring them.
 
     Raises:
-        InputError: an origin that is none.
+        InputError: an origin is not valid.
     """
     limits = limits or Limits()
-    origins = [origin(text) for text in allowed_origins]
+    origins = [parse_origin(text) for text in allowed_origins]
     metrics = Metrics()
     worker = Worker(vlm, limits.queue, metrics)
-    metrics.watch(lambda: worker.waiting)
+    metrics.track_queue(lambda: worker.waiting)
     files = FileStore(limits)
-    pictures = PictureReader(limits, files, remote_addresses)
+    images = ImageReader(limits, files, allow_address)
     notices = Notices()
-    schemas = ThreadPoolExecutor(SCHEMA_THREADS, "edgevlm-schemas")
-    started = int(time.time())
+    schema_threads = ThreadPoolExecutor(SCHEMA_THREADS, "edgevlm-schemas")
+    created = int(time.time())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(worker.close)
-        schemas.shutdown(wait=False, cancel_futures=True)
+        schema_threads.shutdown(wait=False, cancel_futures=True)
         vlm.close()
 
     app = FastAPI(
@@ -117,93 +120,94 @@ def create_app(
         version=edgevlm.__version__,
         description="Vision-language models on this machine, as OpenAI's chat completions.",
         lifespan=lifespan,
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # this page loads scripts from other servers
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, most_bytes=limits.body_bytes)
-    app.add_middleware(
-        Access, hosts=trusted_hosts, origins=origins, notices=notices
-    )  # the last one added is the first one asked
+    app.add_middleware(BodyLimit, max_bytes=limits.body_bytes)
+    # Starlette runs the middleware that is added last first.
+    app.add_middleware(AccessControl, hosts=trusted_hosts, origins=origins, notices=notices)
     _handle_errors(app)
 
-    def authorized(
-        shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    def check_key(
+        sent: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     ) -> None:
         if api_key is not None and not hmac.compare_digest(
-            (shown.credentials if shown else "").encode(), api_key.encode()
+            (sent.credentials if sent else "").encode(), api_key.encode()
         ):
             raise RequestError(
                 401,
-                "the server wants its key as 'Authorization: Bearer KEY'",
+                "the API key is missing or wrong; send it in the header 'Authorization: Bearer KEY'",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    guarded: dict[str, Any] = {"dependencies": [Depends(authorized)], "responses": ERRORS}
+    guarded: dict[str, Any] = {"dependencies": [Depends(check_key)], "responses": ERRORS}
 
     async def check_schema(schema: Any) -> None:
-        """Whatever a schema costs is spent before the worker gets to know the request."""
+        """Check a JSON schema before the request enters the queue, since a check can take seconds."""
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(schemas, vlm.check_json_schema, schema)
+            await loop.run_in_executor(schema_threads, vlm.check_json_schema, schema)
         except EdgeVLMError as error:
-            raise refusal(error, "response_format") from error
+            raise to_request_error(error, "response_format") from error
 
     @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
     async def health() -> responses.Health:
-        """Whether the server answers, and the request that it works on gets on."""
+        """Report that the server works, or an error if the current request makes no progress."""
         stalled = worker.stalled_seconds
         if stalled > limits.stalled_seconds:
             raise RequestError(
                 503,
-                f"the request that is being answered has not got on for {stalled:.0f} seconds, and "
-                f"{worker.waiting} wait for it; end the server and start it again",
+                f"the current request has made no progress for {stalled:.0f} seconds, and "
+                f"{worker.waiting} requests wait; restart the server",
                 code="stalled",
             )
         return responses.Health(waiting=worker.waiting)
 
     @app.get("/metrics", response_class=Response, **guarded)
     async def metrics_text() -> Response:
-        """Figures for Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Return metrics for Prometheus."""
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models", **guarded)
     async def models() -> responses.ModelList:
-        """The model that is served."""
-        return responses.ModelList(data=[responses.Model(id=model, created=started)])
+        """List the model of the server."""
+        return responses.ModelList(data=[responses.Model(id=model, created=created)])
 
     @app.get("/v1/models/{name:path}", **guarded)
     async def one_model(name: str) -> responses.Model:
-        """The model, if it has this name."""
+        """Return the model of the server by its name."""
         if name != model:
             raise RequestError(
                 404, f"no model {name[:80]!r}; this server has {model!r}", code="model_not_found"
             )
-        return responses.Model(id=model, created=started)
+        return responses.Model(id=model, created=created)
 
-    def report(unknown: Iterable[str]) -> None:
-        for name in unknown:
-            notices.once(
-                f"requests have the field {name}, which this server does not know and ignores"
-            )
+    def log_unknown(fields: Iterable[str]) -> None:
+        for name in fields:
+            notices.warn_once(f"unknown field {name} in requests is ignored")
 
-    @app.post("/v1/files", **guarded, openapi_extra=description.body("multipart/form-data", UPLOAD))
+    @app.post(
+        "/v1/files",
+        **guarded,
+        openapi_extra=openapi.request_body("multipart/form-data", UPLOAD_SCHEMA),
+    )
     async def upload(request: Request) -> responses.File:
-        """Keep an image; messages refer to it as ``{"type": "file", "file": {"file_id": ...}}``."""
-        stored, unknown = await read_upload(request, limits, strict=strict)
-        report(unknown)
-        pictures.check(stored.data)
-        files.add(stored)
-        return _described(stored)
+        """Store an image; messages refer to it as ``{"type": "file", "file": {"file_id": ...}}``."""
+        file, unknown = await read_upload(request, limits, strict=strict)
+        log_unknown(unknown)
+        images.count_pixels(file.data)
+        files.add(file)
+        return _to_response(file)
 
-    @app.get("/v1/files", **guarded, openapi_extra=description.query(ListParameters))
+    @app.get("/v1/files", **guarded, openapi_extra=openapi.query_parameters(ListParameters))
     async def all_files(request: Request) -> responses.FileList:
-        """The images that are kept."""
-        wanted, _ = check(ListParameters, dict(request.query_params), strict=True)
-        page = files.page(wanted)
+        """List the stored images."""
+        parameters, _ = validate(ListParameters, dict(request.query_params), strict=True)
+        page = files.page(parameters)
         ids = [file.id for file in page.files]
         return responses.FileList(
-            data=[_described(file) for file in page.files],
+            data=[_to_response(file) for file in page.files],
             first_id=ids[0] if ids else "",
             last_id=ids[-1] if ids else "",
             has_more=page.has_more,
@@ -211,40 +215,40 @@ def create_app(
 
     @app.get("/v1/files/{identifier}", **guarded)
     async def one_file(identifier: str) -> responses.File:
-        """One image's description."""
-        return _described(files.get(identifier))
+        """Describe a stored image."""
+        return _to_response(files.get(identifier))
 
     @app.get("/v1/files/{identifier}/content", **guarded, response_class=Response)
     async def content(identifier: str) -> Response:
-        """One image's bytes, as they were sent."""
-        stored = files.get(identifier)
+        """Return the file of a stored image."""
+        file = files.get(identifier)
         return Response(
-            stored.data,
+            file.data,
             media_type="application/octet-stream",
             headers={
-                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(stored.name, safe='')}",
+                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
                 "X-Content-Type-Options": "nosniff",
             },
         )
 
     @app.delete("/v1/files/{identifier}", **guarded)
     async def delete(identifier: str) -> responses.FileDeleted:
-        """Forget an image."""
+        """Delete a stored image."""
         files.remove(identifier)
         return responses.FileDeleted(id=identifier)
 
     @app.post(
         "/v1/chat/completions",
         response_model=responses.ChatCompletion,
-        openapi_extra=description.body(
-            "application/json", description.reference(ChatCompletionRequest)
+        openapi_extra=openapi.request_body(
+            "application/json", openapi.schema_reference(ChatCompletionRequest)
         ),
         **guarded
         | {
             "responses": ERRORS
             | {
                 200: {
-                    "description": "the answer; with stream=true, chunks as server-sent events",
+                    "description": "the answer; with stream=true, its chunks as server-sent events",
                     "content": {"text/event-stream": {"schema": {"type": "string"}}},
                 }
             }
@@ -252,86 +256,96 @@ def create_app(
     )
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation about images."""
-        asked, unknown = await _asked(request, strict=strict)
-        report(unknown)
-        if asked.model not in (None, model):
-            notices.once(f"requests name the model {asked.model[:80]!r}; {model!r} answers them")
-        options = asked.options(min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4)))
-        if options.get("json_schema") is not None:
-            await unless_left(check_schema(options["json_schema"]), request)
-        chunks = worker.answer(await pictures.messages(asked.messages), options)
-        first = await unless_left(anext(chunks), request)
-        answer = Answer(model, first, chunks)
-        if asked.stream:
-            return StreamingResponse(
-                answer.events(usage=asked.wants_usage), media_type="text/event-stream"
+        body, unknown = await _read_request(request, strict=strict)
+        log_unknown(unknown)
+        if body.model not in (None, model):
+            notices.warn_once(
+                f"requests name the model {body.model[:80]!r}; {model!r} answers them"
             )
-        whole = await unless_left(answer.whole(logprobs=bool(asked.logprobs)), request)
-        return JSONResponse(whole.model_dump())
+        default_max_tokens = min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4))
+        options = body.generation_options(default_max_tokens)
+        if options.get("json_schema") is not None:
+            await cancel_on_disconnect(check_schema(options["json_schema"]), request)
+        chunks = worker.answer(await images.read_messages(body.messages), options)
+        first = await cancel_on_disconnect(anext(chunks), request)
+        answer = PendingAnswer(model, first, chunks)
+        if body.stream:
+            return StreamingResponse(
+                answer.events(usage=body.include_usage), media_type="text/event-stream"
+            )
+        completion = await cancel_on_disconnect(
+            answer.collect(logprobs=bool(body.logprobs)), request
+        )
+        return JSONResponse(completion.model_dump())
 
-    app.openapi_schema = description.describe(app, ChatCompletionRequest)
+    app.openapi_schema = openapi.openapi_schema(app, ChatCompletionRequest)
     return app
 
 
-async def _asked(request: Request, *, strict: bool) -> tuple[ChatCompletionRequest, list[str]]:
-    """A conversation, whatever the Content-Type calls its JSON, and the fields that are not known."""
+async def _read_request(
+    request: Request, *, strict: bool
+) -> tuple[ChatCompletionRequest, list[str]]:
+    """Read the JSON of a request, whatever its Content-Type, and the names of unknown fields."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         raise RequestError(
             400,
-            f"the body is {kind}; send JSON, with images as data URIs or as the ids of files that were "
+            f"the body is {kind}; send JSON, with images as data URIs or as the ids of files that you "
             f"sent to /v1/files",
             code="invalid_json",
         )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise RequestError(400, f"the body's Content-Encoding is {encoding[:40]}; send it as it is")
+        raise RequestError(
+            400, f"the Content-Encoding {encoding[:40]} is not supported; send the body without it"
+        )
     body = await request.body()
 
-    def checked() -> tuple[ChatCompletionRequest, list[str]]:
-        return check(ChatCompletionRequest, parse_json(body), strict=strict)
+    def parse() -> tuple[ChatCompletionRequest, list[str]]:
+        return validate(ChatCompletionRequest, parse_json(body), strict=strict)
 
-    if len(body) < LARGE_BODY:
-        return checked()
-    return await asyncio.to_thread(checked)
+    if len(body) < MIN_BYTES_FOR_THREAD:
+        return parse()
+    return await asyncio.to_thread(parse)
 
 
-def _described(stored: StoredFile) -> responses.File:
+def _to_response(file: StoredFile) -> responses.File:
     return responses.File(
-        id=stored.id,
-        bytes=len(stored.data),
-        created_at=stored.created,
-        filename=stored.name,
-        purpose=stored.purpose,
+        id=file.id,
+        bytes=len(file.data),
+        created_at=file.created,
+        filename=file.name,
+        purpose=file.purpose,
     )
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's form."""
+    """Send every error in OpenAI's form."""
 
     @app.exception_handler(RequestError)
-    async def refused(_: Request, error: RequestError) -> JSONResponse:
+    async def request_error(_: Request, error: RequestError) -> JSONResponse:
         return JSONResponse(error.body, error.status, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> JSONResponse:
-        address = f"{request.method} {quote(request.url.path)[:100]}"
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        path = quote(request.url.path)[:100]
         code, message = None, str(error.detail)
         if error.status_code == 404:
             paths = ", ".join(path for path in app.openapi()["paths"] if "{" not in path)
-            code, message = "not_found", f"no address {address}; there are {paths}"
+            code, message = "not_found", f"the path {path} does not exist; use one of {paths}"
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "other methods")
-            code, message = "method_not_allowed", f"no {address}; this address takes {allowed}"
+            allowed = (error.headers or {}).get("Allow", "another method")
+            code = "method_not_allowed"
+            message = f"the method {request.method} is not allowed for {path}; use {allowed}"
         elif error.status_code == 413:
             code = "body_too_large"
         body = error_body(error.status_code, message, code)
         return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def left(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it
+    async def disconnected(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # the client does not get it
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
+    async def unexpected_error(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse(failure_body(error), 500)

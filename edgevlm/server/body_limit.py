@@ -1,4 +1,4 @@
-"""Refuses requests whose body is larger than allowed, before it is in memory."""
+"""Refuse requests with a body that is too large, before it is in memory."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from edgevlm.server.errors import error_body
 
 
 class BodyLimit:
-    """ASGI middleware; counts what really arrives, whatever the headers say.
+    """ASGI middleware that limits the size of a body. It counts the received bytes, too.
 
     Args:
-        most_bytes: of one body.
+        app: the application.
+        max_bytes: the limit for one body.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
-        self._most_bytes = most_bytes
-        self._message = (
-            f"the request's body has more than {most_bytes} bytes; send smaller pictures"
-        )
+        self._max_bytes = max_bytes
+        self._message = f"the body has more than {max_bytes} bytes; send smaller images"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a connection as ASGI applications do."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._most_bytes:
+        if declared.isdigit() and int(declared) > self._max_bytes:
             refused = JSONResponse(error_body(413, self._message, "body_too_large"), 413)
             await refused(scope, receive, send)
             return
-        arrived = 0
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal arrived
+        async def counting_receive() -> Message:
+            nonlocal received
             message = await receive()
-            arrived += len(message.get("body", b""))
-            if arrived > self._most_bytes:
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
                 raise HTTPException(413, self._message)
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, counting_receive, send)

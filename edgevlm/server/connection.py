@@ -1,7 +1,8 @@
-"""Connections that have an end: time limits for headers, bodies, idleness and clients that do not read.
+"""Connections with time limits for headers, bodies, idle times and clients that do not read.
 
-uvicorn limits the idle time of a connection only, and any byte begins that anew; here a byte a second is
-not enough. Use it as ``uvicorn.Config(app, **connection_options(limits))``.
+uvicorn limits only the idle time of a connection, and each byte restarts that time. A client that sends one
+byte per second would keep a connection forever. Use this module as
+``uvicorn.Config(app, **connection_options(limits))``.
 """
 
 from __future__ import annotations
@@ -17,34 +18,34 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from edgevlm.server.errors import error_body
 from edgevlm.server.limits import MIB, Limits
 
-CHECK_SECONDS = 1.0
-"""Between two looks at a connection, at most."""
+MAX_CHECK_SECONDS = 1.0
+"""Longest time between two checks of a connection."""
 
 
 def connection_options(limits: Limits) -> dict[str, Any]:
-    """Arguments of `uvicorn.Config`."""
+    """Return arguments of `uvicorn.Config`."""
     return {
-        "http": _limited(limits),
+        "http": _connection_class(limits),
         "ws": "none",
         "timeout_keep_alive": limits.idle_seconds,
     }
 
 
-def _limited(limits: Limits) -> type[H11Protocol]:
-    """A class for the connections of one server."""
-    arriving = _Arriving()
+def _connection_class(limits: Limits) -> type[H11Protocol]:
+    """Return a class for the connections of one server."""
+    in_flight = _InFlight()
 
     class Connection(_Connection):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self._limits = limits
-            self._all = arriving
+            self._in_flight = in_flight
 
     return Connection
 
 
-class _Arriving:
-    """Bytes of all requests that are being read or answered."""
+class _InFlight:
+    """Received bytes of all requests that are being read or answered."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -54,21 +55,21 @@ class _Connection(H11Protocol):
     """One connection."""
 
     _limits: Limits
-    _all: _Arriving
+    _in_flight: _InFlight
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._check: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting_since: float | None = None
-        """When headers, or the rest of a body that nobody wants, began to be waited for."""
-        self._answering: Any = None
-        """The request that is being read or answered."""
-        self._began = 0.0
-        self._arrived = 0
-        """Of that request: when it began, and its bytes."""
+        """Time since which the connection waits for headers, or for the rest of an ignored body."""
+        self._active_cycle: Any = None
+        """Request that is being read or answered."""
+        self._active_since = 0.0
+        self._received = 0
+        """Start time of that request, and its received bytes."""
         self._unread = 0
         self._unread_since = 0.0
-        """Bytes that wait for the client, and since when it took none of them."""
+        """Bytes that the client has not read, and the time since which it has read none of them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -77,7 +78,7 @@ class _Connection(H11Protocol):
         if len(self.connections) > self._limits.connections:
             self._refuse(
                 503,
-                f"{self._limits.connections} connections are open, and no more are taken; "
+                f"{self._limits.connections} connections are open, which is the limit; "
                 f"try again later",
                 "too_many_connections",
             )
@@ -85,41 +86,41 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._release()
-        if self._check is not None:
-            self._check.cancel()
-            self._check = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         super().data_received(data)
-        self._watch()
-        if self._answering is not None:
-            self._arrived += len(data)
-            self._all.bytes += len(data)
-            if self._all.bytes > self._limits.arriving_bytes:
+        self._update_state()
+        if self._active_cycle is not None:
+            self._received += len(data)
+            self._in_flight.bytes += len(data)
+            if self._in_flight.bytes > self._limits.in_flight_bytes:
                 self._refuse(
                     503,
-                    f"requests of {self._limits.arriving_bytes // MIB} MiB are being read or "
-                    f"answered, and no more are taken; try again later",
+                    f"requests of {self._limits.in_flight_bytes // MIB} MiB are being read or "
+                    f"answered, which is the limit; try again later",
                     "too_many_bytes",
                 )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._update_state()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP, in the form of the other errors."""
-        self._refuse(400, f"{msg.rstrip('.')}: no HTTP/1.1, or headers of more than 16 KiB")
+        """Answer data that is not HTTP in the form of the other errors."""
+        self._refuse(400, f"{msg.rstrip('.')}: not HTTP/1.1, or headers of more than 16 KiB")
 
-    def _watch(self) -> None:
-        """After anything that happened."""
+    def _update_state(self) -> None:
+        """Find out whether the connection waits or is busy; called after each event."""
         busy = self.cycle is not None and not self.cycle.response_complete
-        if busy and self._answering is not self.cycle:
+        if busy and self._active_cycle is not self.cycle:
             self._release()
-            self._answering = self.cycle
-            self._began = time.monotonic()
+            self._active_cycle = self.cycle
+            self._active_since = time.monotonic()
         if busy:
             self._waiting_since = None
             return
@@ -128,20 +129,23 @@ class _Connection(H11Protocol):
             self._waiting_since = time.monotonic()
 
     def _release(self) -> None:
-        """The request that was read or answered is over."""
-        self._all.bytes -= self._arrived
-        self._arrived = 0
-        self._answering = None
+        """Stop counting the bytes of the request that is over."""
+        self._in_flight.bytes -= self._received
+        self._received = 0
+        self._active_cycle = None
 
     def _schedule(self) -> None:
         limits = self._limits
         shortest = min(
-            limits.header_seconds, limits.body_seconds, limits.unread_seconds, 4 * CHECK_SECONDS
+            limits.header_seconds,
+            limits.body_seconds,
+            limits.unread_seconds,
+            4 * MAX_CHECK_SECONDS,
         )
-        self._check = self.loop.call_later(shortest / 4, self._look)
+        self._timer = self.loop.call_later(shortest / 4, self._check_times)
 
-    def _look(self) -> None:
-        """Now and then."""
+    def _check_times(self) -> None:
+        """Close the connection if a time limit has passed."""
         limits, now = self._limits, time.monotonic()
         unread = self.transport.get_write_buffer_size()
         if unread == 0 or unread < self._unread or not self._unread:
@@ -157,22 +161,22 @@ class _Connection(H11Protocol):
             if now - self._waiting_since > limits.header_seconds:
                 self._refuse(
                     408,
-                    f"no whole request came within {limits.header_seconds:g} seconds",
+                    f"no complete request arrived within {limits.header_seconds:g} seconds",
                     "request_timeout",
                 )
-        elif self._answering is not None and self._answering.more_body:
-            allowed = limits.body_seconds + self._arrived / limits.body_bytes_per_second
-            if now - self._began > allowed:
+        elif self._active_cycle is not None and self._active_cycle.more_body:
+            allowed = limits.body_seconds + self._received / limits.body_bytes_per_second
+            if (elapsed := now - self._active_since) > allowed:
                 self._refuse(
                     408,
-                    f"the body came too slowly: {self._arrived} bytes in {now - self._began:.0f} seconds; "
+                    f"the body arrived too slowly: {self._received} bytes in {elapsed:.0f} seconds; "
                     f"{limits.body_seconds:g} seconds are allowed, and one more for each "
                     f"{limits.body_bytes_per_second} bytes",
                     "request_timeout",
                 )
 
     def _refuse(self, status: int, message: str, code: str | None = None) -> None:
-        """Say so, if no answer has begun, and close the connection."""
+        """Send an error if no response has begun, and close the connection."""
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:

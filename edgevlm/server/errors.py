@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them."""
+"""Errors in the form that OpenAI's clients expect."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError
 
 
 class RequestError(Exception):
-    """A request that is refused.
+    """An error that is sent to the client.
 
     Args:
-        status: HTTP.
-        code: for programs.
-        parameter: the field that is wrong, if it is one.
-        headers: of the response.
+        status: the HTTP status.
+        message: the text for people.
+        code: the name of the error for programs.
+        parameter: the name of the wrong field.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -31,13 +32,13 @@ class RequestError(Exception):
         self.headers = headers or {}
         self.body = error_body(status, message, code, parameter)
 
-    def at(self, place: str) -> RequestError:
-        """The same, said of a place in the request."""
+    def at(self, location: str) -> RequestError:
+        """Return the same error for a location in the request, such as ``messages.0.content``."""
         return RequestError(
             self.status,
-            f"{place}: {self}",
+            f"{location}: {self}",
             code=self.body["error"]["code"],
-            parameter=place,
+            parameter=location,
             headers=self.headers,
         )
 
@@ -45,21 +46,22 @@ class RequestError(Exception):
 def error_body(
     status: int, message: str, code: str | None = None, parameter: str | None = None
 ) -> dict[str, Any]:
-    """``{"error": {"message", "type", "param", "code"}}``"""
+    """Return the JSON of an error: ``{"error": {"message", "type", "param", "code"}}``."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
 
 
 def failure_body(error: Exception) -> dict[str, Any]:
-    """What a client is told of an error that nobody foresaw; the log has the rest."""
-    return error_body(500, f"the server failed: {type(error).__name__}")
+    """Return the JSON for an unexpected error. Details are only in the log of the server."""
+    return error_body(500, f"the server failed: {type(error).__name__}; its log has the details")
 
 
-def refusal(error: EdgeVLMError, parameter: str | None = None) -> RequestError:
-    """What a client is told of an error that edgevlm raised on purpose.
+def to_request_error(error: EdgeVLMError, parameter: str | None = None) -> RequestError:
+    """Convert an error of edgevlm to one for the client.
 
     Args:
-        parameter: the field that is wrong, if it is one.
+        error: the error.
+        parameter: the name of the wrong field.
     """
     if isinstance(error, InputError):
         return RequestError(400, str(error), code=type(error).__name__, parameter=parameter)

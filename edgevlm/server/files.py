@@ -1,4 +1,4 @@
-"""Images that clients uploaded, to be asked about by their ids; in memory, as long as the server runs."""
+"""Uploaded images: kept in memory while the server runs; requests refer to them by id."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from edgevlm.server.errors import RequestError
 from edgevlm.server.limits import Limits
-from edgevlm.server.validation import Given, Neutral, check
+from edgevlm.server.validation import RequestModel, UnsupportedField, validate
 
 MAX_LISTED = 10_000
-"""Files in one answer, as OpenAI has it."""
+"""Limit of files in one response, as OpenAI's."""
 
-FORM = "send the image as multipart/form-data, in the field 'file'"
+UPLOAD_HINT = "send the image as multipart/form-data, in the field 'file'"
 
 Purpose = Literal["vision", "user_data", "assistants"]
+"""Values of the field ``purpose`` that are accepted."""
 
 
-class UploadFields(Given):
-    """The fields of an upload beside the file."""
+class UploadFields(RequestModel):
+    """The fields of an upload, except the file."""
 
-    neutral: ClassVar[Mapping[str, Neutral]] = {
-        "expires_after[anchor]": Neutral((), "files are kept until they are deleted"),
-        "expires_after[seconds]": Neutral((), "files are kept until they are deleted"),
+    unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
+        "expires_after[anchor]": UnsupportedField((), "files are kept until they are deleted"),
+        "expires_after[seconds]": UnsupportedField((), "files are kept until they are deleted"),
     }
 
     purpose: Purpose = Field("vision", description="'vision', 'user_data' or 'assistants'")
 
 
-def _number(value: Any) -> Any:
-    """Everything in a query is text."""
+def _parse_number(value: Any) -> Any:
+    """Convert digits to an integer, since all values of a query are texts."""
     is_number = isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value)
     return int(value) if is_number else value
 
 
-class ListParameters(Given):
-    """What a client says of the list that it wants."""
+class ListParameters(RequestModel):
+    """The parameters of a request for a list of files."""
 
-    limit: Annotated[int, BeforeValidator(_number)] = Field(
+    limit: Annotated[int, BeforeValidator(_parse_number)] = Field(
         MAX_LISTED, ge=1, le=MAX_LISTED, description=f"an integer from 1 to {MAX_LISTED}"
     )
-    after: str = Field("", description="the id of a file; the list begins behind it")
+    after: str = Field("", description="the id of a file; the list begins after it")
     order: Literal["asc", "desc"] = Field(
         "desc", description="'asc' (the oldest first) or 'desc' (the newest first)"
     )
@@ -58,7 +59,7 @@ class ListParameters(Given):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One upload."""
+    """An uploaded file."""
 
     name: str
     purpose: str
@@ -75,14 +76,18 @@ class Page(NamedTuple):
 
 
 class FileStore:
-    """Uploads by id. What is full refuses more: nothing that a client still counts on is thrown away."""
+    """Uploaded files by id. A full store refuses new files and never deletes one by itself."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._files: dict[str, StoredFile] = {}
 
     def add(self, file: StoredFile) -> None:
-        """Raises RequestError if it does not fit."""
+        """Store a file.
+
+        Raises:
+            RequestError: the store is full.
+        """
         used = sum(len(other.data) for other in self._files.values())
         if (
             used + len(file.data) > self._limits.stored_bytes
@@ -90,15 +95,18 @@ class FileStore:
         ):
             raise RequestError(
                 413,
-                f"the {len(self._files)} uploaded files have {used} bytes, at most "
-                f"{self._limits.stored_files} files and {self._limits.stored_bytes} bytes are kept; "
-                f"delete some",
+                f"the {len(self._files)} uploaded files have {used} bytes; the limit is "
+                f"{self._limits.stored_files} files and {self._limits.stored_bytes} bytes; delete some",
                 code="storage_full",
             )
         self._files[file.id] = file
 
     def get(self, identifier: str) -> StoredFile:
-        """Raises RequestError if there is no such file."""
+        """Return a file.
+
+        Raises:
+            RequestError: there is no such file.
+        """
         try:
             return self._files[identifier]
         except KeyError:
@@ -107,40 +115,57 @@ class FileStore:
             ) from None
 
     def remove(self, identifier: str) -> None:
-        """Raises RequestError if there is no such file."""
+        """Delete a file.
+
+        Raises:
+            RequestError: there is no such file.
+        """
         self.get(identifier)
         del self._files[identifier]
 
-    def page(self, wanted: ListParameters) -> Page:
-        """A part of the list; raises RequestError if there is no file to begin behind."""
+    def page(self, parameters: ListParameters) -> Page:
+        """Return a part of the list.
+
+        Raises:
+            RequestError: the file of ``after`` does not exist.
+        """
         files = list(self._files.values())  # the oldest first
-        if wanted.order == "desc":
+        if parameters.order == "desc":
             files.reverse()
-        if wanted.after:
-            files = files[files.index(self.get(wanted.after)) + 1 :]
-        if wanted.purpose:
-            files = [file for file in files if file.purpose == wanted.purpose]
-        return Page(files[: wanted.limit], len(files) > wanted.limit)
+        if parameters.after:
+            files = files[files.index(self.get(parameters.after)) + 1 :]
+        if parameters.purpose:
+            files = [file for file in files if file.purpose == parameters.purpose]
+        return Page(files[: parameters.limit], len(files) > parameters.limit)
 
 
 async def read_upload(
     request: Request, limits: Limits, *, strict: bool
 ) -> tuple[StoredFile, list[str]]:
-    """The file that a request brings, and the names of the fields that the server does not know.
+    """Read the upload of a request.
+
+    Args:
+        request: the request.
+        limits: the limits of the server.
+        strict: refuse unknown fields.
+
+    Returns:
+        The file, and the names of unknown fields.
 
     Raises:
-        RequestError: no form, no file in it, or a field with a value that cannot be honoured.
+        RequestError: the body is not a form, the form has no file, or a value of a field is not supported.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        raise RequestError(400, f"the body is {kind or 'of no type'}; {FORM}", code="invalid_form")
+        message = f"the body is {kind or 'of no type'}; {UPLOAD_HINT}"
+        raise RequestError(400, message, code="invalid_form")
     parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=20)
-    parser.spool_max_size = limits.body_bytes  # in memory: there may be no folder for it
+    parser.spool_max_size = limits.body_bytes  # never write to disk: there may be no folder for it
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise RequestError(
-            400, f"the form cannot be read: {error.message}; {FORM}", code="invalid_form"
+            400, f"the form cannot be read: {error.message}; {UPLOAD_HINT}", code="invalid_form"
         ) from None
     try:
         file = form.get("file")
@@ -148,13 +173,13 @@ async def read_upload(
             found = ", ".join(repr(name[:40]) for name in list(form)[:5]) or "no field"
             raise RequestError(
                 400,
-                f"file is missing, the form has {found}; {FORM}",
+                f"file is missing, the form has {found}; {UPLOAD_HINT}",
                 code="invalid_form",
                 parameter="file",
             )
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        checked, unknown = check(UploadFields, fields, strict=strict)
+        upload, unknown = validate(UploadFields, fields, strict=strict)
         data = await file.read()
     finally:
         await form.close()
-    return StoredFile(file.filename or "image", checked.purpose, data), unknown
+    return StoredFile(file.filename or "image", upload.purpose, data), unknown

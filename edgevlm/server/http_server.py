@@ -1,4 +1,4 @@
-"""The sockets that the server listens on, and the loop that answers them."""
+"""The listening socket, and the loop that answers requests."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from edgevlm.server.limits import Limits
 from edgevlm.server.shutdown import BoundedServer
 
 BACKLOG = 2048
-"""Connections that wait to be accepted."""
+"""Limit of connections that wait to be accepted."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; what connects waits until `serve` runs.
+    """Open a listening socket. Clients that connect wait until `serve` runs.
 
     Args:
-        host: an address of this machine, or a name of one.
-        port: 0 takes a free one.
+        host: an address of this machine, or a name of it.
+        port: the port; 0: a free one.
 
     Raises:
-        InputError: the port is taken, or this machine has no such address.
+        InputError: the port is in use or not allowed, or this machine has no such address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
-        raise InputError(f"--host {host} is no address of this machine: {error}") from None
+        raise InputError(f"--host {host} is not an address of this machine: {error}") from None
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listening = socket.socket(family, kind, protocol)
     try:
-        if os.name == "posix":  # a port whose old connections still fade away is free
+        if os.name == "posix":  # ignore old connections in the state TIME_WAIT
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -45,50 +45,58 @@ def bind(host: str, port: int) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise InputError(_reason(host, port, error)) from None
+        raise InputError(_explain(host, port, error)) from None
     return listening
 
 
-def _reason(host: str, port: int, error: OSError) -> str:
+def _explain(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken by another program; end that one, or take another --port"
+        return f"port {port} of {host} is in use by another program; end that program, or use another --port"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host} is no address of this machine"
+        return f"--host {host} is not an address of this machine"
     if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than this user has; take a --port above 1023"
+        return f"this user has no permission for port {port}; use a --port above 1023"
     return f"cannot listen on port {port} of {host}: {error.strerror}"
 
 
-def url(listening: socket.socket, host: str) -> str:
-    """Where a client finds a socket, by the name that it was bound by."""
+def base_url(listening: socket.socket, host: str) -> str:
+    """Return the base URL for clients of a listening socket.
+
+    Args:
+        listening: the socket.
+        host: the address or name that it was bound to.
+    """
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listening.getsockname()[1]}/v1"
 
 
 class _Server(BoundedServer):
     def __init__(
-        self, config: uvicorn.Config, limits: Limits, started: Callable[[], object]
+        self, config: uvicorn.Config, limits: Limits, on_start: Callable[[], object]
     ) -> None:
         super().__init__(config, limits)
-        self._say_started = started
+        self._on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._say_started()
+            self._on_start()
 
 
 def serve(
     app: FastAPI,
     sockets: list[socket.socket],
     limits: Limits,
-    started: Callable[[], object] = lambda: None,
+    on_start: Callable[[], object] = lambda: None,
 ) -> None:
-    """Answer what comes to `sockets` until a signal ends it; closes them.
+    """Answer requests until a signal ends the server, and close the sockets.
 
     Args:
-        started: called once requests are answered.
+        app: the application.
+        sockets: listening sockets.
+        limits: the limits of the server.
+        on_start: called when the server begins to answer.
     """
     config = uvicorn.Config(app, log_level="warning", **connection_options(limits))
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, limits, started).run(sockets)
+        _Server(config, limits, on_start).run(sockets)

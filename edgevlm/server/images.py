@@ -1,7 +1,7 @@
-"""Pictures of a request as the bytes of their files: from data URIs, uploads and, if allowed, the network.
+"""Read the images of a request: from data URIs, uploads and, if allowed, the network.
 
-A remote picture is fetched from public addresses only, each redirection checked anew, and the connection
-goes to the very address that was checked, so that a name which changes its mind reaches nothing inside.
+A remote image is fetched from public addresses only, and each redirect is checked again. The connection goes
+to the address that was checked, so that a host name whose address changes cannot reach the local network.
 """
 
 from __future__ import annotations
@@ -17,97 +17,102 @@ import httpx
 
 from edgevlm.errors import EdgeVLMError, ImageError
 from edgevlm.inputs.data_uri import decode_data_uri, is_data_uri
-from edgevlm.inputs.images import stored_image_size
+from edgevlm.inputs.images import read_image_size
 from edgevlm.server.errors import RequestError
 from edgevlm.server.files import FileStore
 from edgevlm.server.limits import Limits
-from edgevlm.server.messages import Message, RefusalPart, Source, TextPart
+from edgevlm.server.messages import ImageReference, Message, RefusalPart, TextPart
 
-REDIRECTIONS = 3
+MAX_REDIRECTS = 3
 
-LARGE_URI = 2**18
-"""Characters from which a data URI is decoded in a thread, so that nobody else waits for it."""
+MIN_CHARACTERS_FOR_THREAD = 2**18
+"""Length from which a data URI is decoded in a thread, so that other requests do not wait."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the internet at large: no private, local or reserved one."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_global and not found.is_multicast
+    """Return True for an IP address of the public internet: not private, local, reserved or multicast."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_global and not parsed.is_multicast
 
 
-class PictureReader:
-    """Turns a request's messages into those of `VLM.stream_generate`.
+class ImageReader:
+    """Converts the messages of a request to messages of `VLM.stream_generate`, with their images.
 
     Args:
-        allowed: which IP addresses a remote picture may come from; None refuses remote pictures.
+        limits: the limits of the server.
+        files: uploaded files.
+        allow_address: True for IP addresses that images may be fetched from; None: fetch no images.
     """
 
     def __init__(
-        self, limits: Limits, files: FileStore, allowed: Callable[[str], bool] | None
+        self, limits: Limits, files: FileStore, allow_address: Callable[[str], bool] | None
     ) -> None:
         self._limits = limits
         self._files = files
-        self._allowed = allowed
+        self._allow_address = allow_address
 
-    async def messages(self, given: Sequence[Message]) -> list[dict[str, Any]]:
-        """Raises RequestError for a picture that cannot be had or is too large."""
+    async def read_messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Convert the messages of a request; read their images, and fetch them if necessary.
+
+        Raises:
+            RequestError: an image cannot be read or fetched, or there are too many images or pixels.
+        """
         count = sum(
             not isinstance(part, TextPart | RefusalPart)
-            for message in given
+            for message in messages
             for part in message.parts
         )
-        if count > self._limits.pictures:
+        if count > self._limits.images:
             raise RequestError(
                 400,
-                f"the conversation has {count} pictures, at most {self._limits.pictures} are accepted",
+                f"the conversation has {count} images; the limit is {self._limits.images}",
                 code="too_many_pictures",
                 parameter="messages",
             )
         pixels = 0
-        messages: list[dict[str, Any]] = []
-        for index, message in enumerate(given):
+        converted: list[dict[str, Any]] = []
+        for index, message in enumerate(messages):
             parts: list[dict[str, Any]] = []
-            for at, part in enumerate(message.parts):
+            for part_index, part in enumerate(message.parts):
                 if isinstance(part, TextPart | RefusalPart):
                     parts.append({"type": "text", "text": part.text})
                     continue
-                place = f"messages.{index}.content.{at}.{part.source.field}"
+                location = f"messages.{index}.content.{part_index}.{part.source.field}"
                 try:
-                    data, size = await self._image(part.source)
+                    data, size = await self._read(part.source)
                 except RequestError as error:
-                    raise error.at(place) from error
+                    raise error.at(location) from error
                 pixels += size
                 if pixels > self._limits.request_pixels:
                     raise RequestError(
                         400,
-                        f"{place}: the conversation's pictures have more than the "
-                        f"{self._limits.request_pixels} pixels together that are accepted; make them "
-                        f"smaller first",
+                        f"{location}: the images of the conversation have more than "
+                        f"{self._limits.request_pixels} pixels together; make them smaller first",
                         code="too_many_pixels",
-                        parameter=place,
+                        parameter=location,
                     )
                 parts.append({"type": "image", "image": data, "detail": part.source.detail})
             role = "system" if message.role == "developer" else message.role
-            messages.append({"role": role, "content": parts})
-        return messages
+            converted.append({"role": role, "content": parts})
+        return converted
 
-    async def _image(self, source: Source) -> tuple[bytes, int]:
-        """The bytes of a file, and how many pixels its image has."""
+    async def _read(self, source: ImageReference) -> tuple[bytes, int]:
+        """Return the bytes of an image file, and the number of its pixels."""
         if source.file_id is not None:
             data = self._files.get(source.file_id).data
-            return data, self.check(data)
+            return data, self.count_pixels(data)
         url = source.url or ""
         if is_data_uri(url):
-            if len(url) < LARGE_URI:
+            if len(url) < MIN_CHARACTERS_FOR_THREAD:
                 return self._decode(url)
             return await asyncio.to_thread(self._decode, url)
         if url[:8].lower().startswith(("http://", "https://")):
             data = await self._fetch(url)
-            return data, self.check(data)
+            return data, self.count_pixels(data)
         raise RequestError(
             400,
-            f"a picture's url must be a data URI, is {url[:40]!r}",
+            f"the url of an image must be a data URI, is {url[:40]!r}",
             code="invalid_image_url",
         )
 
@@ -116,37 +121,37 @@ class PictureReader:
             data = decode_data_uri(uri)
         except ImageError as error:
             raise RequestError(400, str(error), code="invalid_image_url") from error
-        return data, self.check(data)
+        return data, self.count_pixels(data)
 
-    def check(self, data: bytes) -> int:
-        """How many pixels an image has; none of them is decoded.
+    def count_pixels(self, data: bytes) -> int:
+        """Return the number of pixels of an image file. No pixel is decoded.
 
         Raises:
-            RequestError: no image, or too many pixels.
+            RequestError: the file is not an image, or has too many pixels.
         """
         try:
-            width, height = stored_image_size(data)
+            width, height = read_image_size(data)
         except EdgeVLMError as error:
             raise RequestError(400, str(error), code="invalid_image") from error
         if width * height > self._limits.pixels:
             raise RequestError(
                 400,
-                f"the picture is {width} x {height} pixels, more than the {self._limits.pixels} "
-                f"that are accepted; make it smaller first",
+                f"the image is {width} x {height} pixels, more than the {self._limits.pixels} "
+                f"that are allowed; make it smaller first",
                 code="image_too_large",
             )
         return width * height
 
     async def _fetch(self, url: str) -> bytes:
-        if self._allowed is None:
+        if self._allow_address is None:
             raise RequestError(
                 400,
-                "this server fetches no pictures; send a data URI (or start it with "
+                "this server fetches no images; send a data URI (or start the server with "
                 "--allow-remote-images)",
                 code="remote_images_not_allowed",
             )
         try:
-            return await asyncio.wait_for(self._follow(url), self._limits.fetch_seconds)
+            return await asyncio.wait_for(self._download(url), self._limits.fetch_seconds)
         except (asyncio.TimeoutError, httpx.TimeoutException):
             raise RequestError(
                 400, f"{url[:200]} did not arrive within {self._limits.fetch_seconds:g} s"
@@ -154,37 +159,38 @@ class PictureReader:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise RequestError(400, f"{url[:200]} cannot be fetched: {error}") from error
 
-    async def _follow(self, url: str) -> bytes:
+    async def _download(self, url: str) -> bytes:
         async with httpx.AsyncClient(trust_env=False, timeout=self._limits.fetch_seconds) as client:
-            for _ in range(REDIRECTIONS + 1):
-                async with client.stream("GET", **await self._pinned(url)) as response:
+            for _ in range(MAX_REDIRECTS + 1):
+                async with client.stream("GET", **await self._pin_address(url)) as response:
                     if response.is_redirect:
                         url = urljoin(url, response.headers["location"])
                         continue
                     if response.status_code != httpx.codes.OK:
                         raise ValueError(f"status {response.status_code}")
-                    return await self._body(response)
-        raise ValueError(f"more than {REDIRECTIONS} redirections")
+                    return await self._read_body(response)
+        raise ValueError(f"more than {MAX_REDIRECTS} redirects")
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    async def _read_body(self, response: httpx.Response) -> bytes:
         data = bytearray()
-        async for piece in response.aiter_bytes():
-            data += piece
+        async for block in response.aiter_bytes():
+            data += block
             if len(data) > self._limits.body_bytes:
                 raise ValueError(f"more than {self._limits.body_bytes} bytes")
         return bytes(data)
 
-    async def _pinned(self, url: str) -> dict[str, Any]:
-        """Arguments of a request that goes to an address which was checked."""
+    async def _pin_address(self, url: str) -> dict[str, Any]:
+        """Check the addresses of a host. Return arguments of a request that goes to one of them."""
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         if parts.scheme not in ("http", "https") or not host:
-            raise ValueError("no http(s) address")
+            raise ValueError("not an http(s) address")
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [str(entry[4][0]) for entry in found]
-        if self._allowed is None or not addresses or not all(map(self._allowed, addresses)):
-            raise ValueError(f"{host} is at {', '.join(addresses)}, which is not public")
+        allow = self._allow_address
+        if allow is None or not addresses or not all(map(allow, addresses)):
+            raise ValueError(f"{host} has the address {', '.join(addresses)}, which is not public")
         return {
             "url": httpx.URL(url).copy_with(host=addresses[0]),
             "headers": {"Host": parts.netloc.rpartition("@")[2]},

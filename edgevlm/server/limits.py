@@ -1,4 +1,4 @@
-"""What a request may cost at most."""
+"""Limits of the server."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """Past any of these a request is refused with the figure; nothing is cut short silently."""
+    """Limits of the server. A request that exceeds one is refused, and the error names the limit."""
 
     body_bytes: int = 32 * MIB
-    """Of one request, pictures included."""
-    pictures: int = 16
-    """Of one conversation."""
+    """Bytes of one request, images included."""
+    images: int = 16
+    """Images of one conversation."""
     pixels: int = 33_177_600
-    """Of one picture: 8K video."""
+    """Pixels of one image; a frame of 8K video fits."""
     request_pixels: int = 4 * 33_177_600
-    """Of all pictures of one conversation together; each pixel takes three bytes of memory."""
+    """Pixels of all images of one conversation; each takes three bytes of memory."""
     queue: int = 32
-    """Requests that wait for the one that is answered."""
+    """Requests that wait for the one that is being answered."""
     stored_bytes: int = 256 * MIB
-    """Of all uploaded files together."""
+    """Bytes of all uploaded files."""
     stored_files: int = 1000
+    """Number of uploaded files."""
     fetch_seconds: float = 10.0
-    """For one remote picture, from the first byte to the last."""
+    """Time to fetch one remote image."""
     connections: int = 256
-    """Open at once, whatever comes through them."""
-    arriving_bytes: int = 256 * MIB
-    """Of all requests that are being read or answered together."""
+    """Connections that are open at the same time."""
+    in_flight_bytes: int = 256 * MIB
+    """Bytes of all requests that are being read or answered."""
     header_seconds: float = 20.0
-    """From the beginning of a connection, or of a further request, to the end of its headers."""
+    """Time from the start of a connection, or of a further request, to the end of the headers."""
     body_seconds: float = 30.0
-    """For a body, beside the time that it takes at `body_bytes_per_second`."""
+    """Time for a body, in addition to its length divided by `body_bytes_per_second`."""
     body_bytes_per_second: int = 16 * KIB
-    """What a connection has to bring at least, once `body_seconds` are over."""
+    """Slowest speed of a body after `body_seconds`."""
     idle_seconds: float = 60.0
-    """Between two requests of a connection."""
+    """Time between two requests of a connection."""
     unread_seconds: float = 60.0
-    """That a client may take nothing of an answer that waits for it."""
+    """Time for which a client may read nothing of its answer."""
     stalled_seconds: float = 120.0
-    """Without any progress of the request that is being answered; then `/health` says so. A slow machine
-    may work so long on four tiles of a picture."""
+    """Time without progress of a request, after which `/health` reports an error. A slow machine may take
+    this long for four tiles of an image."""
     shutdown_seconds: int = 30
-    """For what runs when the server is told to end."""
+    """Time for running requests when the server ends."""

@@ -1,4 +1,4 @@
-"""Messages of a conversation as clients send them: texts, and images in every form that OpenAI has."""
+"""Messages of a request: texts, and images in all forms of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from edgevlm.inputs.tiling import Detail
-from edgevlm.server.validation import Given, Neutral
+from edgevlm import Detail
+from edgevlm.server.validation import RequestModel, UnsupportedField
 
 MAX_ITEMS = 4096
-"""Of messages, and of parts in one: more than any context holds."""
+"""Limit of messages, and of content parts in one message; more than any context holds."""
 
 NO_TOOLS = "this server has no tools"
 TEXT_ONLY = "this server answers with text"
@@ -29,41 +29,52 @@ URL = (
     "a data URI such as 'data:image/png;base64,...' or, if the server fetches images, an http(s) "
     "address"
 )
-DETAIL = "'low' (one tile), 'high' (split as in training) or 'auto' (as far as its pixels go)"
+DETAIL = (
+    "'low' (one tile), 'high' (split as in training) or 'auto' (as many tiles as its pixels fill)"
+)
 FILE_ID = "the id of an image that was sent to /v1/files, a text"
 
 
-class Source(NamedTuple):
-    """Where an image of a request comes from: one of `url` and `file_id`."""
+class ImageReference(NamedTuple):
+    """A reference to an image in a request: a URL or the id of an uploaded file."""
 
     url: str | None
+    """``http(s)`` URL or data URI; None if `file_id` is given."""
     file_id: str | None
     detail: Detail | None
     field: str
-    """Of the part, such as ``image_url.url``."""
+    """Name of the field in the content part, such as ``image_url.url``."""
 
 
-class ContentPart(Given):
+class ContentPart(RequestModel):
+    """A content part of a message."""
+
     expected = 'an object such as {"type": "text", "text": "What is this?"}'
-    unused = frozenset({"prompt_cache_breakpoint"})
+    ignored = frozenset({"prompt_cache_breakpoint"})
 
 
 class TextPart(ContentPart):
+    """A text."""
+
     type: Literal["text", "input_text", "output_text"] = PART_TYPE
     text: str = Field(description="a text")
 
 
 class RefusalPart(ContentPart):
+    """A refusal of the assistant, which is part of the prompt as a text is."""
+
     type: Literal["refusal"] = PART_TYPE
     refusal: str = Field(description="a text")
 
     @property
     def text(self) -> str:
-        """An assistant that refuses says so."""
+        """The refusal."""
         return self.refusal
 
 
-class ImageUrl(Given):
+class ImageUrl(RequestModel):
+    """The URL of an image."""
+
     url: str = Field(description=URL)
     detail: Detail | None = Field(None, description=DETAIL)
 
@@ -75,24 +86,25 @@ ImageUrlField: TypeAlias = Annotated[
         json_schema_input_type=ImageUrl | str,
     ),
 ]
-"""A plain text is the url."""
+"""An object with a URL, or the URL alone as a text."""
 
 IMAGE_URL = 'an object such as {"url": "data:image/png;base64,..."}'
 
 
 class ImagePart(ContentPart):
-    """An image, as chat completions have it."""
+    """An image, as in OpenAI's chat completions."""
 
     type: Literal["image_url"] = PART_TYPE
     image_url: ImageUrlField = Field(description=IMAGE_URL)
 
     @property
-    def source(self) -> Source:
-        return Source(self.image_url.url, None, self.image_url.detail, "image_url.url")
+    def source(self) -> ImageReference:
+        """The reference to the image."""
+        return ImageReference(self.image_url.url, None, self.image_url.detail, "image_url.url")
 
 
 class InputImagePart(ContentPart):
-    """An image, as OpenAI's responses have it."""
+    """An image, as in OpenAI's responses API."""
 
     type: Literal["input_image"] = PART_TYPE
     image_url: ImageUrlField | None = Field(None, description=IMAGE_URL)
@@ -100,41 +112,46 @@ class InputImagePart(ContentPart):
     detail: Detail | None = Field(None, description=DETAIL)
 
     @model_validator(mode="after")
-    def _one(self) -> InputImagePart:
+    def _check_one_source(self) -> InputImagePart:
         if (self.image_url is None) == (self.file_id is None):
             raise PydanticCustomError("refused", "must have one of image_url and file_id")
         return self
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ImageReference:
+        """The reference to the image."""
         if self.image_url is None:
-            return Source(None, self.file_id, self.detail, "file_id")
-        return Source(self.image_url.url, None, self.detail or self.image_url.detail, "image_url")
+            return ImageReference(None, self.file_id, self.detail, "file_id")
+        detail = self.detail or self.image_url.detail
+        return ImageReference(self.image_url.url, None, detail, "image_url")
 
 
-class FileReference(Given):
+class FileReference(RequestModel):
+    """An image file: the id of an uploaded one, or its data."""
+
     file_id: str | None = Field(None, description=FILE_ID)
     file_data: str | None = Field(None, description="an image as a data URI")
 
-    unused = frozenset({"filename"})
+    ignored = frozenset({"filename"})
 
     @model_validator(mode="after")
-    def _one(self) -> FileReference:
+    def _check_one_source(self) -> FileReference:
         if (self.file_id is None) == (self.file_data is None):
             raise PydanticCustomError("refused", "must have one of file_id and file_data")
         return self
 
 
 class FilePart(ContentPart):
-    """An image that was sent to /v1/files."""
+    """An image as a file."""
 
     type: Literal["file"] = PART_TYPE
     file: FileReference = Field(description='an object such as {"file_id": "file-..."}')
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ImageReference:
+        """The reference to the image."""
         field = "file.file_data" if self.file.file_id is None else "file.file_id"
-        return Source(self.file.file_data, self.file.file_id, None, field)
+        return ImageReference(self.file.file_data, self.file.file_id, None, field)
 
 
 Part: TypeAlias = Annotated[
@@ -143,22 +160,24 @@ Part: TypeAlias = Annotated[
 Parts: TypeAlias = Annotated[list[Part], Field(max_length=MAX_ITEMS)]
 
 
-def _parts(content: Any) -> Any:
-    """A content's one form: a text is one part, and null none."""
+def _to_parts(content: Any) -> Any:
+    """Convert a text to a list of one content part, and null to an empty list."""
     if content is None:
         return []
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-class Message(Given):
+class Message(RequestModel):
+    """A message of a conversation."""
+
     expected = 'an object such as {"role": "user", "content": "What is this?"}'
-    neutral: ClassVar[Mapping[str, Neutral]] = {
-        "tool_calls": Neutral((None, []), NO_TOOLS),
-        "tool_call_id": Neutral((None,), NO_TOOLS),
-        "function_call": Neutral((None,), NO_TOOLS),
-        "audio": Neutral((None,), TEXT_ONLY),
+    unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
+        "tool_calls": UnsupportedField((None, []), NO_TOOLS),
+        "tool_call_id": UnsupportedField((None,), NO_TOOLS),
+        "function_call": UnsupportedField((None,), NO_TOOLS),
+        "audio": UnsupportedField((None,), TEXT_ONLY),
     }
-    unused = frozenset({"name", "annotations", "parsed"})
+    ignored = frozenset({"name", "annotations", "parsed"})
 
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description=f"'system', 'developer', 'user' or 'assistant' ({NO_TOOLS})"
@@ -166,7 +185,7 @@ class Message(Given):
     content: Annotated[
         list[Part],
         FailFast(),
-        BeforeValidator(_parts, json_schema_input_type=str | Parts | None),
+        BeforeValidator(_to_parts, json_schema_input_type=str | Parts | None),
     ] = Field(
         default_factory=list,
         max_length=MAX_ITEMS,
@@ -179,15 +198,15 @@ class Message(Given):
     @field_validator("content")
     @classmethod
     def _not_empty(cls, content: list[Part], info: ValidationInfo) -> list[Part]:
-        """Only an assistant may have said nothing."""
+        """Refuse empty content, except of an assistant."""
         if not content and info.data.get("role", "assistant") != "assistant":
             raise ValueError
         return content
 
     @property
     def parts(self) -> list[Part]:
-        """What was said, a refusal included; an assistant that said nothing has an empty text."""
-        said = list(self.content)
+        """All content parts, a refusal included; an empty text if there are none."""
+        parts = list(self.content)
         if self.refusal:
-            said.append(RefusalPart(type="refusal", refusal=self.refusal))
-        return said or [TextPart(type="text", text="")]
+            parts.append(RefusalPart(type="refusal", refusal=self.refusal))
+        return parts or [TextPart(type="text", text="")]

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""Metrics for Prometheus, served at ``/metrics``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from edgevlm.results import Stats
 
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
+"""Buckets of the histograms in seconds."""
 
 
 class Metrics:
-    """Counters of one server."""
+    """Metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "edgevlm_requests",
-            "Requests that the model was asked, by how they ended",
+            "Requests to the model, by outcome",
             ["outcome"],
             registry=self._registry,
         )
@@ -26,7 +27,7 @@ class Metrics:
             "edgevlm_tokens", "Positions, by kind", ["kind"], registry=self._registry
         )
         self._tiles = Counter(
-            "edgevlm_tiles", "Tiles of pictures, by kind", ["kind"], registry=self._registry
+            "edgevlm_tiles", "Tiles of images, by kind", ["kind"], registry=self._registry
         )
         self._phases = Counter(
             "edgevlm_phase_seconds",
@@ -36,26 +37,26 @@ class Metrics:
         )
         self._first_token = Histogram(
             "edgevlm_first_token_seconds",
-            "From the beginning of the work to the first token",
-            buckets=SECONDS,
+            "Time from the start of the work to the first token",
+            buckets=BUCKETS,
             registry=self._registry,
         )
         self._total = Histogram(
             "edgevlm_answer_seconds",
-            "From the beginning of the work to the last token",
-            buckets=SECONDS,
+            "Time from the start of the work to the last token",
+            buckets=BUCKETS,
             registry=self._registry,
         )
         self._waiting = Gauge(
             "edgevlm_waiting_requests", "Requests in the queue", registry=self._registry
         )
 
-    def watch(self, waiting: Callable[[], int]) -> None:
-        """Read the queue's length whenever somebody asks."""
-        self._waiting.set_function(waiting)
+    def track_queue(self, length: Callable[[], int]) -> None:
+        """Call `length` for the length of the queue when the metrics are read."""
+        self._waiting.set_function(length)
 
-    def answered(self, stats: Stats) -> None:
-        """A request got its whole answer."""
+    def count_answered(self, stats: Stats) -> None:
+        """Count a request that was answered completely."""
         self._requests.labels("answered").inc()
         for kind, tokens in (
             ("prompt", stats.prompt_tokens),
@@ -70,14 +71,14 @@ class Metrics:
         self._first_token.observe(stats.first_token_ms / 1000)
         self._total.observe(stats.total_ms / 1000)
 
-    def abandoned(self) -> None:
-        """A client left before its answer was complete."""
+    def count_abandoned(self) -> None:
+        """Count a request whose client disconnected before the end of the answer."""
         self._requests.labels("abandoned").inc()
 
-    def failed(self, error: Exception) -> None:
-        """A request could not be answered."""
+    def count_failed(self, error: Exception) -> None:
+        """Count a request that failed."""
         self._requests.labels(type(error).__name__).inc()
 
-    def text(self) -> bytes:
-        """Prometheus's exposition format."""
+    def render(self) -> bytes:
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self._registry)

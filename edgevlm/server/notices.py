@@ -1,4 +1,4 @@
-"""What the server's log says once, however often it happens."""
+"""Warnings that are logged once each."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ _logger = logging.getLogger(__name__)
 
 
 class Notices:
-    """Warnings that are said once each.
+    """Logs each warning once.
 
     Args:
-        max_notices: past so many different ones nothing more is said, so that no client can fill the log.
+        max_notices: the limit of different warnings, so that clients cannot fill the log.
     """
 
     def __init__(self, max_notices: int = 200) -> None:
         self._max_notices = max_notices
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
-    def once(self, message: str) -> None:
-        """Log `message` as a warning unless that was done before."""
-        if message not in self._said and len(self._said) < self._max_notices:
-            self._said.add(message)
+    def warn_once(self, message: str) -> None:
+        """Log a warning, unless the same one was logged before."""
+        if message not in self._logged and len(self._logged) < self._max_notices:
+            self._logged.add(message)
             _logger.warning("%s", message)

@@ -1,8 +1,8 @@
-"""OpenAI's requests as data: what clients send.
+"""Requests of OpenAI's API as data classes.
 
-Beside OpenAI's fields a request may have ``top_k``, ``min_p``, ``repetition_penalty`` and
-``max_image_tokens``. Every field of OpenAI's is one that is honoured, one that is accepted as long as it
-asks for nothing (`Given.neutral`), or a hint that changes no answer (`Given.unused`).
+A request may also have ``top_k``, ``min_p``, ``repetition_penalty`` and ``max_image_tokens``. Each field of
+OpenAI's is used, or is accepted only with values that ask for nothing (`RequestModel.unsupported`), or is a
+hint that never changes an answer (`RequestModel.ignored`).
 """
 
 from __future__ import annotations
@@ -16,59 +16,67 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 from edgevlm.options import MAX_LOGPROBS, GenerationOptions
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
-from edgevlm.server.validation import Given, Neutral
+from edgevlm.server.validation import RequestModel, UnsupportedField
 
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
-SEEDS = 2**32 - 1
-"""The library takes seeds below this."""
+SEED_RANGE = 2**32 - 1
+"""The sampler accepts seeds from 0 to below this."""
 
 
-def _integral(value: Any) -> Any:
-    """256.0 is an integer in JSON."""
+def _to_integer(value: Any) -> Any:
+    """Convert a float such as 256.0, which is an integer in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _count(value: int | None) -> int | None:
+def _refuse_zero(value: int | None) -> int | None:
     if value == 0:
         raise ValueError
     return value
 
 
-# Bounds stand before the validator: pydantic describes them wrongly behind it.
-Integer: TypeAlias = Annotated[int, BeforeValidator(_integral)]
-Count: TypeAlias = Annotated[
+# The bounds are before the validator, since pydantic describes them wrongly after it.
+Integer: TypeAlias = Annotated[int, BeforeValidator(_to_integer)]
+TokenCount: TypeAlias = Annotated[
     int,
     Field(ge=-1, json_schema_extra={"not": {"const": 0}}),
-    AfterValidator(_count),
-    BeforeValidator(_integral),
+    AfterValidator(_refuse_zero),
+    BeforeValidator(_to_integer),
 ]
-"""A number of tokens; -1 is no limit."""
-TopK: TypeAlias = Annotated[int, Field(ge=-1, le=2**31 - 1), BeforeValidator(_integral)]
-TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_integral)]
-ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_integral)]
+"""A number of tokens; -1: no limit."""
+TopK: TypeAlias = Annotated[int, Field(ge=-1, le=2**31 - 1), BeforeValidator(_to_integer)]
+TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_to_integer)]
+ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_to_integer)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
-TOKENS = "an integer from 1 up, or -1 for as many as the context leaves; what exceeds that is cut"
+TOKENS = (
+    "an integer from 1, or -1 for as many as fit the context; larger values are lowered to that"
+)
 
 
-class StreamOptions(Given):
-    neutral: ClassVar[Mapping[str, Neutral]] = {
-        "include_obfuscation": Neutral((None, False), "this server pads no chunks")
+class StreamOptions(RequestModel):
+    """Options of a streamed answer."""
+
+    unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
+        "include_obfuscation": UnsupportedField((None, False), "this server pads no chunks")
     }
 
     include_usage: bool | None = Field(None, description="true or false")
 
 
-class JsonSchemaFormat(Given):
+class JsonSchemaFormat(RequestModel):
+    """A JSON schema with a name."""
+
     json_schema: dict[str, Any] = Field(
         alias="schema", description='a JSON schema such as {"type": "object"}'
     )
 
-    unused = frozenset({"name", "description", "strict"})
+    ignored = frozenset({"name", "description", "strict"})
 
 
-class ResponseFormat(Given):
+class ResponseFormat(RequestModel):
+    """The format of the answer: text or JSON."""
+
     type: Literal["text", "json_object", "json_schema"] = Field(
         description="'text', 'json_object' or 'json_schema'"
     )
@@ -78,16 +86,20 @@ class ResponseFormat(Given):
     bare_schema: dict[str, Any] | None = Field(
         None, alias="schema", description='a JSON schema such as {"type": "object"}'
     )
-    """As llama.cpp's server takes it, beside either type."""
+    """Schema without a name, with either JSON type, as in the server of llama.cpp."""
 
-    def wanted(self) -> dict[str, Any] | None:
-        """The JSON schema of the answer; raises RequestError if it is missing."""
+    def answer_schema(self) -> dict[str, Any] | None:
+        """Return the JSON schema of the answer, or None for text.
+
+        Raises:
+            RequestError: the type is ``json_schema``, and there is no schema.
+        """
         if self.type == "text":
             return None
-        given = self.json_schema.json_schema if self.json_schema else self.bare_schema
+        schema = self.json_schema.json_schema if self.json_schema else self.bare_schema
         if self.type == "json_object":
-            return given or {"type": "object"}
-        if given is None:
+            return schema or {"type": "object"}
+        if schema is None:
             raise RequestError(
                 400,
                 "response_format.json_schema is missing; it must be an object such as "
@@ -95,43 +107,51 @@ class ResponseFormat(Given):
                 code="invalid_value",
                 parameter="response_format.json_schema",
             )
-        return given
+        return schema
 
 
 Stops: TypeAlias = Annotated[list[str], Field(max_length=MAX_STOPS)]
 
 
-def _stops(value: Any) -> Any:
-    """One form for all: a text is a list of one, and what is empty stops nothing."""
+def _to_stops(value: Any) -> Any:
+    """Convert a text or null to a list, and remove empty texts, which stop nothing."""
     if value is None or isinstance(value, str):
         value = [value] if value else []
     return [stop for stop in value if stop != ""] if isinstance(value, list) else value
 
 
-class ChatCompletionRequest(Given):
-    """A conversation to be answered."""
+class ChatCompletionRequest(RequestModel):
+    """A conversation that the model answers."""
 
     expected = 'a JSON object such as {"messages": [{"role": "user", "content": "What is this?"}]}'
-    neutral: ClassVar[Mapping[str, Neutral]] = {
-        "audio": Neutral((None,), TEXT_ONLY),
-        "frequency_penalty": Neutral((None, 0), "this server has repetition_penalty"),
-        "function_call": Neutral((None, "none", "auto"), NO_TOOLS),
-        "functions": Neutral((None, []), NO_TOOLS),
-        "logit_bias": Neutral((None, {}), "this server changes no single token"),
-        "modalities": Neutral((None, [], ["text"]), TEXT_ONLY),
-        "moderation": Neutral((None,), "this server judges no answers"),
-        "n": Neutral((None, 1), "this server gives one answer; ask again for another"),
-        "prediction": Neutral((None,), "this server predicts on its own"),
-        "presence_penalty": Neutral((None, 0), "this server has repetition_penalty"),
-        "reasoning_effort": Neutral((None, "none"), "no model here reasons before it answers"),
-        "service_tier": Neutral((None, "auto", "default"), "all requests wait in one queue"),
-        "store": Neutral((None, False), "this server keeps no answers"),
-        "tool_choice": Neutral((None, "none", "auto"), NO_TOOLS),
-        "tools": Neutral((None, []), NO_TOOLS),
-        "verbosity": Neutral((None, "medium"), "ask for it in a message"),
-        "web_search_options": Neutral((None,), "this server searches nothing"),
+    unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
+        "audio": UnsupportedField((None,), TEXT_ONLY),
+        "frequency_penalty": UnsupportedField((None, 0), "this server has repetition_penalty"),
+        "function_call": UnsupportedField((None, "none", "auto"), NO_TOOLS),
+        "functions": UnsupportedField((None, []), NO_TOOLS),
+        "logit_bias": UnsupportedField(
+            (None, {}), "this server does not change the probability of single tokens"
+        ),
+        "modalities": UnsupportedField((None, [], ["text"]), TEXT_ONLY),
+        "moderation": UnsupportedField((None,), "this server does not moderate answers"),
+        "n": UnsupportedField(
+            (None, 1), "this server gives one answer; send the request again for another"
+        ),
+        "prediction": UnsupportedField((None,), "this server predicts tokens by itself"),
+        "presence_penalty": UnsupportedField((None, 0), "this server has repetition_penalty"),
+        "reasoning_effort": UnsupportedField(
+            (None, "none"), "the models of this server do not reason"
+        ),
+        "service_tier": UnsupportedField(
+            (None, "auto", "default"), "all requests wait in one queue"
+        ),
+        "store": UnsupportedField((None, False), "this server stores no answers"),
+        "tool_choice": UnsupportedField((None, "none", "auto"), NO_TOOLS),
+        "tools": UnsupportedField((None, []), NO_TOOLS),
+        "verbosity": UnsupportedField((None, "medium"), "ask for it in a message instead"),
+        "web_search_options": UnsupportedField((None,), "this server has no web search"),
     }
-    unused = frozenset(
+    ignored = frozenset(
         {
             "metadata",
             "parallel_tool_calls",
@@ -144,7 +164,7 @@ class ChatCompletionRequest(Given):
     )
 
     model: str | None = Field(
-        None, description="a text; whatever it says, the model that is served answers"
+        None, description="a text; it is not used, since the server has one model"
     )
     messages: Annotated[list[Message], FailFast()] = Field(
         min_length=1,
@@ -152,27 +172,30 @@ class ChatCompletionRequest(Given):
         description='a list of messages such as [{"role": "user", "content": "What is this?"}], at least '
         f"one and at most {MAX_ITEMS}",
     )
-    max_completion_tokens: Count | None = Field(None, description=TOKENS)
-    max_tokens: Count | None = Field(None, description=TOKENS)
+    max_completion_tokens: TokenCount | None = Field(None, description=TOKENS)
+    max_tokens: TokenCount | None = Field(None, description=TOKENS)
     temperature: Number | None = Field(
         None,
         ge=0,
         le=2,
-        description="a number from 0 to 2; 0, the default, takes the likeliest token each time",
+        description="a number from 0 to 2; 0, the default, always takes the most likely token",
     )
     top_p: Number | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
-    top_k: TopK | None = Field(None, description="an integer from 1 up, or -1 or 0 for all tokens")
+    top_k: TopK | None = Field(None, description="an integer from 1, or -1 or 0 for all tokens")
     min_p: Number | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
     repetition_penalty: Number | None = Field(
-        None, ge=0.01, le=100, description="a number from 0.01 to 100; 1, the default, is off"
+        None,
+        ge=0.01,
+        le=100,
+        description="a number from 0.01 to 100; 1, the default, has no effect",
     )
     seed: Integer | None = Field(
-        None, description="an integer; without it, or with -1, each answer draws its own"
+        None, description="an integer; without it, or with -1, each answer has a random seed"
     )
     stop: Annotated[
         list[str],
         FailFast(),
-        BeforeValidator(_stops, json_schema_input_type=str | Stops | None),
+        BeforeValidator(_to_stops, json_schema_input_type=str | Stops | None),
     ] = Field(
         default_factory=list,
         max_length=MAX_STOPS,
@@ -185,41 +208,46 @@ class ChatCompletionRequest(Given):
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: TopLogprobs | None = Field(
         None,
-        description=f"an integer from 0 to {MAX_LOGPROBS}, beside logprobs: true",
+        description=f"an integer from 0 to {MAX_LOGPROBS}, together with logprobs: true",
     )
     response_format: ResponseFormat | None = Field(
         None, description='an object such as {"type": "text"}'
     )
     max_image_tokens: ImageTokens | None = Field(
-        None, description="an integer from 1 up: positions of one image"
+        None, description="an integer from 1: the limit of positions for one image"
     )
 
     @property
-    def wants_usage(self) -> bool:
+    def include_usage(self) -> bool:
+        """True if a streamed answer ends with its token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def options(self, default_max_tokens: int) -> GenerationOptions:
-        """What the request says of its answer.
+    def generation_options(self, default_max_tokens: int) -> GenerationOptions:
+        """Return the settings of the request for `VLM.stream_generate`.
+
+        Args:
+            default_max_tokens: the limit of the answer if the request has none.
 
         Raises:
-            RequestError: fields that contradict each other.
+            RequestError: two fields contradict each other.
         """
         if self.top_logprobs and not self.logprobs:
-            raise _contradiction("top_logprobs", "needs logprobs: true")
+            raise _contradiction("top_logprobs", "requires logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens) and (
             self.max_tokens != self.max_completion_tokens
         ):
             raise _contradiction(
                 "max_tokens", "is the older name of max_completion_tokens; send one of them"
             )
-        wanted = self.max_completion_tokens or self.max_tokens or default_max_tokens
+        limit = self.max_completion_tokens or self.max_tokens or default_max_tokens
+        seed = -1 if self.seed is None else self.seed
         options: GenerationOptions = {
-            "max_tokens": None if wanted == -1 else min(wanted, MAX_TOKENS),
+            "max_tokens": None if limit == -1 else min(limit, MAX_TOKENS),
             "cap_max_tokens": True,
             "stop": self.stop,
-            "json_schema": self.response_format.wanted() if self.response_format else None,
+            "json_schema": self.response_format.answer_schema() if self.response_format else None,
             "max_image_tokens": self.max_image_tokens,
-            "seed": secrets.randbelow(SEEDS) if self.seed in (None, -1) else self.seed % SEEDS,
+            "seed": secrets.randbelow(SEED_RANGE) if seed == -1 else seed % SEED_RANGE,
         }
         if self.logprobs:
             options["top_logprobs"] = self.top_logprobs or 0

@@ -1,7 +1,7 @@
-"""OpenAI's responses as data: what clients get.
+"""Responses of OpenAI's API as data classes.
 
-Every field that OpenAI's own description requires is there, null where it says nothing, so that clients
-generated from that description can read it.
+They have all fields that OpenAI's own description requires, null if there is no value, so that clients
+generated from that description can read them.
 """
 
 from __future__ import annotations
@@ -15,34 +15,40 @@ from typing_extensions import TypedDict
 from edgevlm.results import FinishReason, Stats, TokenLogprob
 
 
-class _Told(BaseModel):
-    """Something that clients get."""
+class ErrorDetail(BaseModel):
+    """An error."""
 
-
-class ErrorDetail(_Told):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class ErrorResponse(_Told):
+class ErrorResponse(BaseModel):
+    """The body of every response with an error."""
+
     error: ErrorDetail
 
 
-class Model(_Told):
+class Model(BaseModel):
+    """A model of the server."""
+
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "edgevlm"
 
 
-class ModelList(_Told):
+class ModelList(BaseModel):
+    """The models of the server."""
+
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class File(_Told):
+class File(BaseModel):
+    """An uploaded file."""
+
     id: str
     object: Literal["file"] = "file"
     bytes: int
@@ -50,68 +56,88 @@ class File(_Told):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
-    """Clients wait for it."""
+    """Status that clients wait for."""
 
 
-class FileList(_Told):
+class FileList(BaseModel):
+    """A part of the list of uploaded files."""
+
     object: Literal["list"] = "list"
     data: list[File]
-    first_id: str = Field(description="empty if there are none")
+    first_id: str = Field(description="empty if there are no files")
     last_id: str
     has_more: bool
 
 
-class FileDeleted(_Told):
+class FileDeleted(BaseModel):
+    """A file that was deleted."""
+
     id: str
     object: Literal["file"] = "file"
     deleted: bool = True
 
 
-class Health(_Told):
+class Health(BaseModel):
+    """The state of a server that works."""
+
     status: Literal["ok"] = "ok"
-    waiting: int = Field(description="requests that wait for the one that is answered")
+    waiting: int = Field(description="requests that wait for the one that is being answered")
 
 
-class Candidate(_Told):
+class TopLogprob(BaseModel):
+    """The log-probability of a token."""
+
     token: str
     logprob: float
     bytes: list[int]
 
 
-class TokenChoice(Candidate):
-    top_logprobs: list[Candidate]
+class ChatCompletionTokenLogprob(TopLogprob):
+    """The log-probabilities of a token of the answer and of the most likely tokens in its place."""
+
+    top_logprobs: list[TopLogprob]
 
 
-class Logprobs(_Told):
-    content: list[TokenChoice]
+class Logprobs(BaseModel):
+    """The log-probabilities of the tokens of an answer."""
+
+    content: list[ChatCompletionTokenLogprob]
     refusal: None = None
 
 
-class AnswerMessage(_Told):
+class AnswerMessage(BaseModel):
+    """The message of an answer."""
+
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
 
 
-class Choice(_Told):
+class Choice(BaseModel):
+    """The one answer of a request."""
+
     index: int = 0
     message: AnswerMessage
     logprobs: Logprobs | None
     finish_reason: FinishReason
 
 
-class PromptDetails(_Told):
+class PromptDetails(BaseModel):
+    """Details of the token count of a prompt."""
+
     cached_tokens: int
 
 
-class Usage(_Told):
+class Usage(BaseModel):
+    """Token counts of a request."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
 
 
-class ChatCompletion(_Told):
+class ChatCompletion(BaseModel):
     """A whole answer."""
 
     id: str
@@ -123,22 +149,24 @@ class ChatCompletion(_Told):
 
 
 class Delta(TypedDict, total=False):
-    """What a chunk adds to the message."""
+    """The fields that a chunk adds to the message."""
 
     role: Literal["assistant"]
     content: str
     refusal: None
 
 
-class ChunkChoice(_Told):
+class ChunkChoice(BaseModel):
+    """The content of a chunk."""
+
     index: int = 0
     delta: Delta
     logprobs: Logprobs | None
     finish_reason: FinishReason | None
 
 
-class ChatCompletionChunk(_Told):
-    """A piece of an answer, as one event of a stream."""
+class ChatCompletionChunk(BaseModel):
+    """A chunk of a streamed answer, sent as one event."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -146,10 +174,11 @@ class ChatCompletionChunk(_Told):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None
-    """In all chunks of a stream whose request asked for it, null in all but the last; else left out."""
+    """Token counts in the last chunk, null in the others; left out if the request does not ask for it."""
 
 
-def usage(stats: Stats) -> Usage:
+def to_usage(stats: Stats) -> Usage:
+    """Return the token counts of an answer."""
     return Usage(
         prompt_tokens=stats.prompt_tokens,
         completion_tokens=stats.answer_tokens,
@@ -158,20 +187,22 @@ def usage(stats: Stats) -> Usage:
     )
 
 
-def logprobs(found: Sequence[TokenLogprob]) -> Logprobs:
+def to_logprobs(tokens: Sequence[TokenLogprob]) -> Logprobs:
+    """Return the log-probabilities of tokens in OpenAI's form."""
     return Logprobs(
         content=[
-            TokenChoice(
-                **vars(_candidate(token)), top_logprobs=[_candidate(other) for other in token.top]
+            ChatCompletionTokenLogprob(
+                **vars(_to_top_logprob(token)),
+                top_logprobs=[_to_top_logprob(other) for other in token.top],
             )
-            for token in found
+            for token in tokens
         ]
     )
 
 
-def _candidate(token: TokenLogprob) -> Candidate:
-    return Candidate(
+def _to_top_logprob(token: TokenLogprob) -> TopLogprob:
+    return TopLogprob(
         token=token.piece.decode("utf-8", "replace"),
-        logprob=max(token.logprob, -9999.0),  # as OpenAI writes what is as good as impossible
+        logprob=max(token.logprob, -9999.0),  # OpenAI's value for impossible tokens
         bytes=list(token.piece),
     )

@@ -1,6 +1,6 @@
-"""A server that ends in time, whatever still runs.
+"""End the server within a time limit.
 
-What hangs may be a thread within a library, which nothing can end but the end of the process.
+A thread that hangs inside a native library can only be ended together with the process.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from edgevlm.server.limits import Limits
 
 _logger = logging.getLogger(__name__)
 
-GRACE = 0.9
-"""Part of the time that is for requests; then their connections are closed."""
+GRACE_FRACTION = 0.9
+"""Fraction of the time limit after which the connections of unfinished requests are closed."""
 
-FORCED = 1
-"""Exit status where the time was not enough."""
+FORCED_EXIT_STATUS = 1
+"""Exit status if the time limit was exceeded."""
 
 
 class BoundedServer(uvicorn.Server):
-    """Ends at most `Limits.shutdown_seconds` after the first signal, and at once after the second.
+    """Ends at most `Limits.shutdown_seconds` after the first signal, and immediately after the second.
 
     Args:
-        config: as for `uvicorn.Server`; how long requests may still take is set here.
+        config: as for `uvicorn.Server`; the time for running requests is set here.
+        limits: the limits of the server.
     """
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
@@ -41,37 +42,41 @@ class BoundedServer(uvicorn.Server):
         config.timeout_graceful_shutdown = self._seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for running requests, but close their connections after a part of the time limit."""
         loop = asyncio.get_running_loop()
-        grace = loop.call_later(GRACE * self._seconds, self._leave)
+        timer = loop.call_later(GRACE_FRACTION * self._seconds, self._close_connections)
         await super().shutdown(sockets)
-        grace.cancel()
+        timer.cancel()
 
-    def _leave(self) -> None:
-        """Close what is still open, so that requests end as if their clients had left."""
-        left = list(self.server_state.connections)
-        _logger.warning("%d connections are closed before they were answered", len(left))
-        for connection in left:
+    def _close_connections(self) -> None:
+        """Close open connections, so that requests end as if their clients had disconnected."""
+        connections = list(self.server_state.connections)
+        _logger.warning("%d connections are closed before they were answered", len(connections))
+        for connection in connections:
             connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle a signal: begin to end, or exit if it is the second one."""
         if self.should_exit:
-            _end(128 + sig, f"{signal.Signals(sig).name} came again")
-        _bound(self._seconds)
+            _exit(128 + sig, f"{signal.Signals(sig).name} was received again")
+        _schedule_exit(self._seconds)
         super().handle_exit(sig, frame)
 
 
-def _bound(seconds: float) -> None:
-    """End this process after so many seconds."""
-    what = f"what runs did not end in {seconds:g} seconds"
-    timer = threading.Timer(seconds, _end, (FORCED, what))
+def _schedule_exit(seconds: float) -> None:
+    """Exit from this process after a time."""
+    reason = f"the running requests did not end within {seconds:g} seconds"
+    timer = threading.Timer(seconds, _exit, (FORCED_EXIT_STATUS, reason))
     timer.daemon = True
     timer.start()
-    # Where a library keeps Python from running at all; its own thread ends the process, with status 1.
-    devnull = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    # If a native library holds the GIL, the thread of faulthandler ends the process, with status 1.
+    devnull = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     faulthandler.dump_traceback_later(seconds + 1, exit=True, file=devnull)
 
 
-def _end(status: int, why: str) -> None:
-    with contextlib.suppress(OSError):  # without Python's locks, which may be held by what hangs
-        os.write(2, f"edgevlm: {why}; the process ends now\n".encode())
+def _exit(status: int, reason: str) -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # os.write, since a hanging thread may hold the lock of stderr
+        os.write(2, f"edgevlm: {reason}; the process ends now\n".encode())
     os._exit(status)

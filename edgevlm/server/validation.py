@@ -1,13 +1,13 @@
-"""Checks what clients send, and says in one line which field is wrong and what belongs there.
+"""Validate requests. The error for a wrong field names the field, the expected value and the value.
 
-A model's fields carry what they expect as their description, a noun phrase: it stands in the server's own
-description and in every message about the field, such as ``temperature must be a number from 0 to 2, is
-3``. Beside its fields a model names fields that it knows and does not use:
+The description of a field is a noun phrase for its values. It is part of the OpenAPI description and of the
+errors, such as ``temperature must be a number from 0 to 2, is 3``. A model also lists fields of OpenAI's API
+that it does not use:
 
-- `Given.neutral` maps a field to the values by which it asks for nothing. Another value is refused.
-- `Given.unused` are hints that change no answer, whatever they say.
+- `RequestModel.unsupported`: fields that are accepted only with values that ask for nothing.
+- `RequestModel.ignored`: hints that never change an answer.
 
-A field that stands nowhere is ignored and reported, or refused if the server is strict.
+All other fields are unknown. They are ignored and logged, or refused if the server is strict.
 """
 
 from __future__ import annotations
@@ -15,69 +15,74 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, from_json
 
 from edgevlm.server.errors import RequestError
 
-SHOWN = 40
-"""Characters of a wrong value that a message repeats."""
+MAX_SHOWN_CHARACTERS = 40
+"""Limit of characters of a wrong value that a message repeats."""
 
 MAX_COMMAS = 2**18
-"""In a request's body: more than any context holds, and few enough to be read in a moment."""
+"""Limit of commas in a body; more than any context holds, and parsed quickly."""
 
 MAX_LINES = 10_000
-"""Of a body that is no JSON, where what stands at the wrong place is looked up."""
+"""Limit of lines in a body that is not JSON, to find the text at the place of the error."""
 
 MAX_UNKNOWN = 100
-"""Unknown fields of one request that are named."""
+"""Limit of unknown fields of one request that are reported."""
 
 _BOM = b"\xef\xbb\xbf"
-_PLACE = re.compile(r" at line (\d+) column (\d+)$")
+_LINE_AND_COLUMN = re.compile(r" at line (\d+) column (\d+)$")
 
 
-class Neutral(NamedTuple):
-    """A field that is accepted as long as it asks for nothing."""
+class UnsupportedField(NamedTuple):
+    """A field of OpenAI's API that the server does not support."""
 
-    values: tuple[Any, ...]
+    accepted: tuple[Any, ...]
+    """Values that ask for nothing, and are accepted."""
     reason: str
-    """Why the server cannot do what other values ask for."""
+    """Reason why the server refuses other values."""
 
 
-class Given(BaseModel):
-    """An object that clients send."""
+class RequestModel(BaseModel):
+    """Base class of the objects that clients send."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     expected: ClassVar[str] = "an object"
-    """What a message says that belongs in the place of such an object."""
-    neutral: ClassVar[Mapping[str, Neutral]] = {}
-    unused: ClassVar[frozenset[str]] = frozenset()
+    """Noun phrase for such an object in error messages."""
+    unsupported: ClassVar[Mapping[str, UnsupportedField]] = {}
+    """Fields that are accepted only with values that ask for nothing."""
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields that never change an answer."""
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        described = handler(core)
-        properties = handler.resolve_ref_schema(described).setdefault("properties", {})
-        for name, known in cls.neutral.items():
-            allowed = {"enum": list(known.values)} if known.values else {"not": True}
-            properties[name] = {**allowed, "description": known.reason}
-        for name in sorted(cls.unused):
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).setdefault("properties", {})
+        for name, field in cls.unsupported.items():
+            allowed = {"enum": list(field.accepted)} if field.accepted else {"not": True}
+            properties[name] = {**allowed, "description": field.reason}
+        for name in sorted(cls.ignored):
             properties[name] = {"description": "not used"}
-        return described
+        return schema
 
 
-Model = TypeVar("Model", bound=Given)
+Model = TypeVar("Model", bound=RequestModel)
+Location: TypeAlias = "tuple[str | int, ...]"
+"""Names of fields and indices of lists, from the body to a value."""
 
 
 def parse_json(body: bytes) -> Any:
-    """The value that a request's body spells.
+    """Parse the body of a request.
 
     Raises:
-        RequestError: it is empty, no JSON text in UTF-8, or has more values than any request needs.
+        RequestError: the body is empty, is not JSON in UTF-8, or has more than `MAX_COMMAS` commas.
     """
     if not body.strip():
         raise RequestError(400, "the request has no body; send a JSON object", code="invalid_json")
@@ -88,7 +93,7 @@ def parse_json(body: bytes) -> Any:
     if (commas := body.count(b",")) > MAX_COMMAS:
         raise RequestError(
             400,
-            f"the body has {commas} commas, at most {MAX_COMMAS} are read; send less text and fewer values",
+            f"the body has {commas} commas; the limit is {MAX_COMMAS}; send less text and fewer values",
             code="invalid_json",
         )
     body = body.removeprefix(_BOM)
@@ -96,67 +101,79 @@ def parse_json(body: bytes) -> Any:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         message = f"the body is not JSON: {error}"
-        place = _PLACE.search(str(error))
+        place = _LINE_AND_COLUMN.search(str(error))
         if place and (line := int(place[1])) < MAX_LINES:
             rest = body.split(b"\n", line)[line - 1][max(int(place[2]) - 1, 0) :]
-            message += f", found {rest[:SHOWN].decode(errors='replace')!r}"
+            message += f", found {rest[:MAX_SHOWN_CHARACTERS].decode(errors='replace')!r}"
         raise RequestError(400, message, code="invalid_json") from error
 
 
-def check(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[str]]:
-    """`value` as a `model`, and names of fields that it has and the server does not know.
+def validate(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[str]]:
+    """Convert parsed JSON to a model.
 
     Args:
-        strict: refuse such fields.
+        model: the class of the model.
+        value: the parsed JSON.
+        strict: refuse unknown fields.
+
+    Returns:
+        The model, and the names of unknown fields.
 
     Raises:
-        RequestError: the first thing that is wrong.
+        RequestError: a field is wrong; the first one is named.
     """
     try:
-        checked = model.model_validate(value)
+        result = model.model_validate(value)
     except ValidationError as error:
-        raise mistake(model, error.errors(include_url=False)[0], value) from None
+        raise to_field_error(model, error.errors(include_url=False)[0], value) from None
     unknown: list[str] = []
-    for steps, part in _parts(checked):
+    for location, part in _walk(result):
         for name, content in (part.model_extra or {}).items():
-            if name in part.unused:
+            if name in part.ignored:
                 continue
-            at = _joined((*steps, name))
-            if name in part.neutral:
-                known = part.neutral[name]
-                if not any(_same(content, neutral) for neutral in known.values):
-                    allowed = " or ".join([*map(_spelled, known.values), "left out"])
-                    raise _refused(at, f"must be {allowed} ({known.reason}), is {_shown(content)}")
+            path = _join((*location, name))
+            if name in part.unsupported:
+                field = part.unsupported[name]
+                if not any(_equal_in_json(content, accepted) for accepted in field.accepted):
+                    allowed = " or ".join([*map(_to_json, field.accepted), "left out"])
+                    message = f"must be {allowed} ({field.reason}), is {_describe(content)}"
+                    raise _field_error(path, message)
             elif strict:
-                raise _refused(at, "is no field that this server knows; leave it out")
+                raise _field_error(path, "is not a known field; leave it out")
             elif len(unknown) < MAX_UNKNOWN:
-                unknown.append(_joined(step for step in (*steps, name) if isinstance(step, str)))
-    return checked, unknown
+                unknown.append(_join(step for step in (*location, name) if isinstance(step, str)))
+    return result, unknown
 
 
-def mistake(model: type[Given], error: Mapping[str, Any], value: Any) -> RequestError:
-    """What a client is told of one of pydantic's errors about `value`."""
-    steps = _place(error)
+def to_field_error(model: type[RequestModel], error: Mapping[str, Any], value: Any) -> RequestError:
+    """Convert one of pydantic's errors to an error for the client.
+
+    Args:
+        model: the class of the model.
+        error: one of the errors of pydantic's ValidationError.
+        value: the parsed JSON.
+    """
+    location = _location(error)
     if error["type"] == "refused":
-        return _refused(_joined(steps), error["msg"])
-    expected = _expected(model).get(_pattern(steps), "another value")
+        return _field_error(_join(location), error["msg"])
+    expected = _expected_values(model).get(_pattern(location), "another value")
     found: Any = value
-    for step in steps:
+    for step in location:
         if isinstance(found, Mapping) and step not in found:
-            return _refused(_joined(steps), f"is missing; it must be {expected}")
+            return _field_error(_join(location), f"is missing; it must be {expected}")
         if isinstance(found, Mapping) or (isinstance(found, list) and isinstance(step, int)):
-            found = found[step]  # type: ignore[index]  # an index where it is a list
-    return _refused(_joined(steps), f"must be {expected}, is {_shown(found)}")
+            found = found[step]  # type: ignore[index]  # an integer if it is a list
+    return _field_error(_join(location), f"must be {expected}, is {_describe(found)}")
 
 
-def _refused(place: str, sentence: str) -> RequestError:
+def _field_error(path: str, message: str) -> RequestError:
     return RequestError(
-        400, f"{place or 'the body'} {sentence}", code="invalid_value", parameter=place or None
+        400, f"{path or 'the body'} {message}", code="invalid_value", parameter=path or None
     )
 
 
-def _place(error: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Where pydantic found an error, without the tag that it puts behind the index of a content part."""
+def _location(error: Mapping[str, Any]) -> Location:
+    """Return the location of pydantic's error, without the tag after the index of a content part."""
     loc = error["loc"]
     steps = [
         step
@@ -168,78 +185,78 @@ def _place(error: Mapping[str, Any]) -> tuple[str | int, ...]:
     return tuple(steps)
 
 
-def _joined(steps: Iterable[str | int]) -> str:
-    """A place as messages and ``param`` name it: one line, however a client names its fields."""
-    names = (str(step)[:SHOWN] for step in steps)
+def _join(location: Iterable[str | int]) -> str:
+    """Return a location for messages and ``param``, on one line whatever the names of the fields."""
+    names = (str(step)[:MAX_SHOWN_CHARACTERS] for step in location)
     return ".".join(name if name.isprintable() else repr(name) for name in names)
 
 
-def _pattern(steps: Iterable[str | int]) -> str:
-    return ".".join("*" if isinstance(step, int) else step for step in steps)
+def _pattern(location: Iterable[str | int]) -> str:
+    """Return a location with ``*`` for each index."""
+    return ".".join("*" if isinstance(step, int) else step for step in location)
 
 
 @functools.cache
-def _expected(model: type[Given]) -> dict[str, str]:
-    """What belongs in each place, by the place's pattern."""
-    found = {"": model.expected}
+def _expected_values(model: type[RequestModel]) -> dict[str, str]:
+    """Return a noun phrase for the expected value of each location pattern."""
+    phrases = {"": model.expected}
     for name, field in model.model_fields.items():
         name = field.alias or name
         if field.description:
-            found[name] = field.description
+            phrases[name] = field.description
         if field.annotation == list[str]:
-            found[f"{name}.*"] = "a text"
-        for inner, in_list in _models(field.annotation):
+            phrases[f"{name}.*"] = "a text"
+        for inner, in_list in _models_in(field.annotation):
             prefix = f"{name}.*" if in_list else name
-            for pattern, expected in _expected(inner).items():
+            for pattern, phrase in _expected_values(inner).items():
                 if pattern or in_list:
-                    found.setdefault(f"{prefix}.{pattern}".rstrip("."), expected)
-    return found
+                    phrases.setdefault(f"{prefix}.{pattern}".rstrip("."), phrase)
+    return phrases
 
 
-def _models(annotation: Any, in_list: bool = False) -> Iterator[tuple[type[Given], bool]]:
-    """The models that an annotation speaks of, and whether they stand in a list."""
-    if isinstance(annotation, type) and issubclass(annotation, Given):
+def _models_in(annotation: Any, in_list: bool = False) -> Iterator[tuple[type[RequestModel], bool]]:
+    """Yield the models in an annotation, and True for those in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, RequestModel):
         yield annotation, in_list
     for argument in get_args(annotation):
-        yield from _models(argument, in_list or getattr(annotation, "__origin__", None) is list)
+        yield from _models_in(argument, in_list or getattr(annotation, "__origin__", None) is list)
 
 
-def _parts(
-    model: Given, steps: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], Given]]:
-    """A model and all models in it, each with its place."""
-    yield steps, model
+def _walk(model: RequestModel, location: Location = ()) -> Iterator[tuple[Location, RequestModel]]:
+    """Yield a model and all models in it, each with its location."""
+    yield location, model
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        at = (*steps, field.alias or name)
-        if isinstance(value, Given):
-            yield from _parts(value, at)
+        inner = (*location, field.alias or name)
+        if isinstance(value, RequestModel):
+            yield from _walk(value, inner)
         elif isinstance(value, list):
             for index, item in enumerate(value):
-                if isinstance(item, Given):
-                    yield from _parts(item, (*at, index))
+                if isinstance(item, RequestModel):
+                    yield from _walk(item, (*inner, index))
 
 
-def _same(value: Any, neutral: Any) -> bool:
-    """Equal as JSON has it: true is not 1, and 0.0 is 0."""
-    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
+def _equal_in_json(value: Any, accepted: Any) -> bool:
+    """Return True if two values are equal in JSON, where true is not 1, and 0.0 is 0."""
+    return isinstance(value, bool) == isinstance(accepted, bool) and value == accepted
 
 
-def _spelled(value: Any) -> str:
-    """A small value as JSON spells it."""
+def _to_json(value: Any) -> str:
+    """Return a small value as JSON."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value)
 
 
-def _shown(value: Any) -> str:
-    """A value that is wrong, short and in one line, however large it is."""
+def _describe(value: Any) -> str:
+    """Return a short description of a wrong value, on one line."""
     if isinstance(value, Mapping):
         return "an object" if value else "an empty object"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
+    limit = MAX_SHOWN_CHARACTERS
     if isinstance(value, str):
-        return repr(value if len(value) <= SHOWN else value[:SHOWN] + "...")
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return f"an integer of more than {SHOWN} digits"
-    return _spelled(value)
+        return repr(value if len(value) <= limit else value[:limit] + "...")
+    if isinstance(value, int) and abs(value) >= 10**limit:
+        return f"an integer of more than {limit} digits"
+    return _to_json(value)

@@ -1,4 +1,4 @@
-"""The one thread that works with the model, and the queue before it: first come, first served."""
+"""The thread that runs the model, and its queue: first come, first served."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from edgevlm.errors import EdgeVLMError
 from edgevlm.inputs.images import load_image
 from edgevlm.options import GenerationOptions
 from edgevlm.results import Chunk
-from edgevlm.server.errors import RequestError, refusal
+from edgevlm.server.errors import RequestError, to_request_error
 from edgevlm.server.metrics import Metrics
 from edgevlm.vlm import VLM
 
 _logger = logging.getLogger(__name__)
 
-REMEMBERED = 32
-"""Answers whose time tells how long the next ones will take."""
+MAX_REMEMBERED_TIMES = 32
+"""Limit of remembered answer times, which estimate the time of the next answer."""
 
 
 class _Job:
-    """One request on its way through the queue; made and read in the event loop."""
+    """A request in the queue. It is created and read in the event loop, and filled by the worker."""
 
     def __init__(self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions) -> None:
         self.messages = messages
@@ -38,66 +38,75 @@ class _Job:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
 
-    def tell(self, event: Chunk | Exception) -> None:
-        """From the worker's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
+    def put(self, event: Chunk | Exception) -> None:
+        """Add a chunk or an error; called by the worker's thread."""
+        with contextlib.suppress(RuntimeError):  # the event loop may be closed
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def hear(self) -> Chunk:
-        """Raises RequestError for a request that cannot be answered."""
+    async def get(self) -> Chunk:
+        """Wait for the next chunk.
+
+        Raises:
+            RequestError: the request cannot be answered.
+        """
         event = await self._events.get()
         if isinstance(event, EdgeVLMError):
-            raise refusal(event) from event
+            raise to_request_error(event) from event
         if isinstance(event, Exception):
             raise event
         return event
 
 
 class Worker:
-    """Answers requests one after the other.
+    """Answers requests one after the other in a thread.
 
     Args:
-        vlm: used by no one else.
-        most_waiting: requests in the queue beside the one that is answered.
+        vlm: the model; nothing else uses it.
+        max_waiting: the limit of requests that wait for the one that is being answered.
+        metrics: the metrics of the server.
     """
 
-    def __init__(self, vlm: VLM, most_waiting: int, metrics: Metrics) -> None:
+    def __init__(self, vlm: VLM, max_waiting: int, metrics: Metrics) -> None:
         self._vlm = vlm
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._metrics = metrics
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unfinished = 0
         self._lock = threading.Lock()
-        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._seconds: deque[float] = deque(maxlen=MAX_REMEMBERED_TIMES)
         self._progress: float | None = None
-        """When the request that is being answered last got on; None while there is none."""
+        """Time of the last progress of the request that is being answered; None if there is none."""
         self._thread = threading.Thread(target=self._work, name="edgevlm-worker", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for the one that is answered."""
+        """Number of requests that wait for the one that is being answered."""
         return max(0, self._unfinished - 1)
 
     @property
     def stalled_seconds(self) -> float:
-        """How long the request that is being answered has not got on; 0 if there is none."""
+        """Seconds without progress of the request that is being answered; 0 if there is none."""
         progress = self._progress
         return 0.0 if progress is None else time.monotonic() - progress
 
     async def answer(
         self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions
     ) -> AsyncGenerator[Chunk, None]:
-        """The answer in chunks; closing the generator, or a client's leaving, stops the work on it.
+        """Yield an answer in chunks. Closing the generator stops the work on the request.
+
+        Args:
+            messages: as for `VLM.stream_generate`.
+            options: as for `VLM.stream_generate`.
 
         Raises:
             RequestError: the queue is full, or the request cannot be answered.
         """
         with self._lock:
-            if self._unfinished > self._most_waiting:
+            if self._unfinished > self._max_waiting:
                 raise RequestError(
                     503,
-                    f"{self._unfinished} requests are being answered or wait, and no more are taken; "
+                    f"{self._unfinished} requests are being answered or wait, which is the limit; "
                     f"try again later",
                     code="queue_full",
                     headers={"Retry-After": str(self._seconds_until_room())},
@@ -107,7 +116,7 @@ class Worker:
         self._jobs.put(job)
         try:
             while True:
-                chunk = await job.hear()
+                chunk = await job.get()
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
@@ -115,12 +124,12 @@ class Worker:
             job.abandoned.set()
 
     def close(self) -> None:
-        """Stop after the answer that is being given; waits for it."""
+        """Stop after the requests in the queue, and wait for this."""
         self._jobs.put(None)
         self._thread.join()
 
     def _seconds_until_room(self) -> int:
-        """About how long one answer takes, at least a second."""
+        """Estimate the time of one answer, at least one second."""
         return max(1, math.ceil(fmean(self._seconds))) if self._seconds else 1
 
     def _work(self) -> None:
@@ -131,8 +140,8 @@ class Worker:
             except Exception as error:
                 if not isinstance(error, EdgeVLMError):
                     _logger.exception("a request failed")
-                job.tell(error)
-                self._metrics.failed(error)
+                job.put(error)
+                self._metrics.count_failed(error)
             finally:
                 self._progress = None
                 with self._lock:
@@ -141,7 +150,7 @@ class Worker:
 
     def _answer(self, job: _Job) -> None:
         if job.abandoned.is_set():
-            self._metrics.abandoned()
+            self._metrics.count_abandoned()
             return
         messages = []
         for message in job.messages:
@@ -149,21 +158,21 @@ class Worker:
             for part in message["content"]:
                 self._progress = time.monotonic()
                 if job.abandoned.is_set():
-                    self._metrics.abandoned()
+                    self._metrics.count_abandoned()
                     return
-                parts.append(_decoded(part))
+                parts.append(_decode_image(part))
             messages.append({**message, "content": parts})
         with contextlib.closing(self._vlm.stream_generate(messages, **job.options)) as chunks:
             for chunk in chunks:
                 self._progress = time.monotonic()
                 if job.abandoned.is_set():
-                    self._metrics.abandoned()
+                    self._metrics.count_abandoned()
                     return
-                job.tell(chunk)
+                job.put(chunk)
                 if chunk.stats is not None:
-                    self._metrics.answered(chunk.stats)
+                    self._metrics.count_answered(chunk.stats)
 
 
-def _decoded(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a message, with its image's pixels instead of its file."""
+def _decode_image(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a content part with the pixels of its image instead of the file."""
     return {**part, "image": load_image(part["image"])} if part["type"] == "image" else part

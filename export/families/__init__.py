@@ -18,7 +18,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
-from edgevlm.manifest import ImagePreparation, ImageSpelling, Resample, Usage
+from edgevlm.manifest import ImagePreparation, ImageTemplate, Resample, Usage
 
 MODULES = ("smolvlm", "idefics3", "paligemma")
 """Names of the modules of this package, each equal to a ``model_type``."""
@@ -41,7 +41,7 @@ class Family:
     preparation: Callable[[PilBackend], ImagePreparation]
     """Converts the settings of transformers' image processor to ours."""
     tokens_per_tile: Callable[[PretrainedConfig], int]
-    spelling: Callable[[PretrainedConfig], ImageSpelling]
+    spelling: Callable[[PretrainedConfig], ImageTemplate]
     image_token: str
     chat_template: str | None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
@@ -55,7 +55,7 @@ class Family:
     """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 
     def canonical_name(self, name: str) -> str:
-        """Rename a tensor of the checkpoint to ``tower.``, ``connector.``, ``decoder.`` or ``head.``
+        """Rename a tensor of the checkpoint so that it begins with ``tower.``, ``connector.`` or the others.
 
         Raises:
             ExportError: the tensor belongs to none of these parts.

@@ -18,7 +18,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, normalization, resample, side_length
-from edgevlm.manifest import ImagePreparation, ImageSpelling, Tasks, Usage
+from edgevlm.manifest import ImagePreparation, ImageTemplate, Tasks, Usage
 
 TENSORS = {
     r"model\.vision_model\.": "tower.",
@@ -27,7 +27,7 @@ TENSORS = {
     r"lm_head\.": "head.",
 }
 WHOLE = "<fake_token_around_image><global-img>{image}<fake_token_around_image>"
-SPELLING = ImageSpelling(
+SPELLING = ImageTemplate(
     whole=WHOLE,
     tile="<fake_token_around_image><row_{row}_col_{column}>{image}",
     row_end="\n",

@@ -15,7 +15,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, normalization, resample, side_length
-from edgevlm.manifest import ImagePreparation, ImageSpelling, Tasks, Usage
+from edgevlm.manifest import ImagePreparation, ImageTemplate, Tasks, Usage
 
 TENSORS = {
     r"(?:model\.)?vision_tower\.(?:vision_model\.)?": "tower.",
@@ -103,7 +103,7 @@ FAMILY = Family(
     image_processor=SiglipImageProcessorPil,
     preparation=preparation,
     tokens_per_tile=lambda config: config.text_config.num_image_tokens,
-    spelling=lambda config: ImageSpelling(whole="{image}"),
+    spelling=lambda config: ImageTemplate(whole="{image}"),
     image_token="<image>",
     chat_template=CHAT_TEMPLATE,
     attention="prefix",

@@ -15,7 +15,7 @@ import pytest
 
 from edgevlm import VLM, Bundle, __version__
 from edgevlm.cli import COMMANDS
-from tests.conftest import Export
+from tests.support.oracle import BUNDLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPES = str(REPOSITORY / "examples" / "shapes.png")
@@ -91,12 +91,12 @@ def test_wrong_usage_exits_2(arguments: list[str], complaint: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["ask", "Q", "missing.png"], "no picture at 'missing.png'"),
-        (["ask", "Q", __file__], "cannot be read as a picture"),
+        (["ask", "Q", "missing.png"], "no image at 'missing.png'"),
+        (["ask", "Q", __file__], "cannot be read as an image"),
         (["ask", "Q", "--model", "no-such-model"], "no model 'no-such-model'"),
         (["ask", "Q", "--model", "."], "is not a bundle"),
         (["ask", "Q", "--max-tokens", "1000000"], "1000000"),
-        (["chat", "missing.png"], "no picture at 'missing.png'"),
+        (["chat", "missing.png"], "no image at 'missing.png'"),
         (["inspect", "no-such-model"], "no model 'no-such-model'"),
         (["verify", "no-such-model"], "no model 'no-such-model'"),
     ],
@@ -159,9 +159,9 @@ def test_ask_about_two_pictures_and_about_none() -> None:
         assert json.loads(done.stdout)["stats"]["encoded_tiles"] == tiles
 
 
-def test_ask_samples_by_its_seed(exported: Export) -> None:
+def test_ask_samples_by_its_seed() -> None:
     # Random weights, which are unsure of every token.
-    model = ("--model", str(exported("smolvlm").bundle), "--max-tokens", "12")
+    model = ("--model", str(BUNDLES / "smolvlm"), "--max-tokens", "12")
 
     def sampled(seed: str) -> str:
         options = (*model, "--temperature", "50", "--seed", seed)
@@ -228,7 +228,7 @@ def test_chat_goes_on_after_an_error() -> None:
     turns = f"/image missing.png\n/paint\n/image {SQUARE}\nWhat color is it?\n"
     done = edgevlm("chat", stdin=turns)
     assert (done.returncode, done.stdout) == (1, "green\n")
-    assert "no picture at 'missing.png'" in done.stderr
+    assert "no image at 'missing.png'" in done.stderr
     assert "no command /paint" in done.stderr
 
 

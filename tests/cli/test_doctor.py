@@ -53,4 +53,4 @@ def test_an_idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA Orin, 540.4, 8192 MiB"])
     messages = [problem.message for problem in doctor.examine().problems]
     assert any("edgevlm[cuda]" in message for message in messages)
-    assert "NVIDIA Orin" in doctor.describe(doctor.examine())
+    assert "NVIDIA Orin" in doctor.format_report(doctor.examine())

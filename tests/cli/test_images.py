@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.cli.images import argument_images, named_images
+from edgevlm.cli.images import read_image_arguments, split_image_names
 from edgevlm.errors import InputError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -32,9 +32,11 @@ def test_what_a_shell_would_take_apart(names: list[str]) -> None:
     paths = [f"/no/such folder/{name}" for name in names]
     quoted = " ".join(map(shlex.quote, paths))
     escaped = "  ".join("".join("\\" + c if c in " '\"\\" else c for c in path) for path in paths)
-    assert named_images(quoted + " ") == paths
-    assert named_images(f"\t{escaped}") == paths
-    assert named_images(f'"{paths[0]}"'.replace("\\", "\\\\") if '"' not in paths[0] else quoted)
+    assert split_image_names(quoted + " ") == paths
+    assert split_image_names(f"\t{escaped}") == paths
+    assert split_image_names(
+        f'"{paths[0]}"'.replace("\\", "\\\\") if '"' not in paths[0] else quoted
+    )
 
 
 @pytest.mark.parametrize("name", ["a b.png", "it's.png", "'quoted'.png", "a\\ b.png", "#1.png"])
@@ -47,36 +49,44 @@ def test_a_file_of_that_very_name_goes_first(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     Path(name).touch()
-    assert named_images(f" {name} ") == [name]
-    assert named_images(f"~/{name}") == [f"~/{name}"]
+    assert split_image_names(f" {name} ") == [name]
+    assert split_image_names(f"~/{name}") == [f"~/{name}"]
     url = f"file://{tmp_path.as_posix()}/{name}"
-    assert named_images(url) == [url]
+    assert split_image_names(url) == [url]
 
 
 def test_windows_paths_keep_their_backslashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgevlm.cli.images.os.name", "nt")
-    assert named_images(r"C:\Users\me\a.png") == [r"C:\Users\me\a.png"]
-    assert named_images(r'"C:\my photos\a.png" D:\b.png') == [r"C:\my photos\a.png", r"D:\b.png"]
+    assert split_image_names(r"C:\Users\me\a.png") == [r"C:\Users\me\a.png"]
+    assert split_image_names(r'"C:\my photos\a.png" D:\b.png') == [
+        r"C:\my photos\a.png",
+        r"D:\b.png",
+    ]
 
 
 def test_other_texts() -> None:
-    assert named_images("a.png  b.png") == ["a.png", "b.png"]
-    assert named_images("it's gone.png") == ["it's gone.png"]
-    assert named_images(f" {URI} ") == [URI]
-    assert named_images("data:image/png;base64,AAAA BBBB") == ["data:image/png;base64,AAAA BBBB"]
-    assert named_images("x" * 100_000) == ["x" * 100_000]
-    assert named_images("file:///a%20b.png file:///c.png") == ["file:///a%20b.png", "file:///c.png"]
+    assert split_image_names("a.png  b.png") == ["a.png", "b.png"]
+    assert split_image_names("it's gone.png") == ["it's gone.png"]
+    assert split_image_names(f" {URI} ") == [URI]
+    assert split_image_names("data:image/png;base64,AAAA BBBB") == [
+        "data:image/png;base64,AAAA BBBB"
+    ]
+    assert split_image_names("x" * 100_000) == ["x" * 100_000]
+    assert split_image_names("file:///a%20b.png file:///c.png") == [
+        "file:///a%20b.png",
+        "file:///c.png",
+    ]
     with pytest.raises(InputError, match="/image needs the path"):
-        named_images("  ")
+        split_image_names("  ")
     with pytest.raises(InputError, match="'-' cannot be an image here"):
-        named_images("a.png -")
+        split_image_names("a.png -")
 
 
 def test_arguments_are_left_to_the_shell() -> None:
     names = ["a b.png", "'a'.png", URI]
-    assert argument_images(names) == names
+    assert read_image_arguments(names) == names
     with pytest.raises(InputError, match="read once"):
-        argument_images(["-", "a.png", "-"])
+        read_image_arguments(["-", "a.png", "-"])
 
 
 def edgevlm(*arguments: str, stdin: bytes = b"", home: Path | None = None) -> tuple[int, str, str]:
@@ -108,8 +118,8 @@ def test_ask(image: str) -> None:
         (["ask", QUESTION, "-", "-"], "read once"),
         (["bench", "--image", "-"], "standard input, which is empty"),
         (["chat", "-"], "'-' cannot be an image here"),
-        (["ask", QUESTION, "data:image/png;base64,no"], "cannot be read as a picture"),
-        (["ask", QUESTION, "x" * 5000], "longer than a path"),
+        (["ask", QUESTION, "data:image/png;base64,no"], "cannot be read as an image"),
+        (["ask", QUESTION, "x" * 5000], "too long for a path"),
         (["ask", QUESTION, "file://nas/a.png"], "machine 'nas'"),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from edgevlm import Bundle
-from edgevlm.benchmark import camera_frame, ceilings, measure_picture, settings
+from edgevlm.benchmark import camera_frame, measure_image, measure_limits, settings
 
 BENCH = [sys.executable, "-m", "edgevlm", "bench"]
 
@@ -54,10 +54,10 @@ def test_what_cannot_be_measured_is_said() -> None:
 def test_no_round_is_spared_by_a_cache() -> None:
     """Of three rounds the median is told: with the first picture again it would be a cached one."""
     (setting,) = settings(Bundle.open("edgevlm-nano"), "edgevlm-nano", "cpu", 1)
-    assert measure_picture(setting, camera_frame(), 3).tiles == 1
+    assert measure_image(setting, camera_frame(), 3).tiles == 1
 
 
 def test_ceilings_are_plausible() -> None:
-    found = ceilings(rounds=1)
+    found = measure_limits(rounds=1)
     assert np.isfinite([found.read_rate, found.multiply_rate]).all()
     assert found.multiply_rate > 1e8

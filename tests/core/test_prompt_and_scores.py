@@ -10,7 +10,8 @@ from edgevlm.inputs.images import load_image
 from edgevlm.inputs.prompt import user_message
 from edgevlm.inputs.tiling import Detail
 from edgevlm.results import PromptText, PromptTile
-from tests.conftest import Export, picture
+from tests.conftest import picture
+from tests.support.oracle import BUNDLES
 
 QUESTION = "What is this?"
 
@@ -45,13 +46,11 @@ def test_the_text_of_a_prompt_has_its_special_tokens(smolvlm: VLM) -> None:
 
 
 @pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
-def test_scores_are_the_models_own_probabilities(exported: Export, family: str) -> None:
+def test_scores_are_the_models_own_probabilities(family: str) -> None:
     """The reference is logits under teacher forcing, without caches, for each tokenization."""
     choices = ["red", "a cat", "12"]
     image = picture(0)
-    with VLM.from_pretrained(
-        exported(family).bundle, vision="fp32", decoder="f16", threads=1
-    ) as vlm:
+    with VLM.from_pretrained(BUNDLES / family, threads=1) as vlm:
         engine = vlm._engine
         prepared = engine.process_image(load_image(image))
         ends = sorted(vlm.manifest.prompt.end_token_ids)
@@ -99,10 +98,10 @@ def test_choices_that_cannot_be_scored(smolvlm: VLM) -> None:
         smolvlm.score(None, QUESTION, ["word " * 5000])
 
 
-def test_loading_tells_its_steps(exported: Export) -> None:
+def test_loading_tells_its_steps() -> None:
     told: list[tuple[float, str]] = []
     with VLM.from_pretrained(
-        exported("smolvlm").bundle,
+        BUNDLES / "smolvlm",
         vision="fp32",
         decoder="f16",
         threads=1,

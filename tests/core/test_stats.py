@@ -52,7 +52,7 @@ def test_peak_memory_is_that_of_this_process_alone(vlm: VLM) -> None:
     told = vlm.ask(None, QUESTION, max_tokens=1).stats.peak_memory
     assert told is not None
     block = b"1" * (told + 400_000_000)
-    program = "from edgevlm.runtimes import cpu; print(cpu.peak_memory())"
+    program = "from edgevlm.runtimes import system; print(system.peak_memory())"
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     after = vlm.ask(None, QUESTION, max_tokens=1).stats.peak_memory
     assert after is not None and after > len(block)

@@ -1,4 +1,4 @@
-"""End-to-end tests with real runtimes: the references are transformers, and models without caches."""
+"""End-to-end tests with real runtimes; the references are models without caches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    Idefics3Processor,
-    PaliGemmaProcessor,
-)
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from edgevlm import (
     VLM,
@@ -35,99 +25,10 @@ from edgevlm import (
     InputError,
 )
 from edgevlm.chat import Overflow
-from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import default_context_length
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.prompt import user_message
-from edgevlm.inputs.tiling import ImageBudget
-from tests.conftest import Export, picture
-
-Array = NDArray[Any]
-
-
-def engine(vlm: VLM) -> Engine:
-    return vlm._engine
-
-
-class Reference:
-    """The checkpoint in transformers, float32."""
-
-    def __init__(self, checkpoint: Path, family: str) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            checkpoint, dtype=torch.float32
-        ).eval()
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        self.paligemma = family.startswith("paligemma")
-        if self.paligemma:
-            images = SiglipImageProcessorPil.from_pretrained(checkpoint)
-            self.processor: Any = PaliGemmaProcessor(images, tokenizer)
-        else:
-            images = SmolVLMImageProcessorPil.from_pretrained(checkpoint)
-            template = (checkpoint / "chat_template.jinja").read_text(encoding="utf-8")
-            config = self.model.config
-            patches = config.vision_config.image_size // config.vision_config.patch_size
-            self.processor = Idefics3Processor(
-                images,
-                tokenizer,
-                image_seq_len=(patches // config.scale_factor) ** 2,
-                chat_template=template,
-            )
-
-    def inputs(self, image: Image.Image, question: str) -> Any:
-        if self.paligemma:
-            return self.processor(text="<image>" + question, images=image, return_tensors="pt")
-        message = {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": question}],
-        }
-        rendered = self.processor.apply_chat_template([message], add_generation_prompt=True)
-        return self.processor(text=[rendered], images=[[image]], return_tensors="pt")
-
-    def answer_and_logits(
-        self, image: Image.Image, question: str, length: int
-    ) -> tuple[list[int], Array]:
-        """Greedy ids, and float32 logits ``[length, vocabulary]`` before each of them."""
-        inputs = self.inputs(image, question)
-        inputs.pop("labels", None)
-        with torch.no_grad():
-            output = self.model.generate(
-                **inputs,
-                max_new_tokens=length,
-                min_new_tokens=length,
-                do_sample=False,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        return ids, torch.stack(output.logits)[:, 0].numpy()
-
-
-@pytest.mark.parametrize("family", ["smolvlm", "idefics3", "paligemma", "paligemma2"])
-def test_logits_as_transformers(exported: Export, family: str) -> None:
-    """Picture, prompt and answer through both: every family, the whole road at once."""
-    made = exported(family)
-    reference = Reference(made.checkpoint, family)
-    with VLM.from_pretrained(made.bundle, vision="fp32", decoder="f16", threads=1) as vlm:
-        for seed, question in enumerate(["What is this?", "Say 3 things.\nNow."]):
-            image = picture(seed, width=90 + 70 * seed)
-            ids, expected = reference.answer_and_logits(image, question, 6)
-            prepared = engine(vlm).process_image(load_image(image))
-            found = engine(vlm).logits([user_message(question, 1)], [prepared], ids)
-            expected = expected[:, : found.shape[1]]
-            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-            assert error < 5e-3, f"{family}: relative error {error:.1e}"
-
-
-def test_low_detail_as_transformers_with_a_shorter_edge(exported: Export, smolvlm: VLM) -> None:
-    reference = Reference(exported("smolvlm").checkpoint, "smolvlm")
-    tile = smolvlm.manifest.image.tile_size[0]
-    reference.processor.image_processor.size = {"longest_edge": tile}
-    image, question = picture(5, 300, 200), "What is this?"
-    ids, expected = reference.answer_and_logits(image, question, 6)
-    prepared = engine(smolvlm).process_image(load_image(image), ImageBudget("low"))
-    found = engine(smolvlm).logits([user_message(question, 1)], [prepared], ids)
-    expected = expected[:, : found.shape[1]]
-    assert np.linalg.norm(found - expected) < 5e-3 * np.linalg.norm(expected)
+from tests.conftest import picture
+from tests.support.oracle import BUNDLES
 
 
 def test_every_way_of_asking_takes_a_budget_for_pictures(smolvlm: VLM) -> None:
@@ -160,23 +61,6 @@ def test_every_way_of_asking_takes_a_budget_for_pictures(smolvlm: VLM) -> None:
     assert len(smolvlm.encode_image(image, detail="low")) == per_tile
     with pytest.raises(InputError, match="max_image_tokens is 1, but"):
         smolvlm.ask(image, "What?", max_image_tokens=1)
-
-
-@pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
-def test_encode_as_transformers(exported: Export, family: str) -> None:
-    made = exported(family)
-    reference = Reference(made.checkpoint, family)
-    image = picture(3, 200, 130)
-    inputs = reference.inputs(image, "x")
-    with torch.no_grad():
-        pooled = reference.model.get_image_features(
-            pixel_values=inputs["pixel_values"]
-        ).pooler_output
-    expected = torch.cat(list(pooled)).reshape(-1, pooled[0].shape[-1]).numpy()
-    with VLM.from_pretrained(made.bundle, vision="fp32", decoder="f16") as vlm:
-        found = vlm.encode_image(image) / vlm.manifest.decoder.embedding_scale
-    assert found.dtype == np.float32
-    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
 
 
 def test_ask_stream_and_chat_agree(smolvlm: VLM) -> None:
@@ -378,8 +262,8 @@ def test_openvino_gives_the_same_embeddings(
     assert vlm.ask(picture(0), "What?", max_tokens=4).stats.answer_tokens > 0
 
 
-def test_the_golden_picture_can_be_read(exported: Export) -> None:
-    golden = Bundle.open(exported("smolvlm").bundle).manifest.golden
+def test_the_golden_picture_can_be_read() -> None:
+    golden = Bundle.open(BUNDLES / "smolvlm").manifest.golden
     assert golden is not None
     assert load_image(base64.b64decode(golden.picture_png)).shape[2] == 3
 

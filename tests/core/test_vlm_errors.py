@@ -24,7 +24,8 @@ from edgevlm import (
     PromptError,
 )
 from edgevlm.bundle import sha256
-from tests.conftest import Export, picture
+from tests.conftest import picture
+from tests.support.oracle import BUNDLES
 
 
 def test_prompt_and_answer_must_fit_the_context(fresh: Callable[..., VLM]) -> None:
@@ -139,31 +140,31 @@ def copy_of(bundle: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "vision.fp32.onnx", "decoder.f16.gguf"])
-def test_a_missing_file_is_named(exported: Export, tmp_path: Path, name: str) -> None:
-    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = copy_of(BUNDLES / "smolvlm", tmp_path)
     (folder / name).unlink()
     with pytest.raises(BundleError, match=name):
         Bundle.open(folder)
 
 
 @pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
-def test_an_altered_file_is_refused(exported: Export, tmp_path: Path, name: str) -> None:
-    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+def test_an_altered_file_is_refused(tmp_path: Path, name: str) -> None:
+    folder = copy_of(BUNDLES / "smolvlm", tmp_path)
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(BundleError, match=f"{name} was altered"):
-        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+        VLM.from_pretrained(folder)
     (folder / name).write_bytes(content[:-1])
     with pytest.raises(BundleError, match="the manifest says"):
-        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+        VLM.from_pretrained(folder)
 
 
 def test_a_file_is_read_again_only_if_it_was_written(
-    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    folder = copy_of(BUNDLES / "smolvlm", tmp_path)
     bundle = Bundle.open(folder)
     entry = bundle.decoder_file("f16")
     read: list[Path] = []
@@ -192,23 +193,21 @@ def test_a_file_is_read_again_only_if_it_was_written(
 
 
 def test_without_a_cache_folder_files_are_read_each_time(
-    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    bundle = Bundle.open(exported("smolvlm").bundle)
+    bundle = Bundle.open(BUNDLES / "smolvlm")
     for _ in range(2):
         bundle.check_hashes_once([bundle.decoder_file("f16")])
 
 
 @pytest.mark.parametrize("name", ["vision.fp32.onnx", "decoder.f16.gguf"])
-def test_garbage_with_a_true_hash_is_a_clear_error(
-    exported: Export, tmp_path: Path, name: str
-) -> None:
+def test_garbage_with_a_true_hash_is_a_clear_error(tmp_path: Path, name: str) -> None:
     """The file was damaged before its hash was computed."""
     import hashlib
 
-    folder = copy_of(exported("smolvlm").bundle, tmp_path)
+    folder = copy_of(BUNDLES / "smolvlm", tmp_path)
     (folder / name).write_bytes(b"GGUF" + b"\x03\0\0\0" + bytes(range(256)) * 4)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     part, precision = ("vision", "fp32") if name.startswith("vision") else ("decoder", "f16")
@@ -217,4 +216,4 @@ def test_garbage_with_a_true_hash_is_a_clear_error(
     entry["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(LoadError, match=name):
-        VLM.from_pretrained(folder, vision="fp32", decoder="f16")
+        VLM.from_pretrained(folder)

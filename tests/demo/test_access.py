@@ -18,12 +18,11 @@ from PIL import Image
 
 from edgevlm.demo import gradio_setup
 from tests.support import browser
-from tests.support.demo_fixtures import MARKS, SCENE, SQUARE
+from tests.support.demo import MARKS, SCENE, SQUARE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = MARKS
 
 TABS = ("Chat", "Live", "Inside", "Compare", "Models")

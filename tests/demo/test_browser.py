@@ -18,13 +18,12 @@ import pytest
 
 from edgevlm import VLM, Chunk
 from tests.support import browser
-from tests.support.demo_fixtures import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
+from tests.support.demo import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 
-pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = MARKS
 
 

@@ -15,14 +15,13 @@ from PIL import Image
 
 from edgevlm import VLM, Chunk, ContextError
 from tests.support import browser
-from tests.support.demo_fixtures import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
+from tests.support.demo import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
     from edgevlm.demo.model_pool import ModelPool
 
-pytest_plugins = ["tests.support.demo_fixtures"]
 pytestmark = MARKS
 
 NASTY = '  <b>&amp; "src="/file" \'x\'\n\t*star* `code` ${1} {{2}} <img src=x onerror=alert(1)>\n\n  end '

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import browser, demo_fixtures
-from tests.support.demo_fixtures import SCENE, SHAPES, SQUARE, picture_of
+from tests.support import browser
+from tests.support.demo import MARKS, SCENE, SHAPES, SQUARE, picture_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
     from edgevlm.demo.model_pool import ModelPool
 
-pytest_plugins = ["tests.support.demo_fixtures"]
-pytestmark = demo_fixtures.MARKS
+pytestmark = MARKS
 
 
 def open_list(page: Page) -> None:

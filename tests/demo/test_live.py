@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgevlm import VLM
-from tests.support import browser, demo_fixtures
-from tests.support.demo_fixtures import CHANGED, SCENE, SQUARE, picture_of
+from tests.support import browser
+from tests.support.demo import CHANGED, MARKS, SCENE, SQUARE, picture_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
     from edgevlm.demo.model_pool import ModelPool
 
-pytest_plugins = ["tests.support.demo_fixtures"]
-pytestmark = demo_fixtures.MARKS
+pytestmark = MARKS
 
 TRACKS = """() => {
   window.tracks = [];

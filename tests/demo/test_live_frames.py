@@ -144,7 +144,7 @@ def claiming(side: int) -> bytes:
         ({"image": data_uri(claiming(5_000))}, "5000 × 5000 pixels"),
         ({"image": data_uri(claiming(20_000))}, "400000000 pixels"),
         ({"image": sent()["image"][:400]}, "not base64"),
-        ({"image": sent()["image"][:403]}, "cannot be read as a picture"),
+        ({"image": sent()["image"][:403]}, "cannot be read as an image"),
     ],
     ids=lambda value: str(value)[:30],
 )

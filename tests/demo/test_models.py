@@ -15,16 +15,15 @@ from PIL import Image
 
 from edgevlm import VLM, Bundle
 from edgevlm.local_bundles import remember
-from tests.support import browser, demo_fixtures
-from tests.support.demo_fixtures import SCENE, SQUARE, picture_of
+from tests.support import browser
+from tests.support.demo import MARKS, SCENE, SQUARE, picture_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from edgevlm.demo.model_pool import ModelPool
 
-pytest_plugins = ["tests.support.demo_fixtures"]
-pytestmark = demo_fixtures.MARKS
+pytestmark = MARKS
 
 
 def compare_about(page: Page, picture: Path, question: str) -> None:

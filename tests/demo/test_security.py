@@ -19,7 +19,7 @@ from edgevlm.demo.app import build, launch
 from edgevlm.demo.browsers import COOKIE
 from edgevlm.demo.conversation import user_turn
 from edgevlm.demo.model_pool import ModelPool
-from tests.support.demo_fixtures import SQUARE
+from tests.support.demo import SQUARE
 
 SECRET = b"nobody but the owner reads this"
 

@@ -30,7 +30,8 @@ from edgevlm import VLM, BusyError, Chunk, ChunkStream, ClosedError, InputError
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
-from tests.conftest import Export, picture
+from tests.conftest import picture
+from tests.support.oracle import BUNDLES
 from tests.support.serving import free_port, until
 
 LONG: GenerationOptions = {"max_tokens": 500}
@@ -114,10 +115,10 @@ def test_a_stream_in_a_reference_cycle_frees_the_model(fresh: Callable[..., VLM]
         gc.enable()
 
 
-def test_a_model_that_nobody_refers_to_is_freed_at_once(exported: Export) -> None:
+def test_a_model_that_nobody_refers_to_is_freed_at_once() -> None:
     gc.disable()
     try:
-        vlm = VLM.from_pretrained(exported("smolvlm").bundle, threads=1)
+        vlm = VLM.from_pretrained(BUNDLES / "smolvlm", threads=1)
         vlm.chat().send("What?", max_tokens=2)
         next(vlm.stream(None, "What?", **LONG))
         engine = weakref.ref(vlm._engine)
@@ -311,8 +312,8 @@ def interrupted(bundle: Path, interrupt: Callable[[subprocess.Popen[bytes], int]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a pipe is set by Linux alone")
-def test_ctrl_c_and_a_closed_pipe_end_the_command_as_shells_expect(exported: Export) -> None:
-    bundle = exported("smolvlm").bundle
+def test_ctrl_c_and_a_closed_pipe_end_the_command_as_shells_expect() -> None:
+    bundle = BUNDLES / "smolvlm"
     assert interrupted(bundle, lambda process, _: process.send_signal(signal.SIGINT)) == 130
     assert interrupted(bundle, lambda _, reader: os.close(reader)) == 141
 

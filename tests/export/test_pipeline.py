@@ -164,7 +164,7 @@ def test_the_card_says_what_is_in_the_bundle(exported: Export) -> None:
     for entry in manifest.files():
         assert f"`{entry.name}`" in card and f"{entry.size:,}" in card
     assert card.startswith("---\nlicense: apache-2.0\nbase_model: checkpoint\n")
-    assert "None" not in card and "A bound was passed" not in card
+    assert "None" not in card and "A bound was exceeded" not in card
 
 
 def test_optimum_cli_exports_from_the_hubs_cache_the_same_bytes(
@@ -232,7 +232,7 @@ def test_a_decoder_of_other_weights_is_drift(exported: Export, tmp_path: Path) -
     assert manifest.parity is not None and manifest.parity.drift_allowed
     assert list(manifest.decoder.files) == ["q8_0"]
     assert (out / "decoder.q8_0.gguf").read_bytes() == gguf.read_bytes()
-    assert "A bound was passed" in (out / "README.md").read_text(encoding="utf-8")
+    assert "A bound was exceeded" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_decoder_of_another_model_is_refused(exported: Export, tmp_path: Path) -> None:

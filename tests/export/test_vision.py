@@ -15,8 +15,10 @@ from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ExportError
 from edgevlm.export import vision
+from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
+from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
 from edgevlm.manifest import ImagePreparation, Manifest
 from edgevlm.runtimes.onnx.session import OnnxVision
@@ -60,7 +62,8 @@ def made(
         shutil.copy(bundle / f"vision.{precision}.onnx", folder / f"{precision}.onnx")
     preparation = Manifest.load(bundle).image
     vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
-    vision.convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", preparation)
+    tiles = CalibrationImages.open().tiles(preparation)
+    convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", tiles)
     return Made(Checkpoint.open(checkpoint), preparation, folder)
 
 

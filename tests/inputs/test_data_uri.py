@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgevlm.errors import ImageError
-from edgevlm.inputs.data_uri import decode_base64, decode_data_uri, is_data_uri, shortened
+from edgevlm.inputs.data_uri import decode_base64, decode_data_uri, is_data_uri, shorten
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -151,8 +151,8 @@ def test_long_texts_are_decoded_and_never_repeated_in_errors() -> None:
     with pytest.raises(ImageError) as caught:
         decode_data_uri("data:;base64," + text + "?")
     assert len(str(caught.value)) < 100
-    assert len(shortened("a" * 10**6)) < 100
-    assert shortened("it's") == '"it\'s"'
+    assert len(shorten("a" * 10**6)) < 100
+    assert shorten("it's") == '"it\'s"'
 
 
 def test_what_is_meant_as_a_data_uri() -> None:

@@ -1,4 +1,4 @@
-"""A picture that comes again is not cut again, and is still the same picture."""
+"""An image that was split before is not split again, and the result is the same."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ def processor() -> ImageProcessor:
 
 
 @pytest.fixture
-def cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the pictures that were really cut."""
-    cut: list[tuple[int, ...]] = []
+def splits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of the images that were really split."""
+    split: list[tuple[int, ...]] = []
 
-    def tell(image: NDArray[np.uint8], **named: Any) -> Tiles:
-        cut.append(image.shape)
+    def record(image: NDArray[np.uint8], **named: Any) -> Tiles:
+        split.append(image.shape)
         return split_image(image, **named)
 
-    monkeypatch.setattr(image_processor, "split_image", tell)
-    return cut
+    monkeypatch.setattr(image_processor, "split_image", record)
+    return split
 
 
-def test_cut_once_and_again_only_for_its_pixels(
-    processor: ImageProcessor, cuts: list[tuple[int, ...]]
+def test_split_once_and_again_only_for_its_pixels(
+    processor: ImageProcessor, splits: list[tuple[int, ...]]
 ) -> None:
     first, second = processor.process(image(), WHOLE), processor.process(image(), WHOLE)
     assert (second.keys, second.grid) == (first.keys, first.grid)
-    assert len(cuts) == 1
+    assert len(splits) == 1
     expected = split_image(image(), SPLIT)
     for found in (first, second):
         assert found.grid == (expected.rows, expected.columns) == (4, 3)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
         for tile, pixels in zip(found.tiles, expected.pixels, strict=True):
             np.testing.assert_array_equal(tile.pixels, pixels)
-    assert len(cuts) == 2
+    assert len(splits) == 2
 
 
-def test_what_becomes_of_the_array_later_is_nobodys_business(processor: ImageProcessor) -> None:
+def test_later_changes_of_the_array_do_not_matter(processor: ImageProcessor) -> None:
     for _ in range(2):
         frame = image()
         found = processor.process(frame, WHOLE)
@@ -66,8 +66,8 @@ def test_what_becomes_of_the_array_later_is_nobodys_business(processor: ImagePro
         np.testing.assert_array_equal(found.pixels, split_image(image(), SPLIT).pixels)
 
 
-def test_other_pictures_shapes_and_budgets_are_others(
-    processor: ImageProcessor, cuts: list[tuple[int, ...]]
+def test_other_images_shapes_and_budgets_are_split_anew(
+    processor: ImageProcessor, splits: list[tuple[int, ...]]
 ) -> None:
     black = np.zeros((100, 300, 3), np.uint8)
     ways = [
@@ -79,33 +79,34 @@ def test_other_pictures_shapes_and_budgets_are_others(
         (black, ImageBudget(max_tokens=12)),
     ]
     grids = [processor.process(*way).grid for way in ways]
-    assert len(cuts) == len(ways)
+    assert len(splits) == len(ways)
     assert [processor.process(*way).grid for way in ways] == grids
-    assert len(cuts) == len(ways)
+    assert len(splits) == len(ways)
     assert grids == [(4, 3), (4, 3), (2, 4), (4, 2), (0, 0), (1, 2)]
 
 
 def test_the_last_ones_are_remembered(
-    processor: ImageProcessor, cuts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    splits: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_processor, "MAX_REMEMBERED", 2)
-    for seed in (0, 1, 0, 2, 0, 1):  # when 2 comes, 0 was used after 1
+    processor = ImageProcessor(SPLIT, tokens_per_tile=4)
+    for seed in (0, 1, 0, 2, 0, 1):  # 1 is the least recently used when 2 comes
         processor.process(image(seed), WHOLE)
-    assert len(cuts) == 4
+    assert len(splits) == 4
 
 
-def test_a_turn_neither_cuts_nor_needs_the_pixels(
-    fresh: Callable[..., VLM], cuts: list[tuple[int, ...]]
+def test_a_known_image_is_neither_split_nor_kept_as_pixels(
+    fresh: Callable[..., VLM], splits: list[tuple[int, ...]]
 ) -> None:
     vlm = fresh()
-    cuts.clear()
+    splits.clear()
     seen = picture(3, width=256, height=256)
     expected = vlm.ask(seen, "What?", max_tokens=8).text
-    assert len(cuts) == 1
+    assert len(splits) == 1
     assert vlm.ask(seen, "What?", max_tokens=8).text == expected
-    assert len(cuts) == 1
+    assert len(splits) == 1
     vlm._engine._encoder.cache.clear()
     vlm._engine._kv_cache.reset()
     again = vlm.ask(seen, "What?", max_tokens=8)
     assert (again.text, again.stats.encoded_tiles) == (expected, 17)
-    assert len(cuts) == 2
+    assert len(splits) == 2

@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
 from edgevlm.errors import ImageError, MissingDependencyError, PromptError
 from edgevlm.inputs import image_sources
-from edgevlm.inputs.images import image_of_part, load_image, load_images, stored_image_size
+from edgevlm.inputs.images import load_image, load_image_part, load_images, read_image_size
 from tests.support.image_writers import gradient, png
 
 PIXELS = gradient(np.uint8, 3)
@@ -111,15 +110,15 @@ def test_a_file_url_that_was_not_encoded(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("", "no picture at '': no such file"),
-        ("gone.png", "no picture at 'gone.png': no such file"),
+        ("", "no image at '': no such file"),
+        ("gone.png", "no image at 'gone.png': no such file"),
         ("a.png/b.png", "no such file"),
         (".", "a folder"),
         (Path("."), "a folder"),
         ("a\0b", "null character"),
         ("a\ud800b", "lone surrogate"),
-        ("x" * 300, "longer than a path"),
-        (Path("x" * 300), "longer than a path"),
+        ("x" * 300, "too long for a path"),
+        (Path("x" * 300), "too long for a path"),
         (base64.b64encode(DATA * 99).decode(), "must begin with 'data:image/png;base64,'"),
         ("https://example.com/a.png", "fetches nothing"),
         ("HTTP://example.com/a.png", "fetches nothing"),
@@ -129,7 +128,7 @@ def test_a_file_url_that_was_not_encoded(folder: Path) -> None:
         ("file:///no/such%20file.png", "no such file"),
         ("data:image/png", "no comma"),
         ("data:image/png;base64," + "A" * 400_000 + "?", "not base64: '\\?' at position 400000"),
-        ("data:text/plain,no%20image", r"cannot be read as a picture: .* begins with b'no image'"),
+        ("data:text/plain,no%20image", r"cannot be read as an image: .* begins with b'no image'"),
         (Path(URI[:80]), "no such file"),
     ],
     ids=lambda value: str(value)[:30].encode("ascii", "replace").decode(),
@@ -146,7 +145,7 @@ def test_things_that_are_no_files(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         assert "a socket" in refusal("socket")
-    assert "a link to a file that is not there" in refusal("broken")
+    assert "a link to a file that does not exist" in refusal("broken")
     assert "symbolic link" in refusal("loop")
     assert "'empty' is an empty file" in refusal("empty")
     assert "'/dev/null' is empty" in refusal("/dev/null")
@@ -216,7 +215,7 @@ def test_binary_files_of_any_kind(folder: Path) -> None:
     for file in files:
         assert_read(file)
         assert not file.closed
-        assert "at its end already" in refusal(file)
+        assert "already at its end" in refusal(file)
         file.close()
 
 
@@ -291,6 +290,13 @@ def test_a_closed_file() -> None:
 # Arrays
 
 
+class Matrix(np.ndarray[Any, Any]):
+    """An array that has two dimensions whatever is done to it, as ``numpy.matrix``."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.atleast_2d(super().__getitem__(key))
+
+
 class Convertible:
     """What numpy makes an array of."""
 
@@ -304,17 +310,10 @@ class Convertible:
 
 
 def test_what_numpy_makes_an_array_of() -> None:
-    tensor = torch.tensor(PIXELS)
-    for source in (Convertible(PIXELS), tensor, tensor.permute(1, 0, 2).permute(1, 0, 2)):
-        assert_read(source)
+    assert_read(Convertible(PIXELS))
     np.testing.assert_array_equal(
-        load_image(np.asmatrix(PIXELS[..., 0])), load_image(PIXELS[..., 0])
+        load_image(PIXELS[..., 0].view(Matrix)), load_image(PIXELS[..., 0])
     )
-    np.testing.assert_array_equal(load_image(tensor / 255), PIXELS)
-    assert "channels first" in refusal(tensor.permute(2, 0, 1))
-    assert "BFloat16" in refusal(tensor.to(torch.bfloat16))
-    assert "requires grad" in refusal((tensor / 255).requires_grad_())
-    assert "meta device" in refusal(tensor.to("meta"))
     assert "of two lines" in refusal(Convertible(RuntimeError("an error\nof two lines")))
 
 
@@ -333,7 +332,6 @@ def test_one_image_is_never_taken_for_several(folder: Path) -> None:
             io.BytesIO(DATA),
             file,
             PIXELS,
-            torch.tensor(PIXELS),
             Image.fromarray(PIXELS),
             Convertible(PIXELS),
         ):
@@ -362,8 +360,8 @@ def test_several_images_in_anything_that_has_an_order(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("sources", "words"),
     [
-        ({"image": DATA}, "in order, in a list; is dict"),
-        ({DATA}, "in order, in a list; is set"),
+        ({"image": DATA}, "in a list, which has an order; is dict"),
+        ({DATA}, "in a list, which has an order; is set"),
         (frozenset([DATA]), "is frozenset"),
         ([[DATA]], "is list"),
         (PIXELS.tolist(), "is list"),
@@ -398,7 +396,7 @@ def test_parts_as_transformers_spells_them(folder: Path) -> None:
         {"base64": text.rstrip("=").encode()},
         {"base64": URI},
     ):
-        np.testing.assert_array_equal(image_of_part({"type": "image", **part}), PIXELS)
+        np.testing.assert_array_equal(load_image_part({"type": "image", **part}), PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +417,7 @@ def test_parts_as_transformers_spells_them(folder: Path) -> None:
 )
 def test_parts_without_an_image(part: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error, match=words) as caught:
-        image_of_part({"type": "image", **part})
+        load_image_part({"type": "image", **part})
     assert len(str(caught.value)) < 250
 
 
@@ -444,7 +442,7 @@ def test_heic_as_a_path_bytes_and_file(folder: Path) -> None:
         found = load_image(source).astype(int)
         assert found.shape == QUARTERS.shape
         assert np.abs(found - QUARTERS)[:, :28].max() < 20
-    assert stored_image_size(data) == (64, 40)
+    assert read_image_size(data) == (64, 40)
     assert "HEIF" not in Image.OPEN  # Pillow itself is as it was
 
 
@@ -462,7 +460,7 @@ def test_heic_is_turned_as_its_camera_was_and_laid_on_white() -> None:
 def test_heic_that_is_broken() -> None:
     data = heic(QUARTERS)
     for kept in (16, 100, len(data) // 2, len(data) - 20):
-        assert "the picture of" in refusal(data[:kept])
+        assert "the image of" in refusal(data[:kept])
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"msf1"])
@@ -471,7 +469,7 @@ def test_heic_without_its_library_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(99)
-    for read in (load_image, stored_image_size):
+    for read in (load_image, read_image_size):
         with pytest.raises(MissingDependencyError, match=r"pip install 'edgevlm\[heic\]'"):
             read(data)
 
@@ -483,7 +481,7 @@ def test_avif_needs_no_library_but_pillow(monkeypatch: pytest.MonkeyPatch) -> No
         file = io.BytesIO()
         Image.fromarray(QUARTERS).save(file, "AVIF", quality=100)
         assert np.abs(load_image(file.getvalue()).astype(int) - QUARTERS).mean() < 3
-        assert "cannot be read as a picture" in refusal(data)
+        assert "cannot be read as an image" in refusal(data)
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(MissingDependencyError, match=r"pip install 'pillow>=11\.3'"):
         load_image(data)

@@ -1,176 +1,20 @@
-"""Prompts become the token ids of transformers' processors, and text never becomes a special token."""
+"""Prompts: what is refused, and that text never becomes a special token.
+
+`tests/core/test_committed_bundles.py` and `tests/reference/test_prompt.py` compare ids with transformers'.
+"""
 
 from __future__ import annotations
 
-import itertools
-import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from PIL import Image
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, Idefics3Processor, PaliGemmaProcessor
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from edgevlm.errors import ContextError, InputError, PromptError
 from edgevlm.inputs.prompt import MAX_TOKEN_LENGTH, PromptBuilder, TextSegment
-from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from tests.conftest import Export, Exported
-
-TEXTS = [
-    "What is this?",
-    "  two  spaces   and three\tand a tab ",
-    "line\nline\n\nparagraph\n\n\n\nfar below\r\nwindows\n",
-    "\n",
-    " ",
-    "3.14159 2026-07-02 1,000,000 0x1F ½ cup + ¾ cup ٣٤ ⅷ ²³",
-    "naïve café Ångström Straße ÆØÅ ﬁ ẞ",
-    "Что на картинке? Сколько здесь звёзд?",
-    "この写真には何が写っていますか。 图片里有什么？ 무엇이 있나요?",
-    "😀 👩‍👩‍👧‍👦 🇩🇪 👍🏽 \u200b\u200d\ufeff e\u0301 a\u0308",
-    "def f(x):\n    return x**2 if x != 0 else None  # comment\n\n\n\tclass A: pass",
-    "I'll can't WE'VE don't it's 'tis o'clock rock'n'roll",
-    "<b>bold</b> & <i>x</i> {{ not jinja }} {% raw %} <not_a_token> <|nope|>",
-    "a" * 300,
-    "\u0000\u0001\u007f control",
-    "https://example.com/a?b=c&d=%20#e user@example.com C:\\path\\file",
-    "ends with newline\n",
-    "\nstarts with newline",
-    "עברית العربية हिन्दी ไทย",
-    "mixed123numbers456and789words",
-]
-PICTURES = [(200, 100), (64, 64), (50, 300), (256, 256)]
-
-
-def picture(index: int) -> Image.Image:
-    width, height = PICTURES[index]
-    pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def image() -> dict[str, str]:
-    return {"type": "image"}
-
-
-def text(content: str) -> dict[str, str]:
-    return {"type": "text", "text": content}
-
-
-def conversations() -> list[tuple[list[dict[str, Any]], list[int]]]:
-    """Message lists, each with the numbers of its pictures; 222 of them."""
-    found: list[tuple[list[dict[str, Any]], list[int]]] = []
-    for first, second in itertools.product(TEXTS, TEXTS[::2]):
-        found.append(([{"role": "user", "content": [text(first + second)]}], []))
-    for index, (question, answer) in enumerate(zip(TEXTS, reversed(TEXTS), strict=True)):
-        one = index % len(PICTURES)
-        user = {"role": "user", "content": [image(), text(question)]}
-        assistant = {"role": "assistant", "content": [text(answer)]}
-        system = {"role": "system", "content": [text(answer)]}
-        again = {"role": "user", "content": [text(question), image(), text(answer), image()]}
-        found.append(([user], [one]))
-    for index, (question, answer) in enumerate(zip(TEXTS[::10], TEXTS[1::10], strict=True)):
-        found.append(([user, assistant, again], [index, 1, 2]))
-        found.append(
-            ([system, user, assistant, {"role": "user", "content": [text(question + answer)]}], [3])
-        )
-    return found
-
-
-CONVERSATIONS = conversations()
-
-
-class Prompts:
-    """Our prompt builder and transformers' processor of one checkpoint."""
-
-    def __init__(self, exported: Exported) -> None:
-        self.manifest = Manifest.load(exported.bundle)
-        self.decoder = LlamaCppDecoder(
-            exported.bundle / self.manifest.decoder.files["f16"].name, context_length=256
-        )
-        self.builder = PromptBuilder(self.manifest.prompt, self.decoder.tokenize)
-        self.image_id = next(
-            token.id
-            for token in self.manifest.prompt.special_tokens
-            if token.text == self.manifest.prompt.image_token
-        )
-        self.tokenizer = AutoTokenizer.from_pretrained(exported.checkpoint)
-        self.plain = plain_tokenizer(exported.checkpoint)
-
-    def ids(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> list[int]:
-        """Our ids, with the image token in the places of the embeddings."""
-        tiles = [split_image(np.asarray(image), self.manifest.image) for image in pictures]
-        found: list[int] = []
-        for segment in self.builder.build(messages, [(tile.rows, tile.columns) for tile in tiles]):
-            if isinstance(segment, TextSegment):
-                found += segment.token_ids
-            else:
-                found += [self.image_id] * self.manifest.vision.tokens_per_tile
-        return found
-
-
-def plain_tokenizer(checkpoint: Path) -> Tokenizer:
-    """The checkpoint's tokenizer without special tokens: what it makes of characters alone."""
-    described = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    described["added_tokens"] = [
-        token for token in described["added_tokens"] if not token["special"]
-    ]
-    described["post_processor"] = None
-    return Tokenizer.from_str(json.dumps(described))
-
-
-@pytest.fixture(scope="module")
-def smolvlm(exported: Export) -> Prompts:
-    return Prompts(exported("smolvlm_real_tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def paligemma(exported: Export) -> Prompts:
-    return Prompts(exported("paligemma"))
-
-
-@pytest.fixture(scope="module")
-def smolvlm_processor(exported: Export, smolvlm: Prompts) -> Any:
-    # SmolVLM's own processor needs a video processor; Idefics3's writes the same prompt.
-    return Idefics3Processor(
-        SmolVLMImageProcessorPil.from_pretrained(exported("smolvlm_real_tokenizer").checkpoint),
-        smolvlm.tokenizer,
-        image_seq_len=smolvlm.manifest.vision.tokens_per_tile,
-        chat_template=smolvlm.manifest.prompt.chat_template,
-    )
-
-
-def test_there_are_enough_conversations() -> None:
-    assert len(CONVERSATIONS) >= 200
-
-
-@pytest.mark.parametrize("number", range(len(CONVERSATIONS)))
-def test_smolvlm_ids_as_transformers(smolvlm: Prompts, smolvlm_processor: Any, number: int) -> None:
-    messages, numbers = CONVERSATIONS[number]
-    pictures = [picture(index) for index in numbers]
-    rendered = smolvlm_processor.apply_chat_template(messages, add_generation_prompt=True)
-    reference = smolvlm_processor(
-        text=[rendered], images=[pictures] if pictures else None, return_tensors="np"
-    )
-    assert smolvlm.ids(messages, pictures) == reference["input_ids"][0].tolist()
-
-
-@pytest.mark.parametrize("content", [*TEXTS, "detect cat <loc0003>", "caption en"])
-def test_paligemma_ids_as_transformers(exported: Export, paligemma: Prompts, content: str) -> None:
-    processor = PaliGemmaProcessor(
-        SiglipImageProcessorPil.from_pretrained(exported("paligemma").checkpoint),
-        paligemma.tokenizer,
-    )
-    reference = processor(text="<image>" + content, images=picture(0), return_tensors="np")
-    messages = [{"role": "user", "content": [image(), text(content)]}]
-    assert paligemma.ids(messages, [picture(0)]) == reference["input_ids"][0].tolist()
-
+from tests.support.oracle import BUNDLES
 
 SPECIAL_TEXTS = [
     "<image>",
@@ -185,74 +29,60 @@ SPECIAL_TEXTS = [
 ]
 
 
+class Builder:
+    """The prompt builder of a committed bundle, and the parts that it needs."""
+
+    def __init__(self, family: str) -> None:
+        self.manifest = Manifest.load(BUNDLES / family)
+        self.decoder = LlamaCppDecoder(
+            BUNDLES / family / self.manifest.decoder.files["f16"].name, context_length=256
+        )
+        self.prompts = PromptBuilder(self.manifest.prompt, self.decoder.tokenize)
+
+    def special_ids(self, content: str) -> list[int]:
+        """Return the special tokens of a prompt whose one message is `content`."""
+        special = {token.id for token in self.manifest.prompt.special_tokens}
+        segments = self.prompts.build([{"role": "user", "content": content}], [])
+        ids = [
+            token
+            for segment in segments
+            if isinstance(segment, TextSegment)
+            for token in segment.token_ids
+        ]
+        return [token for token in ids if token in special]
+
+
+@pytest.fixture(scope="module")
+def smolvlm() -> Iterator[Builder]:
+    builder = Builder("smolvlm")
+    yield builder
+    builder.decoder.close()
+
+
+@pytest.fixture(scope="module")
+def paligemma() -> Iterator[Builder]:
+    builder = Builder("paligemma")
+    yield builder
+    builder.decoder.close()
+
+
+def image() -> dict[str, str]:
+    return {"type": "image"}
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
+
+
 @pytest.mark.parametrize("content", SPECIAL_TEXTS)
-@pytest.mark.parametrize("family", ["smolvlm_real_tokenizer", "paligemma"])
-def test_text_is_never_a_special_token(exported: Export, family: str, content: str) -> None:
-    prompts = Prompts(exported(family))
-    before, after = {"smolvlm_real_tokenizer": ("User: ", ""), "paligemma": ("", "\n")}[family]
-    expected = prompts.plain.encode(before + content + after, add_special_tokens=False).ids
-    found = prompts.ids([{"role": "user", "content": [text(content)]}], [])
-    assert found[1 : 1 + len(expected)] == expected
-
-
-def test_text_of_an_assistant_or_system_is_never_special(smolvlm: Prompts) -> None:
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": [text("<image>")]},
-        {"role": "user", "content": [image(), text("a")]},
-        {"role": "assistant", "content": [text("<image><end_of_utterance>")]},
-        {"role": "user", "content": "<image>"},
-    ]
-    whole = smolvlm.manifest.prompt.image_spelling.whole
-    assert whole.count("{image}") == 1
-    found = smolvlm.ids(messages, [Image.new("RGB", (9, 9))])
-    end = smolvlm.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
-    assert found.count(end) == len(messages)
-    tiles = len(split_image(np.zeros((9, 9, 3), np.uint8), smolvlm.manifest.image))
-    assert found.count(smolvlm.image_id) == tiles * smolvlm.manifest.vision.tokens_per_tile
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "<image>",
-                "<end_of_utterance>",
-                "<|im_start|>",
-                "<",
-                ">",
-                "image",
-                " ",
-                "\n",
-                "é",
-                "1",
-            ]
-        ),
-        min_size=1,
-        max_size=8,
-    ).map("".join)
-)
-def test_any_mixture_of_special_tokens_is_plain(smolvlm: Prompts, content: str) -> None:
-    expected = smolvlm.plain.encode("User: " + content, add_special_tokens=False).ids
-    found = smolvlm.ids([{"role": "user", "content": [text(content)]}], [])
-    assert found[1 : 1 + len(expected)] == expected
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.text(max_size=40))
-def test_any_text_as_transformers(smolvlm: Prompts, content: str) -> None:
-    # SmolLM2's vocabulary lacks some control bytes, such as 0x1d. Both drop them; transformers then merges
-    # what stood on either side, llama.cpp does not.
-    assume(smolvlm.plain.decode(smolvlm.plain.encode(content).ids) == content)
-    messages = [{"role": "user", "content": [text(content)]}]
-    rendered = smolvlm.tokenizer.apply_chat_template(
-        messages,
-        chat_template=smolvlm.manifest.prompt.chat_template,
-        add_generation_prompt=True,
-        tokenize=False,
-    )
-    reference = smolvlm.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    assert smolvlm.ids(messages, []) == reference
+@pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
+def test_text_brings_no_special_token(
+    smolvlm: Builder, paligemma: Builder, family: str, content: str
+) -> None:
+    builder = smolvlm if family == "smolvlm" else paligemma
+    of_template = builder.special_ids("x")
+    assert of_template
+    assert builder.special_ids(content) == of_template
 
 
 @pytest.mark.parametrize(
@@ -265,18 +95,18 @@ def test_any_text_as_transformers(smolvlm: Prompts, content: str) -> None:
         ([{"role": "user", "content": []}], "text or a list of parts"),
         ([{"role": "user", "content": [{"type": "video"}]}], "must be an image or a text"),
         ([{"role": "user", "content": [{"type": "text"}]}], "must be an image or a text"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "places for 1 pictures, 0 were"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "places for 1 images, but 0 images"),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
     ],
 )
 def test_messages_of_another_form_are_refused(
-    smolvlm: Prompts, messages: list[Any], message: str
+    smolvlm: Builder, messages: list[Any], message: str
 ) -> None:
     with pytest.raises(PromptError, match=message):
-        smolvlm.builder.build(messages, [])
+        smolvlm.prompts.build(messages, [])
 
 
-def test_errors_do_not_repeat_what_is_long(smolvlm: Prompts) -> None:
+def test_errors_do_not_repeat_what_is_long(smolvlm: Builder) -> None:
     uri = "data:image/png;base64," + "A" * 400_000
     for message in (
         {"role": "user", "content": [{"type": "image_url", "image_url": uri}]},
@@ -285,7 +115,7 @@ def test_errors_do_not_repeat_what_is_long(smolvlm: Prompts) -> None:
         {"role": "user", "content": {"a": uri}},
     ):
         with pytest.raises(PromptError) as caught:
-            smolvlm.builder.build([message], [])
+            smolvlm.prompts.build([message], [])
         assert len(str(caught.value)) < 300
 
 
@@ -298,22 +128,22 @@ def test_errors_do_not_repeat_what_is_long(smolvlm: Prompts) -> None:
         (None, "is NoneType"),
     ],
 )
-def test_what_is_no_list_of_messages_is_refused(smolvlm: Prompts, messages: Any, said: str) -> None:
+def test_what_is_no_list_of_messages_is_refused(smolvlm: Builder, messages: Any, said: str) -> None:
     with pytest.raises(PromptError, match=said):
-        smolvlm.builder.build(messages, [])
+        smolvlm.prompts.build(messages, [])
 
 
 @pytest.mark.parametrize(
     "piece", ["<image>", "<image", "<|im_end|>", "<<image>", "<", "<row_1_col_1>"]
 )
-def test_text_of_special_tokens_takes_linear_time(smolvlm: Prompts, piece: str) -> None:
+def test_text_of_special_tokens_takes_linear_time(smolvlm: Builder, piece: str) -> None:
     """Megabytes, which would take hours if each token cost a copy of the text."""
     content = piece * (6_000_000 // len(piece))
     with pytest.raises(InputError, match="can be tokenized"):
-        smolvlm.builder.build([{"role": "user", "content": content}], [])
+        smolvlm.prompts.build([{"role": "user", "content": content}], [])
 
 
-def test_what_cannot_fit_is_refused_before_the_work(smolvlm: Prompts) -> None:
+def test_what_cannot_fit_is_refused_before_the_work(smolvlm: Builder) -> None:
     def tokenize(text: str) -> list[int]:
         raise AssertionError("there is no need to tokenize")
 
@@ -329,7 +159,7 @@ def test_what_cannot_fit_is_refused_before_the_work(smolvlm: Prompts) -> None:
             builder.build(messages, [], max_positions=10)
 
 
-def test_tokenizing_ends_where_the_context_does(smolvlm: Prompts) -> None:
+def test_tokenizing_ends_where_the_context_does(smolvlm: Builder) -> None:
     """A conversation of many long texts costs no more than the one that passes the limit."""
     tokenized: list[str] = []
 
@@ -338,14 +168,14 @@ def test_tokenizing_ends_where_the_context_does(smolvlm: Prompts) -> None:
         return smolvlm.decoder.tokenize(text)
 
     builder = PromptBuilder(smolvlm.manifest.prompt, tokenize)
-    messages = [{"role": "user", "content": "word " * 100}] * 50
+    messages = [{"role": "user", "content": "word " * 25}] * 50
     with pytest.raises(ContextError, match="more than"):
         builder.build(messages, [], max_positions=250)
     assert 0 < sum(map(len, tokenized)) < 2000
     builder.build(messages[:2], [], max_positions=250)
 
 
-def test_what_paligemma_cannot_express_is_refused(paligemma: Prompts) -> None:
+def test_what_paligemma_cannot_express_is_refused(paligemma: Builder) -> None:
     user = {"role": "user", "content": [image(), text("caption en")]}
     answer = {"role": "assistant", "content": [text("a cat")]}
     refused = [
@@ -355,4 +185,4 @@ def test_what_paligemma_cannot_express_is_refused(paligemma: Prompts) -> None:
     ]
     for messages, grids in refused:
         with pytest.raises(PromptError, match="chat template refuses"):
-            paligemma.builder.build(messages, grids)
+            paligemma.prompts.build(messages, grids)

@@ -34,7 +34,8 @@ def test_what_is_missing_is_said_and_is_no_failure(tmp_path: Path) -> None:
     if not library.no_gpu_reason() or "cuda" in session.available_devices():
         pytest.skip("there is a GPU, or a build for one")
     done = run("--json", str(tmp_path / "result.json"))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 77, done.stderr
+    assert "this machine has no GPU that edgevlm can use" in done.stdout
     result = json.loads((tmp_path / "result.json").read_text())
     assert {check["outcome"] for check in result["checks"]} == {"not run"}
     assert all(
@@ -62,6 +63,28 @@ def test_the_cpu_beside_itself_passes_every_check(tmp_path: Path) -> None:
     assert figures["answers: both on the GPU"]["same answers"] == "7 of 7"
     assert figures["answers: CPU"]["answers"]["second turn"] == "green"
     assert figures["answers: CPU"]["share of green"] > 0.9
+    ahead = figures["encode ahead: vision on the GPU"]
+    assert ahead["tiles"] == check_gpu.AHEAD_TILES and not ahead["encodes ahead by itself"]
+    assert ahead["one after the other: both at work ms"] == 0 < ahead["ahead: both at work ms"]
+
+
+def test_overlap_is_the_time_in_which_both_work() -> None:
+    assert check_gpu.overlap_ms([(0.0, 2.0), (3.0, 4.0)], [(1.0, 3.5), (5.0, 6.0)]) == 1500
+    assert check_gpu.overlap_ms([(0.0, 1.0)], [(1.0, 2.0)]) == 0
+
+
+def test_tiles_that_are_never_encoded_ahead_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_gpu, "overlap_ms", lambda first, second: 0.0)
+    with pytest.raises(CheckError, match="never worked at the same time"):
+        check_gpu.check_encode_ahead(CPU, "cpu", 0)
+
+
+def test_embeddings_past_the_bound_of_their_precision_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_gpu, "_relative_error", lambda found, reference: 0.03)
+    check_gpu.check_vision(CPU, "int8")
+    monkeypatch.setitem(check_gpu.FLOAT_BOUNDS, "int8", 1e-2)
+    with pytest.raises(CheckError, match=r"by 3\.0e-02 from the CPU's, at most 0\.01 may be"):
+        check_gpu.check_vision(CPU, "int8")
 
 
 def test_other_logits_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,3 +186,17 @@ def test_options_exist() -> None:
     for document in DOCUMENTS:
         named = re.findall(r"`(--[a-z][a-z-]*)", document.read_text(encoding="utf-8"))
         assert set(named) <= known, document
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    """What a heading quotes is in the code; an ellipsis stands for a value."""
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    folders = (REPOSITORY / name for name in ("edgevlm", "runtimes", "export"))
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py")
+    )
+    code = re.sub(r"\"\s*f?\"", "", code)  # parts of one string
+    quoted = re.findall(r'^###.*"(.+)"', text, re.MULTILINE)
+    parts = [part.strip() for quote in quoted for part in quote.split("…") if part.strip()]
+    assert len(parts) > 10
+    assert [part for part in parts if part not in code] == []

@@ -1,4 +1,4 @@
-"""The decoder against transformers' Llama with the same random weights."""
+"""The decoder against a Llama in numpy with the same random weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers import LlamaForCausalLM
 
 from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
@@ -25,6 +23,7 @@ from tests.support.tiny_decoder import (
     EXACT,
     TOKENS,
     ExactDecoder,
+    TinyLlama,
     bound,
     decoded,
     positions,
@@ -37,7 +36,7 @@ from tests.support.tiny_decoder import (
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+def model() -> TinyLlama:
     return reference_model()
 
 
@@ -63,7 +62,7 @@ def decoder(shared: LlamaCppDecoder) -> DecoderRuntime:
 # --- logits -------------------------------------------------------------------------------------
 
 
-def test_logits_are_those_of_transformers(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+def test_logits_are_those_of_the_reference(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(40)
     theirs = reference_logits(model, tokens)
     for index, token in enumerate(tokens):
@@ -74,7 +73,7 @@ def test_logits_are_those_of_transformers(decoder: DecoderRuntime, model: LlamaF
     assert relative_error(decoded(decoder, tokens), theirs[-1]) < bound(decoder)
 
 
-def test_f16_weights_and_cache(model: LlamaForCausalLM, tmp_path: Path) -> None:
+def test_f16_weights_and_cache(model: TinyLlama, tmp_path: Path) -> None:
     f16 = LlamaCppDecoder(
         write_decoder(tmp_path / "f16.gguf", model, np.float16), context_length=64, threads=1
     )
@@ -82,31 +81,29 @@ def test_f16_weights_and_cache(model: LlamaForCausalLM, tmp_path: Path) -> None:
     assert relative_error(decoded(f16, tokens), reference_logits(model, tokens)[-1]) < 5e-3
 
 
-def test_embeddings_equal_tokens(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+def test_embeddings_equal_tokens(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(60)
     by_token = decoded(decoder, tokens)
     decoder.truncate(0)
     rows = decoder.embed(tokens)
-    assert np.array_equal(rows, model.get_input_embeddings()(torch.tensor(tokens)).detach().numpy())
+    assert np.array_equal(rows, model.embed(tokens))
     decoder.decode_embeddings(rows, positions(0, 60), logits=True)
     assert np.array_equal(decoder.logits(), by_token)
 
 
-def test_embeddings_between_tokens(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+def test_embeddings_between_tokens(decoder: DecoderRuntime, model: TinyLlama) -> None:
     """As in a prompt with an image: rows that are no token's, with text before and after."""
     tokens = some_tokens(30)
     rows = np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)
     decoder.decode_tokens(tokens[:10], positions(0, 10), logits=False)
     decoder.decode_embeddings(rows, positions(10, 30), logits=False)
     ours = decoded(decoder, tokens[10:], 30)
-    table = model.get_input_embeddings()(torch.tensor(tokens))
-    prompt = torch.cat([table[:10], torch.from_numpy(rows), table[10:]])
-    with torch.inference_mode():
-        theirs = model(inputs_embeds=prompt[None]).logits[0, -1].numpy()
+    table = model.embed(tokens)
+    theirs = model.logits(np.concatenate([table[:10], rows, table[10:]]))[-1]
     assert relative_error(ours, theirs) < bound(decoder)
 
 
-def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: LlamaForCausalLM) -> None:
+def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: TinyLlama) -> None:
     causal = ExactDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(CONTEXT_LENGTH)
     assert len(tokens) > 2 * LlamaCppDecoder.BATCH_SIZE
@@ -135,20 +132,16 @@ def test_truncating_and_decoding_again_equals_a_fresh_start(decoder: DecoderRunt
 
 
 def prefix_logits(
-    model: LlamaForCausalLM, tokens: list[int], prefix: int, start: int = 0
+    model: TinyLlama, tokens: list[int], prefix: int, start: int = 0
 ) -> NDArray[np.float32]:
-    """Return transformers' logits; positions from `start` to ``start + prefix`` attend to each other."""
-    count = len(tokens)
-    visible = torch.ones(count, count).tril().bool()
+    """Return the last logits; positions from `start` to ``start + prefix`` attend to each other."""
+    visible = np.tri(len(tokens), dtype=bool)
     visible[start : start + prefix, : start + prefix] = True
-    mask = torch.zeros(count, count).masked_fill(~visible, torch.finfo(torch.float32).min)
-    with torch.inference_mode():
-        logits = model(torch.tensor([tokens]), attention_mask=mask[None, None]).logits[0, -1]
-    result: NDArray[np.float32] = logits.numpy()
-    return result
+    last: NDArray[np.float32] = model.logits(model.embed(tokens), visible)[-1]
+    return last
 
 
-def test_a_prefix_sees_itself(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+def test_a_prefix_sees_itself(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens, prefix = some_tokens(70), 60
     decoder.decode_embeddings(
         decoder.embed(tokens[:prefix]), positions(0, prefix), logits=True, bidirectional=True
@@ -161,7 +154,7 @@ def test_a_prefix_sees_itself(decoder: DecoderRuntime, model: LlamaForCausalLM) 
     assert relative_error(reference_logits(model, tokens)[-1], theirs) > 0.05
 
 
-def test_bidirectional_after_causal(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+def test_bidirectional_after_causal(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(45)
     decoded(decoder, tokens[:10])
     decoder.decode_embeddings(
@@ -171,7 +164,7 @@ def test_bidirectional_after_causal(decoder: DecoderRuntime, model: LlamaForCaus
     assert relative_error(ours, prefix_logits(model, tokens, 30, start=10)) < bound(decoder)
 
 
-def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: LlamaForCausalLM) -> None:
+def test_a_prefix_as_long_as_the_context(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(CONTEXT_LENGTH)
     decoder.decode_embeddings(
         decoder.embed(tokens), positions(0, CONTEXT_LENGTH), logits=True, bidirectional=True
@@ -455,7 +448,7 @@ def test_collected_in_any_order(tiny_file: Path) -> None:
     gc.collect()
 
 
-def test_two_decoders_in_two_threads(tiny_file: Path, model: LlamaForCausalLM) -> None:
+def test_two_decoders_in_two_threads(tiny_file: Path, model: TinyLlama) -> None:
     prompts = [some_tokens(40, seed) for seed in range(2)]
     results: dict[int, NDArray[np.float32]] = {}
 

@@ -20,8 +20,8 @@ import pytest
 from edgevlm.cli import main
 from edgevlm.cli.serve import _trusted_hosts
 from edgevlm.errors import InputError
-from edgevlm.server.access import host_name, origin
-from edgevlm.server.http_server import bind, url
+from edgevlm.server.access import host_name, parse_origin
+from edgevlm.server.http_server import base_url, bind
 from edgevlm.server.limits import Limits
 from tests.support.browser import chromium, missing
 from tests.support.serving import MODEL, SECONDS, data_uri, serving
@@ -117,7 +117,8 @@ def test_a_page_of_another_origin_may_not_even_ask(
         )
         assert answer.status_code == 403 and allowing(answer) == {}
         assert error(answer)["message"] == (
-            f"pages of {page!r} may not use this server; start it with --allow-origin {page}"
+            f"web pages of the origin {page!r} are not allowed; to allow them, start the server with "
+            f"--allow-origin {page}"
         )
     assert error(answer)["code"] == "origin_not_allowed"
     said = [record.getMessage() for record in caplog.records]
@@ -182,7 +183,7 @@ def test_body_that_is_too_large_is_told_to_the_page() -> None:
     ],
 )
 def test_origins_as_browsers_write_them(text: str, expected: str) -> None:
-    assert origin(text) == expected
+    assert parse_origin(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_origins_as_browsers_write_them(text: str, expected: str) -> None:
 )
 def test_what_is_no_origin(text: str) -> None:
     with pytest.raises(InputError, match="origin"):
-        origin(text)
+        parse_origin(text)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_another_name_is_refused_with_the_way_to_allow_it(address: str) -> None:
         answer = httpx.get(f"{address}/health", headers={"Host": header})
         assert answer.status_code == 400
         assert error(answer)["message"] == (
-            f"this server is not called {name!r}; start it with --allow-host {name} if it should be"
+            f"the host name {name!r} is not allowed; to allow it, start the server with --allow-host {name}"
         )
         assert error(answer)["code"] == "host_not_allowed"
     with serving(trusted_hosts=("127.0.0.1", "box.local")) as named:
@@ -252,7 +253,7 @@ def test_addresses_that_are_not_there(address: str) -> None:
         answer = httpx.request(method, address + path)
         assert answer.status_code == 404
         told = error(answer)
-        assert told["message"].startswith(f"no address {method} {path}; there are ")
+        assert told["message"].startswith(f"the path {path} does not exist; use one of ")
         assert "/v1/chat/completions" in told["message"] and told["code"] == "not_found"
     for method, path, allowed in (
         ("GET", "/v1/chat/completions", "POST"),
@@ -261,7 +262,7 @@ def test_addresses_that_are_not_there(address: str) -> None:
     ):
         answer = httpx.request(method, address + path)
         assert answer.status_code == 405
-        assert error(answer)["message"].startswith(f"no {method} {path}; this address takes ")
+        assert error(answer)["message"].startswith(f"the method {method} is not allowed for {path}; use ")
         assert allowed in answer.headers["Allow"]
 
 
@@ -272,14 +273,14 @@ def test_taken_port_is_said_before_anything_else(capsys: pytest.CaptureFixture[s
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == (
-        f"edgevlm: error: port {port} of 127.0.0.1 is taken by another program; end that one, or take "
+        f"edgevlm: error: port {port} of 127.0.0.1 is in use by another program; end that program, or use "
         "another --port\n"
     )
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "\ud800", "a" * 300])
 def test_hosts_that_are_not_here(host: str) -> None:
-    with pytest.raises(InputError, match="is no address of this machine"):
+    with pytest.raises(InputError, match="is not an address of this machine"):
         bind(host, 0)
 
 
@@ -329,11 +330,14 @@ def test_options_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--allow-origin", "localhost:5173"), "an origin is a scheme, a host and perhaps a port"),
-        (("--allow-host", "http://box"), "--allow-host takes a name such as box.local"),
+        (
+            ("--allow-origin", "localhost:5173"),
+            "an origin is a scheme, a host and optionally a port",
+        ),
+        (("--allow-host", "http://box"), "--allow-host must be a name such as box.local"),
         (
             ("--host", "192.0.2.1", "--without-key"),
-            "--host 192.0.2.1 is no address of this machine",
+            "--host 192.0.2.1 is not an address of this machine",
         ),
     ],
 )
@@ -348,11 +352,11 @@ def test_options_that_cannot_be_used(
 def test_two_servers_that_start_at_once() -> None:
     with (
         contextlib.closing(bind("127.0.0.1", 0)) as first,
-        pytest.raises(InputError, match="taken"),
+        pytest.raises(InputError, match="in use"),
     ):
         bind("127.0.0.1", first.getsockname()[1])
     with contextlib.closing(bind("::1", 0)) as sixth:
-        assert url(sixth, "::1").startswith("http://[::1]:")
+        assert base_url(sixth, "::1").startswith("http://[::1]:")
 
 
 REALTIME_PAGE = """<!doctype html><meta charset="utf-8"><script>

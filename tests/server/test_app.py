@@ -209,12 +209,12 @@ def test_uploaded_file(client: openai.OpenAI) -> None:
 
 
 def test_files_have_a_limit() -> None:
-    picture = (EXAMPLES / "square.png").read_bytes()
-    with serving(limits=Limits(stored_bytes=len(picture))) as address:
+    image = (EXAMPLES / "square.png").read_bytes()
+    with serving(limits=Limits(stored_bytes=len(image))) as address:
         for status in (200, 413):
-            sent = httpx.post(f"{address}/v1/files", files={"file": ("a.png", picture)})
+            sent = httpx.post(f"{address}/v1/files", files={"file": ("a.png", image)})
             assert sent.status_code == status
-        broken = httpx.post(f"{address}/v1/files", files={"file": ("a.png", b"no picture")})
+        broken = httpx.post(f"{address}/v1/files", files={"file": ("a.png", b"no image")})
         assert broken.status_code == 400
 
 
@@ -252,16 +252,16 @@ def test_stop_seed_and_sampling(client: openai.OpenAI, vlm: VLM) -> None:
     [
         ({"messages": []}, 400, "messages"),
         ({"messages": asking("?", "data:image/png;base64,!!")}, 400, "not base64"),
-        ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as a picture"),
+        ({"messages": asking("?", "data:image/png;base64,AAAA")}, 400, "read as an image"),
         ({"messages": asking("?", "file:///etc/passwd")}, 400, "must be a data URI"),
-        ({"messages": asking("?", "http://127.0.0.1/a.png")}, 400, "fetches no pictures"),
+        ({"messages": asking("?", "http://127.0.0.1/a.png")}, 400, "fetches no images"),
         ({"messages": asking("x " * 3000)}, 400, "positions"),
         ({"max_tokens": 0}, 400, "max_tokens"),
         ({"temperature": 3}, 400, "temperature"),
         ({"temperature": "hot"}, 400, "temperature"),
         ({"tools": [{"type": "function", "function": {"name": "look"}}]}, 400, "tools"),
         ({"n": 2}, 400, "n"),
-        ({"top_logprobs": 2}, 400, "needs logprobs"),
+        ({"top_logprobs": 2}, 400, "requires logprobs"),
         ({"stop": ["a"] * 5}, 400, "stop"),
         ({"response_format": {"type": "json_schema"}}, 400, "json_schema is missing"),
         (
@@ -325,8 +325,8 @@ def test_other_names_in_the_host_header_are_refused() -> None:
         assert httpx.get(f"{address}/health", headers={"Host": "evil.test"}).status_code == 400
 
 
-def test_limits_of_body_pictures_and_pixels(tmp_path: Path) -> None:
-    limits = Limits(body_bytes=100_000, pictures=2, pixels=10_000, request_pixels=15_000)
+def test_limits_of_body_images_and_pixels(tmp_path: Path) -> None:
+    limits = Limits(body_bytes=100_000, images=2, pixels=10_000, request_pixels=15_000)
     large = tmp_path / "large.png"
     Image.fromarray(np.zeros((101, 100, 3), np.uint8)).save(large)
     uri = "data:image/png;base64," + base64.b64encode(large.read_bytes()).decode()
@@ -334,7 +334,7 @@ def test_limits_of_body_pictures_and_pixels(tmp_path: Path) -> None:
         url = f"{address}/v1/chat/completions"
         assert "pixels" in httpx.post(url, json=body("?", uri)).json()["error"]["message"]
         many = httpx.post(url, json=body("?", *[data_uri("square.png")] * 3))
-        assert "at most 2" in many.json()["error"]["message"]
+        assert "the limit is 2" in many.json()["error"]["message"]
         buffer = BytesIO()
         Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(buffer, "PNG")
         smaller = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -404,7 +404,7 @@ class Breaking:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._vlm, name)
 
-    def generate(self, *arguments: Any, **options: Any) -> Iterator[Chunk]:
+    def stream_generate(self, *arguments: Any, **options: Any) -> Iterator[Chunk]:
         with contextlib.closing(self._vlm.stream_generate(*arguments, **options)) as chunks:
             for chunk in chunks:
                 yield chunk
@@ -445,8 +445,8 @@ def test_page_reads_that_the_server_failed() -> None:
         assert answer.headers["Access-Control-Allow-Origin"] == page
 
 
-class Pictures(http.server.BaseHTTPRequestHandler):
-    """A site with a picture, a redirection to it, and more than anybody wants."""
+class Images(http.server.BaseHTTPRequestHandler):
+    """A site with an image, a redirect to it, and responses that must be refused."""
 
     def do_GET(self) -> None:
         if self.path == "/moved.png":
@@ -471,20 +471,20 @@ class Pictures(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Images) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_remote_pictures(site: str) -> None:
+def test_remote_images(site: str) -> None:
     limits = Limits(fetch_seconds=1, body_bytes=2**20)
     allowed = {"127.0.0.1"}
-    with serving(limits=limits, remote_addresses=lambda address: address in allowed) as address:
+    with serving(limits=limits, allow_address=lambda address: address in allowed) as address:
         url = f"{address}/v1/chat/completions"
 
-        def ask(picture: str) -> dict[str, Any]:
-            answer = httpx.post(url, json=body(QUESTION, picture), timeout=SECONDS)
+        def ask(image: str) -> dict[str, Any]:
+            answer = httpx.post(url, json=body(QUESTION, image), timeout=SECONDS)
             found: dict[str, Any] = answer.json()
             return found
 

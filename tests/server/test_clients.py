@@ -334,7 +334,7 @@ def test_home_assistant(address: str, said: tuple[str, str]) -> None:
 
 
 def test_home_assistant_vision(address: str, said: tuple[str, str]) -> None:
-    """LLM Vision posts by hand: a name before each picture, the question last, ``detail`` as set."""
+    """LLM Vision posts by hand: a name before each image, the question last, ``detail`` as set."""
     sent = {
         "model": "gpt-4o-mini",
         "messages": [

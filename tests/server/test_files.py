@@ -109,7 +109,7 @@ def test_ends_of_a_page(client: openai.OpenAI, address: str) -> None:
             "order",
             "must be 'asc' (the oldest first) or 'desc' (the newest first), is 'up'",
         ),
-        ("before=file-1", "before", "is no field that this server knows; leave it out"),
+        ("before=file-1", "before", "is not a known field; leave it out"),
     ],
 )
 def test_parameters_of_the_list_that_cannot_be_honoured(
@@ -234,6 +234,6 @@ def test_store_that_is_full_keeps_what_it_has() -> None:
     store = FileStore(Limits(stored_files=1))
     kept = StoredFile("a", "vision", b"a")
     store.add(kept)
-    with pytest.raises(RequestError, match="at most 1 files"):
+    with pytest.raises(RequestError, match="the limit is 1 files"):
         store.add(StoredFile("b", "vision", b"b"))
     assert store.page(ListParameters.model_validate({})).files == [kept]

@@ -38,7 +38,7 @@ SHORT = Limits(
     idle_seconds=0.5,
     unread_seconds=0.5,
     connections=5,
-    arriving_bytes=200_000,
+    in_flight_bytes=200_000,
     stalled_seconds=0.3,
 )
 ROOT = Path(__file__).resolve().parents[2]

@@ -64,7 +64,9 @@ def test_every_answer_is_as_described(operations: dict[str, Any], name: str) -> 
                 case.body["model"] = MODEL  # else nearly every request ends there
             case.call_and_validate(
                 headers={"Authorization": f"Bearer {KEY}"},
-                excluded_checks=[positive_data_acceptance],  # no schema tells what is a picture
+                excluded_checks=[
+                    positive_data_acceptance
+                ],  # no schema can say what an image file is
             )
 
         check()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import pydoc_data.topics
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -209,6 +211,7 @@ def smolvlm(
     width: int = 64,
     tokenizer: Tokenizer | None = None,
     max_shard_size: str = "5GB",
+    vision_config: Mapping[str, Any] | None = None,
     **text_config: Any,
 ) -> Path:
     """SmolVLM: 64-pixel tiles of 16 patches, pixel shuffle 2, 4 tokens; a Llama of two layers."""
@@ -222,6 +225,7 @@ def smolvlm(
             "num_attention_heads": 4,
             "image_size": 64,
             "patch_size": 16,
+            **(vision_config or {}),
         },
         text_config={
             "model_type": "llama",
@@ -266,9 +270,18 @@ def smolvlm_real_tokenizer(folder: Path) -> Path:
     return smolvlm(folder, tokenizer=smolvlm_tokenizer())
 
 
-def idefics3(folder: Path, *, seed: int = 0) -> Path:
+def idefics3(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tile: int = 100,
+    scale_factor: int = 5,
+    tokenizer: Tokenizer | None = None,
+    vision_config: Mapping[str, Any] | None = None,
+    **text_config: Any,
+) -> Path:
     """Idefics3: 25 patches a side, which its buckets do not number in order; shuffle 5, 25 tokens."""
-    tokenizer = byte_level_tokenizer(512)
+    tokenizer = tokenizer or byte_level_tokenizer(512)
     ids = tokenizer.token_to_id
     config = Idefics3Config(
         vision_config={
@@ -276,12 +289,13 @@ def idefics3(folder: Path, *, seed: int = 0) -> Path:
             "intermediate_size": 64,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "image_size": 100,
+            "image_size": tile,
             "patch_size": 4,
+            **(vision_config or {}),
         },
         text_config={
             "model_type": "llama",
-            "vocab_size": 512,
+            "vocab_size": tokenizer.get_vocab_size(),
             "hidden_size": 64,
             "intermediate_size": 96,
             "num_hidden_layers": 2,
@@ -299,8 +313,9 @@ def idefics3(folder: Path, *, seed: int = 0) -> Path:
             "bos_token_id": ids("<|im_start|>"),
             "eos_token_id": ids("<end_of_utterance>"),
             "pad_token_id": ids("<|im_end|>"),
+            **text_config,
         },
-        scale_factor=5,
+        scale_factor=scale_factor,
         image_token_id=ids("<image>"),
         tie_word_embeddings=False,
     )
@@ -311,7 +326,7 @@ def idefics3(folder: Path, *, seed: int = 0) -> Path:
         folder,
         model,
         tokenizer,
-        idefics3_preparation("Idefics3", tile=100, longest_edge=200, splitting=True),
+        idefics3_preparation("Idefics3", tile=tile, longest_edge=2 * tile, splitting=True),
         special=smolvlm_special(),
         template=SMOLVLM_TEMPLATE,
     )
@@ -363,9 +378,18 @@ def smolvlm_256m(folder: Path, *, seed: int = 0, tokenizer: Tokenizer | None = N
     )
 
 
-def paligemma(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def paligemma(
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    vision_config: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+    **text_config: Any,
+) -> Path:
     """PaliGemma 1: SigLIP, a linear projector and a Gemma of two layers."""
-    return _paligemma(folder, {"model_type": "gemma", "num_key_value_heads": 1}, seed, dtype)
+    gemma = {"model_type": "gemma", "num_key_value_heads": 1, **text_config}
+    return _paligemma(folder, gemma, seed, dtype, vision_config or {}, tokenizer)
 
 
 def paligemma2(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
@@ -381,8 +405,15 @@ def paligemma2(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float3
     return _paligemma(folder, text_config, seed, dtype)
 
 
-def _paligemma(folder: Path, text_config: dict[str, Any], seed: int, dtype: torch.dtype) -> Path:
-    tokenizer = gemma_tokenizer(700)
+def _paligemma(
+    folder: Path,
+    text_config: dict[str, Any],
+    seed: int,
+    dtype: torch.dtype,
+    vision_config: Mapping[str, Any] = MappingProxyType({}),
+    tokenizer: Tokenizer | None = None,
+) -> Path:
+    tokenizer = tokenizer or gemma_tokenizer(700)
     config = PaliGemmaConfig(
         vision_config={
             "model_type": "siglip_vision_model",
@@ -393,9 +424,10 @@ def _paligemma(folder: Path, text_config: dict[str, Any], seed: int, dtype: torc
             "image_size": 56,
             "patch_size": 14,
             "vision_use_head": False,
+            **vision_config,
         },
         text_config={
-            "vocab_size": 1856,
+            "vocab_size": tokenizer.get_vocab_size() + 3,
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_hidden_layers": 2,
@@ -408,23 +440,24 @@ def _paligemma(folder: Path, text_config: dict[str, Any], seed: int, dtype: torc
             **text_config,
         },
         image_token_index=tokenizer.token_to_id("<image>"),
-        projection_dim=64,
-        hidden_size=64,
+        projection_dim=text_config.get("hidden_size", 64),
+        hidden_size=text_config.get("hidden_size", 64),
     )
     model = PaliGemmaForConditionalGeneration(config)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.token_to_id("<eos>"))
     scatter(model, seed)
+    image_size = config.vision_config.image_size
     preparation = {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,
         "do_rescale": True,
         "do_normalize": True,
-        "size": {"height": 56, "width": 56},
+        "size": {"height": image_size, "width": image_size},
         "resample": 3,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
         "rescale_factor": 1 / 255,
-        "image_seq_length": 16,
+        "image_seq_length": (image_size // config.vision_config.patch_size) ** 2,
     }
     special = {
         "bos_token": "<bos>",

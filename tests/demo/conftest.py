@@ -1,16 +1,9 @@
-"""Fixtures of the browser tests of the demo: its models, its page in Chromium, example images.
-
-A test module uses it with::
-
-    pytest_plugins = ["tests.support.demo_fixtures"]
-    pytestmark = demo_fixtures.MARKS
-"""
+"""The demo's models, its page in Chromium, and the built-in model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,26 +20,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from edgevlm.demo.model_pool import ModelPool
-
-MARKS = [
-    pytest.mark.slow,
-    pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing())),
-    # On a busy machine Gradio's page is sometimes not ready in time.
-    pytest.mark.flaky(reruns=1),
-]
-"""For ``pytestmark``."""
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-EXAMPLES = REPOSITORY / "examples"
-SCENE, CHANGED, SHAPES, SQUARE = (
-    EXAMPLES / f"{name}.png" for name in ("scene", "changed", "shapes", "square")
-)
-SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", REPOSITORY / "build" / "screenshots"))
-
-
-def picture_of(page: Page, name: str) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
 def add_q4_0(folder: Path) -> None:

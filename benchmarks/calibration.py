@@ -1,0 +1,79 @@
+"""How int8-static's error depends on its calibration images.
+
+    python -m benchmarks.calibration CHECKPOINT PHOTOGRAPHS [FOLDER ...]
+
+PHOTOGRAPHS is a folder of photographs that no calibration uses. The graph is calibrated on the photographs
+that come with edgevlm, then on each FOLDER. Printed is its relative error to the float32 graph on the first
+and the last tile of each of PHOTOGRAPHS, and that of int8, whose scales are dynamic. Centred: the mean over
+all tokens is subtracted first, so that a large constant part of the embeddings does not hide the error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.export import vision
+from edgevlm.export.calibration import CalibrationImages, find_images
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.int8_static import convert_int8_static
+from edgevlm.export.parity import relative_error
+from edgevlm.export.plan import make_plan
+from edgevlm.inputs.images import load_image
+from edgevlm.inputs.tiling import split_image
+from edgevlm.runtimes.onnx.session import OnnxVision
+
+
+def encode(graph: Path, tiles: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return the embeddings of all tiles, ``[tiles, tokens, width]``."""
+    runtime = OnnxVision(
+        graph, input_name=vision.INPUT_NAME, output_name=vision.OUTPUT_NAME, device="cpu"
+    )
+    embeddings = [runtime.encode(tile[None]) for batch in tiles for tile in batch]
+    runtime.close()
+    return np.concatenate(embeddings)
+
+
+def print_row(name: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """Print the error of all tiles together, that of the worst tile, and the centred error."""
+    mean = expected.mean(axis=(0, 1))
+    worst = max(relative_error(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    centred = relative_error(found - mean, expected - mean)
+    print(
+        f"{name:44} {relative_error(found, expected):8.4f} {worst:8.4f} {centred:8.4f}", flush=True
+    )
+
+
+def main() -> None:
+    """Export the graphs into a temporary folder and compare them."""
+    parser = argparse.ArgumentParser(description="Compare calibration images for int8-static.")
+    parser.add_argument("checkpoint")
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("folders", type=Path, nargs="*")
+    arguments = parser.parse_args()
+    sets = [CalibrationImages.open(folder) for folder in (None, *arguments.folders)]
+    plan = make_plan(Checkpoint.open(arguments.checkpoint))
+    photographs = [load_image(file) for file in find_images(arguments.photographs)]
+    tiles = [
+        split_image(photograph, plan.preparation).pixels[[0, -1]] for photograph in photographs
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        fp32, quantized = Path(scratch) / "fp32.onnx", Path(scratch) / "quantized.onnx"
+        module = vision.load_vision(plan.checkpoint, plan.family)
+        vision.export_fp32(module, plan.preparation, fp32)
+        del module
+        expected = encode(fp32, tiles)
+        print(f"{'calibration':44} {'error':>8} {'worst':>8} {'centred':>8}")
+        vision.convert_int8(fp32, quantized)
+        print_row("int8: none", encode(quantized, tiles), expected)
+        for images in sets:
+            convert_int8_static(fp32, quantized, images.tiles(plan.preparation))
+            print_row(f"int8-static: {images.description}", encode(quantized, tiles), expected)
+
+
+if __name__ == "__main__":
+    main()

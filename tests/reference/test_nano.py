@@ -1,0 +1,34 @@
+"""The built-in model's checkpoint in transformers, and its export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edgevlm import VLM
+from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.evaluation import runner, test_set
+from edgevlm.export.pipeline import export
+from edgevlm.export.usage import USAGE_NAME
+from edgevlm.manifest import Usage
+from training.usage import USAGE
+
+CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "nano"
+SEED = 90_002
+"""Neither training's nor that of `edgevlm eval`."""
+
+
+def test_trainer_checkpoint_and_bundle_agree_on_its_use() -> None:
+    assert Usage.from_dict(json.loads((CHECKPOINT / USAGE_NAME).read_text("utf-8"))) == USAGE
+    assert Bundle.open(DEFAULT_MODEL).manifest.usage == USAGE
+
+
+def test_the_exported_text_is_the_checkpoints(tmp_path: Path) -> None:
+    """Greedy text of transformers in float32 and of the fp32 and f16 bundle, on 50 items."""
+    export(CHECKPOINT, tmp_path / "nano", vision=("fp32",), decoder=("f16",), progress=False)
+    asked = list(test_set.items(per_task=2, seed=SEED))
+    assert len(asked) >= 50
+    theirs = runner.run(runner.CheckpointAnswerer(CHECKPOINT), asked, controls_per_task=0)
+    with VLM.from_pretrained(tmp_path / "nano") as vlm:
+        ours = runner.run(runner.BundleAnswerer(vlm), asked, controls_per_task=0)
+    assert [one.answer for one in ours] == [one.answer for one in theirs]
