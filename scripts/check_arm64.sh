@@ -8,7 +8,8 @@
 # anew. MIRROR names another Debian mirror. The tools that apt-get installs stay. All mounts and processes are in
 # namespaces of this script and end with it.
 #
-# The exit code is 0 if all tests pass and all answers agree. Emulation says nothing about speed.
+# The exit code is 0 if all tests pass and the answers agree (scripts/compare_evaluations.py says how far).
+# Emulation says nothing about speed.
 
 set -euo pipefail
 

@@ -1,7 +1,8 @@
 """Compare two results of `edgevlm eval --json`: python -m scripts.compare_evaluations FIRST SECOND
 
-Both must have the answers to the same questions. The exit code is 0 if each pair of answers is the same text,
-or the same text with the sides of a box at most one percent apart; else 1.
+Both must have the answers to the same questions. Two answers agree if they are the same text, or the same
+text with the sides of a box at most one percent apart. Kernels of different CPUs round differently, so an
+answer can differ where two tokens are about equally likely. The exit code is 0 if enough answers agree.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ ANSWERS = {
 """Name of a row in the table to the key of its answers."""
 
 MAX_DISTANCE = 1.0
-"""Percent of the image between the sides of two boxes: kernels of another CPU round otherwise."""
+"""Percent of the image between the sides of two boxes that agree."""
+
+MIN_AGREEMENT = 0.95
+"""Share of the answers in each row of the table that must agree."""
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _BOX = re.compile(r"\[[-\d., ]+\]")
@@ -42,7 +46,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, bool]:
     """Compare two results.
 
     Returns:
-        A table in Markdown with the answers that differ below it, and whether all answers agree.
+        A table in Markdown with the answers that differ below it, and whether enough answers agree.
 
     Raises:
         ValueError: the results are of different questions.
@@ -53,6 +57,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, bool]:
         "|---|---|---|---|---|",
     ]
     others = []
+    enough = True
     for name, key in ANSWERS.items():
         same = close = 0
         asked = [(one, two) for one, two in pairs if key in one or key in two]
@@ -66,8 +71,9 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, bool]:
             else:
                 others.append(f"{one['turns'][-1]} ({name}): {one[key]!r}, {two[key]!r}")
         other = len(asked) - same - close
+        enough = enough and same + close >= MIN_AGREEMENT * len(asked)
         lines.append(f"| {name} | {len(asked)} | {same} | {close} | {other} |")
-    return "\n".join([*lines, "", *others]).rstrip(), not others
+    return "\n".join([*lines, "", *others]).rstrip(), enough
 
 
 def main() -> int:

@@ -75,7 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return the exit code."""
     from edgevlm.evaluation import dataset, report, runner, test_set
-    from edgevlm.evaluation.runner import BundleAnswerer
     from edgevlm.vlm import VLM
 
     if arguments.write:
@@ -94,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     with VLM.from_pretrained(arguments.bundle) as vlm:
         name = vlm.manifest.name
         device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
-        answered = runner.run(BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
+        answered = runner.run(runner.BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
     by_checkpoint = None
     if checkpoint is not None:
         progress = _progress("checkpoint", len(items))
@@ -115,14 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _first(items: list[Item], per_task: int | None) -> list[Item]:
-    """Return the first items of each task; all if None."""
-    taken: dict[str, int] = {}
-    kept = []
+    """Return the first items of each task; None: all."""
+    counts: dict[str, int] = {}
+    first = []
     for item in items:
-        taken[item.task] = taken.get(item.task, 0) + 1
-        if per_task is None or taken[item.task] <= per_task:
-            kept.append(item)
-    return kept
+        counts[item.task] = counts.get(item.task, 0) + 1
+        if per_task is None or counts[item.task] <= per_task:
+            first.append(item)
+    return first
 
 
 def _progress(name: str, items: int) -> Callable[[int], None]:

@@ -152,7 +152,7 @@ def encode_vocabulary(pieces: list[bytes], end_tokens: list[int]) -> bytes:
 
 def _read_frames(stream: BinaryIO, frames: queue.SimpleQueue[bytes | None]) -> None:
     """Read frames in a thread of its own, so that a wait for one can time out on every system."""
-    with contextlib.suppress(OSError, ValueError):
+    with stream, contextlib.suppress(OSError, ValueError):
         while len(header := stream.read(HEADER.size)) == HEADER.size:
             (size,) = HEADER.unpack(header)
             body = stream.read(size)

@@ -458,7 +458,7 @@ def test_eval_writes_its_test_set(tmp_path: Path) -> None:
         (["--questions", "a", "--write", "b"], 2, "not allowed with"),
         (["--questions", "missing.jsonl"], 1, "cannot read the questions in missing.jsonl"),
         (["--write", "set", "--json", "x"], 1, "--write asks nothing"),
-        (["--json", "missing/x.json"], 1, "no folder 'missing'"),
+        (["--json", "missing/x.json"], 1, "the folder 'missing' does not exist"),
         (["--items", "1", "--checkpoint", "missing"], 1, "no checkpoint at 'missing'"),
         (["--items", "1", "no-such-model"], 1, "no model 'no-such-model'"),
     ],

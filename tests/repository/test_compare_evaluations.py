@@ -50,6 +50,14 @@ def test_each_kind_of_answer_is_counted() -> None:
     assert table.endswith("Where is the key? (with grey images): 'a star', 'a moon'")
 
 
+def test_one_answer_in_twenty_may_differ() -> None:
+    first = result(*["red"] * 20)
+    table, agree = compare(first, result(*["red"] * 19, "blue"))
+    assert agree and "'red', 'blue'" in table
+    _, agree = compare(first, result(*["red"] * 18, "blue", "blue"))
+    assert not agree
+
+
 def test_different_questions_are_refused() -> None:
     other = result("[1, 2, 3, 4]")
     other["answers"][0]["turns"] = ["What is it?"]

@@ -104,3 +104,11 @@ def test_tests_of_the_wheel_have_no_sources_beside_them(tmp_path: Path) -> None:
     assert {"tests", "scripts", "pyproject.toml"} <= names
     assert names.isdisjoint({*check_wheel.SOURCES, ".git", ".venv", "build"})
     assert all((tmp_path / "tests" / folder).is_dir() for folder in check_wheel.TESTS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script for Linux")
+def test_the_check_on_arm64_says_how_it_is_called() -> None:
+    command = ["bash", str(REPOSITORY / "scripts" / "check_arm64.sh"), "one", "two"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "check_arm64: usage: scripts/check_arm64.sh [FOLDER]\n"

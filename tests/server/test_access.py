@@ -262,7 +262,9 @@ def test_addresses_that_are_not_there(address: str) -> None:
     ):
         answer = httpx.request(method, address + path)
         assert answer.status_code == 405
-        assert error(answer)["message"].startswith(f"the method {method} is not allowed for {path}; use ")
+        assert error(answer)["message"].startswith(
+            f"the method {method} is not allowed for {path}; use "
+        )
         assert allowed in answer.headers["Allow"]
 
 
