@@ -47,8 +47,14 @@ class SupportsArray(Protocol):
 
 
 ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image "
-    "| SupportsArray"
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | Image.Image
+    | SupportsArray
 )
 """One image, as one of these types:
 

@@ -63,6 +63,7 @@ def _nested(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[
 SCHEMAS = st.recursive(LEAVES, _nested, max_leaves=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(schema=SCHEMAS, seed=st.integers(0, 1000))
 def test_answers_keep_to_their_schema(vlm: VLM, schema: dict[str, Any], seed: int) -> None:

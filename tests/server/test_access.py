@@ -301,7 +301,7 @@ def command(*options: str) -> Iterator[tuple[str, str]]:
         yield line, line.partition(" at ")[2].partition(",")[0]
     finally:
         process.terminate()
-        process.wait(SECONDS)
+        process.communicate(timeout=SECONDS)
 
 
 @pytest.mark.parametrize(

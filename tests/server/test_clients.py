@@ -138,6 +138,8 @@ def test_openai_loop_async(address: str, said: tuple[str, str]) -> None:
         assert tuple(asyncio.run(loop(stream))) == said
 
 
+# The client's models warn about what the client itself put into them.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 def test_openai_parsed_message_is_sent_back(client: openai.OpenAI) -> None:
     messages = asking("Is it a green square?", data_uri(SQUARE))
     parsed = client.chat.completions.parse(model=MODEL, messages=messages, response_format=Seen)

@@ -337,7 +337,7 @@ def test_the_server_ends_in_time_whatever_hangs(
         assert "ends now" in said and "Traceback" not in said
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _ask_in_vain(client: httpx.Client, url: str, body: dict[str, Any]) -> None:

@@ -1,0 +1,108 @@
+"""The public API as a user's strictly checked program writes it; type checkers read this, nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_type
+
+from edgevlm import (
+    VLM,
+    Answer,
+    BackendError,
+    BusyError,
+    CacheInfo,
+    Chat,
+    ChoiceScore,
+    Chunk,
+    ChunkStream,
+    EdgeVLMError,
+    FinishReason,
+    GenerationOptions,
+    ImageSource,
+    InputError,
+    Manifest,
+    Prompt,
+    PromptText,
+    PromptTile,
+    Stats,
+    TokenLogprob,
+)
+
+
+def load(folder: Path) -> VLM:
+    vlm = VLM.from_pretrained(folder, device="cpu", threads=2, context_length=1024)
+    assert_type(vlm.manifest, Manifest)
+    assert_type(vlm.vision_device, str)
+    assert_type(vlm.decoder_device, str)
+    return vlm
+
+
+def ask(vlm: VLM, frame: NDArray[np.uint8]) -> str | None:
+    sources: Sequence[ImageSource] = ["a.png", Path("b.png"), b"...", frame]
+    answer = vlm.ask(sources, "What is it?", max_tokens=8, detail="low", stop=["."])
+    assert_type(answer, Answer)
+    assert_type(answer.text, str)
+    assert_type(answer.finish_reason, FinishReason)
+    assert_type(answer.stats, Stats)
+    assert_type(answer.logprobs, tuple[TokenLogprob, ...])
+    vlm.ask(None, "A question without an image?")
+    return answer.text
+
+
+def stream(vlm: VLM) -> Iterator[str]:
+    chunks = vlm.stream("a.png", "What is it?")
+    assert_type(chunks, ChunkStream)
+    with chunks:
+        for chunk in chunks:
+            assert_type(chunk, Chunk)
+            yield chunk.text
+
+
+def options(vlm: VLM) -> Answer:
+    chosen: GenerationOptions = {"temperature": 0.5, "top_k": 20, "seed": 1}
+    messages = [{"role": "user", "content": "What is it?"}]
+    for chunk in vlm.stream_generate(messages, **chosen):
+        assert_type(chunk.stats, Stats | None)
+    return vlm.generate(messages, **chosen)
+
+
+def chat(vlm: VLM) -> Answer:
+    conversation = vlm.chat(system="Be brief.", overflow="drop_images")
+    assert_type(conversation, Chat)
+    conversation.send("What is it?", images=["a.png"])
+    return conversation.send("What color is it?")
+
+
+def look_inside(vlm: VLM, frame: NDArray[np.uint8]) -> int:
+    assert_type(vlm.encode_image(frame), NDArray[np.float32])
+    scores = vlm.score(frame, "What color is it?", ["red", "green"])
+    assert_type(scores, list[ChoiceScore])
+    assert_type(scores[0].probability, float)
+    assert_type(vlm.cache_info(), CacheInfo)
+    prompt = vlm.prompt([{"role": "user", "content": "What is it?"}])
+    assert_type(prompt, Prompt)
+    tokens = 0
+    for part in prompt.parts:
+        if isinstance(part, PromptTile):
+            tokens += part.tokens
+        else:
+            assert_type(part, PromptText)
+            tokens += len(part.token_ids)
+    return tokens
+
+
+def errors(vlm: VLM) -> str:
+    try:
+        vlm.ask(None, "What?")
+    except BusyError as error:
+        return str(error)
+    except (InputError, BackendError) as error:
+        assert_type(error, InputError | BackendError)
+        raise
+    except EdgeVLMError:
+        raise
+    return ""
