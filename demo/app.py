@@ -1,7 +1,7 @@
-"""The page: five tabs over one `Models`, and where it is served.
+"""The page: five tabs that share one `ModelPool`, and its server.
 
-Nothing is fetched from elsewhere: the fonts are the system's, Gradio's scripts come from this process, and
-the browser is told to load nothing else, whatever an answer contains.
+The page loads nothing from other hosts: it uses the fonts of the system, Gradio's scripts come from this
+process, and a content security policy forbids everything else, whatever an answer contains.
 """
 
 from __future__ import annotations
@@ -15,23 +15,28 @@ from edgevlm.demo import chat, compare, inside, live, markup, models_tab
 from edgevlm.demo.browsers import CookieMiddleware
 from edgevlm.demo.conversation_store import ConversationStore
 from edgevlm.demo.gradio_setup import LATEST, gr, session_of
-from edgevlm.demo.language import TRANSLATIONS, label, say
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.language import TRANSLATIONS, label, translate
+from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.settings import remember
-from edgevlm.demo.streaming import Running
+from edgevlm.demo.streaming import ActiveStreams
 from edgevlm.demo.uploads import sweep_regularly
 from edgevlm.demo.uploads_only import UploadsOnlyMiddleware
 from edgevlm.errors import InputError
 from edgevlm.options import GenerationOptions
 
 ASSETS = Path(__file__).parent / "assets"
-"""Style sheets and scripts of the page; all that are there are loaded."""
+"""Folder of style sheets and scripts; the page loads all of them."""
 
 
-def build(models: Models, options: GenerationOptions) -> gr.Blocks:
-    """The page; `options` hold for every answer that no setting in the page changes."""
-    running, store = Running(), ConversationStore()
-    first = models.offers()[0].label
+def build(models: ModelPool, options: GenerationOptions) -> gr.Blocks:
+    """Build the page.
+
+    Args:
+        models: the models that the page offers.
+        options: options of every answer that no setting in the page changes.
+    """
+    streams, store = ActiveStreams(), ConversationStore()
+    first = models.entries()[0].label
     page = gr.Blocks(title="edgevlm", analytics_enabled=False)
     with page:
         chosen = gr.State(first)
@@ -39,24 +44,24 @@ def build(models: Models, options: GenerationOptions) -> gr.Blocks:
         head = gr.HTML(_title(), elem_id="head")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("Chat"), id="chat", elem_id="tab-chat"):
-                chat.build(page, models, running, store, chosen, record, options)
+                chat.build(page, models, streams, store, chosen, record, options)
             with gr.Tab(label("Live"), id="live", elem_id="tab-live"):
-                watching = live.build(page, models, chosen, options)
+                live_controls = live.build(page, models, chosen, options)
             with gr.Tab(label("Inside"), id="inside", elem_id="tab-inside") as tab:
                 inside.build(tab, models, record)
             with gr.Tab(label("Compare"), id="compare", elem_id="tab-compare") as tab:
-                compare.build(page, tab, models, running, chosen, options)
+                compare.build(page, tab, models, streams, chosen, options)
             with gr.Tab(label("Models"), id="models", elem_id="tab-models") as tab:
                 models_tab.build(page, tab, models, chosen)
-        # Not within its tab, which the browser builds when it is opened: too late for what is remembered.
-        remember(page, watching, name="live")
+        # Outside of its tab: the browser builds a tab when it is opened, too late for stored settings.
+        remember(page, live_controls, name="live")
         gr.on([page.load, chosen.change], _head, [chosen], [head], **LATEST)
 
-        def left(request: gr.Request) -> None:
-            running.stop(session_of(request))
-            running.stop("compare " + session_of(request))
+        def unload(request: gr.Request) -> None:
+            streams.stop(session_of(request))
+            streams.stop("compare " + session_of(request))
 
-        page.unload(left)
+        page.unload(unload)
     sweep_regularly(Path(gr.utils.get_upload_folder()), store.files)
     return page
 
@@ -65,13 +70,14 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
     """Serve the page on 127.0.0.1 from another thread.
 
     Args:
-        port: None for the first free one from 7860.
+        page: the page that `build` returned.
+        port: None: the first free port from 7860.
 
     Returns:
-        The page's address.
+        The address of the page.
 
     Raises:
-        InputError: the port is not free.
+        InputError: the port is in use.
     """
     page.queue(default_concurrency_limit=None)
     try:
@@ -83,11 +89,11 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
             prevent_thread_lock=True,
             ssr_mode=False,
             footer_links=[],
-            run_history=False,  # Gradio would keep every question in the browser
+            run_history=False,  # otherwise Gradio keeps every question in the browser
             enable_monitoring=False,
             app_kwargs={
                 "middleware": [
-                    # Another site's name that is made to lead here must not reach the conversations.
+                    # Against DNS rebinding: a foreign host name must not reach the conversations.
                     Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
                     Middleware(CookieMiddleware),
                     Middleware(UploadsOnlyMiddleware, Path(gr.utils.get_upload_folder())),
@@ -104,7 +110,7 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
 
 
 def _theme() -> gr.themes.Base:
-    """Gradio's default with text that has a contrast of at least 4.5:1 (WCAG AA), light and dark."""
+    """Return Gradio's default theme with a text contrast of at least 4.5:1 (WCAG AA), light and dark."""
     theme = gr.themes.Default(
         primary_hue="indigo",
         font=["ui-sans-serif", "system-ui", "sans-serif"],
@@ -127,12 +133,12 @@ def _theme() -> gr.themes.Base:
 
 
 def _assets(kind: str) -> list[Path]:
-    """Style sheets or scripts: those of the page first, since the tabs' build on them."""
+    """Return style sheets or scripts, those of the page first: those of the tabs use them."""
     return sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.stem != "page", path.name))
 
 
 def _head(model: str, request: gr.Request) -> str:
-    where = say(request, "with {model}, on this machine", model=model)
+    where = translate(request, "with {model}, on this machine", model=model)
     return _title(where)
 
 

@@ -1,6 +1,6 @@
-"""Pictures that a person adds to a question: checked before it goes off, and made into what browsers show.
+"""Images that a person adds to a question: checked before it is sent, and converted for browsers.
 
-What is shown is what the model sees: of an animation the first frame, upright, without transparency.
+The page shows what the model sees: of an animation the first frame, upright, without transparency.
 """
 
 from __future__ import annotations
@@ -12,77 +12,98 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgevlm.demo.gradio_setup import gr
+from edgevlm.demo.gradio_setup import gr, notify
+from edgevlm.demo.language import translate
 from edgevlm.errors import ImageError
 from edgevlm.inputs.data_uri import shorten
 from edgevlm.inputs.images import load_image
 
-_SHOWN = ("JPEG", "MPO", "PNG", "WEBP")
-"""Formats, as Pillow names them, that every browser shows; MPO is a JPEG with more behind it."""
+_BROWSER_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+"""Formats that every browser shows, by Pillow's names. MPO: a JPEG with more images after it."""
 _ORIENTATION = 0x0112
-"""EXIF's tag."""
-_NAME_LENGTH = 60
+"""Tag of EXIF."""
+_MAX_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A picture that the model can see."""
+    """An image that the model can read."""
 
     path: str
-    """Of a file that a browser shows as the model sees it."""
+    """Path of a file that browsers show as the model sees it."""
     frames: int
-    """Of the file as it came; the model sees the first."""
+    """Number of frames of the original file; the model sees the first one."""
 
 
-def checked(paths: Sequence[str]) -> list[Attachment]:
-    """The pictures of a question.
+def read(paths: Sequence[str]) -> list[Attachment]:
+    """Read the images of a question.
 
     Raises:
-        ImageError: at least one cannot be read or is too large; the message has a line for each.
+        ImageError: an image cannot be read or is too large; the message has a line for each such image.
     """
     found: list[Attachment] = []
-    faults: list[str] = []
+    problems: list[str] = []
     for path in paths:
         try:
-            found.append(_checked(path))
+            found.append(_read(path))
         except ImageError as error:
-            # The library names a file by its path, which Gradio makes long, and cuts it.
-            faults.append(str(error).replace(shorten(path), Path(path).name))
-    if faults:
-        raise ImageError("\n".join(faults))
+            # The message has Gradio's path, which is long and therefore shortened.
+            problems.append(str(error).replace(shorten(path), Path(path).name))
+    if problems:
+        raise ImageError("\n".join(problems))
     return found
 
 
-def _checked(path: str) -> Attachment:
+def _read(path: str) -> Attachment:
     pixels = load_image(path)
-    shown, frames = _looked_at(path)
-    return Attachment(path if shown else saved(Image.fromarray(pixels), Path(path).stem), frames)
+    unchanged, frames = _inspect(path)
+    shown = path if unchanged else save_png(Image.fromarray(pixels), Path(path).stem)
+    return Attachment(shown, frames)
 
 
-def saved(image: Image.Image, name: str) -> str:
-    """A new PNG, where Gradio may serve it from; returns its path.
+def notify_frames(attachment: Attachment, name: str, request: gr.Request) -> None:
+    """Show a notice if the model sees only the first of several frames.
+
+    Args:
+        attachment: the image.
+        name: name of its file.
+        request: the page's request, for its language.
+    """
+    if attachment.frames > 1:
+        notify(
+            translate(
+                request,
+                "{name} has {count} frames or pages. The model sees the first one.",
+                name=name,
+                count=attachment.frames,
+            )
+        )
+
+
+def save_png(image: Image.Image, name: str) -> str:
+    """Write an image into a new file that Gradio may serve. Return its path.
 
     Raises:
-        ImageError: it cannot be written.
+        ImageError: the file cannot be written.
     """
-    path = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex / f"{name[:_NAME_LENGTH]}.png"
+    path = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex / f"{name[:_MAX_NAME_LENGTH]}.png"
     try:
         path.parent.mkdir(parents=True)
         image.save(path, compress_level=1)
     except OSError as error:
-        raise ImageError(f"{path.name} cannot be kept: {error}") from error
+        raise ImageError(f"{path.name} cannot be written: {error}") from error
     return str(path)
 
 
-def _looked_at(path: str) -> tuple[bool, int]:
-    """Whether a browser shows the file just as the model sees it, and how many frames it has."""
+def _inspect(path: str) -> tuple[bool, int]:
+    """Return True if browsers show the file as the model sees it, and the number of its frames."""
     try:
         with Image.open(path) as image:
             kind = image.format
             frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
             plain = image.mode in ("L", "RGB") and "transparency" not in image.info
-            # Only of a JPEG does every browser read which side is up.
+            # All browsers read the orientation of JPEG files only.
             upright = kind in ("JPEG", "MPO") or image.getexif().get(_ORIENTATION, 1) == 1
-            return kind in _SHOWN and plain and upright and frames == 1, frames
+            return kind in _BROWSER_FORMATS and plain and upright and frames == 1, frames
     except Exception:  # HEIC, or a file that is read without its broken metadata
         return False, 1

@@ -1,7 +1,6 @@
-"""What tells one browser from another, and what its answers must not load.
+"""The cookie that identifies a browser, and the content security policy.
 
-A cookie names the browser: all its pages send it with every event, so what the demo keeps of a browser is
-the same in each of its tabs.
+All pages of a browser send the cookie with every event. So they share their conversations.
 """
 
 from __future__ import annotations
@@ -29,36 +28,37 @@ POLICY = "; ".join(
         "form-action 'self'",
     )
 )
-"""Content security policy: an answer's Markdown may hold pictures, which would tell their host of it."""
+"""Content security policy. An image in the Markdown of an answer would otherwise tell its host about it."""
 
 
 def browser_of(request: gr.Request) -> str:
-    """The name of the browser that sent this; that of its page where it refuses cookies."""
+    """Return the id of the browser; the session of the page if the browser refuses cookies."""
     return str(request.cookies.get(COOKIE) or session_of(request))
 
 
 class CookieMiddleware:
-    """Give a name to each browser that has none, and the policy with every answer."""
+    """Sets the cookie for new browsers, and the content security policy for every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         known = COOKIE in SimpleCookie(Headers(scope=scope).get("cookie", ""))
-        name_it = scope["path"] == "/" and not known
+        is_new = scope["path"] == "/" and not known
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["content-security-policy"] = POLICY
-                if name_it:
+                if is_new:
                     cookie = (
                         f"{COOKIE}={secrets.token_urlsafe(16)}; Path=/; HttpOnly; SameSite=Strict"
                     )
                     headers.append("set-cookie", cookie)
             await send(message)
 
-        await self._app(scope, receive, answer)
+        await self._app(scope, receive, send_with_headers)

@@ -1,7 +1,7 @@
-"""The page's camera: an element of its own, since Gradio's cannot be stopped and does not say what fails.
+"""The camera of the page. Gradio's own camera cannot be stopped and does not tell why it fails.
 
-The browser's side is ``assets/camera.js``. It asks for the camera, shows it, and hands itself to a script
-that does something with it: ``photograph`` there, or ``live`` in ``assets/live.js``.
+The browser's part is `assets/camera.js`. It opens the camera, shows it, and passes itself to a script that
+uses it: ``photograph`` in the same file, or ``live`` in `assets/live.js`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ TEMPLATE = """\
 ON_LOAD = """\
 const mount = () => {
   if (window.edgevlm?.mountCamera) edgevlm.mountCamera(element, props, server);
-  else setTimeout(mount, 50);  // the page's scripts come a little later
+  else setTimeout(mount, 50);  // the page's scripts are loaded a little later
 };
 mount();"""
 
 
 def camera(name: str, script: str, functions: tuple[Callable[..., Any], ...] = ()) -> gr.HTML:
-    """A camera with a button to start and stop it, a choice of the device, and its state in words.
+    """Lay out a camera: a button to start and stop it, a list of devices, and its state in words.
 
     Args:
-        name: finds the element in the page.
-        script: function of ``window.edgevlm`` in ``assets/`` that uses the camera; it is called once, as
-            ``script(camera, props, server)``. ``photograph`` adds a button that puts a picture into
-            the question box of the tab Chat.
-        functions: which that script may call, as ``server.NAME(argument)``. They take one argument and,
-            annotated with ``gr.Request``, the request, and return what JSON can say. They must not raise: the
-            page is told no reason then.
+        name: id of the element.
+        script: function of ``window.edgevlm`` in ``assets/`` that uses the camera. It is called once, as
+            ``script(camera, props, server)``. ``photograph`` adds a button that puts an image into the
+            question box of the tab Chat.
+        functions: functions that the script may call, as ``server.NAME(argument)``. They have one parameter
+            and may have one of type ``gr.Request``, and return JSON values. They must not raise: Gradio
+            does not tell the page why.
     """
     return gr.HTML(
         html_template=TEMPLATE,

@@ -1,8 +1,7 @@
-"""Whether a bundle's files are still those that were exported, found out while the page goes on.
+"""Checks of the files of bundles in the background.
 
-Files are read one after the other, by a thread that yields to everything else where the system can be told
-so. A result holds until the file's size or times change. What was found right is also remembered for the
-next start, see `Bundle.check_hashes_once`.
+A thread with low priority (on Linux) reads one file after the other and compares its hash. A result is valid
+until size or times of the file change. `Bundle.check_hashes_once` remembers good files for the next start.
 """
 
 from __future__ import annotations
@@ -20,30 +19,30 @@ from edgevlm.manifest import FileEntry
 LOWEST_PRIORITY = 19
 
 _Key = tuple[str, str, int, int, int]
-"""Path, SHA-256 that it should have, size, and the two times of a file."""
+"""Path, expected SHA-256, size, and times of modification and change of a file."""
 
 
-class Checks:
-    """Results of checks, and those that are still to come; safe to use from many threads."""
+class FileChecks:
+    """Results of checks, and a queue of files to check. All methods are thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._results: dict[_Key, str] = {}
-        """What is wrong; empty if nothing is."""
+        """The problem of a file; empty if it is good."""
         self._waiting: dict[_Key, tuple[Bundle, FileEntry]] = {}
         self._thread: threading.Thread | None = None
 
     def result(self, bundle: Bundle, entries: Sequence[FileEntry]) -> str | None:
-        """What is wrong with these files: "" if nothing is, None if some were not read yet, which will be."""
+        """Return the first problem of these files; "" if all are good; None if some are not checked yet."""
         found = [self._result(bundle, entry) for entry in entries]
-        wrong = next((result for result in found if result), None)
-        return None if wrong is None and None in found else wrong or ""
+        problem = next((result for result in found if result), None)
+        return None if problem is None and None in found else problem or ""
 
     def wait(self, timeout: float) -> bool:
-        """Until another file was read; whether any is still to be read, at once if none is.
+        """Wait until another file is checked. Return True if files are still to be checked.
 
         Args:
-            timeout: seconds.
+            timeout: seconds to wait at most.
         """
         with self._changed:
             if self._waiting:
@@ -60,12 +59,12 @@ class Checks:
                 return self._results[key]
             self._waiting.setdefault(key, (bundle, entry))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
         return None
 
-    def _work(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
+    def _run(self) -> None:
+        if sys.platform == "linux":  # threads have their own priorities there
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         while True:
@@ -74,18 +73,18 @@ class Checks:
                     self._thread = None
                     return
                 key, (bundle, entry) = next(iter(self._waiting.items()))
-            wrong = ""
+            problem = ""
             try:
                 bundle.check_hashes_once([entry])
             except BundleError as error:
-                wrong = str(error)
+                problem = str(error)
             with self._changed:
-                self._results[key] = wrong
+                self._results[key] = problem
                 del self._waiting[key]
                 self._changed.notify_all()
 
 
 def _key(bundle: Bundle, entry: FileEntry) -> _Key:
     path = bundle.path(entry)
-    found = path.stat()
-    return str(path), entry.sha256, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return str(path), entry.sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""``edgevlm demo``: the page of `edgevlm.demo.app` as a subcommand."""
+"""The subcommand ``edgevlm demo``."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ from edgevlm.cli.options import (
 from edgevlm.demo.uploads import upload_folder
 
 HELP = """\
-Talk about pictures in the browser, watch a camera, look inside and compare models: a page on this machine,
-127.0.0.1, and nowhere else. Conversations are kept in memory, uploaded pictures in a folder that only you may
-enter; both are gone when the command ends. If it is killed, the next start deletes the folder."""
+Serve a page in the browser, on 127.0.0.1 only: talk about pictures, watch a camera, look inside and compare
+models. Conversations are kept in memory, uploaded pictures in a folder that only you can read; both are
+deleted when the command ends. If it is killed, the next start deletes the folder."""
 
 EXAMPLES = """\
   edgevlm demo
   edgevlm demo --model ./smolvlm-256m --port 8080"""
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-"""Those that end the command; Windows lacks the last one."""
+"""Signals that end the command; Windows does not have the last one."""
 
 MEMORY_ARENAS = 2
+"""Each thread of the server would otherwise keep freed memory in an arena of its own."""
 
 CLOSE_SECONDS = 5
-"""How long requests may still take after a signal; a second one cuts that short."""
+"""Time for open requests after a signal; a second signal ends it."""
 
 SIGNAL_SECONDS = 0.5
-"""How often the waiting thread looks for a signal that did not wake it."""
+"""Interval in which the main thread handles signals that did not wake it."""
 
 Event = BaseException | signal.Signals | None
-"""What ends a wait: a failure, a signal, or that something is done."""
+"""An exception, a signal, or None: a task is finished."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
     add_model_options(parser)
     add_generation_options(parser)
     parser.add_argument(
@@ -56,14 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal comes. The process ends here then: its exit code is 128 and the signal's number.
+    """Serve until a signal arrives, then end the process with the exit code 128 + signal.
 
-    This thread only waits, since Python runs no handler while a library works in it.
+    This thread only waits: Python runs no signal handler while a native library works in the main thread.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     with _signals(events):
         with upload_folder() as folder:
-            os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when the page is built
+            os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it when the page is built
             server = _Server(arguments)
             _start(server.open, events)
             event = _next(events)
@@ -74,36 +76,35 @@ def run(arguments: argparse.Namespace) -> int:
                 events.get(timeout=CLOSE_SECONDS)
         with suppress(OSError, ValueError):
             sys.stderr.flush()
-        # Without the wait for an answer that is being made, or for what a library is at, and before the
-        # handlers are taken away: a third signal would raise KeyboardInterrupt and keep the process waiting.
+        # Do not wait for answers or native libraries. Exit while the handlers are still set: a third signal
+        # would otherwise raise KeyboardInterrupt and keep the process waiting.
         os._exit(128 + (event or signal.SIGINT))
 
 
 class _Server:
-    """The page, once it is there."""
+    """The server of the page; `close` does nothing before `open`."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self.close: Callable[[], object] = lambda: None
 
     def open(self) -> None:
-        """Load the model and serve.
+        """Load the model and start to serve.
 
         Raises:
-            EdgeVLMError: the model cannot be loaded, or the port is taken.
+            EdgeVLMError: the model cannot be loaded, or the port is in use.
         """
         from edgevlm.demo.app import build, launch
-        from edgevlm.demo.model_pool import Models
+        from edgevlm.demo.model_pool import ModelPool
         from edgevlm.runtimes import system
 
-        # Answers are made in many threads of the web server, of which each would keep its own freed memory.
         system.limit_memory_arenas(MEMORY_ARENAS)
         arguments = self._arguments
-        models = Models(
+        models = ModelPool(
             arguments.model or DEFAULT_MODEL, device=arguments.device, threads=arguments.threads
         )
-        with models.lease(None):
-            pass  # a model that was asked for by name and cannot be loaded ends the command
+        with models.acquire(None):
+            pass  # if the model cannot be loaded, the command ends with an error
         page = build(models, generation_options(arguments))
         self.close = lambda: page.close(verbose=False)
         address = launch(page, arguments.port)
@@ -111,7 +112,7 @@ class _Server:
 
 
 def _next(events: queue.SimpleQueue[Event]) -> Event:
-    """Wait for an event. Another thread may receive the signal; it does not wake a thread that waits."""
+    """Wait for an event. A signal that another thread receives does not wake this one, so look regularly."""
     while True:
         with suppress(queue.Empty):
             return events.get(timeout=SIGNAL_SECONDS)
@@ -120,9 +121,9 @@ def _next(events: queue.SimpleQueue[Event]) -> Event:
 def _start(
     work: Callable[[], object], events: queue.SimpleQueue[Event], done: bool = False
 ) -> None:
-    """Work in another thread; a failure is an event, and its end, too, if `done`."""
+    """Run a function in another thread. An exception is an event; so is the end if `done` is True."""
 
-    def worked() -> None:
+    def run_and_report() -> None:
         try:
             work()
         except BaseException as error:
@@ -131,20 +132,20 @@ def _start(
             if done:
                 events.put(None)
 
-    threading.Thread(target=worked, daemon=True).start()
+    threading.Thread(target=run_and_report, daemon=True).start()
 
 
 @contextmanager
 def _signals(events: queue.SimpleQueue[Event]) -> Iterator[None]:
-    """Signals that end the command are events; those that the parent process ignores stay ignored."""
+    """Turn signals into events. Signals that the parent process ignores stay ignored."""
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in heard:
-        # A SimpleQueue may be written to whatever the interrupted thread is at.
+    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in handled:
+        # SimpleQueue.put is reentrant, so a signal handler may call it.
         signal.signal(number, lambda number, _: events.put(signal.Signals(number)))
     try:
         yield
     finally:
-        for number in heard:
+        for number in handled:
             signal.signal(number, before[number])

@@ -1,4 +1,4 @@
-"""A conversation as a JSON file that can be opened again, pictures inside.
+"""Conversations as JSON files with their images.
 
 ::
 
@@ -29,10 +29,10 @@ FORMAT = "edgevlm conversation"
 VERSION = 1
 
 MAX_BYTES = 512 * 2**20
-"""Of a file that is opened."""
+"""Limit of a file."""
 
 MAX_TURNS = 2000
-"""Of a conversation in a file; far more than any context holds."""
+"""Limit of turns in a file; far more than any context holds."""
 
 ROLES = ("user", "assistant")
 
@@ -47,17 +47,19 @@ SUFFIXES = {
     "TIFF": ".tif",
     "WEBP": ".webp",
 }
-"""Names' ends of the formats that a file may hold, by Pillow's names; a browser goes by them."""
+"""Suffixes of image formats, by Pillow's names. Browsers need the right suffix."""
 
 
 def as_json(title: str, turns: Sequence[Turn]) -> str:
-    """A conversation as `from_json` reads it.
+    """Return a conversation as a file for `from_json`.
 
     Raises:
-        InputError: a picture is no longer there, or it has more than `MAX_TURNS` turns.
+        InputError: an image no longer exists, or there are more than `MAX_TURNS` turns.
     """
     if len(turns) > MAX_TURNS:
-        raise InputError(f"a file holds at most {MAX_TURNS:,} turns, these are {len(turns):,}")
+        raise InputError(
+            f"a file holds at most {MAX_TURNS:,} turns, this conversation has {len(turns):,}"
+        )
     return json.dumps(
         {
             "format": FORMAT,
@@ -66,7 +68,7 @@ def as_json(title: str, turns: Sequence[Turn]) -> str:
             "turns": [
                 {
                     "role": turn["role"],
-                    "content": [_written(kind, part) for kind, part in conversation.parts(turn)],
+                    "content": [_encode(kind, part) for kind, part in conversation.parts(turn)],
                 }
                 for turn in turns
             ],
@@ -77,19 +79,20 @@ def as_json(title: str, turns: Sequence[Turn]) -> str:
 
 
 def from_json(path: Path, folder: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Title and turns of a file that `as_json` wrote.
+    """Read the title and the turns of a file that `as_json` wrote.
 
     Args:
-        folder: takes the pictures; each gets a folder there that is named by its content.
+        path: path of the file.
+        folder: folder for the images; each is written into a folder named by its hash.
 
     Raises:
-        InputError: the file is too large or no such file, or a picture in it cannot be read. Nothing was
-            written then.
+        InputError: the file is too large or has another format, or an image in it cannot be read. No image
+            is written then.
     """
-    data = _object(path)
+    data = _read_object(path)
     if data.get("format") != FORMAT:
         raise InputError(
-            f"{path.name} is no conversation that edgevlm saved; choose a .json file that it did save"
+            f"{path.name} is no conversation that edgevlm saved; choose a .json file that edgevlm saved"
         )
     version = data.get("version")
     if version != VERSION:
@@ -98,24 +101,24 @@ def from_json(path: Path, folder: Path) -> tuple[str, list[dict[str, Any]]]:
         )
     title, turns = data.get("title"), data.get("turns")
     if not isinstance(title, str) or not isinstance(turns, list):
-        raise InputError(f"{path.name} has no title or no turns; it was altered")
+        raise InputError(f"{path.name} has no title or no turns; it was changed")
     if not turns:
         raise InputError(f"{path.name} holds an empty conversation")
     if len(turns) > MAX_TURNS:
         raise InputError(f"{path.name} has {len(turns):,} turns; at most {MAX_TURNS:,} are read")
     _check_text(title, f"the title in {path.name}")
-    pictures: dict[Path, bytes] = {}
-    read = [
-        _turn(turn, f"turn {number} in {path.name}", folder, pictures)
+    images: dict[Path, bytes] = {}
+    checked = [
+        _turn(turn, f"turn {number} in {path.name}", folder, images)
         for number, turn in enumerate(turns, 1)
     ]
-    for place, content in pictures.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-    return title, read
+    for image, content in images.items():
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(content)
+    return title, checked
 
 
-def _written(kind: str, part: str) -> dict[str, str]:
+def _encode(kind: str, part: str) -> dict[str, str]:
     if kind == "text":
         _check_text(part, "this conversation")
         return {"text": part}
@@ -124,11 +127,11 @@ def _written(kind: str, part: str) -> dict[str, str]:
     except OSError:
         raise InputError(
             f"the picture {Path(part).name} of this conversation is no longer there; "
-            "save it as Markdown, which goes without"
+            "save the conversation as Markdown, which works without the picture"
         ) from None
 
 
-def _object(path: Path) -> Mapping[str, Any]:
+def _read_object(path: Path) -> Mapping[str, Any]:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise InputError(
@@ -143,10 +146,10 @@ def _object(path: Path) -> Mapping[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _turn(turn: Any, name: str, folder: Path, pictures: dict[Path, bytes]) -> dict[str, Any]:
+def _turn(turn: Any, name: str, folder: Path, images: dict[Path, bytes]) -> dict[str, Any]:
     role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (0, 0)
     if role not in ROLES or not isinstance(content, list):
-        raise InputError(f"{name} has no role or no content; the file was altered")
+        raise InputError(f"{name} has no role or no content; the file was changed")
     parts: list[tuple[str, str]] = []
     for part in content:
         kind, value = next(iter(part.items())) if isinstance(part, dict) and part else ("", None)
@@ -156,14 +159,14 @@ def _turn(turn: Any, name: str, folder: Path, pictures: dict[Path, bytes]) -> di
             _check_text(value, name)
             parts.append(("text", value))
         else:
-            path, data = _picture(value, f"a picture of {name}", folder)
-            pictures[path] = data
+            path, data = _decode_image(value, f"a picture of {name}", folder)
+            images[path] = data
             parts.append(("image", str(path)))
     return conversation.turn_of(role, parts)
 
 
-def _picture(encoded: str, name: str, folder: Path) -> tuple[Path, bytes]:
-    """Where a picture goes, and its file; it is one that the model can look at."""
+def _decode_image(encoded: str, name: str, folder: Path) -> tuple[Path, bytes]:
+    """Return the path for an image and its content, after a check that the model can read it."""
     try:
         data = decode_base64(encoded, name)
         load_image(data)

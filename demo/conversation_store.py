@@ -1,7 +1,7 @@
-"""What the demo keeps of each browser's conversations, in memory, for as long as the command runs.
+"""The conversations of each browser, in memory until the command ends.
 
-A page writes its own conversation and no other, so the pages of one browser cannot overwrite each other's
-lists. A page that writes over a newer version than it has seen makes a copy.
+A page writes only the conversation that it shows, so the pages of a browser cannot overwrite each other's
+lists. If another page wrote a newer version of it meanwhile, the page writes a copy.
 """
 
 from __future__ import annotations
@@ -19,181 +19,187 @@ from edgevlm.demo.conversation import Turn
 from edgevlm.errors import InputError
 
 MAX_CONVERSATIONS = 200
-"""Of one browser; the one that was not changed for longest goes first."""
+"""Limit for one browser; the least recently changed conversation is dropped first."""
 
 MAX_BROWSERS = 100
-"""The one that wrote nothing for longest goes first."""
+"""Limit of browsers; the one that wrote least recently is dropped first."""
 
 MAX_TITLE_LENGTH = 100
 
 UNDO_SECONDS = 600
-"""How long a deleted conversation can be taken back."""
+"""Time in which a deleted conversation can be restored."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Which conversation a page shows, and in which version."""
+class OpenConversation:
+    """The conversation that a page shows, and its version."""
 
     id: str
     version: int
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A conversation that is kept."""
+class SavedConversation:
+    """A conversation in the store."""
 
     id: str
     title: str
     turns: tuple[Turn, ...]
     changed: float
-    """Seconds since 1970."""
+    """Time of the last change, in seconds since 1970."""
     version: int = 1
     named: bool = False
-    """Whether a person chose the title."""
+    """True if a person chose the title."""
     deleted: float | None = None
-    """Seconds since 1970; None if it is not deleted."""
+    """Time of the deletion, in seconds since 1970; None if it is not deleted."""
 
     @property
-    def opened(self) -> Opened:
-        return Opened(self.id, self.version)
+    def opened(self) -> OpenConversation:
+        """The state of a page that shows this conversation."""
+        return OpenConversation(self.id, self.version)
 
 
 @dataclass(frozen=True)
-class Written:
-    """What came of writing a conversation."""
+class WriteResult:
+    """Result of `ConversationStore.write`."""
 
-    opened: Opened
+    opened: OpenConversation
     copied: bool = False
-    """Another page had changed it: this is a copy, and both are kept."""
-    dropped: Saved | None = None
-    """It had to go for this one."""
+    """True if another page had changed the conversation. Then this is a copy, and both are kept."""
+    dropped: SavedConversation | None = None
+    """A conversation that was dropped because of `MAX_CONVERSATIONS`."""
 
 
 @dataclass
-class _Shelf:
-    """Conversations of one browser."""
+class _BrowserConversations:
+    """The conversations of one browser, by id."""
 
-    saved: dict[str, Saved] = field(default_factory=dict)
+    saved: dict[str, SavedConversation] = field(default_factory=dict)
 
-    def newest_first(self) -> list[Saved]:
+    def newest_first(self) -> list[SavedConversation]:
         return sorted(self.saved.values(), key=lambda saved: saved.changed, reverse=True)
 
 
 class ConversationStore:
-    """Conversations of all browsers; safe to use from many threads."""
+    """The conversations of all browsers. All methods are thread-safe."""
 
     def __init__(self) -> None:
-        self._shelves: OrderedDict[str, _Shelf] = OrderedDict()
+        self._browsers: OrderedDict[str, _BrowserConversations] = OrderedDict()
         self._shown: dict[str, str] = {}
+        """Id of the conversation that each page shows."""
         self._released: dict[str, float] = {}
+        """Paths of images of deleted conversations, with the time of the deletion."""
         self._lock = threading.Lock()
 
     def write(
         self,
         browser: str,
         turns: Sequence[Turn],
-        opened: Opened | None = None,
+        opened: OpenConversation | None = None,
         title: str | None = None,
-    ) -> Written:
-        """Keep a conversation.
+    ) -> WriteResult:
+        """Write the conversation that a page shows.
 
         Args:
-            browser: as `edgevlm.demo.browsers.browser_of` names it.
-            opened: what the page had opened; None, or one that was deleted meanwhile, makes a new one.
-            title: None for the conversation's first words.
+            browser: id of the browser (`edgevlm.demo.browsers.browser_of`).
+            turns: the turns that the page shows.
+            opened: the conversation that the page had opened. None, or one that was deleted, makes a new one.
+            title: title of a new conversation; None: its first words.
         """
         with self._lock:
             copied = False
-            shelf = self._shelves.setdefault(browser, _Shelf())
-            self._shelves.move_to_end(browser)
-            if len(self._shelves) > MAX_BROWSERS:
-                _, left = self._shelves.popitem(last=False)
-                self._release(left.saved.values())
-            known = None if opened is None else shelf.saved.get(opened.id)
+            conversations = self._browsers.setdefault(browser, _BrowserConversations())
+            self._browsers.move_to_end(browser)
+            if len(self._browsers) > MAX_BROWSERS:
+                _, dropped_browser = self._browsers.popitem(last=False)
+                self._release(dropped_browser.saved.values())
+            known = None if opened is None else conversations.saved.get(opened.id)
             if known is None or known.deleted is not None or opened is None:
-                saved = Saved(_new_id(), conversation.title(turns), tuple(turns), time.time())
+                saved = SavedConversation(
+                    _new_id(), conversation.title(turns), tuple(turns), time.time()
+                )
                 if title:
-                    saved = replace(saved, title=_cut(title), named=True)
+                    saved = replace(saved, title=_shorten(title), named=True)
             else:
-                newer = known.version != opened.version  # than what the page has seen
-                if newer and _begins(known.turns, turns):
-                    return Written(opened)  # the page wrote nothing of its own
-                copied = newer and not _begins(turns, known.turns)
+                newer = known.version != opened.version  # than the version of the page
+                if newer and _starts_with(known.turns, turns):
+                    return WriteResult(opened)  # the page has nothing new
+                copied = newer and not _starts_with(turns, known.turns)
                 saved = replace(known, turns=tuple(turns))
                 if copied:
                     saved = replace(saved, id=_new_id(), version=1)
-                if len(turns) != len(known.turns) or not _begins(turns, known.turns):
+                if len(turns) != len(known.turns) or not _starts_with(turns, known.turns):
                     saved = replace(saved, changed=time.time(), version=saved.version + 1)
                 if not known.named:
                     saved = replace(saved, title=conversation.title(turns))
-            shelf.saved[saved.id] = saved
-            kept = [other for other in shelf.newest_first() if other.deleted is None]
+            conversations.saved[saved.id] = saved
+            kept = [other for other in conversations.newest_first() if other.deleted is None]
             dropped = kept[-1] if len(kept) > MAX_CONVERSATIONS else None
             if dropped is not None:
-                self._release([shelf.saved.pop(dropped.id)])
-            return Written(saved.opened, copied, dropped)
+                self._release([conversations.saved.pop(dropped.id)])
+            return WriteResult(saved.opened, copied, dropped)
 
-    def find(self, browser: str, id: str | None) -> Saved:
-        """A conversation of this browser.
+    def find(self, browser: str, id: str | None) -> SavedConversation:
+        """Return a conversation of this browser.
 
         Raises:
-            InputError: it has none of this id, or no longer.
+            InputError: there is no conversation with this id, or it was deleted.
         """
         with self._lock:
             return self._find(browser, id)
 
-    def search(self, browser: str, text: str = "") -> list[Saved]:
-        """Conversations with this text in their titles or turns, the newest first; "" finds all.
+    def search(self, browser: str, text: str = "") -> list[SavedConversation]:
+        """Return conversations with this text in title or turns, the newest first; "" finds all.
 
-        Those that were deleted and can be taken back are among them.
+        Deleted conversations that can be restored are included.
         """
         with self._lock:
-            shelf = self._shelves.get(browser, _Shelf())
-            found = shelf.newest_first()
+            conversations = self._browsers.get(browser, _BrowserConversations())
+            found = conversations.newest_first()
         now = time.time()
-        wanted = _comparable([text])
+        wanted = _normalize([text])
         return [
             saved
             for saved in found
             if (saved.deleted is None or now - saved.deleted < UNDO_SECONDS)
             and wanted
-            in _comparable([saved.title, *(conversation.text_of(turn) for turn in saved.turns)])
+            in _normalize([saved.title, *(conversation.text_of(turn) for turn in saved.turns)])
         ]
 
-    def rename(self, browser: str, id: str, title: str) -> Saved:
-        """Give a conversation another title.
+    def rename(self, browser: str, id: str, title: str) -> SavedConversation:
+        """Change the title of a conversation.
 
         Raises:
             InputError: the title is empty, or there is no such conversation.
         """
         if not title.strip():
             raise InputError("the title is empty; write one")
-        return self._change(browser, id, title=_cut(title), named=True)
+        return self._change(browser, id, title=_shorten(title), named=True)
 
-    def delete(self, browser: str, id: str) -> Saved:
-        """Let a conversation go; `restore` takes it back within `UNDO_SECONDS`.
+    def delete(self, browser: str, id: str) -> SavedConversation:
+        """Delete a conversation. `restore` works within `UNDO_SECONDS`.
 
         Raises:
             InputError: there is no such conversation.
         """
         return self._change(browser, id, deleted=time.time())
 
-    def restore(self, browser: str, id: str) -> Saved:
-        """Take a deletion back.
+    def restore(self, browser: str, id: str) -> SavedConversation:
+        """Restore a deleted conversation.
 
         Raises:
-            InputError: the conversation is gone.
+            InputError: the time for it is over.
         """
         with self._lock:
-            shelf = self._shelves.get(browser, _Shelf())
-            saved = shelf.saved.get(id)
+            conversations = self._browsers.get(browser, _BrowserConversations())
+            saved = conversations.saved.get(id)
             if saved is None:
                 raise InputError("this conversation was deleted for good")
-            shelf.saved[id] = replace(saved, deleted=None)
-            return shelf.saved[id]
+            conversations.saved[id] = replace(saved, deleted=None)
+            return conversations.saved[id]
 
     def show(self, page: str, id: str | None) -> None:
-        """Note which conversation a page shows: its pictures stay as long as it does."""
+        """Remember which conversation a page shows. Its images are kept as long as a page shows it."""
         with self._lock:
             if id is None:
                 self._shown.pop(page, None)
@@ -201,28 +207,33 @@ class ConversationStore:
                 self._shown[page] = id
 
     def files(self, now: float | None = None) -> tuple[set[str], dict[str, float]]:
-        """Paths that are needed, and when those that deleted conversations alone needed were given up.
+        """Forget deleted conversations whose time is over, and tell which files are needed.
 
-        Deleted conversations whose time is over are gone after this.
+        Args:
+            now: seconds since 1970; None: the present.
+
+        Returns:
+            The paths of images that are needed, and those of images that only deleted conversations had,
+            with the time of the deletion.
         """
         now = time.time() if now is None else now
         with self._lock:
             shown = set(self._shown.values())
-            for shelf in self._shelves.values():
-                over = [
+            for conversations in self._browsers.values():
+                expired = [
                     saved
-                    for saved in shelf.saved.values()
+                    for saved in conversations.saved.values()
                     if saved.deleted is not None
                     and now - saved.deleted >= UNDO_SECONDS
                     and saved.id not in shown
                 ]
-                for saved in over:
-                    del shelf.saved[saved.id]
-                self._release(over)
+                for saved in expired:
+                    del conversations.saved[saved.id]
+                self._release(expired)
             needed = {
                 path
-                for shelf in self._shelves.values()
-                for saved in shelf.saved.values()
+                for conversations in self._browsers.values()
+                for saved in conversations.saved.values()
                 for path in _files(saved)
             }
             for path in needed:
@@ -230,21 +241,21 @@ class ConversationStore:
             released, self._released = self._released, {}
             return needed, released
 
-    def _find(self, browser: str, id: str | None) -> Saved:
-        shelf = self._shelves.get(browser, _Shelf())
-        saved = None if id is None else shelf.saved.get(id)
+    def _find(self, browser: str, id: str | None) -> SavedConversation:
+        conversations = self._browsers.get(browser, _BrowserConversations())
+        saved = None if id is None else conversations.saved.get(id)
         if saved is None or saved.deleted is not None:
             raise InputError("this conversation is no longer there; choose another")
         return saved
 
-    def _change(self, browser: str, id: str, **changes: object) -> Saved:
+    def _change(self, browser: str, id: str, **changes: object) -> SavedConversation:
         with self._lock:
             saved = replace(self._find(browser, id), **changes)  # type: ignore[arg-type]  # by name
-            self._shelves[browser].saved[id] = saved
+            self._browsers[browser].saved[id] = saved
             return saved
 
-    def _release(self, gone: Iterable[Saved]) -> None:
-        for saved in gone:
+    def _release(self, dropped: Iterable[SavedConversation]) -> None:
+        for saved in dropped:
             for path in _files(saved):
                 self._released[path] = saved.deleted or time.time()
 
@@ -253,12 +264,12 @@ def _new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _files(saved: Saved) -> list[str]:
+def _files(saved: SavedConversation) -> list[str]:
     return [path for turn in saved.turns for path in conversation.files_of(turn)]
 
 
-def _begins(turns: Sequence[Turn], beginning: Sequence[Turn]) -> bool:
-    """Whether `turns` begins with these turns; Gradio spells the same turn in several ways."""
+def _starts_with(turns: Sequence[Turn], beginning: Sequence[Turn]) -> bool:
+    """Return True if `turns` starts with `beginning`. Gradio has several forms of the same turn."""
     if len(turns) < len(beginning):
         return False
     pairs = zip(turns, beginning, strict=False)
@@ -267,12 +278,12 @@ def _begins(turns: Sequence[Turn], beginning: Sequence[Turn]) -> bool:
     )
 
 
-def _cut(title: str) -> str:
+def _shorten(title: str) -> str:
     words = " ".join(title.split())
     return words if len(words) <= MAX_TITLE_LENGTH else words[: MAX_TITLE_LENGTH - 1] + "…"
 
 
-def _comparable(texts: Iterable[str]) -> str:
-    """Texts without what a search looks over: case, spaces, forms of one letter."""
+def _normalize(texts: Iterable[str]) -> str:
+    """Return texts for a search: without differences of case, spaces and forms of a letter."""
     text = unicodedata.normalize("NFKC", "\n".join(texts)).casefold().replace("ё", "е")
     return " ".join(text.split())

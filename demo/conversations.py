@@ -1,4 +1,4 @@
-"""The list of a browser's conversations in the tab Chat, and their files."""
+"""The list of conversations in the tab Chat, with buttons to save and open files."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from edgevlm.demo.browsers import browser_of
 from edgevlm.demo.conversation_store import (
     MAX_CONVERSATIONS,
     ConversationStore,
-    Opened,
-    Saved,
+    OpenConversation,
+    SavedConversation,
 )
 from edgevlm.demo.gradio_setup import (
     DOWNLOAD,
     INTERNAL,
     LATEST,
-    downloadable,
     gr,
-    refusal,
+    notify,
+    page_error,
     session_of,
-    tell,
+    write_download,
 )
-from edgevlm.demo.language import label, say
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.language import label, translate
+from edgevlm.demo.model_pool import ModelPool
 from edgevlm.errors import EdgeVLMError, InputError
 
 LISTENER = "element.addEventListener('conversation', (event) => trigger(event.detail.action, event.detail))"
-"""What `assets/conversations.js` tells becomes an event of the list."""
+"""JavaScript: turns actions of `assets/conversations.js` into events of the list."""
 
 Turns = list[dict[str, Any]]
 
-SHOW = "() => document.querySelector('#conversation').scrollIntoView({block: 'nearest'})"
-"""JavaScript: on a phone the list fills the screen."""
+SCROLL_TO_WINDOW = (
+    "() => document.querySelector('#conversation').scrollIntoView({block: 'nearest'})"
+)
+"""JavaScript: scroll to the conversation. On a phone the list fills the screen."""
 
 
 class ConversationList:
-    """The list's components; `connect` says what they do.
+    """The list; `connect` adds its events.
 
     Args:
-        current: state of a page; takes an `Opened`, or None for a conversation that is not kept yet.
+        current: state with the `OpenConversation` of a page; None for a conversation that is not stored yet.
     """
 
     def __init__(self, store: ConversationStore, current: gr.State) -> None:
@@ -77,22 +79,24 @@ class ConversationList:
                     )
         self._file = gr.DownloadButton("file", visible="hidden", elem_id="conversation-file")
 
-    def keep(self, turns: Turns, opened: Opened | None, request: gr.Request) -> Opened | None:
-        """Keep what a page shows; what the page has opened from then on."""
+    def keep(
+        self, turns: Turns, opened: OpenConversation | None, request: gr.Request
+    ) -> OpenConversation | None:
+        """Store the conversation that a page shows. Return the new state of the page."""
         if not turns:
             return opened
         written = self._store.write(browser_of(request), turns, opened)
         self._store.show(session_of(request), written.opened.id)
         if written.copied:
-            tell(
-                say(
+            notify(
+                translate(
                     request,
                     "This conversation went on in another tab. What was said here is kept as a copy.",
                 )
             )
         if written.dropped is not None:
-            tell(
-                say(
+            notify(
+                translate(
                     request,
                     "{count} conversations are kept at most; the oldest is gone: {title}",
                     count=MAX_CONVERSATIONS,
@@ -101,31 +105,35 @@ class ConversationList:
             )
         return written.opened
 
-    def listed(self, search: str, opened: Opened | None, request: gr.Request) -> str:
-        """The list as HTML."""
+    def listed(self, search: str, opened: OpenConversation | None, request: gr.Request) -> str:
+        """Return the list as HTML."""
         found = self._store.search(browser_of(request), search or "")
         return view(found, opened, bool(search), request)
 
     def connect(
         self,
         page: gr.Blocks,
-        models: Models,
+        models: ModelPool,
         chosen: gr.State,
         window: gr.Chatbot,
         emptied: Callable[[], list[Any]],
         freed: Callable[[], list[Any]],
-        places: Sequence[Any],
+        outputs: Sequence[Any],
         leave: Callable[[Any], Any],
     ) -> None:
-        """Say what the list's parts do.
+        """Connect the events.
 
         Args:
+            page: the page; its ``load`` and ``unload`` are used.
+            models: the models that the page offers.
+            chosen: state with the label of the model that this browser uses.
             window: shows the conversation.
-            emptied: values of `places` for a new conversation; the first one is the conversation.
-            freed: the same, where the page has emptied the rest by itself already: what a person has
-                written since then stays.
-            places: the window and what else belongs to the conversation that a page shows.
-            leave: makes an event keep the page's conversation and end its answer; returns the dependency.
+            emptied: returns values of `outputs` for another conversation; the first is the conversation.
+            freed: returns the same where the page's script has emptied the box: text that was written
+                after that is kept.
+            outputs: the window and the other components of a conversation.
+            leave: connects an event that stores the conversation and stops its answer; returns the
+                dependency.
         """
         store, current = self._store, self._current
         pending = gr.State(None)
@@ -136,52 +144,52 @@ class ConversationList:
             **INTERNAL,
         }
 
-        def chosen_one(event: gr.EventData, request: gr.Request) -> str:
+        def choose(event: gr.EventData, request: gr.Request) -> str:
             try:
                 return store.find(browser_of(request), event._data.get("id")).id
             except InputError as error:
-                raise refusal(error) from error
+                raise page_error(error) from error
 
-        def read(path: str, request: gr.Request) -> str:
+        def open_file(path: str, request: gr.Request) -> str:
             folder = Path(gr.utils.get_upload_folder())
             try:
                 title, turns = conversation_file.from_json(Path(path), folder)
             except EdgeVLMError as error:
-                raise refusal(error) from error
+                raise page_error(error) from error
             return store.write(browser_of(request), turns, title=title).opened.id
 
-        def opened(id: str, request: gr.Request) -> list[Any]:
+        def open_conversation(id: str, request: gr.Request) -> list[Any]:
             values = emptied()
             try:
                 saved = store.find(browser_of(request), id)
-            except InputError as error:  # deleted in another tab within this moment
-                raise refusal(error) from error
+            except InputError as error:  # deleted in another tab a moment ago
+                raise page_error(error) from error
             store.show(session_of(request), saved.id)
             return [list(saved.turns), *values[1:], saved.opened]
 
-        def fresh(request: gr.Request) -> list[Any]:
+        def start_new(request: gr.Request) -> list[Any]:
             store.show(session_of(request), None)
             return [*freed(), None]
 
-        def renamed(event: gr.EventData, request: gr.Request) -> None:
+        def rename(event: gr.EventData, request: gr.Request) -> None:
             id, title = event._data.get("id"), event._data.get("title", "")
-            self._changed(lambda: store.rename(browser_of(request), id, title))
+            self._apply(lambda: store.rename(browser_of(request), id, title))
 
-        def cleared(current: Opened | None, request: gr.Request) -> list[Any]:
-            """Delete the conversation that the page shows; what the list shows may be older."""
+        def delete_shown(current: OpenConversation | None, request: gr.Request) -> list[Any]:
+            """Delete the conversation that the page shows. The list may be older than the page."""
             if current is not None:
-                with suppress(InputError):  # deleted in another tab before
+                with suppress(InputError):  # already deleted in another tab
                     store.delete(browser_of(request), current.id)
-            return fresh(request)
+            return start_new(request)
 
-        def deleted(event: gr.EventData, request: gr.Request) -> None:
-            self._changed(lambda: store.delete(browser_of(request), event._data.get("id")))
+        def delete(event: gr.EventData, request: gr.Request) -> None:
+            self._apply(lambda: store.delete(browser_of(request), event._data.get("id")))
 
-        def restored(event: gr.EventData, request: gr.Request) -> None:
-            self._changed(lambda: store.restore(browser_of(request), event._data.get("id")))
+        def restore(event: gr.EventData, request: gr.Request) -> None:
+            self._apply(lambda: store.restore(browser_of(request), event._data.get("id")))
 
-        def saved_file(history: Turns, current: Opened | None, request: gr.Request) -> str:
-            _check_something(history, request)
+        def save_file(history: Turns, current: OpenConversation | None, request: gr.Request) -> str:
+            _check_not_empty(history, request)
             try:
                 title = store.find(browser_of(request), current.id if current else None).title
             except InputError:
@@ -189,38 +197,38 @@ class ConversationList:
             try:
                 text = conversation_file.as_json(title, history)
             except EdgeVLMError as error:
-                raise refusal(error) from error
-            return downloadable("conversation.json", text)
+                raise page_error(error) from error
+            return write_download("conversation.json", text)
 
-        def saved_markdown(history: Turns, label: str | None, request: gr.Request) -> str:
-            _check_something(history, request)
+        def save_markdown(history: Turns, label: str | None, request: gr.Request) -> str:
+            _check_not_empty(history, request)
             try:
                 name = models.find(label).label
             except EdgeVLMError as error:
-                raise refusal(error) from error
-            return downloadable("conversation.md", conversation.as_markdown(name, history))
+                raise page_error(error) from error
+            return write_download("conversation.md", conversation.as_markdown(name, history))
 
-        def left(request: gr.Request) -> None:
+        def unload(request: gr.Request) -> None:
             store.show(session_of(request), None)
 
         for choosing in (
-            self.shown.select(chosen_one, None, [pending], **INTERNAL),
-            self._upload.upload(read, [self._upload], [pending], **INTERNAL),
+            self.shown.select(choose, None, [pending], **INTERNAL),
+            self._upload.upload(open_file, [self._upload], [pending], **INTERNAL),
         ):
             shown = leave(choosing.success).success(
-                opened, [pending], [*places, current], **INTERNAL
+                open_conversation, [pending], [*outputs, current], **INTERNAL
             )
-            shown.success(None, None, None, js=SHOW, **INTERNAL)
+            shown.success(None, None, None, js=SCROLL_TO_WINDOW, **INTERNAL)
             shown.then(**listing)
             choosing.failure(**listing)
-        leave(self.new.click).then(fresh, None, [*places, current], **INTERNAL).then(**listing)
-        leave(self.shown.clear).then(cleared, [current], [*places, current], **INTERNAL).then(
+        leave(self.new.click).then(start_new, None, [*outputs, current], **INTERNAL).then(**listing)
+        leave(self.shown.clear).then(delete_shown, [current], [*outputs, current], **INTERNAL).then(
             **listing
         )
         for event, change in (
-            (self.shown.edit, renamed),
-            (self.shown.delete, deleted),
-            (self.shown.undo, restored),
+            (self.shown.edit, rename),
+            (self.shown.delete, delete),
+            (self.shown.undo, restore),
         ):
             event(change, None, None, **INTERNAL).then(**listing)
         gr.on(
@@ -228,50 +236,55 @@ class ConversationList:
             **{**listing, **LATEST},
         )
         page.load(_note, None, [self._note], **INTERNAL)
-        page.unload(left)
+        page.unload(unload)
         for saving in (
-            self._save.click(saved_file, [window, current], [self._file], **INTERNAL),
-            self._markdown.click(saved_markdown, [window, chosen], [self._file], **INTERNAL),
+            self._save.click(save_file, [window, current], [self._file], **INTERNAL),
+            self._markdown.click(save_markdown, [window, chosen], [self._file], **INTERNAL),
         ):
             saving.success(
                 None, None, None, js=f"() => ({DOWNLOAD})('conversation-file')", **INTERNAL
             )
 
-    def _changed(self, change: Callable[[], object]) -> None:
+    def _apply(self, change: Callable[[], object]) -> None:
         try:
             change()
         except InputError as error:
-            raise refusal(error) from error
+            raise page_error(error) from error
 
 
-def view(saved: Sequence[Saved], opened: Opened | None, searched: bool, request: gr.Request) -> str:
-    """Conversations as a list with buttons, which `assets/conversations.js` makes work."""
+def view(
+    saved: Sequence[SavedConversation],
+    opened: OpenConversation | None,
+    searched: bool,
+    request: gr.Request,
+) -> str:
+    """Return conversations as a list with buttons; `assets/conversations.js` makes them work."""
     if not saved:
-        nothing = (
-            say(request, "No conversation has this in its title or text.")
+        message = (
+            translate(request, "No conversation has this in its title or text.")
             if searched
-            else say(request, "Nothing is kept yet. Ask something, and it will be.")
+            else translate(request, "Nothing is kept yet. Ask something, and it will be.")
         )
-        return markup.block(f'<div class="quiet empty">{markup.escaped(nothing)}</div>')
+        return markup.block(f'<div class="quiet empty">{markup.escaped(message)}</div>')
     rows = (_row(entry, opened is not None and entry.id == opened.id, request) for entry in saved)
     return markup.block(f"<ul>{''.join(rows)}</ul>")
 
 
-def _row(saved: Saved, shown: bool, request: gr.Request) -> str:
-    """An item of the list; its last button keeps the keyboard's focus when Gradio changes it in place."""
-    title = markup.escaped(saved.title or say(request, "without words"))
+def _row(saved: SavedConversation, shown: bool, request: gr.Request) -> str:
+    """Return an item of the list. Its last button keeps the focus when Gradio changes the item in place."""
+    title = markup.escaped(saved.title or translate(request, "without words"))
     attributes = f'data-id="{markup.escaped(saved.id)}" data-title="{title}"'
     if saved.deleted is not None:
-        back = _button("undo", say(request, "Take back"), saved, request)
-        said = markup.escaped(say(request, "deleted"))
+        back = _button("undo", translate(request, "Take back"), saved, request)
+        said = markup.escaped(translate(request, "deleted"))
         return (
             f'<li class="deleted" {attributes}><span class="gone title">{title}</span>'
             f'<span class="quiet said">{said}</span>{back}</li>'
         )
     moment = datetime.datetime.fromtimestamp(saved.changed, datetime.timezone.utc)
     time = moment.isoformat(timespec="seconds")
-    rename = _button("edit", say(request, "Rename"), saved, request)
-    delete = _button("clear" if shown else "delete", say(request, "Delete"), saved, request)
+    rename = _button("edit", translate(request, "Rename"), saved, request)
+    delete = _button("clear" if shown else "delete", translate(request, "Delete"), saved, request)
     mark = ' class="shown"' if shown else ""
     current = ' aria-current="true"' if shown else ""
     return (
@@ -282,7 +295,7 @@ def _row(saved: Saved, shown: bool, request: gr.Request) -> str:
     )
 
 
-def _button(action: str, text: str, saved: Saved, request: gr.Request) -> str:
+def _button(action: str, text: str, saved: SavedConversation, request: gr.Request) -> str:
     name = f"{text}: {saved.title}"
     return (
         f'<button type="button" class="small" data-action="{action}" '
@@ -291,7 +304,7 @@ def _button(action: str, text: str, saved: Saved, request: gr.Request) -> str:
 
 
 def _note(request: gr.Request) -> str:
-    text = say(
+    text = translate(
         request,
         "The newest {count} are kept until edgevlm demo ends. Save those as files that you want for longer.",
         count=MAX_CONVERSATIONS,
@@ -299,6 +312,6 @@ def _note(request: gr.Request) -> str:
     return markup.block(f'<div class="quiet">{markup.escaped(text)}</div>')
 
 
-def _check_something(history: Turns, request: gr.Request) -> None:
+def _check_not_empty(history: Turns, request: gr.Request) -> None:
     if not history:
-        raise refusal(say(request, "The conversation is empty; there is nothing to save."))
+        raise page_error(translate(request, "The conversation is empty; there is nothing to save."))

@@ -1,7 +1,6 @@
-"""One exchange of a conversation: a question, its answer while it grows, and what comes of it if it fails.
+"""One exchange of a conversation: a question and its answer.
 
-A question that gets no answer goes back to the person who asked it, and the conversation stays as it was
-before.
+If there is no answer, the question goes back into the box, and the conversation does not change.
 """
 
 from __future__ import annotations
@@ -12,39 +11,39 @@ from typing import Any
 
 from PIL import Image
 
+from edgevlm.boxes import find_boxes
 from edgevlm.demo import attachments, conversation
-from edgevlm.demo.boxes import boxes, draw
 from edgevlm.demo.conversation import Turns
+from edgevlm.demo.drawing import draw_boxes
 from edgevlm.demo.gradio_setup import gr
-from edgevlm.demo.language import say
-from edgevlm.demo.model_pool import Models
-from edgevlm.demo.streaming import AnswerStream, Record, Running
+from edgevlm.demo.language import translate
+from edgevlm.demo.model_pool import ModelPool
+from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
 from edgevlm.errors import InputError
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.prompt import system_messages
 from edgevlm.options import GenerationOptions
 from edgevlm.results import FinishReason, Stats, TokenLogprob
 
 MAX_DRAWN_SIDE = 1280
-"""Pixels of a picture that boxes are drawn on; the window shows it smaller."""
+"""Longer side in pixels of an image with boxes; the window shows it smaller."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a page shows after the next piece of an exchange."""
+    """The state of a page during an exchange."""
 
     turns: Turns
-    record: Record | None = None
-    """Of what was answered so far; None if nothing was."""
+    record: AnswerRecord | None = None
+    """The answer so far; None if there is none."""
     returned: dict[str, Any] | None = None
-    """The question, if it goes back into the box."""
+    """The question if it goes back into the box."""
 
 
 def exchange(
-    models: Models,
-    running: Running,
+    models: ModelPool,
+    streams: ActiveStreams,
     session: str,
-    before: Turns,
+    history: Turns,
     question: dict[str, Any],
     label: str | None,
     system: str,
@@ -52,28 +51,33 @@ def exchange(
     request: gr.Request | None = None,
     earlier: dict[str, Any] | None = None,
 ) -> Iterator[Step]:
-    """Ask, and answer step by step.
+    """Answer a question. Yield the state of the page after each part of the answer.
 
     Args:
-        before: the conversation so far.
+        models: the models of the labels.
+        streams: takes the answer, so that it can be stopped.
+        session: key in `streams`.
+        history: the conversation so far.
         question: turn of the user.
-        label: of the model.
-        request: of the page; its language is that of the notes.
-        earlier: an answer to the same question, which stays if there is no better one. None: the question
-            goes back into the box then.
+        label: label of the model.
+        system: instructions before the conversation; may be empty.
+        options: options of the answer.
+        request: the page's request; notes are in its language.
+        earlier: an earlier answer to the same question, which is shown if there is no new one. None: the
+            question goes back into the box then.
 
     Raises:
-        EdgeVLMError: whatever the model says against it; the step before tells what to show then.
+        EdgeVLMError: the model cannot be loaded or cannot answer. The last step has the state to show.
     """
-    turns: Turns = [*before, question]
-    unanswered = Step(before, returned=question) if earlier is None else Step([*turns, earlier])
+    turns: Turns = [*history, question]
+    unanswered = Step(history, returned=question) if earlier is None else Step([*turns, earlier])
     messages = [
-        *system_messages(system if system.strip() else None),
+        *conversation.system_messages(system),
         *map(conversation.as_message, turns),
     ]
     yield Step(turns)
     stream = AnswerStream(models, label, messages, options)
-    running.begin(session, stream)
+    streams.begin(session, stream)
     text, stats, finish_reason = "", None, None
     logprobs: list[TokenLogprob] = []
     try:
@@ -82,8 +86,8 @@ def exchange(
             logprobs += chunk.logprobs
             if text:
                 growing = conversation.assistant_turn(text)
-                yield Step([*turns, growing], Record(label, messages, options))
-        if stream.left:
+                yield Step([*turns, growing], AnswerRecord(label, messages, options))
+        if stream.abandoned:
             return
         if not text and stats is not None:
             raise InputError("the model answered nothing; ask in other words")
@@ -91,12 +95,14 @@ def exchange(
     except Exception:
         yield unanswered
         raise
-    if not text:  # stopped before its first word
+    if not text:  # stopped before the first word
         yield unanswered
         return
-    note = _note(request, stats, finish_reason, drawn is not None and _pictures(turns) > 1)
+    note = _note(request, stats, finish_reason, drawn is not None and _image_count(turns) > 1)
     answer = conversation.assistant_turn(text, note, drawn)
-    yield Step([*turns, answer], Record(label, messages, options, text, tuple(logprobs), stats))
+    yield Step(
+        [*turns, answer], AnswerRecord(label, messages, options, text, tuple(logprobs), stats)
+    )
 
 
 def _note(
@@ -105,41 +111,41 @@ def _note(
     finish_reason: FinishReason | None,
     last_of_several: bool,
 ) -> str:
-    """What stands below an answer: how long it took, and what a person might wonder about."""
+    """Return the note below an answer: how long it took, and why it ended."""
     if stats is None:
-        return say(request, "stopped")
+        return translate(request, "stopped")
     values = {
         "first": f"{stats.first_token_ms:.0f}",
         "speed": f"{stats.tokens_per_second:.0f}",
         "count": stats.answer_tokens,
     }
-    one = stats.tokens_per_second == 0
+    single_token = stats.tokens_per_second == 0
     facts = [
-        say(request, "First token: {first} ms · tokens: {count}", **values)
-        if one
-        else say(
+        translate(request, "First token: {first} ms · tokens: {count}", **values)
+        if single_token
+        else translate(
             request,
             "First token: {first} ms · {speed} tokens per second · tokens: {count}",
             **values,
         )
     ]
     if finish_reason == "length":
-        facts.append(say(request, "cut off at the length in the settings"))
+        facts.append(translate(request, "cut off at the length in the settings"))
     if last_of_several:
-        facts.append(say(request, "the boxes are on the last picture"))
+        facts.append(translate(request, "the boxes are on the last picture"))
     return " · ".join(facts)
 
 
-def _drawn(models: Models, label: str | None, text: str, turns: Turns) -> str | None:
-    """The last picture with the boxes of an answer, as a file; None if the answer has none."""
-    found = boxes(text, models.usage(label).boxes)
-    pictures = [path for turn in turns for path in conversation.pictures_of(turn)]
-    if not found or not pictures:
+def _drawn(models: ModelPool, label: str | None, text: str, turns: Turns) -> str | None:
+    """Draw the boxes of an answer on the last image; return the path, or None if there are no boxes."""
+    found = find_boxes(text, models.usage(label).boxes)
+    images = [path for turn in turns for path in conversation.images_of(turn)]
+    if not found or not images:
         return None
-    image = Image.fromarray(load_image(pictures[-1]))
+    image = Image.fromarray(load_image(images[-1]))
     image.thumbnail((MAX_DRAWN_SIDE, MAX_DRAWN_SIDE))
-    return attachments.saved(draw(image, found), "boxes")
+    return attachments.save_png(draw_boxes(image, found), "boxes")
 
 
-def _pictures(turns: Sequence[conversation.Turn]) -> int:
-    return sum(len(conversation.pictures_of(turn)) for turn in turns)
+def _image_count(turns: Sequence[conversation.Turn]) -> int:
+    return sum(len(conversation.images_of(turn)) for turn in turns)

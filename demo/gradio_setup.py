@@ -1,4 +1,4 @@
-"""Gradio, imported in one place: told to send nothing anywhere, or said to be missing."""
+"""Import of Gradio without its telemetry, and small helpers for its events."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from edgevlm.errors import MissingDependencyError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-# Gradio's queue keeps its last 10,000 events and makes a pandas summary of them after each one, for a page
-# of statistics that the demo does not have. These are its own settings for both; 0 is not taken.
+# After each event Gradio's queue makes a pandas summary of the last 10,000 events, for a page of statistics
+# that the demo does not have. These settings of Gradio avoid this work; it does not accept 0.
 os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**62)
 
@@ -27,35 +27,35 @@ __all__ = [
     "DOWNLOAD",
     "INTERNAL",
     "LATEST",
-    "choices",
-    "downloadable",
-    "framed",
+    "error_text",
     "gr",
-    "readable",
-    "refusal",
+    "labelled_html",
+    "notify",
+    "page_error",
     "session_of",
-    "tell",
+    "update_choices",
+    "write_download",
 ]
 
 INTERNAL: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "hidden"}
-"""Arguments of events that serve the page alone.
+"""Arguments of events that are not part of the public API.
 
-They go through Gradio's queue: only there does the page show what a function refuses. And without progress:
-with it, what is refused lays a red "Error" over the outputs.
+They use Gradio's queue, because the page shows errors of queued events only. They show no progress, because
+Gradio would cover the outputs with a red "Error" after an error.
 """
 
 LATEST: dict[str, Any] = {**INTERNAL, "trigger_mode": "always_last"}
-"""As `INTERNAL`, of events with several triggers: what comes while one runs is not dropped but follows it."""
+"""Like `INTERNAL`, for events with several triggers: a trigger during a run starts another run after it."""
 
 NOTICE_SECONDS = 10
-"""How long the page shows a notice, unless a person closes it before."""
+"""Time for which the page shows a notice."""
 
 DOWNLOAD = "(id) => setTimeout(() => document.querySelector('#' + id).click(), 100)"
-"""JavaScript: click a hidden download button, once the page has the file's address."""
+"""JavaScript: click a hidden download button when the page has the address of the file."""
 
 
-def framed(label: Any, name: str) -> gr.HTML:
-    """HTML in a frame with a label; `name` finds it in the page."""
+def labelled_html(label: Any, name: str) -> gr.HTML:
+    """Lay out HTML in a frame with a label; `name` is the id of the element."""
     return gr.HTML(
         label=label,
         show_label=True,
@@ -66,22 +66,27 @@ def framed(label: Any, name: str) -> gr.HTML:
     )
 
 
-def refusal(error: Exception | str) -> gr.Error:
-    """An error to raise from an event: a notice in the page that goes away by itself."""
-    return gr.Error(html.escape(readable(error)), duration=NOTICE_SECONDS, print_exception=False)
+def page_error(error: Exception | str) -> gr.Error:
+    """Return an exception for an event to raise; the page shows it as a notice."""
+    return gr.Error(html.escape(error_text(error)), duration=NOTICE_SECONDS, print_exception=False)
 
 
-def tell(text: str) -> None:
-    """Show a notice in the page that called the running event, and go on."""
+def notify(text: str) -> None:
+    """Show a notice in the page that triggered the running event."""
     gr.Info(html.escape(text), duration=NOTICE_SECONDS)
 
 
-def choices(
+def update_choices(
     labels: Sequence[str], current: str | None, preferred: str | None
 ) -> tuple[Any, str | None]:
-    """An update of a list to choose from, and what is chosen in it then.
+    """Return an update of a drop-down list and the label that is chosen after it.
 
-    What a person has chosen is not sent back: by then it may be something else.
+    The update does not contain a choice that stays valid: the person may have changed it meanwhile.
+
+    Args:
+        labels: the new list.
+        current: the label that is chosen now.
+        preferred: the label to choose if `current` is not in the list.
     """
     if current in labels:
         return gr.update(choices=labels), current
@@ -89,19 +94,19 @@ def choices(
     return gr.update(choices=labels, value=value), value
 
 
-def readable(error: Exception | str) -> str:
-    """An error's text without the folder where Gradio keeps what was uploaded."""
+def error_text(error: Exception | str) -> str:
+    """Return the message of an error without the path of Gradio's upload folder."""
     folder = gr.utils.get_upload_folder()
     return re.sub(rf"{re.escape(folder)}[/\\]\w+[/\\]", "", str(error))
 
 
 def session_of(request: gr.Request) -> str:
-    """What tells one browser's page from another's."""
+    """Return the id of a page in a browser."""
     return str(request.session_hash)
 
 
-def downloadable(name: str, text: str) -> str:
-    """A new file with this text, where Gradio may serve it from; returns its path."""
+def write_download(name: str, text: str) -> str:
+    """Write a text into a new file that Gradio may serve. Return its path."""
     folder = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex
     folder.mkdir(parents=True)
     path = folder / name

@@ -1,4 +1,4 @@
-"""The tab Inside: what the model was given for the last answer, where time went, and how sure it was."""
+"""The tab Inside: prompt, time and token probabilities of the last answer."""
 
 from __future__ import annotations
 
@@ -9,116 +9,128 @@ from typing import Any
 
 from PIL import Image
 
+from edgevlm.boxes import Box, BoxFormat, find_boxes
 from edgevlm.demo import markup
-from edgevlm.demo.boxes import Box, Spelling, boxes, draw
 from edgevlm.demo.browsers import browser_of
-from edgevlm.demo.gradio_setup import INTERNAL, framed, gr, readable, refusal
-from edgevlm.demo.language import label, say
-from edgevlm.demo.model_pool import Models
-from edgevlm.demo.streaming import Record
+from edgevlm.demo.drawing import draw_boxes
+from edgevlm.demo.gradio_setup import INTERNAL, error_text, gr, labelled_html, page_error
+from edgevlm.demo.language import label, translate
+from edgevlm.demo.model_pool import ModelPool
+from edgevlm.demo.streaming import AnswerRecord
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inputs.images import load_image
 from edgevlm.results import Prompt, PromptText, PromptTile, Stats
 
 MAX_BROWSERS = 100
-"""Browsers whose last answer is kept; the one that was longest without another goes first."""
+"""Limit of browsers whose last answer is kept; the least recent answer is dropped first."""
 
 
-class LastRecords:
-    """The last answer of each browser, for a page that is loaded again; safe to use from many threads."""
+class LastAnswers:
+    """The last answer of each browser, for a page that is loaded again. All methods are thread-safe."""
 
     def __init__(self) -> None:
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._records: OrderedDict[str, AnswerRecord] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, browser: str, record: Record) -> None:
+    def keep(self, browser: str, record: AnswerRecord) -> None:
+        """Remember the last answer of a browser."""
         with self._lock:
             self._records[browser] = record
             self._records.move_to_end(browser)
             while len(self._records) > MAX_BROWSERS:
                 self._records.popitem(last=False)
 
-    def find(self, browser: str) -> Record | None:
+    def find(self, browser: str) -> AnswerRecord | None:
+        """Return the last answer of a browser; None if there is none."""
         with self._lock:
             return self._records.get(browser)
 
 
-def build(tab: gr.Tab, models: Models, record: gr.State) -> None:
-    """Lay out the tab and connect it; `record` holds the `Record` of this page's last answer."""
-    records = LastRecords()
+def build(tab: gr.Tab, models: ModelPool, record: gr.State) -> None:
+    """Lay out the tab and connect its events.
+
+    Args:
+        tab: the tab; it is filled when it is opened.
+        models: the models that the page offers.
+        record: state with the `AnswerRecord` of the page's last answer.
+    """
+    records = LastAnswers()
     refresh = gr.Button(label("Show the last answer"), size="md", elem_id="inside-refresh")
     answer = gr.HTML(elem_id="inside-answer", js_on_load=markup.ANNOUNCED)
     with gr.Column(visible=False) as filled:
         with gr.Row():
-            time = framed(label("Where time went"), "time")
-            costs = framed(label("What it cost"), "costs")
-        tokens = framed(label("How likely each token was"), "tokens")
+            time = labelled_html(label("Where time went"), "time")
+            costs = labelled_html(label("What it cost"), "costs")
+        tokens = labelled_html(label("How likely each token was"), "tokens")
         pointed = gr.HTML(visible=False, elem_id="pointed")
         with gr.Row():
-            tiles = framed(label("What the model saw"), "tiles")
-            parts = framed(label("Parts of the prompt"), "parts")
-        prompt = framed(label("The prompt"), "prompt")
+            tiles = labelled_html(label("What the model saw"), "tiles")
+            parts = labelled_html(label("Parts of the prompt"), "parts")
+        prompt = labelled_html(label("The prompt"), "prompt")
 
-    def look(record: Record | None, request: gr.Request) -> tuple[Any, ...] | None:
+    def show(record: AnswerRecord | None, request: gr.Request) -> tuple[Any, ...] | None:
         record = record or records.find(browser_of(request))
         if record is None:
             return None
-        given, why = _given(models, record, request)
-        found = pointing(record, models.usage(record.label).boxes)
-        unfinished = markup.quiet(say(request, "The answer was stopped before its end."))
+        prompt_found, why = _prompt(models, record, request)
+        found = boxes_on_image(record, models.usage(record.label).boxes)
+        unfinished = markup.quiet(translate(request, "The answer was stopped before its end."))
         stats = record.stats
         return (
-            _said(record, request),
+            _exchange(record, request),
             gr.update(visible=True),
             markup.block(markup.waterfall(stats, request)) if stats else unfinished,
             markup.block(markup.table(facts(stats, request))) if stats else unfinished,
             _tokens(record, request),
             _pointed(found, request),
-            _tiles(given, request) if given else markup.problem(why),
-            markup.block(_parts(given, request)) if given else markup.problem(why),
-            markup.block(markup.prompt(given.parts, request)) if given else markup.problem(why),
+            _tiles(prompt_found, request) if prompt_found else markup.problem(why),
+            markup.block(_parts(prompt_found, request)) if prompt_found else markup.problem(why),
+            markup.block(markup.prompt(prompt_found.parts, request))
+            if prompt_found
+            else markup.problem(why),
         )
 
-    def asked(record: Record | None, request: gr.Request) -> tuple[Any, ...]:
-        shown = look(record, request)
+    def refresh_tab(record: AnswerRecord | None, request: gr.Request) -> tuple[Any, ...]:
+        shown = show(record, request)
         if shown is None:
-            raise refusal(nothing(request))
+            raise page_error(nothing_answered(request))
         return shown
 
-    def opened(record: Record | None, request: gr.Request) -> tuple[Any, ...]:
-        # Coming here before anything was asked is no mistake, so it is no notice either.
-        empty = (markup.quiet(nothing(request)), gr.update(visible=False))
-        return look(record, request) or (*empty, *(gr.skip() for _ in outputs[2:]))
+    def open_tab(record: AnswerRecord | None, request: gr.Request) -> tuple[Any, ...]:
+        # No answer yet is no error here, so show no notice.
+        empty = (markup.quiet(nothing_answered(request)), gr.update(visible=False))
+        return show(record, request) or (*empty, *(gr.skip() for _ in outputs[2:]))
 
-    def kept(record: Record | None, request: gr.Request) -> None:
+    def keep(record: AnswerRecord | None, request: gr.Request) -> None:
         if record is not None:
             records.keep(browser_of(request), record)
 
     outputs = [answer, filled, time, costs, tokens, pointed, tiles, parts, prompt]
-    refresh.click(asked, [record], outputs, **INTERNAL)
-    tab.select(opened, [record], outputs, **INTERNAL)
-    record.change(kept, [record], None, **INTERNAL)
+    refresh.click(refresh_tab, [record], outputs, **INTERNAL)
+    tab.select(open_tab, [record], outputs, **INTERNAL)
+    record.change(keep, [record], None, **INTERNAL)
 
 
-def nothing(request: gr.Request) -> str:
-    return say(
+def nothing_answered(request: gr.Request) -> str:
+    """Return the text for a browser without answers."""
+    return translate(
         request,
         "Nothing was answered in this browser yet. Ask something under Chat, then come back.",
     )
 
 
 def facts(stats: Stats, request: gr.Request | None = None) -> list[tuple[str, str]]:
-    """Names and values."""
+    """Return names and values of the table of costs."""
     return [
-        (say(request, "first token"), markup.milliseconds(stats.first_token_ms, request, 1)),
-        (say(request, "whole answer"), markup.milliseconds(stats.total_ms, request, 1)),
+        (translate(request, "first token"), markup.milliseconds(stats.first_token_ms, request, 1)),
+        (translate(request, "whole answer"), markup.milliseconds(stats.total_ms, request, 1)),
         (
-            say(request, "tokens per second"),
+            translate(request, "tokens per second"),
             markup.number(stats.tokens_per_second, request, 1),
         ),
         (
-            say(request, "tokens of the answer"),
-            say(
+            translate(request, "tokens of the answer"),
+            translate(
                 request,
                 "{count}, {drafted} of them guessed ahead",
                 count=stats.answer_tokens,
@@ -126,8 +138,8 @@ def facts(stats: Stats, request: gr.Request | None = None) -> list[tuple[str, st
             ),
         ),
         (
-            say(request, "tokens of the prompt"),
-            say(
+            translate(request, "tokens of the prompt"),
+            translate(
                 request,
                 "{count}, {cached} of them known from before",
                 count=stats.prompt_tokens,
@@ -135,8 +147,8 @@ def facts(stats: Stats, request: gr.Request | None = None) -> list[tuple[str, st
             ),
         ),
         (
-            say(request, "tiles of pictures"),
-            say(
+            translate(request, "tiles of pictures"),
+            translate(
                 request,
                 "{encoded} encoded, {cached} known from before",
                 encoded=stats.encoded_tiles,
@@ -144,55 +156,60 @@ def facts(stats: Stats, request: gr.Request | None = None) -> list[tuple[str, st
             ),
         ),
         (
-            say(request, "most memory so far, all models together"),
+            translate(request, "most memory so far, all models together"),
             markup.size(stats.peak_memory, request),
         ),
-        (say(request, "loading the model"), markup.milliseconds(stats.load_ms, request)),
+        (translate(request, "loading the model"), markup.milliseconds(stats.load_ms, request)),
     ]
 
 
-def rows(prompt: Prompt, request: gr.Request | None = None) -> list[tuple[str, str]]:
-    """Parts of a prompt and their tokens, and the sum."""
+def prompt_rows(prompt: Prompt, request: gr.Request | None = None) -> list[tuple[str, str]]:
+    """Return the parts of a prompt with their numbers of tokens, and the sum."""
     listed = [
         (markup.tile_name(part, request), str(part.tokens))
         if isinstance(part, PromptTile)
         else (_short(part), str(len(part.token_ids)))
         for part in prompt.parts
     ]
-    return [*listed, (say(request, "all"), str(prompt.tokens))]
+    return [*listed, (translate(request, "all"), str(prompt.tokens))]
 
 
-def pointing(record: Record, spelling: Spelling) -> tuple[Image.Image, tuple[Box, ...]] | None:
-    """The newest picture and the answer's boxes in it; None if there are none, or no picture.
+def boxes_on_image(
+    record: AnswerRecord, box_format: BoxFormat
+) -> tuple[Image.Image, tuple[Box, ...]] | None:
+    """Return the last image and the boxes of the answer; None if there are no boxes or no image.
 
     Args:
-        spelling: how the model spells boxes.
+        record: the answer.
+        box_format: the format in which the model writes boxes.
     """
-    found = boxes(record.text, spelling)
-    sources = _pictures(record.messages)
+    found = find_boxes(record.text, box_format)
+    sources = _images(record.messages)
     if not found or not sources:
         return None
     try:
         return Image.fromarray(load_image(sources[-1])), found
-    except EdgeVLMError:  # it was deleted; that is said where the prompt would stand
+    except EdgeVLMError:  # it was deleted; the message is shown instead of the prompt
         return None
 
 
-def _given(models: Models, record: Record, request: gr.Request) -> tuple[Prompt | None, str]:
-    """The prompt, or why it cannot be shown."""
+def _prompt(
+    models: ModelPool, record: AnswerRecord, request: gr.Request
+) -> tuple[Prompt | None, str]:
+    """Return the prompt, or None and the reason why it cannot be shown."""
     try:
-        with models.lease(record.label) as loaded:
+        with models.acquire(record.label) as loaded:
             return loaded.vlm.prompt(record.messages, **record.options), ""
     except EdgeVLMError as error:
-        why = say(request, "The prompt cannot be shown: {why}", why=readable(error))
+        why = translate(request, "The prompt cannot be shown: {why}", why=error_text(error))
         return None, why
 
 
-def _said(record: Record, request: gr.Request) -> str:
-    """Question, answer and who answered."""
+def _exchange(record: AnswerRecord, request: gr.Request) -> str:
+    """Return the question, the answer and the name of the model as HTML."""
     question = "\n".join(_texts(record.messages[-1]))
-    answer = record.text or say(request, "no answer")
-    by = say(request, "answered by {model}", model=record.label)
+    answer = record.text or translate(request, "no answer")
+    by = translate(request, "answered by {model}", model=record.label)
     return markup.block(
         f'<div class="quiet question">{markup.escaped(question)}</div>' if question else "",
         f'<div class="answer">{markup.escaped(answer)}</div>',
@@ -203,7 +220,7 @@ def _said(record: Record, request: gr.Request) -> str:
 def _pointed(found: tuple[Image.Image, tuple[Box, ...]] | None, request: gr.Request) -> Any:
     if found is None:
         return gr.update(value="", visible=False)
-    shown = markup.figure(draw(*found), say(request, "Where the answer points"))
+    shown = markup.figure(draw_boxes(*found), translate(request, "Where the answer points"))
     return gr.update(value=markup.block(shown), visible=True)
 
 
@@ -214,7 +231,7 @@ def _texts(message: Mapping[str, Any]) -> list[str]:
     return [part["text"] for part in content if part["type"] == "text"]
 
 
-def _pictures(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _images(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [
         part["image"]
         for message in messages
@@ -227,15 +244,15 @@ def _pictures(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
 def _tiles(prompt: Prompt, request: gr.Request) -> str:
     tiles = [part for part in prompt.parts if isinstance(part, PromptTile)]
     if not tiles:
-        return markup.quiet(say(request, "There was no picture."))
+        return markup.quiet(translate(request, "There was no picture."))
     named = ((Image.fromarray(tile.pixels), markup.tile_name(tile, request)) for tile in tiles)
     figures = "".join(markup.figure(image, name) for image, name in named)
     return markup.block(f'<div class="tiles">{figures}</div>')
 
 
 def _parts(prompt: Prompt, request: gr.Request) -> str:
-    head = (say(request, "part"), say(request, "number of tokens"))
-    return markup.table(rows(prompt, request), head, numbers=True)
+    head = (translate(request, "part"), translate(request, "number of tokens"))
+    return markup.table(prompt_rows(prompt, request), head, numbers=True)
 
 
 def _short(part: PromptText) -> str:
@@ -243,11 +260,13 @@ def _short(part: PromptText) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _tokens(record: Record, request: gr.Request) -> str:
+def _tokens(record: AnswerRecord, request: gr.Request) -> str:
     if record.logprobs:
         return markup.block(markup.tokens(record.logprobs, request))
     if record.options.get("top_logprobs") is None:
         return markup.quiet(
-            say(request, "Not kept. The settings under Chat can turn it on for the next answer.")
+            translate(
+                request, "Not kept. The settings under Chat can turn it on for the next answer."
+            )
         )
-    return markup.quiet(say(request, "The answer was stopped before its first token."))
+    return markup.quiet(translate(request, "The answer was stopped before its first token."))

@@ -1,8 +1,8 @@
-"""The page's languages: English in the code, Russian in a table.
+"""The languages of the page: English in the code, Russian in a table.
 
-A component's own words (labels, placeholders) are translated by the browser: `label`. What a function
-answers with is translated here, in the language that the browser asks for: `say`. Both look the English text
-up in `edgevlm.demo.russian.RUSSIAN`; a test keeps the table complete. Errors of the library stay English.
+The browser translates the texts of components (`label`). Results of functions are translated here, into the
+language that the browser prefers (`translate`). Both use `edgevlm.demo.russian.RUSSIAN`; a test keeps the
+table complete. Errors of the library stay English.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ TRANSLATIONS = gr.I18n(en={text: text for text in RUSSIAN}, ru=RUSSIAN)
 
 
 def label(text: str) -> I18nData:
-    """A component's text, which the browser translates."""
+    """Return the text of a component; the browser translates it."""
     return TRANSLATIONS(text)
 
 
-def say(request: gr.Request | None, text: str, **values: object) -> str:
-    """A text in the language of the browser that sent this request.
+def translate(request: gr.Request | None, text: str, **values: object) -> str:
+    """Return a text in the language of the browser.
 
     Args:
-        text: English, as it stands in `RUSSIAN`; ``{name}`` stands for one of `values`.
+        request: the page's request; None: English.
+        text: English text, a key of `RUSSIAN`, with fields such as ``{name}``.
+        values: values of the fields.
     """
     if request is not None and language(request) == "ru":
         text = RUSSIAN[text]
@@ -33,6 +35,6 @@ def say(request: gr.Request | None, text: str, **values: object) -> str:
 
 
 def language(request: gr.Request) -> str:
-    """ "ru" or "en", by the language that the browser prefers; Gradio's scripts choose by the same one."""
+    """Return ``ru`` or ``en``, the language that the browser prefers; Gradio's scripts use the same rule."""
     preferred = request.headers.get("accept-language", "").split(",")[0]
     return "ru" if preferred.strip().lower().startswith("ru") else "en"

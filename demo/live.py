@@ -1,51 +1,53 @@
-"""The tab Live: one question, asked again about whatever the camera shows.
+"""The tab Live: one question, asked again and again about the newest frame of the camera.
 
-The browser (``assets/live.js``) sends a frame, waits for its answer, and sends the newest frame then: there
-is never a backlog, and no more is sent than the model can answer. It also keeps the answers, for the list
-and the log; the server keeps nothing of a frame once it is answered.
+The browser (`assets/live.js`) sends a frame, waits for its answer, and then sends the newest frame. So there
+is never a backlog on the network. The browser also keeps the answers, for the list and the log; the server
+keeps nothing of a frame after its answer.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.demo.boxes import boxes
+from edgevlm.boxes import find_boxes
+from edgevlm.camera import LatestFrame
 from edgevlm.demo.camera import camera
-from edgevlm.demo.gradio_setup import LATEST, gr, readable, session_of
-from edgevlm.demo.language import label, say
-from edgevlm.demo.model_pool import Models
-from edgevlm.errors import EdgeVLMError, ImageError, InputError
+from edgevlm.demo.gradio_setup import LATEST, error_text, gr, session_of
+from edgevlm.demo.language import label, translate
+from edgevlm.demo.model_pool import ModelPool
+from edgevlm.errors import ClosedError, EdgeVLMError, ImageError, InputError
 from edgevlm.inputs.data_uri import decode_data_uri
 from edgevlm.inputs.images import load_image, read_image_size
 from edgevlm.options import GenerationOptions
+from edgevlm.vlm import VLM
 
 MAX_FRAME_BYTES = 4 * 2**20
-"""Of a frame's JPEG file."""
+"""Limit of the JPEG file of a frame."""
 
 MAX_FRAME_PIXELS = 4096 * 2160
 
-JPEG = "data:image/jpeg;base64,"
-"""How a frame begins as it is sent."""
+JPEG_URI = "data:image/jpeg;base64,"
+"""Begin of the data URI of a frame."""
 
 MAX_CHOICES = 50
 
 QUESTION = "What is in the picture?"
+"""Question at first."""
 
-ANSWER = """\
+ANSWER_HTML = """\
 <div class="edgevlm live">
   <div class="answer" aria-live="polite"></div>
   <div class="quiet age"></div>
   <div class="shares"></div>
 </div>"""
 
-HISTORY = """\
+HISTORY_HTML = """\
 <section class="edgevlm live-history">
   <div class="live-head"><h2></h2><button type="button"></button></div>
   <p class="quiet"></p>
@@ -55,127 +57,149 @@ HISTORY = """\
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame and what is asked about it."""
+    """A frame with its question."""
 
     pixels: NDArray[np.uint8]
-    """``[height, width, 3]``, RGB."""
+    """RGB, ``[height, width, 3]``."""
     question: str
     choices: tuple[str, ...]
     model: str | None
-    """Its label; None for the first one."""
+    """Label of the model; None: the first one."""
 
 
 @dataclass
-class Look:
-    """A frame that is being answered."""
+class ActiveFrame:
+    """A frame whose answer is under way."""
 
     model: str | None
-    text: str = ""
-    """So much of the answer as there is."""
+    """Label of the model; None: the first one."""
     stopped: threading.Event = field(default_factory=threading.Event)
+    latest: LatestFrame | None = None
+    """None until the model is loaded, and for choices."""
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "" if self.latest is None else self.latest.text
+
+    def stop(self) -> None:
+        """Stop. `LiveAnswers.answer` returns at once; the model stops at its next step."""
+        self.stopped.set()
+        if self.latest is not None:
+            self.latest.close()
 
 
-class Watch:
-    """Answers about the frames of all pages, at most one at a time for each; for use from many threads.
+class LiveAnswers:
+    """Answers about frames, at most one at a time for each page. All methods are thread-safe.
 
     Args:
-        options: of every answer; unused where there are choices.
+        options: options of every answer; not used for choices.
     """
 
-    def __init__(self, models: Models, options: GenerationOptions) -> None:
+    def __init__(self, models: ModelPool, options: GenerationOptions) -> None:
         self._models = models
         self._options: GenerationOptions = {**options, "cache_images": False}
-        self._looks: dict[str, Look] = {}
+        self._active: dict[str, ActiveFrame] = {}
         self._lock = threading.Lock()
 
     def answer(self, page: str, frame: Frame) -> dict[str, Any] | None:
-        """What the model says of a frame; None if it was stopped before.
+        """Answer the question about a frame. Stop an earlier frame of the same page.
 
         Returns:
-            ``answer``: its text; ``choices``: each with its share, from 0 to 1; ``boxes`` that the answer
-            points at, each as the fields of `edgevlm.demo.boxes.Box`.
+            ``answer``: the text; ``choices``: each with its probability, 0 to 1; ``boxes`` of the answer,
+            each with the fields of `edgevlm.boxes.Box`. None if the frame was stopped.
 
         Raises:
-            EdgeVLMError: whatever the model says against it.
+            EdgeVLMError: the model cannot be loaded or cannot answer.
         """
-        look = Look(frame.model)
+        active = ActiveFrame(frame.model)
         with self._lock:
-            earlier = self._looks.get(page)
-            self._looks[page] = look
+            earlier = self._active.get(page)
+            self._active[page] = active
         if earlier is not None:
-            earlier.stopped.set()
+            earlier.stop()
         try:
-            return self._answer(frame, look)
+            return self._answer(frame, active)
         finally:
             with self._lock:
-                if self._looks.get(page) is look:
-                    del self._looks[page]
+                if self._active.get(page) is active:
+                    del self._active[page]
 
-    def look_of(self, page: str) -> Look | None:
-        """The frame of this page that is being answered."""
+    def active_frame(self, page: str) -> ActiveFrame | None:
+        """Return the frame of this page whose answer is under way."""
         with self._lock:
-            return self._looks.get(page)
+            return self._active.get(page)
 
     def stop(self, page: str) -> None:
-        """End the answer that is being made for a page, within a token; do nothing if there is none."""
-        look = self.look_of(page)
-        if look is not None:
-            look.stopped.set()
+        """Stop the answer for a page; do nothing if there is none."""
+        active = self.active_frame(page)
+        if active is not None:
+            active.stop()
 
-    def _answer(self, frame: Frame, look: Look) -> dict[str, Any] | None:
-        with self._models.lease(frame.model) as loaded:
-            if look.stopped.is_set():
-                return None
+    def _answer(self, frame: Frame, active: ActiveFrame) -> dict[str, Any] | None:
+        with self._models.acquire(frame.model) as loaded:
             if frame.choices:
-                scores = loaded.vlm.score(
-                    frame.pixels,
-                    frame.question,
-                    frame.choices,
-                    detail=self._options.get("detail"),
-                    cache_images=False,
-                )
-                likeliest = max(scores, key=lambda score: score.logprob)
-                shares = [[score.text, score.probability] for score in scores]
-                return {"answer": likeliest.text, "choices": shares, "boxes": []}
-            stream = loaded.vlm.stream(frame.pixels, frame.question, **self._options)
-            with closing(stream) as chunks:
-                for chunk in chunks:
-                    look.text += chunk.text
-                    if look.stopped.is_set():
+                return None if active.stopped.is_set() else self._score(loaded.vlm, frame)
+            with LatestFrame(loaded.vlm, frame.question, **self._options) as latest:
+                active.latest = latest
+                if active.stopped.is_set():
+                    return None
+                try:
+                    latest.put(frame.pixels)
+                    text = latest.get().answer.text
+                except ClosedError:
+                    if active.stopped.is_set():
                         return None
+                    raise
             usage = loaded.vlm.manifest.usage
-            found = boxes(look.text, usage.boxes if usage else None)
-            return {"answer": look.text, "choices": [], "boxes": [asdict(box) for box in found]}
+            found = find_boxes(text, usage.boxes if usage else None)
+            return {"answer": text, "choices": [], "boxes": [asdict(box) for box in found]}
+
+    def _score(self, vlm: VLM, frame: Frame) -> dict[str, Any]:
+        scores = vlm.score(
+            frame.pixels,
+            frame.question,
+            frame.choices,
+            detail=self._options.get("detail"),
+            cache_images=False,
+        )
+        likeliest = max(scores, key=lambda score: score.logprob)
+        probabilities = [[score.text, score.probability] for score in scores]
+        return {"answer": likeliest.text, "choices": probabilities, "boxes": []}
 
 
-def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Frame:
-    """A frame as a browser sends it, checked.
+def parse_frame(sent: Mapping[str, Any], request: gr.Request | None = None) -> Frame:
+    """Check a frame as the browser sends it.
 
     Args:
-        sent: ``image``, a JPEG as a data URI; ``question``; ``choices``, separated by commas; ``model``, its
-            label.
-        request: has the language of what is said against it.
+        sent: ``image``, a JPEG file as a data URI; ``question``; ``choices``, separated by commas; ``model``,
+            its label.
+        request: the page's request; error messages are in its language.
 
     Raises:
-        InputError: no question; a single choice, too many, or one that is there twice.
-        ImageError: not a JPEG, too large, or broken.
+        InputError: there is no question; there is one choice, there are too many, or one occurs twice.
+        ImageError: the frame is no JPEG file, too large, or broken.
     """
     question, listed, image = (_text(sent, name) for name in ("question", "choices", "image"))
     if not question.strip():
-        raise InputError(say(request, "The question is empty. Write one."))
-    choices = choices_of(listed)
+        raise InputError(translate(request, "The question is empty. Write one."))
+    choices = parse_choices(listed)
     twice = next((choice for choice in choices if choices.count(choice) > 1), None)
     if twice is not None:
         raise InputError(
-            say(request, "“{choice}” is there twice among the choices. Remove one.", choice=twice)
+            translate(
+                request, "“{choice}” is there twice among the choices. Remove one.", choice=twice
+            )
         )
     if len(choices) == 1:
         raise InputError(
-            say(request, "One choice is none. Add others after a comma, or leave the field empty.")
+            translate(
+                request, "One choice is none. Add others after a comma, or leave the field empty."
+            )
         )
     if len(choices) > MAX_CHOICES:
         raise InputError(
-            say(
+            translate(
                 request,
                 "There are {count} choices, more than {limit}. Remove some.",
                 count=len(choices),
@@ -186,7 +210,7 @@ def frame_of(sent: Mapping[str, Any], request: gr.Request | None = None) -> Fram
 
 
 def _text(sent: Mapping[str, Any], name: str) -> str:
-    """A field, empty if it is missing or no text."""
+    """Return a field; empty if it is missing or no text."""
     value = sent.get(name)
     return value if isinstance(value, str) else ""
 
@@ -194,19 +218,19 @@ def _text(sent: Mapping[str, Any], name: str) -> str:
 def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
     if len(image) > MAX_FRAME_BYTES * 4 / 3 + 100:  # base64
         raise ImageError(
-            say(
+            translate(
                 request,
                 "The frame has more than {limit} MB. Choose a lower resolution.",
                 limit=MAX_FRAME_BYTES // 2**20,
             )
         )
-    data = decode_data_uri(image) if image.startswith(JPEG) else b""
+    data = decode_data_uri(image) if image.startswith(JPEG_URI) else b""
     if not data.startswith(b"\xff\xd8\xff"):
-        raise ImageError(say(request, "The frame is not a JPEG picture."))
+        raise ImageError(translate(request, "The frame is not a JPEG picture."))
     width, height = read_image_size(data)
     if width * height > MAX_FRAME_PIXELS:
         raise ImageError(
-            say(
+            translate(
                 request,
                 "The frame has {width} × {height} pixels, more than {limit} million. "
                 "Choose a lower resolution.",
@@ -218,52 +242,53 @@ def _pixels(image: str, request: gr.Request | None) -> NDArray[np.uint8]:
     return load_image(data)
 
 
-def choices_of(text: str) -> tuple[str, ...]:
-    """What stands between the commas, without what is empty."""
+def parse_choices(text: str) -> tuple[str, ...]:
+    """Split a text at commas; leave out empty parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def build(
-    page: gr.Blocks, models: Models, chosen: gr.State, options: GenerationOptions
+    page: gr.Blocks, models: ModelPool, chosen: gr.State, options: GenerationOptions
 ) -> list[Any]:
-    """Lay out the tab and connect it; arguments as in `edgevlm.demo.chat.build`.
+    """Lay out the tab and connect its events; arguments as for `edgevlm.demo.chat.build`.
 
     Returns:
-        What a person sets, for `edgevlm.demo.settings.remember`.
+        The controls, for `edgevlm.demo.settings.remember`.
     """
-    watch = Watch(models, options)
+    answers = LiveAnswers(models, options)
 
-    def look(sent: Any, request: gr.Request) -> dict[str, Any]:
-        """The answer, or ``problem`` in words, or ``stopped``."""
+    # `assets/live.js` calls the next three by their names.
+    def answer(sent: Any, request: gr.Request) -> dict[str, Any]:
+        """Return the answer, or ``problem`` with its text, or ``stopped``."""
         try:
-            answer = watch.answer(str(sent.get("page")), frame_of(sent, request))
+            found = answers.answer(str(sent.get("page")), parse_frame(sent, request))
         except EdgeVLMError as error:
-            return {"problem": readable(error)}
-        except Exception as error:  # the page is told what is wrong, and the camera goes on
-            return {"problem": readable(repr(error))}
-        return answer or {"stopped": True}
+            return {"problem": error_text(error)}
+        except Exception as error:  # the page shows the problem, and the camera goes on
+            return {"problem": error_text(repr(error))}
+        return found or {"stopped": True}
 
     def progress(name: Any) -> dict[str, Any]:
-        """Of the answer that is being made: its text, and whether its model is still loaded."""
-        found = watch.look_of(str(name))
-        if found is None:
+        """Return the answer so far, and whether the model is still loading."""
+        active = answers.active_frame(str(name))
+        if active is None:
             return {"text": "", "loading": False}
-        loaded = found.model is None or models.is_loaded(found.model)
-        return {"text": found.text, "loading": not loaded}
+        loaded = active.model is None or models.is_loaded(active.model)
+        return {"text": active.text, "loading": not loaded}
 
     def leave(name: Any) -> None:
-        watch.stop(str(name))
+        answers.stop(str(name))
 
-    def of_this_page(model: str | None, request: gr.Request) -> dict[str, Any]:
+    def page_state(model: str | None, request: gr.Request) -> dict[str, Any]:
         return {"page": session_of(request), "model": model}
 
-    def left(request: gr.Request) -> None:
-        watch.stop(session_of(request))
+    def unload(request: gr.Request) -> None:
+        answers.stop(session_of(request))
 
     with gr.Row():
         with gr.Column(min_width=300):
-            view = camera("live-camera", "live", (look, progress, leave))
-            gr.HTML(html_template=ANSWER, js_on_load=None, elem_id="live")
+            view = camera("live-camera", "live", (answer, progress, leave))
+            gr.HTML(html_template=ANSWER_HTML, js_on_load=None, elem_id="live")
         with gr.Column(min_width=300):
             question = gr.Textbox(QUESTION, label=label("Question"), elem_id="live-question")
             choices = gr.Textbox(
@@ -278,7 +303,7 @@ def build(
             changes = gr.Checkbox(
                 False, label=label("Look only when the picture changes"), elem_id="live-changes"
             )
-            gr.HTML(html_template=HISTORY, js_on_load=None, elem_id="live-history")
-    gr.on([page.load, chosen.change], of_this_page, [chosen], [view], **LATEST)
-    page.unload(left)
+            gr.HTML(html_template=HISTORY_HTML, js_on_load=None, elem_id="live-history")
+    gr.on([page.load, chosen.change], page_state, [chosen], [view], **LATEST)
+    page.unload(unload)
     return [question, choices, changes]

@@ -1,7 +1,7 @@
-"""Markdown of answers as HTML that is safe, by markdown-it.
+"""Markdown of answers as safe HTML.
 
-HTML and images of an answer are shown as the text that they are, and formulas, too: nothing is fetched, and
-a price keeps its dollar sign. Links lead to the web and open in a tab of their own.
+HTML, images and formulas in an answer are shown as text: the page loads nothing, and a price keeps its
+dollar sign. Links open in a new tab.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from markdown_it.token import Token
 
 _SCHEMES = ("http://", "https://", "mailto:")
 _TOP_LEVEL = 3
-"""Of headings; those above are the page's."""
+"""Highest level of headings; the page uses the levels above."""
 
 
 def render(text: str) -> str:
-    """Markdown, finished or not, as HTML."""
-    made: str = _MARKDOWN.render(text)
-    return made.strip()
+    """Return Markdown as HTML; the Markdown may be incomplete."""
+    rendered: str = _MARKDOWN.render(text)
+    return rendered.strip()
 
 
 def _image(tokens: Sequence[Token], index: int, *_: Any) -> str:
@@ -31,11 +31,11 @@ def _image(tokens: Sequence[Token], index: int, *_: Any) -> str:
 
 def _code(tokens: Sequence[Token], index: int, *_: Any) -> str:
     code = html.escape(tokens[index].content.removesuffix("\n"))
-    return f'<pre tabindex="0"><code>{code}</code></pre>'  # the keyboard scrolls what has focus
+    return f'<pre tabindex="0"><code>{code}</code></pre>'  # focusable, so that the keyboard can scroll it
 
 
 def _adapt(tokens: Sequence[Token]) -> None:
-    """Links that do not take this page's place, and headings below the page's own."""
+    """Open links in a new tab, and lower the level of headings."""
     for token in tokens:
         if token.type == "link_open":
             token.attrs |= {"target": "_blank", "rel": "noopener noreferrer"}
@@ -51,7 +51,7 @@ def _is_link(url: str) -> bool:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "xhtmlOut": False})
     parser.enable(["table", "strikethrough"])
-    # markdown-it documents both of these for being replaced; its types do not say so.
+    # markdown-it documents that both may be replaced; its types do not allow it.
     parser.validateLink = _is_link  # type: ignore[method-assign]
     parser.core.ruler.push("adapt", lambda state: _adapt(state.tokens))
     rules: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""HTML of the page that Gradio has no component for, and how text gets into it.
+"""HTML for which Gradio has no component.
 
-Functions that write words of their own take the request, whose language these are in; None is English.
+Functions that add words have a parameter `request`; they use its language. None means English.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from collections.abc import Iterable, Sequence
 from PIL import Image
 
 from edgevlm.demo.gradio_setup import gr
-from edgevlm.demo.language import language, say
+from edgevlm.demo.language import language, translate
 from edgevlm.results import PromptText, PromptTile, Stats, TokenLogprob
 
 TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
-"""Gradio reads HTML as a template; these would begin one."""
+"""Gradio reads HTML as a template; these characters would begin an expression."""
 
 PHASES = ("wait", "prepare", "encode", "prefill", "decode")
 
 ANNOUNCED = "element.setAttribute('role', 'status');"
-"""For ``js_on_load`` of `gr.HTML`: screen readers say what changes in it."""
+"""JavaScript for ``js_on_load`` of `gr.HTML`: screen readers announce changes."""
 
 MAX_SIDE = 1024
-"""Pixels of an image within HTML."""
+"""Longer side in pixels of an image in HTML."""
 
 
 def escaped(text: str) -> str:
-    """Text as HTML that shows it letter for letter."""
+    """Escape a text for HTML and for Gradio's templates."""
     return html.escape(text).translate(TEMPLATE_CHARACTERS)
 
 
 def block(*parts: str) -> str:
-    """Pieces of HTML as one that `STYLE` holds for."""
+    """Join parts of HTML into an element to which the style sheets apply."""
     return f'<div class="edgevlm">{"".join(parts)}</div>'
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), numbers: bool = False) -> str:
-    """Plain texts as a table whose first column names the rows.
+    """Return plain texts as a table whose first column has the names of the rows.
 
     Args:
-        head: names of the columns, if they have any.
-        numbers: whether the other columns hold numbers.
+        rows: the cells of each row.
+        head: names of the columns.
+        numbers: True if the other columns hold numbers.
     """
     kind = ' class="number"' if numbers else ""
     lines = []
@@ -59,15 +60,17 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), numbers: bool
 
 
 def quiet(text: str) -> str:
+    """Return a text in a lighter color."""
     return block(f'<div class="quiet">{escaped(text)}</div>')
 
 
 def problem(text: str) -> str:
+    """Return a text in the color of errors."""
     return block(f'<div class="problem">{escaped(text)}</div>')
 
 
-def picture(image: Image.Image, alt: str) -> str:
-    """An image within HTML, made smaller if it is large."""
+def image_tag(image: Image.Image, alt: str) -> str:
+    """Return an image as HTML, at most `MAX_SIDE` pixels wide and high."""
     shown = image.convert("RGB")
     shown.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
@@ -77,23 +80,24 @@ def picture(image: Image.Image, alt: str) -> str:
 
 
 def figure(image: Image.Image, caption: str) -> str:
-    """An image over its caption."""
-    drawn = picture(image, caption)
-    return f"<figure>{drawn}<figcaption>{escaped(caption)}</figcaption></figure>"
+    """Return an image with its caption below."""
+    tag = image_tag(image, caption)
+    return f"<figure>{tag}<figcaption>{escaped(caption)}</figcaption></figure>"
 
 
 def phase_names(request: gr.Request | None) -> dict[str, str]:
+    """Return the names of `PHASES` in words."""
     return {
-        "wait": say(request, "wait for the model"),
-        "prepare": say(request, "prepare pictures"),
-        "encode": say(request, "encode pictures"),
-        "prefill": say(request, "read the prompt"),
-        "decode": say(request, "write the answer"),
+        "wait": translate(request, "wait for the model"),
+        "prepare": translate(request, "prepare pictures"),
+        "encode": translate(request, "encode pictures"),
+        "prefill": translate(request, "read the prompt"),
+        "decode": translate(request, "write the answer"),
     }
 
 
 def waterfall(stats: Stats, request: gr.Request | None = None) -> str:
-    """When each phase of an answer began and ended, as bars under one another."""
+    """Return begin and end of each phase of an answer as a chart."""
     total = max(stats.total_ms, 1e-9)
     names = phase_names(request)
     begin, rows = 0.0, []
@@ -110,23 +114,24 @@ def waterfall(stats: Stats, request: gr.Request | None = None) -> str:
 
 
 def prompt(parts: Sequence[PromptText | PromptTile], request: gr.Request | None = None) -> str:
-    """A prompt in its order, with a mark where each tile's embeddings stand."""
-    pieces = []
+    """Return the parts of a prompt in order, with a frame for each tile."""
+    spans = []
     for part in parts:
         if isinstance(part, PromptText):
-            pieces.append(escaped(part.text))
+            spans.append(escaped(part.text))
         else:
             name = f"{tile_name(part, request)}: {part.tokens}"
-            pieces.append(f'<span class="tile">{escaped(name)}</span>')
-    hint = escaped(say(request, "A frame stands for a picture, with its number of tokens."))
-    return f'<div class="prompt">{"".join(pieces)}</div><div class="quiet">{hint}</div>'
+            spans.append(f'<span class="tile">{escaped(name)}</span>')
+    hint = escaped(translate(request, "A frame stands for a picture, with its number of tokens."))
+    return f'<div class="prompt">{"".join(spans)}</div><div class="quiet">{hint}</div>'
 
 
 def tile_name(tile: PromptTile, request: gr.Request | None = None) -> str:
+    """Return the place of a tile in words."""
     number = tile.image + 1
     if not tile.row:
-        return say(request, "picture {number}, whole", number=number)
-    return say(
+        return translate(request, "picture {number}, whole", number=number)
+    return translate(
         request,
         "picture {number}, row {row}, column {column}",
         number=number,
@@ -136,34 +141,36 @@ def tile_name(tile: PromptTile, request: gr.Request | None = None) -> str:
 
 
 def tokens(logprobs: Sequence[TokenLogprob], request: gr.Request | None = None) -> str:
-    """An answer's tokens, coloured from red (unlikely) to green, with what else might have come on hover."""
-    pieces = []
-    instead = escaped(say(request, "Most likely here:"))
+    """Return the tokens of an answer, from red (unlikely) to green, with their alternatives on hover."""
+    spans = []
+    heading = escaped(translate(request, "Most likely here:"))
     for token in logprobs:
         hue = round(120 * math.exp(token.logprob))
         others = "".join(
-            f"<tr><td>{escaped(spelled(other))}</td>"
+            f"<tr><td>{escaped(token_text(other))}</td>"
             f'<td class="number">{math.exp(other.logprob):.2%}</td></tr>'
             for other in token.top
         )
-        chosen = f"{escaped(spelled(token))} {math.exp(token.logprob):.2%}"
-        pieces.append(
+        chosen = f"{escaped(token_text(token))} {math.exp(token.logprob):.2%}"
+        spans.append(
             f'<span class="token" tabindex="0" style="border-color:hsl({hue},70%,45%)">'
-            f"{escaped(token.piece.decode('utf-8', errors='replace') or spelled(token))}"
-            f'<span class="others"><b>{chosen}</b><br>{instead}<table>{others}</table></span></span>'
+            f"{escaped(token.piece.decode('utf-8', errors='replace') or token_text(token))}"
+            f'<span class="others"><b>{chosen}</b><br>{heading}<table>{others}</table></span></span>'
         )
-    hint = escaped(say(request, "Point at a token, or tap it, to see what else might have come."))
-    return f'<div class="tokens">{"".join(pieces)}<span class="quiet hint">{hint}</span></div>'
+    hint = escaped(
+        translate(request, "Point at a token, or tap it, to see what else might have come.")
+    )
+    return f'<div class="tokens">{"".join(spans)}<span class="quiet hint">{hint}</span></div>'
 
 
-def spelled(token: TokenLogprob) -> str:
-    """A token's text, or its number where it has none that could be shown."""
+def token_text(token: TokenLogprob) -> str:
+    """Return the text of a token; its id if it has no text."""
     text = token.piece.decode("utf-8", errors="replace")
     return text if text.strip() else f"{text!r}" if text else f"[{token.token_id}]"
 
 
-def differing(left: str, right: str) -> tuple[str, str]:
-    """Two texts as HTML, the words that only one of them has marked."""
+def mark_differences(left: str, right: str) -> tuple[str, str]:
+    """Return two texts as HTML, with marks on the words that differ."""
     a, b = left.split(), right.split()
     marked: tuple[list[str], list[str]] = ([], [])
     for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
@@ -175,18 +182,19 @@ def differing(left: str, right: str) -> tuple[str, str]:
 
 
 def size(count: int | None, request: gr.Request | None = None) -> str:
-    """Bytes as a person reads them."""
+    """Return a number of bytes in MB."""
     if count is None:
-        return say(request, "unknown")
-    return say(request, "{count} MB", count=number(count / 1e6, request, 1))
+        return translate(request, "unknown")
+    return translate(request, "{count} MB", count=number(count / 1e6, request, 1))
 
 
 def milliseconds(count: float, request: gr.Request | None = None, digits: int = 0) -> str:
-    return say(request, "{count} ms", count=number(count, request, digits))
+    """Return a time in milliseconds."""
+    return translate(request, "{count} ms", count=number(count, request, digits))
 
 
 def number(value: float, request: gr.Request | None = None, digits: int = 0) -> str:
-    """With thousands apart, as the language writes it."""
+    """Return a number with separators of thousands and decimals as in the language."""
     text = f"{value:,.{digits}f}"
     if request is not None and language(request) == "ru":
         text = text.translate(str.maketrans(",.", "\u00a0,"))

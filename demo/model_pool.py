@@ -1,7 +1,7 @@
-"""The models that the page offers, what is known of them, and those of them that are loaded.
+"""The models that the page offers, and those that are loaded.
 
-Browsers choose for themselves; what they choose is loaded once for all of them. When one more is asked for
-than are kept, the one that was used longest ago goes, once nobody uses it.
+Each browser chooses a model. A model is loaded once for all browsers. When one more than `MAX_LOADED` is
+needed, the least recently used model that nobody uses is closed.
 """
 
 from __future__ import annotations
@@ -15,66 +15,72 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle, built_in_models
-from edgevlm.demo.checks import Checks
+from edgevlm.demo.checks import FileChecks
 from edgevlm.errors import BundleError, EdgeVLMError, InputError
 from edgevlm.local_bundles import exported_bundles
 from edgevlm.manifest import FileEntry, Usage
 from edgevlm.runtimes import system
 from edgevlm.vlm import VLM
 
-MOST_LOADED = 2
-"""As many as are compared; more would take memory that nobody sees the use of."""
+MAX_LOADED = 2
+"""The tab Compare needs two models. More of them would only take memory."""
 
 Progress = Callable[[float, str], object]
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A model that can be chosen, with the precisions of its two halves."""
+class ModelEntry:
+    """A model that a person can choose, with the precisions of its two files."""
 
     label: str
-    """What a person reads and chooses; no two offers share it."""
+    """Name in the page; unique among all entries."""
     model: str
-    """Name, folder or repository, as `VLM.from_pretrained` takes it."""
+    """Name, folder or repository, as for `VLM.from_pretrained`."""
     vision: str | None = None
-    """None: whichever suits the device."""
+    """Precision of the vision graph; None: chosen by the device."""
     decoder: str | None = None
+    """Precision of the decoder; None: chosen by the device."""
     bundle: Bundle | None = None
     """None if it cannot be opened."""
     problem: str | None = None
-    """Why it cannot be used, as far as is known."""
+    """Why the model cannot be used; None if no reason is known."""
     checked: bool = False
-    """Whether its files were read and found to be those that were exported."""
+    """True if the hashes of its files were checked."""
 
     @property
     def files(self) -> list[FileEntry]:
-        """Those that may be loaded."""
+        """The files that may be loaded."""
         if self.bundle is None:
             return []
         manifest = self.bundle.manifest
-        halves = ((manifest.vision.files, self.vision), (manifest.decoder.files, self.decoder))
+        choices = ((manifest.vision.files, self.vision), (manifest.decoder.files, self.decoder))
         return [
-            entry
-            for files, chosen in halves
-            for name, entry in files.items()
-            if chosen in (None, name)
+            file
+            for files, precision in choices
+            for name, file in files.items()
+            if precision in (None, name)
         ]
 
     @property
+    def usable(self) -> bool:
+        """True if the files were checked and are good."""
+        return self.checked and self.problem is None
+
+    @property
     def usage(self) -> Usage:
-        """What it is for; nothing is known of a broken model."""
+        """The intended use; empty for a bundle that cannot be opened."""
         known = None if self.bundle is None else self.bundle.manifest.usage
         return known or Usage()
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model in memory."""
 
     vlm: VLM
-    offer: Offer
+    entry: ModelEntry
     memory: int | None
-    """Bytes by which this process grew while it was loaded."""
+    """Bytes by which this process grew while the model was loaded."""
 
     @property
     def disk(self) -> int:
@@ -83,21 +89,21 @@ class Loaded:
 
 
 @dataclass
-class _Place:
+class _Slot:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the model is loaded, so that it is loaded once."""
-    loaded: Loaded | None = None
+    loaded: LoadedModel | None = None
     users: int = 0
     replaced: bool = False
-    """Another bundle goes by its label now; it is closed once nobody uses it."""
+    """True if another bundle has this label now. The model is closed when nobody uses it."""
 
 
-class Models:
-    """What can be chosen and what is loaded; safe to use from many threads.
+class ModelPool:
+    """The models that can be chosen and those that are loaded. All methods are thread-safe.
 
     Args:
-        model: what `VLM.from_pretrained` takes; it is offered first.
-        device, threads: of every model, as `VLM.from_pretrained` takes them.
+        model: as for `VLM.from_pretrained`; it is the first entry.
+        device, threads: as for `VLM.from_pretrained`; the same for every model.
     """
 
     def __init__(
@@ -106,187 +112,188 @@ class Models:
         self._first = model
         self._device = device
         self._threads = threads
-        self._places: OrderedDict[str, _Place] = OrderedDict()
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._lock = threading.Lock()
-        self.checks = Checks()
+        self.checks = FileChecks()
 
-    def offers(self) -> list[Offer]:
-        """What there is now: the first model, those built in, those exported on this machine.
+    def entries(self) -> list[ModelEntry]:
+        """Return the first model, the built-in models and those exported on this machine.
 
-        Files that were not checked since they changed are checked from now on, while this returns.
+        Start to check files that changed since their last check, in the background.
         """
         named = list(dict.fromkeys([self._first, *built_in_models()]))
         first = Path(self._first).expanduser().resolve()
         folders = [folder for folder in exported_bundles() if folder.resolve() != first]
         names = Counter([*named, *(folder.name for folder in folders)])
-        offers = [offer for model in named for offer in _offers(model, model)]
+        entries = [entry for model in named for entry in _entries(model, model)]
         for folder in folders:
-            alone = names[folder.name] == 1
-            offers += _offers(str(folder), folder.name if alone else f"{folder.name} ({folder})")
-        self._drop_replaced(offers)
-        return [self._checked(offer) for offer in offers]
+            unique = names[folder.name] == 1
+            entries += _entries(str(folder), folder.name if unique else f"{folder.name} ({folder})")
+        self._drop_replaced(entries)
+        return [self._with_check_result(entry) for entry in entries]
 
-    def find(self, label: str | None) -> Offer:
-        """The offer of this label; None is the first.
+    def find(self, label: str | None) -> ModelEntry:
+        """Return the entry with this label; None: the first entry.
 
         Raises:
-            InputError: there is none, or no longer.
+            InputError: there is no such entry, or no longer.
         """
-        offers = self.offers()
+        entries = self.entries()
         if label is None:
-            return offers[0]
-        for offer in offers:
-            if offer.label == label:
-                return offer
+            return entries[0]
+        for entry in entries:
+            if entry.label == label:
+                return entry
         raise InputError(f"no model {label!r} is offered any more; choose another under Models")
 
     @contextmanager
-    def lease(self, label: str | None, progress: Progress | None = None) -> Iterator[Loaded]:
-        """A loaded model, which stays so while it is leased; the first lease loads it.
+    def acquire(self, label: str | None, progress: Progress | None = None) -> Iterator[LoadedModel]:
+        """Load a model if necessary, and keep it loaded inside the ``with`` block.
 
         Raises:
-            EdgeVLMError: it cannot be loaded.
+            EdgeVLMError: the model cannot be loaded.
         """
-        offer = self.loaded_offer(label) or self.find(label)
+        entry = self.loaded_entry(label) or self.find(label)
         with self._lock:
-            place = self._places.setdefault(offer.label, _Place())
-            self._places.move_to_end(offer.label)
-            place.users += 1
+            slot = self._slots.setdefault(entry.label, _Slot())
+            self._slots.move_to_end(entry.label)
+            slot.users += 1
         try:
-            with place.lock:
-                if place.loaded is None:
-                    self._make_room()
-                    place.loaded = self._load(offer, progress)
-            yield place.loaded
+            with slot.lock:
+                if slot.loaded is None:
+                    self._close_unused()
+                    slot.loaded = self._load(entry, progress)
+            yield slot.loaded
         finally:
             with self._lock:
-                place.users -= 1
-                unused = place.users == 0
-                if unused and place.loaded is None and self._places.get(offer.label) is place:
-                    del self._places[offer.label]
-            if unused and place.replaced and place.loaded is not None:
-                place.loaded.vlm.close()
+                slot.users -= 1
+                unused = slot.users == 0
+                if unused and slot.loaded is None and self._slots.get(entry.label) is slot:
+                    del self._slots[entry.label]
+            if unused and slot.replaced and slot.loaded is not None:
+                slot.loaded.vlm.close()
 
     def is_loaded(self, label: str) -> bool:
-        return self.loaded_offer(label) is not None
+        """Return True if the model with this label is in memory."""
+        return self.loaded_entry(label) is not None
 
-    def loaded_offer(self, label: str | None) -> Offer | None:
-        """The offer of a model that is loaded, without a look at the disk; else None."""
+    def loaded_entry(self, label: str | None) -> ModelEntry | None:
+        """Return the entry of a loaded model without reading the disk; None if it is not loaded."""
         with self._lock:
-            place = None if label is None else self._places.get(label)
-            return None if place is None or place.loaded is None else place.loaded.offer
+            slot = None if label is None else self._slots.get(label)
+            return None if slot is None or slot.loaded is None else slot.loaded.entry
 
     def usage(self, label: str | None) -> Usage:
-        """What a model is for; nothing is known of one that is gone or broken."""
+        """Return the intended use of a model; empty for a model that is gone or broken."""
         try:
-            offer = self.loaded_offer(label) or self.find(label)
+            entry = self.loaded_entry(label) or self.find(label)
         except InputError:
             return Usage()
-        return offer.usage
+        return entry.usage
 
-    def loading(self, label: str | None) -> Iterator[float]:
-        """Load a model: shares of the steps that are done, from 0 to 1, each before the next step.
+    def load(self, label: str | None) -> Iterator[float]:
+        """Load a model and yield the fraction that is done, 0 to 1, before each step.
 
         Raises:
-            EdgeVLMError: it cannot be loaded.
+            EdgeVLMError: the model cannot be loaded.
         """
         steps: queue.SimpleQueue[float | Exception | None] = queue.SimpleQueue()
 
-        def load() -> None:
+        def run() -> None:
             try:
-                with self.lease(label, lambda share, what: steps.put(share)):
+                with self.acquire(label, lambda fraction, name: steps.put(fraction)):
                     pass
             except Exception as error:
                 steps.put(error)
             steps.put(None)
 
-        threading.Thread(target=load, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
         while (step := steps.get()) is not None:
             if isinstance(step, Exception):
                 raise step
             yield step
 
     def close(self) -> None:
-        """Free every model; waits for answers that are being made."""
+        """Free every model. Wait for answers that are under way."""
         with self._lock:
-            places = list(self._places.values())
-            self._places.clear()
-        for place in places:
-            with place.lock:
-                if place.loaded is not None:
-                    place.loaded.vlm.close()
+            slots = list(self._slots.values())
+            self._slots.clear()
+        for slot in slots:
+            with slot.lock:
+                if slot.loaded is not None:
+                    slot.loaded.vlm.close()
 
-    def _drop_replaced(self, offers: list[Offer]) -> None:
-        """Forget loaded models whose bundles were exported again, here or elsewhere."""
+    def _drop_replaced(self, entries: list[ModelEntry]) -> None:
+        """Drop loaded models whose bundles were exported again."""
         closing = []
         with self._lock:
-            for offer in offers:
-                place = self._places.get(offer.label)
-                if offer.bundle is None or place is None or place.loaded is None:
+            for entry in entries:
+                slot = self._slots.get(entry.label)
+                if entry.bundle is None or slot is None or slot.loaded is None:
                     continue
-                if place.loaded.offer.bundle != offer.bundle:
-                    del self._places[offer.label]
-                    place.replaced = True
-                    if place.users == 0:
-                        closing.append(place.loaded)
+                if slot.loaded.entry.bundle != entry.bundle:
+                    del self._slots[entry.label]
+                    slot.replaced = True
+                    if slot.users == 0:
+                        closing.append(slot.loaded)
         for loaded in closing:
             loaded.vlm.close()
 
-    def _checked(self, offer: Offer) -> Offer:
-        if offer.bundle is None:
-            return offer
-        wrong = self.checks.result(offer.bundle, offer.files)
-        return replace(offer, problem=wrong or None, checked=wrong == "")
+    def _with_check_result(self, entry: ModelEntry) -> ModelEntry:
+        if entry.bundle is None:
+            return entry
+        problem = self.checks.result(entry.bundle, entry.files)
+        return replace(entry, problem=problem or None, checked=problem == "")
 
-    def _load(self, offer: Offer, progress: Progress | None) -> Loaded:
-        if offer.problem is not None:
-            raise BundleError(offer.problem)
-        system.return_freed_memory()  # or what loading hands back of earlier work would count against it
+    def _load(self, entry: ModelEntry, progress: Progress | None) -> LoadedModel:
+        if entry.problem is not None:
+            raise BundleError(entry.problem)
+        system.return_freed_memory()  # otherwise memory of earlier work would count against this model
         before = system.resident_memory()
         vlm = VLM.from_pretrained(
-            offer.model,
+            entry.model,
             device=self._device,
             threads=self._threads,
-            vision=offer.vision,
-            decoder=offer.decoder,
+            vision=entry.vision,
+            decoder=entry.decoder,
             progress=progress,
         )
         after = system.resident_memory()
         grown = None if before is None or after is None else max(after - before, 0)
-        return Loaded(vlm, offer, grown)
+        return LoadedModel(vlm, entry, grown)
 
-    def _make_room(self) -> None:
-        """Close models that nobody uses until one more may be loaded."""
+    def _close_unused(self) -> None:
+        """Close models that nobody uses, so that one more may be loaded."""
         with self._lock:
-            idle = [
+            unused = [
                 label
-                for label, place in self._places.items()
-                if place.loaded is not None and place.users == 0
+                for label, slot in self._slots.items()
+                if slot.loaded is not None and slot.users == 0
             ]
-            loaded = sum(place.loaded is not None for place in self._places.values())
-            leaving = [
-                self._places.pop(label) for label in idle[: max(loaded + 1 - MOST_LOADED, 0)]
+            loaded = sum(slot.loaded is not None for slot in self._slots.values())
+            closing = [
+                self._slots.pop(label) for label in unused[: max(loaded + 1 - MAX_LOADED, 0)]
             ]
-        for place in leaving:
-            if place.loaded is not None:
-                place.loaded.vlm.close()
+        for slot in closing:
+            if slot.loaded is not None:
+                slot.loaded.vlm.close()
 
 
-def _offers(model: str, name: str) -> list[Offer]:
-    """A bundle as it chooses its precisions itself, and in each of several."""
+def _entries(model: str, name: str) -> list[ModelEntry]:
+    """Return a bundle with its default precisions, and each other pair of precisions."""
     try:
         bundle = Bundle.open(model, local_files_only=True)
     except (EdgeVLMError, OSError) as error:
-        return [Offer(name, model, problem=str(error))]
+        return [ModelEntry(name, model, problem=str(error))]
     pairs = [
         (vision, decoder)
         for vision in bundle.manifest.vision.files
         for decoder in bundle.manifest.decoder.files
     ]
-    offers = [Offer(name, model, bundle=bundle)]
+    entries = [ModelEntry(name, model, bundle=bundle)]
     if len(pairs) > 1:
-        offers += [
-            Offer(f"{name}: {vision}, {decoder}", model, vision, decoder, bundle)
+        entries += [
+            ModelEntry(f"{name}: {vision}, {decoder}", model, vision, decoder, bundle)
             for vision, decoder in pairs
         ]
-    return offers
+    return entries

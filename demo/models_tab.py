@@ -1,4 +1,4 @@
-"""The tab Models: those that are there, what is known of them, and which of them this browser uses."""
+"""The tab Models: the list of models, their state, and the one that this browser uses."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.demo import markup
-from edgevlm.demo.gradio_setup import INTERNAL, LATEST, choices, gr, readable
-from edgevlm.demo.language import label, say
-from edgevlm.demo.model_pool import Models, Offer
+from edgevlm.demo.gradio_setup import INTERNAL, LATEST, error_text, gr, update_choices
+from edgevlm.demo.language import label, translate
+from edgevlm.demo.model_pool import ModelEntry, ModelPool
 from edgevlm.demo.notes import images_note, photographs_help
 
 SECONDS_BETWEEN_VIEWS = 1.0
-"""How often the list is shown anew while files are checked."""
+"""Interval of updates of the list while files are checked."""
 
 
-def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> None:
-    """Lay out the tab and connect it; `chosen` takes the label of the model that is loaded last."""
+def build(page: gr.Blocks, tab: gr.Tab, models: ModelPool, chosen: gr.State) -> None:
+    """Lay out the tab and connect its events.
+
+    Args:
+        page: the page; its ``load`` is used.
+        tab: the tab; the list is updated when it is opened.
+        models: the models that the page offers.
+        chosen: state with the label of the model that this browser uses.
+    """
     intro = gr.HTML(elem_id="models-intro")
     table = gr.HTML(elem_id="models")
     with gr.Row(elem_id="models-choice"):
@@ -36,65 +43,68 @@ def build(page: gr.Blocks, tab: gr.Tab, models: Models, chosen: gr.State) -> Non
     state = gr.HTML(elem_id="model-state", js_on_load=markup.ANNOUNCED)
     help_ = gr.HTML(elem_id="models-help")
 
-    def listed(
+    def list_models(
         choice: str | None, chosen: str | None, request: gr.Request
     ) -> Iterator[tuple[str, Any]]:
-        """The list, again and again until every file in it is checked."""
-        offered: list[str] | None = None
+        """Yield the list until all files are checked."""
+        shown: list[str] | None = None
         while True:
-            offers = models.offers()
-            labels = [offer.label for offer in offers if offer.problem is None]
-            update, choice = choices(labels, choice, chosen)
-            if labels == offered:
-                update = gr.skip()  # it would move what the keyboard is at in an open list
-            offered = labels
-            yield listing(offers, models, chosen, request), update
-            if all(offer.checked or offer.problem is not None for offer in offers):
+            entries = models.entries()
+            labels = [entry.label for entry in entries if entry.problem is None]
+            update, choice = update_choices(labels, choice, chosen)
+            if labels == shown:
+                update = gr.skip()  # an update would move the focus in an open list
+            shown = labels
+            yield model_table(entries, models, chosen, request), update
+            if all(entry.checked or entry.problem is not None for entry in entries):
                 break
             models.checks.wait(SECONDS_BETWEEN_VIEWS)
-        yield gr.skip(), gr.skip()  # Gradio shows the last one again when the event ends
+        yield gr.skip(), gr.skip()  # Gradio applies the last update again when the event ends
 
-    def shown(chosen: str | None, request: gr.Request) -> str:
-        offer = models.loaded_offer(chosen)
-        return "" if offer is None else described(offer, models, request)
+    def show_loaded(chosen: str | None, request: gr.Request) -> str:
+        entry = models.loaded_entry(chosen)
+        return "" if entry is None else describe_model(entry, models, request)
 
-    def loaded(
+    def load(
         wanted: str | None, chosen: str | None, request: gr.Request
     ) -> Iterator[tuple[str, Any]]:
         if wanted is None:
-            yield markup.problem(say(request, "There is no model that could be loaded.")), gr.skip()
+            yield (
+                markup.problem(translate(request, "There is no model that could be loaded.")),
+                gr.skip(),
+            )
             return
         try:
-            for share in models.loading(wanted):
-                step = step_name(share, request)
-                text = say(request, "Loading {model}: {step} …", model=wanted, step=step)
+            for fraction in models.load(wanted):
+                step = step_name(fraction, request)
+                text = translate(request, "Loading {model}: {step} …", model=wanted, step=step)
                 yield markup.quiet(text), gr.skip()
-            with models.lease(wanted) as model:
-                text = described(model.offer, models, request)
-        except Exception as error:  # whatever it is, the page goes on with the model it has
-            text = say(
+            with models.acquire(wanted) as model:
+                text = describe_model(model.entry, models, request)
+        except Exception as error:  # the page goes on with the model that it has
+            text = translate(
                 request,
                 "{model} cannot be loaded, so {chosen} stays in use. {why}",
                 model=wanted,
                 chosen=chosen,
-                why=readable(error),
+                why=error_text(error),
             )
             yield markup.problem(text), gr.skip()
             return
         yield text, wanted
 
-    page.load(introduced, None, [intro, help_], **INTERNAL)
-    listing_event = {"fn": listed, "inputs": [choice, chosen], "outputs": [table, choice]}
+    page.load(introduction, None, [intro, help_], **INTERNAL)
+    listing_event = {"fn": list_models, "inputs": [choice, chosen], "outputs": [table, choice]}
     gr.on([tab.select, refresh.click], **listing_event, **INTERNAL)
-    gr.on([tab.select, chosen.change], shown, [chosen], [state], **LATEST)
-    use.click(loaded, [choice, chosen], [state, chosen], concurrency_limit=None, **INTERNAL).then(
+    gr.on([tab.select, chosen.change], show_loaded, [chosen], [state], **LATEST)
+    use.click(load, [choice, chosen], [state, chosen], concurrency_limit=None, **INTERNAL).then(
         **listing_event, **INTERNAL
     )
 
 
-def introduced(request: gr.Request) -> tuple[str, str]:
-    """What stands above and below the list, as HTML."""
-    text = say(
+def introduction(request: gr.Request) -> tuple[str, str]:
+    """Return the texts above and below the list as HTML."""
+    text = translate(
         request,
         "Models that came with edgevlm, and those that edgevlm export made on this machine. "
         "What you load here is used in this browser alone.",
@@ -102,88 +112,94 @@ def introduced(request: gr.Request) -> tuple[str, str]:
     return markup.block(f"<p>{markup.escaped(text)}</p>"), photographs_help(request)
 
 
-def step_name(share: float, request: gr.Request | None = None) -> str:
-    """The step of loading that begins after this share."""
-    if share < 0.1:
-        return say(request, "looking for it")
-    if share < 0.4:
-        return say(request, "checking its files")
-    return say(request, "reading its files")
+def step_name(fraction: float, request: gr.Request | None = None) -> str:
+    """Return the name of the step of loading that begins at this fraction."""
+    if fraction < 0.1:
+        return translate(request, "looking for it")
+    if fraction < 0.4:
+        return translate(request, "checking its files")
+    return translate(request, "reading its files")
 
 
-def listing(
-    offers: list[Offer], models: Models, chosen: str | None, request: gr.Request | None = None
+def model_table(
+    entries: list[ModelEntry],
+    models: ModelPool,
+    chosen: str | None,
+    request: gr.Request | None = None,
 ) -> str:
-    """The models as a table, as HTML."""
-    head = (say(request, "model"), say(request, "size"), say(request, "state"))
+    """Return the models as a table in HTML."""
+    head = (translate(request, "model"), translate(request, "size"), translate(request, "state"))
     names = "".join(f'<th scope="col">{markup.escaped(name)}</th>' for name in head)
     lines = [f"<thead><tr>{names}</tr></thead>"]
-    for offer in offers:
-        kind, state = state_of(offer, models, chosen, request)
-        about = markup.escaped(parts_of(offer, request))
-        size = markup.size(sum(entry.size for entry in offer.files), request) if offer.files else ""
+    for entry in entries:
+        kind, state = model_state(entry, models, chosen, request)
+        about = markup.escaped(precisions(entry, request))
+        size = markup.size(sum(file.size for file in entry.files), request) if entry.files else ""
         lines.append(
-            f'<tr><th scope="row">{markup.escaped(offer.label)}<div class="quiet">{about}</div></th>'
+            f'<tr><th scope="row">{markup.escaped(entry.label)}<div class="quiet">{about}</div></th>'
             f'<td class="number">{markup.escaped(size)}</td>'
             f'<td class="state {kind}">{markup.escaped(state)}</td></tr>'
         )
-        if offer.problem is not None:
-            why = f'<div class="problem">{markup.escaped(readable(offer.problem))}</div>'
-            if Path(offer.model).is_dir():
-                todo = say(
-                    request, "Export it again, or delete its folder: {folder}", folder=offer.model
+        if entry.problem is not None:
+            why = f'<div class="problem">{markup.escaped(error_text(entry.problem))}</div>'
+            if Path(entry.model).is_dir():
+                todo = translate(
+                    request, "Export it again, or delete its folder: {folder}", folder=entry.model
                 )
                 why += f"<div>{markup.escaped(todo)}</div>"
             lines.append(f'<tr class="why"><td colspan="3">{why}</td></tr>')
     return markup.block(f'<table class="models">{"".join(lines)}</table>')
 
 
-def state_of(
-    offer: Offer, models: Models, chosen: str | None, request: gr.Request | None = None
+def model_state(
+    entry: ModelEntry, models: ModelPool, chosen: str | None, request: gr.Request | None = None
 ) -> tuple[str, str]:
-    """How a model stands: a class for its look, and words."""
-    if offer.problem is not None:
-        return "broken", say(request, "broken")
-    if offer.label == chosen:
-        return "used", say(request, "in use")
-    if models.is_loaded(offer.label):
-        return "loaded", say(request, "loaded")
-    if not offer.checked:
-        return "checking", say(request, "being checked")
-    return "ready", say(request, "ready")
+    """Return the state of a model: a CSS class and words."""
+    if entry.problem is not None:
+        return "broken", translate(request, "broken")
+    if entry.label == chosen:
+        return "used", translate(request, "in use")
+    if models.is_loaded(entry.label):
+        return "loaded", translate(request, "loaded")
+    if not entry.checked:
+        return "checking", translate(request, "being checked")
+    return "ready", translate(request, "ready")
 
 
-def parts_of(offer: Offer, request: gr.Request | None = None) -> str:
-    """Precisions and context of a model that can be opened."""
-    if offer.bundle is None:
+def precisions(entry: ModelEntry, request: gr.Request | None = None) -> str:
+    """Return precisions and context of a model in words; empty if its bundle cannot be opened."""
+    if entry.bundle is None:
         return ""
-    manifest = offer.bundle.manifest
-    return say(
+    manifest = entry.bundle.manifest
+    return translate(
         request,
         "vision {vision}; decoder {decoder}; context {context} tokens",
-        vision=offer.vision or ", ".join(manifest.vision.files),
-        decoder=offer.decoder or ", ".join(manifest.decoder.files),
+        vision=entry.vision or ", ".join(manifest.vision.files),
+        decoder=entry.decoder or ", ".join(manifest.decoder.files),
         context=markup.number(manifest.decoder.context_length, request),
     )
 
 
-def described(offer: Offer, models: Models, request: gr.Request | None = None) -> str:
-    """A model that is loaded, as HTML."""
-    with models.lease(offer.label) as model:
+def describe_model(entry: ModelEntry, models: ModelPool, request: gr.Request | None = None) -> str:
+    """Return facts about a loaded model as HTML."""
+    with models.acquire(entry.label) as model:
         vlm, memory = model.vlm, model.memory
     rows = [
-        (say(request, "in use"), offer.label),
-        (say(request, "runs on"), f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"),
-        (say(request, "memory for loading it"), markup.size(memory, request)),
+        (translate(request, "in use"), entry.label),
+        (
+            translate(request, "runs on"),
+            f"vision {vlm.vision_device}, decoder {vlm.decoder_device}",
+        ),
+        (translate(request, "memory for loading it"), markup.size(memory, request)),
     ]
-    if offer.bundle is not None:
-        source = offer.bundle.manifest.source
+    if entry.bundle is not None:
+        source = entry.bundle.manifest.source
         rows += [
-            (say(request, "made from"), source.repository),
-            (say(request, "license"), source.license),
-            (say(request, "folder"), str(offer.bundle.folder)),
+            (translate(request, "made from"), source.repository),
+            (translate(request, "license"), source.license),
+            (translate(request, "folder"), str(entry.bundle.folder)),
         ]
-    note = images_note(request, offer.usage, pointer=False)
+    note = images_note(request, entry.usage, pointer=False)
     return markup.block(
         markup.table(rows), f'<p class="note">{markup.escaped(note)}</p>' if note else ""
     )

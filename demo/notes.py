@@ -1,36 +1,38 @@
-"""What a person should know of a model before asking it."""
+"""Notes about the images that a model is made for."""
 
 from __future__ import annotations
 
 from edgevlm.demo import markup
 from edgevlm.demo.gradio_setup import gr
-from edgevlm.demo.language import say
+from edgevlm.demo.language import translate
 from edgevlm.manifest import Usage
 
 COMMANDS = """\
 pip install '.[export]'
 edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct smolvlm-256m"""
-"""How a person gets a model for photographs."""
+"""Commands that make a bundle of a model for photographs."""
 
 
 def images_note(request: gr.Request | None, usage: Usage, *, pointer: bool = True) -> str:
-    """Plain text about the images that the model sees well; empty if there is nothing to say.
+    """Return a note for models that see drawings only; empty for others.
 
     Args:
-        pointer: also tell where in the page help is found.
+        request: the page's request, for its language.
+        usage: the intended use of the model.
+        pointer: also tell where the page has help.
     """
     if usage.images != "drawings":
         return ""
-    note = say(request, "This model sees drawings only; on photographs it guesses.")
+    note = translate(request, "This model sees drawings only; on photographs it guesses.")
     if not pointer:
         return note
-    more = say(request, "The tab Models tells how to get a model for photographs.")
+    more = translate(request, "The tab Models tells how to get a model for photographs.")
     return f"{note} {more}"
 
 
 def photographs_help(request: gr.Request | None) -> str:
-    """Where a model for photographs comes from, as HTML."""
-    text = say(
+    """Return help on how to get a model for photographs, as HTML."""
+    text = translate(
         request,
         "To get a model for photographs, run this in the folder of edgevlm's sources. It downloads "
         "the model, needs no network after that, and puts it into this list:",

@@ -1,4 +1,4 @@
-"""The page's texts in Russian, by their English."""
+"""The texts of the page in Russian, by their English text."""
 
 from __future__ import annotations
 

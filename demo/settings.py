@@ -1,4 +1,4 @@
-"""Settings and the chosen model as a browser remembers them, in its own storage, over reload and restart."""
+"""Settings and the chosen model in the storage of the browser. They survive a reload and a restart."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from edgevlm.demo.gradio_setup import INTERNAL, gr, tell
-from edgevlm.demo.language import say
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.gradio_setup import INTERNAL, gr, notify
+from edgevlm.demo.language import translate
+from edgevlm.demo.model_pool import ModelPool
 
 SECRET = "edgevlm"
-"""Gradio encrypts what a browser stores. Who reads the browser's files may read these settings, too, and
-with a secret of each process they would be lost with it."""
+"""Key of Gradio's encryption of the storage. It need not be secret: who can read the files of the browser may
+read these settings. With a random key they would be lost when the process ends."""
 
 MAX_TEXT_LENGTH = 20_000
-"""Characters of a text that is remembered."""
+"""Limit of characters of a stored text."""
 
 
 def remember(
@@ -25,29 +25,28 @@ def remember(
     *,
     name: str = "settings",
 ) -> None:
-    """Keep what a person sets, and take it back when the page is opened again.
+    """Store the values of controls in the browser, and restore them when the page is loaded.
 
     Args:
-        controls: sliders, radios, check boxes and text boxes, in an order that stays.
-        reset: gives all of them the values that they were built with.
-        name: of these controls in the browser's storage.
+        page: the page; its ``load`` is used.
+        controls: sliders, radio buttons, check boxes and text boxes; their order must not change.
+        reset: button that restores the initial values.
+        name: key in the storage.
     """
     memory = gr.BrowserState(None, storage_key=f"edgevlm-{name}", secret=SECRET)
 
     def restored(values: object) -> list[Any]:
         if not isinstance(values, list) or len(values) != len(controls):
-            return [
-                gr.skip() for _ in controls
-            ]  # not the first values: something may be set by now
-        return [fitting(control, value) for control, value in zip(controls, values, strict=True)]
+            return [gr.skip() for _ in controls]  # a person may have changed values meanwhile
+        return [fit_value(control, value) for control, value in zip(controls, values, strict=True)]
 
-    def as_built() -> list[Any]:
+    def initial_values() -> list[Any]:
         values = [control.value for control in controls]
         return [*values, values]
 
     page.load(restored, [memory], list(controls), **INTERNAL)
     gr.on(
-        # `input` of Gradio's text boxes says nothing of what is pasted, cut or deleted.
+        # Gradio's text boxes do not send `input` when text is pasted, cut or deleted.
         [
             control.change if isinstance(control, gr.Textbox) else control.input
             for control in controls
@@ -59,25 +58,25 @@ def remember(
         **INTERNAL,
     )
     if reset is not None:
-        reset.click(as_built, None, [*controls, memory], **INTERNAL)
+        reset.click(initial_values, None, [*controls, memory], **INTERNAL)
 
 
-def remember_model(page: gr.Blocks, models: Models, chosen: gr.State) -> None:
-    """Keep the chosen model's label. If it can no longer be loaded, that is said, and the first answers."""
+def remember_model(page: gr.Blocks, models: ModelPool, chosen: gr.State) -> None:
+    """Store the label of the chosen model. If it is gone or broken, use the first model and tell so."""
     memory = gr.BrowserState(None, storage_key="edgevlm-model", secret=SECRET)
 
     def restored(label: object, request: gr.Request) -> Any:
-        offers = models.offers()
-        if label is None or label == offers[0].label:
+        entries = models.entries()
+        if label is None or label == entries[0].label:
             return gr.skip()
-        if any(offer.label == label and offer.problem is None for offer in offers):
+        if any(entry.label == label and entry.problem is None for entry in entries):
             return label
-        tell(
-            say(
+        notify(
+            translate(
                 request,
                 "The model {model} that was chosen here is gone or broken; {first} answers now.",
                 model=label,
-                first=offers[0].label,
+                first=entries[0].label,
             )
         )
         return gr.skip()
@@ -86,8 +85,8 @@ def remember_model(page: gr.Blocks, models: Models, chosen: gr.State) -> None:
     chosen.change(lambda label: label, [chosen], [memory], **INTERNAL)
 
 
-def fitting(control: Any, value: object) -> Any:
-    """A value that a control can show: this one, the nearest number, or else the one it was built with."""
+def fit_value(control: Any, value: object) -> Any:
+    """Return a valid value for a control: this value, the nearest number, or the initial value."""
     if isinstance(control, gr.Slider):
         if (
             isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""An answer while it is being made: in a thread of its own, which any other can stop.
+"""Answers that are computed in threads of their own and can be stopped from any thread.
 
-A stream holds its model until it ends (`edgevlm.engine.model_lock`), and Gradio may leave a stream unread. So
-between the two stands a queue: the model never waits for a browser.
+A stream holds its model until it ends (`edgevlm.engine.model_lock`), and Gradio may leave a stream unread. A
+queue between the two lets the model go on, whatever the browser does.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 from edgevlm.options import GenerationOptions
 from edgevlm.results import Chunk, Stats, TokenLogprob
 
 
-@dataclass(frozen=True, eq=False)  # Gradio tells by the hash whether a state changed: by identity
-class Record:
-    """An answer and what it was an answer to."""
+@dataclass(frozen=True, eq=False)  # Gradio compares states by hash; this hash is the identity
+class AnswerRecord:
+    """An answer with its request."""
 
     label: str | None
-    """Of the model, as `Models` offers it."""
+    """Label of the model in the `ModelPool`."""
     messages: Sequence[Mapping[str, Any]]
     options: GenerationOptions
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     stats: Stats | None = None
-    """None as long as it is not finished, and for ever if it was stopped."""
+    """None for an answer that is not finished or was stopped."""
 
 
 class AnswerStream:
-    """Chunks of one answer, read once.
+    """The chunks of one answer, read once.
 
     Args:
-        label: of the model.
-        messages, options: as `VLM.stream_generate` takes them.
+        label: label of the model.
+        messages, options: as for `VLM.stream_generate`.
     """
 
     def __init__(
         self,
-        models: Models,
+        models: ModelPool,
         label: str | None,
         messages: Sequence[Mapping[str, Any]],
         options: GenerationOptions,
@@ -53,16 +53,16 @@ class AnswerStream:
         self._options = options
         self._queue: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self.left = False
-        """Nobody wants what was answered so far."""
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self.abandoned = False
+        """True if the page must not show the text so far."""
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Generator[Chunk, None, None]:
-        """Until the answer ends or is stopped.
+        """Yield chunks until the answer ends or is stopped.
 
         Raises:
-            EdgeVLMError: whatever the model says against the request.
+            EdgeVLMError: the model cannot be loaded or cannot answer.
         """
         try:
             while (item := self._queue.get()) is not None:
@@ -75,19 +75,19 @@ class AnswerStream:
             self.stop()
 
     def stop(self) -> None:
-        """Who reads is told at once; the model ends within a token, or after what of the prompt it is at."""
+        """Stop. Readers return at once; the model stops at the next token or prefill step."""
         self._stopped.set()
         self._queue.put(None)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the model is free of this answer; whether it is."""
+        """Wait until the model no longer works on this answer. Return False after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             with (
-                self._models.lease(self._label) as loaded,
+                self._models.acquire(self._label) as loaded,
                 closing(loaded.vlm.stream_generate(self._messages, **self._options)) as chunks,
             ):
                 while not self._stopped.is_set() and (chunk := next(chunks, None)) is not None:
@@ -98,42 +98,42 @@ class AnswerStream:
             self._queue.put(None)
 
 
-class Running:
-    """The answers that browsers wait for, at most one each."""
+class ActiveStreams:
+    """The streams that pages are reading, at most one for each session. All methods are thread-safe."""
 
     def __init__(self) -> None:
         self._streams: dict[str, AnswerStream] = {}
-        self._left: set[str] = set()
+        self._abandoned: set[str] = set()
         self._lock = threading.Lock()
 
     def begin(self, session: str, stream: AnswerStream) -> None:
-        """Another answer of the same page is stopped, and nobody wants it any more."""
+        """Register a stream. Abandon and stop an earlier stream of the same session."""
         with self._lock:
             earlier = self._streams.get(session)
             self._streams[session] = stream
-            self._left.discard(session)
+            self._abandoned.discard(session)
         if earlier is not None:
-            earlier.left = True
+            earlier.abandoned = True
             earlier.stop()
 
     def stop(self, session: str) -> None:
-        """Does nothing if none is being made."""
+        """Stop the stream of a session; do nothing if there is none."""
         with self._lock:
             stream = self._streams.pop(session, None)
-            self._left.discard(session)  # nor is anything kept of a browser that is gone
+            self._abandoned.discard(session)  # nothing is kept of a page that was closed
         if stream is not None:
             stream.stop()
 
-    def leave(self, session: str) -> None:
-        """As `stop`; the browser shows something else by then, and must not get what was answered."""
+    def abandon(self, session: str) -> None:
+        """Stop the stream of a session whose page shows something else by now and must not get its text."""
         with self._lock:
             stream = self._streams.pop(session, None)
-            self._left.add(session)
+            self._abandoned.add(session)
         if stream is not None:
-            stream.left = True
+            stream.abandoned = True
             stream.stop()
 
-    def was_left(self, session: str) -> bool:
-        """Whether the browser left its last answer."""
+    def was_abandoned(self, session: str) -> bool:
+        """Return True if the last stream of a session was abandoned."""
         with self._lock:
-            return session in self._left
+            return session in self._abandoned

@@ -1,6 +1,6 @@
-"""The folder of what people upload: private, locked while its process runs, deleted with it.
+"""The folder of uploaded files: private, locked while its process runs, and deleted when it ends.
 
-The lock is on the folder itself. So a folder without one was left by a process that was killed, and the next
+The lock is on the folder itself. A folder without a lock belongs to a process that was killed; the next
 process deletes it.
 """
 
@@ -17,28 +17,28 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and nothing that was left is found
-    fcntl = None  # type: ignore[assignment]  # a module elsewhere
+except ImportError:  # Windows: no locks, so folders of killed processes are not deleted
+    fcntl = None  # type: ignore[assignment]  # the module on other systems
 
 PREFIX = "edgevlm-uploads-"
 
 UNUSED_SECONDS = 24 * 3600
-"""Age at which a file is deleted that no conversation needs."""
+"""Age at which a file that no conversation needs is deleted."""
 
 SWEEP_SECONDS = 60
-"""Time between looks at the folder."""
+"""Interval of searches for such files."""
 
 DELETE_TRIES = 5
-"""Deletions of the folder while a thread of the server may still write into it."""
+"""Attempts to delete the folder; a thread of the server may still write into it."""
 
 
 @contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A new folder that only this user may enter; deleted at the end.
+    """Create a folder that only this user can read, and delete it at the end.
 
-    Folders that killed processes of this user left are deleted first.
+    First delete the folders of killed processes of this user.
     """
-    delete_left_behind()
+    delete_orphans()
     folder, lock = _locked_folder()
     try:
         yield folder
@@ -51,12 +51,12 @@ def upload_folder() -> Iterator[Path]:
             os.close(lock)
 
 
-def delete_left_behind() -> None:
-    """Delete this user's folders whose processes are gone, and nothing else."""
+def delete_orphans() -> None:
+    """Delete the folders of this user whose processes have ended."""
     if fcntl is None:
         return
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
-        with suppress(OSError):  # somebody else's, locked by its process, or gone by now
+        with suppress(OSError):  # of another user, locked by its process, or already deleted
             lock = _open_folder(folder)
             try:
                 if os.fstat(lock).st_uid == os.geteuid():
@@ -69,13 +69,15 @@ def delete_left_behind() -> None:
 def sweep(
     folder: Path, needed: Collection[str], released: Mapping[str, float], now: float | None = None
 ) -> None:
-    """Delete files that nobody needs any more.
+    """Delete files that no conversation needs.
 
     Args:
-        needed: paths that stay, however old they are.
-        released: when the conversations of these paths were deleted. Such a file goes if nothing has used
-            it since then; Gradio touches what it hands out. All others go `UNUSED_SECONDS` after that.
-        now: seconds since 1970; None for the present.
+        folder: the folder of uploads.
+        needed: paths to keep.
+        released: paths whose conversations were deleted, with the time of the deletion. Such a file is
+            deleted unless it was used after that (Gradio changes the times of files that it serves). Other
+            files are deleted `UNUSED_SECONDS` after their last use.
+        now: seconds since 1970; None: the present.
     """
     now = time.time() if now is None else now
     for parent, _, names in os.walk(folder):
@@ -90,38 +92,43 @@ def sweep(
                     os.remove(path)
                     removed = True
         if removed and parent != str(folder):
-            with suppress(OSError):  # it holds something else
+            with suppress(OSError):  # it is not empty
                 os.rmdir(parent)
 
 
 def sweep_regularly(
     folder: Path, files: Callable[[], tuple[Collection[str], Mapping[str, float]]]
 ) -> None:
-    """`sweep` from another thread; what lies in the folder now stays.
+    """Call `sweep` regularly in another thread. Keep the files that are in the folder now.
 
     Args:
-        files: returns what is needed and what was released.
+        folder: the folder of uploads.
+        files: returns the arguments `needed` and `released` of `sweep`.
     """
-    lasting = {os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names}
+    permanent = {
+        os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names
+    }
 
-    def work() -> None:
+    def run() -> None:
         while True:
             time.sleep(SWEEP_SECONDS)
             needed, released = files()
-            sweep(folder, lasting.union(needed), released)
+            sweep(folder, permanent.union(needed), released)
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
 
 
 def _locked_folder() -> tuple[Path, int | None]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()  # mkdtemp: for this user alone
+        folder = Path(
+            tempfile.mkdtemp(prefix=PREFIX)
+        ).resolve()  # mkdtemp: only this user can read it
         if fcntl is None:
             return folder, None
         try:
             lock = _open_folder(folder)
         except FileNotFoundError:
-            continue  # a starting process found it before it was locked
+            continue  # another process deleted it before it was locked
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if folder.exists():

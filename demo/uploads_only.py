@@ -1,7 +1,7 @@
-"""No file is read for a client but those that were uploaded, and none is fetched from another host.
+"""Refusal of requests that name files which were not uploaded, or files of other hosts.
 
-Gradio checks most of what a client names, not all: a picture without its ``meta`` reaches functions with any
-path, and ``/file=http...`` is fetched from the network.
+Gradio does not check all of them: an image without its ``meta`` reaches functions with any path, and Gradio
+loads ``/file=http...`` from the network.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ELSEWHERE = re.compile(r"/(file[=/]|proxy[=/])\s*\w+:/", re.IGNORECASE)
-"""Addresses of this server that stand for other hosts' files."""
+REMOTE_FILE = re.compile(r"/(file[=/]|proxy[=/])\s*\w+:/", re.IGNORECASE)
+"""Paths of this server that stand for files of other hosts."""
 
 
 class UploadsOnlyMiddleware:
-    """Refuse requests that name other files.
+    """Refuses requests that name other files than uploads.
 
     Args:
-        folder: where uploads are.
+        folder: folder of the uploads.
     """
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
@@ -33,22 +33,23 @@ class UploadsOnlyMiddleware:
         self._folder = os.path.realpath(folder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and ELSEWHERE.search(scope["path"]):
-            await PlainTextResponse("files of other hosts are not fetched", 403)(
+        """Handle an ASGI connection."""
+        if scope["type"] == "http" and REMOTE_FILE.search(scope["path"]):
+            await PlainTextResponse("files of other hosts are not loaded", 403)(
                 scope, receive, send
             )
             return
-        form = scope["type"] == "http" and Headers(scope=scope).get("content-type", "").startswith(
-            "multipart/form-data"
-        )
-        if scope["type"] != "http" or scope["method"] != "POST" or form:
+        is_form = scope["type"] == "http" and Headers(scope=scope).get(
+            "content-type", ""
+        ).startswith("multipart/form-data")
+        if scope["type"] != "http" or scope["method"] != "POST" or is_form:
             await self._app(scope, receive, send)
             return
         body = b""
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return  # the client is gone
+                return  # the client has disconnected
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
@@ -56,16 +57,16 @@ class UploadsOnlyMiddleware:
         if foreign is not None:
             await PlainTextResponse(f"{foreign!r} was not uploaded", 403)(scope, receive, send)
             return
-        given = False
+        replayed = False
 
-        async def again() -> Message:
-            nonlocal given
-            if given:
+        async def replay() -> Message:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, again, send)
+        await self._app(scope, replay, send)
 
     def _uploaded(self, path: object) -> bool:
         if not isinstance(path, str):
@@ -77,11 +78,11 @@ class UploadsOnlyMiddleware:
 
 
 def _paths(body: bytes) -> Iterator[Any]:
-    """What the files of a request's JSON are called."""
+    """Yield the paths in the JSON body of a request."""
     try:
         waiting = [json.loads(body)]
     except (ValueError, RecursionError):
-        return  # Gradio refuses it
+        return  # Gradio refuses the request
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends, rename the file there to `path`.
 
     If the block raises an error or writes nothing, `path` stays as it is. The temporary path is in a folder
@@ -30,11 +30,11 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, as `staged` does.
+    """Write a text file in UTF-8, as `staged_file` does.
 
     Raises:
         OSError: the folder cannot be written to.
         UnicodeEncodeError: the text holds lone surrogates.
     """
-    with staged(path) as temporary:
+    with staged_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

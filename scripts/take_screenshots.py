@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 from tests.support import browser
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def main() -> None:
     if (reason := browser.missing()) is not None:
         parser.error(reason)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    models = Models(threads=1)
+    models = ModelPool(threads=1)
     with browser.served(models) as address, browser.chromium() as chromium:
         if arguments.readme:
             take_for_readme(chromium, address, arguments.folder)

@@ -1,8 +1,8 @@
-"""Writes what `edgevlm eval --json FILE` measured into the docs and the built-in model's cards.
+"""Write the figures of `edgevlm eval --json FILE` into the docs and the built-in model's cards.
 
-`python scripts/write_figures.py FILE` replaces what stands between the marks `<!-- eval: begin -->`
-and `<!-- eval: end -->`; a card that has no marks yet gets them before its last heading. Figures get
-there by this script only, so all of them come from one run.
+`python scripts/write_figures.py FILE` replaces the text between the marks `<!-- eval: begin -->` and
+`<!-- eval: end -->`. A card without marks gets them before its last heading. Only this script writes these
+figures, so all of them come from one run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The measured rows in Markdown, a table for each language, all shares in percent."""
+    """Return the tasks as Markdown, a table for each language, all shares in percent."""
     versions = result["versions"]
     head = (
         "| skill | items | right (95 % interval) | to transformers, points | with another picture "
@@ -65,8 +65,8 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def put(text: str, block: str) -> str:
-    """The text with the block between its marks."""
+def insert(text: str, block: str) -> str:
+    """Return the text with the block between its marks."""
     if BEGIN not in text:
         before, heading, after = text.rpartition("\n## ")
         mark = f"\n## What it gets right\n\n{BEGIN}\n{END}\n"
@@ -77,11 +77,11 @@ def put(text: str, block: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", type=Path, help="what `edgevlm eval --json` wrote")
+    parser.add_argument("file", type=Path, help="a file that `edgevlm eval --json` wrote")
     result = json.loads(parser.parse_args().file.read_text(encoding="utf-8"))
     for name in FILES:
         file = REPOSITORY / name
-        file.write_text(put(file.read_text(encoding="utf-8"), tables(result)), encoding="utf-8")
+        file.write_text(insert(file.read_text(encoding="utf-8"), tables(result)), encoding="utf-8")
 
 
 if __name__ == "__main__":

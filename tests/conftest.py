@@ -26,7 +26,7 @@ from tests.support.oracle import BUNDLES
 if TYPE_CHECKING:
     from edgevlm import VLM
 
-hypothesis.settings.register_profile("same examples every time", derandomize=True)
+hypothesis.settings.register_profile("same examples every time", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same examples every time")
 
 

@@ -1,12 +1,12 @@
-// The camera element of edgevlm/demo/camera.py: start, stop, choice of the device, and its state in words.
+// The camera of edgevlm/demo/camera.py: start, stop, list of devices, and its state in words.
 //
-// The camera is off whenever nobody can see it: behind another tab of the page or of the browser it is closed,
-// which costs no power and turns its light off, and it is opened again when its element comes back into sight.
+// The camera is closed while it is not visible, behind another tab of the page or of the browser. This saves
+// power and turns its light off. It is opened again when it becomes visible.
 (() => {
   const { edgevlm } = window;
   const { text } = edgevlm;
 
-  const CHOICE = "edgevlm-camera"; // key in localStorage: the device that was chosen last
+  const CHOICE = "edgevlm-camera"; // key in localStorage for the device that was chosen last
 
   const OFF = text("The camera is off. What it shows stays on this machine.");
   const REFUSED = text(
@@ -26,22 +26,22 @@
   };
 
   class Camera {
-    // element: the root of the gr.HTML; size: width and height that the camera is asked for.
+    // element: the root of the gr.HTML; size: requested width and height of the camera.
     constructor(element, size) {
       this.element = element.querySelector(".camera");
       this.video = this.element.querySelector("video");
-      this.boxes = this.element.querySelector(".camera-boxes"); // lies over the video, exactly
+      this.boxes = this.element.querySelector(".camera-boxes"); // covers the video exactly
       this.onchange = () => {}; // called after each change of `state`
       this._size = size;
       this._canvas = document.createElement("canvas");
       this._stream = null;
-      this._wanted = false; // a person started it and did not stop it
-      this._attempt = 0; // an answer of the browser to an earlier attempt is dropped
+      this._wanted = false; // true after Start, until Stop
+      this._attempt = 0; // number of the attempt; results of earlier attempts are ignored
       this._switch = this.element.querySelector(".camera-switch");
       this._choice = this.element.querySelector(".camera-choice");
       this._select = this._choice.querySelector("select");
       this._words = this.element.querySelector(".camera-state");
-      this.video.muted = true; // or it would not play by itself
+      this.video.muted = true; // browsers play muted videos only without a click
       this.video.setAttribute("aria-label", text("what the camera shows"));
       this.video.addEventListener("resize", () => {
         const { videoWidth: width, videoHeight: height } = this.video;
@@ -77,14 +77,14 @@
       this._set("off", OFF);
     }
 
-    // Stop, and say why.
+    // Stop and show the reason.
     fail(words) {
       this._close();
       this._wanted = false;
       this._set("failed", words);
     }
 
-    // Show words over the picture for some seconds.
+    // Show a text over the video for some seconds.
     say(words) {
       this._words.textContent = words;
       this.element.dataset.said = "";
@@ -92,7 +92,7 @@
       this._said = setTimeout(() => delete this.element.dataset.said, 5000);
     }
 
-    // The present frame on a canvas that the next call draws over; its longer side has at most so many pixels.
+    // Return the current frame on a canvas, at most `side` pixels long. The next call reuses the canvas.
     snapshot(side) {
       const { videoWidth: width, videoHeight: height } = this.video;
       const scale = Math.min(1, side / Math.max(width, height));
@@ -103,7 +103,7 @@
       return this._canvas;
     }
 
-    // Open or close the camera, as its element comes into sight or goes out of it.
+    // Open the camera when it becomes visible, and close it when it is hidden.
     _look() {
       if (!this._wanted) return;
       const seen = !document.hidden && this.element.getClientRects().length > 0;
@@ -131,7 +131,7 @@
       } catch (error) {
         if (left()) return;
         if (device && error.name === "OverconstrainedError") {
-          localStorage.removeItem(CHOICE); // the one that was chosen is not there any more
+          localStorage.removeItem(CHOICE); // the chosen device no longer exists
           return this._open();
         }
         const reason = error.message || error.name;
@@ -163,7 +163,7 @@
       this.state = "closing";
     }
 
-    // Offer the cameras that there are; with a single one there is nothing to choose.
+    // Update the list of devices; hide it if there is only one.
     async _list() {
       const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
       const cameras = devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
@@ -189,16 +189,16 @@
     }
   }
 
-  // Called once the element is in the page; `props.script` says who uses the camera.
+  // Called when the element is in the page; `props.script` names the script that uses the camera.
   edgevlm.mountCamera = (element, props, server) => {
     const use = edgevlm[props.script];
     use(new Camera(element, use.size), props, server);
   };
 
-  // Put a picture into the question box of the tab Chat, as if a person had added it there.
+  // Add an image to the question box of the tab Chat.
   edgevlm.addToQuestion = (blob, name) => edgevlm.attach([new File([blob], name, { type: blob.type })]);
 
-  // A button that takes a picture for the question of the tab Chat.
+  // A button that adds the current frame to the question in the tab Chat.
   edgevlm.photograph = (camera) => {
     const take = document.createElement("button");
     take.type = "button";

@@ -1,6 +1,6 @@
-// The tab Chat, beyond what Gradio's chat window and question box do: pictures can be pasted and dropped
-// anywhere on the conversation, nothing is sent while another answer is made or before all pictures are on
-// the server, texts are copied letter for letter, pictures are enlarged by a click.
+// Additions to Gradio's chat window and question box in the tab Chat: images can be pasted and dropped
+// anywhere on the conversation; a question is sent only after the answer before it and after the uploads of its
+// images; texts are copied in their original form; a click enlarges an image.
 (() => {
   "use strict";
 
@@ -9,7 +9,7 @@
   const box = () => $("#question textarea");
   const answering = () => $("#question .stop-button");
   const shown = () => Boolean($("#question")?.offsetParent);
-  /** Let the server say why something is refused, in the page's language. */
+  /** Let the server show why something is refused, in the page's language. */
   const refuse = (reason, name = "") =>
     document.dispatchEvent(new CustomEvent("edgevlm-refused", { detail: { reason, name } }));
   const set = (element, name, value) => {
@@ -18,8 +18,8 @@
 
   // ---- Uploads ---------------------------------------------------------------------------------------
 
-  let uploading = 0; // requests that carry pictures of the box
-  let waiting = null; // what a question does that waits for them
+  let uploading = 0; // running uploads of images of the box
+  let waiting = null; // called after the uploads; a question waits for it
   const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
   function wait(next) {
@@ -49,18 +49,18 @@
     }
   };
 
-  /** Send, once every picture that was added is in the box. Gradio itself waits for the last one alone. */
+  /** Send when all added images are in the box. Gradio itself waits for the last one only. */
   async function sendWhenUploaded() {
     const send = () => $("#question .submit-button")?.click();
     wait(send);
     while (uploading > 0 || $("#question .loader")) await pause(50);
-    await pause(50); // Gradio puts the last one into the box after its request
+    await pause(50); // Gradio adds the last image to the box after its upload
     if (waiting !== send) return;
     wait(null);
     send();
   }
 
-  /** Whether a question must not go off now: one at a time, and none without its pictures. */
+  /** True if a question cannot be sent now: during an answer, or before its images are uploaded. */
   function held() {
     if (answering() || waiting) return true;
     if (uploading === 0) return false;
@@ -68,9 +68,9 @@
     return true;
   }
 
-  // ---- Pictures from anywhere ------------------------------------------------------------------------
+  // ---- Images from paste and drop --------------------------------------------------------------------
 
-  /** Add files to the question as if they had been chosen in the box's own dialog. */
+  /** Add files to the question, as the dialog of the box does. */
   function attach(files) {
     const input = $("#question input[type=file]");
     const given = new DataTransfer();
@@ -79,7 +79,7 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
-  /** Write into the box so that the browser's own undo takes it back. */
+  /** Write into the box in a way that the browser's undo can revert. */
   function write(words, replace) {
     const area = box();
     area.focus();
@@ -102,11 +102,11 @@
     if (!target(event)) return;
     const { items, files } = event.dataTransfer;
     const words = event.dataTransfer.getData("text/plain");
-    if (files.length === 0 && event.target === box()) return; // the browser puts text where it is dropped
+    if (files.length === 0 && event.target === box()) return; // the browser inserts dropped text itself
     event.preventDefault();
     event.stopPropagation();
     if (files.length === 0) return words && write(words, false);
-    // A folder has no content that could be sent.
+    // The content of a folder cannot be sent.
     const entries = [...items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
     const folders = entries.filter((entry) => entry?.isDirectory).map((entry) => entry.name);
     folders.forEach((name) => refuse("folder", name));
@@ -139,7 +139,7 @@
 
   document.addEventListener("keypress", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.target !== box() || !held()) return;
-    event.preventDefault(); // what is written stays
+    event.preventDefault(); // keep the text in the box
     event.stopPropagation();
   }, true);
 
@@ -175,7 +175,7 @@
     copied(button);
   }
 
-  // ---- A picture, enlarged ---------------------------------------------------------------------------
+  // ---- Enlarged image --------------------------------------------------------------------------------
 
   function enlarge(image) {
     const dialog = document.createElement("dialog");
@@ -218,7 +218,7 @@
     if (start >= 0) box().setSelectionRange(start, start + thing.length);
   }, true);
 
-  // ---- Names, and pictures that no browser shows -----------------------------------------------------
+  // ---- Names, and images that browsers cannot show ---------------------------------------------------
 
   document.addEventListener("error", (event) => {
     const thumbnail = event.target.closest?.("#question .thumbnail-item");
@@ -246,7 +246,7 @@
       set(button, "title", words);
       set(button, "aria-label", words);
     });
-    // Gradio names a message by its HTML; its text is there to be read.
+    // Gradio uses the HTML of a message as its name; remove it, so that screen readers read the text.
     document
       .querySelectorAll("#conversation [data-testid=user][aria-label], #conversation [data-testid=bot][aria-label]")
       .forEach((message) => message.removeAttribute("aria-label"));

@@ -1,4 +1,4 @@
-// The list of conversations: its buttons, renaming in place, and times as the browser's owner writes them.
+// The list of conversations: its buttons, renaming in place, and times in the browser's language.
 (() => {
   const LIST = "#conversation-list";
 
@@ -36,7 +36,7 @@
     });
     input.addEventListener("blur", () => end(true));
     shown.hidden = true;
-    item.append(input);  // last, where a new version of the list expects nothing
+    item.append(input);  // last: Gradio's updates of the list do not touch it there
     input.focus();
     input.select();
   }
@@ -52,7 +52,7 @@
     }
   });
 
-  // What other tabs did shows when this one is looked at.
+  // Show changes of other tabs when this tab becomes visible.
   window.addEventListener("focus", () => {
     const list = document.querySelector(`${LIST} .edgevlm`);
     if (list) tell(list, {action: "focus"});

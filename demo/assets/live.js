@@ -1,18 +1,18 @@
-// The tab Live of edgevlm/demo/live.py: sends frames, one at a time, and shows and keeps what is answered.
+// The tab Live of edgevlm/demo/live.py: sends one frame at a time, and shows and keeps the answers.
 (() => {
   const { edgevlm } = window;
   const { text } = edgevlm;
 
-  const MAX_HISTORY = 50; // answers that are listed, each with its frame
-  const MAX_LOG = 10000; // answers that can be saved
-  const SIDE = 640; // pixels of a frame's longer side
+  const MAX_HISTORY = 50; // answers in the list, each with its frame
+  const MAX_LOG = 10000; // answers in the log
+  const SIDE = 640; // longer side of a frame, in pixels
   const THUMBNAIL = 96;
-  const TYPED = 700; // milliseconds after the last key, before a question counts as written
-  const SLOW = 500; // milliseconds until an answer is shown while it grows
+  const TYPED = 700; // milliseconds after the last key until a question is complete
+  const SLOW = 500; // milliseconds until an incomplete answer is shown
   const OLD = 2000; // milliseconds until boxes fade
   const GRID = [32, 24]; // cells whose brightness is compared to find a change
-  const CHANGED_LEVEL = 20; // of 255: so much brighter or darker is a cell that changed
-  const CHANGED_CELLS = 4; // fewer are the camera's noise
+  const CHANGED_LEVEL = 20; // minimal difference of a changed cell, of 255
+  const CHANGED_CELLS = 4; // minimal number of changed cells; fewer are noise
   const FIELDS = ["question", "choices", "changes"];
   const field = (name) => `#live-${name} :is(textarea, input)`;
 
@@ -33,7 +33,7 @@
     });
   const clock = (time) => time.toLocaleTimeString(navigator.language);
 
-  // Brightness of the cells of a grid that is laid over a frame.
+  // Return the brightness of each cell of a grid over a frame.
   const grid = document.createElement("canvas");
   [grid.width, grid.height] = GRID;
   const brightness = (canvas) => {
@@ -59,7 +59,7 @@
     return small.toDataURL("image/jpeg", 0.8);
   };
 
-  // What is asked: the fields of the tab.
+  // The fields of the tab: the question, the choices, and whether equal frames are skipped.
   class Fields {
     constructor() {
       this._typed = -TYPED;
@@ -102,7 +102,7 @@
       setInterval(() => this.tell(), 500);
     }
 
-    // Words of the page, or what is wrong, instead of an answer.
+    // Show a text of the page or a problem instead of an answer.
     say(words, problem = false) {
       this._show(words, problem ? "problem" : "quiet");
       this._entry = null;
@@ -111,7 +111,7 @@
       this.tell();
     }
 
-    // An answer that grows, to a frame of this time; it is read out when it is complete.
+    // Show an incomplete answer about the frame of this time. Screen readers read it when it is complete.
     grow(beginning, time) {
       this._text.ariaBusy = "true";
       this._show(beginning, "");
@@ -127,7 +127,7 @@
       this._text.ariaBusy = "false";
       this._show(entry.answer, "");
       this._entry = entry;
-      this.same = null; // when the picture was found not to change since this answer
+      this.same = null; // since when the image has not changed after this answer
       this._shares.replaceChildren();
       if (shares.length) {
         const table = add(this._shares, "table", "bars");
@@ -152,7 +152,7 @@
       this.tell();
     }
 
-    // How old the answer is, as long as the camera is on.
+    // Show the age of the answer while the camera is on.
     tell() {
       if (!this._entry) return this._set(this._age, "");
       const { time, milliseconds } = this._entry;
@@ -176,17 +176,17 @@
       this._set(this._text, words);
     }
 
-    // What does not change is not read out again.
+    // Do not change equal text: screen readers would read it again.
     _set(element, words) {
       if (element.textContent !== words) element.textContent = words;
     }
   }
 
-  // The answers so far: those that differ as a list with their frames, all of them as a log.
+  // The answers so far: different answers as a list with their frames, all answers as a log.
   class History {
     constructor() {
       this._log = [];
-      this._held = []; // list items that wait until nobody points at the list
+      this._held = []; // items that are added when no pointer is on the list
       const root = document.querySelector("#live-history .live-history");
       this._list = root.querySelector("ol");
       this._empty = root.querySelector("p");
@@ -273,13 +273,13 @@
     const answer = new Answer(camera);
     const history = new History();
     let running = false;
-    let asking = null; // the page's name, while a frame is being answered
+    let asking = null; // id of the page while an answer is under way
 
-    // The answer to a frame; what there is of a slow one is shown meanwhile.
+    // Return the answer about a frame. Show a slow answer while it is incomplete.
     const look = async (sent, time) => {
       let done = false;
       asking = sent.page;
-      const result = server.look(sent).finally(() => {
+      const result = server.answer(sent).finally(() => {
         done = true;
         asking = null;
       });
@@ -295,10 +295,10 @@
     };
 
     const run = async () => {
-      let asked = null; // of the last frame that was sent
+      let asked = null; // question, choices and model of the last frame
       let seen = null;
-      let patience = 1000; // milliseconds after what cannot be answered; it grows
-      let blocked = 0; // until when nothing is sent, unless something else is asked
+      let patience = 1000; // milliseconds to wait after a problem; it grows
+      let blocked = 0; // no frame is sent before this time, unless the question changes
       while (camera.on) {
         await wait(30);
         if (!camera.on || !fields.settled || !props.value?.page) continue;
@@ -318,7 +318,7 @@
         const image = canvas.toDataURL("image/jpeg", 0.9);
         const result = await look({ page, model, question, choices, image }, time);
         if (!camera.on) {
-          // nobody waits for it any more
+          // stopped meanwhile
         } else if (!result) {
           camera.fail(
             text("edgevlm does not answer. See whether it still runs, reload the page, then press Start."),
@@ -350,7 +350,7 @@
       await run();
       running = false;
     };
-    camera.onchange(); // it may have been started meanwhile
+    camera.onchange(); // the camera may already be on
   };
   edgevlm.live.size = [640, 480];
 })();

@@ -1,12 +1,12 @@
-// What holds for the whole page: its language, tabs in the address, names for what Gradio leaves unnamed,
-// notices, and what is shown when the server has gone away. Loaded before the scripts of the tabs.
+// Parts of the whole page: language, tabs in the address, names for screen readers, notices, and a message
+// when the server has ended. Loaded before the scripts of the tabs.
 (() => {
   "use strict";
 
   const language = navigator.language.toLowerCase().startsWith("ru") ? "ru" : "en";
   const table = window.gradio_config?.i18n_translations?.[language] ?? {};
 
-  /** A text of demo/russian.py in the page's language; `values` stand in for its {names}. */
+  /** Return a text of demo/russian.py in the page's language, with `values` in its {fields}. */
   const text = (english, values = {}) =>
     Object.entries(values).reduce(
       (made, [name, value]) => made.replaceAll(`{${name}}`, value),
@@ -22,13 +22,13 @@
   const tabs = () => [...document.querySelectorAll('#tabs [role="tab"]')];
   const selected = () => document.querySelector('#tabs [role="tab"][aria-selected="true"]')?.dataset.tabId;
 
-  /** The tab that the address names: the first one without a name, none if it is unknown. */
+  /** Return the tab that the address names; the first one if it names none. */
   const addressed = () => {
     const id = location.hash.slice(1) || tabs()[0]?.dataset.tabId;
     return id && tabButton(id) ? id : undefined;
   };
 
-  let shown; // the tab that the address was last made for
+  let shown; // the tab of the last update of the address
 
   function followAddress() {
     shown = addressed() ?? selected();
@@ -57,7 +57,7 @@
 
   // ---- Names and roles -------------------------------------------------------------------------------
 
-  // Names that Gradio gives in English whatever the page's language.
+  // Names that Gradio shows in English in all languages.
   const GRADIO_NAMES = [
     "Chat", "Close", "Copy message", "Download", "Empty value", "Exit fullscreen mode", "Fullscreen",
     "Multimedia input field", "Remove file", "Reset to default value", "Scroll down", "Stop", "Submit",
@@ -84,15 +84,15 @@
     if (element.getAttribute(attribute) !== value) element.setAttribute(attribute, value);
   }
 
-  /** What Gradio leaves out or gets wrong: selector, and what is done to each element. */
+  /** Corrections of Gradio's elements: selector, and a function for each element. */
   const REPAIRS = [
     ["[aria-label]", (it) => set(it, "aria-label", named(it.getAttribute("aria-label")))],
     ["[title]", (it) => set(it, "title", named(it.getAttribute("title")))],
-    // Lists whose children are buttons, and items of no list.
+    // Roles of lists whose children are buttons, and of items outside of a list.
     [".examples[role=list]", (it) => set(it, "role", "group")],
     [".thumbnails > [role=listitem]", (it) => set(it, "role", "group")],
     [".image-container > button:not([aria-label])", (it) => set(it, "aria-label", text("Picture"))],
-    // A button within a link: the link alone is left, with the button's name.
+    // A button inside a link: keep the link only, with the name of the button.
     ["a.download-link > button:not([inert])", (it) => {
       set(it.parentElement, "aria-label", it.ariaLabel);
       it.inert = true;
@@ -102,7 +102,7 @@
     ['#tabs [role="tab"]', (it) => set(it, "tabindex", it.ariaSelected === "true" ? "0" : "-1")],
     [".empty[aria-label]:not([role])", (it) => set(it, "role", "img")],
     ["#tabs [role=tabpanel]", (it) => set(it, "aria-labelledby", `${it.id}-button`)],
-    // One live region that is always there is announced; one that comes with its text may not be.
+    // Screen readers announce changes of a live region, but perhaps not a region that is new.
     [".toast-wrap", (it) => { set(it, "role", "status"); set(it, "aria-live", "polite"); }],
     [".toast-body", (it) => { it.removeAttribute("role"); it.removeAttribute("aria-live"); }],
     [".toast-header", (it) => { it.removeAttribute("role"); it.removeAttribute("tabindex"); }],
@@ -136,7 +136,7 @@
     event.preventDefault();
   }
 
-  // ---- The server has gone away ----------------------------------------------------------------------
+  // ---- The server has ended --------------------------------------------------------------------------
 
   const SECONDS_BETWEEN_LOOKS = 5;
   const ask = window.fetch.bind(window);
@@ -151,7 +151,7 @@
   }
 
   function sayGone() {
-    // Gradio would ask again every two seconds, for ever, with an error in the console each time.
+    // Gradio would try again every two seconds, with an error in the console each time.
     window.fetch = () => Promise.reject(new TypeError("the server has gone away"));
     const dialog = document.createElement("dialog");
     dialog.id = "gone";
@@ -180,7 +180,7 @@
     else setTimeout(watchServer, SECONDS_BETWEEN_LOOKS * 1000);
   }
 
-  // ---- Begin -----------------------------------------------------------------------------------------
+  // ---- Start -----------------------------------------------------------------------------------------
 
   followAddress();
   repair();

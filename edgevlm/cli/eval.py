@@ -8,14 +8,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.cli import options
 from edgevlm.errors import InputError
-
-if TYPE_CHECKING:
-    from edgevlm.evaluation.dataset import Item
 
 HELP = """\
 Ask a bundle questions with known answers: those of the built-in test set, whose images are drawn from a seed
@@ -75,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return the exit code."""
     from edgevlm.evaluation import dataset, report, runner, test_set
-    from edgevlm.evaluation.runner import BundleAnswerer
     from edgevlm.vlm import VLM
 
     if arguments.write:
@@ -87,14 +82,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         raise InputError(f"--json: the folder {str(arguments.json.parent)!r} does not exist")
     if arguments.questions:
-        items = _first(dataset.read(arguments.questions), arguments.items)
+        items = dataset.read(arguments.questions)
+        if arguments.items:
+            items = list(runner.first_per_task(items, arguments.items).values())
     else:
         items = list(test_set.items(arguments.items or ITEMS_PER_TASK))
     checkpoint = runner.CheckpointAnswerer(arguments.checkpoint) if arguments.checkpoint else None
     with VLM.from_pretrained(arguments.bundle) as vlm:
         name = vlm.manifest.name
         device = f"vision {vlm.vision_device}, decoder {vlm.decoder_device}"
-        answered = runner.run(BundleAnswerer(vlm), items, progress=_progress(name, len(items)))
+        bundle = runner.BundleAnswerer(vlm)
+        answered = runner.run(bundle, items, progress=_progress(name, len(items)))
     by_checkpoint = None
     if checkpoint is not None:
         progress = _progress("checkpoint", len(items))
@@ -112,17 +110,6 @@ def run(arguments: argparse.Namespace) -> int:
         }
         report.write_json(arguments.json, about | report.as_dict(answered, by_checkpoint))
     return 0
-
-
-def _first(items: list[Item], per_task: int | None) -> list[Item]:
-    """Return the first items of each task; all if None."""
-    taken: dict[str, int] = {}
-    kept = []
-    for item in items:
-        taken[item.task] = taken.get(item.task, 0) + 1
-        if per_task is None or taken[item.task] <= per_task:
-            kept.append(item)
-    return kept
 
 
 def _progress(name: str, items: int) -> Callable[[int], None]:

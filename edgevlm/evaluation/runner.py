@@ -188,8 +188,8 @@ def swap_images(items: Mapping[int, Item]) -> dict[int, int]:
     return found
 
 
-def _first_per_task(items: Sequence[Item], per_task: int) -> dict[int, Item]:
-    """Return the first items of each task, by index."""
+def first_per_task(items: Sequence[Item], per_task: int) -> dict[int, Item]:
+    """Return the first `per_task` items of each task, by index."""
     counts: Counter[str] = Counter()
     first = {}
     for index, item in enumerate(items):
@@ -218,7 +218,7 @@ def run(
     Returns:
         The answers, in the order of the items.
     """
-    others = swap_images(_first_per_task(items, controls_per_task))
+    others = swap_images(first_per_task(items, controls_per_task))
     answered: list[Answered] = []
     for first in range(0, len(items), BATCH_SIZE):
         batch = range(first, min(first + BATCH_SIZE, len(items)))

@@ -124,8 +124,8 @@ def reason(error: str) -> str:
 _REASONS = (
     ("oneOf constraints", "oneOf is supported where no value fits two of its options; use anyOf"),
     ("lookarounds", "look-around and word borders are not supported; ^ and $ are, at the ends"),
-    ("Regex is empty", "no text fits all its constraints"),
-    ("Unable to determine if regex", "too complex to tell whether a text fits it"),
+    ("Regex is empty", "no string fits all its constraints"),
+    ("Unable to determine if regex", "too complex to tell whether a string fits it"),
     (
         "too many expressions",
         "too many or too large patterns, enums or multiples; write a smaller schema",

@@ -109,44 +109,44 @@ def json_type(value: Any) -> str:
         bool: "a boolean",
         int: "a number",
         float: "a number",
-        str: "a text",
-        list: "a list",
-        tuple: "a list",
+        str: "a string",
+        list: "an array",
+        tuple: "an array",
         dict: "an object",
         type(None): "null",
     }
     return names.get(type(value), type(value).__name__)
 
 
-def check_text(value: Any, place: SchemaPath) -> str:
-    """Check that a value is a text that UTF-8 can encode, and return it.
+def check_string(value: Any, place: SchemaPath) -> str:
+    """Check that a value is a string that UTF-8 can encode, and return it.
 
     Raises:
-        InputError: the value is not a text, or has a lone surrogate.
+        InputError: the value is not a string, or has a lone surrogate.
     """
     if not isinstance(value, str):
-        refuse(place, f"{place[-1]} takes a text, not {json_type(value)}")
+        refuse(place, f"{place[-1]} must be a string, is {json_type(value)}")
     if any("\ud800" <= char <= "\udfff" for char in value):
-        refuse(place[:-1] if value == place[-1] else place, "a text has a lone surrogate")
+        refuse(place[:-1] if value == place[-1] else place, "a string has a lone surrogate")
     return value
 
 
-def check_list(value: Any, place: SchemaPath) -> Sequence[Any]:
-    """Check that a value is a list that is not empty, and return it.
+def check_array(value: Any, place: SchemaPath) -> Sequence[Any]:
+    """Check that a value is an array that is not empty, and return it.
 
     Raises:
-        InputError: the value is not a list, or is empty.
+        InputError: the value is not an array, or is empty.
     """
     if not isinstance(value, list | tuple) or not value:
-        refuse(place, f"{place[-1]} takes a list of at least one, not {json_type(value)}")
+        refuse(place, f"{place[-1]} must be an array of at least one item, is {json_type(value)}")
     return value
 
 
 def _number(value: Any, place: SchemaPath) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        refuse(place, f"{place[-1]} takes a number, not {json_type(value)}")
+        refuse(place, f"{place[-1]} must be a number, is {json_type(value)}")
     if isinstance(value, float) and not math.isfinite(value):
-        refuse(place, f"{value} is not a number of JSON")
+        refuse(place, f"{value} is not a JSON number")
     return value
 
 
@@ -156,7 +156,7 @@ def _exact(value: Any, place: SchemaPath) -> int | float:
         refuse(
             place,
             f"{_format_number(number)} is beyond 2**53, from where on doubles do not hold every integer; "
-            f"use a text instead",
+            f"use a string instead",
         )
     return number
 
@@ -195,14 +195,14 @@ def _positive(value: Any, place: SchemaPath) -> int | float:
 def _size(value: Any, place: SchemaPath) -> int:
     number = _number(value, place)
     if number < 0 or number != int(number):
-        refuse(place, f"{place[-1]} takes an integer of 0 or more, is {_format_number(number)}")
+        refuse(place, f"{place[-1]} must be an integer of at least 0, is {_format_number(number)}")
     return min(int(number), MAX_SIZE)
 
 
 def _type(value: Any, place: SchemaPath) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names:
-        refuse(place, f"type takes one of {', '.join(TYPES)}, or a list of them")
+        refuse(place, f"type must be one of {', '.join(TYPES)}, or an array of them")
     for name in names:
         if not isinstance(name, str) or name not in TYPES:
             refuse(place, f"{shorten(repr(name), 40)} is not a type; use {', '.join(TYPES)}")
@@ -211,8 +211,8 @@ def _type(value: Any, place: SchemaPath) -> Any:
 
 def _required(value: Any, place: SchemaPath) -> list[str]:
     if not isinstance(value, list | tuple):
-        refuse(place, f"required takes a list of names, not {json_type(value)}")
-    return list(dict.fromkeys(check_text(name, (*place, at)) for at, name in enumerate(value)))
+        refuse(place, f"required must be an array of names, is {json_type(value)}")
+    return list(dict.fromkeys(check_string(name, (*place, at)) for at, name in enumerate(value)))
 
 
 def _value(value: Any, place: SchemaPath) -> Any:
@@ -226,16 +226,18 @@ def _value(value: Any, place: SchemaPath) -> Any:
     if isinstance(value, str):
         if "\x7f" in value:
             refuse(place, "has U+007F, a control character that llguidance does not support")
-        return check_text(value, place)
+        return check_string(value, place)
     if isinstance(value, list | tuple):
         return [_value(one, (*place, index)) for index, one in enumerate(value)]
     if isinstance(value, Mapping):
-        return {check_text(name, place): _value(one, (*place, name)) for name, one in value.items()}
+        return {
+            check_string(name, place): _value(one, (*place, name)) for name, one in value.items()
+        }
     refuse(place, f"{json_type(value)} is not JSON")
 
 
 def _values(value: Any, place: SchemaPath) -> list[Any]:
-    return [_value(one, (*place, index)) for index, one in enumerate(check_list(value, place))]
+    return [_value(one, (*place, index)) for index, one in enumerate(check_array(value, place))]
 
 
 VALUE_CHECKS: Mapping[str, _Check] = {
@@ -254,8 +256,8 @@ VALUE_CHECKS: Mapping[str, _Check] = {
     "maxItems": _size,
     "minProperties": _size,
     "maxProperties": _size,
-    "pattern": check_text,
-    "format": check_text,
+    "pattern": check_string,
+    "format": check_string,
 }
 """Honoured keywords without schemas in them, each with a function that checks and translates its value."""
 

@@ -22,8 +22,8 @@ from edgevlm.runtimes.json_schema.keywords import (
     UNSUPPORTED,
     VALUE_CHECKS,
     SchemaPath,
-    check_list,
-    check_text,
+    check_array,
+    check_string,
     json_type,
     refuse,
     shorten,
@@ -112,7 +112,7 @@ class _Translator:
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, Mapping):
-            refuse(place, f"a schema is an object or a boolean, not {json_type(schema)}")
+            refuse(place, f"a schema must be an object or a boolean, is {json_type(schema)}")
         if self._depth >= MAX_DEPTH:
             refuse(place, f"nested deeper than {MAX_DEPTH} schemas; write a flatter schema")
         self._depth += 1
@@ -124,9 +124,9 @@ class _Translator:
         written: dict[str, Any] = {}
         for keyword, value in schema.items():
             if not isinstance(keyword, str):
-                refuse(place, f"keys are texts, not {json_type(keyword)}")
+                refuse(place, f"keys must be strings, are {json_type(keyword)}")
             here = (*place, keyword)
-            if keyword == "format" and check_text(value, here) not in FORMATS:
+            if keyword == "format" and check_string(value, here) not in FORMATS:
                 continue  # an annotation
             if keyword in VALUE_CHECKS:
                 written[keyword] = VALUE_CHECKS[keyword](value, here)
@@ -151,10 +151,10 @@ class _Translator:
     ) -> None:
         """Translate a keyword that has schemas in it."""
         if keyword == "$ref":
-            written["$ref"] = f"#/$defs/{self._definition(check_text(value, place), place)}"
+            written["$ref"] = f"#/$defs/{self._definition(check_string(value, place), place)}"
         elif keyword == "items" and isinstance(value, list):  # as older drafts write tuples
             if "prefixItems" in schema:
-                refuse(place, "items is a list and there is prefixItems, too; use one of them")
+                refuse(place, "items is an array and there is prefixItems, too; use one of them")
             written["prefixItems"] = self._list(value, place)
         elif keyword == "additionalItems":
             if isinstance(schema.get("items"), list):
@@ -163,18 +163,18 @@ class _Translator:
             written[keyword] = self._schema(value, place)
         elif keyword in _SCHEMA_MAP_KEYWORDS:
             if not isinstance(value, Mapping):
-                refuse(place, f"{keyword} is an object of schemas, not {json_type(value)}")
+                refuse(place, f"{keyword} must be an object of schemas, is {json_type(value)}")
             written[keyword] = {
-                check_text(name, place): self._schema(one, (*place, name))
+                check_string(name, place): self._schema(one, (*place, name))
                 for name, one in value.items()
             }
         elif keyword == "oneOf":
             written[keyword] = [
                 self._option(one, (*place, index))
-                for index, one in enumerate(check_list(value, place))
+                for index, one in enumerate(check_array(value, place))
             ]
         else:
-            written[keyword] = self._list(check_list(value, place), place)
+            written[keyword] = self._list(check_array(value, place), place)
 
     def _list(self, schemas: Sequence[Any], place: SchemaPath) -> list[Any]:
         return [self._schema(one, (*place, index)) for index, one in enumerate(schemas)]
@@ -182,7 +182,7 @@ class _Translator:
     def _option(self, schema: Any, place: SchemaPath) -> Any:
         """Translate an option of ``oneOf``. Resolve a reference, since llguidance compares the options."""
         if isinstance(schema, Mapping) and set(schema) == {"$ref"}:
-            target = self._target(check_text(schema["$ref"], place), (*place, "$ref"))
+            target = self._target(check_string(schema["$ref"], place), (*place, "$ref"))
             if target not in self._inlined and self._depth < MAX_DEPTH:
                 self._inlined.add(target)
                 self._depth += 1
@@ -230,7 +230,7 @@ class _Translator:
 
     def _identify(self, keyword: str, value: Any, place: SchemaPath) -> None:
         """Check a keyword that names a schema."""
-        name = check_text(value, place)
+        name = check_string(value, place)
         if keyword == "$schema" and len(place) == 1 and name.rstrip("#") not in DRAFTS:
             refuse(place, f"{shorten(name, 60)!r} is not a known draft; use {DRAFTS[0]}")
         if keyword == "$id" and len(place) > 1 and not name.startswith("#"):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.atomic_file import staged
+from edgevlm.atomic_file import staged_file
 from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
@@ -198,7 +198,7 @@ class OnnxVision:
                 )
             except LoadError as error:
                 _logger.warning("%s; ONNX Runtime compiles the graph again", error)
-        with staged(compiled) as path:
+        with staged_file(compiled) as path:
             for key, value in (("enable", "1"), ("embed_mode", "1"), ("file_path", str(path))):
                 options.add_session_config_entry(f"ep.context_{key}", value)
             session = self._create_session(

@@ -62,8 +62,8 @@ def test_help_of_a_command_has_examples(command: str) -> None:
         (["--verbose"], "'--verbose'"),
         (["look"], "no command 'look'"),
         (["ask"], "QUESTION"),
-        (["ask", ""], "argument QUESTION: is empty"),
-        (["ask", "  "], "argument QUESTION: is empty"),
+        (["ask", ""], "argument QUESTION: must not be empty"),
+        (["ask", "  "], "argument QUESTION: must not be empty"),
         (["ask", "Q", "--max-tokens", "0"], "max_tokens must be from 1 to"),
         (["ask", "Q", "--max-tokens", "many"], "must be an integer, is 'many'"),
         (["ask", "Q", "--max-tokens", "99999999999999999999"], "max_tokens must be from 1 to"),
@@ -118,7 +118,7 @@ def test_ask_answers_on_stdout_and_names_the_default_model_on_stderr() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ask_about_another_picture_gives_another_answer() -> None:
+def test_ask_about_another_image_gives_another_answer() -> None:
     answers = [edgevlm("ask", "What is in the picture?", path).stdout for path in (SHAPES, SQUARE)]
     assert "" not in answers
     assert answers[0] != answers[1]
@@ -153,9 +153,9 @@ def test_ask_stops_at_max_tokens() -> None:
     assert json.loads(done.stdout)["finish_reason"] == "length"
 
 
-def test_ask_about_two_pictures_and_about_none() -> None:
-    for pictures, tiles in (([SHAPES, SQUARE], 2), ([], 0)):
-        done = edgevlm("ask", "What color is it?", *pictures, "--json", "--max-tokens", "3")
+def test_ask_about_two_images_and_about_none() -> None:
+    for images, tiles in (([SHAPES, SQUARE], 2), ([], 0)):
+        done = edgevlm("ask", "What color is it?", *images, "--json", "--max-tokens", "3")
         assert json.loads(done.stdout)["stats"]["encoded_tiles"] == tiles
 
 

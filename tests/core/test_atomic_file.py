@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.atomic_file import atomic_write, staged
+from edgevlm.atomic_file import atomic_write, staged_file
 from edgevlm.user_cache import user_cache, write_cached
 
 
 def test_the_old_content_stays_until_the_new_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     atomic_write(path, "old")
-    with staged(path) as temporary:
+    with staged_file(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -24,7 +24,7 @@ def test_the_old_content_stays_until_the_new_is_complete(tmp_path: Path) -> None
 def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     atomic_write(path, "old")
-    with pytest.raises(RuntimeError), staged(path) as temporary:
+    with pytest.raises(RuntimeError), staged_file(path) as temporary:
         temporary.write_text("half of the n")
         raise RuntimeError
     with pytest.raises(UnicodeEncodeError):
@@ -34,7 +34,7 @@ def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> No
 
 
 def test_a_block_that_writes_nothing_changes_nothing(tmp_path: Path) -> None:
-    with staged(tmp_path / "result.json"):
+    with staged_file(tmp_path / "result.json"):
         pass
     assert list(tmp_path.iterdir()) == []
 

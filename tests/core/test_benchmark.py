@@ -1,4 +1,4 @@
-"""`edgevlm bench`, really run on the built-in model; what it times is not judged here."""
+"""`edgevlm bench` on the built-in model; its times are not checked."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_what_cannot_be_measured_is_said() -> None:
 
 
 def test_no_round_is_spared_by_a_cache() -> None:
-    """Of three rounds the median is told: with the first picture again it would be a cached one."""
+    """Each round has a new image. Otherwise the median of three rounds would be a cached one."""
     (setting,) = settings(Bundle.open("edgevlm-nano"), "edgevlm-nano", "cpu", 1)
     assert measure_image(setting, camera_frame(), 3).tiles == 1
 
 
-def test_ceilings_are_plausible() -> None:
+def test_limits_of_the_machine_are_plausible() -> None:
     found = measure_limits(rounds=1)
     assert np.isfinite([found.read_rate, found.multiply_rate]).all()
     assert found.multiply_rate > 1e8

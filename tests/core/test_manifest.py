@@ -99,6 +99,7 @@ OPTIONAL = {
         "usage",
         "images",
         "boxes",
+        "calibration",
         "tasks",
         "describe",
         "find",

@@ -19,7 +19,7 @@ from tests.support import browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 
 def add_q4_0(folder: Path) -> None:
@@ -43,9 +43,9 @@ def add_q4_0(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPool]:
     """The built-in model, and two local exports: a copy with two precisions, and a broken one."""
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
     folder = tmp_path_factory.mktemp("exports")
     with pytest.MonkeyPatch.context() as patch:
@@ -59,13 +59,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
         content = bytearray((folder / "broken" / entry.name).read_bytes())
         content[-1] ^= 1
         (folder / "broken" / entry.name).write_bytes(content)
-        models = Models(threads=1)
+        models = ModelPool(threads=1)
         yield models
         models.close()
 
 
 @pytest.fixture(scope="module")
-def address(models: Models) -> Iterator[str]:
+def address(models: ModelPool) -> Iterator[str]:
     with browser.served(models) as address:
         yield address
 

@@ -32,7 +32,7 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is shown, a line for each element."""
+    """Return what axe-core finds on the page, a line for each element."""
     from axe_playwright_python.sync_playwright import Axe
 
     options = {"runOnly": {"type": "tag", "values": WCAG}, "resultTypes": ["violations"]}
@@ -48,7 +48,7 @@ TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimation
 
 
 def settle(page: Page) -> None:
-    """Wait until nothing fades or slides any more: half a transparent text has half its contrast."""
+    """Wait for the end of animations: a text that fades in has less contrast."""
     page.evaluate(TWO_FRAMES)  # what has just come begins to fade in the next one
     page.wait_for_function(
         "document.getAnimations().every((it) => it.playState !== 'running'"
@@ -64,7 +64,7 @@ def open_accordions(page: Page) -> None:
 
 
 def tell_something(page: Page) -> None:
-    """Have a notice shown."""
+    """Show a notice."""
     browser.open_tab(page, "Chat")
     page.locator("#question textarea").fill("")
     page.locator("#question .submit-button").click()
@@ -147,7 +147,7 @@ CONTROLS = """(panel) => {
   return [...document.querySelectorAll(selector)].filter((it) => shown(target(it)) &&
     (it.closest(panel) || it.matches("#tabs [role=tab]"))).map(target);
 }"""
-"""A tab's controls that are shown; a box to check counts with its label."""
+"""JavaScript: the visible controls of a tab; a check box counts with its label."""
 
 MEASURE = """([it, smallest]) => {
   it.scrollIntoView({block: "center", inline: "nearest", behavior: "instant"});
@@ -177,11 +177,11 @@ MEASURE = """([it, smallest]) => {
   const name = `${it.tagName.toLowerCase()} "${words}" ${place.join(", ")}`;
   return faults.length ? `${name}: ${faults.join("; ")}` : null;
 }"""
-"""What makes a control hard to use, after its width, height, left and top; null if nothing does."""
+"""JavaScript: why a control is hard to use, after its width, height, left and top; null if it is not."""
 
 
 def unusable(page: Page, tab: str, smallest: int) -> list[str]:
-    """Controls of a tab that are too small, cut, covered or outside of the page."""
+    """Return the controls of a tab that are too small, cut, covered or outside of the page."""
     handles = page.evaluate_handle(f"({CONTROLS})('#tab-{tab.lower()}')")
     found = []
     for handle in handles.get_properties().values():
@@ -229,13 +229,13 @@ def test_what_cannot_be_used_is_found(page: Page) -> None:
 def luminance(
     pixels: np.ndarray[Any, np.dtype[np.float64]],
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Relative luminance as WCAG defines it, of sRGB in 0 to 1."""
+    """Return the relative luminance (WCAG) of sRGB values, 0 to 1."""
     linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
     return np.asarray(linear @ np.array([0.2126, 0.7152, 0.0722]))
 
 
 def contrasting(before: bytes, after: bytes) -> int:
-    """Pixels that changed with a contrast of at least 3:1."""
+    """Return the pixels that changed with a contrast of at least 3:1."""
     one, two = (
         luminance(np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), np.float64) / 255)
         for shot in (before, after)
@@ -245,11 +245,11 @@ def contrasting(before: bytes, after: bytes) -> int:
 
 
 CORNERS = 16
-"""Pixels that a ring with round corners has less."""
+"""Pixels that round corners take from a ring."""
 
 
 def stops(page: Page, limit: int = 120) -> Iterator[Any]:
-    """Each element that the Tab key reaches, in its order, once."""
+    """Yield each element that the Tab key reaches, once."""
     page.evaluate("window.scrollTo(0, 0)")
     page.mouse.click(1, 1)  # the Tab key goes on from where one clicked last
     seen: list[Any] = []
@@ -267,7 +267,7 @@ def stops(page: Page, limit: int = 120) -> Iterator[Any]:
 
 
 def ring_fault(page: Page, element: Any) -> str | None:
-    """What is wrong with the ring around the element that has the focus; it has it again afterwards."""
+    """Return what is wrong with the ring around the focused element; restore the focus."""
     box = element.bounding_box()
     assert box is not None
     clip: Any = {
@@ -289,7 +289,7 @@ def ring_fault(page: Page, element: Any) -> str | None:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_focus_can_be_seen(chromium: Browser, address: str, dark: bool) -> None:
-    """Whatever the Tab key reaches gets a ring of two pixels that contrasts with what was there before.
+    """Each focused element gets a ring of two pixels that contrasts with what was there before.
 
     Half of the ring's pixels have to do so: a line that lies between two rows of the screen is blurred.
     """
@@ -362,7 +362,7 @@ def test_the_arrow_keys_move_among_tabs(page: Page) -> None:
 
 
 SHARE = "button:has(path[d^='M23,20a5,5'])"
-"""Gradio's icon of it; its name depends on the language."""
+"""Gradio's icon; its name depends on the language."""
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_notices_leave_the_question_free(chromium: Browser, address: str) -> Non
 
 @contextmanager
 def command(port: int) -> Iterator[None]:
-    """``edgevlm demo`` as a process, until Ctrl-C."""
+    """Run ``edgevlm demo`` as a process until Ctrl-C."""
     arguments = [sys.executable, "-m", "edgevlm", "demo", "--port", str(port), "--threads", "1"]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -437,7 +437,7 @@ def free_port() -> int:
 
 
 def test_the_server_goes_away(chromium: Browser) -> None:
-    """The page says so, keeps what was said in sight, is quiet, and goes on when the server is back."""
+    """The page tells it, keeps the conversation visible, logs no errors, and goes on with a new server."""
     port = free_port()
     lost = "ERR_CONNECTION|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|network error|AbortError|errored out"
     with ExitStack() as visits:

@@ -1,4 +1,4 @@
-"""Pictures of a question: what is shown is what the model sees."""
+"""Images of a question: the page shows what the model sees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = {"JPEG", "MPO", "PNG", "WEBP"}
 
 
 def color(size: tuple[int, int] = (60, 40)) -> Image.Image:
-    """A picture without symmetry: what is turned or mirrored differs."""
+    """Return an image without symmetry, so that a turned or mirrored copy differs."""
     width, height = size
     values = np.zeros((height, width, 3), np.uint8)
     values[..., 0] = np.linspace(0, 255, width)[None, :]
@@ -74,7 +74,7 @@ def test_what_is_shown_is_what_the_model_sees(name: str, tmp_path: Path) -> None
     make, options, frames = FILES[name]
     path = tmp_path / name
     make().save(path, **options)
-    (found,) = attachments.checked([str(path)])
+    (found,) = attachments.read([str(path)])
     assert found.frames == frames
     np.testing.assert_array_equal(load_image(found.path), load_image(path))
     with Image.open(found.path) as image:
@@ -88,7 +88,7 @@ def test_what_is_shown_is_what_the_model_sees(name: str, tmp_path: Path) -> None
 def test_what_browsers_show_stays_as_it_is(name: str, tmp_path: Path) -> None:
     make, options, _ = FILES[name]
     make().save(tmp_path / name, **options)
-    (found,) = attachments.checked([str(tmp_path / name)])
+    (found,) = attachments.read([str(tmp_path / name)])
     assert found.path == str(tmp_path / name)
 
 
@@ -96,13 +96,13 @@ def test_a_photograph_of_an_iphone(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     path = tmp_path / "photo.heic"
     heif.from_pillow(color()).save(path)
-    (found,) = attachments.checked([str(path)])
+    (found,) = attachments.read([str(path)])
     assert found.path.endswith("photo.png")
     np.testing.assert_array_equal(load_image(found.path), load_image(path))
 
 
 def test_every_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """By its name alone, however long the path is that Gradio gives it."""
+    """The message has the name of the file, not Gradio's long path."""
     tmp_path = tmp_path / ("f" * 64)
     tmp_path.mkdir()
     color().save(tmp_path / "good.png")
@@ -113,7 +113,7 @@ def test_every_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     paths = [str(tmp_path / f"{name}.png") for name in ("good", "short", "empty", "text", "huge")]
     with pytest.raises(ImageError) as caught:
-        attachments.checked(paths)
+        attachments.read(paths)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     for name, line in zip(("short", "empty", "text", "huge"), lines, strict=True):
@@ -123,5 +123,5 @@ def test_every_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_long_name_stays_a_name(tmp_path: Path) -> None:
     path = tmp_path / ("щ" * 100 + ".bmp")
     color().save(path)
-    (found,) = attachments.checked([str(path)])
+    (found,) = attachments.read([str(path)])
     assert Path(found.path).is_file()

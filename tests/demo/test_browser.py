@@ -1,4 +1,4 @@
-"""The demo as a person uses it, in Chromium: every tab, two browsers, a phone, and what goes wrong.
+"""The demo in Chromium: every tab, two browsers, a phone, and errors.
 
 Screenshots are left in build/screenshots, or where SCREENSHOTS names a folder.
 """
@@ -115,7 +115,7 @@ def test_retry_edit_copy(page: Page, nano: VLM) -> None:
 
 @dataclass
 class Endless:
-    """Answers that wait after each piece of text until they may `go_on`."""
+    """Make answers wait after each chunk until `go_on` is set."""
 
     go_on: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -147,7 +147,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
 def test_stop_really_stops(
     chromium: Browser, page: Page, address: str, nano: VLM, endless: Endless
 ) -> None:
-    """A model that would never end is closed after what it is at, and serves another browser."""
+    """A model that would never end stops at its next step, and serves another browser."""
     browser.send(page, "What is in the picture?", [SCENE])
     browser.answers(page).first.wait_for()
     page.locator("#question .stop-button").click()
@@ -167,7 +167,7 @@ def test_stop_really_stops(
 def test_a_conversation_is_left_while_it_is_answered(
     page: Page, endless: Endless, button: str
 ) -> None:
-    """What is still said does not come back into the window."""
+    """Later chunks do not come back into the window."""
     browser.send(page, "What is in the picture?", [SCENE])
     browser.answers(page).first.wait_for()
     page.get_by_role("button", name=button).first.click()

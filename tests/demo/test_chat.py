@@ -1,4 +1,4 @@
-"""The tab Chat in Chromium, used the wrong way on purpose: nothing is lost, and words say why."""
+"""The tab Chat in Chromium with wrong use: nothing is lost, and a message tells why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.demo import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytestmark = MARKS
 
@@ -64,7 +64,7 @@ def whole(page: Page) -> None:
 
 @dataclass
 class Scripted:
-    """What `VLM.stream_generate` answers instead of the model."""
+    """Replace the answers of `VLM.stream_generate`."""
 
     answer: str = ""
     error: Exception | None = None
@@ -152,7 +152,7 @@ def test_pictures_that_cannot_be_read_keep_the_question_here(page: Page, tmp_pat
 
 
 def test_a_large_file_is_a_picture_like_others(page: Page, nano: VLM, tmp_path: Path) -> None:
-    """80 MB, as BMP, which becomes a PNG."""
+    """A BMP file of 80 MB becomes a PNG file."""
     path = tmp_path / "large.bmp"
     with Image.open(SCENE) as scene:
         scene.convert("RGB").resize((5200, 5200)).save(path)
@@ -186,7 +186,7 @@ def test_formats_that_browsers_do_not_show(
 
 
 def test_a_question_that_fails_goes_back_into_the_box(page: Page, scripted: Scripted) -> None:
-    """With its pictures, before what was written meanwhile; so does one that is stopped at once."""
+    """With its images, before the text written meanwhile; also if it is stopped at once."""
     scripted.error, scripted.wait = ContextError("too much for the context"), True
     browser.send(page, "What changed?", [SCENE, CHANGED])
     page.locator("#question .stop-button").wait_for()
@@ -257,7 +257,7 @@ DELAY = """() => {
 
 @pytest.fixture
 def delayed(page: Page) -> Page:
-    """Another page of the browser; its uploads wait in `window.uploads`."""
+    """Open another page of the browser; its uploads wait in `window.uploads`."""
     other = page.context.new_page()
     other.add_init_script(f"({DELAY})()")
     other.goto(page.url)
@@ -266,7 +266,7 @@ def delayed(page: Page) -> Page:
 
 
 def test_a_question_waits_for_its_pictures(delayed: Page, nano: VLM) -> None:
-    """Also for the first of two that come in the other order."""
+    """Also for the first of two images that arrive in the other order."""
     page = delayed
     attach(page, SCENE)
     page.wait_for_function("window.uploads.length === 1")
@@ -396,7 +396,7 @@ ANSWER = """\
 
 
 def test_markdown_of_an_answer_is_safe(page: Page, scripted: Scripted) -> None:
-    """`visit` fails for requests to other hosts, and for complaints of the console about them."""
+    """`visit` fails for requests to other hosts and for errors in the console."""
     scripted.answer = ANSWER
     browser.ask(page, "What is it?", [SQUARE])
     answer = browser.answers(page).first
@@ -546,14 +546,14 @@ def test_the_model_is_chosen_here_and_under_models(page: Page) -> None:
 
 
 def test_a_model_that_is_gone_leaves_the_one_in_use(
-    page: Page, models: Models, monkeypatch: pytest.MonkeyPatch
+    page: Page, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lease(*arguments: Any, **options: Any) -> Any:
+    def acquire(*arguments: Any, **options: Any) -> Any:
         raise ContextError("no such model any more")
 
     page.locator("#chat-about").get_by_text("drawings only").wait_for()
     with monkeypatch.context() as patch:
-        patch.setattr(type(models), "lease", lease)
+        patch.setattr(type(models), "acquire", acquire)
         browser.choose(page, "#chat-model", "copied")
         notice(page, "no such model any more")
     page.wait_for_function("document.querySelector('#chat-model input').value === 'edgevlm-nano'")

@@ -1,4 +1,4 @@
-"""What the page knows of its models, and two settings side by side, without a browser."""
+"""Models, checks of their files, and comparisons, without a browser."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import pytest
 
 from edgevlm import VLM, Bundle, BundleError, ClosedError, InputError
 from edgevlm.demo import models_tab
-from edgevlm.demo.compare import Setting, Side, compare, differ, usable, view
-from edgevlm.demo.model_pool import Models, Offer
-from edgevlm.demo.streaming import Running
+from edgevlm.demo.compare import view
+from edgevlm.demo.comparison import SideResult, SideSettings, can_differ, compare
+from edgevlm.demo.model_pool import ModelEntry, ModelPool
+from edgevlm.demo.streaming import ActiveStreams
 from edgevlm.local_bundles import remember
 from edgevlm.manifest import Usage
 
 NANO = "edgevlm-nano"
 SCENE = str(Path(__file__).resolve().parents[2] / "examples" / "scene.png")
 SECONDS = 60
-"""Until what another thread does counts as not done."""
+"""Seconds after which a wait for another thread fails."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose bundles `other` and `one` count as exported on this machine."""
+    """Return a folder with the local exports `other` and `one`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("one", "other"):
         shutil.copytree(Bundle.open(NANO).folder, tmp_path / name)
@@ -36,17 +37,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
-    models = Models(threads=1)
+def models() -> Iterator[ModelPool]:
+    models = ModelPool(threads=1)
     yield models
     models.close()
 
 
-def settled(models: Models) -> dict[str, Offer]:
-    """Every offer by its label, once all files are checked."""
-    while any(offer.problem is None and not offer.checked for offer in models.offers()):
+def settled(models: ModelPool) -> dict[str, ModelEntry]:
+    """Wait until all files are checked; return the entries by label."""
+    while any(entry.problem is None and not entry.checked for entry in models.entries()):
         models.checks.wait(SECONDS)
-    return {offer.label: offer for offer in models.offers()}
+    return {entry.label: entry for entry in models.entries()}
 
 
 def decoder(folder: Path) -> Path:
@@ -55,7 +56,7 @@ def decoder(folder: Path) -> Path:
 
 
 def alter(folder: Path) -> None:
-    """One bit, with the size and the time of before."""
+    """Change one bit, but neither size nor time."""
     path = decoder(folder)
     before = path.stat()
     content = bytearray(path.read_bytes())
@@ -96,35 +97,35 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGE.values(), ids=DAMAGE)
 def test_a_broken_bundle_is_said_to_be_so(
-    folder: Path, models: Models, damage: Callable[[Path], Any], words: str
+    folder: Path, models: ModelPool, damage: Callable[[Path], Any], words: str
 ) -> None:
-    assert all(map(usable, settled(models).values()))
+    assert all(entry.usable for entry in settled(models).values())
     damage(folder / "one")
-    offers = settled(models)
-    problem = offers["one"].problem
+    entries = settled(models)
+    problem = entries["one"].problem
     assert problem is not None and words in problem
-    assert not usable(offers["one"]) and usable(offers["other"])
-    assert models_tab.state_of(offers["one"], models, None) == ("broken", "broken")
-    listing = models_tab.listing(list(offers.values()), models, NANO)
+    assert not entries["one"].usable and entries["other"].usable
+    assert models_tab.model_state(entries["one"], models, None) == ("broken", "broken")
+    listing = models_tab.model_table(list(entries.values()), models, NANO)
     assert words in listing and f"delete its folder: {folder / 'one'}" in listing
-    with pytest.raises(BundleError, match=words), models.lease("one"):
+    with pytest.raises(BundleError, match=words), models.acquire("one"):
         pass
     with pytest.raises(BundleError, match=words):
-        list(models.loading("one"))
+        list(models.load("one"))
 
 
-def test_a_mended_bundle_is_whole_again(folder: Path, models: Models) -> None:
+def test_a_mended_bundle_is_whole_again(folder: Path, models: ModelPool) -> None:
     kept = decoder(folder / "one").read_bytes()
     alter(folder / "one")
-    assert not usable(settled(models)["one"])
+    assert not settled(models)["one"].usable
     decoder(folder / "one").write_bytes(kept)
-    assert usable(settled(models)["one"])
+    assert settled(models)["one"].usable
 
 
 def test_a_check_holds_nothing_up(
-    folder: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+    folder: Path, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that never ends: the list is there, nothing unread counts as whole, the model answers."""
+    """With a slow disk the list is shown, unread files count as unchecked, and the model answers."""
     go_on = threading.Event()
     check = Bundle.check_hashes_once
 
@@ -135,17 +136,17 @@ def test_a_check_holds_nothing_up(
 
     loader = threading.current_thread()
     monkeypatch.setattr(Bundle, "check_hashes_once", slow)
-    (one,) = [offer for offer in models.offers() if offer.label == "one"]
-    assert one.problem is None and not one.checked and not usable(one)
-    assert models_tab.state_of(one, models, None) == ("checking", "being checked")
-    with models.lease("one") as loaded:
+    (one,) = [entry for entry in models.entries() if entry.label == "one"]
+    assert one.problem is None and not one.checked and not one.usable
+    assert models_tab.model_state(one, models, None) == ("checking", "being checked")
+    with models.acquire("one") as loaded:
         assert loaded.vlm.ask(SCENE, "Where is the key?").text
     go_on.set()
-    assert usable(settled(models)["one"])
+    assert settled(models)["one"].usable
 
 
 def test_two_bundles_of_one_name_say_where_they_are(
-    folder: Path, models: Models, tmp_path: Path
+    folder: Path, models: ModelPool, tmp_path: Path
 ) -> None:
     second = tmp_path / "elsewhere" / "one"
     shutil.copytree(folder / "other", second)
@@ -153,40 +154,40 @@ def test_two_bundles_of_one_name_say_where_they_are(
     labels = {f"one ({folder / 'one'})", f"one ({second})"}
     assert labels < settled(models).keys()
     for label in labels:
-        with models.lease(label) as loaded:
-            assert loaded.offer.model in label
+        with models.acquire(label) as loaded:
+            assert loaded.entry.model in label
     with pytest.raises(InputError, match="no model 'one' is offered"):
         models.find("one")
 
 
 def test_a_bundle_given_by_its_folder_is_offered_once(folder: Path) -> None:
-    models = Models(str(folder / "one"), threads=1)
-    labels = [offer.label for offer in models.offers()]
+    models = ModelPool(str(folder / "one"), threads=1)
+    labels = [entry.label for entry in models.entries()]
     assert labels == [str(folder / "one"), NANO, "other"]
 
 
-def test_a_folder_that_is_deleted(folder: Path, models: Models) -> None:
-    """A loaded model goes on without its folder; another is no longer offered, and says so."""
-    with models.lease("other"):
+def test_a_folder_that_is_deleted(folder: Path, models: ModelPool) -> None:
+    """A loaded model works without its folder; another one is no longer listed, with a message."""
+    with models.acquire("other"):
         pass
     settled(models)
     for name in ("one", "other"):
         shutil.rmtree(folder / name)
-    assert [offer.label for offer in models.offers()] == [NANO]
-    with models.lease("other") as loaded:
+    assert [entry.label for entry in models.entries()] == [NANO]
+    with models.acquire("other") as loaded:
         assert loaded.vlm.ask(SCENE, "Where is the key?").text
     with pytest.raises(InputError, match="choose another under Models"):
-        list(models.loading("one"))
+        list(models.load("one"))
     assert models.usage("other").boxes == "percent", "it is still loaded"
     assert models.usage("one") == Usage()
 
 
 @pytest.mark.parametrize("in_use", [False, True])
 def test_another_bundle_of_the_same_name_takes_its_place(
-    folder: Path, models: Models, tmp_path: Path, in_use: bool
+    folder: Path, models: ModelPool, tmp_path: Path, in_use: bool
 ) -> None:
     second = tmp_path / "elsewhere" / "one"
-    with models.lease("one") as first:
+    with models.acquire("one") as first:
         shutil.copytree(folder / "one", second)
         shutil.rmtree(folder / "one")
         remember(second)
@@ -195,14 +196,14 @@ def test_another_bundle_of_the_same_name_takes_its_place(
             assert first.vlm.ask(SCENE, "Where is the key?").text, "whoever uses it goes on"
     settled(models)
     assert not models.is_loaded("one")
-    with models.lease("one") as loaded:
-        assert loaded.offer.model == str(second) and loaded is not first
+    with models.acquire("one") as loaded:
+        assert loaded.entry.model == str(second) and loaded is not first
     with pytest.raises(ClosedError, match="is closed"):
         first.vlm.ask(SCENE, "Where is the key?")
 
 
 def test_a_folder_that_may_not_be_read(
-    folder: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+    folder: Path, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: Path, **options: Any) -> Any:
         if path.parent.name == "one":
@@ -211,56 +212,70 @@ def test_a_folder_that_may_not_be_read(
 
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", refused)
-    offers = settled(models)
-    assert "Permission denied" in (offers["one"].problem or "") and usable(offers["other"])
+    entries = settled(models)
+    assert "Permission denied" in (entries["one"].problem or "") and entries["other"].usable
 
 
-def test_steps_of_loading_come_in_order(folder: Path, models: Models) -> None:
-    shares = list(models.loading("one"))
+def test_steps_of_loading_come_in_order(folder: Path, models: ModelPool) -> None:
+    shares = list(models.load("one"))
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
     assert len({models_tab.step_name(share) for share in shares}) == 3
-    assert list(models.loading("one")) == [], "it is loaded"
+    assert list(models.load("one")) == [], "it is loaded"
 
 
-def test_what_makes_a_difference(folder: Path, models: Models) -> None:
-    plain = Setting(NANO)
-    warm = Setting(NANO, temperature=0.7)
-    for other in (Setting("one"), warm, Setting(NANO, system="Be brief.")):
-        assert differ([plain, other], models, picture=True, fixed_seed=True)
-    assert differ([warm, warm], models, picture=True, fixed_seed=False), "chance differs"
-    assert not differ([warm, warm], models, picture=True, fixed_seed=True)
-    assert not differ([plain, plain], models, picture=True, fixed_seed=False)
-    assert not differ([plain, Setting(NANO, system=" ")], models, picture=True, fixed_seed=False)
-    low = Setting(NANO, detail="low")
-    assert not differ([plain, low], models, picture=True, fixed_seed=False), "it has one tile"
+def test_what_makes_a_difference(folder: Path, models: ModelPool) -> None:
+    plain = SideSettings(NANO)
+    warm = SideSettings(NANO, temperature=0.7)
+    for other in (SideSettings("one"), warm, SideSettings(NANO, system="Be brief.")):
+        assert can_differ([plain, other], models, has_image=True, fixed_seed=True)
+    assert can_differ([warm, warm], models, has_image=True, fixed_seed=False), "chance differs"
+    assert not can_differ([warm, warm], models, has_image=True, fixed_seed=True)
+    assert not can_differ([plain, plain], models, has_image=True, fixed_seed=False)
+    assert not can_differ(
+        [plain, SideSettings(NANO, system=" ")], models, has_image=True, fixed_seed=False
+    )
+    low = SideSettings(NANO, detail="low")
+    assert not can_differ([plain, low], models, has_image=True, fixed_seed=False), "it has one tile"
 
 
 def ended(
-    models: Models, running: Running, left: Setting, right: Setting, picture: str | None = SCENE
-) -> list[Side]:
+    models: ModelPool,
+    streams: ActiveStreams,
+    left: SideSettings,
+    right: SideSettings,
+    picture: str | None = SCENE,
+) -> list[SideResult]:
     question = "Where is the key?"
     options: Any = {"max_tokens": 40}
-    *_, last = compare(models, running, "browser", picture, question, [left, right], options)
+    *_, last = compare(models, streams, "browser", picture, question, [left, right], options)
     return last
 
 
-def test_one_model_in_two_settings(models: Models) -> None:
-    left, right = ended(models, Running(), Setting(NANO), Setting(NANO, system="Ответь."))
+def test_one_model_in_two_settings(models: ModelPool) -> None:
+    left, right = ended(
+        models, ActiveStreams(), SideSettings(NANO), SideSettings(NANO, system="Ответь.")
+    )
     assert left.state == right.state == "done" and left.text == "[62, 57, 87, 90]"
     shown = view([left, right], models)
     assert "data:image" not in shown[0], "there is no picture to draw on"
 
 
-def test_no_difference_is_refused_in_words(models: Models) -> None:
+def test_no_difference_is_refused_in_words(models: ModelPool) -> None:
     with pytest.raises(InputError, match="choose another model, temperature or system prompt"):
-        ended(models, Running(), Setting(NANO), Setting(NANO))
+        ended(models, ActiveStreams(), SideSettings(NANO), SideSettings(NANO))
 
 
 @pytest.mark.parametrize("broken", ["left", "right"])
-def test_an_error_of_one_side_leaves_the_other(folder: Path, models: Models, broken: str) -> None:
+def test_an_error_of_one_side_leaves_the_other(
+    folder: Path, models: ModelPool, broken: str
+) -> None:
     alter(folder / "one")
-    settings = {"left": Setting(NANO), "right": Setting(NANO), broken: Setting("one")}
-    left, right = ended(models, Running(), settings["left"], settings["right"])
+    settings = {
+        "left": SideSettings(NANO),
+        "right": SideSettings(NANO),
+        broken: SideSettings("one"),
+    }
+    left, right = ended(models, ActiveStreams(), settings["left"], settings["right"])
     sides = {"left": left, "right": right}
     other = sides.pop("left" if broken == "right" else "right")
     assert other.state == "done" and other.text == "[62, 57, 87, 90]"
@@ -268,18 +283,22 @@ def test_an_error_of_one_side_leaves_the_other(folder: Path, models: Models, bro
 
 
 def test_a_picture_that_cannot_be_read_is_said_on_both_sides(
-    models: Models, tmp_path: Path
+    models: ModelPool, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     sides = ended(
-        models, Running(), Setting(NANO), Setting(NANO, 0.5), str(tmp_path / "broken.png")
+        models,
+        ActiveStreams(),
+        SideSettings(NANO),
+        SideSettings(NANO, 0.5),
+        str(tmp_path / "broken.png"),
     )
     assert [side.state for side in sides] == ["failed", "failed"]
     assert all("broken.png" in (side.problem or "") for side in sides)
 
 
 def test_stop_ends_both_sides_even_while_a_model_is_loaded(
-    folder: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+    folder: Path, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
     load = VLM.from_pretrained.__func__  # type: ignore[attr-defined]  # every class method has it
@@ -289,12 +308,12 @@ def test_stop_ends_both_sides_even_while_a_model_is_loaded(
         return load(cls, *arguments, **options)
 
     monkeypatch.setattr(VLM, "from_pretrained", classmethod(slow))
-    running = Running()
+    streams = ActiveStreams()
     sides = compare(
-        models, running, "browser", SCENE, "Where?", [Setting("one"), Setting(NANO)], {}
+        models, streams, "browser", SCENE, "Where?", [SideSettings("one"), SideSettings(NANO)], {}
     )
     assert [side.state for side in next(sides)] == ["loading", "waiting"]
-    running.stop("browser")
+    streams.stop("browser")
     *_, last = sides
     assert [side.state for side in last] == ["stopped", "stopped"]
     go_on.set()

@@ -1,4 +1,4 @@
-"""What the demo keeps, without a browser and a model: conversations, their files, settings."""
+"""The conversation store, its files and settings, without a browser and a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgevlm.demo import conversation, conversation_store
 from edgevlm.demo.conversation_file import MAX_BYTES, MAX_TURNS, as_json, from_json
 from edgevlm.demo.conversation_store import MAX_CONVERSATIONS, UNDO_SECONDS, ConversationStore
 from edgevlm.demo.gradio_setup import gr
-from edgevlm.demo.settings import MAX_TEXT_LENGTH, fitting
+from edgevlm.demo.settings import MAX_TEXT_LENGTH, fit_value
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PICTURES = [EXAMPLES / f"{name}.png" for name in ("scene", "changed", "shapes", "square")]
@@ -61,7 +61,7 @@ def built(spoken: list[tuple[str, str, list[Path]]]) -> list[dict[str, Any]]:
 
 
 def meaning(history: list[dict[str, Any]]) -> list[Any]:
-    """Roles, texts and the bytes of pictures, in order."""
+    """Return roles, texts and the bytes of images, in order."""
     return [
         (
             turn["role"],
@@ -180,13 +180,13 @@ def test_what_cannot_be_opened_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_picture_goes_by_what_it_is(tmp_path: Path) -> None:
-    """A browser would run a page that calls itself a picture."""
+    """A browser would run a page that pretends to be an image."""
     file = io.BytesIO()
     Image.open(PICTURES[3]).convert("RGB").save(file, "JPEG")
     path = tmp_path / "file.json"
     path.write_text(json.dumps(saved(turns=picture(file.getvalue() + svg()))))
     _, opened = from_json(path, tmp_path / "uploads")
-    (place,) = conversation.pictures_of(opened[0])
+    (place,) = conversation.images_of(opened[0])
     assert Path(place).name == "picture.jpg"
 
 
@@ -359,4 +359,4 @@ def test_pictures_are_needed_as_long_as_a_conversation_or_a_page_has_them() -> N
 def test_a_setting_that_does_not_fit_any_more_is_mended(
     control: Any, value: object, expected: object
 ) -> None:
-    assert fitting(control, value) == expected
+    assert fit_value(control, value) == expected

@@ -1,4 +1,4 @@
-"""Saved conversations, their files and settings as a person uses them, in Chromium."""
+"""Saved conversations, their files and settings in Chromium."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.demo import MARKS, SCENE, SHAPES, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytestmark = MARKS
 
@@ -50,7 +50,7 @@ def show(page: Page, title: str) -> None:
 
 
 def another_tab(page: Page) -> Page:
-    """Another page of the same browser; what it complains of fails no visit."""
+    """Open another page of the same browser; its errors are ignored."""
     address = page.url
     other = page.context.new_page()
     other.goto(address)
@@ -84,7 +84,7 @@ def test_a_conversation_is_kept_over_a_reload(page: Page) -> None:
 
 
 def test_what_was_asked_is_kept_when_it_is_left_before_its_answer(page: Page) -> None:
-    """However soon."""
+    """Even if it is left immediately."""
     open_list(page)
     browser.send(page, "What is in the picture?", [SCENE])
     page.locator("#conversation .user.message").first.wait_for()
@@ -358,7 +358,7 @@ def test_settings_are_kept_over_a_reload_and_can_be_reset(page: Page) -> None:
 
 
 def test_the_chosen_model_is_kept_over_a_reload(
-    page: Page, models: Models, monkeypatch: pytest.MonkeyPatch
+    page: Page, models: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser.open_tab(page, "Models")
     browser.choose(page, "#model-choice", "copied")
@@ -369,8 +369,8 @@ def test_the_chosen_model_is_kept_over_a_reload(
     page.locator("#head").get_by_text("copied").wait_for()
     browser.open_tab(page, "Chat")
     assert browser.ask(page, "What color is it?", [SQUARE]) == "green"
-    first = models.offers()[:1]
-    monkeypatch.setattr(models, "offers", lambda: first)
+    first = models.entries()[:1]
+    monkeypatch.setattr(models, "entries", lambda: first)
     page.reload()
     page.get_by_text("The model copied that was chosen here is gone or broken").wait_for()
     page.locator("#head").get_by_text(first[0].label).wait_for()

@@ -1,4 +1,4 @@
-"""The demo without a browser: over HTTP as Gradio's own client talks to it, and what is behind the page."""
+"""The demo over HTTP, with Gradio's own client."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from gradio_client.exceptions import AppError
 from edgevlm import VLM, Bundle, BundleError, ContextError, InputError
 from edgevlm.demo import conversation, markup
 from edgevlm.demo.app import build, launch
-from edgevlm.demo.chat import EXAMPLES, PICTURES
-from edgevlm.demo.inside import facts, pointing
-from edgevlm.demo.model_pool import MOST_LOADED, Models
-from edgevlm.demo.streaming import AnswerStream, Record, Running
+from edgevlm.demo.chat import EXAMPLE_IMAGES, EXAMPLES
+from edgevlm.demo.inside import boxes_on_image, facts
+from edgevlm.demo.model_pool import MAX_LOADED, ModelPool
+from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
 from edgevlm.inputs.images import load_image
 from edgevlm.local_bundles import remember
 from edgevlm.results import TokenLogprob
@@ -35,14 +35,14 @@ NANO = "edgevlm-nano"
 
 
 @pytest.fixture(scope="module")
-def models() -> Iterator[Models]:
-    models = Models(threads=1)
+def models() -> Iterator[ModelPool]:
+    models = ModelPool(threads=1)
     yield models
     models.close()
 
 
 @pytest.fixture(scope="module")
-def address(models: Models) -> Iterator[str]:
+def address(models: ModelPool) -> Iterator[str]:
     page = build(models, {"max_tokens": 20})
     yield launch(page)
     page.close(verbose=False)
@@ -50,7 +50,7 @@ def address(models: Models) -> Iterator[str]:
 
 @pytest.fixture
 def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose bundles `one`, `two` and `three` count as exported on this machine."""
+    """Return a folder with the local exports `one`, `two` and `three`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("three", "two", "one"):
         shutil.copytree(Bundle.open(NANO).folder, tmp_path / name)
@@ -59,7 +59,7 @@ def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(text: str, *pictures: Path) -> dict[str, Any]:
-    """What is in the question box when it is sent."""
+    """Return the value of the question box."""
     return {"text": text, "files": [handle_file(picture) for picture in pictures]}
 
 
@@ -90,7 +90,7 @@ def test_conversation_about_an_uploaded_picture(address: str) -> None:
     assert said(history) == expected and len(history) == 4
 
 
-def test_port_that_is_taken_is_an_error(address: str, models: Models) -> None:
+def test_port_that_is_taken_is_an_error(address: str, models: ModelPool) -> None:
     port = int(address.rstrip("/").rpartition(":")[2])
     page = build(models, {})
     with pytest.raises(InputError, match=f"port {port} cannot be used"):
@@ -148,14 +148,14 @@ def test_a_conversation_as_a_file_has_its_pictures_inside() -> None:
 
 def test_the_example_pictures_are_those_of_the_repository() -> None:
     names = {name for _, pictures in EXAMPLES for name in pictures}
-    assert names == {path.name for path in PICTURES.glob("*.png")}
+    assert names == {path.name for path in EXAMPLE_IMAGES.glob("*.png")}
     for name in names:
-        assert (PICTURES / name).read_bytes() == (REPOSITORY / "examples" / name).read_bytes()
+        assert (EXAMPLE_IMAGES / name).read_bytes() == (REPOSITORY / "examples" / name).read_bytes()
 
 
-def test_an_answer_can_be_stopped_by_another_thread(models: Models) -> None:
-    """The model is held elsewhere, so that the answer cannot have ended by itself."""
-    with models.lease(NANO) as loaded:
+def test_an_answer_can_be_stopped_by_another_thread(models: ModelPool) -> None:
+    """Another stream holds the model, so the answer cannot end by itself."""
+    with models.acquire(NANO) as loaded:
         holding = loaded.vlm.stream(None, "What?", max_tokens=30)
         next(holding)
         stream = AnswerStream(models, NANO, question("What color is it?"), {"max_tokens": 20})
@@ -171,7 +171,7 @@ def test_an_answer_can_be_stopped_by_another_thread(models: Models) -> None:
         assert loaded.vlm.ask(SQUARE, "What color is it?").text == "green"
 
 
-def test_leaving_a_stream_stops_it(models: Models) -> None:
+def test_leaving_a_stream_stops_it(models: ModelPool) -> None:
     stream = AnswerStream(models, NANO, question("What is in the picture?"), {"max_tokens": 20})
     chunks = iter(stream)
     next(chunks)
@@ -179,19 +179,19 @@ def test_leaving_a_stream_stops_it(models: Models) -> None:
     assert stream.join(30)
 
 
-def test_a_browser_waits_for_one_answer_at_most(models: Models) -> None:
-    running = Running()
+def test_a_browser_waits_for_one_answer_at_most(models: ModelPool) -> None:
+    streams = ActiveStreams()
     first = AnswerStream(models, NANO, question("What is it?"), {"max_tokens": 20})
     second = AnswerStream(models, NANO, question("What color is it?"), {"max_tokens": 20})
-    running.begin("one browser", first)
-    running.begin("one browser", second)
+    streams.begin("one browser", first)
+    streams.begin("one browser", second)
     assert "".join(chunk.text for chunk in second) == "green"
     assert first.join(30) and list(first) == []
-    running.stop("one browser")
-    running.stop("another")
+    streams.stop("one browser")
+    streams.stop("another")
 
 
-def test_what_a_model_says_against_a_request_comes_through(models: Models) -> None:
+def test_what_a_model_says_against_a_request_comes_through(models: ModelPool) -> None:
     stream = AnswerStream(models, NANO, question("word " * 6000, None), {"max_tokens": 20})
     with pytest.raises(ContextError, match="but the context has"):
         list(stream)
@@ -200,19 +200,19 @@ def test_what_a_model_says_against_a_request_comes_through(models: Models) -> No
 
 
 def test_exported_models_are_offered_and_few_stay_loaded(exports: Path) -> None:
-    models = Models(threads=1)
-    labels = [offer.label for offer in models.offers()]
+    models = ModelPool(threads=1)
+    labels = [entry.label for entry in models.entries()]
     assert labels == [NANO, "one", "two", "three"]
     for label in labels:
-        with models.lease(label) as loaded:
+        with models.acquire(label) as loaded:
             assert loaded.vlm.ask(SQUARE, "What color is it?").text == "green"
             assert loaded.disk == loaded.vlm.vision_file.size + loaded.vlm.decoder_file.size
     assert [models.is_loaded(label) for label in labels] == [False, False, True, True]
-    with models.lease("two") as held, models.lease("one"), models.lease(NANO):
+    with models.acquire("two") as held, models.acquire("one"), models.acquire(NANO):
         assert held.vlm.ask(SQUARE, "What color is it?").text == "green", "one in use stays"
-    assert sum(map(models.is_loaded, labels)) > MOST_LOADED
+    assert sum(map(models.is_loaded, labels)) > MAX_LOADED
     shutil.rmtree(exports / "three")
-    assert [offer.label for offer in models.offers()] == [NANO, "one", "two"]
+    assert [entry.label for entry in models.entries()] == [NANO, "one", "two"]
     models.close()
     assert not any(map(models.is_loaded, labels))
 
@@ -220,13 +220,13 @@ def test_exported_models_are_offered_and_few_stay_loaded(exports: Path) -> None:
 def test_a_broken_model_says_why(exports: Path) -> None:
     (decoder,) = Bundle.open(exports / "one").manifest.decoder.files.values()
     (exports / "one" / decoder.name).write_bytes(b"short")
-    models = Models(threads=1)
-    (offer,) = [offer for offer in models.offers() if offer.label == "one"]
-    assert offer.problem is not None and "has 5 bytes" in offer.problem
+    models = ModelPool(threads=1)
+    (entry,) = [entry for entry in models.entries() if entry.label == "one"]
+    assert entry.problem is not None and "has 5 bytes" in entry.problem
     for _ in range(2):
-        with pytest.raises(BundleError, match="has 5 bytes"), models.lease("one"):
+        with pytest.raises(BundleError, match="has 5 bytes"), models.acquire("one"):
             pass
-    with models.lease("two") as loaded:
+    with models.acquire("two") as loaded:
         assert loaded.vlm.ask(SQUARE, "What color is it?").text == "green"
     models.close()
 
@@ -240,13 +240,13 @@ def test_a_model_is_loaded_once_for_all(exports: Path, monkeypatch: pytest.Monke
         return load(cls, model, **options)
 
     monkeypatch.setattr(VLM, "from_pretrained", classmethod(counted))
-    models = Models(threads=1)
+    models = ModelPool(threads=1)
 
-    def lease() -> None:
-        with models.lease("one"):
+    def acquire() -> None:
+        with models.acquire("one"):
             pass
 
-    threads = [threading.Thread(target=lease) for _ in range(4)]
+    threads = [threading.Thread(target=acquire) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -255,23 +255,28 @@ def test_a_model_is_loaded_once_for_all(exports: Path, monkeypatch: pytest.Monke
     assert loads == [str(exports / "one")]
 
 
-def test_inside_draws_the_box_of_an_answer(models: Models) -> None:
-    with models.lease(NANO) as loaded:
+def test_inside_draws_the_box_of_an_answer(models: ModelPool) -> None:
+    with models.acquire(NANO) as loaded:
         answer = loaded.vlm.ask(SCENE, "Where is the key?")
-    record = Record(NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats)
-    found = pointing(record, "percent")
+    record = AnswerRecord(
+        NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats
+    )
+    found = boxes_on_image(record, "percent")
     assert found is not None
     picture, [box] = found
     percent = json.loads(answer.text)
     assert (box.left, box.top, box.right, box.bottom) == tuple(p / 100 for p in percent)
     assert np.array_equal(np.asarray(picture), load_image(SCENE))
-    assert pointing(record, None) is None, "a model that does not point"
+    assert boxes_on_image(record, None) is None, "a model that does not point"
     assert dict(facts(answer.stats))["tokens of the answer"].startswith(
         str(answer.stats.answer_tokens)
     )
     for text in ("a key", "[900, 1, 950, 9]"):
-        assert pointing(Record(NANO, record.messages, {}, text), "percent") is None
-    assert pointing(Record(NANO, question("Where?", None), {}, answer.text), "percent") is None
+        assert boxes_on_image(AnswerRecord(NANO, record.messages, {}, text), "percent") is None
+    assert (
+        boxes_on_image(AnswerRecord(NANO, question("Where?", None), {}, answer.text), "percent")
+        is None
+    )
 
 
 def test_no_text_becomes_markup() -> None:
@@ -280,21 +285,21 @@ def test_no_text_becomes_markup() -> None:
         markup.escaped(nasty),
         markup.problem(nasty),
         markup.tokens([TokenLogprob(1, nasty.encode(), -0.1, (TokenLogprob(1, b"<i>", -1.0),))]),
-        *markup.differing(nasty, ""),
+        *markup.mark_differences(nasty, ""),
     ):
         assert "<b>$" not in made and "<i>" not in made
         assert not set("{}$`") & set(made)
 
 
 def test_words_that_differ_are_marked() -> None:
-    left, right = markup.differing("a red star and a key", "a blue star and two keys")
+    left, right = markup.mark_differences("a red star and a key", "a blue star and two keys")
     assert left == "a <mark>red</mark> star and <mark>a key</mark>"
     assert right == "a <mark>blue</mark> star and <mark>two keys</mark>"
-    assert markup.differing("same", "same") == ("same", "same")
+    assert markup.mark_differences("same", "same") == ("same", "same")
 
 
-def test_a_waterfall_has_no_gap(models: Models) -> None:
-    with models.lease(NANO) as loaded:
+def test_a_waterfall_has_no_gap(models: ModelPool) -> None:
+    with models.acquire(NANO) as loaded:
         stats = loaded.vlm.ask(SCENE, "What is in the picture?").stats
     drawn = markup.waterfall(stats)
     found = re.findall(r"left:([0-9.]+)%;width:([0-9.]+)%", drawn)

@@ -1,4 +1,4 @@
-"""The tab Live as a person uses it, right and wrong, with Chromium's own camera and with a painted one."""
+"""The tab Live in Chromium, with Chromium's own camera and with a camera that shows an image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.demo import CHANGED, MARKS, SCENE, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytestmark = MARKS
 
@@ -33,7 +33,7 @@ TRACKS = """() => {
     return stream;
   };
 }"""
-"""Remember every track that the page opens."""
+"""JavaScript: remember every track that the page opens."""
 
 PAINTED = """async (uri) => {
   window.tracks ??= [];
@@ -50,7 +50,7 @@ PAINTED = """async (uri) => {
     return stream;
   };
 }"""
-"""A camera that shows a picture."""
+"""JavaScript: a camera that shows an image."""
 
 
 def paint(page: Page, picture: Path) -> None:
@@ -66,7 +66,7 @@ class Looks:
         page.on("request", self._note)
 
     def _note(self, request: Any) -> None:
-        if "component_server" in request.url and '"fn_name":"look"' in request.post_data:
+        if "component_server" in request.url and '"fn_name":"answer"' in request.post_data:
             self.sent.append(json.loads(request.post_data)["data"])
 
 
@@ -87,7 +87,7 @@ def press(page: Page, name: str) -> None:
 
 
 def says(page: Page, text: str | re.Pattern[str]) -> None:
-    """Wait until the camera's state is put into these words, in sight."""
+    """Wait until the camera shows this state."""
     camera(page).locator(".camera-state", has_text=text).wait_for()
 
 
@@ -120,7 +120,7 @@ def live(page: Page) -> Page:
 
 
 def test_start_and_stop_are_one_click_each(page: Page) -> None:
-    """With Chromium's own camera, whose light would go off."""
+    """With Chromium's own camera."""
     looks = Looks(page)
     browser.open_tab(page, "Live")
     says(page, "The camera is off")
@@ -144,12 +144,12 @@ def test_start_and_stop_are_one_click_each(page: Page) -> None:
 
 
 def test_one_frame_at_a_time(live: Page) -> None:
-    """The next frame is sent when the last one is answered, and not before."""
+    """The next frame is sent after the answer to the last one."""
     open_requests: set[Any] = set()
     most = []
 
     def began(request: Any) -> None:
-        if '"fn_name":"look"' in (request.post_data or ""):
+        if '"fn_name":"answer"' in (request.post_data or ""):
             open_requests.add(request)
             most.append(len(open_requests))
 
@@ -199,7 +199,7 @@ def test_leaving_turns_the_camera_off_and_coming_back_turns_it_on(live: Page) ->
 def test_a_refused_camera_and_none_at_all(
     chromium: Browser, address: str, arguments: list[str], words: str
 ) -> None:
-    """As Chromium itself does it, without the permission and without the device."""
+    """As Chromium does it without a permission and without a device."""
     other = chromium.browser_type.launch(
         executable_path=browser.executable(), args=["--no-sandbox", *arguments]
     )
@@ -273,7 +273,7 @@ def test_a_camera_that_does_not_start_says_why(live: Page, error: str, words: st
 
 
 def test_a_page_without_cameras_says_where_there_are_some(live: Page) -> None:
-    """Browsers give cameras to safe addresses only."""
+    """Browsers allow cameras on safe addresses only."""
     live.evaluate("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})")
     press(live, "Start")
     says(live, "127.0.0.1")
@@ -292,7 +292,7 @@ def test_a_camera_that_is_unplugged_says_so(live: Page) -> None:
 
 
 def test_stop_while_the_browser_asks(live: Page) -> None:
-    """A permission that comes late turns no camera on."""
+    """A late permission does not open the camera."""
     live.evaluate(
         """() => {
           const open = navigator.mediaDevices.getUserMedia;
@@ -316,7 +316,7 @@ PLACED = """() => {
     (box.right - video.left) / video.width, (box.bottom - video.top) / video.height,
   ].map((share) => 100 * share);
 }"""
-"""Where a box lies on the video, in percent; an answer may take its place at any time."""
+"""JavaScript: the place of a box on the video, in percent; another answer may replace it."""
 
 
 def test_boxes_are_drawn_over_the_video(live: Page) -> None:
@@ -407,7 +407,7 @@ def test_history_log_and_a_question_about_a_frame(live: Page) -> None:
 
 
 def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And stops in the middle when the camera does."""
+    """It stops when the camera stops."""
     go_on = threading.Event()
     ended = threading.Event()
     stream = VLM.stream
@@ -441,14 +441,14 @@ def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.M
 
 
 def test_the_list_is_bounded_and_rests_under_the_pointer(live: Page) -> None:
-    """What one points at does not move away; what came meanwhile is there afterwards."""
+    """Items under the pointer do not move; new items are added when the pointer leaves."""
     live.evaluate(
         """() => {
           let count = 0;
           const send = window.fetch;
           window.fetch = async (address, options) => {
             const asked = String(address).includes("component_server") ? JSON.parse(options.body) : {};
-            if (asked.fn_name !== "look") return send(address, options);
+            if (asked.fn_name !== "answer") return send(address, options);
             await new Promise((done) => setTimeout(done, 5));
             return Response.json({answer: `answer ${++count}`, choices: [], boxes: []});
           };
@@ -518,7 +518,7 @@ def test_two_pages_with_cameras(chromium: Browser, address: str) -> None:
         assert looks.sent, "the other one goes on"
 
 
-def test_models_that_fail_and_models_that_change(live: Page, models: Models) -> None:
+def test_models_that_fail_and_models_that_change(live: Page, models: ModelPool) -> None:
     looks = Looks(live)
     press(live, "Start")
     answer(live, "green")
@@ -527,7 +527,7 @@ def test_models_that_fail_and_models_that_change(live: Page, models: Models) -> 
           window.rightly = window.fetch;
           window.fetch = (address, options) => {
             const body = options?.body;
-            if (typeof body === "string" && body.includes('"fn_name":"look"'))
+            if (typeof body === "string" && body.includes('"fn_name":"answer"'))
               options = {...options, body: body.replace('"edgevlm-nano"', '"broken"')};
             return rightly(address, options);
           };

@@ -1,4 +1,4 @@
-"""The tab Live without a browser: what it answers about a frame, and what it says against one."""
+"""The tab Live without a browser: answers about frames, and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgevlm import VLM, EdgeVLMError
 from edgevlm.demo import live
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SQUARE, SCENE, CHANGED = (EXAMPLES / f"{name}.png" for name in ("square", "scene", "changed"))
@@ -25,14 +25,14 @@ SIDES = ("left", "top", "right", "bottom")
 
 
 @pytest.fixture(scope="module")
-def models() -> Iterator[Models]:
-    models = Models(threads=1)
+def models() -> Iterator[ModelPool]:
+    models = ModelPool(threads=1)
     yield models
     models.close()
 
 
 def sent(picture: Path = SQUARE, **fields: Any) -> dict[str, Any]:
-    """A frame as the tab Live sends it."""
+    """Return a frame as the tab Live sends it."""
     file = io.BytesIO()
     Image.open(picture).convert("RGB").save(file, "JPEG", quality=95)
     return {"image": data_uri(file.getvalue()), "question": "What color is it?"} | fields
@@ -42,14 +42,14 @@ def data_uri(data: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
-def test_live_answers_and_scores(models: Models) -> None:
-    watch = live.Watch(models, {"max_tokens": 20})
-    assert watch.answer("page", live.frame_of(sent(model=NANO))) == {
+def test_live_answers_and_scores(models: ModelPool) -> None:
+    watch = live.LiveAnswers(models, {"max_tokens": 20})
+    assert watch.answer("page", live.parse_frame(sent(model=NANO))) == {
         "answer": "green",
         "choices": [],
         "boxes": [],
     }
-    frame = live.frame_of(sent(choices=" red, green,, blue,"))
+    frame = live.parse_frame(sent(choices=" red, green,, blue,"))
     assert frame.choices == ("red", "green", "blue")
     scored = watch.answer("page", frame)
     with VLM.from_pretrained(NANO, threads=1) as vlm:
@@ -58,44 +58,44 @@ def test_live_answers_and_scores(models: Models) -> None:
     assert dict(scored["choices"]) == pytest.approx(
         {score.text: score.probability for score in expected}, abs=1e-3
     )
-    assert watch.look_of("page") is None, "nothing is kept of a frame that is answered"
+    assert watch.active_frame("page") is None, "nothing is kept of a frame that is answered"
 
 
-def test_live_points_with_boxes(models: Models) -> None:
-    watch = live.Watch(models, {"max_tokens": 20})
-    answer = watch.answer("page", live.frame_of(sent(SCENE, question="Where is the key?")))
+def test_live_points_with_boxes(models: ModelPool) -> None:
+    watch = live.LiveAnswers(models, {"max_tokens": 20})
+    answer = watch.answer("page", live.parse_frame(sent(SCENE, question="Where is the key?")))
     assert answer is not None
     percent = json.loads(answer["answer"])
     assert [round(100 * answer["boxes"][0][side]) for side in SIDES] == percent
 
 
-def test_live_keeps_no_frame(models: Models) -> None:
+def test_live_keeps_no_frame(models: ModelPool) -> None:
     """Neither its embeddings nor a copy of the KV cache, for answers as for scores."""
-    watch = live.Watch(models, {"max_tokens": 20})
-    with models.lease(NANO) as loaded:
+    watch = live.LiveAnswers(models, {"max_tokens": 20})
+    with models.acquire(NANO) as loaded:
         before = loaded.vlm.cache_info()
         for picture in (SCENE, CHANGED, SQUARE):
-            watch.answer("page", live.frame_of(sent(picture)))
-            watch.answer("page", live.frame_of(sent(picture, choices="red, green")))
+            watch.answer("page", live.parse_frame(sent(picture)))
+            watch.answer("page", live.parse_frame(sent(picture, choices="red, green")))
         after = loaded.vlm.cache_info()
     assert after.encoded_tiles > before.encoded_tiles
     assert (after.tiles, after.conversations) == (before.tiles, before.conversations)
 
 
-def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: Models) -> None:
-    """The model is held elsewhere, so that no answer can have ended by itself."""
-    watch = live.Watch(models, {"max_tokens": 20})
+def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: ModelPool) -> None:
+    """Another stream holds the model, so no answer can end by itself."""
+    watch = live.LiveAnswers(models, {"max_tokens": 20})
     found: dict[str, Any] = {}
 
     def look(name: str) -> None:
-        found[name] = watch.answer("page", live.frame_of(sent()))
+        found[name] = watch.answer("page", live.parse_frame(sent()))
 
-    def began() -> live.Look:
-        while (look := watch.look_of("page")) is None:
+    def began() -> live.ActiveFrame:
+        while (look := watch.active_frame("page")) is None:
             time.sleep(0.01)
         return look
 
-    with models.lease(NANO) as loaded:
+    with models.acquire(NANO) as loaded:
         holding = loaded.vlm.stream(None, "What?", max_tokens=30)
         next(holding)
         older = threading.Thread(target=look, args=["older"])
@@ -104,7 +104,7 @@ def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: M
         newer = threading.Thread(target=look, args=["newer"])
         newer.start()
         assert first.stopped.wait(30)
-        while watch.look_of("page") is first:
+        while watch.active_frame("page") is first:
             time.sleep(0.01)
         watch.stop("page")
         watch.stop("another page")
@@ -117,7 +117,7 @@ def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: M
 
 
 def claiming(side: int) -> bytes:
-    """A small JPEG that says of itself that it has so many pixels in each direction."""
+    """Return a small JPEG file whose header claims this width and height."""
     file = io.BytesIO()
     Image.open(SQUARE).convert("RGB").save(file, "JPEG")
     data = bytearray(file.getvalue())
@@ -150,4 +150,4 @@ def claiming(side: int) -> bytes:
 )
 def test_live_says_what_is_wrong_with_a_frame(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(EdgeVLMError, match=problem):
-        live.frame_of(sent(**fields))
+        live.parse_frame(sent(**fields))

@@ -1,4 +1,4 @@
-"""Markdown of answers: what comes out is HTML of few tags, whatever goes in."""
+"""Markdown of answers: any text becomes HTML with few tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOID = {"br", "hr"}
 
 
 class Reader(HTMLParser):
-    """Fails for what `render` must not write; collects texts and links."""
+    """Collects texts and links; fails for tags and attributes that `render` must not write."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,4 @@
-"""The tabs Models, Compare and Inside in Chromium: used right, and wrong on purpose."""
+"""The tabs Models, Compare and Inside in Chromium, with right and wrong use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.demo import MARKS, SCENE, SQUARE, picture_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 pytestmark = MARKS
 
@@ -31,6 +31,7 @@ def compare_about(page: Page, picture: Path, question: str) -> None:
     browser.open_tab(page, "Compare")
     page.locator("#compare-picture input[type=file]").set_input_files(picture)
     page.locator("#compare-picture img").wait_for()
+    page.wait_for_function("document.querySelector('#right-model input').value !== ''")
     page.locator("#compare-question").get_by_role("textbox").fill(question)
     page.locator("#compare-start").click()
 
@@ -42,7 +43,7 @@ def compared(page: Page) -> None:
 
 
 def loaded_size(page: Page, selector: str) -> int:
-    """Width of a picture as the browser decoded it; 0 if it could not."""
+    """Return the width of an image as the browser decoded it; 0 if it cannot."""
     width: int = page.locator(selector).evaluate(
         "(img) => img.decode().then(() => img.naturalWidth)"
     )
@@ -50,8 +51,8 @@ def loaded_size(page: Page, selector: str) -> int:
 
 
 @pytest.fixture
-def fragile(models: Models, tmp_path: Path) -> Iterator[Path]:
-    """One more exported bundle, which a test may break or delete."""
+def fragile(models: ModelPool, tmp_path: Path) -> Iterator[Path]:
+    """Export one more bundle, which a test may break or delete."""
     folder = tmp_path / "fragile"
     shutil.copytree(Bundle.open("edgevlm-nano").folder, folder)
     remember(folder)
@@ -61,7 +62,7 @@ def fragile(models: Models, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Answers that wait after each piece of text until this is set."""
+    """Make answers wait after each chunk until this event is set."""
     go_on = threading.Event()
     generate = VLM.stream_generate
 
@@ -137,7 +138,9 @@ def test_inside_of_an_answer_that_was_stopped(page: Page, held: threading.Event)
     page.locator("#prompt .tile").wait_for()
 
 
-def test_inside_of_an_answer_whose_model_is_gone(page: Page, models: Models, fragile: Path) -> None:
+def test_inside_of_an_answer_whose_model_is_gone(
+    page: Page, models: ModelPool, fragile: Path
+) -> None:
     browser.open_tab(page, "Models")
     browser.choose(page, "#model-choice", "fragile")
     page.get_by_role("button", name="Load and use").click()
@@ -145,7 +148,7 @@ def test_inside_of_an_answer_whose_model_is_gone(page: Page, models: Models, fra
     browser.open_tab(page, "Chat")
     answer = browser.ask(page, "What color is it?", [SQUARE])
     shutil.rmtree(fragile)
-    with models.lease("edgevlm-nano"), models.lease("copied"):
+    with models.acquire("edgevlm-nano"), models.acquire("copied"):
         pass  # others are loaded in its place
     assert not models.is_loaded("fragile")
     browser.open_tab(page, "Inside")
@@ -157,7 +160,7 @@ def test_inside_of_an_answer_whose_model_is_gone(page: Page, models: Models, fra
 
 
 def test_one_model_is_compared_without_any_choice(page: Page, nano: VLM) -> None:
-    """What is chosen at first works, and no broken bundle can be chosen."""
+    """The first choice works, and no broken bundle can be chosen."""
     compare_about(page, SCENE, "Where is the key?")
     compared(page)
     expected = nano.ask(SCENE, "Where is the key?", max_tokens=40).text
@@ -176,6 +179,7 @@ def test_one_model_is_compared_without_any_choice(page: Page, nano: VLM) -> None
 
 def test_no_difference_is_refused_in_words(page: Page) -> None:
     browser.open_tab(page, "Compare")
+    page.wait_for_function("document.querySelector('#right-model input').value !== ''")
     page.locator("#right-temperature input[type=number]").fill("0")
     page.locator("#compare-start").click()
     page.get_by_text("both sides would give the same answer").wait_for()
@@ -194,13 +198,13 @@ def test_an_empty_question_is_refused_in_words(page: Page) -> None:
     page.get_by_text("the question is empty").wait_for()
 
 
-def test_two_precisions_are_compared(page: Page, models: Models) -> None:
+def test_two_precisions_are_compared(page: Page, models: ModelPool) -> None:
     """Words that differ are marked on both sides; sizes are those of the files."""
     browser.open_tab(page, "Compare")
     page.locator("#compare-picture input[type=file]").set_input_files(SCENE)
     page.locator("#compare-picture img").wait_for()
     labels = {"left": "copied: int8, q8_0", "right": "copied: int8, q4_0"}
-    with models.lease(labels["left"]) as left, models.lease(labels["right"]) as right:
+    with models.acquire(labels["left"]) as left, models.acquire(labels["right"]) as right:
         sides = {"left": left, "right": right}
         sizes = {side: f"{loaded.disk / 1e6:.1f} MB" for side, loaded in sides.items()}
         for question in ("Where is the cat?", "Describe the picture.", "What is in the picture?"):
@@ -236,7 +240,7 @@ def test_a_broken_picture_is_refused_at_once(page: Page, tmp_path: Path, content
 
 
 def test_pictures_that_browsers_do_not_show(page: Page, tmp_path: Path, nano: VLM) -> None:
-    """TIFF, and an animation: what is shown is what the model sees, and that is said."""
+    """Of a TIFF file and an animation the page shows what the model sees, and tells it."""
     with Image.open(SCENE) as scene, Image.open(SQUARE) as square:
         scene.convert("CMYK").save(tmp_path / "scene.tiff")
         frames = [square.convert("RGB"), scene.convert("RGB").resize(square.size)]
@@ -275,7 +279,7 @@ def test_a_side_that_fails_leaves_the_other(page: Page, fragile: Path, nano: VLM
 
 
 def damage(folder: Path) -> None:
-    """Alter one byte of a bundle."""
+    """Change one byte of a bundle."""
     entry = Bundle.open(folder).manifest.files()[-1]
     content = bytearray((folder / entry.name).read_bytes())
     content[-1] ^= 1
@@ -283,7 +287,7 @@ def damage(folder: Path) -> None:
 
 
 def state(page: Page, model: str) -> Any:
-    """The cell that says how a model stands."""
+    """Return the cell with the state of a model."""
     name = page.get_by_role("rowheader", name=re.compile(rf"^{model}\b(?!:)"))
     return page.locator("#models tr", has=name).locator("td.state")
 
@@ -312,7 +316,7 @@ def test_models(page: Page) -> None:
 
 
 def test_a_load_that_fails_leaves_the_model_in_use(page: Page, fragile: Path) -> None:
-    """The bundle is altered after it was listed as ready."""
+    """The bundle changes after it was listed as ready."""
     browser.open_tab(page, "Models")
     state(page, "fragile").get_by_text("ready").wait_for()
     browser.choose(page, "#model-choice", "fragile")
@@ -340,7 +344,7 @@ def test_a_deleted_model_cannot_be_loaded(page: Page, fragile: Path) -> None:
 
 
 def hold_checks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Files of `fragile` are read no further until this is set."""
+    """Stop the check of the files of `fragile` until this event is set."""
     go_on = threading.Event()
     check = Bundle.check_hashes_once
 
@@ -404,7 +408,7 @@ def test_a_model_is_loaded_by_keyboard(page: Page) -> None:
 
 @pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
 def test_tables_fit_a_phone(chromium: Browser, address: str, fragile: Path, locale: str) -> None:
-    """Nothing is cut, whatever a model is called."""
+    """Nothing is cut, also with long names."""
     odd = fragile.with_name("a-name-of-" + "many-" * 20 + "parts")
     fragile.rename(odd)
     remember(odd)

@@ -1,4 +1,4 @@
-"""What the demo's server gives to every browser: its name, what it may load, and who may ask."""
+"""What the server sends to every browser: cookie and policy, and which hosts it accepts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.browsers import COOKIE, POLICY
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    page = build(Models(threads=1), {})
+    page = build(ModelPool(threads=1), {})
     yield launch(page).rstrip("/")
     page.close(verbose=False)
 
@@ -44,7 +44,7 @@ def test_pages_load_nothing_from_elsewhere(address: str, path: str) -> None:
 
 
 def test_a_name_of_another_site_does_not_reach_the_page(address: str) -> None:
-    """As when a site's own name is made to lead to 127.0.0.1."""
+    """As in DNS rebinding, where a foreign name leads to 127.0.0.1."""
     port = address.rpartition(":")[2]
     for host in (f"example.com:{port}", "example.com", f"127.0.0.1.example.com:{port}"):
         assert httpx.get(address + "/config", headers={"host": host}).status_code == 400

@@ -1,4 +1,4 @@
-"""What a client of the demo must not get: others' conversations, and files that nobody uploaded."""
+"""Clients get neither the conversations of others nor files that were not uploaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.browsers import COOKIE
 from edgevlm.demo.conversation import user_turn
-from edgevlm.demo.model_pool import Models
+from edgevlm.demo.model_pool import ModelPool
 from tests.support.demo import SQUARE
 
 SECRET = b"nobody but the owner reads this"
@@ -26,7 +26,7 @@ SECRET = b"nobody but the owner reads this"
 
 @dataclass
 class Attacker:
-    """A client that may send whatever Gradio's own page could."""
+    """A client that can send everything that Gradio's own page can send."""
 
     address: str
     cookie: str = "attacker"
@@ -52,7 +52,7 @@ class Attacker:
     def send(
         self, event: dict[str, Any], data: list[Any], event_data: object = None
     ) -> tuple[bool, Any]:
-        """Whether an event succeeded, and everything that it answered with."""
+        """Return True if an event succeeded, and its response."""
         answer = self.http.post(
             "gradio_api/queue/join",
             json={
@@ -79,7 +79,7 @@ class Attacker:
         return False, outputs
 
     def values(self, event: dict[str, Any]) -> list[Any]:
-        """What the page would send before anybody touched it."""
+        """Return the initial values of the page."""
         return [self.components[at]["props"].get("value") for at in event["inputs"]]
 
     def kind(self, component: int) -> str:
@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        models = Models(threads=1)
+        models = ModelPool(threads=1)
         page = build(models, {"max_tokens": 5})
         yield launch(page)
         page.close(verbose=False)
@@ -104,20 +104,20 @@ def address(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def secret(folder: Path) -> Path:
-    """A picture that was not uploaded, in a folder for temporary files, where Gradio is at its laxest."""
+    """Return an image that was not uploaded, in a temporary folder, where Gradio checks least."""
     path = folder / "secret.png"
     path.write_bytes(SQUARE.read_bytes() + SECRET)
     return path
 
 
 def copies(folder: Path) -> list[Path]:
-    """Files in the folder of uploads that have the secret in them."""
+    """Return the uploads that contain the secret."""
     files = (path for path in (folder / "uploads").rglob("*") if path.is_file())
     return [path for path in files if SECRET in path.read_bytes()]
 
 
 def spellings(path: Path) -> list[dict[str, Any]]:
-    """A file as Gradio's clients name it, and as they should not."""
+    """Return valid and invalid forms in which a client can name a file."""
     meta = {"meta": {"_type": "gradio.FileData"}}
     names = {"path": str(path), "orig_name": path.name, "mime_type": "image/png", "size": 9}
     dotted = f"{path.parent}/uploads/../{path.name}"
@@ -131,7 +131,7 @@ def spellings(path: Path) -> list[dict[str, Any]]:
 
 
 def payloads(kind: str, file: dict[str, Any]) -> list[Any]:
-    """Values of a component that name a file."""
+    """Yield values of a component that name a file."""
     if kind == "chatbot":
         turns = [
             {"role": "user", "content": content}
@@ -152,7 +152,7 @@ def payloads(kind: str, file: dict[str, Any]) -> list[Any]:
 def test_no_event_reads_a_file_that_was_not_uploaded(
     address: str, folder: Path, secret: Path
 ) -> None:
-    """Every event, and every input of it that could name a file, in every spelling."""
+    """Every event, with every input that can name a file, in every form."""
     attacker = Attacker(address)
     sent = 0
     for event in attacker.config["dependencies"]:
@@ -181,7 +181,7 @@ def test_no_event_reads_a_file_that_was_not_uploaded(
 
 
 def kept(client: Attacker) -> str:
-    """The list of conversations as this client gets it."""
+    """Return the list of conversations of this client."""
     (event,) = client.events("conversations", "expand")
     succeeded, answer = client.send(event, ["", None])
     assert succeeded, answer
@@ -243,7 +243,7 @@ def test_another_browser_gets_no_conversation(address: str) -> None:
     ],
 )
 def test_nothing_is_fetched_from_another_host(address: str, place: str) -> None:
-    """Not by the server either, to which an answer's picture may point."""
+    """Not by the server either; an image in an answer may point to it."""
     client = Attacker(address)
     for prefix in ("gradio_api/file=", "gradio_api/file/", "gradio_api/proxy=", "file=", "file/"):
         assert client.http.get(prefix + place).status_code == 403

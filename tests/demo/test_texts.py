@@ -1,4 +1,4 @@
-"""The demo's texts: each of them has its Russian, and the table holds nothing else."""
+"""The texts of the demo: each has a Russian translation, and the table has no other texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted(DEMO.glo
 TRANSLATED_LITERAL = re.compile(
     r"""\btext\(\s*("(?:[^"\\]|\\.)*"(?:\s*\+\s*"(?:[^"\\]|\\.)*")*)\s*[,)]"""
 )
-"""In a script: the text that is translated, perhaps in pieces."""
+"""Finds translated texts in a script; a text may be joined from several literals."""
 LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 
 
@@ -29,7 +29,7 @@ def trees() -> Iterator[ast.Module]:
 
 
 def calls(name: str, position: int) -> set[str]:
-    """Literal texts at this position in calls of a function, wherever it is called."""
+    """Return the literal texts at this position in all calls of a function."""
     found = set()
     for tree in trees():
         for node in ast.walk(tree):
@@ -45,14 +45,14 @@ def calls(name: str, position: int) -> set[str]:
 
 
 def in_scripts() -> set[str]:
-    """What the scripts pass to `text`."""
+    """Return the arguments of `text` in the scripts."""
     return {
         "".join(LITERAL.findall(match.group(1))) for match in TRANSLATED_LITERAL.finditer(SCRIPTS)
     }
 
 
 def everywhere() -> set[str]:
-    """Every literal of the demo, since some texts get to `say` or `text` through a table."""
+    """Return every literal of the demo: some texts reach `translate` or `text` through a table."""
     literals = {"".join(LITERAL.findall(match)) for match in joined(SCRIPTS)}
     for tree in trees():
         literals |= {
@@ -64,7 +64,7 @@ def everywhere() -> set[str]:
 
 
 def joined(script: str) -> list[str]:
-    """Literals of a script, those that a plus joins as one."""
+    """Return the literals of a script; literals joined by a plus count as one."""
     return re.findall(r'"(?:[^"\\\n]|\\.)*"(?:\s*\+\s*"(?:[^"\\\n]|\\.)*")*', script)
 
 
@@ -73,8 +73,10 @@ def fields(text: str) -> set[str | None]:
 
 
 def test_every_text_has_its_russian() -> None:
-    assert len(calls("label", 0)) > 20 and len(calls("say", 1)) > 20 and len(in_scripts()) > 20
-    used = calls("label", 0) | calls("say", 1) | in_scripts()
+    assert (
+        len(calls("label", 0)) > 20 and len(calls("translate", 1)) > 20 and len(in_scripts()) > 20
+    )
+    used = calls("label", 0) | calls("translate", 1) | in_scripts()
     assert used - set(RUSSIAN) == set()
 
 

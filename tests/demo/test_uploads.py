@@ -1,4 +1,4 @@
-"""What people upload to the demo, on the disk: while it runs, after it was ended, after it was killed."""
+"""Uploaded files on the disk: while the demo runs, after its end, and after it was killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from edgevlm.demo import uploads
-from edgevlm.demo.uploads import UNUSED_SECONDS, delete_left_behind, sweep, upload_folder
+from edgevlm.demo.uploads import UNUSED_SECONDS, delete_orphans, sweep, upload_folder
 from tests.support.serving import free_port
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX alone")
@@ -45,7 +45,7 @@ ANSWERING = "VLM.stream_generate = lambda *_, **__: iter(lambda: said_and_hung('
 
 
 class Demo:
-    """``edgevlm demo`` in a process, with its own folder for temporary files."""
+    """``edgevlm demo`` as a process with its own temporary folder."""
 
     def __init__(self, folder: Path, patch: str = "", **streams: int) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Demo:
         )
 
     def wait_for(self, word: str) -> None:
-        """Until this was said on stderr."""
+        """Wait until this text is on stderr."""
         while not any(word in line for line in self._said):
             line = self.process.stderr.readline()
             assert line, self._said
@@ -83,7 +83,7 @@ class Demo:
         return Path(path)
 
     def ask(self) -> None:
-        """Ask, without waiting for the answer."""
+        """Ask without waiting for the answer."""
         config = httpx.get(self.address + "/config").json()
         components = {entry["id"]: entry for entry in config["components"]}
         (chat,) = (event for event in config["dependencies"] if event["api_name"] == "chat")
@@ -173,7 +173,7 @@ def test_with_streams_that_are_closed(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_is_gone(tmp_path: Path) -> None:
-    """Nobody reads what it says any more."""
+    """Nobody reads its output any more."""
     reading, writing = os.pipe()
     os.close(reading)
     demo = Demo(tmp_path, stderr=writing)
@@ -229,10 +229,10 @@ def test_folders_of_other_users_stay(temporary: Path) -> None:
     folder = temporary / "edgevlm-uploads-other"
     folder.mkdir()
     os.chown(folder, 12345, 12345)
-    delete_left_behind()
+    delete_orphans()
     assert folder.exists()
     os.chown(folder, 0, 0)
-    delete_left_behind()
+    delete_orphans()
     assert not folder.exists()
 
 
@@ -242,7 +242,7 @@ def test_folders_of_other_users_stay(temporary: Path) -> None:
 def test_a_new_folder_that_another_process_takes_for_a_left_one(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """That process looks between two steps of this one, which takes another folder then."""
+    """Another process deletes the new folder before it is locked; then another folder is created."""
     make, opened = tempfile.mkdtemp, uploads._open_folder
     made: list[Path] = []
     held: list[int] = []
@@ -250,7 +250,7 @@ def test_a_new_folder_that_another_process_takes_for_a_left_one(
     def mkdtemp(**arguments: str) -> str:
         made.append(Path(make(**arguments)))
         if len(made) == 1 and moment == "before it is open":
-            delete_left_behind()
+            delete_orphans()
         return str(made[-1])
 
     def open_folder(folder: Path) -> int:
@@ -269,7 +269,7 @@ def test_a_new_folder_that_another_process_takes_for_a_left_one(
         with upload_folder() as folder:
             assert folder == made[1].resolve() and folder.is_dir()
             patch.undo()
-            delete_left_behind()
+            delete_orphans()
             assert folder.is_dir(), "it is locked"
     for descriptor in held:
         os.close(descriptor)
@@ -277,7 +277,7 @@ def test_a_new_folder_that_another_process_takes_for_a_left_one(
 
 
 def age(path: Path, folder: Path) -> float:
-    """Seconds since 1970 at which a file was used last."""
+    """Return the time of the last use of a file, in seconds since 1970."""
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).touch()
     return (folder / path).stat().st_ctime

@@ -177,6 +177,11 @@ def test_several_questions_about_one_image_all_get_another_image() -> None:
     assert len(runner.swap_images(dict(enumerate(items)))) == len(items)
 
 
+def test_the_first_items_of_each_task_in_their_order() -> None:
+    items = [*made(3, "a"), *made(2, "b"), *made(1, "a")]
+    assert list(runner.first_per_task(items, 2)) == [0, 1, 3, 4]
+
+
 def test_chance_is_the_best_fixed_answer_of_each_question_type() -> None:
     def item(question_type: str, answer: str, metric: str = "words") -> Item:
         return Item("all", (), ("?",), (answer,), metric, question_type)
@@ -458,7 +463,7 @@ def test_eval_writes_its_test_set(tmp_path: Path) -> None:
         (["--questions", "a", "--write", "b"], 2, "not allowed with"),
         (["--questions", "missing.jsonl"], 1, "cannot read the questions in missing.jsonl"),
         (["--write", "set", "--json", "x"], 1, "--write asks nothing"),
-        (["--json", "missing/x.json"], 1, "no folder 'missing'"),
+        (["--json", "missing/x.json"], 1, "the folder 'missing' does not exist"),
         (["--items", "1", "--checkpoint", "missing"], 1, "no checkpoint at 'missing'"),
         (["--items", "1", "no-such-model"], 1, "no model 'no-such-model'"),
     ],

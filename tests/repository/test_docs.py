@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 
 import edgevlm
 from edgevlm import cli
@@ -33,6 +34,7 @@ NOT_RUN = "<!-- not run by the tests"
 CONTINUES = "<!-- continues the block above -->"
 BETWEEN = "-- next block --"
 MAX_README_LINES = 200
+SLOW = ("edgevlm export", "edgevlm.export", "edgevlm bench", "edgevlm eval")
 
 
 class Block(NamedTuple):
@@ -87,7 +89,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("program", programs(), ids=lambda program: program[0].place)
+def parameters() -> list[ParameterSet]:
+    """Return the programs; those that export or measure a model are slow."""
+    found = []
+    for program in programs():
+        source = "".join(block.source for block in program)
+        slow = [pytest.mark.slow] if any(word in source for word in SLOW) else []
+        found.append(pytest.param(program, id=program[0].place, marks=slow))
+    return found
+
+
+@pytest.mark.parametrize("program", parameters())
 def test_blocks_run(program: list[Block], checkout: Path) -> None:
     first = program[0]
     makes = first.language == "bash" and "make " in first.source

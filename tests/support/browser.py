@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-    from edgevlm.demo.model_pool import Models
+    from edgevlm.demo.model_pool import ModelPool
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -49,7 +49,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(models: Models, port: int | None = None) -> Iterator[str]:
+def served(models: ModelPool, port: int | None = None) -> Iterator[str]:
     """Serve the demo; yield its address."""
     from edgevlm.demo.app import build, launch
 
