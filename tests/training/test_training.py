@@ -131,7 +131,7 @@ def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
     running = subprocess.Popen(
         command(tmp_path, "look", *options),
         cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
