@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Overflow = Literal["error", "drop_images", "drop_turns"]
-"""What to do when a conversation no longer fits the context; see `VLM.chat`."""
+"""Action for a conversation that no longer fits the context; see `VLM.chat`."""
 
 FREED_SHARE = 0.25
 """Share of the context that is free after turns were dropped. The next turns then find their prefix in the KV

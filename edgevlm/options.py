@@ -100,7 +100,7 @@ class Generation:
 
     @property
     def draftable(self) -> bool:
-        """Whether drafts are possible: each token is the most likely one, and no more is asked about it."""
+        """True if drafts are possible: each token is the most likely one, and nothing else is asked for."""
         plain = self.json_schema is None and self.top_logprobs is None
         return plain and self.temperature == 0 and self.repetition_penalty == 1
 

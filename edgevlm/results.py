@@ -130,7 +130,7 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What the caches of a `VLM` hold and what they saved; returned by `VLM.cache_info`."""
+    """Content of the caches of a `VLM`, and what they saved; returned by `VLM.cache_info`."""
 
     positions: int
     """Positions in the decoder's KV cache."""
@@ -173,7 +173,7 @@ class Answer:
     """Token ids in order, without the end token."""
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
-    """As in `Chunk`."""
+    """One for each of `token_ids`, if the request sets ``top_logprobs``."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:

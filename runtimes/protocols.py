@@ -105,7 +105,7 @@ class DecoderRuntime(Protocol):
     device: str
     """Device in the runtime's own words, such as ``cpu``."""
     on_cpu: bool
-    """As `VisionRuntime.on_cpu`."""
+    """True if it uses the time of the CPU; see `VisionRuntime.on_cpu`."""
     context_length: int
     """Positions that the KV cache holds."""
     width: int

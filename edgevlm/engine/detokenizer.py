@@ -18,7 +18,7 @@ class Detokenizer:
         self._started = False
         self._pending = ""
         self.stopped = False
-        """Whether a stop string was found."""
+        """True if a stop string was found."""
 
     def push(self, piece: bytes) -> str:
         """Add the UTF-8 bytes of a token and return the text that is complete."""

@@ -48,7 +48,7 @@ class ProcessedImage:
     """Hash of the pixels of each tile, in the order of `Tiles`."""
     rows: int
     columns: int
-    """As in `Tiles`."""
+    """Rows and columns of the grid; both 0 for an image of one tile."""
     split: Callable[[], Tiles] = field(repr=False)
     """Computes the tiles."""
 

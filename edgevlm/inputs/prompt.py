@@ -38,7 +38,7 @@ from edgevlm.manifest import ImageTemplate, PromptSpec
 Message: TypeAlias = Mapping[str, Any]
 
 PromptItem: TypeAlias = "int | Tile"
-"""What the decoder is given: a token id, or a tile of an image."""
+"""An item of a prompt: a token id, or a tile of an image."""
 
 ROLES = ("system", "user", "assistant")
 

@@ -90,7 +90,7 @@ class ProviderSelection:
     required: list[str]
     """Names of the providers that the session must have."""
     fixed_batch: bool = False
-    """As `OnnxDevice.fixed_batch`."""
+    """True if the provider needs a fixed batch size; see `OnnxDevice.fixed_batch`."""
     context_folder: Path | None = None
     """Folder of the first provider's EPContext models; None if it writes none."""
 
