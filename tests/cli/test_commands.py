@@ -303,4 +303,4 @@ def test_chat_drops_its_oldest_turns_if_asked_to() -> None:
     assert "larger context_length" in refused.stderr
     done = edgevlm(*arguments, "--overflow", "drop_images", stdin=turns)
     assert done.returncode == 0
-    assert re.search(r"edgevlm: dropped of the oldest: \d+ turns, 1 images", done.stderr)
+    assert re.search(r"edgevlm: dropped the oldest: \d+ turns, 1 images", done.stderr)

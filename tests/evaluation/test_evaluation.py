@@ -425,6 +425,7 @@ def test_eval_of_the_built_in_model(tmp_path: Path) -> None:
     assert all("said_with_other" in answer for answer in result["answers"])
 
 
+@pytest.mark.slow  # and needs PyTorch
 def test_eval_of_a_question_file_with_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     square = str(REPOSITORY / "examples" / "square.png")
@@ -464,7 +465,12 @@ def test_eval_writes_its_test_set(tmp_path: Path) -> None:
         (["--questions", "missing.jsonl"], 1, "cannot read the questions in missing.jsonl"),
         (["--write", "set", "--json", "x"], 1, "--write asks nothing"),
         (["--json", "missing/x.json"], 1, "the folder 'missing' does not exist"),
-        (["--items", "1", "--checkpoint", "missing"], 1, "no checkpoint at 'missing'"),
+        pytest.param(
+            ["--items", "1", "--checkpoint", "missing"],
+            1,
+            "no checkpoint at 'missing'",
+            marks=pytest.mark.slow,  # and needs PyTorch
+        ),
         (["--items", "1", "no-such-model"], 1, "no model 'no-such-model'"),
     ],
 )
