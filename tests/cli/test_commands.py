@@ -295,6 +295,7 @@ def test_chat_without_an_input_ends(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_chat_drops_its_oldest_turns_if_asked_to() -> None:
     turns = "".join(f"What color is shape {number}?\n" for number in range(120))
     arguments = ("chat", SQUARE, "--model", "edgevlm-nano", "--max-tokens", "4")

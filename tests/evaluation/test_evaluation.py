@@ -409,6 +409,7 @@ def eval_(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_eval_of_the_built_in_model(tmp_path: Path) -> None:
     done = eval_("edgevlm-nano", "--items", "2", "--json", str(tmp_path / "result.json"))
     assert done.returncode == 0

@@ -49,6 +49,7 @@ def test_what_is_missing_is_said_and_is_no_failure(tmp_path: Path) -> None:
     assert done.stdout.count("CMAKE_ARGS") == 1  # a reason is printed once
 
 
+@pytest.mark.slow
 def test_the_cpu_beside_itself_passes_every_check(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     done = run("--device", "cpu", "--gpu-layers", "0", "--rounds", "1", "--json", str(result))

@@ -137,6 +137,7 @@ def test_make_ask_installs_no_torch() -> None:
     assert names & EXPORT_ONLY == set()
 
 
+@pytest.mark.slow  # and needs optimum
 def test_optimum_cli_knows_the_command() -> None:
     script = Path(sys.executable).with_name("optimum-cli")
     done = subprocess.run(
