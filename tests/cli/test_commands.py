@@ -159,6 +159,7 @@ def test_ask_about_two_images_and_about_none() -> None:
         assert json.loads(done.stdout)["stats"]["encoded_tiles"] == tiles
 
 
+@pytest.mark.slow
 def test_ask_samples_by_its_seed() -> None:
     # Random weights, which are unsure of every token.
     model = ("--model", str(BUNDLES / "smolvlm"), "--max-tokens", "12")
