@@ -68,7 +68,7 @@ lint:
 
 check: $(CHECK)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --core
+	$(BIN)/pytest --core --numprocesses auto --dist worksteal
 
 test: $(EVERYTHING)
 	@$(MAKE) --no-print-directory lint
