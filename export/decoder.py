@@ -7,6 +7,7 @@ and llama3. Matrices are written as f16, bf16 or f32; vectors always as f32.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,14 +93,14 @@ def write_decoder(
             return adapt(checkpoint.read(name), name, architecture, text)
 
         plan(names[entry.name], entry.shape, read, entry.name)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for _, tensor in tqdm(
-        planned, desc=f"decoder {file_type}", unit="tensor", disable=not progress
-    ):
-        writer.write_tensor_data(tensor())
-    writer.close()
+    with contextlib.closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for _, tensor in tqdm(
+            planned, desc=f"decoder {file_type}", unit="tensor", disable=not progress
+        ):
+            writer.write_tensor_data(tensor())
 
 
 def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:

@@ -91,6 +91,8 @@ PLACES: dict[str, dict[str, Any]] = {
 }
 
 
+# transformers leaves the files in the folder of templates open.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES.keys())
 def test_transformers_choice(folder: Path, places: dict[str, Any]) -> None:
     for place, source in places.items():

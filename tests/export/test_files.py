@@ -116,7 +116,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     ),
     "a pointer for weights": (
         text("model.safetensors", POINTER),
-        r"model\.safetensors is no .*Git LFS pointer: git lfs pull",
+        r"model\.safetensors is not a complete safetensors file.*Git LFS pointer: git lfs pull",
     ),
     "weights under another name": (
         rename("model.safetensors", "consolidated.safetensors"),
@@ -206,11 +206,11 @@ INDICES: dict[str, tuple[Damage, str]] = {
     "a number for a file": (mapped(extra=7), r"names 7, which is not a file of its folder"),
     "a file outside": (
         mapped(extra="../../secret.safetensors"),
-        r"names '\.\./.* no file of its folder",
+        r"names '\.\./.* not a file of its folder",
     ),
     "a file from the root": (
         mapped(extra="/etc/x.safetensors"),
-        r"names '/etc.* no file of its folder",
+        r"names '/etc.* not a file of its folder",
     ),
     "a pickle": (mapped(extra="model.bin"), r"names 'model\.bin', which is not a safetensors file"),
     "a tensor that is not there": (mapped(extra=SHARDS[0]), r"says that extra is in model-00001"),
@@ -222,7 +222,10 @@ INDICES: dict[str, tuple[Damage, str]] = {
         lambda folder: (folder / SHARDS[1]).unlink(),
         r"index\.json names model-00002-of-00002\.safetensors, which .* lacks",
     ),
-    "an empty shard": (text(SHARDS[1], ""), r"model-00002-of-00002\.safetensors is no safetensors"),
+    "an empty shard": (
+        text(SHARDS[1], ""),
+        r"model-00002-of-00002\.safetensors is not a complete",
+    ),
     "a tensor twice": (twice, r"is in both model-00001-of-00002\.safetensors and model-00002"),
     "no index": (lambda folder: (folder / INDEX).unlink(), r"under the names .* but model-00001"),
 }
