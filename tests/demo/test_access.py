@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -418,7 +417,7 @@ def test_notices_leave_the_question_free(chromium: Browser, address: str) -> Non
 
 @contextmanager
 def command(port: int) -> Iterator[None]:
-    """Run ``edgevlm demo`` as a process until Ctrl-C."""
+    """Run ``edgevlm demo`` as a process until SIGTERM."""
     arguments = [sys.executable, "-m", "edgevlm", "demo", "--port", str(port), "--threads", "1"]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -426,7 +425,7 @@ def command(port: int) -> Iterator[None]:
         if "shows the page" in line:
             break
     yield
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     process.communicate(timeout=60)
 
 
