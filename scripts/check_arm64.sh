@@ -171,8 +171,12 @@ mv "$ROOT/arm64.json" "$WORK/arm64.json"
 
 say "Tests on ARM64: ${TESTS[*]}"
 tests=passed
-# OpenVINO compiles code for the CPU, and dies of SIGSEGV under qemu 7.2.
-arm64 python -m pytest -q --core -p no:cacheprovider -k "not openvino" "${TESTS[@]}" | tee "$WORK/tests.log" || tests=FAILED
+# OpenVINO compiles code for the CPU, and dies of SIGSEGV under qemu 7.2. The other two read the last line of a process
+# that crashes, where qemu writes one of its own.
+GUARD=tests/runtimes/test_llama_cpp_guard.py
+arm64 python -m pytest -q --core -p no:cacheprovider -k "not openvino" \
+  --deselect "$GUARD::test_a_crash_turns_the_fast_kernels_off" \
+  --deselect "$GUARD::test_two_crashes_are_an_error_with_the_fix" "${TESTS[@]}" | tee "$WORK/tests.log" || tests=FAILED
 
 say "Result"
 answers=agree
