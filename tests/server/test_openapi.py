@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import schemathesis
+import schemathesis.specs.openapi.schemas  # before a server's thread runs: compiling beside one can fail
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
