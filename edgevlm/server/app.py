@@ -43,6 +43,9 @@ SCHEMA_THREADS = 4
 
 BEARER = HTTPBearer(auto_error=False)
 
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+"""OpenAPI schema of each server-sent event."""
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": responses.ErrorResponse, "description": description}
     for status, description in {
@@ -249,7 +252,7 @@ def create_app(
             | {
                 200: {
                     "description": "the answer; with stream=true, its chunks as server-sent events",
-                    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    "content": {"text/event-stream": {"schema": EVENT}},
                 }
             }
         },
