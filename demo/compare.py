@@ -49,7 +49,7 @@ def image_input(**options: Any) -> gr.Image:
         return None if payload is None else payload.path
 
     # Not in a subclass: Gradio writes a stub file beside the module of each subclass.
-    field.preprocess = path  # type: ignore[method-assign]
+    field.preprocess = path  # type: ignore[method-assign]  # of this object alone
     return field
 
 

@@ -40,7 +40,6 @@ NOT_CORE = (
     "training",
     "repository/test_benchmarks.py",
     "repository/test_docs.py",
-    "repository/test_readme.py",
     "support",
 )
 """What `--core` leaves out, from this folder."""

@@ -336,7 +336,7 @@ def test_a_chat_that_may_not_drop_anything_says_that_it_is_full(fresh: Callable[
         chat.send("word " * 300, max_tokens=4)
     assert chat.messages == before
     with pytest.raises(InputError, match="overflow must be one of error, drop_images, drop_turns"):
-        fresh().chat(overflow="drop")  # type: ignore[arg-type]
+        fresh().chat(overflow="drop")  # type: ignore[arg-type]  # what a user might write
 
 
 def test_a_turn_that_was_stopped_drops_nothing_more(fresh: Callable[..., VLM]) -> None:

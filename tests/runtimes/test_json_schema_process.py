@@ -153,7 +153,8 @@ def test_texts_at_once(texts: JsonConstraint) -> None:
 def test_the_process_ends_with_the_model() -> None:
     with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
         assert vlm.ask(SCENE, "?", json_schema={"const": "x"}).text == '"x"'
-        (texts,) = vlm._engine._decoder._model._json_constraints.values()  # type: ignore[attr-defined]
+        decoder: Any = vlm._engine._decoder  # the protocol has no such parts
+        (texts,) = decoder._model._json_constraints.values()
         child = process(texts)
         assert child.poll() is None
         del texts

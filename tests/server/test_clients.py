@@ -204,6 +204,7 @@ def test_langchain(address: str, said: tuple[str, str]) -> None:
 def test_llama_index(address: str, said: tuple[str, str]) -> None:
     """Its class where it is installed; it wants an older `openai` than the tests."""
     pytest.importorskip("llama_index.llms.openai")
+    # Not among the dependencies of the tests: see above.
     from llama_index.core.llms import (  # type: ignore[import-not-found,unused-ignore]
         ChatMessage,
         ImageBlock,

@@ -70,7 +70,8 @@ def files() -> dict[str, bytes]:
         "long text": png(pixels, before=[chunk(b"zTXt", b"key\0\7none")]),
     }
     file = io.BytesIO()
-    pillow_heif = pytest.importorskip("pillow_heif")
+    import pillow_heif
+
     pillow_heif.from_pillow(Image.fromarray(pixels)).save(file, quality=90)
     return found | {"HEIC": file.getvalue()}
 
