@@ -59,7 +59,7 @@ def main() -> None:
     plan = make_plan(Checkpoint.open(arguments.checkpoint))
     photographs = [load_image(file) for file in find_images(arguments.photographs)]
     tiles = [
-        split_image(photograph, plan.preparation).pixels[[0, -1]] for photograph in photographs
+        split_image(photograph, plan.image.tiling).pixels[[0, -1]] for photograph in photographs
     ]
     with tempfile.TemporaryDirectory() as scratch:
         fp32, quantized = Path(scratch) / "fp32.onnx", Path(scratch) / "quantized.onnx"
@@ -71,7 +71,7 @@ def main() -> None:
         vision.convert_int8(fp32, quantized)
         print_row("int8: none", encode(quantized, tiles), expected)
         for images in sets:
-            convert_int8_static(fp32, quantized, images.tiles(plan.preparation))
+            convert_int8_static(fp32, quantized, images.tiles(plan.image.tiling))
             print_row(f"int8-static: {images.description}", encode(quantized, tiles), expected)
 
 

@@ -260,7 +260,7 @@ def check_vision(setting: Setting, file: str) -> dict[str, Any]:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
     entry = manifest.vision.files[file]
-    width, height = manifest.image.tile_size
+    width, height = manifest.image.tiling.tile_size
     tiles = np.random.default_rng(0).integers(0, 256, (13, height, width, 3), np.uint8)
     memory = GpuMemory()
     figures: dict[str, Any] = {}
