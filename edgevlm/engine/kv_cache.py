@@ -23,7 +23,6 @@ from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
 
-
 class SpanKey(NamedTuple):
     """A span without its pixels."""
 

@@ -14,8 +14,8 @@ from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
 from edgevlm.inputs.image_processor import Span, Tile
 from edgevlm.inputs.prompt import PromptItem
-from edgevlm.results import CacheInfo, Chunk
 from edgevlm.manifest import DecoderSpec
+from edgevlm.results import CacheInfo, Chunk
 from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
 MAX_INLINE_TEXT_TOKENS = 64
@@ -43,8 +43,7 @@ class Prefill:
     """Prefills prompts and counts what the caches saved.
 
     Args:
-        spec: says which entries of a prompt attend to each other, and whether text can be decoded as embeddings
-            together with images.
+        spec: which entries of a prompt attend to each other, and whether text can be decoded as embeddings.
     """
 
     def __init__(

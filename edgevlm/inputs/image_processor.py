@@ -81,9 +81,7 @@ class ProcessedImage:
         """The spans in the order of the prompt."""
         tiles = self.tiles
         return tuple(
-            Span(
-                _span_key(self.keys, plan), tuple(tiles[index] for index in plan.tiles), plan
-            )
+            Span(_span_key(self.keys, plan), tuple(tiles[index] for index in plan.tiles), plan)
             for plan in self.plans
         )
 

@@ -154,7 +154,11 @@ class LlamaCppDecoder:
         """
         positions = -(-self.context_length // 256) * 256
         cache = self._model.kv_cache_bytes(positions)
-        batch = min(positions, -(-self._batch_length // 256) * 256) if self.bidirectional else self._batch_length
+        batch = (
+            min(positions, -(-self._batch_length // 256) * 256)
+            if self.bidirectional
+            else self._batch_length
+        )
         scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = system.available_memory()
         if available is not None and cache + scores > available:
