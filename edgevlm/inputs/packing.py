@@ -52,7 +52,8 @@ class SpanPlan:
         if self.rows is None:
             return [self.length]
         first = self.rows if self.rows.ndim == 1 else self.rows[:, 0]
-        return np.bincount(first // rows_per_tile, minlength=len(self.tiles)).tolist()
+        counts = np.bincount(first // rows_per_tile, minlength=len(self.tiles))
+        return [int(count) for count in counts]
 
 
 def plan_spans(layout: Layout, vision: VisionSpec) -> tuple[SpanPlan, ...]:

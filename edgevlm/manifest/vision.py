@@ -41,7 +41,7 @@ class UnpadPacking:
 
 
 Packing: TypeAlias = TiledPacking | UnpadPacking
-"""Which embeddings of an image's tiles stand in the prompt, and in which order; see `edgevlm.inputs.packing`."""
+"""Which embeddings of an image's tiles stand in the prompt, in which order: `edgevlm.inputs.packing`."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class VisionSpec:
         require(
             self.tokens_per_tile > 0, "tokens_per_tile", self.tokens_per_tile, "must be positive"
         )
-        require(
-            self.learned_rows >= 0, "learned_rows", self.learned_rows, "must not be negative"
-        )
+        require(self.learned_rows >= 0, "learned_rows", self.learned_rows, "must not be negative")
         require(self.width > 0, "width", self.width, "must be positive")
         if isinstance(self.packing, UnpadPacking):
             require(

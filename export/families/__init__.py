@@ -18,12 +18,33 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
-from edgevlm.manifest import ImagePreparation, ImageTemplate, Resample, Usage
+from edgevlm.manifest import (
+    Normalization,
+    Packing,
+    Resample,
+    Tasks,
+    TiledPacking,
+    Tiling,
+    Usage,
+)
 
 MODULES = ("smolvlm", "idefics3", "paligemma")
 """Names of the modules of this package, each equal to a ``model_type``."""
 LONGEST_EDGE = 1 << 14
 """Longest side in pixels that a setting may ask for; a larger one is a mistake and would fill the memory."""
+
+
+CHAT_USAGE = Usage(
+    images="photographs",
+    tasks={
+        "en": Tasks(
+            describe="Describe the image.",
+            count="How many {thing} are in the image?",
+            read="What text is in the image?",
+        )
+    },
+)
+"""Chat models, trained on English; they answer in words where something is."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +56,33 @@ class Family:
     for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output layer. The first
     match counts."""
     vision: Callable[[PretrainedConfig], nn.Module]
-    """Tower and connector as a module with these two parts: normalised float32 ``[n, 3, height, width]``
-    to ``[n, tokens, width]``."""
-    image_processor: type[PilBackend]
-    preparation: Callable[[PilBackend], ImagePreparation]
+    """Vision part as a module with the parts ``tower`` and ``connector``: normalized float32
+    ``[n, 3, height, width]`` to ``[n, rows, width]``."""
+    image_processors: Mapping[str, type[PilBackend]]
+    """transformers' image processors that checkpoints of this family name, as ``image_processor_type``
+    without ``Fast`` at its end; the first is for checkpoints that name none."""
+    preparation: Callable[[PilBackend], Tiling]
     """Converts the settings of transformers' image processor to ours."""
-    tokens_per_tile: Callable[[PretrainedConfig], int]
-    spelling: Callable[[PretrainedConfig], ImageTemplate]
-    image_token: str
-    chat_template: str | None
-    """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
-    attention: Literal["causal", "prefix"]
+    processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
+    """Builds transformers' processor from its parts, the configuration and the tokens of one tile. It adds
+    tokens to the tokenizer, and its prompts are the reference for ours."""
+    image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"
+    """See `edgevlm.manifest.PromptSpec`."""
+    image_token: str = "<image>"
+    """See `edgevlm.manifest.PromptSpec`."""
+    image_placeholder: str | None = None
+    """See `edgevlm.manifest.PromptSpec`; None: `image_token`."""
+    packing: Callable[[PretrainedConfig], Packing] = lambda config: TiledPacking()
+    """See `edgevlm.manifest.VisionSpec`."""
+    attention: Literal["causal", "prefix", "images"] = "causal"
     """See `edgevlm.manifest.DecoderSpec`."""
-    embedding_scale: Callable[[PretrainedConfig], float]
-    processor: Callable[[PilBackend, TokenizersBackend, int], ProcessorMixin]
-    """Builds transformers' processor from its parts and the tokens of one tile. It adds tokens to the
-    tokenizer, and its prompts are the reference for ours."""
-    usage: Callable[[str], Usage]
+    embedding_scale: Callable[[PretrainedConfig], float] = lambda config: 1.0
+    """See `edgevlm.manifest.DecoderSpec`."""
+    text_embedding_scale: float | None = 1.0
+    """See `edgevlm.manifest.DecoderSpec`."""
+    chat_template: str | None = None
+    """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
+    usage: Callable[[str], Usage] = lambda repository: CHAT_USAGE
     """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 
     def canonical_name(self, name: str) -> str:
@@ -103,8 +134,8 @@ def side_length(processor: Any, setting: str, key: str) -> int:
     return found
 
 
-def normalization(processor: Any) -> dict[str, Any]:
-    """Return ``mean``, ``std`` and ``rescale_factor``, neutral if the image processor does not use them.
+def normalization(processor: Any) -> Normalization:
+    """Return the normalization, neutral if the image processor does not use them.
 
     Raises:
         ValueError: a setting has another form.
@@ -113,11 +144,11 @@ def normalization(processor: Any) -> dict[str, Any]:
     factor = processor.rescale_factor if processor.do_rescale else 1.0
     if not isinstance(factor, (int, float)):
         raise ValueError(f"rescale_factor is {factor!r}, it must be a number")
-    return {
-        "mean": channels(processor, "image_mean") if normalize else (0.0, 0.0, 0.0),
-        "std": channels(processor, "image_std") if normalize else (1.0, 1.0, 1.0),
-        "rescale_factor": float(factor),
-    }
+    return Normalization(
+        mean=channels(processor, "image_mean") if normalize else (0.0, 0.0, 0.0),
+        std=channels(processor, "image_std") if normalize else (1.0, 1.0, 1.0),
+        rescale_factor=float(factor),
+    )
 
 
 def channels(processor: Any, setting: str) -> tuple[float, float, float]:

@@ -14,8 +14,8 @@ from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModal
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, normalization, resample, side_length
-from edgevlm.manifest import ImagePreparation, ImageTemplate, Tasks, Usage
+from edgevlm.export.families import Family, resample, side_length
+from edgevlm.manifest import StretchTiling, Tasks, Tiling, Usage
 
 TENSORS = {
     r"(?:model\.)?vision_tower\.(?:vision_model\.)?": "tower.",
@@ -75,22 +75,17 @@ class PaliGemmaVision(nn.Module):
         return tokens
 
 
-def preparation(processor: PilBackend) -> ImagePreparation:
+def preparation(processor: PilBackend) -> Tiling:
     """Return the settings for one tile of any aspect ratio."""
-    return ImagePreparation(
-        strategy="stretch",
-        tile_size=(
-            side_length(processor, "size", "height"),
-            side_length(processor, "size", "width"),
-        ),
-        resample=resample(processor),
-        longest_edge=None,
-        **normalization(processor),
-    )
+    height, width = (side_length(processor, "size", key) for key in ("height", "width"))
+    return StretchTiling((height, width), resample(processor))
 
 
 def processor(
-    image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
+    image_processor: PilBackend,
+    tokenizer: TokenizersBackend,
+    config: PretrainedConfig,
+    tokens_per_tile: int,
 ) -> PaliGemmaProcessor:
     """Return transformers' processor."""
     image_processor.image_seq_length = tokens_per_tile
@@ -100,15 +95,12 @@ def processor(
 FAMILY = Family(
     tensors=TENSORS,
     vision=PaliGemmaVision,
-    image_processor=SiglipImageProcessorPil,
+    image_processors={"SiglipImageProcessor": SiglipImageProcessorPil},
     preparation=preparation,
-    tokens_per_tile=lambda config: config.text_config.num_image_tokens,
-    spelling=lambda config: ImageTemplate(whole="{image}"),
-    image_token="<image>",
-    chat_template=CHAT_TEMPLATE,
+    processor=processor,
     attention="prefix",
     # llama.cpp's Gemma multiplies all inputs by sqrt(width), transformers' only the embeddings of text.
     embedding_scale=lambda config: config.text_config.hidden_size**-0.5,
-    processor=processor,
+    chat_template=CHAT_TEMPLATE,
     usage=usage,
 )

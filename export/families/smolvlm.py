@@ -24,5 +24,5 @@ FAMILY = dataclasses.replace(
         embeddings=SmolVLMVisionEmbeddings,
         connector=SmolVLMConnector,
     ),
-    image_processor=SmolVLMImageProcessorPil,
+    image_processors={"SmolVLMImageProcessor": SmolVLMImageProcessorPil},
 )

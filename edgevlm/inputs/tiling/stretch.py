@@ -1,4 +1,4 @@
-"""One tile, whatever the aspect ratio: ``SiglipImageProcessorPil``; with `longest_edge` Idefics3's, unsplit."""
+"""One tile, whatever the aspect ratio: ``SiglipImageProcessorPil``, and Idefics3's without splitting."""
 
 from __future__ import annotations
 
