@@ -176,7 +176,9 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
         )
     kind = find_image_processor(checkpoint, family)
     try:
-        return kind.from_pretrained(checkpoint.folder, local_files_only=True)
+        return kind.from_pretrained(
+            checkpoint.folder, local_files_only=True, **family.image_settings
+        )
     except Exception as error:  # transformers' errors have no class in common
         raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
 

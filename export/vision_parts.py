@@ -65,6 +65,30 @@ class FeatureLayers(nn.Module):
         return rows
 
 
+class LastFeatures(nn.Module):
+    """A tower, what it returns after its last norm, and a connector.
+
+    Args:
+        tower: a vision model of transformers; its result is ``last_hidden_state``.
+        connector: from that result to embeddings ``[n, tokens, width]``.
+        drop_class: leave out the first token of the tower.
+    """
+
+    def __init__(self, tower: nn.Module, connector: nn.Module, *, drop_class: bool = False) -> None:
+        super().__init__()
+        self.tower = tower
+        self.connector = connector
+        self.drop_class = drop_class
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3, height, width]``."""
+        features = self.tower(pixels, return_dict=True).last_hidden_state
+        if self.drop_class:
+            features = features[:, 1:]
+        rows: torch.Tensor = self.connector(features)
+        return rows
+
+
 def pixel_shuffle(features: torch.Tensor, side: int, factor: int) -> torch.Tensor:
     """Join blocks of neighboring features.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -19,7 +19,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from edgevlm.errors import ExportError
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
-MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3")
+MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3", "internvl")
 """Names of the modules of this package, each equal to a ``model_type``."""
 CHAT_USAGE = Usage(
     images="photographs",
@@ -51,6 +51,8 @@ class Family:
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
     """Builds transformers' processor from its parts, the configuration and the tokens of one tile. It adds
     tokens to the tokenizer, and its prompts are the reference for ours."""
+    image_settings: Mapping[str, bool] = field(default_factory=dict)
+    """What transformers' processor tells its image processor, whatever the settings of the checkpoint are."""
     image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"
     """See `edgevlm.manifest.PromptSpec`."""
     image_token: str = "<image>"

@@ -17,14 +17,19 @@ from tokenizers import (
     trainers,
 )
 
-from edgevlm.export.tokenizer import QWEN2_PATTERN
+from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
 from tests.support.checkpoints import corpus
 
 
 def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700) -> Tokenizer:
     """Llama's and Vicuna's: spaces written ``▁``, one put before each text, ``<s>`` before the prompt."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
+            pre_tokenizers.Split(Regex("\n+"), "isolated"),  # Llama merges no newline with text
+        ]
+    )
     special = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
         vocab_size=size,
