@@ -59,19 +59,19 @@ def main() -> None:
     plan = make_plan(Checkpoint.open(arguments.checkpoint))
     photographs = [load_image(file) for file in find_images(arguments.photographs)]
     tiles = [
-        split_image(photograph, plan.preparation).pixels[[0, -1]] for photograph in photographs
+        split_image(photograph, plan.image.tiling).pixels[[0, -1]] for photograph in photographs
     ]
     with tempfile.TemporaryDirectory() as scratch:
         fp32, quantized = Path(scratch) / "fp32.onnx", Path(scratch) / "quantized.onnx"
         module = vision.load_vision(plan.checkpoint, plan.family)
-        vision.export_fp32(module, plan.preparation, fp32)
+        vision.export_fp32(module, plan.image, fp32)
         del module
         expected = encode(fp32, tiles)
         print(f"{'calibration':44} {'error':>8} {'worst':>8} {'centred':>8}")
         vision.convert_int8(fp32, quantized)
         print_row("int8: none", encode(quantized, tiles), expected)
         for images in sets:
-            convert_int8_static(fp32, quantized, images.tiles(plan.preparation))
+            convert_int8_static(fp32, quantized, images.tiles(plan.image.tiling))
             print_row(f"int8-static: {images.description}", encode(quantized, tiles), expected)
 
 

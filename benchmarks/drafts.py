@@ -17,6 +17,7 @@ import numpy as np
 from edgevlm.bundle import Bundle
 from edgevlm.engine.prompt_lookup import MAX_DRAFT_LENGTH
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+from edgevlm.runtimes.protocols import Place
 
 THREADS = 2
 POSITIONS = 130
@@ -33,7 +34,7 @@ def seconds(decoder: LlamaCppDecoder, rounds: int = ROUNDS) -> dict[int, float]:
     taken: dict[int, list[float]] = {length: [] for length in range(MAX_DRAFT_LENGTH + 1)}
     for _ in range(rounds):
         for length, found in taken.items():
-            decoder.truncate(POSITIONS)
+            decoder.truncate(Place(POSITIONS, POSITIONS))
             batch = slice(POSITIONS, POSITIONS + length + 1)
             start = time.perf_counter()
             decoder.decode_draft(tokens[batch], at[batch])

@@ -47,7 +47,7 @@ class Files:
     @property
     def tile_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.manifest.image.tile_size
+        return self.manifest.image.tiling.tile_size
 
     def decoder(self, name: str) -> Path:
         return self.bundle / f"decoder.{name}.gguf"

@@ -297,8 +297,10 @@ class OurDecoder(Memory):
 
     def embedding_rate(self, count: int) -> float:
         """Positions per second of a prefill of so many embeddings."""
+        from edgevlm.runtimes.protocols import Place
+
         decoder = self._decoder
-        decoder.truncate(0)
+        decoder.truncate(Place())
         rows = np.random.default_rng(0).standard_normal((count, decoder.width), np.float32)
         start = time.perf_counter()
         decoder.decode_embeddings(rows, np.arange(count, dtype=np.int32), logits=True)

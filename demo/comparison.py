@@ -62,7 +62,7 @@ def can_differ(
     if left.temperature != right.temperature or (left.temperature > 0 and not fixed_seed):
         return True
     bundle = models.find(left.label).bundle
-    tiled = bundle is not None and bundle.manifest.image.strategy == "grid"
+    tiled = bundle is not None and bundle.manifest.image.splits
     return has_image and tiled and left.detail != right.detail
 
 

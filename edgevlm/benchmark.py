@@ -21,7 +21,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.engine.loading import default_gpu_layers, load_decoder
 from edgevlm.results import Stats
 from edgevlm.runtimes import devices, system
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
+from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampling
 from edgevlm.vlm import VLM
 
 Result = TypeVar("Result")
@@ -241,7 +241,7 @@ def decoder_rates(decoder: DecoderRuntime, prompt: int, decoded: int) -> tuple[f
     """
     tokens = np.random.default_rng(0).integers(0, decoder.vocabulary_size, prompt).tolist()
     positions = np.arange(prompt + decoded, dtype=np.int32)
-    decoder.truncate(0)
+    decoder.truncate(Place())
     sampler = decoder.sampler(Sampling())
     start = time.perf_counter()
     decoder.decode_tokens(tokens, positions[:prompt], logits=True)

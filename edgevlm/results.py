@@ -87,12 +87,15 @@ class PromptText:
 
 @dataclass(frozen=True)
 class PromptTile:
-    """The place of one tile of an image in a prompt."""
+    """The place of one tile of an image in a prompt.
+
+    Where the tiles of an image are packed together, their parts follow each other, each with its share.
+    """
 
     image: int
     """Index of the image in the messages, from 0."""
     tile: int
-    """Index of the tile, from 0: the grid row by row, then the overview."""
+    """Index of the tile, from 0, in the order of the vision graph's input."""
     row: int
     """Row and column in the grid, from 1; both 0 for a tile that shows the whole image."""
     column: int

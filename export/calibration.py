@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import ExportError, ImageError, MissingDependencyError
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import split_image
-from edgevlm.manifest import ImagePreparation
+from edgevlm.manifest import Tiling
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 """Openly licensed photographs that come with edgevlm; ATTRIBUTION.md names their authors and licences."""
@@ -51,12 +51,17 @@ class CalibrationImages:
         images = "1 image" if len(files) == 1 else f"{len(files)} images"
         return cls(files, f"{images} of the folder {folder.resolve().name}")
 
-    def tiles(self, preparation: ImagePreparation) -> list[NDArray[np.uint8]]:
+    def tiles(self, tiling: Tiling) -> list[NDArray[np.uint8]]:
         """Return one tile of each image, uint8 ``[1, height, width, 3]``.
 
-        It shows the whole image. If an image is split, this is the overview, which is the last tile.
+        It shows the whole image. If an image is split, this is the overview.
         """
-        return [split_image(_load(file), preparation).pixels[-1:] for file in self.files]
+        tiles = []
+        for file in self.files:
+            split = split_image(_load(file), tiling)
+            overview = split.layout.overview or 0
+            tiles.append(split.pixels[overview : overview + 1])
+        return tiles
 
 
 def find_images(folder: Path) -> tuple[Path, ...]:

@@ -90,8 +90,8 @@ def write_card(manifest: Manifest) -> str:
             if manifest.vision.calibration
             else ""
         ),
-        tile_height=manifest.image.tile_size[0],
-        tile_width=manifest.image.tile_size[1],
+        tile_height=manifest.image.tiling.tile_size[0],
+        tile_width=manifest.image.tiling.tile_size[1],
         tokens=manifest.vision.tokens_per_tile,
         width=manifest.vision.width,
         context=manifest.decoder.context_length,

@@ -10,6 +10,7 @@ from edgevlm.errors import BundleError, ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.messages import one_line
 from edgevlm.inputs.prompt import PromptBuilder
+from edgevlm.inputs.tiling import Layout
 from edgevlm.manifest import PromptSpec
 
 NAMED = "additional_chat_templates"
@@ -108,8 +109,11 @@ def read_text(path: Path) -> str:
         raise ExportError(f"cannot read {path}: {one_line(error)}; save it as UTF-8") from error
 
 
-def check_chat_template(spec: PromptSpec, file: Path) -> None:
+def check_chat_template(spec: PromptSpec, file: Path, image: tuple[Layout, int]) -> None:
     """Check a template by one question about one image.
+
+    Args:
+        image: layout and number of spans of the image.
 
     Raises:
         ExportError: the template is not valid Jinja, fails, or leaves out the image or the question.
@@ -122,7 +126,7 @@ def check_chat_template(spec: PromptSpec, file: Path) -> None:
 
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     try:
-        PromptBuilder(spec, tokenize).build([{"role": "user", "content": content}], [(0, 0)])
+        PromptBuilder(spec, tokenize).build([{"role": "user", "content": content}], [image])
     except BundleError as error:
         raise ExportError(
             f"the chat template in {file} is not valid Jinja: {one_line(error.__cause__ or error)}"
@@ -131,7 +135,7 @@ def check_chat_template(spec: PromptSpec, file: Path) -> None:
         raise ExportError(
             f"the chat template in {file} cannot write a question about an image: {one_line(error)}; a "
             f"template for text alone is not enough: use that of the model's family, which iterates over the "
-            f"parts of a message's content and writes {spec.image_token} for an image"
+            f"parts of a message's content and writes {spec.image_placeholder} for an image"
         ) from error
     if not any(QUESTION in text for text in texts):
         raise ExportError(

@@ -26,9 +26,10 @@ from edgevlm.errors import DriftError, ExportError
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
 from edgevlm.inputs.image_processor import ProcessedImage
+from edgevlm.inputs.packing import plan_spans
 from edgevlm.inputs.prompt import Message
 from edgevlm.inputs.tiling import split_image
-from edgevlm.manifest import Drift, Golden, ImagePreparation, Manifest, ParityReport
+from edgevlm.manifest import Drift, Golden, ImageSpec, Manifest, ParityReport
 from edgevlm.runtimes.protocols import VisionRuntime
 
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
@@ -79,21 +80,20 @@ def draw_shapes(width: int, height: int) -> Image.Image:
     return image
 
 
-def check_preparation(
-    image_processor: PilBackend, preparation: ImagePreparation, path: Path
-) -> None:
+def check_preparation(image_processor: PilBackend, settings: ImageSpec, path: Path) -> None:
     """Compare prepared images with transformers, before any work.
 
     Args:
         image_processor: the image processor in transformers.
-        preparation: our settings.
+        settings: ours.
         path: the file with the settings, for messages.
 
     Raises:
         ExportError: transformers cannot use the settings, or the tiles differ.
     """
-    rows, columns = preparation.tile_size
-    step = preparation.rescale_factor / min(preparation.std)
+    rows, columns = settings.tiling.tile_size
+    scaling = settings.normalization
+    step = scaling.rescale_factor / min(scaling.std)
     for size in SIZES:
         image = draw_shapes(*size)
         try:
@@ -102,8 +102,8 @@ def check_preparation(
             raise ExportError(
                 f"transformers cannot prepare an image by the settings in {path}: {one_line(error)}"
             ) from error
-        tiles = split_image(np.asarray(image), preparation).pixels.astype(np.float32)
-        ours = (tiles * preparation.rescale_factor - preparation.mean) / preparation.std
+        tiles = split_image(np.asarray(image), settings.tiling).pixels.astype(np.float32)
+        ours = (tiles * scaling.rescale_factor - scaling.mean) / scaling.std
         theirs = np.moveaxis(np.asarray(found), -3, -1)
         if theirs.shape[-3:] != (rows, columns, 3) or theirs.size != ours.size:
             raise ExportError(
@@ -166,10 +166,13 @@ def measure(
     vision = {}
     for precision in tqdm(manifest.vision.files, "parity: vision", disable=not progress):
         runtime = load_vision(manifest, vision_files[precision])
-        tiles = [split_image(np.asarray(case.image), manifest.image).pixels for case in cases]
-        found = np.concatenate([runtime.encode(tile) for tile in tiles])
+        found = np.concatenate([encode(runtime, manifest, case.image) for case in cases])
         runtime.close()
-        error = relative_error(found.reshape(expected.shape), expected)
+        if found.shape != expected.shape:
+            raise DriftError(
+                f"the images have {len(found)} embeddings, in transformers {len(expected)}"
+            )
+        error = relative_error(found, expected)
         vision[precision] = Drift(error, VISION_BOUNDS[precision])
     decoder = {}
     exact = CachingVision(load_vision(manifest, vision_files["fp32"]))
@@ -199,6 +202,14 @@ def measure(
         decoder=decoder,
         drift_allowed=bool(drifted),
     )
+
+
+def encode(runtime: VisionRuntime, manifest: Manifest, image: Image.Image) -> NDArray[np.float32]:
+    """Return the embeddings of an image as they stand in the prompt, float32 ``[tokens, width]``."""
+    tiles = split_image(np.asarray(image), manifest.image.tiling)
+    rows = np.concatenate([runtime.encode(tile[None]) for tile in tiles.pixels])
+    plans = plan_spans(tiles.layout, manifest.vision)
+    return np.concatenate([plan.pack([rows[tile] for tile in plan.tiles]) for plan in plans])
 
 
 def forced_logits(
@@ -266,7 +277,7 @@ def check_prompt(
     )
     ids: list[int] = []
     for item in engine.tokenize(messages, [image]):
-        ids += [item] if isinstance(item, int) else [image_id] * manifest.vision.tokens_per_tile
+        ids += [item] if isinstance(item, int) else [image_id] * item.length
     if tuple(ids) != case.prompt_ids:
         same = next(
             (

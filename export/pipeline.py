@@ -176,7 +176,7 @@ def write_vision(
     if calibration is not None:
         convert["int8-static"] = functools.partial(
             convert_int8_static,
-            tiles=calibration.tiles(plan.preparation),
+            tiles=calibration.tiles(plan.image.tiling),
             progress=progress,
         )
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
@@ -184,7 +184,7 @@ def write_vision(
         bar.set_postfix_str(precision)
         if precision == "fp32":
             module = vision_export.load_vision(plan.checkpoint, plan.family)
-            vision_export.export_fp32(module, plan.preparation, files["fp32"])
+            vision_export.export_fp32(module, plan.image, files["fp32"])
             del module
         else:
             files[precision] = folder / f"vision.{precision}.onnx"
@@ -243,11 +243,12 @@ def build_manifest(
     """
     config = plan.checkpoint.config
     text = config.get_text_config()
-    tokens, width = vision_export.output_shape(vision_files["fp32"])
-    if (tokens, width) != (plan.family.tokens_per_tile(config), text.hidden_size):
+    found = vision_export.output_shape(vision_files["fp32"])
+    expected = plan.vision.tokens_per_tile + plan.vision.learned_rows, plan.vision.width
+    if found != expected:
         raise ExportError(
-            f"the vision graph returns [{tokens}, {width}] for a tile, the configuration promises "
-            f"[{plan.family.tokens_per_tile(config)}, {text.hidden_size}]"
+            f"the vision graph returns {list(found)} for a tile, its module in PyTorch {list(expected)}; the "
+            f"exporter of this PyTorch changed the graph"
         )
     architecture = find_architecture(config)
     return Manifest(
@@ -259,23 +260,20 @@ def build_manifest(
             family=plan.checkpoint.family,
             license=plan.checkpoint.license(),
         ),
-        image=plan.preparation,
-        vision=VisionSpec(
-            input_name=vision_export.INPUT_NAME,
-            output_name=vision_export.OUTPUT_NAME,
-            tokens_per_tile=tokens,
-            width=width,
-            files={key: file_entry(path) for key, path in vision_files.items()},
+        image=plan.image,
+        vision=dataclasses.replace(
+            plan.vision, files={key: file_entry(path) for key, path in vision_files.items()}
         ),
         prompt=plan.prompt,
         decoder=DecoderSpec(
             architecture=gguf.MODEL_ARCH_NAMES[architecture.gguf],
-            width=width,
+            width=plan.vision.width,
             vocabulary_size=text.vocab_size,
             context_length=context_length(config, plan.family.attention),
             attention=plan.family.attention,
             positions="sequential",
             embedding_scale=plan.family.embedding_scale(config),
+            text_embedding_scale=plan.family.text_embedding_scale,
             files={
                 key: file_entry(path, quantize.bits_per_weight(path))
                 for key, path in decoder_files.items()

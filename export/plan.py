@@ -5,11 +5,13 @@ Each step raises `ExportError` with the file that must be changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import transformers
 from transformers import ProcessorMixin
 from transformers.image_processing_backends import PilBackend
@@ -24,10 +26,13 @@ from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family, find_family
 from edgevlm.export.messages import one_line
+from edgevlm.export.preparations import IMAGE_PROCESSORS, normalization, read_tiling
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.usage import find_usage
-from edgevlm.export.vision import plan_vision
-from edgevlm.manifest import ImagePreparation, PromptSpec, Usage
+from edgevlm.export.vision import INPUT_NAME, OUTPUT_NAME, plan_vision, rows_of_tile
+from edgevlm.inputs.packing import plan_spans
+from edgevlm.inputs.tiling import split_image
+from edgevlm.manifest import ImageSpec, PromptSpec, UnpadPacking, Usage, VisionSpec
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -43,7 +48,9 @@ class Plan:
 
     checkpoint: Checkpoint
     family: Family
-    preparation: ImagePreparation
+    image: ImageSpec
+    vision: VisionSpec
+    """Without files."""
     processor: ProcessorMixin
     vocabulary: Vocabulary
     prompt: PromptSpec
@@ -63,19 +70,19 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     hyperparameters(architecture, text)
     check_layers(checkpoint)
     gguf_names(checkpoint, family, architecture)
-    tokens = count_tile_tokens(checkpoint, family)
     template = plan_template(checkpoint, family)
     usage = find_usage(checkpoint, family)
     with quiet_transformers():
         tokenizer = load_tokenizer(checkpoint)
         image_processor = load_image_processor(checkpoint, family)
-        preparation = plan_preparation(checkpoint, family, image_processor)
-        processor = family.processor(image_processor, tokenizer, tokens)
+        image = plan_image(checkpoint, image_processor)
+        vision = describe_vision(checkpoint, family, image)
+        processor = family.processor(
+            image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile
+        )
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
-    prompt = plan_prompt(checkpoint, family, template, processor, vocabulary)
-    with quiet_transformers():
-        plan_vision(checkpoint, family)
-    return Plan(checkpoint, family, preparation, processor, vocabulary, prompt, usage)
+    prompt = plan_prompt(checkpoint, family, template, processor, vocabulary, image, vision)
+    return Plan(checkpoint, family, image, vision, processor, vocabulary, prompt, usage)
 
 
 def check_layers(checkpoint: Checkpoint) -> None:
@@ -85,37 +92,47 @@ def check_layers(checkpoint: Checkpoint) -> None:
         ExportError: there are more layers than tensors.
     """
     for part in (checkpoint.config.get_text_config(), checkpoint.config.vision_config):
-        if not 0 < part.num_hidden_layers <= len(checkpoint.tensors):
+        layers = getattr(part, "num_hidden_layers", 1)  # towers of timm have stages
+        if not 0 < layers <= len(checkpoint.tensors):
             raise ExportError(
-                f"{checkpoint.folder / 'config.json'} says that {part.model_type} has "
-                f"{part.num_hidden_layers} layers, the weights are {len(checkpoint.tensors)} tensors in all; "
-                f"they are not of one checkpoint"
+                f"{checkpoint.folder / 'config.json'} says that {part.model_type} has {layers} layers, "
+                f"the weights are {len(checkpoint.tensors)} tensors in all; they are not of one checkpoint"
             )
 
 
-def count_tile_tokens(checkpoint: Checkpoint, family: Family) -> int:
-    """Return the tokens of one tile.
+def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) -> VisionSpec:
+    """Return what the vision graph will be, by a run of the vision part without its weights.
 
     Raises:
-        ExportError: the sizes in config.json give no token, or more tokens than the context of the language
+        ExportError: the vision part cannot be built, does not take the tiles, or does not fit the language
             model.
     """
+    module, _ = plan_vision(checkpoint, family)
+    rows, width = rows_of_tile(module, image.tiling.tile_size)
+    packing = family.packing(checkpoint.config)
+    learned = int(isinstance(packing, UnpadPacking))
+    tokens = rows - learned
     path = checkpoint.folder / "config.json"
-    try:
-        tokens = family.tokens_per_tile(checkpoint.config)
-    except (ArithmeticError, AttributeError, TypeError) as error:
+    hidden = checkpoint.config.get_text_config().hidden_size
+    if width != hidden:
         raise ExportError(
-            f"the sizes of the vision part in {path} make no tile: {one_line(error)}"
-        ) from error
-    if tokens < 1:
-        raise ExportError(f"the sizes of the vision part in {path} make tiles of {tokens} tokens")
+            f"the vision part in {path} makes embeddings of width {width}, the language model's have {hidden}"
+        )
     positions = context_length(checkpoint.config, family.attention)
     if tokens >= positions:
         raise ExportError(
             f"an image has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
             f"language model; choose a checkpoint with smaller images"
         )
-    return tokens
+    return VisionSpec(
+        input_name=INPUT_NAME,
+        output_name=OUTPUT_NAME,
+        tokens_per_tile=tokens,
+        learned_rows=learned,
+        width=width,
+        packing=packing,
+        files={},
+    )
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
@@ -157,10 +174,28 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
             f"{checkpoint.folder} has no {path.name}; fetch it, or save the processor again with "
             f"transformers' save_pretrained"
         )
+    kind = find_image_processor(checkpoint, family)
     try:
-        return family.image_processor.from_pretrained(checkpoint.folder, local_files_only=True)
+        return kind.from_pretrained(checkpoint.folder, local_files_only=True)
     except Exception as error:  # transformers' errors have no class in common
         raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
+
+
+def find_image_processor(checkpoint: Checkpoint, family: Family) -> type[PilBackend]:
+    """Return the class that the settings name, or that of the family.
+
+    Raises:
+        ExportError: edgevlm does not reproduce this image processor.
+    """
+    path = preparation_file(checkpoint)
+    settings = checkpoint.json(path.name)
+    named = settings.get("image_processor", settings).get("image_processor_type")
+    name = family.image_processor if named is None else re.sub("(Fast|Pil)$", "", str(named))
+    if name not in IMAGE_PROCESSORS:
+        raise ExportError(
+            f"{path} names the image processor {named!r}; edgevlm can export {', '.join(IMAGE_PROCESSORS)}"
+        )
+    return IMAGE_PROCESSORS[name]
 
 
 def preparation_file(checkpoint: Checkpoint) -> Path:
@@ -172,31 +207,22 @@ def preparation_file(checkpoint: Checkpoint) -> Path:
     return checkpoint.folder / ("processor_config.json" if nested else "preprocessor_config.json")
 
 
-def plan_preparation(
-    checkpoint: Checkpoint, family: Family, image_processor: PilBackend
-) -> ImagePreparation:
+def plan_image(checkpoint: Checkpoint, image_processor: PilBackend) -> ImageSpec:
     """Convert the settings of the image processor to ours.
 
     Raises:
-        ExportError: transformers cannot use the settings, edgevlm does not support them, or they do not fit
-            the vision tower.
+        ExportError: transformers cannot use the settings, or edgevlm does not support them.
     """
     path = preparation_file(checkpoint)
     try:
-        preparation = family.preparation(image_processor)
+        image = ImageSpec(read_tiling(image_processor), normalization(image_processor))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"the image processor's settings in {path} are not of the form that edgevlm can export: "
             f"{one_line(error)}"
         ) from error
-    size = checkpoint.config.vision_config.image_size
-    if preparation.tile_size != (size, size):
-        raise ExportError(
-            f"the image processor makes tiles of {preparation.tile_size} pixels, the vision tower was "
-            f"made for {size}; {path.name} and config.json must agree"
-        )
-    parity.check_preparation(image_processor, preparation, path)
-    return preparation
+    parity.check_preparation(image_processor, image, path)
+    return image
 
 
 def plan_template(checkpoint: Checkpoint, family: Family) -> ChatTemplate:
@@ -223,6 +249,8 @@ def plan_prompt(
     template: ChatTemplate,
     processor: ProcessorMixin,
     vocabulary: Vocabulary,
+    image: ImageSpec,
+    vision: VisionSpec,
 ) -> PromptSpec:
     """Return how messages become tokens, checked by one question.
 
@@ -231,7 +259,7 @@ def plan_prompt(
             the configuration, or there is no end token.
     """
     image_id = processor.tokenizer.convert_tokens_to_ids(family.image_token)
-    if checkpoint.config.image_token_id != image_id:
+    if getattr(checkpoint.config, "image_token_id", image_id) != image_id:
         raise ExportError(
             f"{checkpoint.folder / 'config.json'} says that the image token is "
             f"{checkpoint.config.image_token_id}, in tokenizer.json {family.image_token} is {image_id}; they "
@@ -244,12 +272,19 @@ def plan_prompt(
             for key, value in processor.tokenizer.special_tokens_map.items()
             if isinstance(value, str)
         },
+        image_placeholder=family.image_placeholder or family.image_token,
+        image_template=family.image_template
+        if isinstance(family.image_template, str)
+        else family.image_template(checkpoint.config),
         image_token=family.image_token,
-        image_spelling=family.spelling(checkpoint.config),
         special_tokens=vocabulary.special_tokens,
         end_token_ids=checkpoint.end_token_ids(),
+        begin_token_ids=(),
+        normalization=None,
+        space_prefix="never",
     )
-    check_chat_template(spec, template.file)
+    blank = split_image(np.zeros((*image.tiling.tile_size, 3), np.uint8), image.tiling)
+    check_chat_template(spec, template.file, (blank.layout, len(plan_spans(blank.layout, vision))))
     return spec
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,10 +79,11 @@ class Reference:
     def embeddings(self, image: Image.Image, question: str) -> NDArray[np.float32]:
         """Return the connector's output for an image, float32 ``[tokens, width]``."""
         inputs = self.inputs(question, [image])
-        names = ("pixel_values", "pixel_attention_mask")
+        accepted = inspect.signature(self._model.get_image_features).parameters
         with named("encode an image"):
             features = self._model.get_image_features(
-                **{name: inputs[name] for name in names if name in inputs}, return_dict=True
+                **{name: value for name, value in inputs.items() if name in accepted},
+                return_dict=True,
             ).pooler_output
         joined = torch.cat(list(features)).float().numpy()
         return joined.reshape(-1, joined.shape[-1])
@@ -105,18 +107,28 @@ class Reference:
 
         Row i is what follows the prompt and ``answer[:i]``.
         """
-        forced = torch.tensor([list(answer)])
-        whole = dict(inputs)
-        whole["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
-        whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-        if "token_type_ids" in inputs:  # 1 marks tokens with causal attention
-            whole["token_type_ids"] = torch.cat(
-                [inputs["token_type_ids"], torch.ones_like(forced)], dim=1
-            )
-        start = inputs["input_ids"].shape[1] - 1
+        forced = list(answer)
+        start = inputs["input_ids"].shape[1]
+
+        def force(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            chosen = torch.full_like(scores, -torch.inf)
+            chosen[:, forced[ids.shape[1] - start]] = 0
+            return chosen
+
         with named("compute logits"):
-            logits: torch.Tensor = self._model(**whole).logits[0, start:-1]
-        return logits.float().numpy()
+            # `generate` knows what each model needs beside the tokens, such as positions and masks.
+            output = self._model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=len(forced),
+                min_new_tokens=len(forced),
+                eos_token_id=None,
+                pad_token_id=self._end_token_ids[0],
+                logits_processor=[force],
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        return torch.cat(output.logits).float().numpy()
 
 
 @contextmanager

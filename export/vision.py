@@ -1,7 +1,7 @@
 """Export tower, connector and projector to one ONNX graph, in fp32, fp16 and int8 with dynamic scales.
 
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalizes them, and returns
-float32 embeddings ``[n, tokens, width]``; n is dynamic, 1 to 64.
+float32 rows ``[n, rows, width]``, the embeddings and learned rows of each tile; n is dynamic, 1 to 64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
-from edgevlm.manifest import ImagePreparation
+from edgevlm.manifest import ImageSpec
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
 INPUT_NAME = "tiles"
@@ -39,20 +39,21 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 
 class VisionGraph(nn.Module):
-    """The exported module: uint8 tiles to embeddings."""
+    """The exported module: uint8 tiles to rows."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, vision: nn.Module, preparation: ImagePreparation) -> None:
+    def __init__(self, vision: nn.Module, image: ImageSpec) -> None:
         super().__init__()
         self.vision = vision
-        self.rescale_factor = preparation.rescale_factor
-        self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
+        settings = image.normalization
+        self.rescale_factor = settings.rescale_factor
+        self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1), persistent=False)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Return embeddings ``[n, tokens, width]`` for uint8 tiles ``[n, height, width, 3]``."""
+        """Return rows ``[n, rows, width]`` for uint8 tiles ``[n, height, width, 3]``."""
         pixels = tiles.permute(0, 3, 1, 2).to(torch.float32) * self.rescale_factor
         embeddings: torch.Tensor = self.vision((pixels - self.mean) / self.std)
         return embeddings
@@ -100,6 +101,28 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
     return vision, sources
 
 
+def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the number of rows of one tile and their width, by a run of the module.
+
+    Args:
+        vision: the module; its weights do not matter.
+        tile_size: height and width in pixels.
+
+    Raises:
+        ExportError: the module does not take tiles of this size.
+    """
+    try:
+        with torch.no_grad():
+            found = vision(torch.zeros(1, 3, *tile_size))
+    except Exception as error:  # whatever a module raises for a shape that it was not made for
+        raise ExportError(
+            f"the image processor makes tiles of {tile_size[1]} x {tile_size[0]} pixels, which the vision "
+            f"part does not take ({one_line(error)}); preprocessor_config.json and config.json must agree"
+        ) from error
+    _, rows, width = found.shape
+    return int(rows), int(width)
+
+
 def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
     """Return the vision module with the weights of the checkpoint, in float32.
 
@@ -118,7 +141,7 @@ def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
     return vision
 
 
-def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) -> None:
+def export_fp32(vision: nn.Module, image: ImageSpec, path: Path) -> None:
     """Write the graph in float32. onnxscript's optimizer folds constants and removes unused nodes.
 
     Raises:
@@ -130,11 +153,11 @@ def export_fp32(vision: nn.Module, preparation: ImagePreparation, path: Path) ->
             f"the vision part has {size / 1e9:.1f} GB of float32 weights, one ONNX file holds "
             f"{PROTOBUF_LIMIT / 1e9:.1f} GB; towers of this size cannot be exported yet"
         )
-    height, width = preparation.tile_size
+    height, width = image.tiling.tile_size
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with quiet():
         program = torch.onnx.export(
-            VisionGraph(vision, preparation).eval(),
+            VisionGraph(vision, image).eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -190,7 +213,7 @@ def preparation_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def output_shape(path: Path) -> tuple[int, int]:
-    """Return the tokens of one tile and the width of a token.
+    """Return the rows of one tile and their width.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
@@ -199,8 +222,8 @@ def output_shape(path: Path) -> tuple[int, int]:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
-    _, tokens, width = session.get_outputs()[0].shape
-    return int(tokens), int(width)
+    _, rows, width = session.get_outputs()[0].shape
+    return int(rows), int(width)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,24 @@ class Sampling:
             raise InputError(f"json_schema must be a mapping, is {type(self.json_schema).__name__}")
 
 
+@dataclass(frozen=True)
+class Place:
+    """How far a sequence is in the KV cache.
+
+    Both numbers are equal for decoders whose positions count entries. They differ where an image takes fewer
+    positions than entries.
+    """
+
+    entries: int = 0
+    """Entries of the KV cache that are taken; they decide whether a prompt fits."""
+    position: int = 0
+    """The next position."""
+
+    def after(self, tokens: int) -> Place:
+        """Return the place after so many further tokens."""
+        return Place(self.entries + tokens, self.position + tokens)
+
+
 class VisionRuntime(Protocol):
     """A loaded vision graph: encodes tiles to embeddings."""
 
@@ -69,7 +87,7 @@ class VisionRuntime(Protocol):
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
 
         Returns:
-            float32 ``[n, tokens, width]``.
+            float32 ``[n, rows, width]``.
 
         Raises:
             InputError: the dtype or the shape is not the graph's.
@@ -179,16 +197,16 @@ class DecoderRuntime(Protocol):
         """
         ...
 
-    def truncate(self, position: int) -> None:
-        """Remove all positions from `position` on from the KV cache."""
+    def truncate(self, place: Place) -> None:
+        """Remove everything from `place` on from the KV cache."""
         ...
 
     def save(self) -> NDArray[np.uint8]:
         """Return a copy of what the KV cache holds, for `restore`."""
         ...
 
-    def restore(self, copy: NDArray[np.uint8], length: int) -> None:
-        """Replace the content of the KV cache with a copy that `save` made of `length` positions."""
+    def restore(self, copy: NDArray[np.uint8], place: Place) -> None:
+        """Replace the content of the KV cache with a copy that `save` made at `place`."""
         ...
 
     def logits(self) -> NDArray[np.float32]:

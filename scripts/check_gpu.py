@@ -41,6 +41,7 @@ from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.onnx import session
 from edgevlm.runtimes.onnx.execution_providers import ONNX_DEVICES
+from edgevlm.runtimes.protocols import Place
 from edgevlm.vlm import VLM
 
 IMAGES = Path(__file__).resolve().parent.parent / "examples"
@@ -135,7 +136,7 @@ def _take_in(decoder: LlamaCppDecoder) -> int:
         decoder.embed(_tokens(decoder, EMBEDDINGS, 1)),
         _positions(PROMPT, EMBEDDINGS),
         logits=False,
-        bidirectional=decoder.bidirectional,
+        bidirectional=bool(decoder.bidirectional),
     )
     return PROMPT + EMBEDDINGS
 
@@ -178,19 +179,19 @@ def check_cache(setting: Setting, file: str) -> dict[str, Any]:
         start = _take_in(decoder)
         copy = decoder.save()
         first = _draft_logits(decoder, start)
-        decoder.truncate(start)
+        decoder.truncate(Place(start, start))
         errors = {"after truncate": _relative_error(_draft_logits(decoder, start), first)}
-        decoder.truncate(0)
-        decoder.restore(copy, start)
+        decoder.truncate(Place())
+        decoder.restore(copy, Place(start, start))
         errors["after restore"] = _relative_error(_draft_logits(decoder, start), first)
-        decoder.truncate(start)
+        decoder.truncate(Place(start, start))
         rows = []
         for at, token in enumerate(_tokens(decoder, DRAFT, 2), start=start):
             decoder.decode_tokens([token], _positions(at, 1), logits=True)
             rows.append(decoder.logits())
         errors["one by one"] = _relative_error(np.stack(rows), first)
         begun = time.perf_counter()
-        decoder.restore(copy, start)
+        decoder.restore(copy, Place(start, start))
         restore_ms = 1000 * (time.perf_counter() - begun)
     # Single tokens and batches go through other kernels, which round otherwise.
     bounds = {"one by one": ROUNDING_BOUND}
@@ -211,7 +212,7 @@ def check_two_decoders(setting: Setting, file: str) -> dict[str, Any]:
             _draft_logits(other, _take_in(other))
             beside = _draft_logits(decoder, start)
             both = memory.taken()
-        decoder.truncate(start)
+        decoder.truncate(Place(start, start))
         errors = {
             "beside another": _relative_error(beside, alone),
             "after the other was closed": _relative_error(_draft_logits(decoder, start), alone),
@@ -260,7 +261,7 @@ def check_vision(setting: Setting, file: str) -> dict[str, Any]:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
     entry = manifest.vision.files[file]
-    width, height = manifest.image.tile_size
+    width, height = manifest.image.tiling.tile_size
     tiles = np.random.default_rng(0).integers(0, 256, (13, height, width, 3), np.uint8)
     memory = GpuMemory()
     figures: dict[str, Any] = {}

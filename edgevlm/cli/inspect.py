@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from edgevlm.bundle import Bundle
-from edgevlm.manifest import Drift, FileEntry, Manifest
+from edgevlm.manifest import Drift, FileEntry, Manifest, Tiling
 
 HELP = (
     "Show the content of a bundle: its origin, its files, and their difference from the checkpoint."
@@ -43,14 +44,13 @@ def format_manifest(manifest: Manifest) -> str:
         manifest.vision,
         manifest.decoder,
     )
-    height, width = image.tile_size
+    height, width = image.tiling.tile_size
     parity = manifest.parity
     revision = f" at {source.revision}" if source.revision else ""
     lines = [
         f"name          {manifest.name}",
         f"source        {source.repository}{revision} ({source.family}, licence {source.license})",
-        f"images        {image.strategy}, tiles of {width} x {height} pixels, {image.resample}"
-        + (f", longest edge resized to {image.longest_edge}" if image.longest_edge else ""),
+        f"images        {_tiling(image.tiling)}, tiles of {width} x {height} pixels",
         f"vision        {vision.tokens_per_tile} tokens of width {vision.width} for each tile",
         *_files(vision.files, parity.vision if parity else {}),
         *([f"calibration   of int8-static: {vision.calibration}"] if vision.calibration else []),
@@ -80,6 +80,19 @@ def format_manifest(manifest: Manifest) -> str:
         lines.append(f"golden        {manifest.golden.question!r}")
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     return "\n".join([*lines, f"made with     {made}"])
+
+
+def _tiling(tiling: Tiling) -> str:
+    """Return the strategy with its settings."""
+    settings = {
+        field.name: getattr(tiling, field.name)
+        for field in dataclasses.fields(tiling)
+        if field.name not in ("kind", "tile_size")
+    }
+    named = (
+        f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None
+    )
+    return f"{tiling.kind} ({', '.join(named)})"
 
 
 def _files(files: dict[str, FileEntry], drift: dict[str, Drift]) -> list[str]:

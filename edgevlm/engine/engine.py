@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.engine.detokenizer import Detokenizer
-from edgevlm.engine.kv_cache import KVCache
+from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.logprobs import next_logprobs, token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.prefill import Prefill
@@ -39,7 +39,7 @@ from edgevlm.results import (
     TokenLogprob,
 )
 from edgevlm.runtimes import system
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampler, VisionRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
@@ -64,19 +64,14 @@ class Engine:
         self._manifest = manifest
         self._decoder = decoder
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
+        self._rows_per_tile = manifest.vision.tokens_per_tile + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
-        self._image_processor = ImageProcessor(manifest.image, manifest.vision.tokens_per_tile)
-        self._kv_cache = KVCache(decoder, manifest.vision.tokens_per_tile)
+        self._image_processor = ImageProcessor(manifest.image, manifest.vision)
+        self._kv_cache = KVCache(decoder)
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
-        self._prefill = Prefill(
-            decoder,
-            self._encoder,
-            self._kv_cache,
-            bidirectional=manifest.decoder.attention == "prefix",
-        )
+        self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
         self._lookup = PromptLookup()
-        self._positions = self._kv_cache.positions
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
@@ -96,10 +91,12 @@ class Engine:
         return self._image_processor.process(image, budget)
 
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
-        """Return embeddings float32 ``[tiles * tokens_per_tile, width]``, scaled for the decoder."""
+        """Return embeddings float32 ``[tokens, width]`` as in the prompt, scaled for the decoder."""
         with self._lock.hold():
-            encoded = self._encoder.encode(image.tiles)
-            return np.concatenate([encoded[tile] for tile in image.tiles])
+            rows = self._encoder.encode(image.tiles)
+            return np.concatenate(
+                [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
+            )
 
     def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
@@ -115,44 +112,44 @@ class Engine:
                     text = spelled.decode("utf-8", errors="replace")
                     parts.append(PromptText(text, segment.token_ids))
                     continue
-                image = images[segment.image]
-                in_grid = segment.tile < image.rows * image.columns
-                row, column = divmod(segment.tile, image.columns) if in_grid else (-1, -1)
-                parts.append(
-                    PromptTile(
-                        image=segment.image,
-                        tile=segment.tile,
-                        row=row + 1,
-                        column=column + 1,
-                        pixels=image.pixels[segment.tile],
-                        tokens=self._manifest.vision.tokens_per_tile,
+                span = images[segment.image].spans[segment.span]
+                counts = span.plan.tokens_of_tiles(self._rows_per_tile)
+                for tile, tokens in zip(span.tiles, counts, strict=True):
+                    row, column = tile.image.layout.place(tile.index) or (-1, -1)
+                    parts.append(
+                        PromptTile(
+                            image=segment.image,
+                            tile=tile.index,
+                            row=row + 1,
+                            column=column + 1,
+                            pixels=tile.pixels,
+                            tokens=tokens,
+                        )
                     )
-                )
             return Prompt(tuple(parts))
 
     def tokenize(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage]
     ) -> list[PromptItem]:
-        """Return the prompt for these messages as token ids and tiles.
+        """Return the prompt for these messages as token ids and spans.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the texts are longer than the context.
         """
-        tiles = [image.tiles for image in images]
         items: list[PromptItem] = []
         for segment in self._segments(messages, images):
             if isinstance(segment, TextSegment):
                 items += segment.token_ids
             else:
-                items.append(tiles[segment.image][segment.tile])
+                items.append(images[segment.image].spans[segment.span])
         return items
 
     def _segments(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage]
     ) -> list[Segment]:
-        grids = [image.grid for image in images]
-        return self._prompts.build(messages, grids, max_positions=self.context_length)
+        described = [(image.layout, len(image.plans)) for image in images]
+        return self._prompts.build(messages, described, max_positions=self.context_length)
 
     def stream(
         self,
@@ -189,7 +186,7 @@ class Engine:
             watch.lap("wait")
             items = self.tokenize(messages, images)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
-        prompt_tokens = self._positions(items)
+        prompt_tokens = count_positions(items)
         max_tokens = self._max_tokens(generation, prompt_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
@@ -237,7 +234,7 @@ class Engine:
             )
             self._lookup.start(items)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                prefill.positions, generation, max_tokens, sampler, watch
+                prefill.place, generation, max_tokens, sampler, watch
             )
             self._lookup.finish()
             stats = Stats(
@@ -249,7 +246,7 @@ class Engine:
                 decode_ms=watch.ms("decode"),
                 first_token_ms=first_token_ms,
                 total_ms=watch.total_ms,
-                prompt_tokens=prefill.positions,
+                prompt_tokens=prefill.place.entries,
                 cached_tokens=prefill.cached_positions,
                 encoded_tiles=prefill.encoded_tiles,
                 cached_tiles=prefill.cached_tiles,
@@ -274,7 +271,7 @@ class Engine:
     def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
         """Count the positions of the prompt for these messages; errors as of `tokenize`."""
         with self._lock.hold():
-            return self._positions(self.tokenize(messages, images))
+            return count_positions(self.tokenize(messages, images))
 
     def logits(
         self,
@@ -292,13 +289,14 @@ class Engine:
             items = self.tokenize(messages, images)
             self._kv_cache.reset()
             encoded = self._encoder.encode(tiles)
-            for _ in self._prefill.decode_chunks(items, encoded.__getitem__, 0):
+            for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
                 pass
-            rows = [self._decoder.logits()]
-            for position, token in enumerate(answer[:-1], start=self._positions(items)):
-                self._step(token, position)
-                rows.append(self._decoder.logits())
-            return np.stack(rows)
+            end = place_after(items)
+            logits = [self._decoder.logits()]
+            for index, token in enumerate(answer[:-1]):
+                self._step(token, end.after(index))
+                logits.append(self._decoder.logits())
+            return np.stack(logits)
 
     def score(
         self,
@@ -322,7 +320,7 @@ class Engine:
                 {tuple(self._decoder.tokenize(start + text)) for start in ("", " ")}
                 for text in choices
             ]
-            prompt_tokens = self._positions(items)
+            prompt_tokens = count_positions(items)
             longest = max(len(tokens) for both in spellings for tokens in both)
             if prompt_tokens + longest > self.context_length:
                 raise ContextError(
@@ -338,7 +336,7 @@ class Engine:
             scores = []
             for both in spellings:
                 logprobs = [
-                    self._answer_logprob(tokens, first, len(items), prompt_tokens)
+                    self._answer_logprob(tokens, first, len(items), place_after(items))
                     for tokens in sorted(both)
                 ]
                 scores.append(float(np.logaddexp.reduce(logprobs)))
@@ -349,19 +347,19 @@ class Engine:
         ]
 
     def _answer_logprob(
-        self, tokens: Sequence[int], first: NDArray[np.float64], items: int, position: int
+        self, tokens: Sequence[int], first: NDArray[np.float64], items: int, place: Place
     ) -> float:
         """Return log P(tokens, end of answer) after the prompt that the decoder holds.
 
         Args:
             first: log-probabilities of the answer's first token.
             items: length of the prompt in items.
-            position: length of the prompt in positions.
+            place: the place after the prompt.
         """
         logprob, following = 0.0, first
-        for at, token in enumerate(tokens, start=position):
+        for index, token in enumerate(tokens):
             logprob += float(following[token])
-            self._step(token, at)
+            self._step(token, place.after(index))
             following = next_logprobs(self._decoder)
         self._kv_cache.truncate(items)
         return logprob + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
@@ -380,13 +378,14 @@ class Engine:
         with self._lock.hold():
             return self._prefill.cache_info()
 
-    def _step(self, token: int, position: int) -> None:
-        self._decoder.decode_tokens([token], np.array([position], np.int32), logits=True)
+    def _step(self, token: int, place: Place) -> None:
+        positions = np.array([place.position], np.int32)
+        self._decoder.decode_tokens([token], positions, logits=True)
         self._kv_cache.extend([token])
 
     def _answer(
         self,
-        prompt_tokens: int,
+        prompt: Place,
         generation: Generation,
         max_tokens: int,
         sampler: Sampler,
@@ -423,8 +422,8 @@ class Engine:
             if finish is None and not following:
                 room = max_tokens - count
                 draft = self._lookup.draft()[: room - 1] if generation.draftable else ()
-                position = prompt_tokens + count - 1
-                following = self._advance(token, position, draft, sampler)
+                place = prompt.after(count - 1)
+                following = self._advance(token, place, draft, sampler)
         rest = text.finish()
         watch.lap("decode")
         return first_token_ms, count, rest, finish
@@ -433,21 +432,22 @@ class Engine:
         return () if top is None else (token_logprob(self._decoder, token, top),)
 
     def _advance(
-        self, token: int, position: int, draft: Sequence[int], sampler: Sampler
+        self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
     ) -> list[int]:
         """Decode a token and return those that follow it; all but the last of them are decoded too."""
         accepted: list[int] = []
         if draft:
             batch = [token, *draft]
-            positions = np.arange(position, position + len(batch), dtype=np.int32)
+            start = place.position
+            positions = np.arange(start, start + len(batch), dtype=np.int32)
             logits = self._decoder.decode_draft(batch, positions)
             accepted, conclusive = verify_draft(logits, draft)
             self._lookup.record(len(accepted) - conclusive, len(draft))
             *kept, token = [token, *accepted]
-            position += len(kept)
-            self._decoder.truncate(position)
+            place = place.after(len(kept))
+            self._decoder.truncate(place)
             self._kv_cache.extend(kept)
             if conclusive:
                 return accepted
-        self._step(token, position)
+        self._step(token, place)
         return [*accepted, sampler.sample()]

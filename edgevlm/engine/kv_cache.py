@@ -6,24 +6,32 @@ a single one costs nothing. Only a conversation that is expected to continue is 
 and prompts that hold an earlier answer. A single question is not, so a camera with a new frame each time pays
 for no copy (`benchmarks/camera.py`). Copies are bounded by bytes; the least recently used goes first.
 
-A tile is known by its key, the hash of its pixels, so no image is ever taken for another.
+A span is known by its key, the hash of its pixels, so no image is ever taken for another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.inputs.image_processor import Tile
+from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
-from edgevlm.runtimes.protocols import DecoderRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
-CacheKey: TypeAlias = "int | bytes"
-"""A prompt item without its pixels: a token id, or the key of a tile."""
+
+class SpanKey(NamedTuple):
+    """A span without its pixels."""
+
+    key: bytes
+    length: int
+
+
+CacheKey: TypeAlias = "int | SpanKey"
+"""A prompt item without its pixels: a token id, or the key of a span."""
 
 MAX_SAVED_BYTES = 128 * 2**20
 """Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
@@ -42,25 +50,19 @@ class KVCache:
     def __init__(
         self,
         decoder: DecoderRuntime,
-        tokens_per_tile: int,
         max_bytes: int = MAX_SAVED_BYTES,
     ) -> None:
         self._decoder = decoder
-        self._tokens_per_tile = tokens_per_tile
         self._held: list[CacheKey] = []
         self._expect_continuation = False
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
 
-    def positions(self, items: Iterable[PromptItem]) -> int:
-        """Count the positions of prompt items: one of a token, `tokens_per_tile` of a tile."""
-        return self._positions(map(_key, items))
-
     @property
     def held_positions(self) -> int:
-        """Positions in the decoder's KV cache."""
-        return self._positions(self._held)
+        """Entries of the decoder's KV cache that are taken."""
+        return _entries(self._held)
 
     @property
     def saved(self) -> int:
@@ -87,9 +89,9 @@ class KVCache:
         shared = _common_prefix(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: _common_prefix(copy, wanted), default=())
         known = _common_prefix(best, wanted)
-        restores = self._positions(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
+        restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
         copy = self._saved.pop(best) if restores else None
-        lost = self._positions(self._held[shared:])
+        lost = _entries(self._held[shared:])
         # Another question about the same images loses little, and is no other conversation.
         differs = restores or 4 * lost >= self.held_positions
         if self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs:
@@ -97,7 +99,7 @@ class KVCache:
         self._expect_continuation = expect_continuation
         if copy is not None:
             self._held.clear()
-            self._decoder.restore(copy, self._positions(best))
+            self._decoder.restore(copy, _place(best))
             self._held, shared = list(best), known
         self.truncate(shared)
         return shared
@@ -109,7 +111,7 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Make the decoder drop all but the first `length` items."""
         del self._held[length:]
-        self._decoder.truncate(self.held_positions)
+        self._decoder.truncate(_place(self._held))
 
     def reset(self) -> None:
         """Make the decoder drop everything. The copies stay."""
@@ -120,12 +122,31 @@ class KVCache:
         self._held.clear()
         self._saved.clear()
 
-    def _positions(self, keys: Iterable[CacheKey]) -> int:
-        return sum(self._tokens_per_tile if isinstance(key, bytes) else 1 for key in keys)
+
+def count_positions(items: Iterable[PromptItem]) -> int:
+    """Count the entries that prompt items take in the KV cache: one for a token, one for each embedding."""
+    return _entries(map(_key, items))
+
+
+def place_after(items: Iterable[PromptItem]) -> Place:
+    """Return how far a sequence is after these items.
+
+    Positions are sequential, so each entry takes one.
+    """
+    return _place(map(_key, items))
+
+
+def _entries(keys: Iterable[CacheKey]) -> int:
+    return sum(key.length if isinstance(key, SpanKey) else 1 for key in keys)
+
+
+def _place(keys: Iterable[CacheKey]) -> Place:
+    entries = _entries(keys)
+    return Place(entries, entries)
 
 
 def _key(item: PromptItem) -> CacheKey:
-    return item.key if isinstance(item, Tile) else item
+    return SpanKey(item.key, item.length) if isinstance(item, Span) else item
 
 
 def _common_prefix(held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:

@@ -49,15 +49,24 @@ def load_decoder(
     Args:
         context_length: None for `default_context_length`.
     """
+    length = default_context_length(manifest) if context_length is None else context_length
     return LlamaCppDecoder(
         path,
-        context_length=default_context_length(manifest)
-        if context_length is None
-        else context_length,
+        context_length=length,
         threads=threads,
         gpu_layers=gpu_layers,
-        bidirectional=manifest.decoder.attention == "prefix",
+        bidirectional=bidirectional_entries(manifest, length),
     )
+
+
+def bidirectional_entries(manifest: Manifest, context_length: int) -> int:
+    """Return the most entries of a prompt that attend to each other both ways."""
+    entries = {
+        "causal": 0,
+        "prefix": context_length,
+        "images": min(manifest.vision.tokens_per_tile, context_length),
+    }
+    return entries[manifest.decoder.attention]
 
 
 def default_context_length(manifest: Manifest) -> int:

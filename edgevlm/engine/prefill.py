@@ -9,31 +9,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.kv_cache import KVCache
+from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
-from edgevlm.inputs.image_processor import Tile
+from edgevlm.inputs.image_processor import Span, Tile
 from edgevlm.inputs.prompt import PromptItem
+from edgevlm.manifest import DecoderSpec
 from edgevlm.results import CacheInfo, Chunk
-from edgevlm.runtimes.protocols import DecoderRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
 MAX_INLINE_TEXT_TOKENS = 64
-"""Longest text between two tiles that is decoded with them, as embeddings. A batch of llama.cpp holds tokens
+"""Longest text between two spans that is decoded with them, as embeddings. A batch of llama.cpp holds tokens
 or embeddings, and one of few entries costs as much as one of many."""
 
-MAX_TEXT_TOKENS_PER_CHUNK = 512
-"""Tokens of a longer text in one chunk. A request can be cancelled between two chunks. llama.cpp's batches
-are no longer than this, so chunks cost nothing."""
+MAX_ENTRIES_PER_CALL = 512
+"""Entries of a longer text or span that are decoded at once. A request can be cancelled between two calls.
+llama.cpp's batches are no longer than this, so the calls cost nothing."""
 
 
 @dataclass(frozen=True)
 class PrefillStats:
     """The cost of one prefill."""
 
-    positions: int
-    """Positions of the prompt, images included."""
+    place: Place
+    """The place after the prompt."""
     cached_positions: int
-    """Those that the KV cache held."""
+    """Entries of the prompt that the KV cache held."""
     encoded_tiles: int
     cached_tiles: int
 
@@ -42,7 +43,7 @@ class Prefill:
     """Prefills prompts and counts what the caches saved.
 
     Args:
-        bidirectional: each position of a prompt attends to every other, so it is decoded in one piece.
+        spec: which entries of a prompt attend to each other, and whether text can be decoded as embeddings.
     """
 
     def __init__(
@@ -50,14 +51,15 @@ class Prefill:
         decoder: DecoderRuntime,
         encoder: VisionEncoder,
         kv_cache: KVCache,
-        *,
-        bidirectional: bool,
+        spec: DecoderSpec,
     ) -> None:
         self._decoder = decoder
         self._encoder = encoder
         self._kv_cache = kv_cache
-        self._bidirectional = bidirectional
-        self._positions = kv_cache.positions
+        self._attention = spec.attention
+        self._text_scale = (
+            None if spec.text_embedding_scale is None else np.float32(spec.text_embedding_scale)
+        )
         self._reused_positions = self._prefilled_positions = 0
         self._reused_tiles = self._encoded_tiles = 0
 
@@ -79,66 +81,83 @@ class Prefill:
             Chunks without text, so that the request can be cancelled between two of them.
         """
         cached = 0
-        if self._bidirectional:
+        if self._attention == "prefix":
             self._kv_cache.reset()
         else:
             cached = self._kv_cache.reuse_prefix(items, expect_continuation=expect_continuation)
         watch.lap("prefill")
         rest = items[cached:]
-        tiles = dict.fromkeys(item for item in rest if isinstance(item, Tile))
+        tiles = dict.fromkeys(tiles_of(rest))
         encoded_tiles = self._encoder.count_missing(tiles)
-        start = self._positions(items[:cached])
+        start = place_after(items[:cached])
         if self._encoder.ahead:
             with self._encoder.encode_ahead(tiles, watch, keep=cache_images) as wait:
-                yield from _yield_after_each(
-                    self.decode_chunks(rest, wait, start), "prefill", watch
-                )
+                yield from _yield_after_each(self.decode(rest, wait, start), "prefill", watch)
         else:
             encoded: dict[Tile, NDArray[np.float32]] = {}
             steps = map(encoded.update, self._encoder.encode_chunks(tiles, keep=cache_images))
             yield from _yield_after_each(steps, "encode", watch)
-            chunks = self.decode_chunks(rest, encoded.__getitem__, start)
-            yield from _yield_after_each(chunks, "prefill", watch)
-        cached_tiles = sum(isinstance(item, Tile) for item in items) - encoded_tiles
-        self._reused_positions += start
-        self._prefilled_positions += self._positions(rest)
+            decoding = self.decode(rest, encoded.__getitem__, start)
+            yield from _yield_after_each(decoding, "prefill", watch)
+        cached_tiles = sum(1 for _ in tiles_of(items)) - encoded_tiles
+        self._reused_positions += start.entries
+        self._prefilled_positions += count_positions(rest)
         self._encoded_tiles += encoded_tiles
         self._reused_tiles += cached_tiles
-        return PrefillStats(self._positions(items), start, encoded_tiles, cached_tiles)
+        return PrefillStats(place_after(items), start.entries, encoded_tiles, cached_tiles)
 
-    def decode_chunks(
-        self, items: Sequence[PromptItem], embeddings: EmbeddingLookup, position: int
+    def decode(
+        self, items: Sequence[PromptItem], rows: EmbeddingLookup, place: Place
     ) -> Iterator[None]:
-        """Decode items from `position` on, with logits after the last; yield after each chunk."""
+        """Decode items from `place` on, with logits after the last; yield after each call of the decoder."""
         done = 0
-        for chunk in [items] if self._bidirectional else chunk_prompt(items):
+        for chunk in self._chunks(items):
             done += len(chunk)
-            count = self._positions(chunk)
-            positions = np.arange(position, position + count, dtype=np.int32)
+            last = done == len(items)
             tokens = [item for item in chunk if isinstance(item, int)]
-            if len(tokens) == len(chunk) and not self._bidirectional:
-                self._decoder.decode_tokens(tokens, positions, logits=done == len(items))
-            else:
-                self._decoder.decode_embeddings(
-                    self._embed(chunk, embeddings),
-                    positions,
-                    logits=done == len(items),
-                    bidirectional=self._bidirectional,
-                )
+            text = len(tokens) == len(chunk) and self._attention != "prefix"
+            entries = tokens if text else self._embed(chunk, rows)
+            bidirectional = not text and self._attention != "causal"
+            size = len(entries) if bidirectional else MAX_ENTRIES_PER_CALL
+            for first in range(0, len(entries), size):
+                part = entries[first : first + size]
+                start = place.position + first
+                positions = np.arange(start, start + len(part), dtype=np.int32)
+                logits = last and first + size >= len(entries)
+                if isinstance(part, list):
+                    self._decoder.decode_tokens(part, positions, logits=logits)
+                else:
+                    self._decoder.decode_embeddings(
+                        part, positions, logits=logits, bidirectional=bidirectional
+                    )
+                if first + size < len(entries):
+                    yield
             self._kv_cache.extend(chunk)
-            position += count
+            place = place.after(len(entries))
             yield
 
-    def _embed(
-        self, items: Sequence[PromptItem], embeddings: EmbeddingLookup
-    ) -> NDArray[np.float32]:
-        """Return embeddings of tiles and tokens, ``[positions, width]``."""
+    def _chunks(self, items: Sequence[PromptItem]) -> Iterable[Sequence[PromptItem]]:
+        """Split a prompt into parts with entries of one kind, tokens or embeddings."""
+        if self._attention == "prefix":
+            return [items]
+        if self._attention == "images" or self._text_scale is None:
+            return chunk_prompt(items, max_inline_text=0, max_tiles=1)
+        return chunk_prompt(items)
+
+    def _embed(self, items: Sequence[PromptItem], rows: EmbeddingLookup) -> NDArray[np.float32]:
+        """Return embeddings of spans and tokens, ``[entries, width]``."""
         return np.concatenate(
             [
-                embeddings(item) if isinstance(item, Tile) else self._decoder.embed([item])
+                item.plan.pack([rows(tile) for tile in item.tiles])
+                if isinstance(item, Span)
+                else self._embed_token(item)
                 for item in items
             ]
         )
+
+    def _embed_token(self, token: int) -> NDArray[np.float32]:
+        embeddings = self._decoder.embed([token])
+        return embeddings if self._text_scale in (None, 1) else embeddings * self._text_scale
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved."""
@@ -155,34 +174,49 @@ class Prefill:
         )
 
 
-def chunk_prompt(items: Sequence[PromptItem]) -> Iterator[list[PromptItem]]:
-    """Split a prompt into what the decoder decodes at once.
+def tiles_of(items: Iterable[PromptItem]) -> Iterator[Tile]:
+    """Iterate over the tiles of all spans."""
+    for item in items:
+        if isinstance(item, Span):
+            yield from item.tiles
 
-    A chunk has up to `MAX_TEXT_TOKENS_PER_CHUNK` tokens of a text, or up to `TILES_PER_CHUNK` tiles with the
-    short texts between them.
+
+def chunk_prompt(
+    items: Sequence[PromptItem],
+    max_inline_text: int = MAX_INLINE_TEXT_TOKENS,
+    max_tiles: int = TILES_PER_CHUNK,
+) -> Iterator[list[PromptItem]]:
+    """Split a prompt into chunks, each a text or a few spans with the short texts between them.
+
+    Args:
+        max_inline_text: tokens of the longest text that stays between two spans.
+        max_tiles: tiles of the spans of one chunk; a span with more tiles is a chunk of its own.
     """
-    runs = [list(run) for _, run in itertools.groupby(items, key=_is_tile)]
+    runs = [list(run) for _, run in itertools.groupby(items, key=_is_span)]
     chunk: list[PromptItem] = []
+    tiles = 0
     for index, run in enumerate(runs):
-        between = 0 < index < len(runs) - 1 and len(run) <= MAX_INLINE_TEXT_TOKENS
-        if not (_is_tile(run[0]) or between):
+        between = 0 < index < len(runs) - 1 and len(run) <= max_inline_text
+        if not (_is_span(run[0]) or between):
             if chunk:
                 yield chunk
-            for first in range(0, len(run), MAX_TEXT_TOKENS_PER_CHUNK):
-                yield run[first : first + MAX_TEXT_TOKENS_PER_CHUNK]
-            chunk = []
+            for first in range(0, len(run), MAX_ENTRIES_PER_CALL):
+                yield run[first : first + MAX_ENTRIES_PER_CALL]
+            chunk, tiles = [], 0
             continue
         for item in run:
-            if _is_tile(item) and sum(map(_is_tile, chunk)) == TILES_PER_CHUNK:
+            added = len(item.tiles) if isinstance(item, Span) else 0
+            if added and tiles and tiles + added > max_tiles:
                 yield chunk
-                chunk = []
+                chunk, tiles = [], 0
             chunk.append(item)
+            tiles += added
     if chunk:
         yield chunk
 
 
-def _is_tile(item: PromptItem) -> bool:
-    return isinstance(item, Tile)
+def _is_span(item: PromptItem) -> bool:
+    return isinstance(item, Span)
 
 
 def _yield_after_each(

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.inputs.image_processor import Tile
+from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
 
@@ -63,8 +63,8 @@ class PromptLookup:
         self._prompt, self._text = {}, []
         self._misses = self.accepted = 0
         self._length = MIN_DRAFT_LENGTH
-        for is_tile, group in itertools.groupby(prompt, key=lambda item: isinstance(item, Tile)):
-            text = [] if is_tile else [item for item in group if isinstance(item, int)]
+        for is_span, group in itertools.groupby(prompt, key=lambda item: isinstance(item, Span)):
+            text = [] if is_span else [item for item in group if isinstance(item, int)]
             self._prompt.update(_continuations(text))
             self._text = text[1 - NGRAM_SIZE :]
 

@@ -20,7 +20,7 @@ from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.protocols import VisionRuntime
 
 EmbeddingLookup: TypeAlias = "Callable[[Tile], NDArray[np.float32]]"
-"""Returns the embeddings of a tile, ``[tokens_per_tile, width]``, scaled for the decoder."""
+"""Returns the rows of a tile, ``[rows, width]``, scaled for the decoder."""
 
 MAX_CACHE_BYTES = 64 * 2**20
 """Embeddings of recent tiles; an image of SmolVLM-256M in 17 tiles has 2.5 MB."""
@@ -52,7 +52,7 @@ class VisionEncoder:
     def encode(
         self, tiles: Collection[Tile], *, keep: bool = True
     ) -> dict[Tile, NDArray[np.float32]]:
-        """Return the scaled embeddings ``[tokens_per_tile, width]`` of each tile.
+        """Return the scaled rows ``[rows, width]`` of each tile.
 
         Args:
             keep: put new embeddings into the cache.

@@ -1,12 +1,12 @@
-"""Messages to segments: token ids, and places for the tiles of images.
+"""Messages to segments: token ids, and places for the spans of images.
 
 Token ids equal those of transformers' processor for the whole rendered prompt, and text of a message never
 becomes a special token. Both follow from the order of the steps:
 
 1. in the messages' text, the first character of every spelling of a special token is replaced by a mark,
    a character that occurs nowhere in the messages;
-2. the checkpoint's own chat template is rendered (jinja2's sandbox), and the place of each image is
-   spelled out tile by tile;
+2. the checkpoint's own chat template is rendered (jinja2's sandbox), and the image template takes the place
+   of each image, with a hole for each span;
 3. the result is split at the special tokens, which now all come from the template; the plain text between
    two of them, the template's joined with the user's, gets the marked characters back and is tokenized in
    one piece, since merges cross the border between both.
@@ -21,7 +21,7 @@ import datetime
 import json
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -32,13 +32,15 @@ import jinja2.parser
 import jinja2.sandbox
 
 from edgevlm.errors import BundleError, ContextError, PromptError
-from edgevlm.inputs.image_processor import Tile
-from edgevlm.manifest import ImageTemplate, PromptSpec
+from edgevlm.inputs.image_processor import Span
+from edgevlm.inputs.plain_text import PlainText
+from edgevlm.inputs.tiling import Layout
+from edgevlm.manifest import PromptSpec
 
 Message: TypeAlias = Mapping[str, Any]
 
-PromptItem: TypeAlias = "int | Tile"
-"""An item of a prompt: a token id, or a tile of an image."""
+PromptItem: TypeAlias = "int | Span"
+"""An item of a prompt: a token id, or a span of embeddings of an image."""
 
 ROLES = ("system", "user", "assistant")
 
@@ -46,6 +48,9 @@ MAX_TOKEN_LENGTH = 128
 """Characters of the longest token that a vocabulary has: Llama 3's of 128 spaces. So a text of more
 characters than this for each position cannot fit, which is known without tokenizing it."""
 
+
+TEMPLATE_ERRORS = (TypeError, ValueError, KeyError, IndexError, ArithmeticError)
+"""What Python raises inside a template that does not fit its variables."""
 
 SHORTEN = "shorten the conversation or load the model with a larger context_length"
 
@@ -58,14 +63,14 @@ class TextSegment:
 
 
 @dataclass(frozen=True)
-class TileSegment:
-    """The place of one tile of one image; both count from 0, images in the order of the messages."""
+class SpanSegment:
+    """The place of one span of one image; both count from 0, images in the order of the messages."""
 
     image: int
-    tile: int
+    span: int
 
 
-Segment: TypeAlias = TextSegment | TileSegment
+Segment: TypeAlias = TextSegment | SpanSegment
 
 
 class PromptBuilder:
@@ -75,26 +80,32 @@ class PromptBuilder:
         tokenize: plain text to token ids, recognising no special token.
 
     Raises:
-        BundleError: the chat template is not valid Jinja.
+        BundleError: the chat template or the image template is not valid Jinja.
     """
 
     def __init__(self, spec: PromptSpec, tokenize: Callable[[str], list[int]]) -> None:
         self._spec = spec
-        self._tokenize = tokenize
+        self._plain_text = PlainText(
+            tokenize, normalization=spec.normalization, space_prefix=spec.space_prefix
+        )
         self._special = {token.text: token for token in spec.special_tokens}
-        longest_first = sorted(self._special, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)))
-        try:
-            self._template = _environment().from_string(spec.chat_template)
-        except jinja2.TemplateError as error:
-            raise BundleError(
-                f"manifest.prompt.chat_template: not a valid template: {error}"
-            ) from error
+        self._pattern = _pattern({*self._special, spec.image_token})
+        # What a user may not write: special tokens and what stands for an image.
+        self._reserved = {*self._special, spec.image_token, spec.image_placeholder}
+        self._reserved_pattern = _pattern(self._reserved)
+        self._template = _compile(
+            _environment(), spec.chat_template, "manifest.prompt.chat_template"
+        )
+        self._image_template = _compile(
+            jinja2.sandbox.ImmutableSandboxedEnvironment(keep_trailing_newline=True),
+            spec.image_template,
+            "manifest.prompt.image_template",
+        )
 
     def build(
         self,
         messages: Sequence[Message],
-        grids: Sequence[tuple[int, int]],
+        images: Sequence[tuple[Layout, int]],
         *,
         add_generation_prompt: bool = True,
         max_positions: int | None = None,
@@ -102,7 +113,7 @@ class PromptBuilder:
         """Build the prompt for `messages`, in time linear in their length.
 
         Args:
-            grids: rows and columns of each image, (0, 0) for an image of one tile.
+            images: layout and number of spans of each image.
             max_positions: positions of the context; None for no limit. Messages that cannot fit are refused
                 before the work.
 
@@ -115,9 +126,9 @@ class PromptBuilder:
             _check_length(messages, max_positions)
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
         places = sum(part["type"] == "image" for message in checked for part in message["content"])
-        if places != len(grids):
+        if places != len(images):
             raise PromptError(
-                f"the messages have places for {places} images, but {len(grids)} images were passed"
+                f"the messages have places for {places} images, but {len(images)} images were passed"
             )
         texts = [
             part["text"]
@@ -131,20 +142,43 @@ class PromptBuilder:
                 if part["type"] == "text":
                     part["text"] = self._mark_special(part["text"], marks)
         rendered = self._render(checked, add_generation_prompt)
-        parts = rendered.split(self._spec.image_token)
-        if len(parts) != len(grids) + 1:
+        parts = rendered.split(self._spec.image_placeholder)
+        if len(parts) != len(images) + 1:
             raise PromptError(
-                f"the model's chat template wrote {len(parts) - 1} of {len(grids)} images; "
+                f"the model's chat template wrote {len(parts) - 1} of {len(images)} images; "
                 f"it does not support images in this place"
             )
-        spelled, tiles = [parts[0]], []
-        for image, ((rows, columns), text) in enumerate(zip(grids, parts[1:], strict=True)):
-            spelled += [
-                spell_image(self._spec.image_spelling, self._spec.image_token, rows, columns),
-                text,
-            ]
-            tiles += [TileSegment(image, tile) for tile in range(rows * columns + 1)]
-        return self._tokenize_split("".join(spelled), marks, tiles, max_positions)
+        written = [parts[0]]
+        spans: list[SpanSegment] = []
+        for index, ((layout, count), text) in enumerate(zip(images, parts[1:], strict=True)):
+            written += [self._image_text(layout, count), text]
+            spans += [SpanSegment(index, span) for span in range(count)]
+        return self._tokenize_split("".join(written), marks, spans, max_positions)
+
+    def _image_text(self, layout: Layout, spans: int) -> str:
+        """Return the text that stands for one image in a prompt, with one `image_token` for each span.
+
+        Raises:
+            BundleError: the image template fails, or has not one place for each span.
+        """
+        try:
+            text = self._image_template.render(
+                image=self._spec.image_token,
+                rows=layout.rows,
+                columns=layout.columns,
+                tiles=layout.tiles,
+            )
+        except (jinja2.TemplateError, *TEMPLATE_ERRORS) as error:
+            raise BundleError(
+                f"manifest.prompt.image_template: fails for {layout}: {error!r}"
+            ) from error
+        places = text.count(self._spec.image_token)
+        if places != spans:
+            raise BundleError(
+                f"manifest.prompt.image_template: writes {places} places for embeddings of {layout}, "
+                f"the packing makes {spans}"
+            )
+        return text
 
     def _marks(self, texts: Sequence[str]) -> dict[str, str]:
         """Map the first character of each special token to a private-use character that is in no text."""
@@ -157,8 +191,8 @@ class PromptBuilder:
                 ) from error
         used = set().union(*texts)
         unused = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used)
-        marks = dict(zip(sorted({text[0] for text in self._special}), unused, strict=False))
-        if len(marks) < len({text[0] for text in self._special}):
+        marks = dict(zip(sorted({text[0] for text in self._reserved}), unused, strict=False))
+        if len(marks) < len({text[0] for text in self._reserved}):
             raise PromptError("the messages use every character of Unicode's plane 15")
         return marks
 
@@ -169,7 +203,7 @@ class PromptBuilder:
         """
         marked: list[str] = []
         start = 0
-        while match := self._special_pattern.search(text, start):
+        while match := self._reserved_pattern.search(text, start):
             first = match.start()
             marked += text[start:first], marks[text[first]]
             start = first + 1
@@ -186,7 +220,7 @@ class PromptBuilder:
             raise PromptError(
                 f"the model's chat template refuses these messages: {error}"
             ) from error
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except TEMPLATE_ERRORS as error:
             raise PromptError(
                 f"the model's chat template fails on these messages: {error!r}"
             ) from error
@@ -195,42 +229,51 @@ class PromptBuilder:
         self,
         prompt: str,
         marks: Mapping[str, str],
-        tiles: Sequence[TileSegment],
+        spans: Sequence[SpanSegment],
         max_positions: int | None,
     ) -> list[Segment]:
         unmark = str.maketrans({mark: character for character, mark in marks.items()})
         segments: list[Segment] = []
         token_ids: list[int] = []
-        remaining = iter(tiles)
+        remaining = iter(spans)
         strip_left = False
         start = 0
-        for match in [*self._special_pattern.finditer(prompt), None]:
+        for match in [*self._pattern.finditer(prompt), None]:
             plain = prompt[start : match.start() if match else len(prompt)]
-            token = self._special[match.group()] if match else None
+            token = self._special.get(match.group()) if match else None
             if strip_left:
                 plain = plain.lstrip()
             if token is not None and token.strip_left:
                 plain = plain.rstrip()
             if plain:
-                token_ids += self._tokenize(plain.translate(unmark))
+                token_ids += self._plain_text.tokenize(plain.translate(unmark), at_start=start == 0)
                 if max_positions is not None and len(token_ids) > max_positions:
                     raise ContextError(
                         f"the prompt has more than {len(token_ids)} positions, but the context has "
                         f"{max_positions}; {SHORTEN}"
                     )
-            if match is None or token is None:
+            if match is None:
                 break
-            start, strip_left = match.end(), token.strip_right
-            if token.text == self._spec.image_token:
+            start, strip_left = match.end(), token is not None and token.strip_right
+            if match.group() == self._spec.image_token:
                 if token_ids:
                     segments.append(TextSegment(tuple(token_ids)))
                     token_ids = []
                 segments.append(next(remaining))
-            else:
+            elif token is not None:
                 token_ids.append(token.id)
         if token_ids:
             segments.append(TextSegment(tuple(token_ids)))
-        return segments
+        return self._begin(segments)
+
+    def _begin(self, segments: list[Segment]) -> list[Segment]:
+        """Put the begin tokens before a prompt that does not begin with them."""
+        begin = self._spec.begin_token_ids
+        first = segments[0] if segments else None
+        held = first.token_ids if isinstance(first, TextSegment) else ()
+        if not begin or held[: len(begin)] == begin:
+            return segments
+        return [TextSegment(begin + held), *segments[isinstance(first, TextSegment) :]]
 
 
 def system_messages(system: str | None) -> list[dict[str, Any]]:
@@ -260,20 +303,6 @@ def _text(name: str, text: object) -> str:
     if not text.strip():
         raise PromptError(f"{name} is empty")
     return text
-
-
-def spell_image(spelling: ImageTemplate, image_token: str, rows: int, columns: int) -> str:
-    """Return the text that stands for one image in a prompt, with one `image_token` for each tile."""
-    if rows == 0 and columns == 0:
-        return spelling.whole.replace("{image}", image_token)
-    written = []
-    for row in range(1, rows + 1):
-        for column in range(1, columns + 1):
-            tile = spelling.tile.replace("{row}", str(row)).replace("{column}", str(column))
-            written.append(tile.replace("{image}", image_token))
-        written.append(spelling.row_end)
-    written.append(spelling.overview.replace("{image}", image_token))
-    return "".join(written)
 
 
 def check_messages(messages: object) -> None:
@@ -355,6 +384,23 @@ class _GenerationTag(jinja2.ext.Extension):
 def _shown(value: object) -> str:
     """Return a value for error messages, shortened if it is long."""
     return reprlib.repr(value)
+
+
+def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches each of these texts, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
+
+
+def _compile(environment: jinja2.Environment, source: str, field: str) -> jinja2.Template:
+    """Compile a template.
+
+    Raises:
+        BundleError: it is not valid Jinja.
+    """
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise BundleError(f"{field}: not a valid template: {error}") from error
 
 
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:

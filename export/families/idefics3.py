@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import Idefics3Processor, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_backends import PilBackend
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3Connector,
     Idefics3VisionEmbeddings,
@@ -17,8 +16,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 )
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, normalization, resample, side_length
-from edgevlm.manifest import ImagePreparation, ImageTemplate, Tasks, Usage
+from edgevlm.export.families import Family
 
 TENSORS = {
     r"model\.vision_model\.": "tower.",
@@ -26,25 +24,14 @@ TENSORS = {
     r"model\.text_model\.": "decoder.",
     r"lm_head\.": "head.",
 }
-WHOLE = "<fake_token_around_image><global-img>{image}<fake_token_around_image>"
-SPELLING = ImageTemplate(
-    whole=WHOLE,
-    tile="<fake_token_around_image><row_{row}_col_{column}>{image}",
-    row_end="\n",
-    overview="\n" + WHOLE,
+WHOLE = "<fake_token_around_image><global-img>{{ image }}<fake_token_around_image>"
+IMAGE_TEMPLATE = (
+    f"{{% if tiles == 1 %}}{WHOLE}{{% else %}}"
+    "{% for row in range(1, rows + 1) %}{% for column in range(1, columns + 1) %}"
+    "<fake_token_around_image><row_{{ row }}_col_{{ column }}>{{ image }}{% endfor %}\n{% endfor %}"
+    f"\n{WHOLE}{{% endif %}}"
 )
 """``get_image_prompt_string`` of ``processing_idefics3.py``."""
-USAGE = Usage(
-    images="photographs",
-    tasks={
-        "en": Tasks(
-            describe="Describe the image.",
-            count="How many {thing} are in the image?",
-            read="What text is in the image?",
-        )
-    },
-)
-"""Chat models, trained on English; they answer in words where something is."""
 
 
 class Idefics3Vision(nn.Module):
@@ -94,28 +81,11 @@ def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tenso
     return seen[0][0]
 
 
-def preparation(processor: PilBackend) -> ImagePreparation:
-    """Return the settings for a grid of tiles, or for one tile without ``do_image_splitting``."""
-    tile = side_length(processor, "max_image_size", "longest_edge")
-    return ImagePreparation(
-        strategy="grid" if processor.do_image_splitting else "stretch",
-        tile_size=(tile, tile),
-        resample=resample(processor),
-        longest_edge=side_length(processor, "size", "longest_edge")
-        if processor.do_resize
-        else None,
-        **normalization(processor),
-    )
-
-
-def tokens_per_tile(config: PretrainedConfig) -> int:
-    """Return the number of patches of a tile after the pixel shuffle."""
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return int(side**2 // config.scale_factor**2)
-
-
 def processor(
-    image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
+    image_processor: PilBackend,
+    tokenizer: TokenizersBackend,
+    config: PretrainedConfig,
+    tokens_per_tile: int,
 ) -> Idefics3Processor:
     """Return transformers' processor."""
     return Idefics3Processor(image_processor, tokenizer, image_seq_len=tokens_per_tile)
@@ -124,14 +94,7 @@ def processor(
 FAMILY = Family(
     tensors=TENSORS,
     vision=Idefics3Vision,
-    image_processor=Idefics3ImageProcessorPil,
-    preparation=preparation,
-    tokens_per_tile=tokens_per_tile,
-    spelling=lambda config: SPELLING,
-    image_token="<image>",
-    chat_template=None,
-    attention="causal",
-    embedding_scale=lambda config: 1.0,
+    image_processor="Idefics3ImageProcessor",
     processor=processor,
-    usage=lambda repository: USAGE,
+    image_template=IMAGE_TEMPLATE,
 )

@@ -11,11 +11,10 @@ from torch import nn
 from transformers import PaliGemmaProcessor, PretrainedConfig, SiglipVisionModel
 from transformers.image_processing_backends import PilBackend
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, normalization, resample, side_length
-from edgevlm.manifest import ImagePreparation, ImageTemplate, Tasks, Usage
+from edgevlm.export.families import Family
+from edgevlm.manifest import Tasks, Usage
 
 TENSORS = {
     r"(?:model\.)?vision_tower\.(?:vision_model\.)?": "tower.",
@@ -75,22 +74,11 @@ class PaliGemmaVision(nn.Module):
         return tokens
 
 
-def preparation(processor: PilBackend) -> ImagePreparation:
-    """Return the settings for one tile of any aspect ratio."""
-    return ImagePreparation(
-        strategy="stretch",
-        tile_size=(
-            side_length(processor, "size", "height"),
-            side_length(processor, "size", "width"),
-        ),
-        resample=resample(processor),
-        longest_edge=None,
-        **normalization(processor),
-    )
-
-
 def processor(
-    image_processor: PilBackend, tokenizer: TokenizersBackend, tokens_per_tile: int
+    image_processor: PilBackend,
+    tokenizer: TokenizersBackend,
+    config: PretrainedConfig,
+    tokens_per_tile: int,
 ) -> PaliGemmaProcessor:
     """Return transformers' processor."""
     image_processor.image_seq_length = tokens_per_tile
@@ -100,15 +88,11 @@ def processor(
 FAMILY = Family(
     tensors=TENSORS,
     vision=PaliGemmaVision,
-    image_processor=SiglipImageProcessorPil,
-    preparation=preparation,
-    tokens_per_tile=lambda config: config.text_config.num_image_tokens,
-    spelling=lambda config: ImageTemplate(whole="{image}"),
-    image_token="<image>",
-    chat_template=CHAT_TEMPLATE,
+    image_processor="SiglipImageProcessor",
+    processor=processor,
     attention="prefix",
     # llama.cpp's Gemma multiplies all inputs by sqrt(width), transformers' only the embeddings of text.
     embedding_scale=lambda config: config.text_config.hidden_size**-0.5,
-    processor=processor,
+    chat_template=CHAT_TEMPLATE,
     usage=usage,
 )

@@ -33,7 +33,7 @@ from edgevlm.runtimes.llama_cpp.library import (
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
-from edgevlm.runtimes.protocols import Sampling
+from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
 
 _SEQUENCE_HEAD = struct.pack("<Ii", 0xAF143CD8, 0)
@@ -52,8 +52,9 @@ class LlamaCppDecoder:
         context_length: positions that the KV cache holds; at most those that the model was trained for.
         threads: CPU threads; None takes one per physical core that this process may use.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
-        bidirectional: reserve memory for `decode_embeddings` with ``bidirectional=True``: a batch as long as
-            the context. Without flash attention its scores take ``heads * context_length**2 * 4`` bytes.
+        bidirectional: entries of the longest `decode_embeddings` with ``bidirectional=True``; 0 for none.
+            Such a call is one batch. Without flash attention its scores take
+            ``heads * context_length * bidirectional * 4`` bytes.
 
     Raises:
         InputError: an argument has the wrong type or is outside its range.
@@ -85,7 +86,7 @@ class LlamaCppDecoder:
         context_length: int,
         threads: int | None = None,
         gpu_layers: int = 0,
-        bidirectional: bool = False,
+        bidirectional: int = 0,
     ) -> None:
         check_not_forked()
         self._context: Any = None
@@ -94,7 +95,7 @@ class LlamaCppDecoder:
         self._logits_address = 0
         self._path = Path(path)
         self.context_length = check_integer("context_length", context_length, 1, 2**31 - 1)
-        self.bidirectional = bidirectional
+        self.bidirectional = check_integer("bidirectional", bidirectional, 0, context_length)
         threads = check_integer(
             "threads", system.physical_cores() if threads is None else threads, 1, 512
         )
@@ -108,8 +109,7 @@ class LlamaCppDecoder:
         self.on_cpu = gpu_layers == 0
         self._flash = not self.on_cpu or self._use_flash_attention()
         self._batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
-        if bidirectional:
-            self._batch_length = self.context_length
+        self._batch_length = max(self._batch_length, self.bidirectional)
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
         )
@@ -158,7 +158,11 @@ class LlamaCppDecoder:
         """
         positions = -(-self.context_length // 256) * 256
         cache = self._model.kv_cache_bytes(positions)
-        batch = positions if self.bidirectional else self._batch_length
+        batch = (
+            min(positions, -(-self._batch_length // 256) * 256)
+            if self.bidirectional
+            else self._batch_length
+        )
         scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = system.available_memory()
         if available is not None and cache + scores > available:
@@ -299,9 +303,10 @@ class LlamaCppDecoder:
             raise InputError(
                 "embeddings hold NaN or infinity; the vision graph is damaged, or its numbers overflowed"
             )
-        if bidirectional and not self.bidirectional:
+        if bidirectional and len(embeddings) > self.bidirectional:
             raise InputError(
-                "this decoder was created with bidirectional=False; create it with bidirectional=True"
+                f"{len(embeddings)} embeddings cannot attend to each other: this decoder was created with "
+                f"bidirectional={self.bidirectional}; create it with more"
             )
         rows = np.ascontiguousarray(embeddings)
         self._decode(rows, positions, outputs=int(logits), bidirectional=bidirectional)
@@ -358,15 +363,15 @@ class LlamaCppDecoder:
             if bidirectional:
                 llama.llama_set_causal_attn(self._context, True)
 
-    def truncate(self, position: int) -> None:
-        """Remove all positions from `position` on from the KV cache.
+    def truncate(self, place: Place) -> None:
+        """Remove everything from `place` on from the KV cache.
 
         Raises:
             InputError: the position is negative.
-            InferenceError: llama.cpp cannot remove them.
+            InferenceError: llama.cpp cannot remove it.
         """
         self._check_open()
-        position = check_integer("position", position, 0, 2**31 - 1)
+        position = check_integer("position", place.position, 0, 2**31 - 1)
         if position >= self._length:
             return
         if not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
@@ -396,19 +401,19 @@ class LlamaCppDecoder:
         copy[:head] = np.frombuffer(_SEQUENCE_HEAD, np.uint8)
         return copy
 
-    def restore(self, copy: NDArray[np.uint8], length: int) -> None:
+    def restore(self, copy: NDArray[np.uint8], place: Place) -> None:
         """Replace the content of the KV cache with a copy that `save` made.
 
         Args:
             copy: the copy, uint8 ``[bytes]``.
-            length: positions that the KV cache held when the copy was made.
+            place: how far the sequence was when the copy was made.
 
         Raises:
-            InputError: `length` is more than the context.
+            InputError: `place` is outside the context.
             InferenceError: llama.cpp cannot read the copy; the KV cache is empty then.
         """
         self._check_open()
-        length = check_integer("length", length, 0, self.context_length)
+        length = check_integer("entries", place.entries, 0, self.context_length)
         llama = self._llama
         llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
         self._length, self._has_logits = 0, False

@@ -1,0 +1,175 @@
+"""The manifest: the contract between the exporter and the runtime, as frozen dataclasses.
+
+Everything that a model family needs at run time is data here. The runtime never asks which family it runs.
+Strategies are closed sets: dataclasses told apart by ``kind`` (`Tiling`, `Packing`), and names
+(``DecoderSpec.attention``, ...). A new family uses one of them, or adds one that is implemented once, in the
+module that owns the decision. A new strategy, or a new field with a default, needs no new version of the
+format: an older edgevlm refuses such a bundle by the name of the field.
+
+`Manifest.from_dict` refuses an unknown ``schema_version``, a missing or unknown field, and a value of the
+wrong type or range. The `BundleError` names the field, such as ``manifest.image.tiling.tile_size``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevlm.errors import BundleError
+from edgevlm.manifest.decoder import DecoderSpec
+from edgevlm.manifest.files import FileEntry
+from edgevlm.manifest.images import (
+    AnyResolutionTiling,
+    AspectGridTiling,
+    CropTiling,
+    FitTiling,
+    GridTiling,
+    ImageSpec,
+    Normalization,
+    PanAndScanTiling,
+    Resample,
+    StretchTiling,
+    Tiling,
+)
+from edgevlm.manifest.parsing import parse, require
+from edgevlm.manifest.prompt import PromptSpec, SpecialToken
+from edgevlm.manifest.reports import Drift, Golden, ParityReport, Source, Tasks, Usage
+from edgevlm.manifest.upgrade import upgrade
+from edgevlm.manifest.vision import Packing, TiledPacking, UnpadPacking, VisionSpec
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "AnyResolutionTiling",
+    "AspectGridTiling",
+    "CropTiling",
+    "DecoderSpec",
+    "Drift",
+    "FileEntry",
+    "FitTiling",
+    "Golden",
+    "GridTiling",
+    "ImageSpec",
+    "Manifest",
+    "Normalization",
+    "Packing",
+    "PanAndScanTiling",
+    "ParityReport",
+    "PromptSpec",
+    "Resample",
+    "Source",
+    "SpecialToken",
+    "StretchTiling",
+    "Tasks",
+    "TiledPacking",
+    "Tiling",
+    "UnpadPacking",
+    "Usage",
+    "VisionSpec",
+]
+
+SCHEMA_VERSION = 2
+"""Version of the format that this edgevlm writes; it reads version 1, too."""
+MANIFEST_NAME = "manifest.json"
+"""File name of the manifest in the bundle folder."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``manifest.json``: the files of a bundle and how to use them."""
+
+    schema_version: int
+    """Version of the format: 2."""
+    name: str
+    """Name of the model; not empty."""
+    source: Source
+    """Origin of the checkpoint."""
+    image: ImageSpec
+    """How images are split into tiles."""
+    vision: VisionSpec
+    """The vision graph."""
+    prompt: PromptSpec
+    """How messages become tokens."""
+    decoder: DecoderSpec
+    """The decoder."""
+    parity: ParityReport | None
+    """Comparison with the checkpoint; null: not measured."""
+    golden: Golden | None
+    """A stored answer of the checkpoint; null: none."""
+    created_with: dict[str, str]
+    """Versions of the packages that made the bundle, by package name."""
+    usage: Usage | None = None
+    """Advice for people who ask the model; null: not known, as in older bundles."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(bool(self.name), "name", self.name, "must not be empty")
+        require(
+            self.vision.width == self.decoder.width,
+            "vision.width",
+            self.vision.width,
+            f"must equal decoder.width {self.decoder.width}",
+        )
+        names = [entry.name for entry in self.files()]
+        require(len(set(names)) == len(names), "files", names, "must not name one file twice")
+
+    def files(self) -> list[FileEntry]:
+        """Return all files of the bundle, vision graphs first."""
+        return [*self.vision.files.values(), *self.decoder.files.values()]
+
+    def to_json(self) -> str:
+        """Return the text of ``manifest.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse and check a manifest.
+
+        Raises:
+            BundleError: the text is not JSON, ``schema_version`` is unknown, or a field is missing, unknown
+                or wrong.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(
+                f"manifest is not JSON ({error}); the bundle is damaged, export it again"
+            ) from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Manifest:
+        """Create a manifest from parsed JSON, and check it.
+
+        Raises:
+            BundleError: as `from_json`.
+        """
+        if not isinstance(data, dict):
+            raise BundleError(f"manifest: must be an object, is {type(data).__name__}")
+        if "schema_version" not in data:
+            raise BundleError("manifest.schema_version: missing")
+        if data["schema_version"] == 1:
+            data = upgrade(data)
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise BundleError(
+                f"manifest.schema_version: {data['schema_version']!r} is unknown, this edgevlm reads 1 and "
+                f"{SCHEMA_VERSION}; install the edgevlm that made the bundle, or export it again"
+            )
+        manifest: Manifest = parse(cls, data, "manifest")
+        return manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read and check ``manifest.json`` of a bundle folder.
+
+        Raises:
+            BundleError: the file cannot be read, or as `from_json`.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{folder} is not a bundle: cannot read {path} ({error})") from error
+        return cls.from_json(text)

@@ -1,0 +1,59 @@
+"""The decoder of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgevlm.manifest.files import FileEntry
+from edgevlm.manifest.parsing import require
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """The decoder, a language model in GGUF files that stock llama.cpp loads."""
+
+    architecture: str
+    """``general.architecture`` of the GGUF file; for information only."""
+    width: int
+    """Number of values in one embedding; positive."""
+    vocabulary_size: int
+    """Number of tokens in the vocabulary; positive."""
+    context_length: int
+    """Number of positions that the checkpoint was trained for; positive."""
+    attention: Literal["causal", "prefix", "images"]
+    """``causal``: each position attends to the earlier ones. ``prefix``: all positions of the prompt, of
+    images and text, attend to each other, and the answer is causal. ``images``: the positions of one span of
+    an image attend to each other, too, and all else is causal."""
+    positions: Literal["sequential"]
+    """Numbering of positions. ``sequential``: texts and images are numbered in one sequence."""
+    embedding_scale: float
+    """Factor that the output of the vision graph is multiplied by before the decoder; positive. It is 1 for
+    most families. Gemma's decoder in llama.cpp multiplies its input by sqrt(width), and images need the
+    inverse."""
+    text_embedding_scale: float | None
+    """Factor for rows of the embedding table, for texts that are decoded as embeddings, together with images;
+    null: texts must be decoded as tokens, since llama.cpp treats both differently (Gemma 3)."""
+    files: dict[str, FileEntry]
+    """The GGUF file of each llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...); at least one."""
+
+    def check(self) -> None:
+        """Check the values."""
+        for name in ("width", "vocabulary_size", "context_length"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        require(
+            self.embedding_scale > 0, "embedding_scale", self.embedding_scale, "must be positive"
+        )
+        require(
+            self.text_embedding_scale is None or self.text_embedding_scale > 0,
+            "text_embedding_scale",
+            self.text_embedding_scale,
+            "must be positive or null",
+        )
+        require(
+            self.attention != "prefix" or self.text_embedding_scale is not None,
+            "text_embedding_scale",
+            self.text_embedding_scale,
+            "must be a number for prefix attention, which decodes text as embeddings",
+        )
+        require(bool(self.files), "files", self.files, "must not be empty")

@@ -1,0 +1,248 @@
+"""How images become tiles: one dataclass for each strategy, with the settings of the checkpoint.
+
+`edgevlm.inputs.tiling` has the code of each. A manifest names the strategy in the field ``kind``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from edgevlm.manifest.parsing import require
+
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""Names of Pillow's resampling filters."""
+Size: TypeAlias = "tuple[int, int]"
+"""Height and width in pixels."""
+Color: TypeAlias = "tuple[int, int, int]"
+"""Red, green and blue, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """What all strategies have."""
+
+    tile_size: tuple[int, int]
+    """Height and width of a tile in pixels."""
+    resample: Resample
+    """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(
+            all(side > 0 for side in self.tile_size),
+            "tile_size",
+            self.tile_size,
+            "must be positive",
+        )
+
+
+@dataclass(frozen=True)
+class StretchTiling(_Tiling):
+    """Resize the image to one tile, whatever its aspect ratio (SigLIP, PaliGemma, Gemma 3)."""
+
+    kind: Literal["stretch"] = field(default="stretch", init=False)
+    longest_edge: int | None = None
+    """Length in pixels to which the longest edge is resized first, up or down; null: do not resize."""
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        check_positive_or_null("longest_edge", self.longest_edge)
+
+
+@dataclass(frozen=True)
+class GridTiling(_Tiling):
+    """Split the image into a grid of tiles and then an overview, as Idefics3 and SmolVLM do.
+
+    An image that fits one tile stays one tile.
+    """
+
+    kind: Literal["grid"] = field(default="grid", init=False)
+    longest_edge: int | None = None
+    """Length in pixels to which the longest edge is resized first, up or down; null: do not resize."""
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        check_positive_or_null("longest_edge", self.longest_edge)
+        require(
+            self.tile_size[0] == self.tile_size[1],
+            "tile_size",
+            self.tile_size,
+            "must be square for the grid strategy",
+        )
+
+
+@dataclass(frozen=True)
+class CropTiling(_Tiling):
+    """Resize the shortest edge and take the center of the image (CLIP, LLaVA 1.5)."""
+
+    shortest_edge: int
+    """Length in pixels to which the shortest edge is resized, up or down, before the crop. Where the image is
+    then smaller than the tile, the rest of the tile is black."""
+    pad_color: tuple[int, int, int] | None
+    """Color with which the image is first padded to a square, with the image in the center; null: no
+    padding."""
+    kind: Literal["crop"] = field(default="crop", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(self.shortest_edge > 0, "shortest_edge", self.shortest_edge, "must be positive")
+        if self.pad_color is not None:
+            check_color("pad_color", self.pad_color)
+
+
+@dataclass(frozen=True)
+class FitTiling(_Tiling):
+    """Resize the longest edge to the tile and pad to a square (DeepSeek-VL, Janus)."""
+
+    min_side: int
+    """Length in pixels that no side is shorter than after the resize."""
+    pad_color: tuple[int, int, int]
+    """Color of the padding around the centered image."""
+    kind: Literal["fit"] = field(default="fit", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(
+            self.tile_size[0] == self.tile_size[1],
+            "tile_size",
+            self.tile_size,
+            "must be square for the fit strategy",
+        )
+        require(
+            0 < self.min_side <= self.tile_size[0],
+            "min_side",
+            self.min_side,
+            "must be positive and not exceed the tile",
+        )
+        check_color("pad_color", self.pad_color)
+
+
+@dataclass(frozen=True)
+class AnyResolutionTiling(_Tiling):
+    """An overview, and then the image in the best of several resolutions as a grid of tiles.
+
+    The image keeps its aspect ratio and is padded with black (LLaVA-NeXT, LLaVA-OneVision).
+    """
+
+    resolutions: tuple[tuple[int, int], ...]
+    """Heights and widths in pixels to choose from, multiples of the tile; at least one."""
+    kind: Literal["any-resolution"] = field(default="any-resolution", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(bool(self.resolutions), "resolutions", self.resolutions, "must not be empty")
+        height, width = self.tile_size
+        require(
+            all(
+                tall > 0 and wide > 0 and tall % height == 0 and wide % width == 0
+                for tall, wide in self.resolutions
+            ),
+            "resolutions",
+            self.resolutions,
+            f"must be multiples of the tile_size {self.tile_size}",
+        )
+
+
+@dataclass(frozen=True)
+class AspectGridTiling(_Tiling):
+    """Resize the image to the grid of tiles with the nearest aspect ratio (InternVL, GOT-OCR 2).
+
+    A grid of more than one tile is followed by an overview.
+    """
+
+    min_tiles: int
+    """Minimum and maximum number of tiles in the grid."""
+    max_tiles: int
+    kind: Literal["aspect-grid"] = field(default="aspect-grid", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(self.min_tiles > 0, "min_tiles", self.min_tiles, "must be positive")
+        require(
+            self.max_tiles >= self.min_tiles,
+            "max_tiles",
+            self.max_tiles,
+            f"must be at least min_tiles {self.min_tiles}",
+        )
+
+
+@dataclass(frozen=True)
+class PanAndScanTiling(_Tiling):
+    """An overview, and then crops along the longer side of a long image (Gemma 3 with pan and scan).
+
+    The overview and each crop are resized to a tile, whatever their aspect ratio.
+    """
+
+    min_crop_size: int
+    """Shortest side of a crop in pixels; an image with smaller crops is not split."""
+    max_crops: int
+    """Maximum number of crops."""
+    min_ratio: float
+    """Ratio of the longer to the shorter side from which an image is split."""
+    kind: Literal["pan-and-scan"] = field(default="pan-and-scan", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(self.min_crop_size > 0, "min_crop_size", self.min_crop_size, "must be positive")
+        require(self.max_crops > 0, "max_crops", self.max_crops, "must be positive")
+        require(self.min_ratio >= 1, "min_ratio", self.min_ratio, "must be at least 1")
+
+
+Tiling: TypeAlias = (
+    StretchTiling
+    | GridTiling
+    | CropTiling
+    | FitTiling
+    | AnyResolutionTiling
+    | AspectGridTiling
+    | PanAndScanTiling
+)
+"""How an RGB uint8 image is split into uint8 tiles."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """The normalization ``(pixel * rescale_factor - mean) / std``.
+
+    The vision graph computes it, so the fields are for information only.
+    """
+
+    mean: tuple[float, float, float]
+    """Mean for R, G and B."""
+    std: tuple[float, float, float]
+    """Standard deviation for R, G and B."""
+    rescale_factor: float
+    """Factor, usually 1/255."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an image is prepared for the vision graph."""
+
+    tiling: Tiling
+    """How it is split into tiles."""
+    normalization: Normalization
+    """How the vision graph normalizes the pixels of the tiles."""
+
+    @property
+    def splits(self) -> bool:
+        """True if an image can become several tiles."""
+        return not isinstance(self.tiling, StretchTiling | CropTiling | FitTiling)
+
+
+def check_positive_or_null(name: str, value: int | None) -> None:
+    """Check a length that may be missing."""
+    require(value is None or value > 0, name, value, "must be positive or null")
+
+
+def check_color(name: str, color: tuple[int, int, int]) -> None:
+    """Check a color."""
+    require(all(0 <= level <= 255 for level in color), name, color, "must be from 0 to 255")

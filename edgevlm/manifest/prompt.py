@@ -1,0 +1,72 @@
+"""How messages become tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgevlm.manifest.parsing import require
+
+
+@dataclass(frozen=True)
+class SpecialToken:
+    """A token that only the chat template can produce; the same text from a user stays plain text."""
+
+    text: str
+    """Text of the token; not empty."""
+    id: int
+    """Id of the token."""
+    strip_left: bool = False
+    """True: remove white space before the token (``lstrip`` in the tokenizer of the checkpoint)."""
+    strip_right: bool = False
+    """True: remove white space after the token (``rstrip``)."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(bool(self.text), "text", self.text, "must not be empty")
+        require(self.id >= 0, "id", self.id, "must not be negative")
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """How messages become tokens; implemented in `edgevlm.inputs.prompt`."""
+
+    chat_template: str
+    """Jinja2 source, rendered as transformers does, with ``messages`` and ``add_generation_prompt``."""
+    template_variables: dict[str, str]
+    """Values of further variables of the template, such as ``bos_token``."""
+    image_placeholder: str
+    """Text that the template writes in place of an image; a text of the user cannot produce it."""
+    image_template: str
+    """Jinja2 source of the text that replaces `image_placeholder`. ``{{ image }}`` is the place of the next
+    embeddings of the image, once for each span of its packing. Variables: ``rows`` and ``columns`` of the
+    grid of tiles, both 0 without a grid, and ``tiles``, the number of all tiles."""
+    image_token: str
+    """Text of the token that stands for embeddings in the tokenizer of the checkpoint; what ``{{ image }}``
+    writes. A text of the user cannot produce it."""
+    special_tokens: tuple[SpecialToken, ...]
+    """All special tokens of the tokenizer."""
+    end_token_ids: tuple[int, ...]
+    """Ids of the tokens that end an answer; at least one."""
+    begin_token_ids: tuple[int, ...]
+    """Ids of the tokens that the tokenizer of the checkpoint puts before a text; added to each prompt that
+    does not begin with them."""
+    normalization: Literal["nfc"] | None
+    """Unicode normalization of the text between two special tokens; null: none."""
+    space_prefix: Literal["never", "prepend", "metaspace-always", "metaspace-first"]
+    """When a space is put before the text between two special tokens, as SentencePiece does. ``prepend``:
+    always. ``metaspace-always``: unless the text begins with a space or ``▁``. ``metaspace-first``: the same,
+    at the beginning of the prompt only."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(bool(self.chat_template), "chat_template", self.chat_template, "must not be empty")
+        require(bool(self.end_token_ids), "end_token_ids", self.end_token_ids, "must not be empty")
+        for name in ("image_placeholder", "image_template", "image_token"):
+            require(bool(getattr(self, name)), name, getattr(self, name), "must not be empty")
+        require(
+            all(token >= 0 for token in self.begin_token_ids),
+            "begin_token_ids",
+            self.begin_token_ids,
+            "must not be negative",
+        )

@@ -1,0 +1,93 @@
+"""The vision graph of a bundle, and how its embeddings stand in the prompt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from edgevlm.manifest.files import FileEntry
+from edgevlm.manifest.parsing import require
+
+
+@dataclass(frozen=True)
+class TiledPacking:
+    """Each tile stands in the prompt by itself, with all its embeddings in their order."""
+
+    kind: Literal["tiles"] = field(default="tiles", init=False)
+
+
+@dataclass(frozen=True)
+class UnpadPacking:
+    """All tiles of an image stand in the prompt as one span: the first tile, then the grid of the others.
+
+    The grid is read line by line, without the embeddings of padding. Each line ends with the learned row, the
+    "newline" (``pack_image_features`` of LLaVA-NeXT and LLaVA-OneVision).
+    """
+
+    kind: Literal["unpad"] = field(default="unpad", init=False)
+    max_tiles: int | None = None
+    """A grid with more embeddings than this number of tiles has is shrunk to about as many, by bilinear
+    interpolation; null: never (LLaVA-NeXT)."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(
+            self.max_tiles is None or self.max_tiles > 0,
+            "max_tiles",
+            self.max_tiles,
+            "must be positive or null",
+        )
+
+
+Packing: TypeAlias = TiledPacking | UnpadPacking
+"""Which embeddings of an image's tiles stand in the prompt, in which order: `edgevlm.inputs.packing`."""
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """The vision graph, from uint8 tiles ``[n, height, width, 3]`` to float32 ``[n, rows, width]``.
+
+    The rows of a tile are its embeddings and then the learned rows.
+    """
+
+    input_name: str
+    """Name of the graph's input."""
+    output_name: str
+    """Name of the graph's output."""
+    tokens_per_tile: int
+    """Number of embeddings of one tile; positive."""
+    learned_rows: int
+    """Number of further rows that the graph appends to each tile: learned embeddings that the packing needs,
+    such as the one that ends a line. 0 for most families."""
+    width: int
+    """Number of values in one embedding; equal to the width of the decoder."""
+    packing: Packing
+    """Which embeddings of the tiles of an image stand in the prompt."""
+    files: dict[str, FileEntry]
+    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``); at least one."""
+    calibration: str | None = None
+    """Images that the scales of ``int8-static`` were computed from, in words; null: no such file, or not
+    known."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(
+            self.tokens_per_tile > 0, "tokens_per_tile", self.tokens_per_tile, "must be positive"
+        )
+        require(self.learned_rows >= 0, "learned_rows", self.learned_rows, "must not be negative")
+        require(self.width > 0, "width", self.width, "must be positive")
+        if isinstance(self.packing, UnpadPacking):
+            require(
+                math.isqrt(self.tokens_per_tile) ** 2 == self.tokens_per_tile,
+                "tokens_per_tile",
+                self.tokens_per_tile,
+                "must be a square number for the unpad packing",
+            )
+            require(
+                self.learned_rows == 1,
+                "learned_rows",
+                self.learned_rows,
+                "must be 1 for the unpad packing",
+            )
+        require(bool(self.files), "files", self.files, "must not be empty")
