@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
 
 from edgevlm.errors import ExportError
 from edgevlm.export import quantize
@@ -22,6 +22,7 @@ from edgevlm.export.existing_gguf import open_existing_decoder
 from edgevlm.export.parity import decoder_bound, relative_error
 from edgevlm.export.plan import Plan, make_plan
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+from edgevlm.runtimes.protocols import Place
 from tests.support import checkpoints, text_models
 from tests.support.damage import rewrite_gguf
 
@@ -152,7 +153,7 @@ def test_logits_of_tokens(written: Callable[[str], Written], row: str) -> None:
     found = step(decoder, ids, 0)
     assert relative_error(found, expected) < 5e-3
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoder.decode_tokens(ids, positions(0, LENGTH), logits=True)
     assert relative_error(decoder.logits(), expected[-1]) < 5e-3
     decoder.close()
@@ -187,7 +188,7 @@ def test_a_cache_that_is_cut_or_restored_equals_a_fresh_one(
     first, other, then = some_ids(LENGTH), some_ids(LENGTH, 1), some_ids(8, 2)
 
     def decode_afresh(ids: list[int]) -> None:
-        decoder.truncate(0)
+        decoder.truncate(Place())
         decoder.decode_tokens(ids, positions(0, len(ids)), logits=False)
 
     cuts = (1, 20, LENGTH - WINDOW, LENGTH - 1, LENGTH)
@@ -199,11 +200,11 @@ def test_a_cache_that_is_cut_or_restored_equals_a_fresh_one(
     copy = decoder.save()
     for cut, fresh in zip(cuts, expected, strict=True):
         decode_afresh(first)
-        decoder.truncate(cut)
+        decoder.truncate(Place(cut, cut))
         assert relative_error(step(decoder, then, cut), fresh) < 1e-3
         decode_afresh(other)
-        decoder.restore(copy, LENGTH)
-        decoder.truncate(cut)
+        decoder.restore(copy, Place(LENGTH, LENGTH))
+        decoder.truncate(Place(cut, cut))
         assert relative_error(step(decoder, then, cut), fresh) < 1e-3
     decoder.close()
 
@@ -214,12 +215,82 @@ def test_the_size_of_a_cache_counts_its_heads(written: Callable[[str], Written],
     decoder = written(row).open()
     sizes = []
     for count in (10, 50):
-        decoder.truncate(0)
+        decoder.truncate(Place())
         decoder.decode_tokens(some_ids(count), positions(0, count), logits=False)
         sizes.append(decoder.save().nbytes)
     growth, computed = sizes[1] - sizes[0], decoder._model.kv_cache_bytes(40)
     decoder.close()
     assert computed <= growth < computed + 40 * 64  # two caches note a position for each entry
+
+
+def gemma3_with_images(folder: Path) -> tuple[Gemma3ForConditionalGeneration, Path]:
+    """A whole Gemma 3 whose images are longer than its sliding window, and its decoder."""
+    config = Gemma3Config(
+        text_config=text_models.text_config("gemma3_text", **GEMMA3).to_dict(),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 4,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=SPAN,
+        image_token_index=5,
+        boi_token_index=7,
+        eoi_token_index=8,
+    )
+    model = Gemma3ForConditionalGeneration(config).eval()
+    checkpoints.scatter(model, 0)
+    return model, text_models.write_text_model(model, folder)
+
+
+SPAN = 16
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_images_longer_than_the_sliding_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flash: bool
+) -> None:
+    """Each of two images attends to itself both ways; text is causal, and goes in as tokens."""
+    monkeypatch.setattr(LlamaCppDecoder, "_use_flash_attention", lambda self: flash)
+    model, path = gemma3_with_images(tmp_path)
+    before, between, after = [2, 10, 11, 7], [8, 12, 7], [8, 13, 14, 15]
+    ids = torch.tensor([[*before, *[5] * SPAN, *between, *[5] * SPAN, *after]])
+    pixels = 2 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 1
+    with torch.no_grad():
+        expected = (
+            model(input_ids=ids, pixel_values=pixels, token_type_ids=(ids == 5).long())
+            .logits[0]
+            .numpy()
+        )
+        images = model.get_image_features(pixels, return_dict=True).pooler_output.numpy()
+
+    def prompt(decoder: LlamaCppDecoder, *, bidirectional: bool) -> NDArray[np.float32]:
+        decoder.truncate(Place())
+        rows, start = [], 0
+        for part in (before, images[0], between, images[1], after):
+            if isinstance(part, list):
+                rows += [*step(decoder, part, start)]
+            else:
+                decoder.decode_embeddings(
+                    part,
+                    positions(start, start + SPAN),
+                    logits=True,
+                    bidirectional=bidirectional,
+                )
+                rows.append(decoder.logits())
+            start += len(part)
+        return np.stack(rows)
+
+    shown = [*range(4), 4 + SPAN - 1, *range(20, 23), 23 + SPAN - 1, *range(39, 43)]
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1, bidirectional=SPAN)
+    found = prompt(decoder, bidirectional=True)
+    assert relative_error(found, expected[shown]) < 5e-3
+    causal = prompt(decoder, bidirectional=False)
+    assert relative_error(causal[4:], expected[shown][4:]) > 0.1
+    decoder.close()
 
 
 WIDE: dict[str, dict[str, Any]] = {

@@ -65,8 +65,15 @@ class TextCheckpoint(Checkpoint):
 
 
 def text_family() -> Family:
-    """A stand-in for a family: it only names the tensors of a causal language model."""
-    tensors = {r"model\.": "decoder.", r"lm_head\.": "head."}
+    """A stand-in for a family: it only names the tensors of a language model, alone or in Gemma 3."""
+    tensors = {
+        r"language_model\.model\.": "decoder.",
+        r"language_model\.lm_head\.": "head.",
+        r"vision_tower\.": "tower.",
+        r"multi_modal_projector\.": "connector.",
+        r"model\.": "decoder.",
+        r"lm_head\.": "head.",
+    }
     return dataclasses.replace(find_family("smolvlm"), tensors=tensors)
 
 
