@@ -118,12 +118,7 @@ def export(
             ),
             decoder=select_files(manifest.decoder, types or decoder_files),
         )
-        reference = Reference(
-            source,
-            plan.family,
-            plan.processor,
-            plan.prompt.chat_template if plan.family.chat_template is None else None,
-        )
+        reference = Reference(source, plan.processor, plan.prompt)
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
         report = parity.measure(

@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from torch import nn
@@ -86,6 +87,12 @@ class Family:
             f"the checkpoint has a tensor {name!r}, which belongs to no part that edgevlm knows of this "
             f"family; it was saved by another architecture or carries an adapter: merge it first"
         )
+
+
+def read_template(model_type: str) -> str:
+    """Return the chat template in the file beside the module of a family."""
+    path = Path(__file__).with_name(f"{model_type}.jinja")
+    return path.read_text(encoding="utf-8").removesuffix("\n")
 
 
 def find_family(model_type: str) -> Family:

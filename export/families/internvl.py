@@ -1,7 +1,7 @@
 """InternVL 2.5, 3 and 3.5 in transformers' format (repositories that end in ``-hf``); images only, no video.
 
-A ViT with scaled layers over tiles of a grid, pixel shuffle, a norm and two linear layers, and a Qwen 2, Qwen 3
-or Llama.
+A ViT with scaled layers over tiles of a grid, pixel shuffle, a norm and two linear layers, and a Qwen 2,
+Qwen 3 or Llama.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Connector(InternVLMultiModalProjector):
         patch_height, patch_width = config.vision_config.patch_size
         self.side = height // patch_height
         if self.factor * config.downsample_ratio != 1 or self.side % self.factor:
-            raise ValueError(f"downsample_ratio {config.downsample_ratio} does not divide {self.side}")
+            raise ValueError(
+                f"downsample_ratio {config.downsample_ratio} does not divide {self.side}"
+            )
         if self.side != width // patch_width:
             raise ValueError(f"image_size {(height, width)} is not a square")
 

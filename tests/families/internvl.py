@@ -1,4 +1,4 @@
-"""InternVL: with Qwen 2 as 2.5 and 3, with Qwen 3 as 3.5, and with a Llama as those that had an InternLM 2."""
+"""InternVL: with Qwen 2 as 2.5 and 3, with Qwen 3 as 3.5, and with a Llama that was an InternLM 2."""
 
 from __future__ import annotations
 
