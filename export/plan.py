@@ -280,7 +280,14 @@ def plan_prompt(
         else family.image_template(checkpoint.config),
         image_token=family.image_token,
         special_tokens=vocabulary.special_tokens,
-        end_token_ids=checkpoint.end_token_ids(),
+        end_token_ids=tuple(
+            dict.fromkeys(
+                [
+                    *checkpoint.end_token_ids(),
+                    *map(processor.tokenizer.convert_tokens_to_ids, family.end_tokens),
+                ]
+            )
+        ),
         begin_token_ids=vocabulary.begin_token_ids,
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,

@@ -18,9 +18,10 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
+from edgevlm.export.model_types import find_alternative
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
-MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3", "internvl")
+MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3", "internvl", "got_ocr2")
 """Names of the modules of this package, each equal to a ``model_type``."""
 CHAT_USAGE = Usage(
     images="photographs",
@@ -70,6 +71,8 @@ class Family:
     """See `edgevlm.manifest.DecoderSpec`."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
+    end_tokens: tuple[str, ...] = ()
+    """Tokens that end an answer, beside those that the checkpoint names."""
     usage: Callable[[str], Usage] = lambda repository: CHAT_USAGE
     """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 
@@ -103,7 +106,7 @@ def find_family(model_type: str) -> Family:
     """
     if model_type not in MODULES:
         raise ExportError(
-            f"model_type {model_type!r} cannot be exported; edgevlm exports {', '.join(MODULES)}"
+            f"model_type {model_type!r} cannot be exported; {find_alternative(model_type, MODULES)}"
         )
     family: Family = importlib.import_module(f"edgevlm.export.families.{model_type}").FAMILY
     return family

@@ -17,7 +17,7 @@ from tokenizers import (
     trainers,
 )
 
-from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
+from edgevlm.export.pre_tokenizers import LLAMA3_PATTERN, QWEN2_PATTERN
 from tests.support.checkpoints import corpus
 
 
@@ -63,11 +63,31 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
 
 def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     """Qwen 2's: composed characters, words by its regular expression, then bytes."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = byte_level_tokenizer([QWEN2_PATTERN], added, size)
     tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def qwen_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Qwen's first one, converted from tiktoken: numbers of three digits, whole words skip the merges."""
+    tokenizer = byte_level_tokenizer([LLAMA3_PATTERN], added, size)
+    tokenizer.model.ignore_merges = True
+    return tokenizer
+
+
+def byte_level_tokenizer(
+    patterns: Sequence[str], added: Sequence[str], size: int, digits: bool = False
+) -> Tokenizer:
+    """Split at patterns, then merge bytes; with the special tokens of ChatML.
+
+    Args:
+        digits: split numbers into digits, too.
+    """
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
+            *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
+            *([pre_tokenizers.Digits(individual_digits=True)] if digits else []),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
