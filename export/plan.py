@@ -5,6 +5,7 @@ Each step raises `ExportError` with the file that must be changed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -242,7 +243,10 @@ def plan_template(checkpoint: Checkpoint, family: Family) -> ChatTemplate:
         raise ExportError(
             f"{checkpoint.repository} has no chat template; put one into chat_template.jinja beside it"
         )
-    return found
+    prefix = family.prompt_prefix(checkpoint.json("processor_config.json"))
+    if not prefix:
+        return found
+    return ChatTemplate(f"{{{{ {json.dumps(prefix)} }}}}{found.source}", found.file)
 
 
 def plan_prompt(

@@ -71,9 +71,10 @@ class Reference:
     def embeddings(self, image: Image.Image, question: str) -> NDArray[np.float32]:
         """Return the connector's output for an image, float32 ``[tokens, width]``."""
         inputs = self.inputs(question, [image])
-        accepted = inspect.signature(self._model.get_image_features).parameters
+        model = self._model.base_model
+        accepted = inspect.signature(model.get_image_features).parameters
         with named("encode an image"):
-            features = self._model.get_image_features(
+            features = model.get_image_features(
                 **{name: value for name, value in inputs.items() if name in accepted},
                 return_dict=True,
             ).pooler_output

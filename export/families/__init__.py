@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PretrainedConfig, ProcessorMixin
@@ -21,7 +21,17 @@ from edgevlm.errors import ExportError
 from edgevlm.export.model_types import find_alternative
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
-MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3", "internvl", "got_ocr2")
+MODULES = (
+    "smolvlm",
+    "idefics3",
+    "paligemma",
+    "llava",
+    "gemma3",
+    "internvl",
+    "got_ocr2",
+    "deepseek_vl",
+    "janus",
+)
 """Names of the modules of this package, each equal to a ``model_type``."""
 CHAT_USAGE = Usage(
     images="photographs",
@@ -42,8 +52,8 @@ class Family:
 
     tensors: Mapping[str, str]
     """Regular expression for the start of a tensor name, to its replacement: ``tower.`` and ``connector.``
-    for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output layer. The first
-    match counts."""
+    for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output layer, ``unused.``
+    for what is not exported. The first match counts."""
     vision: Callable[[PretrainedConfig], nn.Module]
     """Vision part as a module with the parts ``tower`` and ``connector``: normalized float32
     ``[n, 3, height, width]`` to ``[n, rows, width]``."""
@@ -71,6 +81,9 @@ class Family:
     """See `edgevlm.manifest.DecoderSpec`."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
+    prompt_prefix: Callable[[Mapping[str, Any]], str] = lambda settings: ""
+    """Returns what transformers' processor writes before the text of the chat template, by its settings
+    (``processor_config.json``)."""
     end_tokens: tuple[str, ...] = ()
     """Tokens that end an answer, beside those that the checkpoint names."""
     usage: Callable[[str], Usage] = lambda repository: CHAT_USAGE

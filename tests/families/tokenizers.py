@@ -1,4 +1,4 @@
-"""Tiny tokenizers with the structure of the real ones: Llama's SentencePiece BPE and Qwen 2's bytes."""
+"""Tiny tokenizers with the structure of the real ones: Llama's SentencePiece BPE, and BPE over bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from tokenizers import (
     trainers,
 )
 
-from edgevlm.export.pre_tokenizers import LLAMA3_PATTERN, QWEN2_PATTERN
+from edgevlm.export.pre_tokenizers import (
+    DEEPSEEK_LLM_PATTERNS,
+    LLAMA3_PATTERN,
+    QWEN2_PATTERN,
+)
 from tests.support.checkpoints import corpus
 
 
@@ -100,4 +104,14 @@ def byte_level_tokenizer(
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+def deepseek_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """DeepSeek LLM's: split at newlines, words, scripts and digits, with a token before the prompt."""
+    begin, end = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+    tokenizer = byte_level_tokenizer(DEEPSEEK_LLM_PATTERNS, [begin, end, *added], size, digits=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
     return tokenizer
