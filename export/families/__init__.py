@@ -27,6 +27,7 @@ MODULES = (
     "vipllava",
     "llava_next",
     "llava_onevision",
+    "gemma3",
 )
 """Names of the modules of this package, each equal to a ``model_type``."""
 CHAT_USAGE = Usage(
