@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 from transformers import (
+    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
 
 from tests.support.checkpoints import scatter
@@ -29,6 +32,27 @@ Message = dict[str, Any]
 def load_processor(checkpoint: Path) -> Any:
     """transformers' own processor, with its image processors for Pillow."""
     return AutoProcessor.from_pretrained(checkpoint, backend="pil")
+
+
+def load_without_video(kind: type[ProcessorMixin]) -> Callable[[Path], Any]:
+    """Return a function like `load_processor` for a class whose part for video needs torchvision."""
+
+    class ImagesOnly(kind):  # type: ignore[misc,valid-type]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    def load(checkpoint: Path) -> Any:
+        settings = json.loads((checkpoint / "processor_config.json").read_text())
+        del settings["processor_class"]
+        return ImagesOnly(
+            AutoImageProcessor.from_pretrained(checkpoint, backend="pil"),
+            AutoTokenizer.from_pretrained(checkpoint),
+            chat_template=(checkpoint / "chat_template.jinja").read_text(encoding="utf-8"),
+            **settings,
+        )
+
+    return load
 
 
 @dataclass(frozen=True)

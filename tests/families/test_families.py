@@ -16,7 +16,7 @@ from edgevlm.cli import main
 from edgevlm.inputs.images import load_image
 from tests.families.row import IMAGE, Message, Reference, Row, conversations, picture, text
 
-MODULES = ("gemma3", "llava")
+MODULES = ("gemma3", "llava", "vipllava", "llava_next", "llava_onevision")
 ROWS = [row for name in MODULES for row in importlib.import_module(f"tests.families.{name}").ROWS]
 ANSWER_TOKENS = 6
 

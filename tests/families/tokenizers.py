@@ -18,7 +18,7 @@ from tokenizers import (
 )
 
 from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
-from tests.support.checkpoints import corpus
+from tests.support.checkpoints import corpus, smollm_splitting
 
 
 def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700) -> Tokenizer:
@@ -31,7 +31,8 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    lines = (line for paragraph in corpus() for line in paragraph.splitlines())
+    tokenizer.train_from_iterator(lines, trainer)  # a newline is a byte, as in Llama's
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
         token for token in described["added_tokens"] if token["content"] in special
@@ -70,6 +71,22 @@ def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+def granite_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Granite 3's: digits one by one, GPT-2's words, then bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = smollm_splitting()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
