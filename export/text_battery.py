@@ -102,12 +102,14 @@ FRAMES = ("{}", "a{}b", " {}{}", "1{}2", ".{} A", "{}\n", "\n{} ")
 MIXED = 500
 SPECIAL_TOKENS = 40
 """Special tokens that are tried, evenly distributed."""
-SPECIAL_FRAMES = ("{}", "a {} b", "{}{}", "\n{}\n", "<{}", "{}s")
+SPECIAL_FRAMES = ("{}", "{}\u0338", "{}{}", "\n{}\n", "<{}", "{}s")
 VOCABULARY_TOKENS = 400
 """Tokens of the vocabulary that are tried, evenly distributed, of each kind."""
 AFTER_SPECIAL = 7
 """Every so many texts are compared after a special token, too."""
-DEEPSEEK_SPACES = re.compile(r"\s[\u2029\u3000]|[\u2029\u3000]\s")
+DEEPSEEK_SPACES = re.compile("[\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+ACUTE, OVERLAY = "\u0301", "\u0338"
+"""Marks that compose with ``e`` and ``>``."""
 NOTHING = re.compile(r"(?!)")
 
 
@@ -162,8 +164,10 @@ def vocabulary_texts(vocabulary: Vocabulary, tokenizer: TokenizersBackend) -> It
         ids = [token for token, other in enumerate(vocabulary.types) if other == kind]
         for token in sample(ids, VOCABULARY_TOKENS):
             text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-            if "\ufffd" not in text:  # a part of a character
+            if "\ufffd" not in text:  # not a part of a character
                 yield f"a{text}b {text}"
+                if kind == TokenType.USER_DEFINED:
+                    yield f"{text}{OVERLAY}e{ACUTE}{text} {text}"
 
 
 def sample(values: Sequence[Value], count: int) -> Sequence[Value]:
@@ -248,7 +252,7 @@ def representable(vocabulary: Vocabulary) -> Callable[[str], bool]:
 
     - Bytes that a byte-level vocabulary has no token for are dropped by both; transformers then merges what
       stood on either side, llama.cpp does not.
-    - Under ``deepseek-llm``, llama.cpp splits runs of white space with U+3000 or U+2029 in another way.
+    - Under ``deepseek-llm``, llama.cpp does not split off some spaces, from U+1680 to U+3000.
     """
     if vocabulary.pre_tokenizer == SPACE_MARKED:
         return lambda text: True
