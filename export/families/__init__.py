@@ -17,12 +17,9 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
-from edgevlm.export.preparations import normalization as normalization
-from edgevlm.export.preparations import resample as resample
-from edgevlm.export.preparations import side_length as side_length
-from edgevlm.manifest import Packing, Tasks, TiledPacking, Tiling, Usage
+from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
-MODULES = ("smolvlm", "idefics3", "paligemma")
+MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3")
 """Names of the modules of this package, each equal to a ``model_type``."""
 CHAT_USAGE = Usage(
     images="photographs",
@@ -48,11 +45,9 @@ class Family:
     vision: Callable[[PretrainedConfig], nn.Module]
     """Vision part as a module with the parts ``tower`` and ``connector``: normalized float32
     ``[n, 3, height, width]`` to ``[n, rows, width]``."""
-    image_processors: Mapping[str, type[PilBackend]]
-    """transformers' image processors that checkpoints of this family name, as ``image_processor_type``
-    without ``Fast`` at its end; the first is for checkpoints that name none."""
-    preparation: Callable[[PilBackend], Tiling]
-    """Converts the settings of transformers' image processor to ours."""
+    image_processor: str
+    """``image_processor_type`` of checkpoints that name none: a key of
+    `edgevlm.export.preparations.IMAGE_PROCESSORS`."""
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
     """Builds transformers' processor from its parts, the configuration and the tokens of one tile. It adds
     tokens to the tokenizer, and its prompts are the reference for ours."""

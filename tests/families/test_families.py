@@ -1,0 +1,103 @@
+"""Each family against transformers: pixels, prompts, embeddings, logits, and the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgevlm.inputs.images import load_image
+from tests.families.case import (
+    MAX_EMBEDDINGS_ERROR,
+    MAX_LOGITS_ERROR,
+    ROWS,
+    Case,
+    answer,
+)
+from tests.families.row import IMAGE, Message, picture, text
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    made = Case(request.param, tmp_path_factory.mktemp("family"))
+    yield made
+    made.vlm.close()
+
+
+def test_pixels(case: Case) -> None:
+    normalization = case.vlm.manifest.image.normalization
+    for seed, size in enumerate(case.row.sizes):
+        image = picture(seed, size)
+        tiles = case.vlm._engine.process_image(load_image(image)).pixels
+        expected = case.reference.pixels(image)
+        assert tiles.shape == expected.shape
+        scaled = expected * normalization.std + normalization.mean
+        levels = scaled / normalization.rescale_factor
+        assert np.abs(levels - np.rint(levels)).max() < 0.02, "transformers' pixels are no levels"
+        np.testing.assert_array_equal(tiles, np.rint(levels).astype(np.uint8))
+
+
+def test_prompts(case: Case) -> None:
+    for messages, count in case.conversations():
+        images = case.images(count)
+        expected = case.reference.inputs(messages, images)["input_ids"][0].tolist()
+        assert case.ids(messages, images) == expected
+
+
+def test_special_tokens_of_a_user_stay_text(case: Case) -> None:
+    prompt = case.vlm.manifest.prompt
+    spelled = [*case.special, prompt.image_token, prompt.image_placeholder]
+    written = " and ".join(dict.fromkeys(spelled)) + "?"
+    messages = [{"role": "user", "content": [IMAGE, text(f"What is {written}")]}]
+    plain = [{"role": "user", "content": [IMAGE, text("What is this?")]}]
+    images = case.images(1)
+    found, without = case.ids(messages, images), case.ids(plain, images)
+    ids = set(case.special.values())
+    assert [token for token in found if token in ids] == [
+        token for token in without if token in ids
+    ]
+    tokenizer = case.reference.processor.tokenizer
+    assert written in tokenizer.decode(found)
+
+
+def test_embeddings(case: Case) -> None:
+    assert case.embeddings_error() < MAX_EMBEDDINGS_ERROR
+
+
+def test_logits(case: Case) -> None:
+    assert case.logits_error() < MAX_LOGITS_ERROR
+
+
+def test_kv_cache(case: Case) -> None:
+    """A second turn, a conversation that was copied out, and a shortened one answer as without a cache."""
+    one, two = case.images(2)
+    first = {"role": "user", "content": [IMAGE, text("What is this? Describe it well, please.")]}
+    said = {"role": "assistant", "content": [text("A picture.")]}
+    again = {"role": "user", "content": [text("Why?")]}
+    other = {"role": "user", "content": [IMAGE, text("Something else, quite another thing?")]}
+    asked: list[tuple[list[Message], list[Image.Image]]] = (
+        [([first], [one]), ([other], [two]), ([first], [one])]
+        if case.row.single_question
+        else [
+            ([first], [one]),
+            ([first, said, again], [one]),  # goes on
+            ([other, said, again], [two]),  # takes the place of the first
+            ([first, said, again, said, again], [one]),  # copied back
+            ([first], [one]),  # cut back
+        ]
+    )
+    with case.load() as vlm:
+        found = [answer(vlm, *request) for request in asked]
+    if not case.row.single_question:
+        assert found[1].stats.cached_tokens > 0
+        assert found[3].stats.cached_tokens > found[0].stats.prompt_tokens
+    for request, cached in zip(asked, found, strict=True):
+        with case.load() as vlm:
+            fresh = answer(vlm, *request)
+        assert cached.token_ids == fresh.token_ids
+        for ours, theirs in zip(cached.logprobs, fresh.logprobs, strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=0.02)
