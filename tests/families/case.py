@@ -21,6 +21,7 @@ MODULES = (
     "llava",
     "llava_next",
     "llava_onevision",
+    "original",
     "paligemma",
     "smolvlm",
     "vipllava",
