@@ -68,6 +68,8 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
     try:
         with no_init_weights():
             vision = family.vision(checkpoint.config)
+    except ExportError:
+        raise
     except (
         Exception
     ) as error:  # whatever a configuration of contradictions makes transformers raise

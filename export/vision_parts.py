@@ -75,7 +75,7 @@ def check_grid(image_processor: PilBackend, config: PretrainedConfig, tokens_per
     the model.
 
     Raises:
-        ExportError: the resolutions or the sides of a tile differ, or its embeddings are no square.
+        ExportError: the resolutions differ, or the embeddings of a tile are no square.
     """
     by_processor = [tuple(size) for size in image_processor.image_grid_pinpoints]
     by_model = [tuple(size) for size in config.image_grid_pinpoints]
@@ -85,13 +85,6 @@ def check_grid(image_processor: PilBackend, config: PretrainedConfig, tokens_per
             f"image processor; they must be equal"
         )
     size, patch = config.vision_config.image_size, config.vision_config.patch_size
-    settings = image_processor.size
-    tile = settings.height or settings.shortest_edge
-    if tile != size:
-        raise ExportError(
-            f"the image processor makes tiles of {tile} pixels, and image_size of vision_config in config.json "
-            f"is {size}; they must be equal"
-        )
     if tokens_per_tile != (size // patch) ** 2:
         raise ExportError(
             f"a tile has {tokens_per_tile} embeddings, which are not the {size // patch} x {size // patch} "

@@ -104,9 +104,7 @@ def clip_llama(folder: Path) -> Path:
     """As LLaVA 1.6 with Vicuna, with its resolutions at the scale of the tower."""
     tokenizer = llama_tokenizer()
     grid = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
-    return write(
-        folder, tokenizer, text_config("llama", tokenizer), VICUNA_TEMPLATE, grid=grid
-    )
+    return write(folder, tokenizer, text_config("llama", tokenizer), VICUNA_TEMPLATE, grid=grid)
 
 
 def clip_mistral(folder: Path) -> Path:

@@ -205,7 +205,11 @@ class OriginalModel:
         tensors = load_file(folder / "model.safetensors")
         self._llama = LlamaForCausalLM(LlamaConfig(**{**config, "model_type": "llama"})).eval()
         self._llama.load_state_dict(
-            {name: v for name, v in tensors.items() if not name.startswith(("model.mm_", "model.vi"))}
+            {
+                name: v
+                for name, v in tensors.items()
+                if not name.startswith(("model.mm_", "model.vi"))
+            }
         )
         self._projector = nn.Sequential(
             *LAYERS[config["mm_projector_type"]](config["mm_hidden_size"], config["hidden_size"])
@@ -242,7 +246,6 @@ def find_tower(folder: Path) -> Path:
     return folder / named if named.startswith("./") else folder.parent / Path(named).name
 
 
-REFERENCE = {"processor": OriginalProcessor, "model": OriginalModel}
 ROWS = [
     Row(
         "llava, its authors' layout",
@@ -250,20 +253,23 @@ ROWS = [
         "LLaVA 1.5 with CLIP in a folder beside it, image padded to a square; the reference is a module of "
         "ours",
         missing="1.6; pickled weights",
-        **REFERENCE,
+        processor=OriginalProcessor,
+        model=OriginalModel,
     ),
     Row(
         "llava, its authors' layout, trained tower",
         llava_trained,
         "the tower in the checkpoint, center crop; the reference is a module of ours",
         missing="1.6; pickled weights",
-        **REFERENCE,
+        processor=OriginalProcessor,
+        model=OriginalModel,
     ),
     Row(
         "yi_vl",
         yi,
         "Yi-VL in its authors' layout, layer norms in the projector; the reference is a module of ours",
         missing="pickled weights",
-        **REFERENCE,
+        processor=OriginalProcessor,
+        model=OriginalModel,
     ),
 ]

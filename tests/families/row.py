@@ -42,7 +42,7 @@ def load_model(checkpoint: Path) -> Any:
 def load_without_video(kind: type[ProcessorMixin]) -> Callable[[Path], Any]:
     """Return a function like `load_processor` for a class whose part for video needs torchvision."""
 
-    class ImagesOnly(kind):  # type: ignore[misc,valid-type]
+    class ImagesOnly(kind):
         @classmethod
         def get_attributes(cls) -> list[str]:
             return ["image_processor", "tokenizer"]
