@@ -15,14 +15,9 @@ from PIL import Image
 
 from edgevlm.errors import ImageError, InputError
 from edgevlm.inputs.images import MAX_PIXELS, load_image, load_images
-from edgevlm.inputs.tiling import (
-    Detail,
-    ImageBudget,
-    longest_edge_size,
-    split_image,
-    tile_multiple_size,
-)
-from edgevlm.manifest import ImagePreparation
+from edgevlm.inputs.tiling import Detail, ImageBudget, split_image
+from edgevlm.inputs.tiling.sizes import longest_edge_size, tile_multiple_size
+from edgevlm.manifest import Tiling
 from tests.support.tiling import SPLIT, STRETCH, WHOLE, random_image
 
 
@@ -37,14 +32,12 @@ def test_never_more_tiles_than_allowed_nor_fewer_than_possible(
     assert tiles == max(n for n in possible if n <= limit)
 
 
-@pytest.mark.parametrize("preparation", [WHOLE, STRETCH], ids=["whole", "stretch"])
-def test_a_model_that_never_splits_takes_any_detail(preparation: ImagePreparation) -> None:
+@pytest.mark.parametrize("tiling", [WHOLE, STRETCH], ids=["whole", "stretch"])
+def test_a_model_that_never_splits_takes_any_detail(tiling: Tiling) -> None:
     picture = load_image(random_image(300, 200))
-    whole = split_image(picture, preparation)
+    whole = split_image(picture, tiling)
     for detail in get_args(Detail):
-        np.testing.assert_array_equal(
-            split_image(picture, preparation, detail, 1).pixels, whole.pixels
-        )
+        np.testing.assert_array_equal(split_image(picture, tiling, detail, 1).pixels, whole.pixels)
 
 
 def test_a_budget_is_checked() -> None:

@@ -16,10 +16,11 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import Detail, Tiles, split_image
-from tests.support.tiling import HALF, SPLIT, STRETCH, WHOLE, random_image
+from edgevlm.manifest import Tiling
+from tests.support.tiling import SPLIT, STRETCH, WHOLE, random_image
 
 IDEFICS3 = {"size": {"longest_edge": 256}, "max_image_size": {"longest_edge": 64}}
-REFERENCES = {
+REFERENCES: dict[str, tuple[Tiling, Any]] = {
     "smolvlm split": (SPLIT, SmolVLMImageProcessorPil(**IDEFICS3)),
     "smolvlm whole": (WHOLE, SmolVLMImageProcessorPil(**IDEFICS3, do_image_splitting=False)),
     "idefics3 split": (SPLIT, Idefics3ImageProcessorPil(**IDEFICS3)),
@@ -28,8 +29,8 @@ REFERENCES = {
         SiglipImageProcessorPil(
             size={"height": 56, "width": 56},
             resample=3,
-            image_mean=HALF,
-            image_std=HALF,
+            image_mean=(0.5, 0.5, 0.5),
+            image_std=(0.5, 0.5, 0.5),
             do_convert_rgb=True,
         ),
     ),
@@ -79,7 +80,7 @@ def reference_pixels(processor: Any, image: Image.Image) -> tuple[np.ndarray, in
 
 def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
     pixel_values, rows, columns = theirs
-    assert (ours.rows, ours.columns) == (rows, columns)
+    assert (ours.layout.rows, ours.layout.columns) == (rows, columns)
     as_bytes = np.rint((pixel_values * 0.5 + 0.5) * 255)
     assert np.abs((pixel_values * 0.5 + 0.5) * 255 - as_bytes).max() < 1e-3
     np.testing.assert_array_equal(ours.pixels.transpose(0, 3, 1, 2), as_bytes.astype(np.uint8))
