@@ -238,11 +238,11 @@ def test_two_conversations_about_pictures_take_turns(vlm: VLM) -> None:
     assert info.conversations == 1
     assert info.tiles == info.encoded_tiles == 2
     assert info.reused_tiles == 2
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         with VLM.from_pretrained(threads=1) as alone:
             chat = alone.chat()
-            assert chat.send("What is in the picture?", picture).text == answers[0][place].text
-            assert chat.send("How many shapes are there?").text == answers[1][place].text
+            assert chat.send("What is in the picture?", picture).text == answers[0][index].text
+            assert chat.send("How many shapes are there?").text == answers[1][index].text
 
 
 def test_pictures_of_equal_size_are_never_mixed_up(vlm: VLM) -> None:

@@ -216,7 +216,7 @@ def test_where_flash_attention_is_used(
 def test_bidirectional_must_be_asked_for(tiny_file: Path) -> None:
     causal = LlamaCppDecoder(tiny_file, context_length=64, threads=1)
     with pytest.raises(
-        InputError, match="2 embeddings cannot attend to each other.*bidirectional=0"
+        InputError, match=r"2 embeddings cannot attend to each other.*bidirectional=0"
     ):
         causal.decode_embeddings(
             causal.embed([1, 2]), positions(0, 2), logits=True, bidirectional=True
