@@ -1,44 +1,250 @@
-"""The supported language models, and how llama.cpp's differ from transformers'."""
+"""The supported language models, and how llama.cpp's differ from transformers'.
+
+`ARCHITECTURES` has one short definition for each ``model_type`` of a text configuration. Values that
+llama.cpp fixes in code are checked: a checkpoint with another value cannot be exported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import gguf
+from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
-"""Norms of each layer, in every architecture."""
+GEMMA2_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+"""Norms of the queries and keys of each head."""
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+ATTENTION = (*QKV, "self_attn.o_proj")
+FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+BIAS_SETTINGS = ("attention_bias", "mlp_bias")
+"""Settings of text configurations that add biases."""
+LARGEST = 2**31 - 1
+"""Largest number in the header of a GGUF file; a larger one is a mistake."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Differences between the implementations of a language model in llama.cpp and transformers."""
 
-    gguf: gguf.MODEL_ARCH
-    activation: str
-    rope_halves_interleaved: bool
+    gguf: MODEL_ARCH
+    activation: str = "silu"
+    rope_halves_interleaved: bool = False
     """True if llama.cpp rotates neighbouring rows where transformers rotates halves; rows of q and k move."""
-    norm_offset: float
+    rope_types: tuple[str, ...] = ("default", "linear")
+    """Rotary scalings that llama.cpp computes as transformers does."""
+    norm_offset: float = 0.0
     """Offset of the weights of norms. Gemma multiplies by one plus the weight."""
-    untied: bool
+    untied: bool = True
     """True if llama.cpp reads a separate output layer."""
     norms: tuple[str, ...] = NORMS
     """Norms of each layer."""
+    matrices: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD)
+    """Matrices of each layer."""
+    biased: tuple[str, ...] = ()
+    """Matrices that always have a bias."""
+    optional_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Setting of `BIAS_SETTINGS` to the matrices to which it adds biases, if llama.cpp reads those."""
+    free_head_size: bool = True
+    """True if llama.cpp accepts heads whose sizes do not add up to the width."""
+    window: Callable[[PretrainedConfig], int | None] | None = None
+    """Returns the sliding window of the text configuration in positions; None if no layer slides."""
+    llama_cpp_slides: bool = False
+    """True if llama.cpp computes sliding layers. Else the context is at most as long as the window."""
+    check: Callable[[PretrainedConfig], None] | None = None
+    """Raises ExportError for a value of the text configuration that llama.cpp fixes in code."""
+    write: Callable[[GGUFWriter, PretrainedConfig], None] | None = None
+    """Writes the settings that only this language model has; gets the whole configuration."""
 
 
+def positive(name: str, value: object) -> int | float:
+    """Return a number of the text configuration.
+
+    Raises:
+        ExportError: it is not a positive number.
+    """
+    if not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
+        raise ExportError(
+            f"the language model's {name} is {value!r} in config.json; it must be a positive number"
+        )
+    return value
+
+
+def window_of_all_layers(text: PretrainedConfig) -> int | None:
+    """Return the sliding window of a model whose layers are all alike; None if they do not slide."""
+    if text.sliding_window is None:
+        return None
+    return int(positive("sliding_window", text.sliding_window))
+
+
+def window_of_some_layers(text: PretrainedConfig) -> int | None:
+    """Return the sliding window of a model that lists the types of its layers.
+
+    Raises:
+        ExportError: a layer is of a type that llama.cpp does not compute.
+    """
+    others = set(text.layer_types) - {"full_attention", "sliding_attention"}
+    if others:
+        raise ExportError(
+            f"the language model has layers of type {sorted(others)[0]!r}; llama.cpp computes "
+            f"full_attention and sliding_attention"
+        )
+    if "sliding_attention" not in text.layer_types:
+        return None
+    return int(positive("sliding_window", text.sliding_window))
+
+
+def write_sliding_layers(writer: GGUFWriter, text: PretrainedConfig) -> None:
+    """Write the sliding window and which layers slide; nothing if none does."""
+    window = window_of_some_layers(text)
+    if window is not None:
+        writer.add_sliding_window(window)
+        slides = [kind == "sliding_attention" for kind in text.layer_types]
+        writer.add_sliding_window_pattern(slides)
+
+
+def check_query_scale(text: PretrainedConfig, largest: int) -> None:
+    """Check Gemma's factor of queries, which llama.cpp derives from the sizes.
+
+    Args:
+        largest: layers of the 27B model, by which llama.cpp recognizes it.
+
+    Raises:
+        ExportError: the configuration has another value.
+    """
+    is_largest = text.num_hidden_layers == largest
+    scalar = text.hidden_size // text.num_attention_heads if is_largest else text.head_dim
+    if text.query_pre_attn_scalar != scalar:
+        raise ExportError(
+            f"query_pre_attn_scalar is {text.query_pre_attn_scalar}, llama.cpp computes with {scalar}"
+        )
+
+
+def check_gemma2(text: PretrainedConfig) -> None:
+    """Check the values that llama.cpp fixes in code for Gemma 2."""
+    check_query_scale(text, largest=46)
+    if text.final_logit_softcapping is None or text.attn_logit_softcapping is None:
+        raise ExportError("this Gemma 2 has no softcapping, llama.cpp always applies it")
+    if window_of_some_layers(text) is None:
+        raise ExportError("this Gemma 2 has no layer with a sliding window, llama.cpp needs one")
+
+
+def write_gemma2(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Write the softcaps and the sliding layers."""
+    text = config.get_text_config()
+    writer.add_attn_logit_softcapping(text.attn_logit_softcapping)
+    writer.add_final_logit_softcapping(text.final_logit_softcapping)
+    write_sliding_layers(writer, text)
+
+
+def check_gemma3(text: PretrainedConfig) -> None:
+    """Check the values that llama.cpp fixes in code for Gemma 3."""
+    check_query_scale(text, largest=62)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if (value := getattr(text, name)) is not None:
+            # Gemma3ForConditionalGeneration ignores both, Gemma3ForCausalLM only the first
+            raise ExportError(f"{name} is {value}, edgevlm exports Gemma 3 without softcapping")
+    if text.use_bidirectional_attention:
+        raise ExportError(
+            "use_bidirectional_attention is true: this Gemma 3 is an encoder, edgevlm exports decoders"
+        )
+    local = text.rope_parameters["sliding_attention"]["rope_type"]
+    if local != "default":
+        raise ExportError(
+            f"the sliding layers have rotary scaling of type {local!r}, llama.cpp computes 'default'"
+        )
+
+
+def write_gemma3(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Write the sliding layers and the base of their rotary frequencies."""
+    text = config.get_text_config()
+    write_sliding_layers(writer, text)
+    theta = text.rope_parameters["sliding_attention"].get("rope_theta")
+    writer.add_rope_freq_base_swa(positive("rope_theta of sliding layers", theta))
+
+
+def write_granite(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Write Granite's four factors. llama.cpp reads zero as "none", transformers as zero.
+
+    ``GraniteForCausalLM`` divides its logits by ``logits_scaling``. The vision-language models of
+    transformers that have a Granite, such as ``LlavaNextForConditionalGeneration``, do not.
+    """
+    text = config.get_text_config()
+    scaling = positive("logits_scaling", text.logits_scaling)
+    writer.add_logit_scale(scaling if text is config else 1.0)
+    writer.add_embedding_scale(positive("embedding_multiplier", text.embedding_multiplier))
+    writer.add_attention_scale(positive("attention_multiplier", text.attention_multiplier))
+    writer.add_residual_scale(positive("residual_multiplier", text.residual_multiplier))
+    writer.add_rope_scaling_finetuned(True)  # false would mean no rotary embeddings
+
+
+def write_phi3(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Write the sliding window as llama.cpp's converter does, although llama.cpp ignores it."""
+    writer.add_sliding_window(config.get_text_config().sliding_window or 0)
+
+
+LLAMA = Architecture(
+    MODEL_ARCH.LLAMA,
+    rope_halves_interleaved=True,
+    rope_types=("default", "linear", "llama3"),
+    optional_biases={"attention_bias": ATTENTION, "mlp_bias": FEED_FORWARD},
+)
+GEMMA = Architecture(
+    MODEL_ARCH.GEMMA, activation="gelu_pytorch_tanh", norm_offset=1.0, untied=False
+)
 ARCHITECTURES = {
-    "llama": Architecture(gguf.MODEL_ARCH.LLAMA, "silu", True, 0.0, True),
-    "gemma": Architecture(gguf.MODEL_ARCH.GEMMA, "gelu_pytorch_tanh", False, 1.0, False),
-    "gemma2": Architecture(
-        gguf.MODEL_ARCH.GEMMA2,
-        "gelu_pytorch_tanh",
-        False,
-        1.0,
-        False,
-        (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    "llama": LLAMA,
+    "mistral": Architecture(
+        MODEL_ARCH.LLAMA,
+        rope_halves_interleaved=True,
+        rope_types=LLAMA.rope_types,
+        window=window_of_all_layers,
+    ),
+    "granite": Architecture(
+        MODEL_ARCH.GRANITE,
+        rope_halves_interleaved=True,
+        rope_types=LLAMA.rope_types,
+        optional_biases=LLAMA.optional_biases,
+        write=write_granite,
+    ),
+    "qwen2": Architecture(
+        MODEL_ARCH.QWEN2, biased=QKV, free_head_size=False, window=window_of_some_layers
+    ),
+    "qwen3": Architecture(
+        MODEL_ARCH.QWEN3, norms=(*NORMS, *HEAD_NORMS), window=window_of_some_layers
+    ),
+    "gemma": GEMMA,
+    "gemma2": replace(
+        GEMMA,
+        gguf=MODEL_ARCH.GEMMA2,
+        norms=GEMMA2_NORMS,
+        window=window_of_some_layers,
+        llama_cpp_slides=True,
+        check=check_gemma2,
+        write=write_gemma2,
+    ),
+    "gemma3_text": replace(
+        GEMMA,
+        gguf=MODEL_ARCH.GEMMA3,
+        untied=True,
+        norms=(*GEMMA2_NORMS, *HEAD_NORMS),
+        window=window_of_some_layers,
+        llama_cpp_slides=True,
+        check=check_gemma3,
+        write=write_gemma3,
+    ),
+    "phi3": Architecture(
+        MODEL_ARCH.PHI3,
+        rope_types=("default",),
+        matrices=("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+        free_head_size=False,
+        window=window_of_all_layers,
+        write=write_phi3,
     ),
 }
 """``model_type`` of the text configuration to its architecture."""
@@ -63,45 +269,45 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
             f"the language model's activation is {activation!r}, llama.cpp computes "
             f"{architecture.activation!r}"
         )
-    if text.model_type == "gemma2":
-        check_gemma2(text)
+    for setting in BIAS_SETTINGS:
+        if getattr(text, setting, False) and setting not in architecture.optional_biases:
+            raise ExportError(
+                f"{setting} is true, llama.cpp's {text.model_type} does not have these biases"
+            )
+    heads = text.num_attention_heads
+    if not architecture.free_head_size and head_size(text) * heads != text.hidden_size:
+        raise ExportError(
+            f"the language model has {heads} heads of {head_size(text)}, llama.cpp's {text.model_type} "
+            f"computes heads that add up to hidden_size {text.hidden_size}"
+        )
+    if architecture.window is not None:
+        architecture.window(text)
+    if architecture.check is not None:
+        architecture.check(text)
     return architecture
 
 
-def check_gemma2(text: PretrainedConfig) -> None:
-    """Check the values that llama.cpp fixes in code for Gemma 2.
-
-    Raises:
-        ExportError: the configuration has another value.
-    """
-    pattern = ["sliding_attention", "full_attention"] * text.num_hidden_layers
-    if text.layer_types != pattern[: text.num_hidden_layers]:
-        raise ExportError(
-            "layer_types of Gemma 2 must alternate sliding and full attention for llama.cpp"
-        )
-    largest = text.num_hidden_layers == 46  # llama.cpp recognizes the 27B model by this
-    scalar = text.hidden_size // text.num_attention_heads if largest else text.head_dim
-    if text.query_pre_attn_scalar != scalar:
-        raise ExportError(
-            f"query_pre_attn_scalar is {text.query_pre_attn_scalar}, llama.cpp computes with {scalar}"
-        )
-    if text.final_logit_softcapping is None or text.attn_logit_softcapping is None:
-        raise ExportError("this Gemma 2 has no softcapping, llama.cpp always applies it")
-
-
 def context_length(config: PretrainedConfig, attention: str) -> int:
-    """Return the context length that the checkpoint was trained for.
+    """Return the longest context in which llama.cpp computes as transformers does, in positions.
 
-    For attention over a whole prompt, llama.cpp applies the sliding window and transformers does not, so the
-    window is the limit.
+    Beyond a sliding window they differ if llama.cpp's layers do not slide, or if the attention is over a whole
+    prompt: llama.cpp then applies the window and transformers does not.
     """
     text = config.get_text_config()
-    window = getattr(text, "sliding_window", None)
-    if attention == "prefix" and window is not None:
-        return min(int(text.max_position_embeddings), int(window))
-    return int(text.max_position_embeddings)
+    architecture = ARCHITECTURES[text.model_type]
+    trained = int(text.max_position_embeddings)
+    window = None if architecture.window is None else architecture.window(text)
+    if window is None or (architecture.llama_cpp_slides and attention != "prefix"):
+        return trained
+    return min(trained, window)
 
 
 def head_size(text: PretrainedConfig) -> int:
     """Return the width of one attention head."""
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def rope_parameters(text: PretrainedConfig) -> Mapping[str, Any]:
+    """Return the settings of the rotary embeddings; those of the layers that do not slide, if they differ."""
+    parameters: Mapping[str, Any] = text.rope_parameters
+    return parameters.get("full_attention", parameters)

@@ -1,8 +1,8 @@
 """The language model as GGUF, written tensor by tensor.
 
-Covered: Llama, Gemma and Gemma 2 as transformers holds them, with an output layer that is the embeddings or
-one of its own (Gemma: the embeddings only, llama.cpp has no other) and the rotary scalings default, linear
-and llama3. Matrices are written as f16, bf16 or f32; vectors always as f32.
+`edgevlm.export.architectures` says which language models, and how llama.cpp's differ from transformers'. The
+output layer is the embeddings or one of its own. Matrices are written as f16, bf16 or f32; vectors always as
+f32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edgevlm.errors import ExportError
-from edgevlm.export.architectures import Architecture, find_architecture, head_size
+from edgevlm.export.architectures import (
+    Architecture,
+    find_architecture,
+    head_size,
+    positive,
+    rope_parameters,
+)
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family
@@ -32,8 +38,6 @@ UNQUANTIZED = {
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
-LARGEST = 2**31 - 1
-"""Largest number in the header of a GGUF file; a larger one is a mistake."""
 
 
 def write_decoder(
@@ -66,7 +70,7 @@ def write_decoder(
     writer.add_license(checkpoint.license())
     writer.add_file_type(llama_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    write_hyperparameters(writer, text)
+    write_hyperparameters(writer, architecture, config)
     vocabulary.write(writer)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
@@ -103,68 +107,63 @@ def write_decoder(
             writer.write_tensor_data(tensor())
 
 
-def write_hyperparameters(writer: GGUFWriter, text: PretrainedConfig) -> None:
+def write_hyperparameters(
+    writer: GGUFWriter, architecture: Architecture, config: PretrainedConfig
+) -> None:
     """Write the sizes and settings of the language model.
 
     Raises:
         ExportError: the rotary scaling is not supported, or a value is not a positive number.
     """
+    text = config.get_text_config()
     head = head_size(text)
-    rope = text.rope_parameters
-    numbers = {
-        "max_position_embeddings": text.max_position_embeddings,
-        "rms_norm_eps": text.rms_norm_eps,
-        "rope_theta": rope.get("rope_theta"),
-        **({"factor": rope.get("factor")} if rope.get("rope_type") == "linear" else {}),
-    }
-    for name, value in numbers.items():
-        if not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
-            raise ExportError(
-                f"the language model's {name} is {value!r} in config.json; it must be a positive number"
-            )
     writer.add_vocab_size(text.vocab_size)
-    writer.add_context_length(text.max_position_embeddings)
+    writer.add_context_length(positive("max_position_embeddings", text.max_position_embeddings))
     writer.add_embedding_length(text.hidden_size)
     writer.add_block_count(text.num_hidden_layers)
     writer.add_feed_forward_length(text.intermediate_size)
     writer.add_head_count(text.num_attention_heads)
     writer.add_head_count_kv(text.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(text.rms_norm_eps)
+    writer.add_layer_norm_rms_eps(positive("rms_norm_eps", text.rms_norm_eps))
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(text.rope_parameters["rope_theta"])
-    rope_type = text.rope_parameters["rope_type"]
-    if rope_type == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(text.rope_parameters["factor"])
-    elif rope_type not in ("default", "llama3"):
+    rope = rope_parameters(text)
+    writer.add_rope_freq_base(positive("rope_theta", rope.get("rope_theta")))
+    if rope["rope_type"] not in architecture.rope_types:
         raise ExportError(
-            f"rotary scaling of type {rope_type!r} cannot be exported; edgevlm exports default, linear "
-            f"and llama3"
+            f"rotary scaling of type {rope['rope_type']!r} cannot be exported; edgevlm exports "
+            f"{', '.join(architecture.rope_types)} for {text.model_type}"
         )
-    if text.model_type == "gemma2":
-        writer.add_attn_logit_softcapping(text.attn_logit_softcapping)
-        writer.add_final_logit_softcapping(text.final_logit_softcapping)
-        writer.add_sliding_window(text.sliding_window)
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(positive("factor", rope.get("factor")))
+    if rope.get("partial_rotary_factor") not in (None, 1.0):
+        raise ExportError(
+            f"partial_rotary_factor is {rope['partial_rotary_factor']}, edgevlm exports language models "
+            f"that rotate whole heads (1.0)"
+        )
+    if architecture.write is not None:
+        architecture.write(writer, config)
 
 
-def hyperparameters(architecture: Architecture, text: PretrainedConfig) -> dict[str, object]:
+def hyperparameters(architecture: Architecture, config: PretrainedConfig) -> dict[str, object]:
     """Return what `write_hyperparameters` writes, by GGUF key; errors as of that function."""
     name = gguf.MODEL_ARCH_NAMES[architecture.gguf]
     writer = GGUFWriter(None, name)
-    write_hyperparameters(writer, text)
+    write_hyperparameters(writer, architecture, config)
     written = writer.kv_data[0].items()
     return {key: entry.value for key, entry in written if key.startswith(f"{name}.")}
 
 
 def rope_factors(text: PretrainedConfig) -> list[float]:
     """Return the divisor of each rotary frequency of llama3, as transformers computes it; else empty."""
-    if text.rope_parameters["rope_type"] != "llama3":
+    rope = rope_parameters(text)
+    if rope["rope_type"] != "llama3":
         return []
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](text, torch.device("cpu"))
     exponents = torch.arange(0, head_size(text), 2, dtype=torch.float32) / head_size(text)
-    plain = text.rope_parameters["rope_theta"] ** -exponents
+    plain = rope["rope_theta"] ** -exponents
     return [float(factor) for factor in plain / scaled]
 
 

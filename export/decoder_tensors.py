@@ -17,9 +17,8 @@ from edgevlm.export.weights import TensorEntry
 
 EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-"""Matrices of each layer: `ATTENTION` and `FEED_FORWARD`."""
+DERIVED = ".rotary_emb.inv_freq"
+"""End of the names of tensors that old checkpoints hold, although transformers computes them."""
 
 
 def gguf_names(
@@ -36,7 +35,14 @@ def gguf_names(
     known = gguf.get_tensor_name_map(architecture.gguf, layers)
     canonical = {source: family.canonical_name(source) for source in checkpoint.tensors}
     canonical = {
-        source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
+        source: name
+        for source, name in canonical.items()
+        if name.startswith(("decoder.", "head.")) and not name.endswith(DERIVED)
+    }
+    needed = {"decoder.norm.weight"} | {
+        f"decoder.layers.{layer}.{part}"
+        for layer in range(layers)
+        for part in layer_parts(architecture, text)
     }
     embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
     names: dict[str, str] = {}
@@ -45,7 +51,7 @@ def gguf_names(
             continue
         hub_name = name.replace("decoder.", "model.", 1)
         target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
-        if target is None or name.startswith("head."):
+        if target is None or name not in needed:
             raise ExportError(
                 f"llama.cpp's {text.model_type} of {layers} layers has no tensor {source}; config.json does "
                 f"not fit the weights"
@@ -58,11 +64,6 @@ def gguf_names(
         target, _ = Counter(names.values()).most_common(1)[0]
         doubled = [source for source in names if names[source] == target]
         raise ExportError(f"{' and '.join(doubled)} are one tensor of the model; save it again")
-    needed = {"decoder.norm.weight"} | {
-        f"decoder.layers.{layer}.{part}"
-        for layer in range(layers)
-        for part in layer_parts(architecture, text)
-    }
     if missing := sorted(needed - set(canonical.values())):
         raise ExportError(
             f"the checkpoint lacks {len(missing)} tensors of its language model, such as {missing[0]}; "
@@ -75,12 +76,12 @@ def gguf_names(
 
 def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]:
     """Return the names of the tensors of one layer."""
-    parts = [f"{part}.weight" for part in (*architecture.norms, *ATTENTION, *FEED_FORWARD)]
-    if getattr(text, "attention_bias", False):
-        parts += [f"{part}.bias" for part in ATTENTION]
-    if getattr(text, "mlp_bias", False):
-        parts += [f"{part}.bias" for part in FEED_FORWARD]
-    return parts
+    biased = [*architecture.biased]
+    for setting, matrices in architecture.optional_biases.items():
+        if getattr(text, setting, False):
+            biased += matrices
+    weights = [f"{part}.weight" for part in (*architecture.norms, *architecture.matrices)]
+    return weights + [f"{matrix}.bias" for matrix in biased]
 
 
 def vocabulary_tensors(
@@ -130,26 +131,32 @@ def equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 
 def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
-    """Compare the shape of a matrix or norm with the configuration.
+    """Compare the shape of a tensor with the configuration.
 
     Raises:
         ExportError: they differ.
     """
     size, inner, head = text.hidden_size, text.intermediate_size, head_size(text)
     queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
-    shapes = {
-        "embed_tokens.weight": (text.vocab_size, size),
-        "head.weight": (text.vocab_size, size),
-        "q_proj.weight": (queries, size),
-        "k_proj.weight": (keys, size),
-        "v_proj.weight": (keys, size),
-        "o_proj.weight": (size, queries),
-        "gate_proj.weight": (inner, size),
-        "up_proj.weight": (inner, size),
-        "down_proj.weight": (size, inner),
-        "norm.weight": (size,),
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_tokens": (text.vocab_size, size),
+        "head": (text.vocab_size, size),
+        "q_proj": (queries, size),
+        "k_proj": (keys, size),
+        "v_proj": (keys, size),
+        "qkv_proj": (queries + 2 * keys, size),
+        "o_proj": (size, queries),
+        "gate_proj": (inner, size),
+        "up_proj": (inner, size),
+        "gate_up_proj": (2 * inner, size),
+        "down_proj": (size, inner),
+        "q_norm": (head,),
+        "k_norm": (head,),
     }
-    expected = next((shape for end, shape in shapes.items() if name.endswith(end)), entry.shape)
+    module, kind = name.split(".")[-2:]
+    expected = shapes.get(module, (size,))  # the others are norms of the hidden state
+    if kind == "bias":
+        expected = expected[:1]
     if entry.shape != expected:
         raise ExportError(
             f"{entry.name} has shape {list(entry.shape)}, config.json asks for {list(expected)}; they are "

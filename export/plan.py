@@ -24,8 +24,9 @@ from edgevlm.export.chat_template import ChatTemplate, check_chat_template, find
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.decoder_tensors import gguf_names
-from edgevlm.export.families import Family, find_family, normalization
+from edgevlm.export.families import Family, find_family
 from edgevlm.export.messages import one_line
+from edgevlm.export.preparations import IMAGE_PROCESSORS, normalization, read_tiling
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.usage import find_usage
 from edgevlm.export.vision import INPUT_NAME, OUTPUT_NAME, plan_vision, rows_of_tile
@@ -74,7 +75,7 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
     with quiet_transformers():
         tokenizer = load_tokenizer(checkpoint)
         image_processor = load_image_processor(checkpoint, family)
-        image = plan_image(checkpoint, family, image_processor)
+        image = plan_image(checkpoint, image_processor)
         vision = describe_vision(checkpoint, family, image)
         processor = family.processor(
             image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile
@@ -181,24 +182,20 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
 
 
 def find_image_processor(checkpoint: Checkpoint, family: Family) -> type[PilBackend]:
-    """Return the class that the settings name, or the first of the family.
+    """Return the class that the settings name, or that of the family.
 
     Raises:
-        ExportError: the family has no such class.
+        ExportError: edgevlm does not reproduce this image processor.
     """
     path = preparation_file(checkpoint)
     settings = checkpoint.json(path.name)
     named = settings.get("image_processor", settings).get("image_processor_type")
-    if named is None:
-        return next(iter(family.image_processors.values()))
-    known = family.image_processors
-    kind = known.get(re.sub("(Fast|Pil)?$", "", named, count=1)) if isinstance(named, str) else None
-    if kind is None:
+    name = family.image_processor if named is None else re.sub("(Fast|Pil)$", "", str(named))
+    if name not in IMAGE_PROCESSORS:
         raise ExportError(
-            f"{path} names the image processor {named!r}; edgevlm exports {', '.join(known)} for "
-            f"{checkpoint.family}"
+            f"{path} names the image processor {named!r}; edgevlm can export {', '.join(IMAGE_PROCESSORS)}"
         )
-    return kind
+    return IMAGE_PROCESSORS[name]
 
 
 def preparation_file(checkpoint: Checkpoint) -> Path:
@@ -210,7 +207,7 @@ def preparation_file(checkpoint: Checkpoint) -> Path:
     return checkpoint.folder / ("processor_config.json" if nested else "preprocessor_config.json")
 
 
-def plan_image(checkpoint: Checkpoint, family: Family, image_processor: PilBackend) -> ImageSpec:
+def plan_image(checkpoint: Checkpoint, image_processor: PilBackend) -> ImageSpec:
     """Convert the settings of the image processor to ours.
 
     Raises:
@@ -218,7 +215,7 @@ def plan_image(checkpoint: Checkpoint, family: Family, image_processor: PilBacke
     """
     path = preparation_file(checkpoint)
     try:
-        image = ImageSpec(family.preparation(image_processor), normalization(image_processor))
+        image = ImageSpec(read_tiling(image_processor), normalization(image_processor))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"the image processor's settings in {path} are not of the form that edgevlm can export: "

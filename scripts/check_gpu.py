@@ -136,7 +136,7 @@ def _take_in(decoder: LlamaCppDecoder) -> int:
         decoder.embed(_tokens(decoder, EMBEDDINGS, 1)),
         _positions(PROMPT, EMBEDDINGS),
         logits=False,
-        bidirectional=decoder.bidirectional > 0,
+        bidirectional=bool(decoder.bidirectional),
     )
     return PROMPT + EMBEDDINGS
 

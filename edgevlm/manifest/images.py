@@ -78,9 +78,9 @@ class GridTiling(_Tiling):
 class CropTiling(_Tiling):
     """Resize the shortest edge and take the center of the image (CLIP, LLaVA 1.5)."""
 
-    shortest_edge: int | None
-    """Length in pixels of the shortest edge before the crop; null: resize to `tile_size`, whatever the aspect
-    ratio."""
+    shortest_edge: int
+    """Length in pixels to which the shortest edge is resized, up or down, before the crop. Where the image is
+    then smaller than the tile, the rest of the tile is black."""
     pad_color: tuple[int, int, int] | None
     """Color with which the image is first padded to a square, with the image in the center; null: no
     padding."""
@@ -89,7 +89,7 @@ class CropTiling(_Tiling):
     def check(self) -> None:
         """Check the values."""
         super().check()
-        check_positive_or_null("shortest_edge", self.shortest_edge)
+        require(self.shortest_edge > 0, "shortest_edge", self.shortest_edge, "must be positive")
         if self.pad_color is not None:
             check_color("pad_color", self.pad_color)
 
@@ -99,7 +99,7 @@ class FitTiling(_Tiling):
     """Resize the longest edge to the tile and pad to a square (DeepSeek-VL, Janus)."""
 
     min_side: int
-    """Shortest side in pixels after the resize."""
+    """Length in pixels that no side is shorter than after the resize."""
     pad_color: tuple[int, int, int]
     """Color of the padding around the centered image."""
     kind: Literal["fit"] = field(default="fit", init=False)
@@ -107,7 +107,18 @@ class FitTiling(_Tiling):
     def check(self) -> None:
         """Check the values."""
         super().check()
-        require(self.min_side > 0, "min_side", self.min_side, "must be positive")
+        require(
+            self.tile_size[0] == self.tile_size[1],
+            "tile_size",
+            self.tile_size,
+            "must be square for the fit strategy",
+        )
+        require(
+            0 < self.min_side <= self.tile_size[0],
+            "min_side",
+            self.min_side,
+            "must be positive and not exceed the tile",
+        )
         check_color("pad_color", self.pad_color)
 
 
@@ -140,13 +151,14 @@ class AnyResolutionTiling(_Tiling):
 
 @dataclass(frozen=True)
 class AspectGridTiling(_Tiling):
-    """Resize the image to the grid of tiles with the nearest aspect ratio (InternVL, GOT-OCR 2)."""
+    """Resize the image to the grid of tiles with the nearest aspect ratio (InternVL, GOT-OCR 2).
+
+    A grid of more than one tile is followed by an overview.
+    """
 
     min_tiles: int
-    """Fewest and most tiles of the grid."""
+    """Minimum and maximum number of tiles in the grid."""
     max_tiles: int
-    overview: bool
-    """True: a grid of more than one tile is followed by a tile that shows the whole image."""
     kind: Literal["aspect-grid"] = field(default="aspect-grid", init=False)
 
     def check(self) -> None:
@@ -171,7 +183,7 @@ class PanAndScanTiling(_Tiling):
     min_crop_size: int
     """Shortest side of a crop in pixels; an image with smaller crops is not split."""
     max_crops: int
-    """Most crops of an image."""
+    """Maximum number of crops."""
     min_ratio: float
     """Ratio of the longer to the shorter side from which an image is split."""
     kind: Literal["pan-and-scan"] = field(default="pan-and-scan", init=False)

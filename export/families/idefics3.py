@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import Idefics3Processor, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_backends import PilBackend
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3Connector,
     Idefics3VisionEmbeddings,
@@ -17,8 +16,7 @@ from transformers.models.idefics3.modeling_idefics3 import (
 )
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, resample, side_length
-from edgevlm.manifest import GridTiling, StretchTiling, Tiling
+from edgevlm.export.families import Family
 
 TENSORS = {
     r"model\.vision_model\.": "tower.",
@@ -83,14 +81,6 @@ def position_ids(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tenso
     return seen[0][0]
 
 
-def preparation(processor: PilBackend) -> Tiling:
-    """Return the settings for a grid of tiles, or for one tile without ``do_image_splitting``."""
-    tile = side_length(processor, "max_image_size", "longest_edge")
-    longest_edge = side_length(processor, "size", "longest_edge") if processor.do_resize else None
-    kind = GridTiling if processor.do_image_splitting else StretchTiling
-    return kind((tile, tile), resample(processor), longest_edge=longest_edge)
-
-
 def processor(
     image_processor: PilBackend,
     tokenizer: TokenizersBackend,
@@ -104,8 +94,7 @@ def processor(
 FAMILY = Family(
     tensors=TENSORS,
     vision=Idefics3Vision,
-    image_processors={"Idefics3ImageProcessor": Idefics3ImageProcessorPil},
-    preparation=preparation,
+    image_processor="Idefics3ImageProcessor",
     processor=processor,
     image_template=IMAGE_TEMPLATE,
 )

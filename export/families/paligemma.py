@@ -11,11 +11,10 @@ from torch import nn
 from transformers import PaliGemmaProcessor, PretrainedConfig, SiglipVisionModel
 from transformers.image_processing_backends import PilBackend
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, resample, side_length
-from edgevlm.manifest import StretchTiling, Tasks, Tiling, Usage
+from edgevlm.export.families import Family
+from edgevlm.manifest import Tasks, Usage
 
 TENSORS = {
     r"(?:model\.)?vision_tower\.(?:vision_model\.)?": "tower.",
@@ -75,12 +74,6 @@ class PaliGemmaVision(nn.Module):
         return tokens
 
 
-def preparation(processor: PilBackend) -> Tiling:
-    """Return the settings for one tile of any aspect ratio."""
-    height, width = (side_length(processor, "size", key) for key in ("height", "width"))
-    return StretchTiling((height, width), resample(processor))
-
-
 def processor(
     image_processor: PilBackend,
     tokenizer: TokenizersBackend,
@@ -95,8 +88,7 @@ def processor(
 FAMILY = Family(
     tensors=TENSORS,
     vision=PaliGemmaVision,
-    image_processors={"SiglipImageProcessor": SiglipImageProcessorPil},
-    preparation=preparation,
+    image_processor="SiglipImageProcessor",
     processor=processor,
     attention="prefix",
     # llama.cpp's Gemma multiplies all inputs by sqrt(width), transformers' only the embeddings of text.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.smolvlm.modeling_smolvlm import (
     SmolVLMConnector,
     SmolVLMVisionEmbeddings,
@@ -24,5 +23,5 @@ FAMILY = dataclasses.replace(
         embeddings=SmolVLMVisionEmbeddings,
         connector=SmolVLMConnector,
     ),
-    image_processors={"SmolVLMImageProcessor": SmolVLMImageProcessorPil},
+    image_processor="SmolVLMImageProcessor",
 )

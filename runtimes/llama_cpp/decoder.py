@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
+
+_SEQUENCE_HEAD = struct.pack("<Ii", 0xAF143CD8, 0)
+"""What begins llama.cpp's copy of a sequence: a mark, and the number of the sequence."""
 
 
 class LlamaCppDecoder:
@@ -382,10 +386,19 @@ class LlamaCppDecoder:
         """
         self._check_open()
         llama = self._llama
-        copy = np.empty(llama.llama_state_seq_get_size(self._context, 0), np.uint8)
-        pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        if llama.llama_state_seq_get_data(self._context, pointer, copy.nbytes, 0) != copy.nbytes:
+        # llama.cpp's copy of a sequence leaves out what sliding layers no longer see from its end, so that a
+        # restored cache could not be truncated. Its copy of the whole state leaves out nothing. Behind the
+        # name of the architecture, a string with its length, this has the format of a sequence's copy behind
+        # the head.
+        head = len(_SEQUENCE_HEAD)
+        size = llama.llama_state_get_size(self._context)
+        buffer = np.empty(head + size, np.uint8)
+        state = buffer[head:]
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if llama.llama_state_get_data(self._context, pointer, size) != size:
             raise InferenceError("llama.cpp could not copy its KV cache")
+        copy = buffer[4 + int.from_bytes(state[:4].tobytes(), "little") :]
+        copy[:head] = np.frombuffer(_SEQUENCE_HEAD, np.uint8)
         return copy
 
     def restore(self, copy: NDArray[np.uint8], place: Place) -> None:

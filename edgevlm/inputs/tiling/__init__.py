@@ -13,16 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.inputs.tiling import grid, stretch
+from edgevlm.inputs.tiling import (
+    any_resolution,
+    aspect_grid,
+    crop,
+    fit,
+    grid,
+    pan_and_scan,
+    stretch,
+)
 from edgevlm.inputs.tiling.budget import CHECKPOINT_BUDGET, Detail, ImageBudget
 from edgevlm.inputs.tiling.tiles import Layout, Tiles
-from edgevlm.manifest import GridTiling, StretchTiling, Tiling
+from edgevlm.manifest import (
+    AnyResolutionTiling,
+    AspectGridTiling,
+    CropTiling,
+    FitTiling,
+    GridTiling,
+    PanAndScanTiling,
+    StretchTiling,
+    Tiling,
+)
 
 __all__ = ["CHECKPOINT_BUDGET", "Detail", "ImageBudget", "Layout", "Tiles", "split_image"]
 
 _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles]] = {
     StretchTiling: stretch.split,
     GridTiling: grid.split,
+    CropTiling: crop.split,
+    FitTiling: fit.split,
+    AnyResolutionTiling: any_resolution.split,
+    AspectGridTiling: aspect_grid.split,
+    PanAndScanTiling: pan_and_scan.split,
 }
 
 

@@ -1,0 +1,319 @@
+"""Settings of transformers' image processors in the words of the manifest.
+
+One table: the class of the image processor to the function that reads its settings. A setting that changes
+pixels is read, or refused with its value. ``do_convert_rgb`` is not read: images are RGB before they are split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers.image_processing_backends import PilBackend
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
+    DeepseekVLImageProcessorPil,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from edgevlm.manifest import (
+    AnyResolutionTiling,
+    AspectGridTiling,
+    CropTiling,
+    FitTiling,
+    GridTiling,
+    Normalization,
+    PanAndScanTiling,
+    Resample,
+    StretchTiling,
+    Tiling,
+)
+
+LONGEST_EDGE = 1 << 14
+"""Longest side in pixels that a setting may ask for; a larger one is a mistake and would fill the memory."""
+
+
+def read_tiling(processor: PilBackend) -> Tiling:
+    """Return how an image processor splits images.
+
+    Raises:
+        ValueError: edgevlm does not know the class of the image processor, or a setting has another form or
+            cannot be reproduced; the message has the value.
+    """
+    name = type(processor).__name__.removesuffix("Pil")
+    if name not in IMAGE_PROCESSORS:
+        raise ValueError(
+            f"the image processor is {name}; edgevlm can export {', '.join(IMAGE_PROCESSORS)}"
+        )
+    return _READERS[IMAGE_PROCESSORS[name]](processor)
+
+
+def _read_one_tile(processor: Any) -> Tiling:
+    """Read ``_preprocess`` of ``PilBackend``, or that of LLaVA, which pads to a square first."""
+    _require(processor, "do_resize", True)
+    pad_color = None
+    if isinstance(processor, LlavaImageProcessorPil):
+        pad_color = _mean_color(processor, (0, 0, 0)) if processor.do_pad else None
+    else:
+        _require(processor, "do_pad", False)
+    fixed = _keys(processor, "size") == {"height", "width"}
+    crop = _read_size(processor, "crop_size") if processor.do_center_crop else None
+    if fixed:
+        size = _read_size(processor, "size")
+        if crop not in (None, size):
+            raise ValueError(f"crop_size is {crop}, it must equal size {size} or be left out")
+        if pad_color is None:
+            return StretchTiling(size, resample(processor))
+        edge = _square(size, "size")
+    else:
+        edge = _read_shortest_edge(processor)
+    if crop is None:
+        if pad_color is None:
+            raise ValueError(
+                "do_center_crop is off and size has only the shortest_edge, so tiles would differ in size; it "
+                "must be on"
+            )
+        crop = edge, edge
+    return CropTiling(crop, resample(processor), edge, pad_color)
+
+
+def _read_fit(processor: Any) -> FitTiling:
+    """Read the settings of DeepSeek-VL and Janus."""
+    _require(processor, "do_resize", True)
+    _require(processor, "do_pad", True)
+    side = _square(_read_size(processor, "size"), "size")
+    min_side = _positive(processor, "min_size")
+    if min_side > side:
+        raise ValueError(f"min_size is {min_side}, it must not exceed the side {side} of size")
+    color = _mean_color(processor, (127, 127, 127))
+    return FitTiling((side, side), resample(processor), min_side, color)
+
+
+def _read_any_resolution(processor: Any) -> AnyResolutionTiling:
+    """Read the settings of LLaVA-NeXT and LLaVA-OneVision.
+
+    ``do_pad`` is about batches of several images. Tiles have their size before ``do_resize`` and
+    ``do_center_crop``.
+    """
+    if _keys(processor, "size") == {"height", "width"}:
+        side = _square(_read_size(processor, "size"), "size")
+    else:
+        side = _read_shortest_edge(processor)
+    if processor.crop_size is not None and _read_size(processor, "crop_size") != (side, side):
+        raise ValueError(
+            f"crop_size is {_read_size(processor, 'crop_size')}, it must equal size ({side}, {side})"
+        )
+    resolutions = processor.image_grid_pinpoints
+    valid = isinstance(resolutions, list) and all(
+        isinstance(resolution, (list, tuple))
+        and len(resolution) == 2
+        and all(
+            type(length) is int and 0 < length <= LONGEST_EDGE and length % side == 0
+            for length in resolution
+        )
+        for resolution in resolutions
+    )
+    if not resolutions or not valid:
+        raise ValueError(
+            f"image_grid_pinpoints is {resolutions!r}, it must be a list of heights and widths that are "
+            f"multiples of {side}, up to {LONGEST_EDGE}"
+        )
+    pairs = tuple((height, width) for height, width in resolutions)
+    return AnyResolutionTiling((side, side), resample(processor), pairs)
+
+
+def _read_aspect_grid(processor: Any) -> StretchTiling | AspectGridTiling:
+    """Read the settings of GOT-OCR 2, which InternVL uses, too."""
+    size = _read_size(processor, "size")
+    if not processor.crop_to_patches or _positive(processor, "max_patches") == 1:
+        _require(processor, "do_resize", True)
+        return StretchTiling(size, resample(processor))
+    min_tiles, max_tiles = (_positive(processor, name) for name in ("min_patches", "max_patches"))
+    if min_tiles > max_tiles:
+        raise ValueError(f"min_patches is {min_tiles}, it must not exceed max_patches {max_tiles}")
+    return AspectGridTiling(size, resample(processor), min_tiles, max_tiles)
+
+
+def _read_pan_and_scan(processor: Any) -> StretchTiling | PanAndScanTiling:
+    """Read the settings of Gemma 3."""
+    _require(processor, "do_resize", True)
+    size = _read_size(processor, "size")
+    if not processor.do_pan_and_scan:
+        return StretchTiling(size, resample(processor))
+    ratio = processor.pan_and_scan_min_ratio_to_activate
+    if type(ratio) not in (int, float) or not ratio >= 1:
+        raise ValueError(
+            f"pan_and_scan_min_ratio_to_activate is {ratio!r}, it must be a number from 1"
+        )
+    return PanAndScanTiling(
+        size,
+        resample(processor),
+        min_crop_size=_positive(processor, "pan_and_scan_min_crop_size"),
+        max_crops=_positive(processor, "pan_and_scan_max_num_crops"),
+        min_ratio=float(ratio),
+    )
+
+
+def _read_grid(processor: Any) -> StretchTiling | GridTiling:
+    """Read the settings of Idefics3 and SmolVLM: a grid, or one tile without ``do_image_splitting``."""
+    side = side_length(processor, "max_image_size", "longest_edge")
+    edge = side_length(processor, "size", "longest_edge") if processor.do_resize else None
+    kind = GridTiling if processor.do_image_splitting else StretchTiling
+    return kind((side, side), resample(processor), longest_edge=edge)
+
+
+_READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
+    CLIPImageProcessorPil: _read_one_tile,
+    SiglipImageProcessorPil: _read_one_tile,
+    LlavaImageProcessorPil: _read_one_tile,
+    LlavaNextImageProcessorPil: _read_any_resolution,
+    LlavaOnevisionImageProcessorPil: _read_any_resolution,
+    GotOcr2ImageProcessorPil: _read_aspect_grid,
+    Gemma3ImageProcessorPil: _read_pan_and_scan,
+    DeepseekVLImageProcessorPil: _read_fit,
+    JanusImageProcessorPil: _read_fit,
+    Idefics3ImageProcessorPil: _read_grid,
+    SmolVLMImageProcessorPil: _read_grid,
+}
+
+IMAGE_PROCESSORS: Mapping[str, type[PilBackend]] = {
+    kind.__name__.removesuffix("Pil"): kind for kind in _READERS
+}
+"""The image processors that edgevlm reproduces, by the ``image_processor_type`` of a checkpoint, without
+``Fast`` at its end."""
+
+
+def normalization(processor: Any) -> Normalization:
+    """Return the normalization, neutral if the image processor does not use it.
+
+    Raises:
+        ValueError: a setting has another form.
+    """
+    normalize = processor.do_normalize
+    factor = processor.rescale_factor if processor.do_rescale else 1.0
+    if not isinstance(factor, (int, float)):
+        raise ValueError(f"rescale_factor is {factor!r}, it must be a number")
+    return Normalization(
+        mean=channels(processor, "image_mean") if normalize else (0.0, 0.0, 0.0),
+        std=channels(processor, "image_std") if normalize else (1.0, 1.0, 1.0),
+        rescale_factor=float(factor),
+    )
+
+
+def channels(processor: Any, setting: str) -> tuple[float, float, float]:
+    """Return a number for red, green and blue; the setting may be one number for all three.
+
+    Raises:
+        ValueError: it is neither one number nor three, or a standard deviation is 0.
+    """
+    value: Any = getattr(processor, setting, None)
+    found: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+    if (
+        len(found) != 3
+        or not all(isinstance(number, (int, float)) for number in found)
+        or (setting == "image_std" and not all(number > 0 for number in found))
+    ):
+        raise ValueError(f"{setting} is {value!r}, it must be one number or three")
+    red, green, blue = found
+    return float(red), float(green), float(blue)
+
+
+def resample(processor: Any) -> Resample:
+    """Return the name of the filter of Pillow; transformers would read any name as bilinear.
+
+    Raises:
+        ValueError: the setting is not a number, or edgevlm does not support this filter.
+    """
+    names: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    value = processor.resample
+    if not isinstance(value, int) or isinstance(value, bool) or value not in names:
+        known = ", ".join(f"{number} ({name})" for number, name in names.items())
+        raise ValueError(f"resample is {value!r}, it must be one of the numbers {known}")
+    return names[value]
+
+
+def side_length(processor: Any, setting: str, key: str) -> int:
+    """Return a length in pixels from the settings of an image processor.
+
+    Raises:
+        ValueError: the setting has another form.
+    """
+    value = getattr(processor, setting, None)
+    found = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+    if type(found) is not int or not 0 < found <= LONGEST_EDGE:
+        raise ValueError(
+            f"{setting} is {_lengths(value)!r}, it must have {key} as a whole number of 1 to {LONGEST_EDGE}"
+        )
+    return found
+
+
+def _read_size(processor: Any, setting: str) -> tuple[int, int]:
+    """Return height and width; no other length may be set."""
+    size = side_length(processor, setting, "height"), side_length(processor, setting, "width")
+    if _keys(processor, setting) != {"height", "width"}:
+        raise ValueError(
+            f"{setting} is {_lengths(getattr(processor, setting))!r}, it must have only height and width"
+        )
+    return size
+
+
+def _read_shortest_edge(processor: Any) -> int:
+    """Return the shortest edge of ``size``; no other length may be set."""
+    edge = side_length(processor, "size", "shortest_edge")
+    if _keys(processor, "size") != {"shortest_edge"}:
+        raise ValueError(f"size is {_lengths(processor.size)!r}, it must have only shortest_edge")
+    return edge
+
+
+def _lengths(value: Any) -> Any:
+    """Return the lengths that are set in a size of transformers; another value as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if not isinstance(value, Mapping):
+        return value
+    return {name: length for name, length in value.items() if length is not None}
+
+
+def _keys(processor: Any, setting: str) -> set[str]:
+    lengths = _lengths(getattr(processor, setting, None))
+    return set(lengths) if isinstance(lengths, dict) else set()
+
+
+def _square(size: tuple[int, int], setting: str) -> int:
+    if size[0] != size[1]:
+        raise ValueError(f"{setting} is {size}, height and width must be equal")
+    return size[0]
+
+
+def _positive(processor: Any, setting: str) -> int:
+    value = getattr(processor, setting, None)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{setting} is {value!r}, it must be a whole number from 1")
+    return value
+
+
+def _require(processor: Any, setting: str, needed: bool) -> None:
+    value = getattr(processor, setting, None)
+    if bool(value) != needed:
+        raise ValueError(f"{setting} is {value!r}, it must be {str(needed).lower()}")
+
+
+def _mean_color(processor: Any, default: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the color of ``image_mean``, rounded down as transformers does, for padding."""
+    if processor.image_mean is None:
+        return default
+    red, green, blue = (int(level * 255) for level in channels(processor, "image_mean"))
+    return red, green, blue

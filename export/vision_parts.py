@@ -1,0 +1,84 @@
+"""Parts of vision graphs that families share.
+
+A vision part is a module with children ``tower``, ``connector`` and, if it has them, ``learned``: vectors
+that stand in the prompt beside the features, such as the one that ends a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PretrainedConfig
+
+NEWLINE = "image_newline"
+"""The learned vector that ends a line of embeddings."""
+
+
+class FeatureLayers(nn.Module):
+    """A tower, hidden states of some of its layers side by side, and a connector.
+
+    The vision part of LLaVA and what came from it.
+
+    Args:
+        config: the configuration of the whole model.
+        connector: from features ``[n, tokens, layers * width]`` to embeddings.
+        layers: indices of the hidden states; 0 is the input of the first layer. None:
+            ``config.vision_feature_layer``.
+        drop_class: leave out the first token of the tower. None: as
+            ``config.vision_feature_select_strategy`` says.
+        newline: append the learned vector `NEWLINE` to the embeddings of each tile.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        connector: nn.Module,
+        *,
+        layers: int | Sequence[int] | None = None,
+        drop_class: bool | None = None,
+        newline: bool = False,
+    ) -> None:
+        super().__init__()
+        chosen: Any = config.vision_feature_layer if layers is None else layers
+        self.layers = [chosen] if isinstance(chosen, int) else list(chosen)
+        if drop_class is None:
+            drop_class = config.vision_feature_select_strategy == "default"
+        self.first = int(drop_class)
+        self.tower = AutoModel.from_config(config.vision_config)
+        self.connector = connector
+        if newline:
+            self.learned = nn.ParameterDict(
+                {NEWLINE: nn.Parameter(torch.empty(config.get_text_config().hidden_size))}
+            )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3, height, width]``."""
+        states = self.tower(pixels, output_hidden_states=True, return_dict=True).hidden_states
+        features = torch.cat([states[layer][:, self.first :] for layer in self.layers], dim=-1)
+        rows: torch.Tensor = self.connector(features)
+        if hasattr(self, "learned"):
+            newline = self.learned[NEWLINE].expand(rows.shape[0], 1, -1)
+            rows = torch.cat([rows, newline], dim=1)
+        return rows
+
+
+def pixel_shuffle(features: torch.Tensor, side: int, factor: int) -> torch.Tensor:
+    """Join blocks of neighboring features.
+
+    Args:
+        features: ``[n, side**2, width]``.
+        side: features in a line.
+        factor: side of a block.
+
+    Returns:
+        ``[n, (side / factor)**2, width * factor**2]``.
+
+    The features of a block follow each other row by row, as in InternVL.
+    """
+    n, _, width = features.shape
+    small = side // factor
+    blocks = features.reshape(n, small, factor, small, factor, width)
+    return blocks.permute(0, 1, 3, 2, 4, 5).reshape(n, small * small, factor * factor * width)

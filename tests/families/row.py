@@ -1,0 +1,176 @@
+"""One row of the table of families: a tiny checkpoint of transformers' own classes, and its reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tests.support.checkpoints import scatter
+
+Message = dict[str, Any]
+
+
+def load_processor(checkpoint: Path) -> Any:
+    """transformers' own processor, with its image processors for Pillow."""
+    return AutoProcessor.from_pretrained(checkpoint, backend="pil")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A family, or a variant of one with other parts."""
+
+    name: str
+    build: Callable[[Path], Path]
+    """Writes the checkpoint, as a hub repository has it."""
+    works: str
+    """For the table in the docs: what of the family works."""
+    missing: str = ""
+    """For the table in the docs: what does not."""
+    processor: Callable[[Path], Any] = load_processor
+    sizes: Sequence[tuple[int, int]] = ((150, 100), (60, 130), (40, 40))
+    """Width and height of the images."""
+    messages: Callable[[], Sequence[tuple[list[Message], int]]] | None = None
+    """Conversations and their numbers of images; None: `conversations`."""
+    processor_images: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the processor for images."""
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
+
+
+IMAGE = {"type": "image"}
+
+
+def conversations() -> list[tuple[list[Message], int]]:
+    """No image, one, two, one between texts, and several turns; each with its number of images."""
+    first = {"role": "user", "content": [IMAGE, text("What is this?\nSay it in one word.")]}
+    answer = {"role": "assistant", "content": [text("A picture.")]}
+    return [
+        ([{"role": "user", "content": [text("Hello, who are you?")]}], 0),
+        ([first], 1),
+        ([{"role": "user", "content": [IMAGE, IMAGE, text("  Which is larger? ")]}], 2),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [text("Look at "), IMAGE, text(" and tell me: 12 or 345?")],
+                }
+            ],
+            1,
+        ),
+        ([first, answer, {"role": "user", "content": [text("Why? Çà и 字 e\u0301 😀")]}], 1),
+        ([first, answer, {"role": "user", "content": [IMAGE, text("And this?")]}], 2),
+    ]
+
+
+def picture(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Smooth noise."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+class Reference:
+    """Model and processor in transformers, in float32."""
+
+    def __init__(self, checkpoint: Path, row: Row) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint, dtype=torch.float32
+        ).eval()
+        self.processor = row.processor(checkpoint)
+        self._image_arguments = dict(row.processor_images)
+
+    def inputs(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Any:
+        """Return what the model takes."""
+        rendered = self.processor.apply_chat_template(list(messages), add_generation_prompt=True)
+        begin = self.processor.tokenizer.bos_token
+        inputs = self.processor(
+            text=[rendered],
+            images=list(images) or None,
+            return_tensors="pt",
+            add_special_tokens=begin is None or not rendered.startswith(begin),
+            **self._image_arguments,
+        )
+        inputs.pop("labels", None)
+        return inputs
+
+    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
+        """Return normalized tiles, float32 ``[n, height, width, 3]``."""
+        found = self.processor.image_processor(
+            images=[image], return_tensors="np", **self._image_arguments
+        )["pixel_values"]
+        found = np.asarray(found)
+        return np.moveaxis(found.reshape(-1, *found.shape[-3:]), 1, -1)
+
+    @torch.no_grad()
+    def embeddings(self, inputs: Any) -> NDArray[np.float32]:
+        """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
+        found = self.model.get_image_features(
+            pixel_values=inputs["pixel_values"],
+            **({"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}),
+            return_dict=True,
+        ).pooler_output
+        joined = torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in found])
+        return joined.float().numpy()
+
+    @torch.no_grad()
+    def answer_and_logits(self, inputs: Any, length: int) -> tuple[list[int], NDArray[np.float32]]:
+        """Return `length` greedy tokens, and float32 logits ``[length, vocabulary]`` before each."""
+        output = self.model.generate(
+            **inputs,
+            max_new_tokens=length,
+            min_new_tokens=length,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        return ids, torch.stack(output.logits)[:, 0].numpy()
+
+
+def save(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    image_processor: dict[str, Any],
+    *,
+    special: Mapping[str, Any],
+    template: str,
+    end: str,
+    seed: int = 0,
+    processor: dict[str, Any] | None = None,
+) -> Path:
+    """Write what a hub repository of such a model holds, with random weights.
+
+    Args:
+        image_processor: ``preprocessor_config.json``.
+        special: arguments of the tokenizer, such as ``bos_token``.
+        end: the token that ends an answer.
+        processor: ``processor_config.json``.
+    """
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.token_to_id(end))
+    scatter(model, seed)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(image_processor, indent=2))
+    if processor is not None:
+        (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Random weights\n")
+    return folder
