@@ -19,7 +19,9 @@ from tests.support.checkpoints import byte_level_tokenizer, scatter
 VOCABULARY = 512
 
 
-def text_model(model_type: str, *, width: int = 64, seed: int = 0, **settings: Any) -> PreTrainedModel:
+def text_model(
+    model_type: str, *, width: int = 64, seed: int = 0, **settings: Any
+) -> PreTrainedModel:
     """Transformers' causal language model of this type in float32, small and random."""
     config = AutoConfig.for_model(
         model_type,
