@@ -213,6 +213,38 @@ def test_where_flash_attention_is_used(
         plain.restore(decoder.save(), place(10))
 
 
+@pytest.mark.parametrize("kind", [ExactDecoder, LlamaCppDecoder])
+@pytest.mark.parametrize("entries", [20, 200, 700])
+def test_as_many_entries_attend_to_each_other_as_were_asked_for(
+    tiny_file: Path,
+    model: TinyLlama,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[LlamaCppDecoder],
+    entries: int,
+) -> None:
+    """Fewer than a batch without flash attention, more, and more than a batch with it."""
+    monkeypatch.setattr(system, "is_intel", lambda: False)
+    decoder = kind(tiny_file, context_length=CONTEXT_LENGTH, bidirectional=entries, threads=1)
+    tokens = some_tokens(entries + 15)
+    decoded(decoder, tokens[:10])
+    rows = decoder.embed(tokens[10:])
+    with pytest.raises(
+        InputError, match=rf"{entries + 1} embeddings cannot attend .*bidirectional={entries}; "
+    ):
+        decoder.decode_embeddings(
+            rows[: entries + 1], positions(10, 11 + entries), logits=True, bidirectional=True
+        )
+    decoder.decode_embeddings(
+        rows[:entries], positions(10, 10 + entries), logits=False, bidirectional=True
+    )
+    ours = decoded(decoder, tokens[10 + entries :], 10 + entries)
+    assert relative_error(ours, prefix_logits(model, tokens, entries, start=10)) < bound(decoder)
+    decoder.truncate(place(10))  # causal calls have no limit
+    decoder.decode_embeddings(rows, positions(10, 15 + entries), logits=True)
+    theirs = reference_logits(model, tokens)[-1]
+    assert relative_error(decoder.logits(), theirs) < bound(decoder)
+
+
 def test_bidirectional_must_be_asked_for(tiny_file: Path) -> None:
     causal = LlamaCppDecoder(tiny_file, context_length=64, threads=1)
     with pytest.raises(
@@ -384,6 +416,10 @@ def test_refuses_to_truncate_elsewhere(decoder: DecoderRuntime, position: Any) -
         ({"context_length": 2049}, "2049 is more than the 2048 positions"),
         ({"context_length": 64, "threads": 0}, "threads must be"),
         ({"context_length": 64, "threads": 10**6}, "threads must be"),
+        ({"context_length": 64, "bidirectional": -1}, "bidirectional must be"),
+        ({"context_length": 64, "bidirectional": 65}, "bidirectional must be"),
+        ({"context_length": 64, "bidirectional": True}, "bidirectional must be"),
+        ({"context_length": 64, "bidirectional": 1.5}, "bidirectional must be"),
         ({"context_length": 64, "gpu_layers": -2}, "gpu_layers must be"),
         ({"context_length": 64, "gpu_layers": None}, "gpu_layers must be"),
     ],
@@ -401,6 +437,24 @@ def test_refuses_a_context_larger_than_memory(
     monkeypatch.setattr(system, "available_memory", lambda: 2**18)
     with pytest.raises(LoadError, match="shorter context"):
         LlamaCppDecoder(tiny_file, context_length=2048, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("bidirectional", "flash", "fits"),
+    [(0, False, True), (256, False, True), (2048, False, False), (2048, True, True)],
+)
+def test_attention_in_both_directions_needs_memory_for_its_scores(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, bidirectional: int, flash: bool, fits: bool
+) -> None:
+    """Without flash attention, 4 heads of 2048 x 2048 scores are 64 MiB, of 2048 x 256 8 MiB."""
+    monkeypatch.setattr(system, "available_memory", lambda: 2**25)
+    monkeypatch.setattr(LlamaCppDecoder, "_use_flash_attention", lambda self: flash)
+    arguments = {"context_length": 2048, "bidirectional": bidirectional, "threads": 1}
+    if fits:
+        LlamaCppDecoder(tiny_file, **arguments).close()
+    else:
+        with pytest.raises(LoadError, match=r"attention 0\.1\).*shorter context"):
+            LlamaCppDecoder(tiny_file, **arguments)
 
 
 @pytest.mark.skipif(
