@@ -284,14 +284,18 @@ def test_a_request_cancelled_in_the_middle_leaves_nothing_wrong(
 ) -> None:
     """The next prompts begin alike, and end before, in and after what was decoded."""
     filled = prefill(decoder, attention, None)
-    long = [*TEXT[:3], span(4, 2 * MAX_ENTRIES_PER_CALL + 50), *TEXT[3:6]]
-    for following in ([*TEXT[:3], *TEXT[20:30]], [*TEXT[:2], span(5, 40), *TEXT[:4]], long):
-        cancelled = filled.run(long, Stopwatch(), expect_continuation=True, cache_images=True)
+    followings: list[list[PromptItem]] = [
+        [*TEXT[:3], *TEXT[20:30]],
+        [*TEXT[:2], span(5, 40), *TEXT[:4]],
+        LONG,
+    ]
+    for following in followings:
+        cancelled = filled.run(LONG, Stopwatch(), expect_continuation=True, cache_images=True)
         for _ in itertools.islice(cancelled, given_up_after):
             pass
         cancelled.close()
         held = filled.cache_info().positions
-        assert held in {count_positions(long[:count]) for count in range(len(long) + 1)}
+        assert held in {count_positions(LONG[:count]) for count in range(len(LONG) + 1)}
         run(filled, following)
         expected = expected_logits(model, following, attention)
         assert relative_error(decoder.logits(), expected) < EXACT
