@@ -114,7 +114,7 @@ def test_gemma_equals_transformers(tmp_path: Path, family: str) -> None:
         input_ids=torch.tensor([IDS]),
         token_type_ids=torch.tensor([[0] * len(prefix) + [1] * len(answer)]),
     )[len(prefix) - 1 :]
-    runtime = LlamaCppDecoder(write(folder), context_length=128, threads=1, bidirectional=True)
+    runtime = LlamaCppDecoder(write(folder), context_length=128, threads=1, bidirectional=128)
     positions = np.arange(len(IDS), dtype=np.int32)
     runtime.decode_embeddings(
         runtime.embed(prefix), positions[: len(prefix)], logits=True, bidirectional=True
