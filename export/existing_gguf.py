@@ -104,7 +104,7 @@ def open_existing_decoder(path: Path, plan: Plan) -> ExistingDecoder:
     check_hyperparameters(path, fields, hyperparameters(architecture, checkpoint.config))
     check_tensors(path, reader, checkpoint, plan.family, architecture)
     check_vocabulary(path, fields, plan.vocabulary, plan.prompt.chat_template)
-    check_tokenization(path, plan.vocabulary, plan.processor.tokenizer.backend_tokenizer)
+    check_tokenization(path, plan.vocabulary, plan.processor.tokenizer)
     return ExistingDecoder(path, file_type)
 
 

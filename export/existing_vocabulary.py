@@ -10,53 +10,32 @@ add none.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
-from tokenizers import Tokenizer
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import EdgeVLMError, ExportError
-from edgevlm.export.tokenizer import SPACE, SPACE_MARKED, Vocabulary
+from edgevlm.export.pre_tokenizers import SPACE, SPACE_MARKED
+from edgevlm.export.text_battery import check_tokenizer
+from edgevlm.export.tokenizer import Vocabulary
 from edgevlm.runtimes.llama_cpp.guard import check_file
-from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 
 PRE_TOKENIZERS: Mapping[str, frozenset[str]] = {
-    "gpt-2": frozenset(
-        (
-            "gpt-2",
-            "phi-2",
-            "jina-es",
-            "jina-de",
-            "jina-v2-es",
-            "jina-v2-de",
-            "gigachat",
-            "a.x-4.0",
-            "mellum",
-            "modern-bert",
-            "jina-v1-en",
-            "jina-v2-code",
-            "roberta-bpe",
-            "exaone4",
-        )
-    ),
-    "llama-bpe": frozenset(
-        (
-            "llama-bpe",
-            "llama3",
-            "llama-v3",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-            "jina-v5-nano",
-        )
-    ),
-    "qwen2": frozenset(("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez")),
-    "smollm": frozenset(("smollm",)),
-    SPACE_MARKED: frozenset((SPACE_MARKED,)),
+    name: frozenset(names.split())
+    for name, names in {
+        "gpt-2": "gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert "
+        "jina-v1-en jina-v2-code roberta-bpe exaone4 mpt olmo jais trillion granite-docling",
+        "smollm": "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+        "llama-bpe": "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+        "dbrx": "dbrx smaug-bpe chatglm-bpe",
+        "qwen2": "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2",
+        "qwen35": "qwen35",
+        "deepseek-llm": "deepseek-llm",
+        SPACE_MARKED: SPACE_MARKED,
+    }.items()
 }
 """Our name of a pre-tokenizer to llama.cpp's names for the same one."""
 AGAIN = (
@@ -66,26 +45,6 @@ AGAIN = (
 KINDS: Mapping[int, TokenType] = {int(kind): kind for kind in TokenType}
 UNREAD = frozenset((TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED))
 """Types that llama.cpp does not find in plain text."""
-SAMPLED = 400
-"""Tokens of the vocabulary that are tried, evenly distributed."""
-TEXTS = (
-    "What is in the picture?",
-    "  two  three   four    spaces     ",
-    " leading and trailing ",
-    "a\nb\n\nc\n\n\nd \n e\t\tf\r\ng",
-    "\n\n\n\n\n",
-    "2026-07-02 12:34:56.789 10000000 3.14159 ²³¼ ١٢٣ 一二三",
-    "it's we'll I'M YOU'RE they'd o'clock 'tis",
-    "def f(x):\n    return x[1:] == {'a': 0}  # comment",
-    "naïve Żółć Ελληνικά русский עברית العربية हिन्दी ไทย 日本語 한국어",
-    "🎈👩‍👩‍👧‍👦🏳️‍🌈\u200b\u00a0\u2028",
-    "é é ½ ﬁ Ⅷ",
-    "https://example.org/?q=a%20b&c=[1,2]#x",
-    "CamelCase snake_case kebab-case SCREAMING word" + "word" * 20,
-    "▁ ▁▁ a▁b <0x41> [PAD5] <unused5> <|unknown|>",
-    "!!! ... --- *** ((())) \"quoted\" 'quoted'",
-    " " * 40,
-)
 
 
 def check_vocabulary(
@@ -196,8 +155,8 @@ def check_merging(path: Path, fields: Mapping[str, Any], vocabulary: Vocabulary)
         )  # SentencePiece merges by these; `check_tokenization` tries them
         if fields.get("tokenizer.ggml.add_space_prefix", True):
             raise ExportError(
-                f"{path} puts a space before every text (tokenizer.ggml.add_space_prefix), the checkpoint's "
-                f"tokenizer does not; {AGAIN}"
+                f"{path} puts a space before every text (tokenizer.ggml.add_space_prefix); edgevlm does that "
+                f"itself, where the checkpoint's tokenizer does: {AGAIN}"
             )
         return
     if model != "gpt2":
@@ -238,55 +197,19 @@ def field(path: Path, fields: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizer) -> None:
+def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: TokenizersBackend) -> None:
     """Compare llama.cpp with the checkpoint's tokenizer on many texts.
 
     Raises:
         ExportError: llama.cpp cannot load the file, or the tokens of a text differ.
     """
-    special = {token.id for token in vocabulary.special_tokens}
+    unread = [
+        text
+        for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+        if kind == TokenType.USER_DEFINED and looks_special(text)
+    ]
     try:
         check_file(path)
-        model = LlamaCppModel(path, gpu_layers=0, extra_buffer_types=False)
+        check_tokenizer(path, vocabulary, tokenizer, unread=unread)
     except EdgeVLMError as error:
-        raise ExportError(f"{error}") from error
-    try:
-        for text in texts(vocabulary, tokenizer):
-            found = model.tokenize(text)
-            expected = tokenizer.encode(text, add_special_tokens=False).ids
-            if found != expected:
-                raise ExportError(
-                    f"{path} makes the tokens {found[:16]} of {text[:60]!r}, the checkpoint's tokenizer "
-                    f"{expected[:16]}; {AGAIN}"
-                )
-        for token in vocabulary.special_tokens:
-            if special & set(model.tokenize(f"a {token.text} b")):
-                raise ExportError(
-                    f"{path} reads the special token {token.text!r} out of a user's text; {AGAIN}"
-                )
-    finally:
-        model.close()
-
-
-def texts(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield `TEXTS`, and tokens of the vocabulary between letters.
-
-    Left out: texts that the tokenizer cannot reproduce, and texts with a special token.
-    """
-    kinds = list(enumerate(vocabulary.types))
-    added = [token for token, kind in kinds if kind == TokenType.USER_DEFINED]
-    normal = [token for token, kind in kinds if kind == TokenType.NORMAL]
-    chosen = [
-        tokenizer.decode([token], skip_special_tokens=False)
-        for group in (added, normal)
-        for token in group[:: max(1, len(group) // SAMPLED)]
-    ]
-    unread = [token.text for token in vocabulary.special_tokens]
-    unread += [
-        vocabulary.tokens[token] for token in added if looks_special(vocabulary.tokens[token])
-    ]
-    for text in (*TEXTS, *(f"a{text}b {text}" for text in chosen)):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        spelled = tokenizer.decode(ids, skip_special_tokens=False) == text
-        if spelled and not any(token in text for token in unread):
-            yield text
+        raise ExportError(f"{error}; {AGAIN}") from error

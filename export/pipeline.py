@@ -27,6 +27,7 @@ from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
+from edgevlm.export.text_battery import check_tokenizer
 from edgevlm.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -102,6 +103,9 @@ def export(
             decoder_files = {existing.file_type: existing.copy(folder)}
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
+            check_tokenizer(
+                next(iter(decoder_files.values())), plan.vocabulary, plan.processor.tokenizer
+            )
         vision_files = write_vision(plan, folder, vision, images, progress=progress)
         manifest = build_manifest(
             plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files

@@ -279,9 +279,10 @@ def plan_prompt(
         image_token=family.image_token,
         special_tokens=vocabulary.special_tokens,
         end_token_ids=checkpoint.end_token_ids(),
-        begin_token_ids=(),
-        normalization=None,
-        space_prefix="never",
+        begin_token_ids=vocabulary.begin_token_ids,
+        normalization=vocabulary.normalization,
+        space_prefix=vocabulary.space_prefix,
+        added_tokens=vocabulary.added_tokens,
     )
     blank = split_image(np.zeros((*image.tiling.tile_size, 3), np.uint8), image.tiling)
     check_chat_template(spec, template.file, (blank.layout, len(plan_spans(blank.layout, vision))))

@@ -1,11 +1,7 @@
 """Convert ``tokenizer.json`` to the tokenizer metadata of GGUF.
 
-Two kinds of tokenizer are supported, each recognized by its structure, not by its name:
-
-- byte-level BPE: llama.cpp knows its pre-tokenizers by name, so the structure must be one of
-  `BYTE_LEVEL`;
-- SentencePiece-like BPE with byte fallback, as Gemma's: spaces written ``▁``, no word splitting. llama.cpp
-  runs such merges exactly under the pre-tokenizer name `SPACE_MARKED`.
+Byte-level BPE and SentencePiece-like BPE with byte fallback are supported, with the text rules that
+`edgevlm.export.pre_tokenizers` knows.
 
 Special tokens become CONTROL, which llama.cpp does not read out of plain text; other added tokens become
 USER_DEFINED, which it does read there, as transformers does.
@@ -23,47 +19,17 @@ from gguf import TokenType
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
+from edgevlm.export.pre_tokenizers import (
+    SPACE,
+    Normalization,
+    SpacePrefix,
+    byte_token,
+    read_text_rules,
+    unsupported,
+)
 from edgevlm.manifest import SpecialToken
 
-GPT2_PATTERN = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-BYTES_ONLY = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
-
-
-def split(pattern: str) -> dict[str, Any]:
-    """Return a pre-tokenizer that splits at a regular expression and keeps all text."""
-    return {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-
-
-BYTE_LEVEL: dict[str, tuple[list[dict[str, Any]], bool]] = {
-    "gpt-2": ([GPT2_PATTERN], False),
-    "smollm": ([{"type": "Digits", "individual_digits": True}, GPT2_PATTERN], False),
-    "llama-bpe": ([split(LLAMA3_PATTERN), BYTES_ONLY], True),
-    "qwen2": ([split(QWEN2_PATTERN), BYTES_ONLY], False),
-}
-"""llama.cpp's name to the pre-tokenizers and whether whole words skip the merges (``ignore_merges``)."""
-
 NAMED_TOKENS = ("bos", "eos", "unk", "pad")
-SPACE = "▁"
-SPACE_MARKED = "sarvam-moe"
-"""llama.cpp's name for merges over text whose spaces are written ``▁``, split at newlines only."""
-SPACE_NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-SPACE_SPLIT = {
-    "type": "Split",
-    "pattern": {"String": " "},
-    "behavior": "MergedWithPrevious",
-    "invert": False,
-}
-"""Gemma's pre-tokenizer. It does nothing, since the normalizer leaves no space."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +38,9 @@ class Vocabulary:
 
     pre_tokenizer: str
     """llama.cpp's name of the pre-tokenizer."""
+    normalization: Normalization | None
+    space_prefix: SpacePrefix
+    """Both as of `edgevlm.inputs.plain_text.PlainText`, like `added_tokens`."""
     tokens: tuple[str, ...]
     """One for each row of the embedding table; rows without a token are named ``[PAD<id>]``."""
     types: tuple[TokenType, ...]
@@ -80,6 +49,10 @@ class Vocabulary:
     special_tokens: tuple[SpecialToken, ...]
     named_ids: dict[str, int]
     """Ids of ``bos``, ``eos``, ``unk`` and ``pad``, if the tokenizer has them."""
+    begin_token_ids: tuple[int, ...]
+    """What the tokenizer puts before a text, such as ``bos``."""
+    added_tokens: tuple[str, ...]
+    """Tokens that are not special, found in plain text before it is normalized or gets a space."""
 
     def write(self, writer: gguf.GGUFWriter) -> None:
         """Write the metadata."""
@@ -108,7 +81,8 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
         rows: rows of the embedding table.
 
     Raises:
-        ExportError: llama.cpp cannot reproduce the structure, or there are more tokens than rows.
+        ExportError: llama.cpp cannot reproduce the structure, the tokenizer puts tokens behind a text, or
+            there are more tokens than rows.
     """
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
@@ -117,11 +91,7 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise unsupported(f"its model has {option} {model[option]!r}", "none")
-    if described["normalizer"] is None:
-        pre_tokenizer = byte_level_pre_tokenizer(described)
-    else:
-        check_space_marked(described)
-        pre_tokenizer = SPACE_MARKED
+    rules = read_text_rules(described)
     tokens: list[str | None] = [None] * rows
     types = [TokenType.UNUSED] * rows
 
@@ -135,13 +105,25 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
 
     for text, token_id in model["vocab"].items():
         put(text, token_id, vocabulary_type(text, model))
-    special = []
+    special, found_first = [], []
     for added in described["added_tokens"]:
-        put(added["content"], added["id"], added_type(added, model))
+        kind = added_type(added, model)
+        put(added["content"], added["id"], kind)
+        if added["normalized"] and rules.changes_tokens:
+            raise unsupported(
+                f"it searches the token {added['content']!r} after normalization, which puts a space before "
+                f"it",
+                "tokens that are searched before it (normalized: false)",
+            )
         if added["special"]:
             special.append(
                 SpecialToken(added["content"], added["id"], added["lstrip"], added["rstrip"])
             )
+        elif kind == TokenType.USER_DEFINED and (
+            rules.space_prefix != "never"
+            or (rules.normalization is not None and not added["normalized"])
+        ):
+            found_first.append(added["content"])
     filled = tuple(text if text is not None else f"[PAD{row}]" for row, text in enumerate(tokens))
     if len(set(filled)) != rows:
         doubled, _ = Counter(filled).most_common(1)[0]
@@ -154,49 +136,35 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
         for name in NAMED_TOKENS
         if (token_id := getattr(tokenizer, f"{name}_token_id")) is not None
     }
-    return Vocabulary(pre_tokenizer, filled, tuple(types), tuple(merges), tuple(special), named_ids)
-
-
-def byte_level_pre_tokenizer(described: dict[str, Any]) -> str:
-    """Return llama.cpp's name for the pre-tokenizer of a byte-level BPE.
-
-    Raises:
-        ExportError: it is none of `BYTE_LEVEL`.
-    """
-    found = described["pre_tokenizer"] or {}
-    steps = found["pretokenizers"] if found.get("type") == "Sequence" else [found]
-    # trim_offsets moves only the reported character positions
-    steps = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
-    ignore_merges = bool(described["model"].get("ignore_merges"))
-    for name, (known, ignores) in BYTE_LEVEL.items():
-        if steps == known and ignore_merges == ignores:
-            return name
-    raise unsupported(
-        f"its pre-tokenizer is {json.dumps(steps)} with ignore_merges {ignore_merges}",
-        f"the structures that llama.cpp calls {', '.join(BYTE_LEVEL)}",
+    return Vocabulary(
+        pre_tokenizer=rules.pre_tokenizer,
+        normalization=rules.normalization,
+        space_prefix=rules.space_prefix,
+        tokens=filled,
+        types=tuple(types),
+        merges=tuple(merges),
+        special_tokens=tuple(special),
+        named_ids=named_ids,
+        begin_token_ids=read_begin_tokens(tokenizer),
+        added_tokens=tuple(found_first),
     )
 
 
-def check_space_marked(described: dict[str, Any]) -> None:
-    """Check that a BPE is SentencePiece-like, with byte fallback, as llama.cpp runs it exactly.
+def read_begin_tokens(tokenizer: TokenizersBackend) -> tuple[int, ...]:
+    """Return the tokens that a tokenizer puts before a text.
 
     Raises:
-        ExportError: it is not.
+        ExportError: it puts tokens behind the text, where an answer must follow.
     """
-    model = described["model"]
-    if described["normalizer"] != SPACE_NORMALIZER:
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    complete = tokenizer("a")["input_ids"]
+    begin = complete[: len(complete) - len(plain)]
+    if complete != [*begin, *plain]:
         raise unsupported(
-            f"its normalizer is {json.dumps(described['normalizer'])}", "none, or space to ▁"
+            f"it makes {tokenizer.convert_ids_to_tokens(complete)} of 'a', with tokens behind the text",
+            "tokens before a text only",
         )
-    if described["pre_tokenizer"] not in (None, SPACE_SPLIT):
-        raise unsupported(f"its pre-tokenizer is {json.dumps(described['pre_tokenizer'])}", "none")
-    missing = [byte for byte in range(256) if byte_token(byte) not in model["vocab"]]
-    if not model["byte_fallback"] or missing:
-        raise unsupported("it has no token for some bytes", "byte fallback for all 256")
-    for merge in model["merges"]:
-        merged = "".join(merge.split(" ") if isinstance(merge, str) else merge)
-        if "\n" in merged.strip("\n") or (merged.strip("\n") and "\n" in merged):
-            raise unsupported(f"it merges a newline with other text ({merged!r})", "newlines apart")
+    return tuple(begin)
 
 
 def vocabulary_type(text: str, model: dict[str, Any]) -> TokenType:
@@ -228,17 +196,4 @@ def added_type(added: dict[str, Any], model: dict[str, Any]) -> TokenType:
     return TokenType.USER_DEFINED
 
 
-def byte_token(byte: int) -> str:
-    """Return SentencePiece's name of a byte."""
-    return f"<0x{byte:02X}>"
-
-
 BYTE_TOKENS = frozenset(map(byte_token, range(256)))
-
-
-def unsupported(found: str, wanted: str) -> ExportError:
-    """Return the error for a tokenizer that llama.cpp cannot reproduce."""
-    return ExportError(
-        f"llama.cpp cannot reproduce this tokenizer: {found}, edgevlm can export {wanted}; take the "
-        f"tokenizer of the model's family"
-    )

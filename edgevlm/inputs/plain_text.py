@@ -1,23 +1,72 @@
-"""Plain text to token ids: the text between two special tokens of a prompt."""
+"""Plain text of a prompt to token ids, as the tokenizer of the checkpoint does it.
+
+A decoder runtime splits and merges text. It does not normalize text and puts no space before it: that is done
+here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Literal
+
+_SPACE = "▁"
+"""The mark that SentencePiece writes for a space."""
 
 
 class PlainText:
-    """Tokenizes the text between two special tokens as the tokenizer of the checkpoint does."""
+    """Tokenizes plain text, which is what stands between special tokens.
+
+    Args:
+        tokenize: the tokenizer of the decoder runtime, recognizing no special token.
+        normalization: ``"nfc"`` composes characters, as Unicode's normalization form C; None: the text stays
+            as it is.
+        space_prefix: which text gets a space before it. ``"prepend"``: every text. ``"metaspace-always"``:
+            every text that begins with neither a space nor ``▁``. ``"metaspace-first"``: the same, but only
+            at the start of the prompt.
+        added_tokens: tokens that are not special, and that are found in the text before it is normalized.
+            What stands before and after them is text of its own.
+    """
 
     def __init__(
         self,
         tokenize: Callable[[str], list[int]],
         *,
-        normalization: Literal["nfc"] | None,
-        space_prefix: Literal["never", "prepend", "metaspace-always", "metaspace-first"],
+        normalization: Literal["nfc"] | None = None,
+        space_prefix: Literal["never", "prepend", "metaspace-always", "metaspace-first"] = "never",
+        added_tokens: Sequence[str] = (),
     ) -> None:
         self._tokenize = tokenize
+        self._normalization = normalization
+        self._space_prefix = space_prefix
+        longest_first = sorted(added_tokens, key=len, reverse=True)
+        self._added = (
+            re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+        )
 
     def tokenize(self, text: str, *, at_start: bool) -> list[int]:
-        """Return token ids."""
-        return self._tokenize(text)
+        """Return the token ids of a text; errors as of the decoder's `tokenize`.
+
+        Args:
+            text: all text between two special tokens, not a part of it.
+            at_start: the rendered prompt begins with this text.
+        """
+        ids: list[int] = []
+        for index, part in enumerate(self._added.split(text) if self._added else [text]):
+            if index % 2:
+                ids += self._tokenize(part)
+            elif part:
+                ids += self._tokenize(self._prefixed(part, at_start=at_start and index == 0))
+        return ids
+
+    def _prefixed(self, text: str, *, at_start: bool) -> str:
+        if self._normalization == "nfc":
+            text = unicodedata.normalize("NFC", text)
+        if self._space_prefix == "prepend":
+            return " " + text
+        if self._space_prefix == "metaspace-always" or (
+            self._space_prefix == "metaspace-first" and at_start
+        ):
+            return text if text.startswith((" ", _SPACE)) else " " + text
+        return text

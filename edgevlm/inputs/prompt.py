@@ -86,7 +86,10 @@ class PromptBuilder:
     def __init__(self, spec: PromptSpec, tokenize: Callable[[str], list[int]]) -> None:
         self._spec = spec
         self._plain_text = PlainText(
-            tokenize, normalization=spec.normalization, space_prefix=spec.space_prefix
+            tokenize,
+            normalization=spec.normalization,
+            space_prefix=spec.space_prefix,
+            added_tokens=spec.added_tokens,
         )
         self._special = {token.text: token for token in spec.special_tokens}
         self._pattern = _pattern({*self._special, spec.image_token})

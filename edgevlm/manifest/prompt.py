@@ -57,6 +57,9 @@ class PromptSpec:
     """When a space is put before the text between two special tokens, as SentencePiece does. ``prepend``:
     always. ``metaspace-always``: unless the text begins with a space or ``▁``. ``metaspace-first``: the same,
     at the beginning of the prompt only."""
+    added_tokens: tuple[str, ...] = ()
+    """Tokens that are not special, and that the tokenizer of the checkpoint finds before it normalizes a text
+    or puts a space before it. Empty if it does neither."""
 
     def check(self) -> None:
         """Check the values."""

@@ -19,7 +19,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from edgevlm.errors import ExportError
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
-MODULES = ("smolvlm", "idefics3", "paligemma", "llava")
+MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3")
 """Names of the modules of this package, each equal to a ``model_type``."""
 CHAT_USAGE = Usage(
     images="photographs",

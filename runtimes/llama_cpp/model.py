@@ -47,12 +47,20 @@ class LlamaCppModel:
         path: the file.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
         extra_buffer_types: let llama.cpp use its repacked and AMX kernels.
+        vocabulary_only: load no weights; only `tokenize` and `piece` work then.
 
     Raises:
         LoadError: the file cannot be loaded, or is not a causal decoder with a KV cache.
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int, extra_buffer_types: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int,
+        extra_buffer_types: bool,
+        vocabulary_only: bool = False,
+    ) -> None:
         self.handle: Any = None
         self._path = path
         self._embedding_table: EmbeddingTable | None = None
@@ -62,6 +70,7 @@ class LlamaCppModel:
         parameters = llama.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
         parameters.use_extra_bufts = extra_buffer_types
+        parameters.vocab_only = vocabulary_only
         if extra_buffer_types and not gpu_layers:
             # Those kernels work on a copy of the weights; a mapped file would stay in memory beside it.
             parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
@@ -78,8 +87,21 @@ class LlamaCppModel:
                 )
             )
         self._vocabulary = llama.llama_model_get_vocab(self.handle)
-        self.width: int = llama.llama_model_n_embd_inp(self.handle)
         self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocabulary)
+        if not vocabulary_only:
+            self._check_decoder()
+            self.width: int = llama.llama_model_n_embd_inp(self.handle)
+            self.trained_context_length: int = llama.llama_model_n_ctx_train(self.handle)
+            """Positions that the model was trained for."""
+            self.heads: int = llama.llama_model_n_head(self.handle)
+
+    def _check_decoder(self) -> None:
+        """Check that the model is a causal decoder with a KV cache.
+
+        Raises:
+            LoadError: it is not; the model is closed then.
+        """
+        llama = self._llama
         refusals = {
             "is an encoder": llama.llama_model_has_encoder(self.handle),
             "has no decoder": not llama.llama_model_has_decoder(self.handle),
@@ -94,10 +116,9 @@ class LlamaCppModel:
         for reason, applies in refusals.items():
             if applies:
                 self.close()
-                raise LoadError(f"{path} {reason}; edgevlm runs causal decoders with a KV cache")
-        self.trained_context_length: int = llama.llama_model_n_ctx_train(self.handle)
-        """Positions that the model was trained for."""
-        self.heads: int = llama.llama_model_n_head(self.handle)
+                raise LoadError(
+                    f"{self._path} {reason}; edgevlm runs causal decoders with a KV cache"
+                )
 
     def kv_cache_bytes(self, positions: int) -> int:
         """Return the bytes of a KV cache in 16-bit floats."""

@@ -47,6 +47,8 @@ class Row:
     """Width and height of the images."""
     messages: Callable[[], Sequence[tuple[list[Message], int]]] | None = None
     """Conversations and their numbers of images; None: `conversations`."""
+    single_question: bool = False
+    """The model answers one question and has no turns."""
     processor_images: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the processor for images."""
 
@@ -98,8 +100,15 @@ class Reference:
 
     def inputs(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Any:
         """Return what the model takes."""
-        rendered = self.processor.apply_chat_template(list(messages), add_generation_prompt=True)
         begin = self.processor.tokenizer.bos_token
+        if self.processor.chat_template is None:  # the processor writes the prompt itself
+            (message,) = messages
+            *places, question = message["content"]
+            rendered = "<image>" * len(places) + question["text"]
+        else:
+            rendered = self.processor.apply_chat_template(
+                list(messages), add_generation_prompt=True
+            )
         inputs = self.processor(
             text=[rendered],
             images=list(images) or None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import pydoc_data.topics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -128,7 +128,11 @@ def smolvlm_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def gemma_tokenizer(vocabulary: int) -> Tokenizer:
+def gemma_tokenizer(
+    vocabulary: int,
+    special: Sequence[str] = ("<image>",),
+    added: Sequence[str] = PALIGEMMA_ADDED,
+) -> Tokenizer:
     """As Gemma's: a SentencePiece BPE with byte fallback, spaces written ▁, runs of newlines as tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -158,8 +162,8 @@ def gemma_tokenizer(vocabulary: int) -> Tokenizer:
         "invert": False,
     }
     tokenizer = Tokenizer.from_str(json.dumps(described))
-    tokenizer.add_special_tokens([AddedToken("<image>", normalized=False)])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in PALIGEMMA_ADDED])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
 
 

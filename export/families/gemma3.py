@@ -1,0 +1,66 @@
+"""Gemma 3: a SigLIP tower, an average over blocks of patches, and a Gemma 3.
+
+An image attends to itself both ways. Text goes into llama.cpp as tokens alone, since it scales only those.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Gemma3Processor, PretrainedConfig, SiglipVisionModel
+from transformers.image_processing_backends import PilBackend
+from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from edgevlm.export.families import Family
+from edgevlm.export.families.llava import TENSORS
+
+IMAGE = "\n\n<start_of_image>{{ image }}<end_of_image>\n\n"
+IMAGE_TEMPLATE = (
+    f"{{% if tiles == 1 %}}{IMAGE}{{% else %}}"
+    f"Here is the original image {IMAGE} and here are some crops to help you see better "
+    f"{{% for crop in range(tiles - 1) %}}{{{{ ' ' if not loop.first }}}}{IMAGE}{{% endfor %}}{{% endif %}}"
+)
+"""``replace_image_token`` of ``processing_gemma3.py``; more tiles than one come from pan and scan."""
+
+
+class Gemma3Vision(nn.Module):
+    """Tower and projector."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.tower = SiglipVisionModel._from_config(config.vision_config)
+        self.connector = Gemma3MultiModalProjector(config)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return tokens ``[n, tokens, width]`` for normalized pixels ``[n, 3, height, width]``."""
+        tokens: torch.Tensor = self.connector(self.tower(pixels).last_hidden_state)
+        return tokens
+
+
+def processor(
+    image_processor: PilBackend,
+    tokenizer: TokenizersBackend,
+    config: PretrainedConfig,
+    tokens_per_tile: int,
+) -> Gemma3Processor:
+    """Return transformers' processor, which does as the image processor's settings say.
+
+    By itself it would turn off pan and scan unless each call asks for it.
+    """
+    made = Gemma3Processor(image_processor, tokenizer, image_seq_length=tokens_per_tile)
+    made.images_kwargs = {}
+    return made
+
+
+FAMILY = Family(
+    tensors=TENSORS,
+    vision=Gemma3Vision,
+    image_processor="Gemma3ImageProcessor",
+    processor=processor,
+    image_template=IMAGE_TEMPLATE,
+    image_token="<image_soft_token>",
+    image_placeholder="<start_of_image>",
+    attention="images",
+    text_embedding_scale=None,
+)

@@ -1,0 +1,111 @@
+"""A row's checkpoint in transformers and its bundle, and how far they are apart."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgevlm import VLM
+from edgevlm.cli import main
+from edgevlm.inputs.images import load_image
+from tests.families.row import IMAGE, Message, Reference, Row, conversations, picture, text
+
+MODULES = ("gemma3", "idefics3", "llava", "paligemma", "smolvlm")
+"""Modules with rows, each named for a ``model_type``."""
+ROWS: list[Row] = [
+    row for name in MODULES for row in importlib.import_module(f"tests.families.{name}").ROWS
+]
+ANSWER_TOKENS = 6
+MAX_EMBEDDINGS_ERROR = 1e-4
+"""Bound of the relative error of embeddings by the graph in float32."""
+MAX_LOGITS_ERROR = 5e-3
+"""Bound of the relative error of logits by the decoder in float16."""
+
+
+class Case:
+    """A checkpoint in transformers, and its bundle as the command line exports it."""
+
+    def __init__(self, row: Row, folder: Path) -> None:
+        self.row = row
+        checkpoint = row.build(folder / "checkpoint")
+        self.bundle = folder / "bundle"
+        command = ["export", str(checkpoint), str(self.bundle), "--quiet"]
+        assert main([*command, "--vision", "fp32", "--decoder", "f16"]) == 0
+        self.reference = Reference(checkpoint, row)
+        self.vlm = self.load()
+        prompt = self.vlm.manifest.prompt
+        self.special = {token.text: token.id for token in prompt.special_tokens}
+        self.image_id = self.special[prompt.image_token]
+
+    def load(self) -> VLM:
+        """Load the bundle anew; nothing is in its caches."""
+        return VLM.from_pretrained(self.bundle, vision="fp32", decoder="f16", threads=1)
+
+    def images(self, count: int) -> list[Image.Image]:
+        sizes = self.row.sizes
+        return [picture(seed, sizes[seed % len(sizes)]) for seed in range(count)]
+
+    def ids(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> list[int]:
+        """Our prompt, with the image token in the places of embeddings."""
+        engine = self.vlm._engine
+        prepared = [engine.process_image(load_image(image)) for image in images]
+        ids: list[int] = []
+        for item in engine.tokenize(messages, prepared):
+            ids += [item] if isinstance(item, int) else [self.image_id] * item.length
+        return ids
+
+    def conversations(self) -> Sequence[tuple[list[Message], int]]:
+        return (self.row.messages or conversations)()
+
+    def embeddings_error(self) -> float:
+        """Return the largest relative error of the embeddings of an image."""
+        errors = []
+        for seed, size in enumerate(self.row.sizes):
+            image = picture(seed, size)
+            inputs = self.reference.inputs(
+                [{"role": "user", "content": [IMAGE, text("What?")]}], [image]
+            )
+            expected = self.reference.embeddings(inputs)
+            found = self.vlm.encode_image(image) / self.vlm.manifest.decoder.embedding_scale
+            assert found.shape == expected.shape
+            errors.append(relative_error(found, expected))
+        return max(errors)
+
+    def logits_error(self) -> float:
+        """Return the largest relative error of the logits of an answer."""
+        engine = self.vlm._engine
+        errors = []
+        for messages, count in self.conversations():
+            images = self.images(count)
+            inputs = self.reference.inputs(messages, images)
+            ids, expected = self.reference.answer_and_logits(inputs, ANSWER_TOKENS)
+            prepared = [engine.process_image(load_image(image)) for image in images]
+            found = engine.logits(messages, prepared, ids)
+            # transformers may pad the vocabulary
+            errors.append(relative_error(found, expected[:, : found.shape[1]]))
+        return max(errors)
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    """Return ``|found - expected| / |expected|`` (L2)."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def answer(vlm: VLM, messages: Sequence[Message], images: Sequence[Image.Image]) -> Any:
+    remaining = iter(images)
+    placed = [
+        {
+            **message,
+            "content": [
+                {**part, "image": next(remaining)} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
+    return vlm.generate(placed, max_tokens=ANSWER_TOKENS, temperature=0, top_logprobs=1)
