@@ -112,6 +112,13 @@ class Manifest:
             self.vision.width,
             f"must equal decoder.width {self.decoder.width}",
         )
+        require(
+            isinstance(self.vision.packing, TiledPacking)
+            or isinstance(self.image.tiling, AnyResolutionTiling),
+            "vision.packing",
+            self.vision.packing.kind,
+            'must be "tiles" unless image.tiling is "any-resolution"',
+        )
         names = [entry.name for entry in self.files()]
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")
 
