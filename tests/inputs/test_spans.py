@@ -12,7 +12,7 @@ from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.packing import SpanPlan, plan_spans
 from edgevlm.inputs.tiling import ImageBudget, Layout, Tiles
 from edgevlm.manifest import ImageSpec, Normalization, StretchTiling, TiledPacking, VisionSpec
-from tests.support.tiling import SPLIT
+from tests.support.tiling import GRID
 
 WIDTH = 3
 VISION = VisionSpec("tiles", "embeddings", 4, 2, WIDTH, TiledPacking(), {})
@@ -79,7 +79,7 @@ def test_tiles_one_by_one_leave_out_the_learned_rows(tiles: int) -> None:
 
 
 def test_a_span_of_one_tile_has_its_key() -> None:
-    processor = ImageProcessor(ImageSpec(SPLIT, NORMALIZATION), VISION)
+    processor = ImageProcessor(ImageSpec(GRID, NORMALIZATION), VISION)
     pixels = np.random.default_rng(0).integers(0, 256, (200, 150, 3), np.uint8)
     image = processor.process(pixels, ImageBudget())
     assert [span.key for span in image.spans] == list(image.keys)
