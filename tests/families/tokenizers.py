@@ -17,7 +17,7 @@ from tokenizers import (
     trainers,
 )
 
-from edgevlm.export.tokenizer import QWEN2_PATTERN
+from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
 from tests.support.checkpoints import corpus
 
 
