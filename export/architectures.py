@@ -290,8 +290,8 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
 def context_length(config: PretrainedConfig, attention: str) -> int:
     """Return the longest context in which llama.cpp computes as transformers does, in positions.
 
-    Beyond a sliding window they differ if llama.cpp's layers do not slide, or if the attention is over a whole
-    prompt: llama.cpp then applies the window and transformers does not.
+    Beyond a sliding window they differ if llama.cpp's layers do not slide. They also differ if a prompt
+    attends to itself both ways (``prefix``): llama.cpp then applies the window and transformers does not.
     """
     text = config.get_text_config()
     architecture = ARCHITECTURES[text.model_type]
@@ -310,4 +310,5 @@ def head_size(text: PretrainedConfig) -> int:
 def rope_parameters(text: PretrainedConfig) -> Mapping[str, Any]:
     """Return the settings of the rotary embeddings; those of the layers that do not slide, if they differ."""
     parameters: Mapping[str, Any] = text.rope_parameters
-    return parameters.get("full_attention", parameters)
+    full: Mapping[str, Any] = parameters.get("full_attention", parameters)
+    return full

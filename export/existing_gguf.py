@@ -40,8 +40,17 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "expert_used_count": (0,),
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "deepstack_mapping": (),
 }
 """Values of further keys that do not change the computation in llama.cpp."""
+PERIODS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
+"""llama.cpp's default of ``attention.sliding_window_pattern``: all layers slide but each of this number."""
+REASONS: Mapping[str, str] = {
+    "logit_scale": "transformers does not divide the logits of this vision-language model"
+}
+"""Why a value may differ although the weights are those of the checkpoint."""
 
 
 class Reader(gguf.GGUFReader):
@@ -90,10 +99,9 @@ def open_existing_decoder(path: Path, plan: Plan) -> ExistingDecoder:
         ) from error
     checkpoint = plan.checkpoint
     architecture = find_architecture(checkpoint.config)
-    text = checkpoint.config.get_text_config()
     check_kind(path, fields, gguf.MODEL_ARCH_NAMES[architecture.gguf])
     file_type = find_file_type(path, fields)
-    check_hyperparameters(path, fields, hyperparameters(architecture, text))
+    check_hyperparameters(path, fields, hyperparameters(architecture, checkpoint.config))
     check_tensors(path, reader, checkpoint, plan.family, architecture)
     check_vocabulary(path, fields, plan.vocabulary, plan.prompt.chat_template)
     check_tokenization(path, plan.vocabulary, plan.processor.tokenizer)
@@ -183,7 +191,8 @@ def check_hyperparameters(
     Raises:
         ExportError: a value would change the computation in llama.cpp; the first one is named.
     """
-    prefix = next(iter(expected)).partition(".")[0] + "."
+    architecture = next(iter(expected)).partition(".")[0]
+    prefix = f"{architecture}."
     values = {name.removeprefix(prefix): value for name, value in expected.items()}
     found = {
         name.removeprefix(prefix): value
@@ -200,15 +209,32 @@ def check_hyperparameters(
         "attention.value_length": head,
         "rope.dimension_count": found.get("attention.key_length", head),
         "rope.freq_base": 10000.0,
+        "rope.freq_base_swa": 10000.0,
+        "rope.scaling.finetuned": True,
+        "embedding_scale": 1.0,
+        "residual_scale": 1.0,
+        "attention.sliding_window_pattern": PERIODS.get(architecture),
     }
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        if f"{name}_swa" in found:  # of sliding layers
+            values[f"{name}_swa"] = values[name]
     for name, value in values.items():
         given = found.get(name, defaults.get(name))
+        if name == "attention.sliding_window_pattern":
+            given = sliding_layers(given, len(value))
         if not same(given, value):
             raise other(path, prefix + name, given, value)
     for name, given in found.items():
         neutral = NEUTRAL.get(name, ())
         if name not in values and name in NEUTRAL and not any(same(given, one) for one in neutral):
             raise other(path, prefix + name, given, "none")
+
+
+def sliding_layers(pattern: object, layers: int) -> object:
+    """Return which layers slide: a list of bool for a period as llama.cpp reads it, else the pattern."""
+    if type(pattern) is not int:
+        return pattern
+    return [pattern == 0 or layer % pattern < pattern - 1 for layer in range(layers)]
 
 
 def same(given: object, value: object) -> bool:
@@ -222,9 +248,9 @@ def other(path: Path, name: str, given: object, value: object) -> ExportError:
     """Return the error for a value that differs."""
     has = "has no" if given is None else "has"
     shown = "" if given is None else f" {given}"
+    reason = REASONS.get(name.partition(".")[2], "it is another model")
     return ExportError(
-        f"{path} {has} {name}{shown}, the checkpoint's language model has {value}; it is another model: "
-        f"{INSTEAD}"
+        f"{path} {has} {name}{shown}, the checkpoint's language model has {value}; {reason}: {INSTEAD}"
     )
 
 

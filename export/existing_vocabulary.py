@@ -165,7 +165,8 @@ def check_merging(path: Path, fields: Mapping[str, Any], vocabulary: Vocabulary)
             f"{AGAIN}"
         )
     pre = field(path, fields, "pre")
-    if pre not in PRE_TOKENIZERS[vocabulary.pre_tokenizer]:
+    known = PRE_TOKENIZERS.get(vocabulary.pre_tokenizer, frozenset((vocabulary.pre_tokenizer,)))
+    if pre not in known:
         raise ExportError(
             f"{path} splits words as {pre!r}, the checkpoint's tokenizer as {vocabulary.pre_tokenizer!r}; "
             f"{AGAIN}"

@@ -232,9 +232,9 @@ def _first_line(path: Path) -> str:
     return (docstring or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def smolvlm_family() -> str:
-    """Return the shortest family module as a block of code."""
-    source = (REPOSITORY / "export" / "families" / "smolvlm.py").read_text(encoding="utf-8")
+def llava_family() -> str:
+    """Return a short family module as a block of code."""
+    source = (REPOSITORY / "export" / "families" / "llava.py").read_text(encoding="utf-8")
     return f"```python\n{source}```"
 
 
@@ -244,6 +244,6 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "error tree": error_tree,
     "layers": layers,
     "modules": modules,
-    "smolvlm family": smolvlm_family,
+    "llava family": llava_family,
 }
 """The name in a page's comment to what makes the part."""

@@ -6,16 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
 
-from edgevlm.export.architectures import ARCHITECTURES
-from edgevlm.export.parity import relative_error
+from edgevlm.errors import ExportError
+from edgevlm.export import quantize
+from edgevlm.export.architectures import ARCHITECTURES, context_length, find_architecture
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.decoder import hyperparameters, write_decoder
+from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.parity import decoder_bound, relative_error
+from edgevlm.export.plan import Plan, make_plan
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from tests.support import text_models
+from edgevlm.runtimes.protocols import Place
+from tests.support import checkpoints, text_models
+from tests.support.damage import rewrite_gguf
 
 LENGTH = 60
 WINDOW = 12
@@ -84,7 +93,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
 }
 SCALED = ("gemma", "gemma2")
-"""Language models whose embeddings llama.cpp multiplies by the root of the width, and transformers does not."""
+"""Language models whose embeddings llama.cpp multiplies by the root of the width."""
 
 
 class Written(NamedTuple):
@@ -144,7 +153,7 @@ def test_logits_of_tokens(written: Callable[[str], Written], row: str) -> None:
     found = step(decoder, ids, 0)
     assert relative_error(found, expected) < 5e-3
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoder.decode_tokens(ids, positions(0, LENGTH), logits=True)
     assert relative_error(decoder.logits(), expected[-1]) < 5e-3
     decoder.close()
@@ -168,3 +177,401 @@ def test_logits_of_embeddings(written: Callable[[str], Written], row: str) -> No
     rows = [decoder.logits(), *step(decoder, ids[5:], 21)]
     assert relative_error(np.stack(rows), expected[20:]) < 5e-3
     decoder.close()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_cache_that_is_cut_or_restored_equals_a_fresh_one(
+    written: Callable[[str], Written], row: str
+) -> None:
+    """Also where a sliding layer sees entries again that it no longer saw when the copy was made."""
+    decoder = written(row).open()
+    first, other, then = some_ids(LENGTH), some_ids(LENGTH, 1), some_ids(8, 2)
+
+    def decode_afresh(ids: list[int]) -> None:
+        decoder.truncate(Place())
+        decoder.decode_tokens(ids, positions(0, len(ids)), logits=False)
+
+    cuts = (1, 20, LENGTH - WINDOW, LENGTH - 1, LENGTH)
+    expected = []
+    for cut in cuts:
+        decode_afresh(first[:cut])
+        expected.append(step(decoder, then, cut))
+    decode_afresh(first)
+    copy = decoder.save()
+    for cut, fresh in zip(cuts, expected, strict=True):
+        decode_afresh(first)
+        decoder.truncate(Place(cut, cut))
+        assert relative_error(step(decoder, then, cut), fresh) < 1e-3
+        decode_afresh(other)
+        decoder.restore(copy, Place(LENGTH, LENGTH))
+        decoder.truncate(Place(cut, cut))
+        assert relative_error(step(decoder, then, cut), fresh) < 1e-3
+    decoder.close()
+
+
+@pytest.mark.parametrize("row", ["qwen3", "gemma3_text"])
+def test_the_size_of_a_cache_counts_its_heads(written: Callable[[str], Written], row: str) -> None:
+    """Heads whose sizes do not add up to the width, and sliding layers, which keep everything."""
+    decoder = written(row).open()
+    sizes = []
+    for count in (10, 50):
+        decoder.truncate(Place())
+        decoder.decode_tokens(some_ids(count), positions(0, count), logits=False)
+        sizes.append(decoder.save().nbytes)
+    growth, computed = sizes[1] - sizes[0], decoder._model.kv_cache_bytes(40)
+    decoder.close()
+    assert computed <= growth < computed + 40 * 64  # two caches note a position for each entry
+
+
+def gemma3_with_images(folder: Path) -> tuple[Gemma3ForConditionalGeneration, Path]:
+    """A whole Gemma 3 whose images are longer than its sliding window, and its decoder."""
+    config = Gemma3Config(
+        text_config=text_models.text_config("gemma3_text", **GEMMA3).to_dict(),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 4,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=SPAN,
+        image_token_index=5,
+        boi_token_index=7,
+        eoi_token_index=8,
+    )
+    model = Gemma3ForConditionalGeneration(config).eval()
+    checkpoints.scatter(model, 0)
+    return model, text_models.write_text_model(model, folder)
+
+
+SPAN = 16
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_images_longer_than_the_sliding_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flash: bool
+) -> None:
+    """Each of two images attends to itself both ways; text is causal, and goes in as tokens."""
+    monkeypatch.setattr(LlamaCppDecoder, "_use_flash_attention", lambda self: flash)
+    model, path = gemma3_with_images(tmp_path)
+    before, between, after = [2, 10, 11, 7], [8, 12, 7], [8, 13, 14, 15]
+    ids = torch.tensor([[*before, *[5] * SPAN, *between, *[5] * SPAN, *after]])
+    pixels = 2 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 1
+    with torch.no_grad():
+        expected = (
+            model(input_ids=ids, pixel_values=pixels, token_type_ids=(ids == 5).long())
+            .logits[0]
+            .numpy()
+        )
+        images = model.get_image_features(pixels, return_dict=True).pooler_output.numpy()
+
+    def prompt(decoder: LlamaCppDecoder, *, bidirectional: bool) -> NDArray[np.float32]:
+        decoder.truncate(Place())
+        rows, start = [], 0
+        for part in (before, images[0], between, images[1], after):
+            if isinstance(part, list):
+                rows += [*step(decoder, part, start)]
+            else:
+                decoder.decode_embeddings(
+                    part,
+                    positions(start, start + SPAN),
+                    logits=True,
+                    bidirectional=bidirectional,
+                )
+                rows.append(decoder.logits())
+            start += len(part)
+        return np.stack(rows)
+
+    shown = [*range(4), 4 + SPAN - 1, *range(20, 23), 23 + SPAN - 1, *range(39, 43)]
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1, bidirectional=SPAN)
+    found = prompt(decoder, bidirectional=True)
+    assert relative_error(found, expected[shown]) < 5e-3
+    causal = prompt(decoder, bidirectional=False)
+    assert relative_error(causal[4:], expected[shown][4:]) > 0.1
+    decoder.close()
+
+
+WIDE: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 128},
+    "granite": GRANITE,
+    "gemma3_text": {**GEMMA3, "head_dim": 64, "query_pre_attn_scalar": 64, "num_hidden_layers": 2},
+    "phi3": {},
+}
+
+
+@pytest.mark.parametrize("model_type", WIDE)
+def test_quantized_files(tmp_path: Path, model_type: str) -> None:
+    model = text_models.text_model(model_type, width=256, **WIDE[model_type])
+    source = text_models.write_text_model(model, tmp_path)
+    ids = some_ids(20)
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    for file_type in ("q8_0", "q4_k_m"):
+        path = tmp_path / f"decoder.{file_type}.gguf"
+        quantize.quantize(source, path, file_type)
+        assert not quantize.inspect(path, file_type).fallback
+        decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+        assert 0 < relative_error(step(decoder, ids, 0), expected) < decoder_bound(file_type)
+        decoder.close()
+
+
+# --- what llama.cpp computes otherwise ------------------------------------------------------------
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LOCAL_LINEAR = {
+    "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+    "original_max_position_embeddings": 512,
+}
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "qwen2, yarn": ("qwen2", {"rope_parameters": YARN}, r"type 'yarn'.*default, linear for qwen2"),
+    "qwen2, llama3": ("qwen2", {"rope_parameters": LLAMA3}, r"type 'llama3'.*for qwen2"),
+    "qwen2, other heads": ("qwen2", {"head_dim": 32}, r"4 heads of 32.*hidden_size 64"),
+    "qwen2, other layers": (
+        "qwen2",
+        {"layer_types": ["full_attention", "chunked_attention"]},
+        r"layers of type 'chunked_attention'",
+    ),
+    "qwen3, activation": ("qwen3", {"hidden_act": "gelu"}, r"activation is 'gelu'.*'silu'"),
+    "qwen3, biases": ("qwen3", {"attention_bias": True}, r"attention_bias is true.*qwen3"),
+    "gemma, biases": ("gemma", {"attention_bias": True}, r"attention_bias is true.*gemma"),
+    "gemma, llama3": ("gemma", {"rope_parameters": LLAMA3}, r"type 'llama3'.*for gemma"),
+    "mistral, dynamic": (
+        "mistral",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+        r"type 'dynamic'",
+    ),
+    "llama, a part of each head": (
+        "llama",
+        {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}},
+        r"partial_rotary_factor is 0\.5",
+    ),
+    "granite, no residual": (
+        "granite",
+        {**GRANITE, "residual_multiplier": 0.0},
+        r"residual_multiplier is 0\.0 .*positive",
+    ),
+    "granite, no logits": (
+        "granite",
+        {**GRANITE, "logits_scaling": 0},
+        r"logits_scaling is 0 .*positive",
+    ),
+    "gemma2, query scale": ("gemma2", {**GEMMA2, "query_pre_attn_scalar": 16}, r"is 16,.* 24"),
+    "gemma3, query scale": ("gemma3_text", {**GEMMA3, "query_pre_attn_scalar": 16}, r"is 16,.* 24"),
+    "gemma3, softcap": (
+        "gemma3_text",
+        {**GEMMA3, "final_logit_softcapping": 30.0},
+        r"final_logit_softcapping is 30\.0",
+    ),
+    "gemma3, encoder": (
+        "gemma3_text",
+        {**GEMMA3, "use_bidirectional_attention": True},
+        r"use_bidirectional_attention is true",
+    ),
+    "gemma3, scaled sliding layers": (
+        "gemma3_text",
+        {**GEMMA3, "rope_parameters": LOCAL_LINEAR},
+        r"sliding layers have rotary scaling of type 'linear'",
+    ),
+    "gemma3, biases": (
+        "gemma3_text",
+        {**GEMMA3, "attention_bias": True},
+        r"attention_bias is true",
+    ),
+    "phi3, longrope": ("phi3", {"rope_parameters": LONG}, r"type 'longrope'.*default for phi3"),
+    "another": ("gpt2", {}, r"type 'gpt2' cannot be exported; edgevlm exports llama, mistral,"),
+}
+
+
+@pytest.mark.parametrize(("model_type", "settings", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_llama_cpp_computes_otherwise_is_refused(
+    model_type: str, settings: dict[str, Any], named: str
+) -> None:
+    config = text_models.text_config(model_type, **settings)
+    with pytest.raises(ExportError, match=named):
+        hyperparameters(find_architecture(config), config)
+
+
+WINDOWS: dict[str, tuple[str, dict[str, Any], str, int]] = {
+    "llama": ("llama", {}, "causal", 1024),
+    "mistral without window": ("mistral", {"sliding_window": None}, "causal", 1024),
+    "mistral": ("mistral", {"sliding_window": 100}, "causal", 100),
+    "a window beyond the context": ("mistral", {"sliding_window": 4096}, "causal", 1024),
+    "phi3": ("phi3", {"sliding_window": 100}, "images", 100),
+    "qwen2, switched off": ("qwen2", {"sliding_window": 100}, "causal", 1024),
+    "qwen2, no layer slides": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 2},
+        "causal",
+        1024,
+    ),
+    "qwen2": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 1},
+        "causal",
+        100,
+    ),
+    "gemma2, prefix": ("gemma2", GEMMA2, "prefix", WINDOW),
+    "gemma2, causal": ("gemma2", GEMMA2, "causal", 1024),
+    "gemma3": ("gemma3_text", GEMMA3, "images", 1024),
+    "gemma3, prefix": ("gemma3_text", GEMMA3, "prefix", WINDOW),
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "attention", "expected"), WINDOWS.values(), ids=WINDOWS.keys()
+)
+def test_a_window_that_llama_cpp_does_not_have_limits_the_context(
+    model_type: str, settings: dict[str, Any], attention: str, expected: int
+) -> None:
+    config = text_models.text_config(model_type, **settings)
+    find_architecture(config)
+    assert context_length(config, attention) == expected
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "phi3"])
+def test_a_context_as_long_as_the_window_is_exact(tmp_path: Path, model_type: str) -> None:
+    window = {"use_sliding_window": True, "max_window_layers": 0} if model_type == "qwen2" else {}
+    model = text_models.text_model(model_type, sliding_window=WINDOW, **window)
+    ids = some_ids(WINDOW + 8)
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    decoder = LlamaCppDecoder(
+        text_models.write_text_model(model, tmp_path), context_length=64, threads=1
+    )
+    found = step(decoder, ids, 0)
+    decoder.close()
+    limit = context_length(model.config, "causal")
+    assert relative_error(found[:limit], expected[:limit]) < 5e-3
+    assert (
+        relative_error(found[limit + 1 :], expected[limit + 1 :]) > 0.05
+    )  # llama.cpp does not slide
+
+
+def test_tensors_that_transformers_does_not_have_are_refused(tmp_path: Path) -> None:
+    """llama.cpp would add them, or not load the file."""
+    model = text_models.text_model("qwen2")
+    layer = model.model.layers[1].self_attn
+    layer.o_proj.bias = torch.nn.Parameter(torch.ones(64))
+    with pytest.raises(
+        ExportError, match=r"has no tensor model\.layers\.1\.self_attn\.o_proj\.bias"
+    ):
+        text_models.write_text_model(model, tmp_path / "more")
+    layer.o_proj.bias = None
+    layer.k_proj.bias = None
+    with pytest.raises(ExportError, match=r"lacks 1 tensors.*layers\.1\.self_attn\.k_proj\.bias"):
+        text_models.write_text_model(model, tmp_path / "less")
+    layer.k_proj.bias = torch.nn.Parameter(torch.ones(64))
+    with pytest.raises(ExportError, match=r"k_proj\.bias has shape \[64\], .* asks for \[32\]"):
+        text_models.write_text_model(model, tmp_path / "other")
+
+
+def test_frequencies_of_old_checkpoints_are_skipped(tmp_path: Path) -> None:
+    """transformers computes them; checkpoints of 2023 hold them."""
+    model = text_models.text_model("llama")
+    for layer in model.model.layers:
+        layer.self_attn.rotary_emb = torch.nn.Module()
+        layer.self_attn.rotary_emb.register_buffer("inv_freq", torch.ones(8))
+    path = text_models.write_text_model(model, tmp_path)
+    assert not any("rot" in tensor.name for tensor in gguf.GGUFReader(path).tensors)
+
+
+def test_the_name_of_a_checkpoint_changes_no_tokenization(tmp_path: Path) -> None:
+    """llama.cpp lets added tokens of models named Phi 3 swallow the spaces behind them."""
+    model = text_models.text_model("llama")
+    found = []
+    for name in ("llava", "llava-phi-3-mini"):
+        path = text_models.write_text_model(model, tmp_path / name)
+        decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+        found.append(decoder.tokenize("<user>  two spaces <end_of_utterance> one"))
+        decoder.close()
+    assert found[0] == found[1]
+
+
+# --- a GGUF file that the user has ------------------------------------------------------------------
+
+LEFT_OUT = ("vocab_size", "rope.dimension_count", "rope.scaling.finetuned")
+"""What llama.cpp's converter does not write for most of these models, since llama.cpp knows it."""
+HEADS_ADD_UP = ("attention.key_length", "attention.value_length")
+EXISTING: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "mistral": ({"sliding_window": None}, HEADS_ADD_UP),
+    "qwen2": ({}, HEADS_ADD_UP),
+    "qwen3": ({"head_dim": 32}, ()),
+    "granite": (GRANITE, HEADS_ADD_UP),
+    "gemma3_text": (
+        {**GEMMA3, "hidden_activation": "gelu_pytorch_tanh"},
+        ("attention.sliding_window_pattern",),
+    ),
+    "phi3": ({"sliding_window": 2047}, HEADS_ADD_UP),
+}
+
+
+def existing(tmp_path: Path, model_type: str) -> tuple[Plan, Path, str]:
+    """A plan, the GGUF file that edgevlm writes for it, and the prefix of its keys."""
+    settings, _ = EXISTING[model_type]
+    folder = checkpoints.smolvlm(tmp_path / "checkpoint", model_type=model_type, **settings)
+    plan = make_plan(Checkpoint.open(folder))
+    path = tmp_path / "decoder.gguf"
+    write_decoder(plan.checkpoint, plan.family, plan.vocabulary, path, progress=False)
+    return plan, path, str(gguf.GGUFReader(path).fields["general.architecture"].contents())
+
+
+@pytest.mark.parametrize("model_type", EXISTING)
+def test_a_file_of_llama_cpps_converter_is_taken(tmp_path: Path, model_type: str) -> None:
+    plan, path, name = existing(tmp_path, model_type)
+    assert open_existing_decoder(path, plan).file_type == "f16"
+    left_out = (*LEFT_OUT, *EXISTING[model_type][1])
+    changes = {f"{name}.{key}": None for key in left_out}
+    converted = rewrite_gguf(path, tmp_path / "converted.gguf", changes)
+    assert open_existing_decoder(converted, plan).file_type == "f16"
+
+
+OTHERS: dict[str, tuple[str, str, Any, str]] = {
+    "granite without rotation": ("granite", "rope.scaling.finetuned", False, "finetuned False"),
+    "granite's logits": ("granite", "logit_scale", 8.0, r"logit_scale 8\.0.*does not divide"),
+    "granite's embeddings": (
+        "granite",
+        "embedding_scale",
+        None,
+        r"no granite\.embedding_scale|1\.0",
+    ),
+    "gemma3's softcap": (
+        "gemma3_text",
+        "final_logit_softcapping",
+        30.0,
+        r"softcapping 30\.0.*none",
+    ),
+    "gemma3's layers": ("gemma3_text", "attention.sliding_window_pattern", 2, r"pattern \[True, F"),
+    "gemma3's window": ("gemma3_text", "attention.sliding_window", 13, r"window 13, .* has 12"),
+    "gemma3's frequencies": ("gemma3_text", "rope.freq_base_swa", 1e5, r"freq_base_swa 100000\.0"),
+    "gemma3's heads": ("gemma3_text", "attention.key_length_swa", 16, r"key_length_swa 16, .* 24"),
+    "qwen2's window": ("qwen2", "attention.sliding_window", 64, r"sliding_window 64, .* none"),
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value", "message"), OTHERS.values(), ids=OTHERS.keys()
+)
+def test_another_file_is_refused(
+    tmp_path: Path, model_type: str, key: str, value: Any, message: str
+) -> None:
+    plan, path, name = existing(tmp_path, model_type)
+    without = rewrite_gguf(path, tmp_path / "without.gguf", {f"{name}.{key}": None})
+    changed = rewrite_gguf(without, tmp_path / "changed.gguf", {f"{name}.{key}": value})
+    with pytest.raises(ExportError, match=message):
+        open_existing_decoder(changed, plan)

@@ -6,8 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from edgevlm.export import decoder
 from edgevlm.export.checkpoint import Checkpoint
@@ -19,9 +24,9 @@ from tests.support.checkpoints import byte_level_tokenizer, scatter
 VOCABULARY = 512
 
 
-def text_model(model_type: str, *, width: int = 64, seed: int = 0, **settings: Any) -> PreTrainedModel:
-    """Transformers' causal language model of this type in float32, small and random."""
-    config = AutoConfig.for_model(
+def text_config(model_type: str, *, width: int = 64, **settings: Any) -> PretrainedConfig:
+    """The configuration of a small causal language model."""
+    config: PretrainedConfig = AutoConfig.for_model(
         model_type,
         **{
             "vocab_size": VOCABULARY,
@@ -37,8 +42,14 @@ def text_model(model_type: str, *, width: int = 64, seed: int = 0, **settings: A
             **settings,
         },
     )
+    return config
+
+
+def text_model(model_type: str, **settings: Any) -> PreTrainedModel:
+    """Transformers' causal language model of `text_config` in float32, with random weights."""
+    config = text_config(model_type, **settings)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
-    scatter(model, seed)
+    scatter(model, 0)
     return model
 
 
@@ -54,8 +65,15 @@ class TextCheckpoint(Checkpoint):
 
 
 def text_family() -> Family:
-    """A stand-in for a family: it only names the tensors of a causal language model."""
-    tensors = {r"model\.": "decoder.", r"lm_head\.": "head."}
+    """A stand-in for a family: it only names the tensors of a language model, alone or in Gemma 3."""
+    tensors = {
+        r"language_model\.model\.": "decoder.",
+        r"language_model\.lm_head\.": "head.",
+        r"vision_tower\.": "tower.",
+        r"multi_modal_projector\.": "connector.",
+        r"model\.": "decoder.",
+        r"lm_head\.": "head.",
+    }
     return dataclasses.replace(find_family("smolvlm"), tensors=tensors)
 
 
@@ -74,10 +92,3 @@ def write_text_model(model: PreTrainedModel, folder: Path, *, file_type: str = "
         progress=False,
     )
     return path
-
-
-def logits(model: PreTrainedModel, embeddings: torch.Tensor) -> torch.Tensor:
-    """Transformers' logits ``[n, vocabulary]`` after embeddings ``[n, width]``, with its causal masks."""
-    with torch.no_grad():
-        found: torch.Tensor = model(inputs_embeds=embeddings[None]).logits[0]
-    return found
