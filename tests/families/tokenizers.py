@@ -31,7 +31,8 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    lines = (line for paragraph in corpus() for line in paragraph.splitlines())
+    tokenizer.train_from_iterator(lines, trainer)  # Llama's newline is a byte, which no merge has
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
         token for token in described["added_tokens"] if token["content"] in special
