@@ -119,7 +119,7 @@ def export(
             ),
             decoder=select_files(manifest.decoder, types or decoder_files),
         )
-        reference = Reference(source, plan.processor, plan.prompt)
+        reference = Reference(source, plan.family, plan.processor, plan.prompt)
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
         report = parity.measure(
@@ -319,7 +319,7 @@ def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) ->
     parts: Counter[str] = Counter()
     for entry in plan.checkpoint.tensors.values():
         parts[plan.family.canonical_name(entry.name).partition(".")[0]] += entry.parameters
-    vision_weights = parts["tower"] + parts["connector"]
+    vision_weights = parts["tower"] + parts["connector"] + parts["learned"]
     total = vision_weights * sum(VISION_BYTES[precision] for precision in {"fp32", *vision})
     for name in {"f16", *decoder} if decoder else ():
         block_type = gguf.GGMLQuantizationType[quantize.BLOCK_TYPES.get(name, name.upper())]

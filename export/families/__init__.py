@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
-from transformers import PretrainedConfig, ProcessorMixin
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
@@ -26,13 +26,18 @@ MODULES = (
     "idefics3",
     "paligemma",
     "llava",
-    "gemma3",
+    "vipllava",
+    "llava_llama",
+    "yi_vl",
+    "llava_next",
+    "llava_onevision",
     "internvl",
+    "gemma3",
     "got_ocr2",
     "deepseek_vl",
     "janus",
 )
-"""Names of the modules of this package, each equal to a ``model_type``."""
+"""Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 CHAT_USAGE = Usage(
     images="photographs",
     tasks={
@@ -79,6 +84,9 @@ class Family:
     """See `edgevlm.manifest.DecoderSpec`."""
     text_embedding_scale: float | None = 1.0
     """See `edgevlm.manifest.DecoderSpec`."""
+    model: Callable[[PretrainedConfig], PreTrainedModel] | None = None
+    """Builds the model that is the reference, without its weights, for layouts that transformers does not
+    read. Its parts have the names of transformers' LLaVA. None: transformers loads the checkpoint."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
     prompt_prefix: Callable[[Mapping[str, Any]], str] = lambda settings: ""

@@ -23,8 +23,12 @@ MODULES = (
     "internvl",
     "janus",
     "llava",
+    "llava_next",
+    "llava_onevision",
+    "original",
     "paligemma",
     "smolvlm",
+    "vipllava",
 )
 """Modules with rows, each named for a ``model_type``."""
 ROWS: list[Row] = [

@@ -22,7 +22,7 @@ from edgevlm.export.pre_tokenizers import (
     LLAMA3_PATTERN,
     QWEN2_PATTERN,
 )
-from tests.support.checkpoints import corpus
+from tests.support.checkpoints import corpus, smollm_splitting
 
 
 def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700) -> Tokenizer:
@@ -40,7 +40,9 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    # Newlines are bytes, as in Llama's vocabulary.
+    lines = (line for paragraph in corpus() for line in paragraph.splitlines())
+    tokenizer.train_from_iterator(lines, trainer)
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
         token for token in described["added_tokens"] if token["content"] in special
@@ -114,4 +116,20 @@ def deepseek_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
     )
+    return tokenizer
+
+
+def granite_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Granite 3's: digits one by one, GPT-2's words, then bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = smollm_splitting()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
