@@ -1,4 +1,4 @@
-"""Settings of LLaVA's descendants that edgevlm does not reproduce, and the names of their tensors."""
+"""Settings of families that edgevlm does not reproduce, and the names of their tensors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import LlavaConfig, PixtralVisionConfig
+import torch
+from transformers import InternVLConfig, InternVLModel, LlavaConfig, PixtralVisionConfig
 
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.plan import make_plan
-from tests.families import llava_next, llava_onevision
+from edgevlm.manifest import AspectGridTiling, StretchTiling
+from tests.families import got_ocr2, internvl, janus, llava_next, llava_onevision
+from tests.support.checkpoints import scatter
 from tests.support.damage import change_json
 
 GRID = [[56, 112], [112, 56]]
@@ -25,6 +28,9 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "llava_next": llava_next.clip_llama(folder / "llava_next"),
         "llava_onevision": llava_onevision.build(folder / "llava_onevision"),
+        "internvl": internvl.qwen2(folder / "internvl"),
+        "got_ocr2": got_ocr2.got_ocr2(folder / "got_ocr2"),
+        "janus": janus.janus(folder / "janus"),
     }
 
 
@@ -63,6 +69,18 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             {"vision_aspect_ratio": "anyres_max_0"},
             "'anyres_max_0'",
         ),
+        (
+            "internvl",
+            "config.json",
+            {"downsample_ratio": 0.3},
+            "downsample_ratio 0.3 does not divide 4",
+        ),
+        (
+            "internvl",
+            "preprocessor_config.json",
+            {"min_patches": 13},
+            "min_patches is 13, it must not exceed max_patches 12",
+        ),
     ],
 )
 def test_refused(
@@ -85,7 +103,19 @@ def test_a_tower_of_images_at_their_own_resolution() -> None:
         find_family("llava").vision(config)
 
 
-@pytest.mark.parametrize("family", ["llava", "vipllava", "llava_next", "llava_onevision"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llava",
+        "vipllava",
+        "llava_next",
+        "llava_onevision",
+        "internvl",
+        "gemma3",
+        "got_ocr2",
+        "paligemma",
+    ],
+)
 def test_names_of_tensors_of_all_releases(family: str) -> None:
     """transformers 4 before and after it moved the parts into ``model``, and transformers 5."""
     canonical = find_family(family).canonical_name
@@ -107,3 +137,82 @@ def test_names_of_tensors_of_all_releases(family: str) -> None:
         "learned.image_newline": ("image_newline", "model.image_newline"),
     }.items():
         assert {canonical(name) for name in names} == {part}
+
+
+@pytest.mark.parametrize("family", ["deepseek_vl", "janus"])
+def test_names_of_tensors_of_deepseek(family: str) -> None:
+    canonical = find_family(family).canonical_name
+    assert canonical("model.aligner.linear1.weight") == "connector.linear1.weight"
+    assert canonical("model.language_model.norm.weight") == "decoder.norm.weight"
+    assert canonical("lm_head.weight") == "head.weight"
+    assert (
+        canonical("model.vision_model.vision_model.post_layernorm.bias")
+        == canonical("model.vision_model.post_layernorm.bias")
+        == "tower.post_layernorm.bias"
+    )
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 1])
+def test_a_layer_of_internvl(layer: int) -> None:
+    """The last layer is taken after the norm of the tower, an inner one before it."""
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": [56, 56],
+            "patch_size": [14, 14],
+            "use_mean_pooling": False,  # the tower has a last norm
+        },
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": 8,
+        },
+        vision_feature_layer=layer,
+    )
+    reference = InternVLModel(config).eval()
+    scatter(reference, 0)
+    vision = find_family("internvl").vision(config).eval()
+    canonical = find_family("internvl").canonical_name
+    named = {canonical(name): tensor for name, tensor in reference.state_dict().items()}
+    vision.load_state_dict({name: named[name] for name in vision.state_dict()})
+    pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = reference.get_image_features(pixels, return_dict=True).pooler_output
+        torch.testing.assert_close(vision(pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_transformers_processors_say_overrules_the_image_processor(
+    pristine: dict[str, Path], tmp_path: Path
+) -> None:
+    """InternVL's cuts images into tiles, GOT-OCR's does not, whatever ``crop_to_patches`` is."""
+    folder = Path(shutil.copytree(pristine["internvl"], tmp_path / "internvl"))
+    change_json(folder / "preprocessor_config.json", crop_to_patches=False, max_patches=6)
+    tiling = make_plan(Checkpoint.open(folder)).image.tiling
+    assert isinstance(tiling, AspectGridTiling) and tiling.max_tiles == 6
+    folder = Path(shutil.copytree(pristine["got_ocr2"], tmp_path / "got_ocr2"))
+    change_json(folder / "preprocessor_config.json", crop_to_patches=True)
+    assert isinstance(make_plan(Checkpoint.open(folder)).image.tiling, StretchTiling)
+
+
+def test_got_ocr2_stops_where_transformers_examples_stop(pristine: dict[str, Path]) -> None:
+    plan = make_plan(Checkpoint.open(pristine["got_ocr2"]))
+    special = {token.text: token.id for token in plan.vocabulary.special_tokens}
+    assert plan.prompt.end_token_ids == (special["<|endoftext|>"], special["<|im_end|>"])
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_the_system_prompt_of_janus_is_a_setting(
+    pristine: dict[str, Path], tmp_path: Path, written: bool
+) -> None:
+    folder = Path(shutil.copytree(pristine["janus"], tmp_path / "checkpoint"))
+    change_json(folder / "processor_config.json", use_default_system_prompt=written)
+    prompt = make_plan(Checkpoint.open(folder)).prompt
+    assert prompt.chat_template.startswith('{{ "You are a helpful') == written
+    assert prompt.chat_template.endswith(janus.TEMPLATE)

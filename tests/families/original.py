@@ -224,6 +224,7 @@ class OriginalModel:
         if trained:
             tower.load_state_dict(trained)
         self._tower = tower
+        self.base_model = self
 
     def get_image_features(self, pixel_values: torch.Tensor, return_dict: bool) -> Any:
         states = self._tower(pixel_values, output_hidden_states=True).hidden_states

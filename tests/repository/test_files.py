@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,19 @@ LARGE_FILES = {
 """Exceptions."""
 
 
+FAMILIES = REPOSITORY / "export" / "families"
+FAMILY_NAMES = {path.stem for path in FAMILIES.glob("*.py")} - {"__init__"}
+"""Families of models, each a ``model_type``."""
+MAX_FAMILY_LINES = 80
+RUN_TIME = [
+    path
+    for folder in ("edgevlm", "runtimes")
+    for path in sorted((REPOSITORY / folder).rglob("*.py"))
+    # export/ and demo/ are linked into edgevlm/; examples of the command line name models
+    if not {"export", "demo", "cli"} & set(path.relative_to(REPOSITORY).parts)
+]
+
+
 def git(*arguments: str) -> str:
     command = ["git", "-C", str(REPOSITORY), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -54,3 +69,41 @@ def test_the_papers_name_one_version() -> None:
     released = re.findall(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
     if released:  # nothing was released yet
         assert released[0] == edgevlm.__version__
+
+
+@pytest.mark.parametrize("name", sorted(FAMILY_NAMES))
+def test_a_family_is_a_short_file(name: str) -> None:
+    lines = (FAMILIES / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_FAMILY_LINES
+
+
+def code_words(tree: ast.AST) -> Iterator[str]:
+    """Return names and words of texts, without comments and docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in docstrings:
+            yield from str(node.value).split()
+        for field in ("id", "attr", "name", "arg"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name
+
+
+def test_the_runtime_names_no_family() -> None:
+    assert len(RUN_TIME) > 60
+    plain = {name.replace("_", "") for name in FAMILY_NAMES}
+    found = {
+        f"{path.relative_to(REPOSITORY)}: {word}"
+        for path in RUN_TIME
+        for word in code_words(ast.parse(path.read_text(encoding="utf-8")))
+        for name in plain
+        if name in re.sub("[^a-z0-9]", "", word.lower())
+    }
+    assert not found
+
+
+def test_the_exporter_decides_nothing_by_the_name_of_a_family() -> None:
+    for path in sorted((REPOSITORY / "export").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare | ast.Match):
+                named = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                assert not FAMILY_NAMES & named, f"{path.name}:{node.lineno}"
