@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from edgevlm.errors import ExportError
-from edgevlm.export import adapter, quantized
+from edgevlm.export import adapter, original_llava, quantized
 from edgevlm.export.families import MODULES
 from edgevlm.export.front_matter import read_license
 from edgevlm.export.messages import one_line
@@ -44,14 +44,21 @@ class Checkpoint:
         revision: the commit of a hub repository; None for a folder.
         config: the configuration in transformers.
         tensors: all tensors by their names in the files.
+
+    A checkpoint in its authors' layout looks as one of transformers; see `edgevlm.export.original_llava`.
     """
 
     def __init__(self, folder: Path, repository: str, revision: str | None) -> None:
         self.folder = folder
         self.repository = repository
         self.revision = revision
+        self._layout: original_llava.Layout | None = None
         self.config = self._config()
         self.tensors = read_entries(folder)
+        if self._layout and not any(
+            name.startswith(original_llava.OWN_TOWER) for name in self.tensors
+        ):
+            self.tensors |= original_llava.read_tower(self._layout)
 
     @classmethod
     def open(
@@ -127,6 +134,8 @@ class Checkpoint:
         Raises:
             ExportError: it is not a JSON object.
         """
+        if self._layout and name in self._layout.files:
+            return self._layout.files[name]
         path = self.folder / name
         return read_json(path) if path.is_file() else {}
 
@@ -185,6 +194,9 @@ class Checkpoint:
                 f"{path} names {data['transformers_weights']} as the weights (transformers_weights); save "
                 f"the checkpoint again with transformers' save_pretrained, or call the file {FILE}"
             )
+        if original_llava.is_original(data):
+            self._layout = original_llava.read_layout(self.folder, data)
+            return self._layout.config
         try:
             config = AutoConfig.from_pretrained(
                 self.folder, local_files_only=True, trust_remote_code=False

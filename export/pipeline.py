@@ -320,10 +320,10 @@ def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None
 
 def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) -> int:
     """Return the disk space in bytes that the export needs, a little more than the real value."""
-    parts = {"tower": 0, "connector": 0, "decoder": 0, "head": 0}
+    parts = dict.fromkeys(("tower", "connector", "learned", "decoder", "head"), 0)
     for entry in plan.checkpoint.tensors.values():
         parts[plan.family.canonical_name(entry.name).partition(".")[0]] += entry.parameters
-    vision_weights = parts["tower"] + parts["connector"]
+    vision_weights = parts["tower"] + parts["connector"] + parts["learned"]
     total = vision_weights * sum(VISION_BYTES[precision] for precision in {"fp32", *vision})
     for name in {"f16", *decoder} if decoder else ():
         block_type = gguf.GGMLQuantizationType[quantize.BLOCK_TYPES.get(name, name.upper())]

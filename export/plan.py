@@ -169,14 +169,15 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
         ExportError: its settings are missing, or transformers cannot read them.
     """
     path = preparation_file(checkpoint)
-    if not path.is_file():
+    settings = checkpoint.json(path.name)
+    if not settings and not path.is_file():
         raise ExportError(
             f"{checkpoint.folder} has no {path.name}; fetch it, or save the processor again with "
             f"transformers' save_pretrained"
         )
     kind = find_image_processor(checkpoint, family)
     try:
-        return kind.from_pretrained(checkpoint.folder, local_files_only=True)
+        return kind.from_dict(settings.get("image_processor", settings))
     except Exception as error:  # transformers' errors have no class in common
         raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
 

@@ -12,12 +12,21 @@ import torch
 from numpy.typing import NDArray
 from optimum.exporters.tasks import TasksManager
 from PIL import Image
-from transformers import ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.initialization import no_init_weights
 
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
+
+PARTS = {
+    "tower": "model.vision_tower",
+    "connector": "model.multi_modal_projector",
+    "decoder": "model.language_model",
+    "head": "lm_head",
+}
+"""Names of a model's parts, in edgevlm and in transformers' LLaVA."""
 
 
 class Reference:
@@ -39,11 +48,14 @@ class Reference:
         self._chat_template = chat_template
         self._image_token = family.image_token
         self._end_token_ids = list(checkpoint.end_token_ids())
+        if family.model is not None:
+            self._model: Any = load_model(checkpoint, family)
+            return
         auto_class = TasksManager.get_model_class_for_task(
             "image-text-to-text", model_type=checkpoint.family
         )
         with named("load the checkpoint"):
-            self._model: Any = auto_class.from_pretrained(
+            self._model = auto_class.from_pretrained(
                 checkpoint.folder,
                 config=checkpoint.config,
                 dtype=torch.float32,
@@ -129,6 +141,22 @@ class Reference:
                 return_dict_in_generate=True,
             )
         return torch.cat(output.logits).float().numpy()
+
+
+def load_model(checkpoint: Checkpoint, family: Family) -> PreTrainedModel:
+    """Return the model of a family for a layout that transformers does not read, in float32.
+
+    Raises:
+        ExportError: transformers cannot build it.
+    """
+    assert family.model is not None
+    with named("build the model"), no_init_weights():
+        model = family.model(checkpoint.config).to(torch.float32).eval()
+    values = model.state_dict()
+    for name in checkpoint.tensors:
+        part, _, rest = family.canonical_name(name).partition(".")
+        values[f"{PARTS[part]}.{rest}"].copy_(checkpoint.read(name))
+    return model
 
 
 @contextmanager

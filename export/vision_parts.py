@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, PretrainedConfig
+from transformers.image_processing_backends import PilBackend
+
+from edgevlm.errors import ExportError
 
 NEWLINE = "image_newline"
 """The learned vector that ends a line of embeddings."""
@@ -63,6 +66,31 @@ class FeatureLayers(nn.Module):
             newline = self.learned[NEWLINE].expand(rows.shape[0], 1, -1)
             rows = torch.cat([rows, newline], dim=1)
         return rows
+
+
+def check_grid(image_processor: PilBackend, config: PretrainedConfig, tokens_per_tile: int) -> None:
+    """Check that model and image processor cut an image of any resolution into the same grid.
+
+    transformers splits images by the settings of the image processor, and packs the embeddings by those of
+    the model.
+
+    Raises:
+        ExportError: the resolutions differ, or the embeddings of a tile are no square.
+    """
+    by_processor = [tuple(size) for size in image_processor.image_grid_pinpoints]
+    by_model = [tuple(size) for size in config.image_grid_pinpoints]
+    if by_processor != by_model:
+        raise ExportError(
+            f"image_grid_pinpoints is {by_model} in config.json and {by_processor} in the settings of the "
+            f"image processor; they must be equal"
+        )
+    size, patch = config.vision_config.image_size, config.vision_config.patch_size
+    if tokens_per_tile != (size // patch) ** 2:
+        raise ExportError(
+            f"a tile has {tokens_per_tile} embeddings, which are not the {size // patch} x {size // patch} "
+            f"patches; with a class token, vision_feature_select_strategy in config.json must be 'default', "
+            f"without one 'full'"
+        )
 
 
 def pixel_shuffle(features: torch.Tensor, side: int, factor: int) -> torch.Tensor:

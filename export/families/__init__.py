@@ -12,15 +12,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
-from transformers import PretrainedConfig, ProcessorMixin
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
-MODULES = ("smolvlm", "idefics3", "paligemma", "llava", "gemma3")
-"""Names of the modules of this package, each equal to a ``model_type``."""
+MODULES = (
+    "smolvlm",
+    "idefics3",
+    "paligemma",
+    "llava",
+    "vipllava",
+    "llava_llama",
+    "llava_next",
+    "llava_onevision",
+    "gemma3",
+    "yi_vl",
+)
+"""Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 CHAT_USAGE = Usage(
     images="photographs",
     tasks={
@@ -65,6 +76,9 @@ class Family:
     """See `edgevlm.manifest.DecoderSpec`."""
     text_embedding_scale: float | None = 1.0
     """See `edgevlm.manifest.DecoderSpec`."""
+    model: Callable[[PretrainedConfig], PreTrainedModel] | None = None
+    """Builds the model that is the reference, without its weights, for layouts that transformers does not
+    read. Its parts have the names of transformers' LLaVA. None: transformers loads the checkpoint."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
     usage: Callable[[str], Usage] = lambda repository: CHAT_USAGE

@@ -18,7 +18,7 @@ from tokenizers import (
 )
 
 from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
-from tests.support.checkpoints import corpus
+from tests.support.checkpoints import corpus, smollm_splitting
 
 
 def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700) -> Tokenizer:
@@ -72,6 +72,22 @@ def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+def granite_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Granite 3's: digits one by one, GPT-2's words, then bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = smollm_splitting()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
