@@ -17,7 +17,7 @@ from tokenizers import (
     trainers,
 )
 
-from edgevlm.export.tokenizer import QWEN2_PATTERN
+from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
 from tests.support.checkpoints import corpus
 
 
@@ -31,7 +31,9 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    # Newlines are bytes, as in Llama's vocabulary.
+    lines = (line for paragraph in corpus() for line in paragraph.splitlines())
+    tokenizer.train_from_iterator(lines, trainer)
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
         token for token in described["added_tokens"] if token["content"] in special
