@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from edgevlm.errors import ExportError
 from edgevlm.export import quantize
@@ -481,14 +486,19 @@ def test_tensors_that_transformers_does_not_have_are_refused(tmp_path: Path) -> 
         text_models.write_text_model(model, tmp_path / "other")
 
 
-def test_frequencies_of_old_checkpoints_are_skipped(tmp_path: Path) -> None:
-    """transformers computes them; checkpoints of 2023 hold them."""
-    model = text_models.text_model("llama")
-    for layer in model.model.layers:
-        layer.self_attn.rotary_emb = torch.nn.Module()
-        layer.self_attn.rotary_emb.register_buffer("inv_freq", torch.ones(8))
-    path = text_models.write_text_model(model, tmp_path)
-    assert not any("rot" in tensor.name for tensor in gguf.GGUFReader(path).tensors)
+def test_granite_with_a_vision_part(tmp_path: Path) -> None:
+    """Granite alone divides its logits; transformers' vision-language models with a Granite do not."""
+    folder = checkpoints.smolvlm(tmp_path / "checkpoint", model_type="granite", **GRANITE)
+    ids = some_ids(20)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+    plan = make_plan(Checkpoint.open(folder))
+    path = tmp_path / "decoder.gguf"
+    write_decoder(plan.checkpoint, plan.family, plan.vocabulary, path, progress=False)
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+    assert relative_error(step(decoder, ids, 0), expected) < 5e-3
+    decoder.close()
 
 
 def test_the_name_of_a_checkpoint_changes_no_tokenization(tmp_path: Path) -> None:
