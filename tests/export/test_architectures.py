@@ -43,7 +43,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-GRANITE = {
+GRANITE: dict[str, Any] = {
     "embedding_multiplier": 12.0,
     "attention_multiplier": 0.35,
     "residual_multiplier": 0.22,
@@ -585,3 +585,25 @@ def test_another_file_is_refused(
     changed = rewrite_gguf(without, tmp_path / "changed.gguf", {f"{name}.{key}": value})
     with pytest.raises(ExportError, match=message):
         open_existing_decoder(changed, plan)
+
+
+def test_a_file_without_the_last_rows_is_refused(tmp_path: Path) -> None:
+    """As llama.cpp's converter writes Gemma 3."""
+    plan, path, _ = existing(tmp_path, "gemma3_text")
+    cut = tmp_path / "cut.gguf"
+    source = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(cut, "gemma3")
+    for name, field in source.fields.items():
+        if name.startswith(("general.file", "gemma3.")) and name != "gemma3.vocab_size":
+            kinds = field.types
+            inner = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kinds[0], inner)
+    for tensor in source.tensors:
+        data = tensor.data[:-8] if tensor.name == "token_embd.weight" else tensor.data
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ExportError, match=r"512 rows in token_embd\.weight, the checkpoint 520:"):
+        open_existing_decoder(cut, plan)
