@@ -200,11 +200,11 @@ def check_tokenizer(
         DriftError: the ids of a text differ; the first one is named.
         LoadError: llama.cpp cannot load the file.
     """
-    can_equal = representable(vocabulary)
+    comparable = can_equal(vocabulary)
     texts = [
         text
         for text in dict.fromkeys((*make_texts(), *vocabulary_texts(vocabulary, tokenizer)))
-        if can_equal(text) and not any(token in text for token in unread)
+        if comparable(text) and not any(token in text for token in unread)
     ]
     model = LlamaCppModel(path, gpu_layers=0, extra_buffer_types=False, vocabulary_only=True)
     plain_text = PlainText(
@@ -247,7 +247,7 @@ def first_plain_mark(vocabulary: Vocabulary) -> str | None:
     return None
 
 
-def representable(vocabulary: Vocabulary) -> Callable[[str], bool]:
+def can_equal(vocabulary: Vocabulary) -> Callable[[str], bool]:
     """Return a function that says whether llama.cpp can give transformers' ids of a text.
 
     - Bytes that a byte-level vocabulary has no token for are dropped by both; transformers then merges what

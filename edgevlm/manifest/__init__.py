@@ -157,7 +157,7 @@ class Manifest:
             raise BundleError(f"manifest: must be an object, is {type(data).__name__}")
         if "schema_version" not in data:
             raise BundleError("manifest.schema_version: missing")
-        if data["schema_version"] == 1:
+        if type(data["schema_version"]) is int and data["schema_version"] == 1:
             data = upgrade(data)
         if data["schema_version"] != SCHEMA_VERSION:
             raise BundleError(

@@ -14,7 +14,7 @@ import pytest
 
 from edgevlm.errors import InputError, LoadError
 from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES, LlamaCppModel
-from tests.support.tiny_decoder import END, IMAGE, TOKENS, USER_DEFINED
+from tests.support.tiny_decoder import END, IMAGE, TOKENS, USER_DEFINED, write_tokenizer
 
 
 def load(path: Path) -> LlamaCppModel:
@@ -34,6 +34,26 @@ def test_text_becomes_plain_tokens(model: LlamaCppModel) -> None:
     assert END not in model.tokenize("a<|end|>b")
     assert IMAGE not in model.tokenize("<image>")
     assert USER_DEFINED in model.tokenize("a<user>b")
+
+
+def test_a_vocabulary_needs_no_weights(model: LlamaCppModel, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
+    writer.add_vocab_size(len(TOKENS))
+    write_tokenizer(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    vocabulary = LlamaCppModel(
+        tmp_path / "vocabulary.gguf",
+        gpu_layers=0,
+        extra_buffer_types=False,
+        vocabulary_only=True,
+    )
+    text = "the thin<user> line<|end|>"
+    assert vocabulary.tokenize(text) == model.tokenize(text)
+    assert vocabulary.piece(USER_DEFINED) == b"<user>"
+    assert vocabulary.vocabulary_size == len(TOKENS)
+    vocabulary.close()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.protocols import DecoderRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
 
 def byte_alphabet() -> list[str]:
@@ -162,6 +162,19 @@ def permuted(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
+def write_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """Write the metadata of the byte-level tokenizer."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(TOKENS)
+    types = [gguf.TokenType.NORMAL] * len(TOKENS)
+    types[END] = types[IMAGE] = gguf.TokenType.CONTROL
+    types[USER_DEFINED] = gguf.TokenType.USER_DEFINED
+    writer.add_token_types(types)
+    writer.add_token_merges(MERGES)
+    writer.add_eos_token_id(END)
+
+
 def write_decoder(path: Path, model: TinyLlama, dtype: type = np.float32) -> Path:
     """Write `model` as a GGUF file with a byte-level tokenizer."""
     writer = gguf.GGUFWriter(path, "llama")
@@ -175,15 +188,7 @@ def write_decoder(path: Path, model: TinyLlama, dtype: type = np.float32) -> Pat
     writer.add_rope_freq_base(model.ROPE_THETA)
     writer.add_rope_dimension_count(model.WIDTH // model.HEADS)
     writer.add_vocab_size(len(TOKENS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(TOKENS)
-    types = [gguf.TokenType.NORMAL] * len(TOKENS)
-    types[END] = types[IMAGE] = gguf.TokenType.CONTROL
-    types[USER_DEFINED] = gguf.TokenType.USER_DEFINED
-    writer.add_token_types(types)
-    writer.add_token_merges(MERGES)
-    writer.add_eos_token_id(END)
+    write_tokenizer(writer)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.LAYERS)
     heads = {"q_proj": model.HEADS, "k_proj": model.KV_HEADS}
     for name, weights in model.weights.items():
@@ -208,6 +213,11 @@ def some_tokens(count: int, seed: int = 0) -> list[int]:
 
 def positions(start: int, stop: int) -> NDArray[np.int32]:
     return np.arange(start, stop, dtype=np.int32)
+
+
+def place(entries: int) -> Place:
+    """Return the place after so many entries with sequential positions."""
+    return Place(entries, entries)
 
 
 def reference_logits(model: TinyLlama, tokens: list[int]) -> NDArray[np.float32]:
