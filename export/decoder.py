@@ -66,8 +66,7 @@ def write_decoder(
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.gguf])
     names = gguf_names(checkpoint, family, architecture)
     writer.add_type("model")
-    # no general.name: llama.cpp tokenizes otherwise if a name has "phi-3" in it
-    writer.add_description(f"language model of {checkpoint.repository}")
+    writer.add_name(checkpoint.repository)
     writer.add_license(checkpoint.license())
     writer.add_file_type(llama_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

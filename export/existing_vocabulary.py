@@ -150,14 +150,9 @@ def check_merging(path: Path, fields: Mapping[str, Any], vocabulary: Vocabulary)
     """
     model = field(path, fields, "model")
     if model == "llama" and vocabulary.pre_tokenizer == SPACE_MARKED:
-        field(
-            path, fields, "scores"
-        )  # SentencePiece merges by these; `check_tokenization` tries them
-        if fields.get("tokenizer.ggml.add_space_prefix", True):
-            raise ExportError(
-                f"{path} puts a space before every text (tokenizer.ggml.add_space_prefix); edgevlm does that "
-                f"itself, where the checkpoint's tokenizer does: {AGAIN}"
-            )
+        # SentencePiece merges by scores; `check_tokenization` tries them. That llama.cpp would put a space
+        # before a text (add_space_prefix) does not matter: edgevlm lets it add none.
+        field(path, fields, "scores")
         return
     if model != "gpt2":
         raise ExportError(

@@ -1,7 +1,7 @@
 """Settings of transformers' image processors in the words of the manifest.
 
 One table: the class of the image processor to the function that reads its settings. A setting that changes
-pixels is read, or refused with its value. ``do_convert_rgb`` is not read: images are RGB before they are split.
+pixels is read, or refused with its value. ``do_convert_rgb`` is not read: images are RGB before the split.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _read_one_tile(processor: Any) -> Tiling:
     pad_color = None
     if isinstance(processor, LlavaImageProcessorPil):
         pad_color = _mean_color(processor, (0, 0, 0)) if processor.do_pad else None
-    else:
-        _require(processor, "do_pad", False)
+    elif processor.do_pad and processor.pad_size is not None:
+        raise ValueError(f"pad_size is {_lengths(processor.pad_size)!r}, it must be left out")
     fixed = _keys(processor, "size") == {"height", "width"}
     crop = _read_size(processor, "crop_size") if processor.do_center_crop else None
     if fixed:
@@ -83,8 +83,8 @@ def _read_one_tile(processor: Any) -> Tiling:
     if crop is None:
         if pad_color is None:
             raise ValueError(
-                "do_center_crop is off and size has only the shortest_edge, so tiles would differ in size; it "
-                "must be on"
+                f"do_center_crop is {processor.do_center_crop!r} and size has only shortest_edge, so tiles "
+                f"would differ in size; do_center_crop must be true"
             )
         crop = edge, edge
     return CropTiling(crop, resample(processor), edge, pad_color)

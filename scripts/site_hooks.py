@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import os
 import re
 import types
@@ -109,23 +110,26 @@ def _invocation(action: argparse.Action) -> str:
 
 def bundle_format() -> str:
     """Return the manifest's objects as Markdown: fields, JSON types and meanings, from the dataclasses."""
-    meanings = _field_meanings()
     parts = []
     for kind in _objects(manifest.Manifest):
-        hints = typing.get_type_hints(kind)
+        hints, meanings = typing.get_type_hints(kind), _field_meanings(kind)
         lines = [f"## {kind.__name__}", inspect.getdoc(kind) or "", ""]
         lines += ["| field | JSON | meaning |", "|---|---|---|"]
-        for field in dataclasses.fields(kind):
-            missing = field.default is field.default_factory is dataclasses.MISSING
-            json_type = _json_type(hints[field.name]) + ("" if missing else "; may be left out")
-            meaning = meanings.get((kind.__name__, field.name), "")
+        # A field that a dataclass sets itself is ``kind``, which tells the members of a union apart.
+        for field in sorted(dataclasses.fields(kind), key=lambda field: field.init):
+            required = field.default is field.default_factory is dataclasses.MISSING
+            json_type = _json_type(hints[field.name])
+            json_type += "" if required or not field.init else "; may be left out"
+            meaning = (
+                meanings.get(field.name, "") if field.init else "Which kind of object this is."
+            )
             lines.append(f"| `{field.name}` | {json_type} | {_cell(meaning)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def _objects(kind: Any) -> Iterator[Any]:
-    """Yield a dataclass and those in its fields, each once, in the order in which they are met."""
+    """Yield a dataclass and those in its fields, each once, and each before those in its own fields."""
     waiting, met = [kind], set()
     while waiting:
         kind = waiting.pop(0)
@@ -133,7 +137,7 @@ def _objects(kind: Any) -> Iterator[Any]:
             continue
         met.add(kind)
         yield kind
-        waiting += [
+        waiting[:0] = [
             inner for hint in typing.get_type_hints(kind).values() for inner in _inner(hint)
         ]
 
@@ -164,20 +168,20 @@ def _json_type(hint: Any) -> str:
     ]
 
 
-def _field_meanings() -> dict[tuple[str, str], str]:
-    """Return the string below each field of the dataclasses, by class and field."""
-    tree = ast.parse(inspect.getsource(manifest))
+def _field_meanings(kind: type) -> dict[str, str]:
+    """Return the string below each field of a dataclass, of its base classes' fields, too."""
     found = {}
-    for kind in tree.body:
-        if isinstance(kind, ast.ClassDef):
-            for field, below in zip(kind.body, kind.body[1:], strict=False):
-                if (
-                    isinstance(field, ast.AnnAssign)
-                    and isinstance(field.target, ast.Name)
-                    and isinstance(below, ast.Expr)
-                    and isinstance(below.value, ast.Constant)
-                ):
-                    found[kind.name, field.target.id] = inspect.cleandoc(str(below.value.value))
+    for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for field, below in itertools.pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[field.target.id] = inspect.cleandoc(str(below.value.value))
     return found
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgevlm.inputs.packing import max_image_tokens
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import VisionRuntime
 
-PREFIX_TEXT_LENGTH = 1024
-"""Positions for prompt and answer beside one image, in models that attend over the whole prompt."""
+TEXT_LENGTH = 1024
+"""Positions for prompt and answer beside one image."""
 
 CONVERSATION_LENGTH = 4096
 """Positions for a conversation of three images in 17 tiles; the KV cache of SmolVLM-256M takes 90 MB."""
@@ -73,10 +74,12 @@ def default_context_length(manifest: Manifest) -> int:
     """Return the default context length, never more than the checkpoint was trained for.
 
     Attention over a whole prompt needs memory that grows with the square of the context, and such models
-    answer one question about an image. Other models hold conversations.
+    answer one question about an image. Other models hold conversations, and at least the largest image.
     """
-    prefix = manifest.decoder.attention == "prefix"
-    wanted = manifest.vision.tokens_per_tile + PREFIX_TEXT_LENGTH if prefix else CONVERSATION_LENGTH
+    image = max_image_tokens(manifest.image, manifest.vision) or 0
+    wanted = image + TEXT_LENGTH
+    if manifest.decoder.attention != "prefix":
+        wanted = max(wanted, CONVERSATION_LENGTH)
     return min(manifest.decoder.context_length, wanted)
 
 

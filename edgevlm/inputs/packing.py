@@ -6,14 +6,19 @@ sometimes a mean of four. So the engine needs no rule of any model family.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.inputs.tiling import Layout
-from edgevlm.manifest import TiledPacking, VisionSpec
+from edgevlm.inputs.tiling import Layout, count_max_tiles
+from edgevlm.manifest import AnyResolutionTiling, ImageSpec, TiledPacking, VisionSpec
+
+SHRINK_FROM = 1.1
+"""A grid is shrunk if its sides would be divided by more than this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +31,7 @@ class SpanPlan:
     """Number of embeddings."""
     rows: NDArray[np.int32] | None = None
     """Indices into the rows of all these tiles, one tile after the other: int32 ``[length]``, or
-    ``[length, k]`` for weighted sums of k rows. None: the embeddings of the only tile."""
+    ``[length, k]`` for weighted sums of k rows. None: the first rows of the only tile."""
     weights: NDArray[np.float32] | None = None
     """Float32 ``[length, k]``; None: each embedding is one row."""
 
@@ -41,7 +46,10 @@ class SpanPlan:
         rows = np.concatenate(tiles)
         if self.weights is None:
             return rows[self.rows]
-        packed: NDArray[np.float32] = np.einsum("nk,nkw->nw", self.weights, rows[self.rows])
+        # One term after the other, since all terms at once take k times the memory of the span.
+        packed = rows[self.rows[:, 0]] * self.weights[:, :1]
+        for term in range(1, self.rows.shape[1]):
+            packed += rows[self.rows[:, term]] * self.weights[:, term : term + 1]
         return packed
 
     def tokens_of_tiles(self, rows_per_tile: int) -> list[int]:
@@ -58,13 +66,126 @@ class SpanPlan:
 
 def plan_spans(layout: Layout, vision: VisionSpec) -> tuple[SpanPlan, ...]:
     """Return the spans of an image in the order of the prompt."""
+    tokens = vision.tokens_per_tile
     if isinstance(vision.packing, TiledPacking):
-        return tuple(
-            SpanPlan(range(tile, tile + 1), vision.tokens_per_tile) for tile in range(layout.tiles)
-        )
-    raise NotImplementedError
+        return tuple(SpanPlan(range(tile, tile + 1), tokens) for tile in range(layout.tiles))
+    if not layout.rows:
+        return (SpanPlan(range(1), tokens + 1),)
+    side = math.isqrt(tokens)
+    grid = _unpad(_grid_rows(layout, side), layout)
+    height, width = grid.shape
+    first_tile = np.arange(tokens, dtype=np.int32)
+    newline = np.array(tokens, np.int32)
+    shrunk = _shrunk_size(height, width, tokens, vision.packing.max_tiles)
+    if shrunk is None:
+        rows, weights = _join(first_tile, grid, newline), None
+    else:
+        corners, shares = _interpolate(grid, *shrunk)
+        one_row = np.array([1, 0, 0, 0], np.float32)
+        rows = _join(np.tile(first_tile[:, None], 4), corners, np.tile(newline, 4))
+        weights = _join(np.tile(one_row, (tokens, 1)), shares, one_row)
+    return (SpanPlan(range(layout.tiles), len(rows), rows, weights),)
 
 
 def max_tokens_per_tile(vision: VisionSpec) -> int:
-    """Return the most positions that one tile takes in a prompt."""
-    return vision.tokens_per_tile
+    """Return the most positions that one tile takes in a prompt.
+
+    An image of n tiles never takes more than n times this number.
+    """
+    if isinstance(vision.packing, TiledPacking):
+        return vision.tokens_per_tile
+    return vision.tokens_per_tile + math.isqrt(vision.tokens_per_tile)
+
+
+def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
+    """Return the most positions that one image takes in a prompt; None: there is no bound."""
+    tiling = image.tiling
+    if isinstance(vision.packing, TiledPacking) or not isinstance(tiling, AnyResolutionTiling):
+        tiles = count_max_tiles(tiling)
+        return None if tiles is None else tiles * max_tokens_per_tile(vision)
+    side = math.isqrt(vision.tokens_per_tile)
+    lengths = []
+    for tall, wide in tiling.resolutions:
+        rows, columns = tall // tiling.tile_size[0] * side, wide // tiling.tile_size[1] * side
+        # All grids that unpadding can leave.
+        sizes = [(rows - 2 * cut, columns) for cut in range(rows // 2 + 1)]
+        sizes += [(rows, columns - 2 * cut) for cut in range(columns // 2 + 1)]
+        for size in sizes:
+            shrunk = _shrunk_size(*size, vision.tokens_per_tile, vision.packing.max_tiles)
+            height, width = shrunk or size
+            lengths.append(vision.tokens_per_tile + height * (width + 1))
+    return max(lengths)
+
+
+def _grid_rows(layout: Layout, side: int) -> NDArray[np.int32]:
+    """Return the row of each embedding of the grid, int32 ``[rows * side, columns * side]``."""
+    rows, columns, tokens = layout.rows, layout.columns, side * side
+    all_rows = np.arange(layout.tiles * (tokens + 1), dtype=np.int32)
+    by_tile = all_rows.reshape(layout.tiles, tokens + 1)[1:, :tokens]
+    by_tile = by_tile.reshape(rows, columns, side, side)
+    return by_tile.transpose(0, 2, 1, 3).reshape(rows * side, columns * side)
+
+
+def _unpad(grid: NDArray[np.int32], layout: Layout) -> NDArray[np.int32]:
+    """Leave out the embeddings of padding, with the rounding of ``unpad_image``."""
+    height, width = grid.shape
+    if layout.width / layout.height > width / height:
+        filled = int(round(layout.height * (width / layout.width), 7))
+        cut = (height - filled) // 2
+        return grid[cut : height - cut]
+    filled = int(round(layout.width * (height / layout.height), 7))
+    cut = (width - filled) // 2
+    return grid[:, cut : width - cut]
+
+
+def _join(first_tile: NDArray[Any], lines: NDArray[Any], newline: NDArray[Any]) -> NDArray[Any]:
+    """Return the values of the first tile, and then each line of the grid with the newline at its end.
+
+    Args:
+        first_tile: ``[tokens, ...]``.
+        lines: ``[height, width, ...]``.
+        newline: ``[...]``.
+    """
+    ends = np.broadcast_to(newline, (len(lines), 1, *lines.shape[2:]))
+    return np.concatenate(
+        [first_tile, np.concatenate([lines, ends], axis=1).reshape(-1, *lines.shape[2:])]
+    )
+
+
+def _shrunk_size(
+    height: int, width: int, tokens_per_tile: int, max_tiles: int | None
+) -> tuple[int, int] | None:
+    """Return the sides that a grid of embeddings is shrunk to; None: it is not."""
+    if max_tiles is None:
+        return None
+    ratio = math.sqrt(height * width / (max_tiles * tokens_per_tile))
+    if ratio <= SHRINK_FROM:
+        return None
+    return max(1, int(height // ratio)), max(1, int(width // ratio))
+
+
+def _interpolate(
+    grid: NDArray[np.int32], height: int, width: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Interpolate a grid as PyTorch's ``interpolate`` with ``mode="bilinear"``.
+
+    Returns:
+        The rows and the weights of the four neighbors of each new embedding, int32 and float32
+        ``[height, width, 4]``.
+    """
+    top, bottom, down = _neighbors(grid.shape[0], height)
+    left, right, across = _neighbors(grid.shape[1], width)
+    corners = [grid[np.ix_(y, x)] for y in (top, bottom) for x in (left, right)]
+    weights = [np.outer(y, x) for y in (1 - down, down) for x in (1 - across, across)]
+    return np.stack(corners, axis=-1), np.stack(weights, axis=-1)
+
+
+def _neighbors(
+    old: int, new: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return the two neighbors of each new position along a side, and the weight of the second, ``[new]``."""
+    # Float64 until the end rounds once, as PyTorch's fused multiply-add does on most CPUs.
+    scale = np.float64(np.float32(old / new))
+    positions = np.maximum((np.arange(new) + 0.5) * scale - 0.5, 0).astype(np.float32)
+    first = np.minimum(positions.astype(np.intp), old - 1)
+    return first, np.minimum(first + 1, old - 1), positions - first.astype(np.float32)

@@ -23,6 +23,8 @@ from edgevlm.errors import ImageError
 
 MAX_PIXELS = 89_478_485
 """Limit of pixels in one image, checked before decoding; Pillow's own limit for decompression bombs."""
+MAX_SIDE = 1 << 20
+"""Limit of pixels along one side. Pillow's tables for a resize take tens of bytes for each of them."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
@@ -34,7 +36,7 @@ def check_size(width: int, height: int, name: str) -> None:
     """Check the size of an image, in pixels.
 
     Raises:
-        ImageError: there are no pixels, or more than `MAX_PIXELS`.
+        ImageError: there are no pixels, more than `MAX_PIXELS`, or more than `MAX_SIDE` along one side.
     """
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels, which is empty")
@@ -42,6 +44,10 @@ def check_size(width: int, height: int, name: str) -> None:
         raise ImageError(
             f"{name} is {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted; "
             f"make it smaller first"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"{name} is {width} x {height} pixels; a side may have {MAX_SIDE:,} pixels, make it smaller first"
         )
 
 

@@ -262,7 +262,13 @@ class PromptBuilder:
                 if token_ids:
                     segments.append(TextSegment(tuple(token_ids)))
                     token_ids = []
-                segments.append(next(remaining))
+                span = next(remaining, None)
+                if span is None:
+                    raise BundleError(
+                        f"manifest.prompt.chat_template: writes {self._spec.image_token!r}, which only "
+                        f"the image template may write"
+                    )
+                segments.append(span)
             elif token is not None:
                 token_ids.append(token.id)
         if token_ids:

@@ -112,6 +112,13 @@ class Manifest:
             self.vision.width,
             f"must equal decoder.width {self.decoder.width}",
         )
+        require(
+            isinstance(self.vision.packing, TiledPacking)
+            or isinstance(self.image.tiling, AnyResolutionTiling),
+            "vision.packing",
+            self.vision.packing.kind,
+            'must be "tiles" unless image.tiling is "any-resolution"',
+        )
         names = [entry.name for entry in self.files()]
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")
 
@@ -150,7 +157,7 @@ class Manifest:
             raise BundleError(f"manifest: must be an object, is {type(data).__name__}")
         if "schema_version" not in data:
             raise BundleError("manifest.schema_version: missing")
-        if data["schema_version"] == 1:
+        if type(data["schema_version"]) is int and data["schema_version"] == 1:
             data = upgrade(data)
         if data["schema_version"] != SCHEMA_VERSION:
             raise BundleError(

@@ -157,8 +157,9 @@ class AspectGridTiling(_Tiling):
     """
 
     min_tiles: int
-    """Minimum and maximum number of tiles in the grid."""
+    """Minimum number of tiles in the grid."""
     max_tiles: int
+    """Maximum number of tiles in the grid."""
     kind: Literal["aspect-grid"] = field(default="aspect-grid", init=False)
 
     def check(self) -> None:

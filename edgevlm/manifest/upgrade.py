@@ -3,81 +3,153 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgevlm.errors import BundleError
+from edgevlm.manifest.images import Resample
+from edgevlm.manifest.parsing import parse, require
+from edgevlm.manifest.prompt import SpecialToken
 
 
 def upgrade(data: dict[str, Any]) -> dict[str, Any]:
     """Convert the parsed JSON of a manifest from schema version 1 to 2.
 
-    A missing, unknown or wrong field stays so, for the parser to name it.
+    A section that is missing or no object stays so, for the parser to name it, and so does every field that
+    both versions have.
+
+    Raises:
+        BundleError: a field that only version 1 has is missing or wrong, or a section has a field of
+            version 2; the message names the field.
     """
     upgraded = {**data, "schema_version": 2}
-    image, vision, prompt, decoder = (
-        dict(data[name]) if isinstance(data.get(name), dict) else None
-        for name in ("image", "vision", "prompt", "decoder")
-    )
-    if image is not None:
-        normalization = _move(image, "mean", "std", "rescale_factor")
-        if "strategy" in image:
-            image["kind"] = image.pop("strategy")
-        upgraded["image"] = {"tiling": image, "normalization": normalization}
-    if vision is not None:
-        upgraded["vision"] = {**vision, "learned_rows": 0, "packing": {"kind": "tiles"}}
-    if prompt is not None:
-        if "image_token" in prompt:
-            prompt["image_placeholder"] = prompt["image_token"]
-        spelling = prompt.get("image_spelling")
-        if isinstance(spelling, dict) and _is_spelling(spelling):
-            del prompt["image_spelling"]
-            prompt["image_template"] = image_template(**spelling)
-        upgraded["prompt"] = {
-            **prompt,
-            "begin_token_ids": [],
-            "normalization": None,
-            "space_prefix": "never",
-        }
-    if decoder is not None:
-        upgraded["decoder"] = {**decoder, "text_embedding_scale": 1.0}
+    for name, upgrade_section in _SECTIONS.items():
+        if isinstance(data.get(name), dict):
+            upgraded[name] = upgrade_section(data[name])
     return upgraded
 
 
-def image_template(whole: str, tile: str = "", row_end: str = "", overview: str = "") -> str:
-    """Return the texts of version 1 as one template.
+@dataclass(frozen=True)
+class _Image:
+    """The section ``image`` of version 1."""
 
-    Args:
-        whole: text for an image of one tile, with ``{image}`` in the place of the tile.
-        tile: text for each tile of a grid, with ``{image}``, ``{row}`` and ``{column}``.
-        row_end: text after each row of a grid.
-        overview: text after the grid, with ``{image}``.
-    """
-    if not (tile or row_end or overview):
-        return _template(whole)
-    return (
-        f"{{% if tiles == 1 %}}{_template(whole)}{{% else %}}{{% for row in range(1, rows + 1) %}}"
-        f"{{% for column in range(1, columns + 1) %}}{_template(tile)}{{% endfor %}}{_template(row_end)}"
-        f"{{% endfor %}}{_template(overview)}{{% endif %}}"
-    )
+    strategy: Literal["stretch", "grid"]
+    tile_size: tuple[int, int]
+    resample: Resample
+    longest_edge: int | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale_factor: float
 
 
-def _template(text: str) -> str:
-    """Return a text of version 1 as Jinja source."""
-    for name in ("image", "row", "column"):
+@dataclass(frozen=True)
+class _Spelling:
+    """The texts that placed one image in the prompt."""
+
+    whole: str
+    """Text for an image of one tile; contains ``{image}`` once."""
+    tile: str = ""
+    """Text for each tile of a grid, with ``{row}`` and ``{column}``; empty, or contains ``{image}`` once."""
+    row_end: str = ""
+    """Text after each row of a grid."""
+    overview: str = ""
+    """Text after the grid; empty, or contains ``{image}`` once."""
+
+    def check(self) -> None:
+        for name in ("whole", "tile", "overview"):
+            text = getattr(self, name)
+            require(
+                text.count("{image}") == 1 or (not text and name != "whole"),
+                name,
+                text,
+                "must contain {image} once",
+            )
+
+    def template(self) -> str:
+        """Return the texts as one image template."""
+        whole = _template(self.whole, "image")
+        if not (self.tile or self.row_end or self.overview):
+            return whole
+        tile = _template(self.tile, "image", "row", "column")
+        return (
+            f"{{% if tiles == 1 %}}{whole}{{% else %}}{{% for row in range(1, rows + 1) %}}"
+            f"{{% for column in range(1, columns + 1) %}}{tile}{{% endfor %}}{_template(self.row_end)}"
+            f"{{% endfor %}}{_template(self.overview, 'image')}{{% endif %}}"
+        )
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The section ``prompt`` of version 1."""
+
+    chat_template: str
+    template_variables: dict[str, str]
+    image_token: str
+    image_spelling: _Spelling
+    special_tokens: tuple[SpecialToken, ...]
+    end_token_ids: tuple[int, ...]
+
+    def check(self) -> None:
+        require(
+            any(token.text == self.image_token for token in self.special_tokens),
+            "image_token",
+            self.image_token,
+            "must be one of special_tokens",
+        )
+
+
+def _upgrade_image(section: dict[str, Any]) -> dict[str, Any]:
+    parse(_Image, section, "manifest.image")
+    tiling = {name: section[name] for name in ("tile_size", "resample", "longest_edge")}
+    normalization = {name: section[name] for name in ("mean", "std", "rescale_factor")}
+    return {"tiling": {"kind": section["strategy"], **tiling}, "normalization": normalization}
+
+
+def _upgrade_vision(section: dict[str, Any]) -> dict[str, Any]:
+    return _add("vision", section, learned_rows=0, packing={"kind": "tiles"})
+
+
+def _upgrade_prompt(section: dict[str, Any]) -> dict[str, Any]:
+    prompt: _Prompt = parse(_Prompt, section, "manifest.prompt")
+    kept = {name: value for name, value in section.items() if name != "image_spelling"}
+    return {
+        **kept,
+        "image_placeholder": prompt.image_token,
+        "image_template": prompt.image_spelling.template(),
+        "begin_token_ids": [],
+        "normalization": None,
+        "space_prefix": "never",
+    }
+
+
+def _upgrade_decoder(section: dict[str, Any]) -> dict[str, Any]:
+    return _add("decoder", section, text_embedding_scale=1.0)
+
+
+_SECTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "image": _upgrade_image,
+    "vision": _upgrade_vision,
+    "prompt": _upgrade_prompt,
+    "decoder": _upgrade_decoder,
+}
+
+
+def _add(section: str, data: dict[str, Any], **fields: object) -> dict[str, Any]:
+    """Add the fields that version 1 did not have."""
+    for name in fields:
+        if name in data:
+            raise BundleError(f"manifest.{section}.{name}: unknown field in schema version 1")
+    return {**data, **fields}
+
+
+def _template(text: str, *names: str) -> str:
+    """Return a text with ``{name}`` in the place of some variables as Jinja source."""
+    for index, name in enumerate(names):
         first, *others = text.split(f"{{{name}}}")
         if others:
-            return "".join(
-                [_template(first), *(f"{{{{ {name} }}}}{_template(other)}" for other in others)]
-            )
+            rest = names[index + 1 :]
+            return f"{{{{ {name} }}}}".join(_template(part, *rest) for part in (first, *others))
+    # Jinja reads braces, and makes every end of a line "\n".
     plain = not set("{}\r") & set(text)
-    return text if plain else f"{{{{ {json.dumps(text)} }}}}"
-
-
-def _is_spelling(spelling: dict[str, Any]) -> bool:
-    names = {"whole", "tile", "row_end", "overview"}
-    return "whole" in spelling and all(
-        name in names and isinstance(text, str) for name, text in spelling.items()
-    )
-
-
-def _move(source: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Take the entries with these names out of a dictionary and return them."""
-    return {name: source.pop(name) for name in names if name in source}
+    return text if plain else f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}"

@@ -74,6 +74,7 @@ class LlamaCppModel:
         if extra_buffer_types and not gpu_layers:
             # Those kernels work on a copy of the weights; a mapped file would stay in memory beside it.
             parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
+        parameters.kv_overrides = _overrides(llama)
         recent_errors.clear()
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
@@ -271,6 +272,22 @@ class LlamaCppModel:
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.close()
+
+
+def _overrides(llama: Any) -> Any:
+    """Return metadata that llama.cpp takes in place of a file's, as a C array.
+
+    edgevlm itself puts the spaces before a text that the tokenizer of the checkpoint puts there. And
+    llama.cpp gives added tokens other rules if the name of a model contains ``phi-3``.
+    """
+    overrides = (llama.llama_model_kv_override * 3)()  # the last one, without a key, is the end
+    overrides[0].key = b"tokenizer.ggml.add_space_prefix"
+    overrides[0].tag = llama.LLAMA_KV_OVERRIDE_TYPE_BOOL
+    overrides[0].value.val_bool = False
+    overrides[1].key = b"general.name"
+    overrides[1].tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
+    overrides[1].value.val_str = b""
+    return overrides
 
 
 def _with_stack(size: int, function: Callable[[], int]) -> int:

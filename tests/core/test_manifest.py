@@ -1,48 +1,76 @@
-"""The manifest survives a round trip, and every damage to it is an error that names the field."""
+"""The manifest survives a round trip, and every damage to it is an error that names the field.
+
+`tests/core/test_manifest_version_1.py` has the older format.
+"""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from edgevlm.errors import BundleError
 from edgevlm.manifest import (
+    AnyResolutionTiling,
+    AspectGridTiling,
+    CropTiling,
     DecoderSpec,
     Drift,
     FileEntry,
+    FitTiling,
     Golden,
-    ImagePreparation,
-    ImageTemplate,
+    GridTiling,
+    ImageSpec,
     Manifest,
+    Normalization,
+    Packing,
+    PanAndScanTiling,
     ParityReport,
     PromptSpec,
     Source,
     SpecialToken,
+    StretchTiling,
     Tasks,
+    TiledPacking,
+    Tiling,
+    UnpadPacking,
     Usage,
     VisionSpec,
 )
 
 EXAMPLE = Manifest(
-    schema_version=1,
+    schema_version=2,
     name="example",
     source=Source("owner/name", "0123abcd", "smolvlm", "apache-2.0"),
-    image=ImagePreparation("grid", (64, 64), "lanczos", 256, (0.5,) * 3, (0.5,) * 3, 1 / 255),
+    image=ImageSpec(
+        GridTiling((64, 64), "lanczos", longest_edge=256),
+        Normalization((0.5,) * 3, (0.5,) * 3, 1 / 255),
+    ),
     vision=VisionSpec(
-        "tiles", "embeddings", 4, 32, {"fp32": FileEntry("vision.fp32.onnx", 7, "0" * 64)}
+        "tiles",
+        "embeddings",
+        4,
+        0,
+        32,
+        TiledPacking(),
+        {"fp32": FileEntry("vision.fp32.onnx", 7, "0" * 64)},
     ),
     prompt=PromptSpec(
         chat_template="{{ messages }}",
         template_variables={"bos_token": "<s>"},
+        image_placeholder="<start_of_image>",
+        image_template="<start_of_image>{{ image }}",
         image_token="<image>",
-        image_spelling=ImageTemplate("{image}", "<row_{row}_col_{column}>{image}", "\n", "{image}"),
         special_tokens=(SpecialToken("<image>", 3), SpecialToken("<end>", 4, strip_left=True)),
         end_token_ids=(4,),
+        begin_token_ids=(1,),
+        normalization="nfc",
+        space_prefix="metaspace-first",
     ),
     decoder=DecoderSpec(
         "llama",
@@ -52,6 +80,7 @@ EXAMPLE = Manifest(
         "causal",
         "sequential",
         1.0,
+        None,
         {"f16": FileEntry("decoder.f16.gguf", 9, "a" * 64, 16.0)},
     ),
     parity=ParityReport(
@@ -93,9 +122,7 @@ OPTIONAL = {
         "strip_right",
         "bits_per_weight",
         "top1_agreement",
-        "tile",
-        "row_end",
-        "overview",
+        "longest_edge",
         "usage",
         "images",
         "boxes",
@@ -110,8 +137,8 @@ OPTIONAL = {
 FREE_KEYS = {"files", "vision", "decoder", "template_variables", "created_with", "tasks"}
 
 
-def without(path: tuple[Any, ...]) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(EXAMPLE.to_json())
+def without(path: tuple[Any, ...], example: Manifest = EXAMPLE) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(example.to_json())
     inner: Any = data
     for key in path[:-1]:
         inner = inner[key]
@@ -119,8 +146,8 @@ def without(path: tuple[Any, ...]) -> dict[str, Any]:
     return data
 
 
-def replaced(path: tuple[Any, ...], value: object) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(EXAMPLE.to_json())
+def replaced(path: tuple[Any, ...], value: object, example: Manifest = EXAMPLE) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(example.to_json())
     inner: Any = data
     for key in path[:-1]:
         inner = inner[key]
@@ -152,7 +179,7 @@ def test_a_wrong_type_is_named(path: tuple[Any, ...]) -> None:
     assert named(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5])
+@pytest.mark.parametrize("version", [0, 3, "1", "2", None, 1.5, 1.0, True])
 def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
     with pytest.raises(
         BundleError, match=r"manifest\.schema_version.*install the edgevlm that made"
@@ -169,15 +196,24 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("vision", "files", "fp32", "name"), "decoder.f16.gguf", "one file twice"),
         (("vision", "files", "fp32", "sha256"), "xyz", "64 lower-case"),
         (("vision", "tokens_per_tile"), True, "must be int"),
-        (("image", "tile_size"), [64, 32], "must be square"),
-        (("image", "tile_size"), [64], "must have 2 entries"),
-        (("image", "strategy"), "magic", "one of stretch, grid, is 'magic'"),
-        (("image", "resample"), "cubic", "must be one of"),
-        (("prompt", "image_spelling", "whole"), "none", "{image} once"),
-        (("prompt", "image_token"), "<other>", "must be one of special_tokens"),
+        (("vision", "learned_rows"), -1, "manifest.vision.learned_rows: must not be negative"),
+        (("vision", "packing", "kind"), "tile", "must be one of tiles, unpad, is 'tile'"),
+        (("image", "tiling", "tile_size"), [64, 32], "must be square"),
+        (("image", "tiling", "tile_size"), [64], "must have 2 entries"),
+        (("image", "tiling", "kind"), "magic", "one of stretch, grid, crop, fit, any-resolution, "),
+        (("image", "tiling", "kind"), "magic", "newer edgevlm made the bundle, install it"),
+        (("image", "tiling", "resample"), "cubic", "must be one of"),
+        (("prompt", "image_placeholder"), "", "manifest.prompt.image_placeholder: must not be"),
+        (("prompt", "image_template"), "", "manifest.prompt.image_template: must not be empty"),
+        (("prompt", "image_token"), "", "manifest.prompt.image_token: must not be empty"),
+        (("prompt", "begin_token_ids"), [1, -1], "must not be negative"),
+        (("prompt", "normalization"), "nfkc", "must be one of nfc, is 'nfkc'"),
+        (("prompt", "space_prefix"), "always", "one of never, prepend, metaspace-always, "),
         (("prompt", "end_token_ids"), [], "must not be empty"),
         (("decoder", "embedding_scale"), 0, "must be positive"),
-        (("decoder", "attention"), "sideways", "one of causal, prefix"),
+        (("decoder", "attention"), "sideways", "one of causal, prefix, images"),
+        (("decoder", "attention"), "prefix", "text_embedding_scale: must be a number for prefix"),
+        (("decoder", "text_embedding_scale"), 0, "must be positive or null"),
         (("surplus",), 1, "manifest.surplus: unknown field"),
         (("usage", "images"), "sketches", "one of drawings, photographs, is 'sketches'"),
         (("usage", "boxes"), "pixels", "must be one of percent"),
@@ -193,6 +229,134 @@ def test_a_value_out_of_range_is_named(path: tuple[Any, ...], value: object, mes
     with pytest.raises(BundleError) as caught:
         Manifest.from_dict(replaced(path, value))
     assert message in str(caught.value)
+
+
+SIZE = (64, 64)
+MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
+    "stretch": ("image", "tiling", StretchTiling(SIZE, "bicubic", longest_edge=7)),
+    "grid": ("image", "tiling", GridTiling(SIZE, "lanczos")),
+    "crop": ("image", "tiling", CropTiling(SIZE, "bicubic", 64, (1, 2, 3))),
+    "fit": ("image", "tiling", FitTiling(SIZE, "bicubic", 14, (0, 127, 255))),
+    "any-resolution": ("image", "tiling", AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))),
+    "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
+    "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
+    "tiles": ("vision", "packing", TiledPacking()),
+    "unpad": ("vision", "packing", UnpadPacking(9)),
+}
+"""Each member of the unions by its kind, and the field that holds it."""
+
+
+def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
+    """Return the path of a union's field, and a manifest that has the member with this kind there."""
+    section, name, member = MEMBERS[kind]
+    assert member.kind == kind
+    inner = getattr(EXAMPLE, section)
+    learned = {"learned_rows": 1} if isinstance(member, UnpadPacking) else {}
+    changed = dataclasses.replace(inner, **{name: member}, **learned)
+    return (section, name), dataclasses.replace(EXAMPLE, **{section: changed})
+
+
+def test_all_members_of_unions_are_tried() -> None:
+    assert {type(member) for *_, member in MEMBERS.values()} == {
+        *get_args(Tiling),
+        *get_args(Packing),
+    }
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_each_kind_survives_a_round_trip(kind: str) -> None:
+    _, example = manifest_with(kind)
+    assert Manifest.from_json(example.to_json()) == example
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_every_damage_to_each_kind_is_named(kind: str) -> None:
+    """A field is missing, unknown or of a wrong type."""
+    path, example = manifest_with(kind)
+    inner = json.loads(example.to_json())[path[0]][path[1]]
+    required = {
+        entry.name
+        for entry in dataclasses.fields(MEMBERS[kind][2])
+        if entry.name == "kind" or entry.default is dataclasses.MISSING
+    }
+    damages = [
+        *(
+            (without((*path, name), example), f"{named((*path, name))}: missing")
+            for name in required
+        ),
+        *(
+            (replaced((*path, *deeper), object(), example), named((*path, *deeper)))
+            for deeper in paths(inner)
+        ),
+        (replaced((*path, "surplus"), 1, example), f"{named((*path, 'surplus'))}: unknown field"),
+        (replaced(path, [kind], example), f"{named(path)}: must be an object"),
+        (replaced(path, None, example), f"{named(path)}: must be an object, is None"),
+        (replaced((*path, "kind"), "magic", example), f"{named((*path, 'kind'))}: must be one of"),
+        (replaced((*path, "kind"), None, example), f"{named((*path, 'kind'))}: must be one of"),
+        (replaced((*path, "kind"), [kind], example), f"{named((*path, 'kind'))}: must be one of"),
+    ]
+    for damaged, message in damages:
+        with pytest.raises(BundleError) as caught:
+            Manifest.from_dict(damaged)
+        assert message in str(caught.value)
+
+
+def test_a_field_of_another_kind_is_unknown() -> None:
+    _, example = manifest_with("stretch")
+    with pytest.raises(BundleError, match=r"manifest\.image\.tiling\.longest_edge: unknown field"):
+        Manifest.from_dict(replaced(("image", "tiling", "kind"), "crop", example))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        ("stretch", "tile_size", [0, 64], "tile_size: must be positive"),
+        ("stretch", "longest_edge", 0, "longest_edge: must be positive or null"),
+        ("grid", "longest_edge", -1, "longest_edge: must be positive or null"),
+        ("crop", "tile_size", [64, -1], "tile_size: must be positive"),
+        ("crop", "shortest_edge", 0, "shortest_edge: must be positive"),
+        ("crop", "pad_color", [0, 0, 256], "pad_color: must be from 0 to 255"),
+        ("crop", "pad_color", [0, 0], "pad_color: must have 3 entries"),
+        ("fit", "min_side", 0, "min_side: must be positive and not exceed the tile"),
+        ("fit", "min_side", 65, "min_side: must be positive and not exceed the tile"),
+        ("fit", "tile_size", [64, 32], "tile_size: must be square"),
+        ("fit", "pad_color", [-1, 0, 0], "pad_color: must be from 0 to 255"),
+        ("any-resolution", "resolutions", [], "resolutions: must not be empty"),
+        (
+            "any-resolution",
+            "resolutions",
+            [[64, 96]],
+            "resolutions: must be multiples of the tile_",
+        ),
+        ("any-resolution", "resolutions", [[0, 64]], "resolutions: must be multiples of the tile_"),
+        ("aspect-grid", "min_tiles", 0, "min_tiles: must be positive"),
+        ("aspect-grid", "max_tiles", 0, "max_tiles: must be at least min_tiles 1"),
+        ("pan-and-scan", "min_crop_size", 0, "min_crop_size: must be positive"),
+        ("pan-and-scan", "max_crops", 0, "max_crops: must be positive"),
+        ("pan-and-scan", "min_ratio", 0.9, "min_ratio: must be at least 1"),
+        ("unpad", "max_tiles", 0, "max_tiles: must be positive or null"),
+    ],
+)
+def test_a_value_of_a_kind_out_of_range_is_named(
+    kind: str, name: str, value: object, message: str
+) -> None:
+    path, example = manifest_with(kind)
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_dict(replaced((*path, name), value, example))
+    assert f"{named(path)}.{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tokens_per_tile", 5, "tokens_per_tile: must be a square number for the unpad packing"),
+        ("learned_rows", 0, "learned_rows: must be 1 for the unpad packing"),
+    ],
+)
+def test_what_unpadding_needs(name: str, value: int, message: str) -> None:
+    _, example = manifest_with("unpad")
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_dict(replaced(("vision", name), value, example))
 
 
 def test_a_bundle_without_usage_stays_valid() -> None:

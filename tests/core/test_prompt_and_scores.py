@@ -29,7 +29,7 @@ def test_a_prompt_is_what_the_model_is_given(smolvlm: VLM, detail: Detail) -> No
     tiles = [part for part in prompt.parts if isinstance(part, PromptTile)]
     assert prompt.tokens == stats.prompt_tokens
     assert len(tiles) == stats.encoded_tiles + stats.cached_tiles
-    height, width = smolvlm.manifest.image.tile_size
+    height, width = smolvlm.manifest.image.tiling.tile_size
     assert {tile.pixels.shape for tile in tiles} == {(height, width, 3)}
     assert [tile.tile for tile in tiles] == list(range(len(tiles)))
     grid = [(tile.row, tile.column) for tile in tiles if tile.row]

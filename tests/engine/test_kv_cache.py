@@ -19,6 +19,8 @@ from edgevlm.engine.kv_cache import MIN_POSITIONS_WORTH_SAVING, KVCache
 from edgevlm.lru_cache import LruCache
 from edgevlm.results import Stats
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+from edgevlm.runtimes.protocols import Place
+from tests.support.tiny_decoder import place
 
 NANO = Path(__file__).resolve().parents[2] / "edgevlm" / "models" / "edgevlm-nano"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -59,8 +61,8 @@ def test_what_is_reused_is_what_would_be_computed(
     decoder: LlamaCppDecoder, requests: list[tuple[int, int]], max_bytes: int
 ) -> None:
     """The cache is right for any order of conversations, and for little room for copies."""
-    decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4, max_bytes=max_bytes)
+    decoder.truncate(Place())
+    cache = KVCache(decoder, max_bytes=max_bytes)
     for conversation, length in requests:
         items = prompt(conversation, length)
         shared = cache.reuse_prefix(items, expect_continuation=True)
@@ -70,15 +72,15 @@ def test_what_is_reused_is_what_would_be_computed(
         assert cache.held_positions == len(items)
         assert cache.saved_bytes <= max_bytes
         copy = decoder.save()
-        decoder.truncate(0)
+        decoder.truncate(Place())
         fresh = decode(decoder, items, 0)
-        decoder.restore(copy, len(items))
+        decoder.restore(copy, place(len(items)))
         assert np.abs(logits - fresh).max() < 0.05 * np.abs(fresh).max()
 
 
 def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecoder) -> None:
-    decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4)
+    decoder.truncate(Place())
+    cache = KVCache(decoder)
     reused = []
     for length in (100, 150, 200):
         for conversation in (0, 1, 2):
@@ -93,8 +95,8 @@ def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecod
 
 
 def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder) -> None:
-    decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4)
+    decoder.truncate(Place())
+    cache = KVCache(decoder)
     for question in range(5):
         items = prompt(0, 200) + [30 + question] * (MIN_POSITIONS_WORTH_SAVING + 1)
         shared = cache.reuse_prefix(items, expect_continuation=True)
@@ -105,8 +107,8 @@ def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder)
 
 
 def test_only_what_is_expected_to_go_on_is_copied(decoder: LlamaCppDecoder) -> None:
-    decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4)
+    decoder.truncate(Place())
+    cache = KVCache(decoder)
     for conversation, continues, copies in (
         (0, False, 0),
         (1, True, 0),  # in the place of a single question
@@ -193,11 +195,11 @@ def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> No
 
 
 def test_what_was_used_longest_ago_goes_first(decoder: LlamaCppDecoder) -> None:
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decode(decoder, prompt(0, 100), 0)
     size = decoder.save().nbytes
-    decoder.truncate(0)
-    cache = KVCache(decoder, tokens_per_tile=4, max_bytes=int(2.5 * size))
+    decoder.truncate(Place())
+    cache = KVCache(decoder, max_bytes=int(2.5 * size))
     for conversation in (0, 1, 2, 3):
         items = prompt(conversation, 100)
         shared = cache.reuse_prefix(items, expect_continuation=True)
@@ -236,11 +238,11 @@ def test_two_conversations_about_pictures_take_turns(vlm: VLM) -> None:
     assert info.conversations == 1
     assert info.tiles == info.encoded_tiles == 2
     assert info.reused_tiles == 2
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         with VLM.from_pretrained(threads=1) as alone:
             chat = alone.chat()
-            assert chat.send("What is in the picture?", picture).text == answers[0][place].text
-            assert chat.send("How many shapes are there?").text == answers[1][place].text
+            assert chat.send("What is in the picture?", picture).text == answers[0][index].text
+            assert chat.send("How many shapes are there?").text == answers[1][index].text
 
 
 def test_pictures_of_equal_size_are_never_mixed_up(vlm: VLM) -> None:

@@ -21,14 +21,15 @@ from edgevlm.engine.prompt_lookup import (
     verify_draft,
 )
 from edgevlm.errors import InputError
-from edgevlm.inputs.image_processor import ProcessedImage, Tile
 from edgevlm.options import GenerationOptions
 from edgevlm.scenes import composition
 from tests.conftest import picture
+from tests.support.spans import make_span
 from tests.support.tiny_decoder import (
     EXACT,
     ExactDecoder,
     TinyLlama,
+    place,
     positions,
     reference_logits,
     reference_model,
@@ -36,7 +37,7 @@ from tests.support.tiny_decoder import (
     some_tokens,
 )
 
-TILE = Tile(b"tile", ProcessedImage((b"tile",), 0, 0, lambda: pytest.fail("needs pixels")), 0)
+SPAN = make_span(b"span")
 QUESTIONS = ("What is in the picture?", "How many things are there?", "Where is the star?")
 
 
@@ -132,7 +133,7 @@ def test_logits_of_a_draft_are_the_references(decoder: ExactDecoder, reference: 
     rows = decoder.decode_draft(tokens[12:], positions(12, 20))
     assert relative_error(rows, reference_logits(reference, tokens)[12:]) < EXACT
     assert np.array_equal(decoder.logits(), rows[-1])
-    decoder.truncate(15)
+    decoder.truncate(place(15))
     (row,) = decoder.decode_draft(tokens[15:16], positions(15, 16))
     assert relative_error(row, reference_logits(reference, tokens)[15]) < EXACT
 
@@ -171,7 +172,7 @@ def test_chosen_is_what_greedy_decoding_says(
 
 def test_a_draft_is_what_followed_last() -> None:
     lookup = PromptLookup()
-    lookup.start([1, 2, 3, 4, 5, TILE, 1, 2, 3, 6, 7, 8, 9, 1, 2])
+    lookup.start([1, 2, 3, 4, 5, SPAN, 1, 2, 3, 6, 7, 8, 9, 1, 2])
     lookup.append(3)
     assert lookup.draft() == (6, 7, 8)
     lookup.append(6)
@@ -179,21 +180,21 @@ def test_a_draft_is_what_followed_last() -> None:
     lookup.append(0)
     assert lookup.draft() == ()
     lookup.finish()
-    lookup.start([TILE, 1, 2])  # an earlier answer comes before the prompt's text
+    lookup.start([SPAN, 1, 2])  # an earlier answer comes before the prompt's text
     lookup.append(3)
     assert lookup.draft() == (6, 0)
     for _ in range(MAX_CONSECUTIVE_MISSES):
         assert lookup.draft()
         lookup.record(0, 2)
     assert lookup.draft() == ()
-    lookup.start([TILE, 1, 2])
+    lookup.start([SPAN, 1, 2])
     lookup.append(3)
     assert lookup.draft() == (6, 0)
 
 
 def test_drafts_grow_while_they_are_right() -> None:
     lookup = PromptLookup()
-    lookup.start([TILE, *range(100, 120), TILE, 100, 101])
+    lookup.start([SPAN, *range(100, 120), SPAN, 100, 101])
     lookup.append(102)
     lengths = []
     for right in (True, True, True, False, True):

@@ -15,7 +15,7 @@ from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, VisionEncoder
 from edgevlm.errors import InferenceError
 from edgevlm.inputs.image_processor import ProcessedImage
-from edgevlm.inputs.tiling import Tiles
+from edgevlm.inputs.tiling import Layout, Tiles
 from tests.conftest import picture
 
 WIDE = {"width": 256, "height": 256}
@@ -117,7 +117,8 @@ def test_waiting_and_working_add_up(ahead: VLM) -> None:
     watch = Stopwatch()
     pixels = np.stack([np.full((64, 64, 3), i, np.uint8) for i in range(6)])
     keys = tuple(bytes([i]) for i in range(6))
-    tiles = ProcessedImage(keys, 2, 3, lambda: Tiles(pixels, 2, 3)).tiles
+    layout = Layout(128, 192, 2, 3)
+    tiles = ProcessedImage(keys, layout, (), lambda: Tiles(pixels, layout)).tiles
     with encoder(ahead).encode_ahead(tiles, watch) as embeddings:
         rows = [embeddings(tile) for tile in tiles]
     watch.lap("prefill")

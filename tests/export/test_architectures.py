@@ -51,7 +51,7 @@ GEMMA2 = {
     "attn_logit_softcapping": 5.0,
     "final_logit_softcapping": 3.0,
 }
-GEMMA3 = {
+GEMMA3: dict[str, Any] = {
     "head_dim": 24,
     "query_pre_attn_scalar": 24,
     "sliding_window": WINDOW,
@@ -164,7 +164,7 @@ def test_logits_of_embeddings(written: Callable[[str], Written], row: str) -> No
     """An image between texts: embeddings that no token has, longer than a sliding window."""
     given = written(row)
     width = given.model.config.hidden_size
-    scale = width**-0.5 if given.model.config.model_type in SCALED else 1.0
+    scale = np.float32(width**-0.5 if given.model.config.model_type in SCALED else 1.0)
     ids = some_ids(LENGTH)
     image = 0.5 * torch.randn(16, width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

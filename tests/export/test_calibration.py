@@ -73,11 +73,12 @@ def test_every_photograph_is_small_and_attributed() -> None:
 @pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
 def test_tiles_equal_transformers(exported: Export, family: str) -> None:
     made = exported(family)
-    preparation = Manifest.load(made.bundle).image
+    image = Manifest.load(made.bundle).image
+    scaling = image.normalization
     processor = AutoImageProcessor.from_pretrained(made.checkpoint, backend="pil")
     images = CalibrationImages.open()
-    for file, tile in zip(images.files, images.tiles(preparation), strict=True):
-        ours = (tile * preparation.rescale_factor - preparation.mean) / preparation.std
+    for file, tile in zip(images.files, images.tiles(image.tiling), strict=True):
+        ours = (tile * scaling.rescale_factor - scaling.mean) / scaling.std
         found = processor(images=[load_image(file)], return_tensors="np")["pixel_values"]
         theirs = found.reshape(-1, *found.shape[-3:])[-1]
         assert ours.shape[0] == 1
@@ -85,13 +86,13 @@ def test_tiles_equal_transformers(exported: Export, family: str) -> None:
 
 
 def test_the_folder_fixes_the_scales(made: Exported, tmp_path: Path) -> None:
-    preparation = Manifest.load(made.bundle).image
+    tiling = Manifest.load(made.bundle).image.tiling
     fp32 = made.bundle / "vision.fp32.onnx"
     scales = {}
     for name, values in (("dark", (0, 20)), ("bright", (100, 255)), ("same", (100, 255))):
         images = CalibrationImages.open(folder_of(tmp_path / name, *values))
         graph = tmp_path / f"{name}.onnx"
-        convert_int8_static(fp32, graph, images.tiles(preparation))
+        convert_int8_static(fp32, graph, images.tiles(tiling))
         scales[name] = activation_scales(graph)
     assert len(scales["dark"]) > 8
     assert scales["dark"] != scales["bright"] == scales["same"]
@@ -99,7 +100,7 @@ def test_the_folder_fixes_the_scales(made: Exported, tmp_path: Path) -> None:
 
 def test_the_scales_span_what_the_images_cause(made: Exported, tmp_path: Path) -> None:
     """The first scale is that of what the first matrix product gets, computed here in float32."""
-    preparation = Manifest.load(made.bundle).image
+    tiling = Manifest.load(made.bundle).image.tiling
     images = CalibrationImages.open()
     model = onnx.load(made.bundle / "vision.fp32.onnx")
     weights = {entry.name for entry in model.graph.initializer}
@@ -111,11 +112,11 @@ def test_the_scales_span_what_the_images_cause(made: Exported, tmp_path: Path) -
     session = onnxruntime.InferenceSession(tmp_path / "watched.onnx")
     values = [
         session.run([first.input[0]], {vision.INPUT_NAME: tiles})[0]
-        for tiles in images.tiles(preparation)
+        for tiles in images.tiles(tiling)
     ]
     low, high = min(value.min() for value in values), max(value.max() for value in values)
     graph = tmp_path / "static.onnx"
-    convert_int8_static(made.bundle / "vision.fp32.onnx", graph, images.tiles(preparation))
+    convert_int8_static(made.bundle / "vision.fp32.onnx", graph, images.tiles(tiling))
     static = onnx.load(graph)
     constants = {entry.name: numpy_helper.to_array(entry) for entry in static.graph.initializer}
     quantize = next(

@@ -16,6 +16,7 @@ from edgevlm.export.chat_template import find_chat_template
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.plan import make_plan
 from edgevlm.inputs.prompt import PromptBuilder, TextSegment
+from edgevlm.inputs.tiling import Layout
 from tests.support import checkpoints
 from tests.support.damage import change_json
 
@@ -246,9 +247,9 @@ def test_rendered_as_in_transformers(folder: Path, source: str) -> None:
         ids: list[int] = plan.processor.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
-    segments = PromptBuilder(plan.prompt, tokenize).build(MESSAGES, [(0, 0)])
+    segments = PromptBuilder(plan.prompt, tokenize).build(MESSAGES, [(Layout(64, 64), 1)])
     before, after = expected.split("<image>")
-    whole = plan.prompt.image_spelling.whole.split("{image}")
+    start, end = "<fake_token_around_image><global-img>", "<fake_token_around_image>"
     ids = [
         token
         for segment in segments
@@ -256,7 +257,7 @@ def test_rendered_as_in_transformers(folder: Path, source: str) -> None:
         for token in segment.token_ids
     ]
     wanted = plan.processor.tokenizer(
-        [before + whole[0], whole[1] + after], add_special_tokens=False
+        [before + start, end + after], add_special_tokens=False
     ).input_ids
     assert ids == wanted[0] + wanted[1]
     assert json.dumps(expected)  # a text, not transformers' batch

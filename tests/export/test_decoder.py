@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ExportError
-from edgevlm.export import architectures, decoder, quantize
+from edgevlm.export import decoder, quantize
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.parity import decoder_bound, relative_error
@@ -114,7 +114,9 @@ def test_gemma_equals_transformers(tmp_path: Path, family: str) -> None:
         input_ids=torch.tensor([IDS]),
         token_type_ids=torch.tensor([[0] * len(prefix) + [1] * len(answer)]),
     )[len(prefix) - 1 :]
-    runtime = LlamaCppDecoder(write(folder), context_length=128, threads=1, bidirectional=True)
+    runtime = LlamaCppDecoder(
+        write(folder), context_length=128, threads=1, bidirectional=len(prefix)
+    )
     positions = np.arange(len(IDS), dtype=np.int32)
     runtime.decode_embeddings(
         runtime.embed(prefix), positions[: len(prefix)], logits=True, bidirectional=True
@@ -196,23 +198,6 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
     folder = checkpoints.smolvlm(tmp_path / "checkpoint", **settings)
     with pytest.raises(ExportError, match=named):
         write(folder)
-
-
-def test_gemma_variants_that_llama_cpp_fixes_in_code_are_refused(tmp_path: Path) -> None:
-    config = Checkpoint.open(checkpoints.paligemma2(tmp_path / "checkpoint")).config
-    config.text_config.query_pre_attn_scalar = 144
-    with pytest.raises(ExportError, match="query_pre_attn_scalar is 144"):
-        architectures.find_architecture(config)
-    config.text_config.query_pre_attn_scalar = 16
-    config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ExportError, match="layer_types"):
-        architectures.find_architecture(config)
-
-
-def test_a_sliding_window_limits_a_prefix(tmp_path: Path) -> None:
-    config = Checkpoint.open(checkpoints.paligemma2(tmp_path / "checkpoint")).config
-    assert architectures.context_length(config, "prefix") == 64
-    assert architectures.context_length(config, "causal") == 1024
 
 
 def change_weights(folder: Path, name: str, value: torch.Tensor | None) -> None:

@@ -23,9 +23,12 @@ from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.parity import decoder_bound
 from edgevlm.export.pipeline import export
 from edgevlm.export.plan import Plan, make_plan
+from edgevlm.export.text_battery import check_tokenizer
+from edgevlm.export.tokenizer import Vocabulary, read_vocabulary
 from edgevlm.results import PromptText
+from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from tests.conftest import Export
-from tests.support import checkpoints
+from tests.support import checkpoints, vocabularies
 from tests.support.damage import rewrite_gguf
 
 IMAGE, FIRST_PADDING = 510, 512
@@ -156,31 +159,64 @@ def test_what_changes_no_tokenization_is_taken(smolvlm: Given, tmp_path: Path) -
     assert smolvlm.open(path).file_type == "f16"
 
 
-def converted(paligemma: Given, path: Path, *, prefix: bool = False, shuffle: bool = False) -> Path:
-    """A Gemma vocabulary as llama.cpp's converter writes it: SentencePiece's, pieces with scores by rank."""
-    vocabulary = paligemma.plan.vocabulary
+def sentence_piece(
+    vocabulary: Vocabulary, *, prefix: bool = True, shuffle: bool = False
+) -> dict[str, Any]:
+    """Metadata of a vocabulary as llama.cpp's converter writes it: SentencePiece's, scores by rank."""
     ranks = {
         merge.replace(" ", ""): rank for rank, merge in reversed([*enumerate(vocabulary.merges)])
     }
     if shuffle:
         ranks = {text: -rank for text, rank in ranks.items()}
-    fields = {
+    return {
         "model": "llama",
         "pre": "default",
         "merges": None,
         "scores": [float(-ranks.get(text, 0)) for text in vocabulary.tokens],
         "add_space_prefix": prefix,
     }
+
+
+def converted(paligemma: Given, path: Path, **options: bool) -> Path:
+    """A Gemma as llama.cpp's converter writes it."""
+    fields = sentence_piece(paligemma.plan.vocabulary, **options)
     changes = {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
     return rewrite_gguf(paligemma.file, path, changes)
 
 
 def test_gemma_as_llama_cpp_converts_it_is_taken(paligemma: Given, tmp_path: Path) -> None:
-    assert paligemma.open(converted(paligemma, tmp_path / "a.gguf")).file_type == "f16"
-    with pytest.raises(ExportError, match="puts a space before every text"):
-        paligemma.open(converted(paligemma, tmp_path / "b.gguf", prefix=True))
+    for prefix in (False, True):  # edgevlm lets llama.cpp add no space
+        path = converted(paligemma, tmp_path / f"{prefix}.gguf", prefix=prefix)
+        assert paligemma.open(path).file_type == "f16"
     with pytest.raises(ExportError, match=r"makes the tokens \[.*\] of '"):  # only texts can tell
         paligemma.open(converted(paligemma, tmp_path / "c.gguf", shuffle=True))
+
+
+@pytest.mark.parametrize("rule", ["prepend", "always", "first"])
+def test_llama_as_llama_cpp_converts_it_makes_the_same_tokens(tmp_path: Path, rule: str) -> None:
+    """Its files ask for a space before each text, which is edgevlm's part: on every text of the battery."""
+    replace: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": rule, "split": False}
+    prepend: list[dict[str, Any]] = [{"type": "Prepend", "prepend": "▁"}, replace]
+    tokenizer = vocabularies.space_marked(
+        prepend if rule == "prepend" else [], [] if rule == "prepend" else [metaspace]
+    )
+    vocabulary = read_vocabulary(tokenizer, len(tokenizer))
+    ours = vocabularies.write_vocabulary(tmp_path / "ours.gguf", vocabulary)
+    theirs = rewrite_gguf(
+        ours,
+        tmp_path / "theirs.gguf",
+        {f"tokenizer.ggml.{name}": value for name, value in sentence_piece(vocabulary).items()},
+    )
+    assert check_tokenizer(theirs, vocabulary, tokenizer) > 1800
+    models = [
+        LlamaCppModel(path, gpu_layers=0, extra_buffer_types=False, vocabulary_only=True)
+        for path in (ours, theirs)
+    ]
+    for token in range(len(tokenizer)):
+        assert models[0].piece(token) == models[1].piece(token)
+    for model in models:
+        model.close()
 
 
 def test_tokens_that_look_special_may_be_control(tmp_path: Path) -> None:

@@ -336,9 +336,9 @@ def test_settings_in_other_forms(
     """Taken if they make transformers' pixels, which the export compares."""
     folder = Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
     change_json(folder / "preprocessor_config.json", **changes)
-    preparation = make_plan(Checkpoint.open(folder)).preparation
-    assert preparation.resample == expected
-    assert preparation.mean == preparation.std == (0.5, 0.5, 0.5)
+    image = make_plan(Checkpoint.open(folder)).image
+    assert image.tiling.resample == expected
+    assert image.normalization.mean == image.normalization.std == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -366,9 +366,13 @@ def test_other_pixels_are_found_before_the_work(pristine: Path) -> None:
     plan = make_plan(checkpoint)
     file = pristine / "preprocessor_config.json"
     processor = load_image_processor(checkpoint, plan.family)
-    check_preparation(processor, plan.preparation, file)
-    for changes in ({"resample": "bicubic"}, {"mean": (0.5, 0.4, 0.5)}):
-        other = dataclasses.replace(plan.preparation, **changes)
+    check_preparation(processor, plan.image, file)
+    tiling = dataclasses.replace(plan.image.tiling, resample="bicubic")
+    normalization = dataclasses.replace(plan.image.normalization, mean=(0.5, 0.4, 0.5))
+    for other in (
+        dataclasses.replace(plan.image, tiling=tiling),
+        dataclasses.replace(plan.image, normalization=normalization),
+    ):
         with pytest.raises(
             ExportError, match="makes other pixels than edgevlm of an image of 128 x 32"
         ):

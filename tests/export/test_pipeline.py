@@ -30,7 +30,7 @@ from edgevlm.export.pipeline import estimate_bytes, export
 from edgevlm.export.plan import make_plan
 from edgevlm.export.usage import USAGE_NAME
 from edgevlm.local_bundles import exported_bundles
-from edgevlm.manifest import MANIFEST_NAME, Manifest, Usage
+from edgevlm.manifest import MANIFEST_NAME, GridTiling, Manifest, StretchTiling, Usage
 from tests.conftest import Export
 from tests.support import checkpoints
 
@@ -67,9 +67,8 @@ def test_a_bundle_is_complete_and_agrees(exported: Export, family: str) -> None:
 
 def test_what_smolvlm_puts_into_the_manifest(exported: Export) -> None:
     manifest = Manifest.load(exported("smolvlm").bundle)
-    assert manifest.image.strategy == "grid"
-    assert manifest.image.tile_size == (64, 64) and manifest.image.longest_edge == 256
-    assert manifest.image.resample == "lanczos" and manifest.image.mean == (0.5, 0.5, 0.5)
+    assert manifest.image.tiling == GridTiling((64, 64), "lanczos", longest_edge=256)
+    assert manifest.image.normalization.mean == (0.5, 0.5, 0.5)
     assert (manifest.vision.tokens_per_tile, manifest.vision.width) == (4, 64)
     assert manifest.prompt.end_token_ids == (511,)
     assert manifest.prompt.template_variables["bos_token"] == "<|im_start|>"
@@ -108,8 +107,7 @@ def test_only_mix_checkpoints_of_paligemma_have_tasks(repository: str, tasks: se
 def test_what_paligemma_puts_into_the_manifest(exported: Export) -> None:
     manifest = Manifest.load(exported("paligemma2").bundle)
     assert manifest.usage == Usage("photographs")
-    assert manifest.image.strategy == "stretch" and manifest.image.longest_edge is None
-    assert manifest.image.resample == "bicubic"
+    assert manifest.image.tiling == StretchTiling((56, 56), "bicubic")
     assert manifest.decoder.attention == "prefix"
     assert manifest.decoder.embedding_scale == pytest.approx(1 / 8)
     assert manifest.decoder.architecture == "gemma2"
@@ -118,8 +116,8 @@ def test_what_paligemma_puts_into_the_manifest(exported: Export) -> None:
 
 def test_without_splitting_a_picture_is_one_tile(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(checkpoints.smolvlm(tmp_path / "checkpoint", splitting=False))
-    preparation = make_plan(checkpoint).preparation
-    assert preparation.strategy == "stretch" and preparation.longest_edge == 256
+    tiling = make_plan(checkpoint).image.tiling
+    assert tiling == StretchTiling((64, 64), "lanczos", longest_edge=256)
 
 
 def test_the_golden_answer_is_transformers_greedy_one(exported: Export) -> None:

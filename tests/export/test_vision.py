@@ -20,7 +20,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
-from edgevlm.manifest import ImagePreparation, Manifest
+from edgevlm.manifest import ImageSpec, Manifest
 from edgevlm.runtimes.onnx.session import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision
 from tests.conftest import Export
@@ -33,7 +33,7 @@ class Made(NamedTuple):
     """A checkpoint and its graphs."""
 
     checkpoint: Checkpoint
-    preparation: ImagePreparation
+    image: ImageSpec
     folder: Path
 
     def encode(self, precision: str, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ class Made(NamedTuple):
         return found
 
     def tiles(self, count: int) -> NDArray[np.uint8]:
-        shape = (count, *self.preparation.tile_size, 3)
+        shape = (count, *self.image.tiling.tile_size, 3)
         return np.random.default_rng(count).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -60,20 +60,19 @@ def made(
     checkpoint, bundle = exported(request.param)
     for precision in ("fp32", "int8"):
         shutil.copy(bundle / f"vision.{precision}.onnx", folder / f"{precision}.onnx")
-    preparation = Manifest.load(bundle).image
+    image = Manifest.load(bundle).image
     vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
-    tiles = CalibrationImages.open().tiles(preparation)
+    tiles = CalibrationImages.open().tiles(image.tiling)
     convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", tiles)
-    return Made(Checkpoint.open(checkpoint), preparation, folder)
+    return Made(Checkpoint.open(checkpoint), image, folder)
 
 
 def reference(made: Made, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
     """``get_image_features`` of the whole model on pixels prepared in float64."""
     model = AutoModelForImageTextToText.from_pretrained(made.checkpoint.folder).eval()
-    pixels = tiles.transpose(0, 3, 1, 2) * made.preparation.rescale_factor
-    pixels = (pixels - np.reshape(made.preparation.mean, (3, 1, 1))) / np.reshape(
-        made.preparation.std, (3, 1, 1)
-    )
+    scaling = made.image.normalization
+    pixels = tiles.transpose(0, 3, 1, 2) * scaling.rescale_factor
+    pixels = (pixels - np.reshape(scaling.mean, (3, 1, 1))) / np.reshape(scaling.std, (3, 1, 1))
     values = torch.tensor(pixels, dtype=torch.float32)
     if made.checkpoint.family != "paligemma":
         values = values[None]  # one prompt with n tiles

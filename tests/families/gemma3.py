@@ -27,6 +27,30 @@ SPECIAL = [
 ]
 
 
+IMAGE_PROCESSOR = {
+    "image_processor_type": "Gemma3ImageProcessor",
+    "do_convert_rgb": None,
+    "do_normalize": True,
+    "do_pan_and_scan": None,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "size": {"height": 56, "width": 56},
+}
+SPECIAL_NAMES = {
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "image_token": "<image_soft_token>",
+}
+
+
 def gemma3(folder: Path, **image_settings: Any) -> Path:
     """A window of 12 positions, where an image has 16."""
     tokenizer = gemma_tokenizer(700, SPECIAL, added=())
@@ -76,29 +100,8 @@ def gemma3(folder: Path, **image_settings: Any) -> Path:
         folder,
         Gemma3ForConditionalGeneration(config),
         tokenizer,
-        {
-            "image_processor_type": "Gemma3ImageProcessor",
-            "do_convert_rgb": None,
-            "do_normalize": True,
-            "do_pan_and_scan": None,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "resample": 2,
-            "rescale_factor": 1 / 255,
-            "size": {"height": 56, "width": 56},
-            **image_settings,
-        },
-        special={
-            "bos_token": "<bos>",
-            "eos_token": "<eos>",
-            "pad_token": "<pad>",
-            "unk_token": "<unk>",
-            "boi_token": "<start_of_image>",
-            "eoi_token": "<end_of_image>",
-            "image_token": "<image_soft_token>",
-        },
+        {**IMAGE_PROCESSOR, **image_settings},
+        special=SPECIAL_NAMES,
         template=TEMPLATE,
         end="<end_of_turn>",
         processor={"processor_class": "Gemma3Processor", "image_seq_length": 16},

@@ -31,8 +31,9 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
+    # Newlines are bytes, as in Llama's vocabulary.
     lines = (line for paragraph in corpus() for line in paragraph.splitlines())
-    tokenizer.train_from_iterator(lines, trainer)  # Llama's newline is a byte, which no merge has
+    tokenizer.train_from_iterator(lines, trainer)
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = [
         token for token in described["added_tokens"] if token["content"] in special

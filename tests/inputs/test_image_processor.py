@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from edgevlm import VLM
 from edgevlm.inputs import image_processor
 from edgevlm.inputs.image_processor import ImageProcessor
-from edgevlm.inputs.tiling import ImageBudget, Tiles, split_image
-from edgevlm.manifest import ImagePreparation
+from edgevlm.inputs.tiling import ImageBudget, Layout, Tiles, split_image
+from edgevlm.manifest import ImageSpec, Normalization, TiledPacking, VisionSpec
 from tests.conftest import picture
+from tests.support.tiling import GRID
 
-HALF = (0.5, 0.5, 0.5)
-SPLIT = ImagePreparation("grid", (64, 64), "lanczos", 256, HALF, HALF, 1 / 255)
+IMAGE = ImageSpec(GRID, Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255))
+VISION = VisionSpec("tiles", "rows", 4, 0, 8, TiledPacking(), {})
 WHOLE = ImageBudget()
 
 
@@ -27,7 +28,7 @@ def image(seed: int = 0, height: int = 200, width: int = 150) -> NDArray[np.uint
 
 @pytest.fixture
 def processor() -> ImageProcessor:
-    return ImageProcessor(SPLIT, tokens_per_tile=4)
+    return ImageProcessor(IMAGE, VISION)
 
 
 @pytest.fixture
@@ -47,11 +48,11 @@ def test_split_once_and_again_only_for_its_pixels(
     processor: ImageProcessor, splits: list[tuple[int, ...]]
 ) -> None:
     first, second = processor.process(image(), WHOLE), processor.process(image(), WHOLE)
-    assert (second.keys, second.grid) == (first.keys, first.grid)
+    assert (second.keys, second.layout) == (first.keys, first.layout)
     assert len(splits) == 1
-    expected = split_image(image(), SPLIT)
+    expected = split_image(image(), GRID)
     for found in (first, second):
-        assert found.grid == (expected.rows, expected.columns) == (4, 3)
+        assert found.layout == expected.layout == Layout(200, 150, 4, 3, overview=12)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
         for tile, pixels in zip(found.tiles, expected.pixels, strict=True):
             np.testing.assert_array_equal(tile.pixels, pixels)
@@ -63,7 +64,7 @@ def test_later_changes_of_the_array_do_not_matter(processor: ImageProcessor) -> 
         frame = image()
         found = processor.process(frame, WHOLE)
         frame[:] = 0
-        np.testing.assert_array_equal(found.pixels, split_image(image(), SPLIT).pixels)
+        np.testing.assert_array_equal(found.pixels, split_image(image(), GRID).pixels)
 
 
 def test_other_images_shapes_and_budgets_are_split_anew(
@@ -78,10 +79,11 @@ def test_other_images_shapes_and_budgets_are_split_anew(
         (black, ImageBudget("low")),
         (black, ImageBudget(max_tokens=12)),
     ]
-    grids = [processor.process(*way).grid for way in ways]
+    layouts = [processor.process(*way).layout for way in ways]
     assert len(splits) == len(ways)
-    assert [processor.process(*way).grid for way in ways] == grids
+    assert [processor.process(*way).layout for way in ways] == layouts
     assert len(splits) == len(ways)
+    grids = [(layout.rows, layout.columns) for layout in layouts]
     assert grids == [(4, 3), (4, 3), (2, 4), (4, 2), (0, 0), (1, 2)]
 
 
@@ -89,7 +91,7 @@ def test_the_last_ones_are_remembered(
     splits: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_processor, "MAX_REMEMBERED", 2)
-    processor = ImageProcessor(SPLIT, tokens_per_tile=4)
+    processor = ImageProcessor(IMAGE, VISION)
     for seed in (0, 1, 0, 2, 0, 1):  # 1 is the least recently used when 2 comes
         processor.process(image(seed), WHOLE)
     assert len(splits) == 4

@@ -12,10 +12,14 @@ import pytest
 
 from edgevlm.errors import ContextError, InputError, PromptError
 from edgevlm.inputs.prompt import MAX_TOKEN_LENGTH, PromptBuilder, TextSegment
+from edgevlm.inputs.tiling import Layout
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from tests.support.oracle import BUNDLES
 from tests.support.texts import SPECIAL_TEXTS
+
+ONE_TILE = (Layout(64, 64), 1)
+"""Layout and number of spans of an image of one tile."""
 
 
 class Builder:
@@ -168,10 +172,10 @@ def test_what_paligemma_cannot_express_is_refused(paligemma: Builder) -> None:
     user = {"role": "user", "content": [image(), text("caption en")]}
     answer = {"role": "assistant", "content": [text("a cat")]}
     refused = [
-        ([{"role": "system", "content": [text("be brief")]}, user], [(0, 0)]),
-        ([user, answer, user], [(0, 0), (0, 0)]),
-        ([{"role": "user", "content": [text("a"), image()]}], [(0, 0)]),
+        ([{"role": "system", "content": [text("be brief")]}, user], [ONE_TILE]),
+        ([user, answer, user], [ONE_TILE, ONE_TILE]),
+        ([{"role": "user", "content": [text("a"), image()]}], [ONE_TILE]),
     ]
-    for messages, grids in refused:
+    for messages, images in refused:
         with pytest.raises(PromptError, match="chat template refuses"):
-            paligemma.prompts.build(messages, grids)
+            paligemma.prompts.build(messages, images)

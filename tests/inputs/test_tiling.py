@@ -15,15 +15,10 @@ from PIL import Image
 
 from edgevlm.errors import ImageError, InputError
 from edgevlm.inputs.images import MAX_PIXELS, load_image, load_images
-from edgevlm.inputs.tiling import (
-    Detail,
-    ImageBudget,
-    longest_edge_size,
-    split_image,
-    tile_multiple_size,
-)
-from edgevlm.manifest import ImagePreparation
-from tests.support.tiling import SPLIT, STRETCH, WHOLE, random_image
+from edgevlm.inputs.tiling import Detail, ImageBudget, split_image
+from edgevlm.inputs.tiling.sizes import longest_edge_size, tile_multiple_size
+from edgevlm.manifest import StretchTiling
+from tests.support.tiling import GRID, STRETCH, WHOLE, random_image
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,19 +27,17 @@ def test_never_more_tiles_than_allowed_nor_fewer_than_possible(
     width: int, height: int, limit: int
 ) -> None:
     image = np.zeros((height, width, 3), np.uint8)
-    tiles = len(split_image(image, SPLIT, max_tiles=limit))
-    possible = [len(split_image(image, replace(SPLIT, longest_edge=64 * n))) for n in (1, 2, 3, 4)]
+    tiles = len(split_image(image, GRID, max_tiles=limit))
+    possible = [len(split_image(image, replace(GRID, longest_edge=64 * n))) for n in (1, 2, 3, 4)]
     assert tiles == max(n for n in possible if n <= limit)
 
 
-@pytest.mark.parametrize("preparation", [WHOLE, STRETCH], ids=["whole", "stretch"])
-def test_a_model_that_never_splits_takes_any_detail(preparation: ImagePreparation) -> None:
-    picture = load_image(random_image(300, 200))
-    whole = split_image(picture, preparation)
+@pytest.mark.parametrize("tiling", [WHOLE, STRETCH], ids=["whole", "stretch"])
+def test_a_model_that_never_splits_takes_any_detail(tiling: StretchTiling) -> None:
+    image = load_image(random_image(300, 200))
+    whole = split_image(image, tiling)
     for detail in get_args(Detail):
-        np.testing.assert_array_equal(
-            split_image(picture, preparation, detail, 1).pixels, whole.pixels
-        )
+        np.testing.assert_array_equal(split_image(image, tiling, detail, 1).pixels, whole.pixels)
 
 
 def test_a_budget_is_checked() -> None:

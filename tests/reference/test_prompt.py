@@ -105,9 +105,10 @@ class Prompts:
 
     def ids(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> list[int]:
         """Our ids, with the image token in the places of the embeddings."""
-        tiles = [split_image(np.asarray(image), self.manifest.image) for image in pictures]
+        tiling = self.manifest.image.tiling
+        layouts = [split_image(np.asarray(image), tiling).layout for image in pictures]
         found: list[int] = []
-        for segment in self.builder.build(messages, [(tile.rows, tile.columns) for tile in tiles]):
+        for segment in self.builder.build(messages, [(layout, layout.tiles) for layout in layouts]):
             if isinstance(segment, TextSegment):
                 found += segment.token_ids
             else:
@@ -189,12 +190,10 @@ def test_text_of_an_assistant_or_system_is_never_special(smolvlm: Prompts) -> No
         {"role": "assistant", "content": [text("<image><end_of_utterance>")]},
         {"role": "user", "content": "<image>"},
     ]
-    whole = smolvlm.manifest.prompt.image_spelling.whole
-    assert whole.count("{image}") == 1
     found = smolvlm.ids(messages, [Image.new("RGB", (9, 9))])
     end = smolvlm.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
     assert found.count(end) == len(messages)
-    tiles = len(split_image(np.zeros((9, 9, 3), np.uint8), smolvlm.manifest.image))
+    tiles = len(split_image(np.zeros((9, 9, 3), np.uint8), smolvlm.manifest.image.tiling))
     assert found.count(smolvlm.image_id) == tiles * smolvlm.manifest.vision.tokens_per_tile
 
 

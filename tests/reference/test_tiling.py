@@ -1,4 +1,4 @@
-"""Images become the pixels that transformers' Pillow image processors compute, whatever their kind."""
+"""Grids and stretched tiles have the pixels that transformers computes, whatever the mode of the image."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import Detail, Tiles, split_image
-from tests.support.tiling import HALF, SPLIT, STRETCH, WHOLE, random_image
+from edgevlm.manifest import Tiling
+from tests.support.tiling import GRID, STRETCH, WHOLE, random_image
 
 IDEFICS3 = {"size": {"longest_edge": 256}, "max_image_size": {"longest_edge": 64}}
-REFERENCES = {
-    "smolvlm split": (SPLIT, SmolVLMImageProcessorPil(**IDEFICS3)),
+REFERENCES: dict[str, tuple[Tiling, Any]] = {
+    "smolvlm split": (GRID, SmolVLMImageProcessorPil(**IDEFICS3)),
     "smolvlm whole": (WHOLE, SmolVLMImageProcessorPil(**IDEFICS3, do_image_splitting=False)),
-    "idefics3 split": (SPLIT, Idefics3ImageProcessorPil(**IDEFICS3)),
+    "idefics3 split": (GRID, Idefics3ImageProcessorPil(**IDEFICS3)),
     "siglip": (
         STRETCH,
         SiglipImageProcessorPil(
             size={"height": 56, "width": 56},
             resample=3,
-            image_mean=HALF,
-            image_std=HALF,
+            image_mean=(0.5, 0.5, 0.5),
+            image_std=(0.5, 0.5, 0.5),
             do_convert_rgb=True,
         ),
     ),
@@ -79,7 +80,7 @@ def reference_pixels(processor: Any, image: Image.Image) -> tuple[np.ndarray, in
 
 def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
     pixel_values, rows, columns = theirs
-    assert (ours.rows, ours.columns) == (rows, columns)
+    assert (ours.layout.rows, ours.layout.columns) == (rows, columns)
     as_bytes = np.rint((pixel_values * 0.5 + 0.5) * 255)
     assert np.abs((pixel_values * 0.5 + 0.5) * 255 - as_bytes).max() < 1e-3
     np.testing.assert_array_equal(ours.pixels.transpose(0, 3, 1, 2), as_bytes.astype(np.uint8))
@@ -88,9 +89,9 @@ def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_every_size_as_transformers(name: str, size: tuple[int, int]) -> None:
-    preparation, processor = REFERENCES[name]
+    tiling, processor = REFERENCES[name]
     image = random_image(*size)
-    assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
+    assert_same(split_image(load_image(image), tiling), reference_pixels(processor, image))
 
 
 def edge_of(size: tuple[int, int], detail: str | None) -> int:
@@ -107,7 +108,7 @@ def test_detail_is_a_longest_edge_of_transformers(
     image = random_image(*size)
     edge = {"longest_edge": edge_of(size, detail)}
     processor = SmolVLMImageProcessorPil(size=edge, max_image_size={"longest_edge": 64})
-    ours = split_image(load_image(image), SPLIT, detail)
+    ours = split_image(load_image(image), GRID, detail)
     assert_same(ours, reference_pixels(processor, image))
     if detail == "low":
         assert len(ours) == 1
@@ -116,10 +117,10 @@ def test_detail_is_a_longest_edge_of_transformers(
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_as_transformers(name: str, mode: str) -> None:
-    preparation, processor = REFERENCES[name]
+    tiling, processor = REFERENCES[name]
     image = random_image(90, 71, mode)
     assert image.mode == mode
-    assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
+    assert_same(split_image(load_image(image), tiling), reference_pixels(processor, image))
 
 
 @pytest.mark.parametrize("transparency", [0, 7])
@@ -127,17 +128,17 @@ def test_palette_with_a_transparent_colour_as_transformers(
     tmp_path: Path, transparency: int
 ) -> None:
     random_image(40, 30, "P").save(tmp_path / "p.png", transparency=transparency)
-    preparation, processor = REFERENCES["smolvlm split"]
+    tiling, processor = REFERENCES["smolvlm split"]
     image = Image.open(tmp_path / "p.png")
     assert image.info["transparency"] == transparency
     assert_same(
-        split_image(load_image(tmp_path / "p.png"), preparation), reference_pixels(processor, image)
+        split_image(load_image(tmp_path / "p.png"), tiling), reference_pixels(processor, image)
     )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["smolvlm split", "siglip"]))
 def test_any_size_as_transformers(width: int, height: int, name: str) -> None:
-    preparation, processor = REFERENCES[name]
+    tiling, processor = REFERENCES[name]
     image = random_image(width, height)
-    assert_same(split_image(load_image(image), preparation), reference_pixels(processor, image))
+    assert_same(split_image(load_image(image), tiling), reference_pixels(processor, image))

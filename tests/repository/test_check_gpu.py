@@ -17,6 +17,7 @@ from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.onnx import session
+from edgevlm.runtimes.protocols import Place
 from edgevlm.vlm import VLM
 from scripts import check_gpu
 from scripts.check_gpu import Check, CheckError, Runner, Setting
@@ -113,9 +114,10 @@ def test_numbers_that_are_none_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cache_that_is_restored_wrongly_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def restore(self: LlamaCppDecoder, copy: Any, length: int) -> None:
-        self.truncate(0)
-        self.decode_tokens([0] * length, np.arange(length, dtype=np.int32), logits=False)
+    def restore(self: LlamaCppDecoder, copy: Any, place: Place) -> None:
+        self.truncate(Place())
+        positions = np.arange(place.position, dtype=np.int32)
+        self.decode_tokens([0] * place.entries, positions, logits=False)
 
     monkeypatch.setattr(LlamaCppDecoder, "restore", restore)
     with pytest.raises(CheckError, match="after restore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import http.server
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -127,6 +128,11 @@ def test_bundle_page_has_every_field(site: Path) -> None:
     keys = {*example.vision.files, *example.decoder.files, *example.created_with, "en", "ru"}
     assert fields - named - keys - set(example.prompt.template_variables) == set()
     assert re.findall(r"^\| `(\w+)` \| [^|]* \| +\|$", text, re.MULTILINE) == []
+    for kind in get_args(manifest.Tiling) + get_args(manifest.Packing):
+        section = text.partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
+        names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert names[0] == "kind" and f'`"{kind.kind}"`' in section
+        assert set(names) == {field.name for field in dataclasses.fields(kind)}
 
 
 @pytest.fixture(scope="module")

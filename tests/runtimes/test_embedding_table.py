@@ -11,6 +11,7 @@ import pytest
 from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
 from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
 from edgevlm.runtimes.llama_cpp.probe import UncheckedDecoder, write_model
+from edgevlm.runtimes.protocols import Place
 from tests.support.tiny_decoder import decoded, positions, relative_error
 
 
@@ -44,6 +45,6 @@ def test_rows_of_the_embedding_table(wide_model: Path, tmp_path: Path, kind: str
     rows = decoder.embed(tokens)
     assert rows.shape == (5, 256) and rows.dtype == np.float32 and np.array_equal(rows[2], rows[3])
     by_token = decoded(decoder, tokens)
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoder.decode_embeddings(rows, positions(0, 5), logits=True)
     assert relative_error(decoder.logits(), by_token) < 1e-6

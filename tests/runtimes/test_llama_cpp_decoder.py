@@ -17,7 +17,7 @@ from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
+from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampling
 from tests.support.tiny_decoder import (
     CONTEXT_LENGTH,
     EXACT,
@@ -26,6 +26,7 @@ from tests.support.tiny_decoder import (
     TinyLlama,
     bound,
     decoded,
+    place,
     positions,
     reference_logits,
     reference_model,
@@ -46,7 +47,10 @@ def shared(tiny_file: Path, request: pytest.FixtureRequest) -> Iterator[LlamaCpp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(system, "is_intel", lambda: False)
         decoder = request.param(
-            tiny_file, context_length=CONTEXT_LENGTH, bidirectional=True, threads=1
+            tiny_file,
+            context_length=CONTEXT_LENGTH,
+            bidirectional=CONTEXT_LENGTH,
+            threads=1,
         )
     yield decoder
     decoder.close()
@@ -55,7 +59,7 @@ def shared(tiny_file: Path, request: pytest.FixtureRequest) -> Iterator[LlamaCpp
 @pytest.fixture
 def decoder(shared: LlamaCppDecoder) -> DecoderRuntime:
     """An empty decoder that supports bidirectional attention."""
-    shared.truncate(0)
+    shared.truncate(Place())
     return shared
 
 
@@ -69,7 +73,7 @@ def test_logits_are_those_of_the_reference(decoder: DecoderRuntime, model: TinyL
         ours = decoded(decoder, [token], index)
         assert ours.shape == (len(TOKENS),) and ours.dtype == np.float32
         assert relative_error(ours, theirs[index]) < bound(decoder)
-    decoder.truncate(0)
+    decoder.truncate(Place())
     assert relative_error(decoded(decoder, tokens), theirs[-1]) < bound(decoder)
 
 
@@ -84,7 +88,7 @@ def test_f16_weights_and_cache(model: TinyLlama, tmp_path: Path) -> None:
 def test_embeddings_equal_tokens(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(60)
     by_token = decoded(decoder, tokens)
-    decoder.truncate(0)
+    decoder.truncate(Place())
     rows = decoder.embed(tokens)
     assert np.array_equal(rows, model.embed(tokens))
     decoder.decode_embeddings(rows, positions(0, 60), logits=True)
@@ -109,10 +113,10 @@ def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: TinyLlama) ->
     assert len(tokens) > 2 * LlamaCppDecoder.BATCH_SIZE
     theirs = reference_logits(model, tokens)[-1]
     assert relative_error(decoded(causal, tokens), theirs) < EXACT
-    causal.truncate(0)
+    causal.truncate(Place())
     causal.decode_embeddings(causal.embed(tokens), positions(0, len(tokens)), logits=True)
     assert relative_error(causal.logits(), theirs) < EXACT
-    causal.truncate(0)
+    causal.truncate(Place())
     for start in range(0, CONTEXT_LENGTH, 100):
         piecemeal = decoded(causal, tokens[start : start + 100], start)
     assert relative_error(piecemeal, theirs) < EXACT
@@ -121,10 +125,10 @@ def test_long_prompts_are_cut_into_batches(tiny_file: Path, model: TinyLlama) ->
 def test_truncating_and_decoding_again_equals_a_fresh_start(decoder: DecoderRuntime) -> None:
     tokens, others = some_tokens(50), some_tokens(30, seed=1)
     fresh = decoded(decoder, [*tokens[:20], *others])
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoded(decoder, tokens)
-    decoder.truncate(20)
-    decoder.truncate(30)
+    decoder.truncate(place(20))
+    decoder.truncate(place(30))
     assert relative_error(decoded(decoder, others, 20), fresh) < 1e-5
 
 
@@ -204,14 +208,48 @@ def test_where_flash_attention_is_used(
     plain = PlainDecoder(tiny_file, context_length=64, threads=1)
     if flash:
         with pytest.raises(InferenceError, match="could not restore"):
-            plain.restore(decoder.save(), 10)
+            plain.restore(decoder.save(), place(10))
     else:
-        plain.restore(decoder.save(), 10)
+        plain.restore(decoder.save(), place(10))
+
+
+@pytest.mark.parametrize("kind", [ExactDecoder, LlamaCppDecoder])
+@pytest.mark.parametrize("entries", [20, 200, 700])
+def test_as_many_entries_attend_to_each_other_as_were_asked_for(
+    tiny_file: Path,
+    model: TinyLlama,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[LlamaCppDecoder],
+    entries: int,
+) -> None:
+    """Fewer than a batch without flash attention, more, and more than a batch with it."""
+    monkeypatch.setattr(system, "is_intel", lambda: False)
+    decoder = kind(tiny_file, context_length=CONTEXT_LENGTH, bidirectional=entries, threads=1)
+    tokens = some_tokens(entries + 15)
+    decoded(decoder, tokens[:10])
+    rows = decoder.embed(tokens[10:])
+    with pytest.raises(
+        InputError, match=rf"{entries + 1} embeddings cannot attend .*bidirectional={entries}; "
+    ):
+        decoder.decode_embeddings(
+            rows[: entries + 1], positions(10, 11 + entries), logits=True, bidirectional=True
+        )
+    decoder.decode_embeddings(
+        rows[:entries], positions(10, 10 + entries), logits=False, bidirectional=True
+    )
+    ours = decoded(decoder, tokens[10 + entries :], 10 + entries)
+    assert relative_error(ours, prefix_logits(model, tokens, entries, start=10)) < bound(decoder)
+    decoder.truncate(place(10))  # causal calls have no limit
+    decoder.decode_embeddings(rows, positions(10, 15 + entries), logits=True)
+    theirs = reference_logits(model, tokens)[-1]
+    assert relative_error(decoder.logits(), theirs) < bound(decoder)
 
 
 def test_bidirectional_must_be_asked_for(tiny_file: Path) -> None:
     causal = LlamaCppDecoder(tiny_file, context_length=64, threads=1)
-    with pytest.raises(InputError, match="bidirectional=True"):
+    with pytest.raises(
+        InputError, match=r"2 embeddings cannot attend to each other.*bidirectional=0"
+    ):
         causal.decode_embeddings(
             causal.embed([1, 2]), positions(0, 2), logits=True, bidirectional=True
         )
@@ -222,9 +260,9 @@ def test_a_restored_cache_goes_on_alike(decoder: DecoderRuntime) -> None:
     decoded(decoder, tokens[:40])
     copy = decoder.save()
     expected = decoded(decoder, tokens[40:], 40)
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoded(decoder, some_tokens(90)[30:])
-    decoder.restore(copy, 40)
+    decoder.restore(copy, place(40))
     with pytest.raises(InputError, match="no logits"):
         decoder.logits()
     np.testing.assert_array_equal(decoded(decoder, tokens[40:], 40), expected)
@@ -233,7 +271,7 @@ def test_a_restored_cache_goes_on_alike(decoder: DecoderRuntime) -> None:
 def test_a_copy_is_as_large_as_what_it_holds(decoder: DecoderRuntime) -> None:
     decoded(decoder, some_tokens(10))
     small = decoder.save().nbytes
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoded(decoder, some_tokens(100))
     assert 8 * small < decoder.save().nbytes < 11 * small
 
@@ -251,7 +289,7 @@ def test_a_damaged_copy_is_refused_and_nothing_held(decoder: DecoderRuntime, dam
     else:
         copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
     with pytest.raises(InferenceError, match="could not restore"):
-        decoder.restore(copy, length)
+        decoder.restore(copy, place(length))
     decoder.decode_tokens([1], positions(0, 1), logits=True)
 
 
@@ -322,7 +360,7 @@ def test_embeddings_need_not_be_contiguous(decoder: DecoderRuntime) -> None:
     rows = np.random.default_rng(0).standard_normal((10, 64)).astype(np.float32)
     decoder.decode_embeddings(rows, positions(0, 10), logits=True)
     expected = decoder.logits()
-    decoder.truncate(0)
+    decoder.truncate(Place())
     decoder.decode_embeddings(np.asfortranarray(rows), positions(0, 10), logits=True)
     assert np.array_equal(decoder.logits(), expected)
 
@@ -344,7 +382,7 @@ def test_a_failed_decoding_leaves_nothing(tiny_file: Path, monkeypatch: pytest.M
     decoder = LlamaCppDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
     tokens = some_tokens(1100)
     expected = decoded(decoder, tokens)
-    decoder.truncate(5)
+    decoder.truncate(place(5))
     decode, calls = decoder._llama.llama_decode, []
 
     def interrupted(*arguments: Any) -> int:
@@ -364,7 +402,7 @@ def test_a_failed_decoding_leaves_nothing(tiny_file: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("position", [-1, 1.5, "0", None, True])
 def test_refuses_to_truncate_elsewhere(decoder: DecoderRuntime, position: Any) -> None:
     with pytest.raises(InputError, match="position must be"):
-        decoder.truncate(position)
+        decoder.truncate(place(position))
 
 
 @pytest.mark.parametrize(
@@ -378,6 +416,10 @@ def test_refuses_to_truncate_elsewhere(decoder: DecoderRuntime, position: Any) -
         ({"context_length": 2049}, "2049 is more than the 2048 positions"),
         ({"context_length": 64, "threads": 0}, "threads must be"),
         ({"context_length": 64, "threads": 10**6}, "threads must be"),
+        ({"context_length": 64, "bidirectional": -1}, "bidirectional must be"),
+        ({"context_length": 64, "bidirectional": 65}, "bidirectional must be"),
+        ({"context_length": 64, "bidirectional": True}, "bidirectional must be"),
+        ({"context_length": 64, "bidirectional": 1.5}, "bidirectional must be"),
         ({"context_length": 64, "gpu_layers": -2}, "gpu_layers must be"),
         ({"context_length": 64, "gpu_layers": None}, "gpu_layers must be"),
     ],
@@ -395,6 +437,24 @@ def test_refuses_a_context_larger_than_memory(
     monkeypatch.setattr(system, "available_memory", lambda: 2**18)
     with pytest.raises(LoadError, match="shorter context"):
         LlamaCppDecoder(tiny_file, context_length=2048, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("bidirectional", "flash", "fits"),
+    [(0, False, True), (256, False, True), (2048, False, False), (2048, True, True)],
+)
+def test_attention_in_both_directions_needs_memory_for_its_scores(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, bidirectional: int, flash: bool, fits: bool
+) -> None:
+    """Without flash attention, 4 heads of 2048 x 2048 scores are 64 MiB, of 2048 x 256 8 MiB."""
+    monkeypatch.setattr(system, "available_memory", lambda: 2**25)
+    monkeypatch.setattr(LlamaCppDecoder, "_use_flash_attention", lambda self: flash)
+    arguments = {"context_length": 2048, "bidirectional": bidirectional, "threads": 1}
+    if fits:
+        LlamaCppDecoder(tiny_file, **arguments).close()
+    else:
+        with pytest.raises(LoadError, match=r"attention 0\.1\).*shorter context"):
+            LlamaCppDecoder(tiny_file, **arguments)
 
 
 @pytest.mark.skipif(
@@ -422,9 +482,9 @@ def test_closed(tiny_file: Path) -> None:
         lambda: decoder.decode_embeddings(
             np.zeros((1, 64), np.float32), positions(1, 2), logits=True
         ),
-        lambda: decoder.truncate(0),
+        lambda: decoder.truncate(Place()),
         decoder.save,
-        lambda: decoder.restore(np.zeros(9, np.uint8), 1),
+        lambda: decoder.restore(np.zeros(9, np.uint8), place(1)),
         lambda: decoder.sampler(Sampling()),
     ]
     for call in calls:
@@ -455,7 +515,7 @@ def test_two_decoders_in_two_threads(tiny_file: Path, model: TinyLlama) -> None:
     def work(index: int) -> None:
         decoder = ExactDecoder(tiny_file, context_length=64, threads=1)
         for _ in range(5):
-            decoder.truncate(0)
+            decoder.truncate(Place())
             results[index] = decoded(decoder, prompts[index])
         decoder.close()
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgevlm.errors import InferenceError, InputError
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampling
+from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampling
 from tests.support.tiny_decoder import (
     TOKENS,
     ExactDecoder,
@@ -33,13 +33,13 @@ def shared(tiny_file: Path) -> Iterator[ExactDecoder]:
 
 @pytest.fixture
 def decoder(shared: ExactDecoder) -> DecoderRuntime:
-    shared.truncate(0)
+    shared.truncate(Place())
     return shared
 
 
 def answer(decoder: DecoderRuntime, sampling: Sampling, count: int = 80) -> list[int]:
     """Tokens sampled after a fixed prompt."""
-    decoder.truncate(0)
+    decoder.truncate(Place())
     prompt = some_tokens(10)
     decoder.decode_tokens(prompt, positions(0, 10), logits=True)
     sampler = decoder.sampler(sampling)
@@ -53,7 +53,7 @@ def answer(decoder: DecoderRuntime, sampling: Sampling, count: int = 80) -> list
 
 def greedy_with_penalty(decoder: DecoderRuntime, penalty: float, count: int = 80) -> list[int]:
     """`answer` by the formula over the last 64 tokens of the answer."""
-    decoder.truncate(0)
+    decoder.truncate(Place())
     logits = decoded(decoder, some_tokens(10))
     tokens: list[int] = []
     for position in range(10, 10 + count):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from edgevlm.manifest import ImagePreparation
+from edgevlm.manifest import GridTiling, StretchTiling
 
-HALF = (0.5, 0.5, 0.5)
 # A small tile and edge in SmolVLM's proportions (512 and 2048) keep the suite quick.
-SPLIT = ImagePreparation("grid", (64, 64), "lanczos", 256, HALF, HALF, 1 / 255)
-WHOLE = ImagePreparation("stretch", (64, 64), "lanczos", 256, HALF, HALF, 1 / 255)
-STRETCH = ImagePreparation("stretch", (56, 56), "bicubic", None, HALF, HALF, 1 / 255)
+GRID = GridTiling((64, 64), "lanczos", longest_edge=256)
+WHOLE = StretchTiling((64, 64), "lanczos", longest_edge=256)
+STRETCH = StretchTiling((56, 56), "bicubic")
 
 
 def random_image(width: int, height: int, mode: str = "RGB") -> Image.Image:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.protocols import DecoderRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
 
 def byte_alphabet() -> list[str]:
@@ -213,6 +213,11 @@ def some_tokens(count: int, seed: int = 0) -> list[int]:
 
 def positions(start: int, stop: int) -> NDArray[np.int32]:
     return np.arange(start, stop, dtype=np.int32)
+
+
+def place(entries: int) -> Place:
+    """Return the place after so many entries with sequential positions."""
+    return Place(entries, entries)
 
 
 def reference_logits(model: TinyLlama, tokens: list[int]) -> NDArray[np.float32]:

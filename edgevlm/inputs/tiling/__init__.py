@@ -23,6 +23,7 @@ from edgevlm.inputs.tiling import (
     stretch,
 )
 from edgevlm.inputs.tiling.budget import CHECKPOINT_BUDGET, Detail, ImageBudget
+from edgevlm.inputs.tiling.sizes import longest_edge_size, tile_multiple_size
 from edgevlm.inputs.tiling.tiles import Layout, Tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
@@ -35,7 +36,15 @@ from edgevlm.manifest import (
     Tiling,
 )
 
-__all__ = ["CHECKPOINT_BUDGET", "Detail", "ImageBudget", "Layout", "Tiles", "split_image"]
+__all__ = [
+    "CHECKPOINT_BUDGET",
+    "Detail",
+    "ImageBudget",
+    "Layout",
+    "Tiles",
+    "count_max_tiles",
+    "split_image",
+]
 
 _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles]] = {
     StretchTiling: stretch.split,
@@ -63,3 +72,22 @@ def split_image(
         max_tiles: limit of the number of tiles, at least 1; None for no limit.
     """
     return _SPLIT[type(tiling)](Image.fromarray(image), tiling, detail, max_tiles)
+
+
+def count_max_tiles(tiling: Tiling) -> int | None:
+    """Return the number of tiles of the image that is split into the most; None: there is no bound."""
+    if isinstance(tiling, AspectGridTiling):
+        return tiling.max_tiles + (tiling.max_tiles > 1)
+    if isinstance(tiling, PanAndScanTiling):
+        return 1 + tiling.max_crops
+    if isinstance(tiling, AnyResolutionTiling):
+        height, width = tiling.tile_size
+        return 1 + max((tall // height) * (wide // width) for tall, wide in tiling.resolutions)
+    if isinstance(tiling, GridTiling):
+        if tiling.longest_edge is None:
+            return None
+        edge = tiling.longest_edge
+        side, _ = tile_multiple_size(*longest_edge_size(edge, edge, edge), tiling.tile_size[0])
+        tiles = (side // tiling.tile_size[0]) ** 2
+        return tiles + (tiles > 1)
+    return 1

@@ -1,4 +1,4 @@
-"""An overview and then a padded grid: ``LlavaNextImageProcessorPil`` and ``LlavaOnevisionImageProcessorPil``."""
+"""An overview and a padded grid: ``LlavaNextImageProcessorPil`` and ``LlavaOnevisionImageProcessorPil``."""
 
 from __future__ import annotations
 

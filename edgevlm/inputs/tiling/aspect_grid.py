@@ -1,4 +1,4 @@
-"""The grid with the nearest aspect ratio and then an overview: ``GotOcr2ImageProcessorPil``, InternVL's, too."""
+"""The grid with the nearest aspect ratio and an overview: ``GotOcr2ImageProcessorPil``, also InternVL's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The center of an image as one tile: ``CLIPImageProcessorPil``; with `pad_color` ``LlavaImageProcessorPil``."""
+"""The center of an image: ``CLIPImageProcessorPil``; with `pad_color` ``LlavaImageProcessorPil``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, one_tile
 from edgevlm.manifest import CropTiling
 
-MAX_RESIZED = 1 << 25
-"""Pixels of a resized image, 134 MB in Pillow. The ends of an image that would become larger are cut off first."""
-MAX_SQUARE = 1 << 15
-"""Side in pixels of a padded square. A longer image is resized to this length first."""
-STRIP = 1 << 20
-"""Pixels that are padded at a time."""
+MAX_TEMPORARY_PIXELS = 1 << 26
+"""Pixels of an image that is made on the way to the tile, 268 MB in Pillow."""
 
 
 def split(
@@ -23,8 +19,9 @@ def split(
 ) -> Tiles:
     """Resize the shortest edge of an RGB image and crop; see `edgevlm.inputs.tiling.split_image`.
 
-    The tile is that of transformers, unless transformers would need far more memory than the image itself: an
-    image so long that it exceeds `MAX_RESIZED` or `MAX_SQUARE`. Then its gray levels differ a little.
+    transformers resizes and pads an image of any aspect ratio, whatever memory it takes. Here an image so
+    long that it would exceed `MAX_TEMPORARY_PIXELS` first loses its ends, or is resized; so its gray levels
+    differ a little.
     """
     edge, resample = tiling.shortest_edge, FILTERS[tiling.resample]
     if tiling.pad_color is not None:
@@ -41,13 +38,13 @@ def split(
 
 
 def _cut_ends(image: Image.Image, edge: int, tile_size: tuple[int, int]) -> Image.Image:
-    """Cut off what the crop does not show, if the resized image would have more than `MAX_RESIZED` pixels."""
+    """Cut off what the crop does not show, if the resized image would exceed `MAX_TEMPORARY_PIXELS`."""
     short, long = sorted(image.size)
-    if edge * edge * long // short <= MAX_RESIZED:
+    if edge * edge * long // short <= MAX_TEMPORARY_PIXELS:
         return image
     horizontal = image.width > image.height
     # The filters reach 3 pixels, of the image or of the tile, whichever are larger.
-    needed = math.ceil((tile_size[horizontal] + 16) * short / edge) + 16
+    needed = math.ceil((tile_size[1 if horizontal else 0] + 16) * short / edge) + 16
     start = max(0, (long - needed) // 2)
     if horizontal:
         return image.crop((start, 0, long - start, short))
@@ -57,21 +54,12 @@ def _cut_ends(image: Image.Image, edge: int, tile_size: tuple[int, int]) -> Imag
 def _resize_padded(
     image: Image.Image, edge: int, color: tuple[int, int, int], resample: Image.Resampling
 ) -> Image.Image:
-    """Pad an image to a square and resize it to `edge` x `edge`.
-
-    Pillow resizes rows first and then columns. So rows can be padded and resized in strips, and the square is
-    never in memory.
-    """
+    """Pad an image to a square and resize it to `edge` x `edge`."""
     side = max(image.size)
-    if side > MAX_SQUARE:
-        width, height = (max(1, length * MAX_SQUARE // side) for length in image.size)
-        image, side = image.resize((width, height), resample), MAX_SQUARE
-    left, top = (side - image.width) // 2, (side - image.height) // 2
-    narrow = Image.new("RGB", (edge, side), color)
-    rows = max(1, STRIP // side)
-    for first in range(0, image.height, rows):
-        last = min(first + rows, image.height)
-        strip = Image.new("RGB", (side, last - first), color)
-        strip.paste(image.crop((0, first, image.width, last)), (left, 0))
-        narrow.paste(strip.resize((edge, last - first), resample), (0, top + first))
-    return narrow.resize((edge, edge), resample)
+    max_side = math.isqrt(MAX_TEMPORARY_PIXELS)
+    if side > max_side and image.width != image.height:
+        width, height = (max(1, length * max_side // side) for length in image.size)
+        image, side = image.resize((width, height), resample), max_side
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square.resize((edge, edge), resample)

@@ -12,7 +12,7 @@ from edgevlm.manifest import FitTiling
 def split(
     image: Image.Image, tiling: FitTiling, detail: Detail | None, max_tiles: int | None
 ) -> Tiles:
-    """Resize the longest edge of an RGB image to the tile and pad; see `edgevlm.inputs.tiling.split_image`."""
+    """Resize the longest edge of an RGB image and pad; see `edgevlm.inputs.tiling.split_image`."""
     side = tiling.tile_size[0]
     scale = side / max(image.size)
     width, height = (max(round(length * scale), tiling.min_side) for length in image.size)

@@ -17,8 +17,7 @@ def split(
 ) -> Tiles:
     """Split an RGB image into an overview and crops; see `edgevlm.inputs.tiling.split_image`.
 
-    For a few images of some pixels transformers asks for a crop beyond the edge, and fails. Here this crop is
-    left out.
+    The last crop of an image of few pixels may be empty; its tile is black, as in transformers.
     """
     height, width = tiling.tile_size
     resample = FILTERS[tiling.resample]
@@ -27,15 +26,14 @@ def split(
     if crops == 0:
         return one_tile(overview, image)
     horizontal = image.width >= image.height
-    length = math.ceil(max(image.size) / crops)
+    longest = max(image.size)
+    length = math.ceil(longest / crops)
     tiles = [overview]
-    for start in range(0, max(image.size), length):
-        if horizontal:
-            box = (start, 0, min(start + length, image.width), image.height)
-        else:
-            box = (0, start, image.width, min(start + length, image.height))
+    for index in range(crops):
+        start, end = (min(edge * length, longest) for edge in (index, index + 1))
+        box = (start, 0, end, image.height) if horizontal else (0, start, image.width, end)
         tiles.append(image.crop(box).resize((width, height), resample))
-    rows, columns = (1, len(tiles) - 1) if horizontal else (len(tiles) - 1, 1)
+    rows, columns = (1, crops) if horizontal else (crops, 1)
     layout = Layout(image.height, image.width, rows, columns, overview=0)
     return Tiles(np.stack([np.asarray(tile) for tile in tiles]), layout)
 
