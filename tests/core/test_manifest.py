@@ -71,6 +71,7 @@ EXAMPLE = Manifest(
         begin_token_ids=(1,),
         normalization="nfc",
         space_prefix="metaspace-first",
+        added_tokens=("<loc0000>",),
     ),
     decoder=DecoderSpec(
         "llama",
@@ -123,6 +124,7 @@ OPTIONAL = {
         "bits_per_weight",
         "top1_agreement",
         "longest_edge",
+        "added_tokens",
         "usage",
         "images",
         "boxes",
