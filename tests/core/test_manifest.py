@@ -255,7 +255,10 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     inner = getattr(EXAMPLE, section)
     learned = {"learned_rows": 1} if isinstance(member, UnpadPacking) else {}
     changed = dataclasses.replace(inner, **{name: member}, **learned)
-    return (section, name), dataclasses.replace(EXAMPLE, **{section: changed})
+    changes = {section: changed}
+    if isinstance(member, UnpadPacking):
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=MEMBERS["any-resolution"][2])
+    return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
 def test_all_members_of_unions_are_tried() -> None:
@@ -359,6 +362,13 @@ def test_what_unpadding_needs(name: str, value: int, message: str) -> None:
     _, example = manifest_with("unpad")
     with pytest.raises(BundleError, match=message):
         Manifest.from_dict(replaced(("vision", name), value, example))
+
+
+def test_unpadding_needs_tiles_of_any_resolution() -> None:
+    _, example = manifest_with("unpad")
+    other = json.loads(EXAMPLE.to_json())["image"]
+    with pytest.raises(BundleError, match=r"manifest\.vision\.packing: .*any-resolution"):
+        Manifest.from_dict(replaced(("image",), other, example))
 
 
 def test_a_bundle_without_usage_stays_valid() -> None:
