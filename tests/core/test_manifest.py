@@ -234,12 +234,13 @@ def test_a_value_out_of_range_is_named(path: tuple[Any, ...], value: object, mes
 
 
 SIZE = (64, 64)
+ANY_RESOLUTION = AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))
 MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "stretch": ("image", "tiling", StretchTiling(SIZE, "bicubic", longest_edge=7)),
     "grid": ("image", "tiling", GridTiling(SIZE, "lanczos")),
     "crop": ("image", "tiling", CropTiling(SIZE, "bicubic", 64, (1, 2, 3))),
     "fit": ("image", "tiling", FitTiling(SIZE, "bicubic", 14, (0, 127, 255))),
-    "any-resolution": ("image", "tiling", AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))),
+    "any-resolution": ("image", "tiling", ANY_RESOLUTION),
     "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
     "tiles": ("vision", "packing", TiledPacking()),
@@ -257,7 +258,7 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     changed = dataclasses.replace(inner, **{name: member}, **learned)
     changes = {section: changed}
     if isinstance(member, UnpadPacking):
-        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=MEMBERS["any-resolution"][2])
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=ANY_RESOLUTION)
     return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
