@@ -103,8 +103,8 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
             )
         if tokens[token_id] not in (None, text):
             raise ExportError(
-                f"the tokenizer has the id {token_id} for {tokens[token_id]!r} and for {text!r}; its files are "
-                f"not of one checkpoint"
+                f"the tokenizer has the id {token_id} for {tokens[token_id]!r} and for {text!r}; its files "
+                f"are not of one checkpoint"
             )
         tokens[token_id], types[token_id] = text, kind
 
