@@ -15,10 +15,11 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from edgevlm.errors import ExportError
-from edgevlm.export import adapter, quantized
-from edgevlm.export.families import MODULES
+from edgevlm.export import adapter, original_llava, quantized
+from edgevlm.export.families import MODULES, find_family
 from edgevlm.export.front_matter import read_license
 from edgevlm.export.messages import one_line
+from edgevlm.export.model_types import find_alternative
 from edgevlm.export.weights import FILE, TensorEntry, read_entries, read_json
 from edgevlm.manifest import MANIFEST_NAME
 
@@ -44,14 +45,21 @@ class Checkpoint:
         revision: the commit of a hub repository; None for a folder.
         config: the configuration in transformers.
         tensors: all tensors by their names in the files.
+
+    A checkpoint in its authors' layout looks as one of transformers; see `edgevlm.export.original_llava`.
     """
 
     def __init__(self, folder: Path, repository: str, revision: str | None) -> None:
         self.folder = folder
         self.repository = repository
         self.revision = revision
+        self._layout: original_llava.Layout | None = None
         self.config = self._config()
         self.tensors = read_entries(folder)
+        if self._layout and not any(
+            name.startswith(original_llava.OWN_TOWER) for name in self.tensors
+        ):
+            self.tensors |= original_llava.read_tower(self._layout)
 
     @classmethod
     def open(
@@ -127,6 +135,8 @@ class Checkpoint:
         Raises:
             ExportError: it is not a JSON object.
         """
+        if self._layout and name in self._layout.files:
+            return self._layout.files[name]
         path = self.folder / name
         return read_json(path) if path.is_file() else {}
 
@@ -185,6 +195,9 @@ class Checkpoint:
                 f"{path} names {data['transformers_weights']} as the weights (transformers_weights); save "
                 f"the checkpoint again with transformers' save_pretrained, or call the file {FILE}"
             )
+        if original_llava.is_original(data):
+            self._layout = original_llava.read_layout(self.folder, data)
+            return self._layout.config
         try:
             config = AutoConfig.from_pretrained(
                 self.folder, local_files_only=True, trust_remote_code=False
@@ -213,15 +226,13 @@ class Checkpoint:
                     model_type,
                 )
             return
-        known = ", ".join(MODULES)
+        known = f"edgevlm exports checkpoints of transformers: {', '.join(MODULES)}"
         if own_code:
             raise ExportError(
                 f"{self.repository} (model_type {model_type!r}) needs code of its own (auto_map in "
-                f"{', '.join(own_code)}), and edgevlm never runs a checkpoint's code; give a checkpoint in "
-                f"transformers' own format, of model_type {known}"
+                f"{', '.join(own_code)}), and edgevlm never runs a checkpoint's code; "
+                f"{known if model_type is None else find_alternative(str(model_type), MODULES)}"
             )
         if model_type is None:
-            raise ExportError(
-                f"{path} has no model_type; edgevlm exports checkpoints of transformers: {known}"
-            )
-        raise ExportError(f"model_type {model_type!r} cannot be exported; edgevlm exports {known}")
+            raise ExportError(f"{path} has no model_type; {known}")
+        find_family(str(model_type))

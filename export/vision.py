@@ -68,6 +68,8 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
     try:
         with no_init_weights():
             vision = family.vision(checkpoint.config)
+    except ExportError:
+        raise
     except (
         Exception
     ) as error:  # whatever a configuration of contradictions makes transformers raise
@@ -80,9 +82,12 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
     sources: dict[str, TensorEntry] = {}
     for entry in checkpoint.tensors.values():
         name = family.canonical_name(entry.name)
-        if not name.startswith(("tower.", "connector.")):
+        part, _, _ = name.partition(".")
+        if part not in ("tower", "connector", "learned"):
             continue
         shape = expected.pop(name, None)
+        if shape is None and part == "learned":
+            continue  # transformers ignores vectors that the model does not use
         if shape is None:
             raise ExportError(
                 f"the checkpoint's vision part has a tensor {entry.name} that transformers' model of this "

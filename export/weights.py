@@ -115,9 +115,9 @@ def single_file(folder: Path) -> Path:
         return path
     names = sorted(entry.name for entry in folder.iterdir())
     shards = [name for name in names if name.endswith(".safetensors")]
-    pickled = [name for name in names if name.endswith(PICKLED)]
+    pickled = [name for name in names if name.removesuffix(".index.json").endswith(PICKLED)]
     ggufs = [name for name in names if name.endswith(".gguf")]
-    reason = ""
+    reason, advice = "", "fetch the whole checkpoint"
     if shards:
         reason = (
             f" under the names that transformers reads ({FILE}, or {INDEX} with its shards), but "
@@ -125,11 +125,12 @@ def single_file(folder: Path) -> Path:
         )
     elif pickled:
         reason = f", only pickled ones ({', '.join(pickled[:3])}), which can run code and are never opened"
+        advice = "convert them (https://huggingface.co/docs/safetensors/convert-weights)"
     elif ggufs:
         reason = f", only {', '.join(ggufs[:3])}; a GGUF file alone has no vision part"
     raise ExportError(
-        f"{folder} has no safetensors weights{reason}; fetch the whole checkpoint, or save it again with "
-        f"transformers' save_pretrained"
+        f"{folder} has no safetensors weights{reason}; {advice}, or save it again with transformers' "
+        f"save_pretrained"
     )
 
 

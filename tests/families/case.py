@@ -15,7 +15,21 @@ from edgevlm.cli import main
 from edgevlm.inputs.images import load_image
 from tests.families.row import IMAGE, Message, Reference, Row, conversations, picture, text
 
-MODULES = ("gemma3", "idefics3", "llava", "paligemma", "smolvlm")
+MODULES = (
+    "deepseek_vl",
+    "gemma3",
+    "got_ocr2",
+    "idefics3",
+    "internvl",
+    "janus",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "original",
+    "paligemma",
+    "smolvlm",
+    "vipllava",
+)
 """Modules with rows, each named for a ``model_type``."""
 ROWS: list[Row] = [
     row for name in MODULES for row in importlib.import_module(f"tests.families.{name}").ROWS

@@ -79,6 +79,13 @@ SIGLIP_PROCESSOR = {
     "size": {"height": 56, "width": 56},
 }
 
+LLAVA_PROCESSOR = {
+    "processor_class": "LlavaProcessor",
+    "patch_size": 14,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
+
 
 def text_config(model_type: str, tokenizer: Tokenizer, **settings: Any) -> dict[str, Any]:
     """A language model of two layers."""
@@ -114,12 +121,7 @@ def clip_llama(folder: Path, processor: dict[str, Any] = CLIP_PROCESSOR) -> Path
         special=LLAMA_SPECIAL,
         template=VICUNA_TEMPLATE,
         end="</s>",
-        processor={
-            "processor_class": "LlavaProcessor",
-            "patch_size": 14,
-            "vision_feature_select_strategy": "default",
-            "num_additional_image_tokens": 1,
-        },
+        processor=LLAVA_PROCESSOR,
     )
 
 

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 from transformers import (
+    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
 
 from tests.support.checkpoints import scatter
@@ -29,6 +32,32 @@ Message = dict[str, Any]
 def load_processor(checkpoint: Path) -> Any:
     """transformers' own processor, with its image processors for Pillow."""
     return AutoProcessor.from_pretrained(checkpoint, backend="pil")
+
+
+def load_model(checkpoint: Path) -> Any:
+    """transformers' own model, in float32."""
+    return AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def load_without_video(kind: type[ProcessorMixin]) -> Callable[[Path], Any]:
+    """Return a function like `load_processor` for a class whose part for video needs torchvision."""
+
+    class ImagesOnly(kind):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    def load(checkpoint: Path) -> Any:
+        settings = json.loads((checkpoint / "processor_config.json").read_text())
+        del settings["processor_class"]
+        return ImagesOnly(
+            AutoImageProcessor.from_pretrained(checkpoint, backend="pil"),
+            AutoTokenizer.from_pretrained(checkpoint),
+            chat_template=(checkpoint / "chat_template.jinja").read_text(encoding="utf-8"),
+            **settings,
+        )
+
+    return load
 
 
 @dataclass(frozen=True)
@@ -43,6 +72,7 @@ class Row:
     missing: str = ""
     """For the table in the docs: what does not."""
     processor: Callable[[Path], Any] = load_processor
+    model: Callable[[Path], Any] = load_model
     sizes: Sequence[tuple[int, int]] = ((150, 100), (60, 130), (40, 40))
     """Width and height of the images."""
     messages: Callable[[], Sequence[tuple[list[Message], int]]] | None = None
@@ -92,9 +122,7 @@ class Reference:
     """Model and processor in transformers, in float32."""
 
     def __init__(self, checkpoint: Path, row: Row) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            checkpoint, dtype=torch.float32
-        ).eval()
+        self.model = row.model(checkpoint)
         self.processor = row.processor(checkpoint)
         self._image_arguments = dict(row.processor_images)
 
@@ -130,7 +158,7 @@ class Reference:
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
         """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
-        found = self.model.get_image_features(
+        found = self.model.base_model.get_image_features(
             pixel_values=inputs["pixel_values"],
             **({"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}),
             return_dict=True,

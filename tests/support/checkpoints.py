@@ -167,7 +167,7 @@ def gemma_tokenizer(
     return tokenizer
 
 
-def scatter(model: PreTrainedModel, seed: int) -> None:
+def scatter(model: torch.nn.Module, seed: int) -> None:
     """Random weights that keep activations of order one, so that every part matters to the logits."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -182,7 +182,8 @@ def scatter(model: PreTrainedModel, seed: int) -> None:
                 parameter.copy_(0.5 * noise)
             else:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
-    model.tie_weights()
+    if isinstance(model, PreTrainedModel):
+        model.tie_weights()
 
 
 def save(
