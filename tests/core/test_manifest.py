@@ -71,6 +71,7 @@ EXAMPLE = Manifest(
         begin_token_ids=(1,),
         normalization="nfc",
         space_prefix="metaspace-first",
+        added_tokens=("<tool_call>",),
     ),
     decoder=DecoderSpec(
         "llama",
@@ -118,6 +119,7 @@ PATHS = list(paths(json.loads(EXAMPLE.to_json())))
 OPTIONAL = {
     (name,)
     for name in (
+        "added_tokens",
         "strip_left",
         "strip_right",
         "bits_per_weight",
