@@ -71,7 +71,11 @@ EXAMPLE = Manifest(
         begin_token_ids=(1,),
         normalization="nfc",
         space_prefix="metaspace-first",
+<<<<<<< HEAD
         added_tokens=("<loc0000>",),
+=======
+        added_tokens=("<tool_call>",),
+>>>>>>> tok
     ),
     decoder=DecoderSpec(
         "llama",
@@ -119,6 +123,7 @@ PATHS = list(paths(json.loads(EXAMPLE.to_json())))
 OPTIONAL = {
     (name,)
     for name in (
+        "added_tokens",
         "strip_left",
         "strip_right",
         "bits_per_weight",
