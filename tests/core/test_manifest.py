@@ -71,11 +71,7 @@ EXAMPLE = Manifest(
         begin_token_ids=(1,),
         normalization="nfc",
         space_prefix="metaspace-first",
-<<<<<<< HEAD
         added_tokens=("<loc0000>",),
-=======
-        added_tokens=("<tool_call>",),
->>>>>>> tok
     ),
     decoder=DecoderSpec(
         "llama",
