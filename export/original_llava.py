@@ -227,7 +227,7 @@ def _choice(
     if value not in list(known):
         raise ExportError(
             f"{folder / 'config.json'} has {name} {value!r}; for this layout edgevlm can export "
-            f"{', '.join(repr(choice) for choice in known)}"
+            f"{', '.join(repr(choice) for choice in known)}; look for the model in transformers' own format"
         )
     return value
 
