@@ -72,7 +72,8 @@ check: $(CHECK)
 
 test: $(EVERYTHING)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --cov
+	$(BIN)/pytest --cov --cov-report= --ignore tests/demo --numprocesses 2 --dist loadscope
+	$(BIN)/pytest --cov --cov-append tests/demo
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -16,9 +16,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 from edgevlm.errors import ExportError
 from edgevlm.export import adapter, original_llava, quantized
-from edgevlm.export.families import MODULES
+from edgevlm.export.families import MODULES, find_family
 from edgevlm.export.front_matter import read_license
 from edgevlm.export.messages import one_line
+from edgevlm.export.model_types import find_alternative
 from edgevlm.export.weights import FILE, TensorEntry, read_entries, read_json
 from edgevlm.manifest import MANIFEST_NAME
 
@@ -225,15 +226,13 @@ class Checkpoint:
                     model_type,
                 )
             return
-        known = ", ".join(MODULES)
+        known = f"edgevlm exports checkpoints of transformers: {', '.join(MODULES)}"
         if own_code:
             raise ExportError(
                 f"{self.repository} (model_type {model_type!r}) needs code of its own (auto_map in "
-                f"{', '.join(own_code)}), and edgevlm never runs a checkpoint's code; give a checkpoint in "
-                f"transformers' own format, of model_type {known}"
+                f"{', '.join(own_code)}), and edgevlm never runs a checkpoint's code; "
+                f"{known if model_type is None else find_alternative(str(model_type), MODULES)}"
             )
         if model_type is None:
-            raise ExportError(
-                f"{path} has no model_type; edgevlm exports checkpoints of transformers: {known}"
-            )
-        raise ExportError(f"model_type {model_type!r} cannot be exported; edgevlm exports {known}")
+            raise ExportError(f"{path} has no model_type; {known}")
+        find_family(str(model_type))

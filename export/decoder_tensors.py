@@ -17,8 +17,6 @@ from edgevlm.export.weights import TensorEntry
 
 EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
-DERIVED = ".rotary_emb.inv_freq"
-"""End of the names of tensors that old checkpoints hold, although transformers computes them."""
 
 
 def gguf_names(
@@ -35,9 +33,7 @@ def gguf_names(
     known = gguf.get_tensor_name_map(architecture.gguf, layers)
     canonical = {source: family.canonical_name(source) for source in checkpoint.tensors}
     canonical = {
-        source: name
-        for source, name in canonical.items()
-        if name.startswith(("decoder.", "head.")) and not name.endswith(DERIVED)
+        source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
     }
     needed = {"decoder.norm.weight"} | {
         f"decoder.layers.{layer}.{part}"

@@ -47,6 +47,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Values of further keys that do not change the computation in llama.cpp."""
 PERIODS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
 """llama.cpp's default of ``attention.sliding_window_pattern``: all layers slide but each of this number."""
+VOCABULARY_TENSORS = ("token_embd.weight", "output.weight")
+"""Tensors with a row for each token."""
 REASONS: Mapping[str, str] = {
     "logit_scale": "transformers does not divide the logits of this vision-language model"
 }
@@ -254,6 +256,23 @@ def other(path: Path, name: str, given: object, value: object) -> ExportError:
     )
 
 
+def check_rows(
+    path: Path, name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] | None
+) -> None:
+    """Explain an embedding table or output layer that only lacks rows.
+
+    Raises:
+        ExportError: it does.
+    """
+    if name not in VOCABULARY_TENSORS or found is None or expected is None:
+        return
+    if found[1:] == expected[1:] and found[0] < expected[0]:
+        raise ExportError(
+            f"{path} has {found[0]} rows in {name}, the checkpoint {expected[0]}: llama.cpp's converter cuts "
+            f"off rows without a token for some models, and edgevlm needs all; {INSTEAD}"
+        )
+
+
 def check_tensors(
     path: Path,
     reader: gguf.GGUFReader,
@@ -281,6 +300,7 @@ def check_tensors(
         if name not in expected and name in optional:
             continue
         if found.get(name) != expected.get(name):
+            check_rows(path, name, found.get(name), expected.get(name))
             shapes = [
                 f"in shape {list(side[name])}" if name in side else "not at all"
                 for side in (found, expected)

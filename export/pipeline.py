@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -118,12 +119,7 @@ def export(
             ),
             decoder=select_files(manifest.decoder, types or decoder_files),
         )
-        reference = Reference(
-            source,
-            plan.family,
-            plan.processor,
-            plan.prompt.chat_template if plan.family.chat_template is None else None,
-        )
+        reference = Reference(source, plan.family, plan.processor, plan.prompt)
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
         report = parity.measure(
@@ -320,7 +316,7 @@ def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None
 
 def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) -> int:
     """Return the disk space in bytes that the export needs, a little more than the real value."""
-    parts = dict.fromkeys(("tower", "connector", "learned", "decoder", "head"), 0)
+    parts: Counter[str] = Counter()
     for entry in plan.checkpoint.tensors.values():
         parts[plan.family.canonical_name(entry.name).partition(".")[0]] += entry.parameters
     vision_weights = parts["tower"] + parts["connector"] + parts["learned"]

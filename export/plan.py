@@ -5,6 +5,7 @@ Each step raises `ExportError` with the file that must be changed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,7 +178,9 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
         )
     kind = find_image_processor(checkpoint, family)
     try:
-        return kind.from_dict(settings.get("image_processor", settings))
+        return kind.from_dict(
+            {**settings.get("image_processor", settings), **family.image_settings}
+        )
     except Exception as error:  # transformers' errors have no class in common
         raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
 
@@ -241,7 +244,10 @@ def plan_template(checkpoint: Checkpoint, family: Family) -> ChatTemplate:
         raise ExportError(
             f"{checkpoint.repository} has no chat template; put one into chat_template.jinja beside it"
         )
-    return found
+    prefix = family.prompt_prefix(checkpoint.json("processor_config.json"))
+    if not prefix:
+        return found
+    return ChatTemplate(f"{{{{ {json.dumps(prefix)} }}}}{found.source}", found.file)
 
 
 def plan_prompt(
@@ -279,7 +285,14 @@ def plan_prompt(
         else family.image_template(checkpoint.config),
         image_token=family.image_token,
         special_tokens=vocabulary.special_tokens,
-        end_token_ids=checkpoint.end_token_ids(),
+        end_token_ids=tuple(
+            dict.fromkeys(
+                [
+                    *checkpoint.end_token_ids(),
+                    *map(processor.tokenizer.convert_tokens_to_ids, family.end_tokens),
+                ]
+            )
+        ),
         begin_token_ids=vocabulary.begin_token_ids,
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,

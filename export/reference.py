@@ -19,6 +19,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
+from edgevlm.manifest import PromptSpec
 
 PARTS = {
     "tower": "model.vision_tower",
@@ -34,20 +35,15 @@ class Reference:
 
     Args:
         processor: transformers' processor for the checkpoint.
-        chat_template: that of the checkpoint; None for families whose processor writes the prompt.
+        prompt: the chat template and the end tokens.
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        family: Family,
-        processor: ProcessorMixin,
-        chat_template: str | None,
+        self, checkpoint: Checkpoint, family: Family, processor: ProcessorMixin, prompt: PromptSpec
     ) -> None:
         self._processor = processor
-        self._chat_template = chat_template
-        self._image_token = family.image_token
-        self._end_token_ids = list(checkpoint.end_token_ids())
+        self._chat_template = prompt.chat_template
+        self._end_token_ids = list(prompt.end_token_ids)
         if family.model is not None:
             self._model: Any = load_model(checkpoint, family)
             return
@@ -66,16 +62,13 @@ class Reference:
 
     def inputs(self, question: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Return the model's inputs for one user message with images before the question."""
-        if self._chat_template is None:
-            text = self._image_token * len(images) + question
-        else:
-            content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
-            with named("render the chat template"):
-                text = self._processor.apply_chat_template(
-                    [{"role": "user", "content": content}],
-                    chat_template=self._chat_template,
-                    add_generation_prompt=True,
-                )
+        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
+        with named("render the chat template"):
+            text = self._processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self._chat_template,
+                add_generation_prompt=True,
+            )
         bos = self._processor.tokenizer.bos_token
         with named(f"prepare the prompt {text!r}"):
             processed = self._processor(
@@ -91,9 +84,10 @@ class Reference:
     def embeddings(self, image: Image.Image, question: str) -> NDArray[np.float32]:
         """Return the connector's output for an image, float32 ``[tokens, width]``."""
         inputs = self.inputs(question, [image])
-        accepted = inspect.signature(self._model.get_image_features).parameters
+        model = self._model.base_model
+        accepted = inspect.signature(model.get_image_features).parameters
         with named("encode an image"):
-            features = self._model.get_image_features(
+            features = model.get_image_features(
                 **{name: value for name, value in inputs.items() if name in accepted},
                 return_dict=True,
             ).pooler_output
@@ -122,10 +116,8 @@ class Reference:
         forced = list(answer)
         start = inputs["input_ids"].shape[1]
 
-        def force(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            chosen = torch.full_like(scores, -torch.inf)
-            chosen[:, forced[ids.shape[1] - start]] = 0
-            return chosen
+        def force(batch: int, ids: torch.Tensor) -> list[int]:
+            return [forced[len(ids) - start]]
 
         with named("compute logits"):
             # `generate` knows what each model needs beside the tokens, such as positions and masks.
@@ -136,7 +128,7 @@ class Reference:
                 min_new_tokens=len(forced),
                 eos_token_id=None,
                 pad_token_id=self._end_token_ids[0],
-                logits_processor=[force],
+                prefix_allowed_tokens_fn=force,  # Janus ignores other processors of logits
                 output_logits=True,
                 return_dict_in_generate=True,
             )

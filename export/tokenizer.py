@@ -101,6 +101,11 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
                 f"the tokenizer has {text!r} as token {token_id}, the embedding table has {rows} rows; "
                 f"tokenizer and weights are not of one checkpoint"
             )
+        if tokens[token_id] not in (None, text):
+            raise ExportError(
+                f"the tokenizer has the id {token_id} for {tokens[token_id]!r} and for {text!r}; its files "
+                f"are not of one checkpoint"
+            )
         tokens[token_id], types[token_id] = text, kind
 
     for text, token_id in model["vocab"].items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_backends import PilBackend
 
 from edgevlm.errors import ExportError
@@ -66,6 +66,82 @@ class FeatureLayers(nn.Module):
             newline = self.learned[NEWLINE].expand(rows.shape[0], 1, -1)
             rows = torch.cat([rows, newline], dim=1)
         return rows
+
+
+class LastFeatures(nn.Module):
+    """A tower, what it returns after its last norm, and a connector.
+
+    Args:
+        tower: a vision model of transformers; its result is ``last_hidden_state``.
+        connector: from that result to embeddings ``[n, tokens, width]``.
+        drop_class: leave out the first token of the tower.
+    """
+
+    def __init__(self, tower: nn.Module, connector: nn.Module, *, drop_class: bool = False) -> None:
+        super().__init__()
+        self.tower = tower
+        self.connector = connector
+        self.drop_class = drop_class
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3, height, width]``."""
+        features = self.tower(pixels, return_dict=True).last_hidden_state
+        if self.drop_class:
+            features = features[:, 1:]
+        rows: torch.Tensor = self.connector(features)
+        return rows
+
+
+class BucketedPositions(nn.Module):
+    """A SigLIP that puts the position of each patch into buckets, and a connector, as in Idefics3.
+
+    Tiles are always whole, so positions are constants of the graph. The reference computes the buckets in
+    float32. For some numbers of patches, such as 25 a side, this does not give one bucket after the other, so
+    the graph takes the result of the reference.
+
+    Args:
+        config: the configuration of the whole model.
+        tower, embeddings, connector: classes of transformers.
+    """
+
+    position_ids: torch.Tensor
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        *,
+        tower: type[PreTrainedModel],
+        embeddings: type[nn.Module],
+        connector: type[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.tower = tower._from_config(config.vision_config)
+        self.connector = connector(config)
+        ids = bucketed_positions(embeddings(config.vision_config), config.vision_config)
+        self.register_buffer("position_ids", ids, persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3, height, width]``."""
+        embeddings = self.tower.embeddings
+        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        hidden = patches + embeddings.position_embedding(self.position_ids)
+        hidden = self.tower.encoder(inputs_embeds=hidden).last_hidden_state
+        rows: torch.Tensor = self.connector(self.tower.post_layernorm(hidden))
+        return rows
+
+
+def bucketed_positions(embeddings: nn.Module, config: PretrainedConfig) -> torch.Tensor:
+    """Return the positions that the reference uses for a whole tile, int64 ``[patches]``."""
+    seen: list[torch.Tensor] = []
+    hook = embeddings.position_embedding.register_forward_pre_hook(  # type: ignore[union-attr]  # a child by name
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    side = config.image_size // config.patch_size
+    pixels = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
+    with torch.no_grad():
+        embeddings(pixels, torch.ones(1, side, side, dtype=torch.bool))
+    hook.remove()
+    return seen[0][0]
 
 
 def check_grid(image_processor: PilBackend, config: PretrainedConfig, tokens_per_tile: int) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
@@ -17,6 +18,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
+from edgevlm.export.model_types import find_alternative
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
 MODULES = (
@@ -26,10 +28,14 @@ MODULES = (
     "llava",
     "vipllava",
     "llava_llama",
+    "yi_vl",
     "llava_next",
     "llava_onevision",
+    "internvl",
     "gemma3",
-    "yi_vl",
+    "got_ocr2",
+    "deepseek_vl",
+    "janus",
 )
 """Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 CHAT_USAGE = Usage(
@@ -51,8 +57,8 @@ class Family:
 
     tensors: Mapping[str, str]
     """Regular expression for the start of a tensor name, to its replacement: ``tower.`` and ``connector.``
-    for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output layer. The first
-    match counts."""
+    for parts of `vision`, ``decoder.`` for the language model, ``head.`` for its output layer, ``unused.``
+    for what is not exported. The first match counts."""
     vision: Callable[[PretrainedConfig], nn.Module]
     """Vision part as a module with the parts ``tower`` and ``connector``: normalized float32
     ``[n, 3, height, width]`` to ``[n, rows, width]``."""
@@ -62,6 +68,8 @@ class Family:
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
     """Builds transformers' processor from its parts, the configuration and the tokens of one tile. It adds
     tokens to the tokenizer, and its prompts are the reference for ours."""
+    image_settings: Mapping[str, bool] = field(default_factory=dict)
+    """What transformers' processor tells its image processor, whatever the settings of the checkpoint are."""
     image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"
     """See `edgevlm.manifest.PromptSpec`."""
     image_token: str = "<image>"
@@ -81,6 +89,11 @@ class Family:
     read. Its parts have the names of transformers' LLaVA. None: transformers loads the checkpoint."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
+    prompt_prefix: Callable[[Mapping[str, Any]], str] = lambda settings: ""
+    """Returns what transformers' processor writes before the text of the chat template, by its settings
+    (``processor_config.json``)."""
+    end_tokens: tuple[str, ...] = ()
+    """Tokens that end an answer, beside those that the checkpoint names."""
     usage: Callable[[str], Usage] = lambda repository: CHAT_USAGE
     """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 
@@ -100,6 +113,12 @@ class Family:
         )
 
 
+def read_template(model_type: str) -> str:
+    """Return the chat template in the file beside the module of a family."""
+    path = Path(__file__).with_name(f"{model_type}.jinja")
+    return path.read_text(encoding="utf-8").removesuffix("\n")
+
+
 def find_family(model_type: str) -> Family:
     """Return the family of a ``model_type``.
 
@@ -108,7 +127,7 @@ def find_family(model_type: str) -> Family:
     """
     if model_type not in MODULES:
         raise ExportError(
-            f"model_type {model_type!r} cannot be exported; edgevlm exports {', '.join(MODULES)}"
+            f"model_type {model_type!r} cannot be exported; {find_alternative(model_type, MODULES)}"
         )
     family: Family = importlib.import_module(f"edgevlm.export.families.{model_type}").FAMILY
     return family

@@ -5,15 +5,14 @@ An image attends to itself both ways. Text goes into llama.cpp as tokens alone, 
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from transformers import Gemma3Processor, PretrainedConfig, SiglipVisionModel
+from transformers import AutoModel, Gemma3Processor, PretrainedConfig
 from transformers.image_processing_backends import PilBackend
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family
 from edgevlm.export.families.llava import TENSORS
+from edgevlm.export.vision_parts import LastFeatures
 
 IMAGE = "\n\n<start_of_image>{{ image }}<end_of_image>\n\n"
 IMAGE_TEMPLATE = (
@@ -24,18 +23,11 @@ IMAGE_TEMPLATE = (
 """``replace_image_token`` of ``processing_gemma3.py``; more tiles than one come from pan and scan."""
 
 
-class Gemma3Vision(nn.Module):
-    """Tower and projector."""
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__()
-        self.tower = SiglipVisionModel._from_config(config.vision_config)
-        self.connector = Gemma3MultiModalProjector(config)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return tokens ``[n, tokens, width]`` for normalized pixels ``[n, 3, height, width]``."""
-        tokens: torch.Tensor = self.connector(self.tower(pixels).last_hidden_state)
-        return tokens
+def vision(config: PretrainedConfig) -> LastFeatures:
+    """Return tower and projector."""
+    return LastFeatures(
+        AutoModel.from_config(config.vision_config), Gemma3MultiModalProjector(config)
+    )
 
 
 def processor(
@@ -55,7 +47,7 @@ def processor(
 
 FAMILY = Family(
     tensors=TENSORS,
-    vision=Gemma3Vision,
+    vision=vision,
     image_processor="Gemma3ImageProcessor",
     processor=processor,
     image_template=IMAGE_TEMPLATE,

@@ -12,13 +12,14 @@ from transformers.models.smolvlm.modeling_smolvlm import (
 )
 
 from edgevlm.export.families import idefics3
+from edgevlm.export.vision_parts import BucketedPositions
 
 # SmolVLMProcessor adds video to Idefics3Processor and needs torchvision. For images both do the same, so the
 # reference is Idefics3's.
 FAMILY = dataclasses.replace(
     idefics3.FAMILY,
     vision=functools.partial(
-        idefics3.Idefics3Vision,
+        BucketedPositions,
         tower=SmolVLMVisionTransformer,
         embeddings=SmolVLMVisionEmbeddings,
         connector=SmolVLMConnector,

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from edgevlm.errors import ExportError
 from edgevlm.export import quantize
@@ -38,7 +43,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-GRANITE = {
+GRANITE: dict[str, Any] = {
     "embedding_multiplier": 12.0,
     "attention_multiplier": 0.35,
     "residual_multiplier": 0.22,
@@ -481,14 +486,19 @@ def test_tensors_that_transformers_does_not_have_are_refused(tmp_path: Path) -> 
         text_models.write_text_model(model, tmp_path / "other")
 
 
-def test_frequencies_of_old_checkpoints_are_skipped(tmp_path: Path) -> None:
-    """transformers computes them; checkpoints of 2023 hold them."""
-    model = text_models.text_model("llama")
-    for layer in model.model.layers:
-        layer.self_attn.rotary_emb = torch.nn.Module()
-        layer.self_attn.rotary_emb.register_buffer("inv_freq", torch.ones(8))
-    path = text_models.write_text_model(model, tmp_path)
-    assert not any("rot" in tensor.name for tensor in gguf.GGUFReader(path).tensors)
+def test_granite_with_a_vision_part(tmp_path: Path) -> None:
+    """Granite alone divides its logits; transformers' vision-language models with a Granite do not."""
+    folder = checkpoints.smolvlm(tmp_path / "checkpoint", model_type="granite", **GRANITE)
+    ids = some_ids(20)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+    plan = make_plan(Checkpoint.open(folder))
+    path = tmp_path / "decoder.gguf"
+    write_decoder(plan.checkpoint, plan.family, plan.vocabulary, path, progress=False)
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+    assert relative_error(step(decoder, ids, 0), expected) < 5e-3
+    decoder.close()
 
 
 def test_the_name_of_a_checkpoint_changes_no_tokenization(tmp_path: Path) -> None:
@@ -575,3 +585,25 @@ def test_another_file_is_refused(
     changed = rewrite_gguf(without, tmp_path / "changed.gguf", {f"{name}.{key}": value})
     with pytest.raises(ExportError, match=message):
         open_existing_decoder(changed, plan)
+
+
+def test_a_file_without_the_last_rows_is_refused(tmp_path: Path) -> None:
+    """As llama.cpp's converter writes Gemma 3."""
+    plan, path, _ = existing(tmp_path, "gemma3_text")
+    cut = tmp_path / "cut.gguf"
+    source = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(cut, "gemma3")
+    for name, field in source.fields.items():
+        if name.startswith(("general.file", "gemma3.")) and name != "gemma3.vocab_size":
+            kinds = field.types
+            inner = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kinds[0], inner)
+    for tensor in source.tensors:
+        data = tensor.data[:-8] if tensor.name == "token_embd.weight" else tensor.data
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ExportError, match=r"512 rows in token_embd\.weight, the checkpoint 520:"):
+        open_existing_decoder(cut, plan)

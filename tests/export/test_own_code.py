@@ -56,7 +56,7 @@ def everything(folder: Path) -> None:
     """All that an export does with transformers."""
     checkpoint = Checkpoint.open(folder)
     plan = make_plan(checkpoint)
-    Reference(checkpoint, plan.family, plan.processor, plan.prompt.chat_template)
+    Reference(checkpoint, plan.family, plan.processor, plan.prompt)
 
 
 @pytest.mark.parametrize("file", CLASSES)

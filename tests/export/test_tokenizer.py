@@ -347,6 +347,14 @@ def test_newlines_merged_with_text_are_refused() -> None:
         vocabulary(merge, tokenizer=checkpoints.gemma_tokenizer(700), rows=1856)
 
 
+def test_two_tokens_of_one_id_are_refused() -> None:
+    def repeat(described: dict[str, Any]) -> None:
+        described["model"]["vocab"]["two"] = described["model"]["vocab"]["a"]
+
+    with pytest.raises(ExportError, match=r"has the id \d+ for 'a' and for 'two'"):
+        vocabulary(repeat, tokenizer=checkpoints.byte_level_tokenizer(512), rows=512)
+
+
 def test_tokens_that_no_merge_makes_are_refused() -> None:
     """llama.cpp has one answer under each name to whether whole words skip the merges."""
     steps = next(steps for name, steps, _ in BYTE_LEVEL if name == "qwen2")

@@ -16,8 +16,12 @@ from edgevlm.inputs.images import load_image
 from tests.families.row import IMAGE, Message, Reference, Row, conversations, picture, text
 
 MODULES = (
+    "deepseek_vl",
     "gemma3",
+    "got_ocr2",
     "idefics3",
+    "internvl",
+    "janus",
     "llava",
     "llava_next",
     "llava_onevision",

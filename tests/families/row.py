@@ -158,7 +158,7 @@ class Reference:
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
         """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
-        found = self.model.get_image_features(
+        found = self.model.base_model.get_image_features(
             pixel_values=inputs["pixel_values"],
             **({"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}),
             return_dict=True,

@@ -1,4 +1,4 @@
-"""Tiny tokenizers with the structure of the real ones: Llama's SentencePiece BPE and Qwen 2's bytes."""
+"""Tiny tokenizers with the structure of the real ones: Llama's SentencePiece BPE, and BPE over bytes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ from tokenizers import (
     trainers,
 )
 
-from edgevlm.export.pre_tokenizers import QWEN2_PATTERN
+from edgevlm.export.pre_tokenizers import (
+    DEEPSEEK_LLM_PATTERNS,
+    LLAMA3_PATTERN,
+    QWEN2_PATTERN,
+)
 from tests.support.checkpoints import corpus, smollm_splitting
 
 
 def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700) -> Tokenizer:
     """Llama's and Vicuna's: spaces written ``▁``, one put before each text, ``<s>`` before the prompt."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
+            pre_tokenizers.Split(Regex("\n+"), "isolated"),  # Llama merges no newline with text
+        ]
+    )
     special = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
         vocab_size=size,
@@ -60,11 +69,31 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
 
 def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     """Qwen 2's: composed characters, words by its regular expression, then bytes."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = byte_level_tokenizer([QWEN2_PATTERN], added, size)
     tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def qwen_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Qwen's first one, converted from tiktoken: numbers of three digits, whole words skip the merges."""
+    tokenizer = byte_level_tokenizer([LLAMA3_PATTERN], added, size)
+    tokenizer.model.ignore_merges = True
+    return tokenizer
+
+
+def byte_level_tokenizer(
+    patterns: Sequence[str], added: Sequence[str], size: int, digits: bool = False
+) -> Tokenizer:
+    """Split at patterns, then merge bytes; with the special tokens of ChatML.
+
+    Args:
+        digits: split numbers into digits, too.
+    """
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
+            *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
+            *([pre_tokenizers.Digits(individual_digits=True)] if digits else []),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -77,6 +106,16 @@ def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+def deepseek_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """DeepSeek LLM's: split at newlines, words, scripts and digits, with a token before the prompt."""
+    begin, end = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+    tokenizer = byte_level_tokenizer(DEEPSEEK_LLM_PATTERNS, [begin, end, *added], size, digits=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
     return tokenizer
 
 

@@ -80,5 +80,5 @@ def test_added_tokens_stay_whole() -> None:
 def test_added_tokens_that_do_not_occur_change_nothing(
     text: str, prefix: str, at_start: bool
 ) -> None:
-    rules = {"normalization": "nfc", "space_prefix": prefix, "at_start": at_start}
+    rules: dict[str, Any] = {"normalization": "nfc", "space_prefix": prefix, "at_start": at_start}
     assert seen(text, added_tokens=["<\x00>"], **rules) == seen(text, **rules)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -52,7 +51,7 @@ def metaspace(scheme: Any) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
 
 
-SPACED: Sequence[normalizers.Normalizer] = [
+SPACED: list[normalizers.Normalizer] = [
     normalizers.Prepend("▁"),
     normalizers.Replace(" ", "▁"),
 ]

@@ -1,0 +1,53 @@
+"""Advice about ``model_type``s that cannot be exported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+PAGE = "https://github.com/edgevlm/edgevlm/blob/main/docs/design/add-a-family.md"
+"""The page of the documentation about adding a family."""
+
+TRANSFORMERS_FORMAT = "the same models in transformers' format, from a repository that ends in -hf"
+NATIVE_RESOLUTION = (
+    "its images keep their own size, and edgevlm exports towers with tiles of one size"
+)
+ALTERNATIVES: Mapping[str, tuple[str, str]] = {
+    "internvl_chat": ("internvl", TRANSFORMERS_FORMAT),
+    "llava_qwen": ("llava_onevision", TRANSFORMERS_FORMAT),
+    "llava_mistral": ("llava_next", TRANSFORMERS_FORMAT),
+    "GOT": ("got_ocr2", TRANSFORMERS_FORMAT),
+    "multi_modality": (
+        "deepseek_vl or janus",
+        "the same models in transformers' format, from repositories of deepseek-community",
+    ),
+    "deepseek_vl_hybrid": ("deepseek_vl", "this one has a second tower for images of another size"),
+    "gemma3_text": ("gemma3", "this one has no vision part; those of 4B and more have one"),
+    "fast_vlm": (
+        "smolvlm",
+        "the tower of fast_vlm is part of timm, which needs torchvision, and the export works without both",
+    ),
+    "llava_qwen2": ("smolvlm", "this is FastVLM, whose tower transformers takes from timm"),
+    "qwen2_vl": ("internvl", NATIVE_RESOLUTION),
+    "qwen2_5_vl": ("internvl", NATIVE_RESOLUTION),
+    "qwen3_vl": ("internvl", NATIVE_RESOLUTION),
+    "pixtral": ("llava", NATIVE_RESOLUTION),
+    "mistral3": ("llava", NATIVE_RESOLUTION),
+    "lfm2_vl": ("smolvlm", NATIVE_RESOLUTION),
+}
+"""A ``model_type`` that people ask for, to what can be exported in its place and why."""
+
+
+def find_alternative(model_type: str, known: Sequence[str]) -> str:
+    """Return what to export in place of a ``model_type``, and where adding one is described.
+
+    Args:
+        known: the ``model_type``s that can be exported.
+    """
+    if model_type in ALTERNATIVES:
+        name, reason = ALTERNATIVES[model_type]
+        found = f"take {name} ({reason})"
+    else:
+        (name,) = difflib.get_close_matches(model_type, known, n=1, cutoff=0.0)
+        found = f"the nearest name is {name!r}"
+    return f"{found}; edgevlm exports {', '.join(known)}, and {PAGE} says how to add a family"

@@ -1,0 +1,200 @@
+"""Export real shapes with random weights: ``python -m tests.families.real_shapes [NAME ...]``.
+
+Takes minutes and gigabytes for each. The sizes are those of the smallest public checkpoint of the family;
+layers are cut where transformers in float32 would not fit into 20 GB of memory, and the line says so. A line
+has the time and the peak memory of writing the files, measured in a process of its own, the bound of that
+memory, the time of the whole export with its comparison, and the errors that it found.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from edgevlm.export.pipeline import export
+from tests.families import gemma3, internvl, llava, llava_onevision
+from tests.support.checkpoints import scatter
+
+BYTES_BESIDE_SHARD = 3e9
+"""Memory that writing the files may take beside the largest file of the checkpoint."""
+WRITE_FILES = """
+import resource, sys
+from pathlib import Path
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.pipeline import write_decoders, write_vision
+from edgevlm.export.plan import make_plan
+plan = make_plan(Checkpoint.open(sys.argv[1]))
+write_vision(plan, Path(sys.argv[2]), ["fp32", "int8"], None, progress=False)
+write_decoders(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+HEAD = (
+    "| shape | files: time, peak memory (bound) | whole export | embeddings fp32, int8 | "
+    "logits f16, q4_0 |\n|---|---|---|---|---|"
+)
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+QWEN2_05B = {
+    "vocab_size": 152000,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+GEMMA3_4B = {
+    "vocab_size": 262208,
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 1024,
+    "max_position_embeddings": 131072,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention"] + ["sliding_attention"] * 2,
+}
+GRID = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A real shape of a family."""
+
+    build: Callable[[Path], Path]
+    """Writes a tiny checkpoint, whose configuration is then changed."""
+    vision: Mapping[str, Any]
+    text: Mapping[str, Any]
+    size: Mapping[str, int]
+    """Size of the image processor."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of the image processor."""
+    cut: str = ""
+    """What was cut."""
+
+
+SQUARE_384 = {"height": 384, "width": 384}
+SHAPES = {
+    "LLaVA-Interleave-Qwen 0.5B": Shape(
+        llava.siglip_qwen2, {**SO400M, "image_size": 384}, QWEN2_05B, SQUARE_384
+    ),
+    "LLaVA-OneVision 0.5B": Shape(
+        llava_onevision.build,
+        {**SO400M, "image_size": 384},
+        QWEN2_05B,
+        SQUARE_384,
+        {"image_grid_pinpoints": GRID},
+        {"image_grid_pinpoints": GRID},
+    ),
+    "InternVL3 1B": Shape(
+        internvl.qwen2,
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": [448, 448],
+            "patch_size": [14, 14],
+        },
+        {**QWEN2_05B, "vocab_size": 151674, "tie_word_embeddings": False},
+        {"height": 448, "width": 448},
+        {"image_seq_length": 256},
+    ),
+    "Gemma 3 4B": Shape(
+        gemma3.gemma3,
+        {**SO400M, "image_size": 896},
+        GEMMA3_4B,
+        {"height": 896, "width": 896},
+        {"mm_tokens_per_image": 256},
+        cut="8 of 34 layers of the decoder",
+    ),
+}
+
+
+def build(shape: Shape, folder: Path) -> Path:
+    """Write a checkpoint in bfloat16, as they are published."""
+    tiny = shape.build(folder / "tiny")
+    described = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
+    described["vision_config"] |= shape.vision
+    described["text_config"] |= shape.text
+    described |= shape.config
+    if "tie_word_embeddings" in shape.text:
+        described["tie_word_embeddings"] = shape.text["tie_word_embeddings"]
+    (tiny / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    model = AutoModelForImageTextToText.from_config(
+        AutoConfig.from_pretrained(tiny), dtype=torch.bfloat16
+    )
+    scatter(model, seed=0)
+    checkpoint = folder / "checkpoint"
+    shutil.copytree(tiny, checkpoint, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    model.save_pretrained(checkpoint)
+    path = checkpoint / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | {"size": shape.size} | shape.settings), encoding="utf-8")
+    return checkpoint
+
+
+def measure(name: str) -> str:
+    """Return the line of a shape."""
+    shape = SHAPES[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = build(shape, Path(scratch))
+        shard = max(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+        parts = Path(scratch) / "parts"
+        parts.mkdir()
+        start = time.perf_counter()
+        command: list[str | Path] = [sys.executable, "-c", WRITE_FILES, checkpoint, parts]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        written, peak = time.perf_counter() - start, int(output.split()[-1])
+        shutil.rmtree(parts)
+        bound = shard + BYTES_BESIDE_SHARD
+        if peak > bound:
+            raise SystemExit(f"{name}: {peak / 1e9:.1f} GB, more than {bound / 1e9:.1f} GB")
+        start = time.perf_counter()
+        manifest = export(
+            checkpoint, Path(scratch) / "bundle", decoder=["f16", "q4_0"], progress=False
+        )
+        whole = time.perf_counter() - start
+    parity = manifest.parity
+    assert parity is not None
+    errors = [
+        ", ".join(f"{drift.relative_error:.0e}" for drift in drifts.values())
+        for drifts in (parity.vision, parity.decoder)
+    ]
+    cut = f" ({shape.cut})" if shape.cut else ""
+    return (
+        f"| {name}{cut} | {written:.0f} s, {peak / 1e9:.1f} GB ({bound / 1e9:.1f} GB) | {whole:.0f} s | "
+        f"{errors[0]} | {errors[1]} |"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    print(HEAD, flush=True)
+    for name in sys.argv[1:] or SHAPES:
+        print(measure(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
