@@ -8,7 +8,8 @@
 - `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and int8;
 - `int8_static`, `calibration`: the same with fixed scales, and the images that fix them;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
-- `tokenizer`: its vocabulary;
+- `tokenizer`, `pre_tokenizers`: its vocabulary, and how text is normalized and split;
+- `text_battery`: compares its token ids with transformers on thousands of texts;
 - `existing_gguf`, `existing_vocabulary`: a GGUF file that the user already has;
 - `chat_template`, `front_matter`: read the chat template and the model card;
 - `parity`: compares the bundle with transformers;

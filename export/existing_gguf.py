@@ -75,6 +75,8 @@ class ExistingDecoder:
     path: Path
     file_type: str
     """Type in llama.cpp, such as ``q4_k_m`` or ``f16``."""
+    texts: int
+    """Number of texts whose token ids are those of the checkpoint's tokenizer."""
 
     def copy(self, folder: Path) -> Path:
         """Copy the file into a bundle and return the path of the copy."""
@@ -106,8 +108,8 @@ def open_existing_decoder(path: Path, plan: Plan) -> ExistingDecoder:
     check_hyperparameters(path, fields, hyperparameters(architecture, checkpoint.config))
     check_tensors(path, reader, checkpoint, plan.family, architecture)
     check_vocabulary(path, fields, plan.vocabulary, plan.prompt.chat_template)
-    check_tokenization(path, plan.vocabulary, plan.processor.tokenizer)
-    return ExistingDecoder(path, file_type)
+    texts = check_tokenization(path, plan.vocabulary, plan.processor.tokenizer)
+    return ExistingDecoder(path, file_type, texts)
 
 
 def check_file(path: Path) -> None:

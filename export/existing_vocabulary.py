@@ -192,8 +192,8 @@ def field(path: Path, fields: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: TokenizersBackend) -> None:
-    """Compare llama.cpp with the checkpoint's tokenizer on many texts.
+def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: TokenizersBackend) -> int:
+    """Compare llama.cpp with the checkpoint's tokenizer on many texts, and return their number.
 
     Raises:
         ExportError: llama.cpp cannot load the file, or the tokens of a text differ.
@@ -205,6 +205,6 @@ def check_tokenization(path: Path, vocabulary: Vocabulary, tokenizer: Tokenizers
     ]
     try:
         check_file(path)
-        check_tokenizer(path, vocabulary, tokenizer, unread=unread)
+        return check_tokenizer(path, vocabulary, tokenizer, unread=unread)
     except EdgeVLMError as error:
         raise ExportError(f"{error}; {AGAIN}") from error

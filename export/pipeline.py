@@ -102,9 +102,10 @@ def export(
     with staged(out) as folder, quiet_transformers():
         if existing:
             decoder_files = {existing.file_type: existing.copy(folder)}
+            texts = existing.texts
         else:
             decoder_files = write_decoders(plan, folder, types, progress=progress)
-            check_tokenizer(
+            texts = check_tokenizer(
                 next(iter(decoder_files.values())), plan.vocabulary, plan.processor.tokenizer
             )
         vision_files = write_vision(plan, folder, vision, images, progress=progress)
@@ -130,6 +131,7 @@ def export(
             allow_drift=allow_drift,
             progress=progress,
         )
+        report = dataclasses.replace(report, texts=texts)
         manifest = dataclasses.replace(manifest, parity=report, golden=golden)
         listed = {entry.name for entry in manifest.files()}
         for path in folder.iterdir():

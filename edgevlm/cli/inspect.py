@@ -63,6 +63,7 @@ def format_manifest(manifest: Manifest) -> str:
         lines.append(
             f"parity        with the checkpoint in float32: images {parity.pictures}, "
             f"prompts {parity.prompts}, answer positions {parity.positions}"
+            + (f", tokenized texts {parity.texts}" if parity.texts else "")
             + ("; EXPORTED ALTHOUGH A BOUND WAS EXCEEDED" if parity.drift_allowed else "")
         )
     else:

@@ -317,7 +317,7 @@ class Engine:
         with self._lock.hold():
             items = self.tokenize(messages, images)
             spellings = [
-                {tuple(self._decoder.tokenize(start + text)) for start in ("", " ")}
+                {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
                 for text in choices
             ]
             prompt_tokens = count_positions(items)

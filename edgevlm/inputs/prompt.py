@@ -91,6 +91,9 @@ class PromptBuilder:
             space_prefix=spec.space_prefix,
             added_tokens=spec.added_tokens,
         )
+        self._answer_text = PlainText(
+            tokenize, normalization=spec.normalization, added_tokens=spec.added_tokens
+        )
         self._special = {token.text: token for token in spec.special_tokens}
         self._pattern = _pattern({*self._special, spec.image_token})
         # What a user may not write: special tokens and what stands for an image.
@@ -157,6 +160,10 @@ class PromptBuilder:
             written += [self._image_text(layout, count), text]
             spans += [SpanSegment(index, span) for span in range(count)]
         return self._tokenize_split("".join(written), marks, spans, max_positions)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text as they stand in an answer, without a space put before it."""
+        return self._answer_text.tokenize(text, at_start=False)
 
     def _image_text(self, layout: Layout, spans: int) -> str:
         """Return the text that stands for one image in a prompt, with one `image_token` for each span.

@@ -119,6 +119,12 @@ class Manifest:
             self.vision.packing.kind,
             'must be "tiles" unless image.tiling is "any-resolution"',
         )
+        require(
+            isinstance(self.vision.packing, TiledPacking) or self.decoder.attention != "images",
+            "decoder.attention",
+            self.decoder.attention,
+            'can be "images" only with the packing "tiles"',
+        )
         names = [entry.name for entry in self.files()]
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")
 

@@ -53,6 +53,8 @@ class ParityReport:
     """Drift of each llama.cpp type of the decoder."""
     drift_allowed: bool
     """True if a bound was exceeded and the user allowed it."""
+    texts: int | None = None
+    """Number of texts whose token ids are those of the checkpoint's tokenizer; null: not recorded."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ EXAMPLE = Manifest(
         begin_token_ids=(1,),
         normalization="nfc",
         space_prefix="metaspace-first",
+        added_tokens=("<loc0000>",),
     ),
     decoder=DecoderSpec(
         "llama",
@@ -118,11 +119,13 @@ PATHS = list(paths(json.loads(EXAMPLE.to_json())))
 OPTIONAL = {
     (name,)
     for name in (
+        "added_tokens",
         "strip_left",
         "strip_right",
         "bits_per_weight",
         "top1_agreement",
         "longest_edge",
+        "added_tokens",
         "usage",
         "images",
         "boxes",
@@ -232,12 +235,13 @@ def test_a_value_out_of_range_is_named(path: tuple[Any, ...], value: object, mes
 
 
 SIZE = (64, 64)
+ANY_RESOLUTION = AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))
 MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "stretch": ("image", "tiling", StretchTiling(SIZE, "bicubic", longest_edge=7)),
     "grid": ("image", "tiling", GridTiling(SIZE, "lanczos")),
     "crop": ("image", "tiling", CropTiling(SIZE, "bicubic", 64, (1, 2, 3))),
     "fit": ("image", "tiling", FitTiling(SIZE, "bicubic", 14, (0, 127, 255))),
-    "any-resolution": ("image", "tiling", AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))),
+    "any-resolution": ("image", "tiling", ANY_RESOLUTION),
     "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
     "tiles": ("vision", "packing", TiledPacking()),
@@ -253,7 +257,10 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     inner = getattr(EXAMPLE, section)
     learned = {"learned_rows": 1} if isinstance(member, UnpadPacking) else {}
     changed = dataclasses.replace(inner, **{name: member}, **learned)
-    return (section, name), dataclasses.replace(EXAMPLE, **{section: changed})
+    changes = {section: changed}
+    if isinstance(member, UnpadPacking):
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=ANY_RESOLUTION)
+    return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
 def test_all_members_of_unions_are_tried() -> None:
@@ -357,6 +364,13 @@ def test_what_unpadding_needs(name: str, value: int, message: str) -> None:
     _, example = manifest_with("unpad")
     with pytest.raises(BundleError, match=message):
         Manifest.from_dict(replaced(("vision", name), value, example))
+
+
+def test_unpadding_needs_tiles_of_any_resolution() -> None:
+    _, example = manifest_with("unpad")
+    other = json.loads(EXAMPLE.to_json())["image"]
+    with pytest.raises(BundleError, match=r"manifest\.vision\.packing: .*any-resolution"):
+        Manifest.from_dict(replaced(("image",), other, example))
 
 
 def test_a_bundle_without_usage_stays_valid() -> None:

@@ -25,8 +25,9 @@ from edgevlm import (
     InputError,
 )
 from edgevlm.chat import Overflow
-from edgevlm.engine.loading import default_context_length
+from edgevlm.engine.loading import bidirectional_entries, default_context_length
 from edgevlm.inputs.images import load_image
+from edgevlm.manifest import GridTiling, StretchTiling, Tiling
 from tests.conftest import picture
 from tests.support.oracle import BUNDLES
 
@@ -161,26 +162,42 @@ def test_two_conversations_do_not_mix(fresh: Callable[[], VLM]) -> None:
     assert run([shared, shared]) == run([fresh(), fresh()])
 
 
+ONE_TILE = StretchTiling((64, 64), "bicubic")
+SEVENTEEN_TILES = GridTiling((64, 64), "lanczos", longest_edge=256)
+
+
 @pytest.mark.parametrize(
-    ("attention", "tokens", "trained", "expected"),
+    ("attention", "tiling", "tokens", "trained", "context", "bidirectional"),
     [
-        ("causal", 64, 8192, 4096),
-        ("causal", 64, 2048, 2048),
-        ("prefix", 256, 8192, 1280),
-        ("prefix", 4096, 8192, 5120),
-        ("prefix", 4096, 4500, 4500),
+        ("causal", ONE_TILE, 64, 8192, 4096, 0),
+        ("causal", ONE_TILE, 64, 2048, 2048, 0),
+        ("causal", SEVENTEEN_TILES, 64, 8192, 4096, 0),
+        ("causal", SEVENTEEN_TILES, 256, 8192, 17 * 256 + 1024, 0),
+        ("images", ONE_TILE, 256, 8192, 4096, 256),
+        ("images", ONE_TILE, 256, 200, 200, 200),
+        ("prefix", ONE_TILE, 256, 8192, 1280, 1280),
+        ("prefix", ONE_TILE, 4096, 8192, 5120, 5120),
+        ("prefix", ONE_TILE, 4096, 4500, 4500, 4500),
     ],
 )
-def test_the_default_context_has_room_for_a_picture(
-    smolvlm: VLM, attention: Any, tokens: int, trained: int, expected: int
+def test_the_default_context_has_room_for_an_image(
+    smolvlm: VLM,
+    attention: Any,
+    tiling: Tiling,
+    tokens: int,
+    trained: int,
+    context: int,
+    bidirectional: int,
 ) -> None:
     manifest = smolvlm.manifest
     manifest = dataclasses.replace(
         manifest,
+        image=dataclasses.replace(manifest.image, tiling=tiling),
         vision=dataclasses.replace(manifest.vision, tokens_per_tile=tokens),
         decoder=dataclasses.replace(manifest.decoder, attention=attention, context_length=trained),
     )
-    assert default_context_length(manifest) == expected
+    assert default_context_length(manifest) == context
+    assert bidirectional_entries(manifest, context) == bidirectional
 
 
 def test_a_stopped_turn_keeps_what_was_said(fresh: Callable[..., VLM]) -> None:

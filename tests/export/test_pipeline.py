@@ -285,7 +285,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         lambda folder: (folder / "config.json").write_text("{"),
         "not JSON",
     ),
-    "unknown family": (write_json("config.json", model_type="llava"), "'llava' cannot be exported"),
+    "unknown family": (write_json("config.json", model_type="fuyu"), "'fuyu' cannot be exported"),
     "unknown to transformers": (write_json("config.json", model_type="nope"), "model_type 'nope'"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"no tokenizer\.json"),
     "no chat template": (lambda folder: (folder / "chat_template.jinja").unlink(), "chat template"),
@@ -295,7 +295,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "tiles of another size": (
         write_json("preprocessor_config.json", max_image_size={"longest_edge": 32}),
-        r"tiles of \(32, 32\) pixels",
+        r"tiles of 32 x 32 pixels, which the vision part does not take",
     ),
     "a usage of another form": (
         lambda folder: (folder / USAGE_NAME).write_text('{"images": "films"}'),

@@ -348,11 +348,12 @@ def test_newlines_merged_with_text_are_refused() -> None:
 
 
 def test_two_tokens_of_one_id_are_refused() -> None:
-    def repeat(described: dict[str, Any]) -> None:
-        described["model"]["vocab"]["two"] = described["model"]["vocab"]["a"]
+    def leave_out(described: dict[str, Any]) -> None:
+        """tokenizers counts the tokens, and gives the next number to the first added one."""
+        del described["model"]["vocab"]["ÿ"]
 
-    with pytest.raises(ExportError, match=r"has the id \d+ for 'a' and for 'two'"):
-        vocabulary(repeat, tokenizer=checkpoints.byte_level_tokenizer(512), rows=512)
+    with pytest.raises(ExportError, match=r"has the id \d+ for '.*' and for '<global-img>'"):
+        vocabulary(leave_out, tokenizer=checkpoints.byte_level_tokenizer(512), rows=512)
 
 
 def test_tokens_that_no_merge_makes_are_refused() -> None:
