@@ -20,6 +20,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, LlamaConfig, LlavaConfig, PretrainedConfig
 
 from edgevlm.errors import ExportError
+from edgevlm.export.families import read_template
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry, read_entries, read_json
 
@@ -37,55 +38,10 @@ FEATURES = {"patch": "default", "cls_patch": "full"}
 SETTINGS = re.compile("mm_|tune_mm_|freeze_mm_|image_|use_mm_|model_type$|architectures$|auto_map$")
 """Settings that are not those of the language model."""
 
-VICUNA_TEMPLATE = (
-    "{%- set system = messages[0].content[0].text if messages[0].role == 'system' else 'A chat between a "
-    "curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the user\\'s questions.' -%}"
-    "{{ system + ' ' }}"
-    "{%- for message in messages if message.role != 'system' -%}"
-    "{{ message.role | upper + ': ' }}"
-    "{%- for part in message.content -%}"
-    "{{ '<image>\\n' if part.type == 'image' else part.text }}"
-    "{%- endfor -%}"
-    "{{ '</s>' if message.role == 'assistant' else ' ' }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}"
-)
-"""The conversation ``vicuna_v1`` of LLaVA's code."""
-YI_TEMPLATE = (
-    "{%- set system = messages[0].content[0].text if messages[0].role == 'system' else 'This is a chat "
-    "between an inquisitive human and an AI assistant. Assume the role of the AI assistant. Read all the "
-    "images carefully, and respond to the human\\'s questions with informative, helpful, detailed and polite "
-    "answers. 这是一个好奇的人类和一个人工智能助手之间的对话。假设你扮演这个AI助手的角色。"
-    "仔细阅读所有的图像，并对人类的问题做出信息丰富、有帮助、详细的和礼貌的回答。' -%}"
-    "{{ system + '\\n\\n### ' }}"
-    "{%- for message in messages if message.role != 'system' -%}"
-    "{{ {'user': 'Human: ', 'assistant': 'Assistant: '}[message.role] }}"
-    "{%- for part in message.content -%}"
-    "{{ '<image>\\n' if part.type == 'image' else part.text }}"
-    "{%- endfor -%}"
-    "{{ '\\n### ' }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}"
-)
-"""The conversation ``mm_default`` of Yi-VL's code."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the type of the projector tells about a checkpoint."""
-
-    family: str
-    chat_template: str
-    end_texts: tuple[str, ...] = ()
-    """Tokens that end an answer beside the end token, if the vocabulary has them."""
-
-
-KINDS: Mapping[str, Kind] = {
-    "mlp2x_gelu": Kind("llava_llama", VICUNA_TEMPLATE),
-    "mlp2x_gelu_Norm": Kind("yi_vl", YI_TEMPLATE, ("###", "▁###")),
-}
-"""By ``mm_projector_type``."""
+FAMILIES = {"mlp2x_gelu": "llava_llama", "mlp2x_gelu_Norm": "yi_vl"}
+"""``mm_projector_type`` to the family."""
+END_TOKENS = {"yi_vl": ("###", "▁###")}
+"""Tokens that begin the next turn and so end an answer, if the vocabulary has them."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +70,7 @@ def read_layout(folder: Path, settings: dict[str, Any]) -> Layout:
     Raises:
         ExportError: the tower is missing, or a setting is none that edgevlm can export.
     """
-    kind = KINDS[_choice(folder, settings, "mm_projector_type", KINDS)]
+    family = FAMILIES[_choice(folder, settings, "mm_projector_type", FAMILIES)]
     feature = _choice(folder, settings, "mm_vision_select_feature", FEATURES, "patch")
     ratio = _choice(folder, settings, "image_aspect_ratio", ("pad", "square"), "square")
     _choice(folder, settings, "mm_patch_merge_type", ("flat",), "flat")
@@ -136,7 +92,7 @@ def read_layout(folder: Path, settings: dict[str, Any]) -> Layout:
         projector_hidden_act="gelu",
         tie_word_embeddings=bool(settings.get("tie_word_embeddings", False)),
     )
-    config.model_type = kind.family
+    config.model_type = family
     files = {
         "preprocessor_config.json": {
             **read_json(tower / "preprocessor_config.json"),
@@ -144,10 +100,10 @@ def read_layout(folder: Path, settings: dict[str, Any]) -> Layout:
             "do_pad": ratio == "pad",
         },
         "tokenizer_config.json": {
-            "chat_template": kind.chat_template,
+            "chat_template": read_template(family),
             **_read_optional(folder / "tokenizer_config.json"),
         },
-        "generation_config.json": _add_end_tokens(folder, config, kind),
+        "generation_config.json": _add_end_tokens(folder, config),
     }
     return Layout(config, files, tower)
 
@@ -227,7 +183,7 @@ def _choice(
     if value not in list(known):
         raise ExportError(
             f"{folder / 'config.json'} has {name} {value!r}; for this layout edgevlm can export "
-            f"{', '.join(repr(choice) for choice in known)}"
+            f"{', '.join(repr(choice) for choice in known)}; look for the model in transformers' own format"
         )
     return value
 
@@ -254,12 +210,13 @@ def _image_token_id(folder: Path) -> int:
     )
 
 
-def _add_end_tokens(folder: Path, config: PretrainedConfig, kind: Kind) -> dict[str, Any]:
+def _add_end_tokens(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
     """Return generation_config.json with the end tokens of the family."""
     found = _read_optional(folder / "generation_config.json")
-    if not kind.end_texts or not (folder / "tokenizer.json").is_file():
+    tokens = END_TOKENS.get(config.model_type, ())
+    if not tokens or not (folder / "tokenizer.json").is_file():
         return found
     ids = found.get("eos_token_id", config.get_text_config().eos_token_id)
     vocabulary = read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
-    more = [vocabulary[text] for text in kind.end_texts if text in vocabulary]
+    more = [vocabulary[text] for text in tokens if text in vocabulary]
     return {**found, "eos_token_id": [*(ids if isinstance(ids, list) else [ids]), *more]}

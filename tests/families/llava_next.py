@@ -149,8 +149,20 @@ def granite(folder: Path) -> Path:
 
 
 ROWS = [
-    Row("llava_next", clip_llama, "CLIP; Llama (LLaVA 1.6 Vicuna)", sizes=SIZES),
-    Row("llava_next, Mistral", clip_mistral, "CLIP; Mistral (LLaVA 1.6 Mistral)", sizes=SIZES),
+    Row(
+        "llava_next",
+        clip_llama,
+        "CLIP; Llama (LLaVA 1.6 Vicuna)",
+        "its authors' layout",
+        sizes=SIZES,
+    ),
+    Row(
+        "llava_next, Mistral",
+        clip_mistral,
+        "CLIP; Mistral (LLaVA 1.6 Mistral)",
+        "its authors' layout",
+        sizes=SIZES,
+    ),
     Row(
         "llava_next, Granite",
         granite,

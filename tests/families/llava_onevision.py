@@ -63,7 +63,7 @@ ROWS = [
         "llava_onevision",
         build,
         "SigLIP; Qwen 2; each image of a message at any resolution",
-        missing="video",
+        missing="video; its authors' layout",
         processor=load_without_video(LlavaOnevisionProcessor),
         # 1, 4 and 12 tiles, then grids that are shrunk: 20, 36 and, unpadded to an edge, 24
         sizes=((50, 40), (110, 101), (230, 170), (290, 200), (350, 340), (350, 233), (9, 340)),

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -27,7 +26,6 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from edgevlm.export.original_llava import VICUNA_TEMPLATE, YI_TEMPLATE
 from tests.families.llava import CLIP, CLIP_PROCESSOR, text_config
 from tests.families.row import Row
 from tests.families.tokenizers import llama_tokenizer
@@ -154,21 +152,55 @@ def yi(folder: Path) -> Path:
     )
 
 
+def write_vicuna(turns: list[tuple[str, str]]) -> str:
+    """A prompt of LLaVA 1.5, which ends where the answer begins."""
+    text = "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    text += "helpful, detailed, and polite answers to the user's questions. "
+    for role, content in turns:
+        text += f"USER: {content} " if role == "user" else f"ASSISTANT: {content}</s>"
+    return text + "ASSISTANT:"
+
+
+def write_yi(turns: list[tuple[str, str]]) -> str:
+    """A prompt of Yi-VL."""
+    text = "This is a chat between an inquisitive human and an AI assistant. Assume the role of the AI "
+    text += "assistant. Read all the images carefully, and respond to the human's questions with "
+    text += "informative, helpful, detailed and polite answers. "
+    text += "这是一个好奇的人类和一个人工智能助手之间的对话。假设你扮演这个AI助手的角色。"
+    text += "仔细阅读所有的图像，并对人类的问题做出信息丰富、有帮助、详细的和礼貌的回答。"
+    text += "\n\n### "
+    for role, content in turns:
+        text += f"{'Human' if role == 'user' else 'Assistant'}: {content}\n### "
+    return text + "Assistant:"
+
+
 class OriginalProcessor:
     """The authors' code for prompts and images, in short."""
+
+    chat_template = "in code"
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         norm = config["mm_projector_type"].endswith("_Norm")
-        self.chat_template = YI_TEMPLATE if norm else VICUNA_TEMPLATE
-        self._template = jinja2.Environment().from_string(self.chat_template)
+        self._write = write_yi if norm else write_vicuna
         self._pad = config["image_aspect_ratio"] == "pad"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._images = CLIPImageProcessorPil.from_pretrained(find_tower(folder))
         self._tokens = (self._images.crop_size.height // CLIP["patch_size"]) ** 2
 
     def apply_chat_template(self, messages: Any, *, add_generation_prompt: bool) -> str:
-        return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
+        assert add_generation_prompt
+        turns = [
+            (
+                message["role"],
+                "".join(
+                    "<image>\n" if part["type"] == "image" else part["text"]
+                    for part in message["content"]
+                ),
+            )
+            for message in messages
+        ]
+        return self._write(turns)
 
     def image_processor(self, images: list[Image.Image], return_tensors: str) -> Any:
         if self._pad:
@@ -225,6 +257,10 @@ class OriginalModel:
             tower.load_state_dict(trained)
         self._tower = tower
         self.base_model = self
+
+    @property
+    def base_model(self) -> OriginalModel:
+        return self
 
     def get_image_features(self, pixel_values: torch.Tensor, return_dict: bool) -> Any:
         states = self._tower(pixel_values, output_hidden_states=True).hidden_states
