@@ -256,7 +256,6 @@ class OriginalModel:
         if trained:
             tower.load_state_dict(trained)
         self._tower = tower
-        self.base_model = self
 
     @property
     def base_model(self) -> OriginalModel:
