@@ -30,7 +30,7 @@ from edgevlm.inputs.packing import plan_spans
 from edgevlm.inputs.prompt import Message
 from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import Drift, Golden, ImageSpec, Manifest, ParityReport
-from edgevlm.runtimes.protocols import VisionRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, VisionRuntime
 
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
 DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
@@ -221,18 +221,15 @@ def forced_logits(
         DriftError: prompt token ids differ from those of transformers.
     """
     longest = max(len(case.prompt_ids) for case in cases) + FORCED_TOKENS
-    engine = Engine(
-        manifest,
-        vision,
-        load_decoder(manifest, decoder, context_length=longest),
-    )
+    runtime = load_decoder(manifest, decoder, context_length=longest)
+    engine = Engine(manifest, vision, runtime)
     try:
         rows = []
         for case in cases:
             image = engine.process_image(np.asarray(case.image))
             content = [{"type": "image"}, {"type": "text", "text": case.question}]
             messages: list[Message] = [{"role": "user", "content": content}]
-            check_prompt(engine, manifest, messages, image, case)
+            check_prompt(engine, runtime, manifest, messages, image, case)
             rows.append(engine.logits(messages, [image], case.forced))
         return np.concatenate(rows)
     finally:
@@ -260,6 +257,7 @@ class CachingVision:
 
 def check_prompt(
     engine: Engine,
+    decoder: DecoderRuntime,
     manifest: Manifest,
     messages: Sequence[Message],
     image: ProcessedImage,
@@ -287,9 +285,15 @@ def check_prompt(
             ),
             min(len(ids), len(case.prompt_ids)),
         )
+        special = {token.id: token.text for token in manifest.prompt.special_tokens}
+
+        def describe(part: Sequence[int]) -> str:
+            pieces = [special.get(token, "").encode() or decoder.piece(token) for token in part]
+            return f"{b''.join(pieces).decode(errors='replace')!r} {list(part)}"
+
         raise DriftError(
             f"the prompt of {case.question!r} becomes other tokens than in transformers: from position "
-            f"{same} on {ids[same : same + 8]}, there {list(case.prompt_ids[same : same + 8])}"
+            f"{same} on {describe(ids[same : same + 8])}, there {describe(case.prompt_ids[same : same + 8])}"
         )
 
 

@@ -265,7 +265,12 @@ def plan_prompt(
         ExportError: the chat template cannot write a question about an image, the image token differs from
             the configuration, or there is no end token.
     """
-    image_id = processor.tokenizer.convert_tokens_to_ids(family.image_token)
+    image_id = processor.tokenizer.get_vocab().get(family.image_token)
+    if image_id is None:
+        raise ExportError(
+            f"{checkpoint.folder / 'tokenizer.json'} has no token {family.image_token}, which stands for the "
+            f"embeddings of an image in this family; fetch the whole checkpoint"
+        )
     if getattr(checkpoint.config, "image_token_id", image_id) != image_id:
         raise ExportError(
             f"{checkpoint.folder / 'config.json'} says that the image token is "

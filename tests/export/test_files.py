@@ -21,6 +21,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.front_matter import base_model, front_matter, read_license
 from edgevlm.export.parity import check_preparation
 from edgevlm.export.plan import load_image_processor, make_plan
+from tests.families import llava
 from tests.support import checkpoints
 from tests.support.damage import change_json, change_weights
 
@@ -182,6 +183,21 @@ def test_the_right_file_is_blamed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     refused(Path(shutil.copytree(pristine, tmp_path / "checkpoint")), damage, message, capsys)
+
+
+def test_image_token_that_the_tokenizer_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers' processor of LLaVA, unlike that of SmolVLM, adds no token."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        tokens = json.loads(path.read_text())["added_tokens"]
+        change_json(path, added_tokens=[token for token in tokens if token["content"] != "<image>"])
+        change_json(folder / "tokenizer_config.json", image_token=None)
+
+    message = r"tokenizer\.json has no token <image>, which stands for the embeddings"
+    refused(llava.clip_llama(tmp_path / "checkpoint"), damage, message, capsys)
 
 
 def mapped(**changes: Any) -> Damage:

@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText
 from edgevlm.bundle import Bundle
 from edgevlm.cli import main
 from edgevlm.errors import DriftError, ExportError, MissingDependencyError
-from edgevlm.export import dependencies
+from edgevlm.export import dependencies, plan
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.output_folder import check_disk, staged
@@ -32,6 +32,7 @@ from edgevlm.export.usage import USAGE_NAME
 from edgevlm.local_bundles import exported_bundles
 from edgevlm.manifest import MANIFEST_NAME, GridTiling, Manifest, StretchTiling, Usage
 from tests.conftest import Export
+from tests.families import llava
 from tests.support import checkpoints
 
 FAMILIES = ("smolvlm", "idefics3", "paligemma", "paligemma2")
@@ -231,6 +232,15 @@ def test_a_decoder_of_other_weights_is_drift(exported: Export, tmp_path: Path) -
     assert list(manifest.decoder.files) == ["q8_0"]
     assert (out / "decoder.q8_0.gguf").read_bytes() == gguf.read_bytes()
     assert "A bound was exceeded" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_prompt_drift_is_shown_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = dataclasses.replace(find_family("llava"), image_template="{{ image }}!")
+    monkeypatch.setattr(plan, "find_family", lambda model_type: family)
+    checkpoint = llava.clip_llama(tmp_path / "checkpoint")
+    message = r"from position \d+ on '!\\n.*' \[\d+, .*\], there '\\n.*' \["
+    with pytest.raises(DriftError, match=message):
+        export(checkpoint, tmp_path / "out", vision=["fp32"], decoder=["f16"], progress=False)
 
 
 def test_a_decoder_of_another_model_is_refused(exported: Export, tmp_path: Path) -> None:
