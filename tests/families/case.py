@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,9 @@ class Case:
         checkpoint = row.build(folder / "checkpoint")
         self.bundle = folder / "bundle"
         command = ["export", str(checkpoint), str(self.bundle), "--quiet"]
-        assert main([*command, "--vision", "fp32", "--decoder", "f16"]) == 0
+        with contextlib.redirect_stderr(io.StringIO()) as messages:
+            status = main([*command, "--vision", "fp32", "--decoder", "f16"])
+        assert status == 0, messages.getvalue()
         self.reference = Reference(checkpoint, row)
         self.vlm = self.load()
         prompt = self.vlm.manifest.prompt
@@ -72,6 +76,11 @@ class Case:
         for item in engine.tokenize(messages, prepared):
             ids += [item] if isinstance(item, int) else [self.image_id] * item.length
         return ids
+
+    def pieces(self, ids: Sequence[int]) -> str:
+        """Text of token ids, one token a line, for a readable difference."""
+        pieces = self.reference.processor.tokenizer.convert_ids_to_tokens(ids)
+        return "\n".join(f"{piece} {token}" for piece, token in zip(pieces, ids, strict=True))
 
     def conversations(self) -> Sequence[tuple[list[Message], int]]:
         return (self.row.messages or conversations)()

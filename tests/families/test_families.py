@@ -45,7 +45,7 @@ def test_prompts(case: Case) -> None:
     for messages, count in case.conversations():
         images = case.images(count)
         expected = case.reference.inputs(messages, images)["input_ids"][0].tolist()
-        assert case.ids(messages, images) == expected
+        assert case.pieces(case.ids(messages, images)) == case.pieces(expected)
 
 
 def test_special_tokens_of_a_user_stay_text(case: Case) -> None:
