@@ -16,10 +16,12 @@ TEMPLATE = (
     "{%- for message in messages %}{{ '<|' ~ message.role | capitalize ~ '|>: ' }}"
     "{% for part in message.content %}{% if part.type == 'image' %}"
     "{{ '' if loop.first else '\\n' }}<image_placeholder>{{ '' if loop.last else '\\n' }}"
-    "{% else %}{{ part.text | trim }}{% endif %}{% endfor %}"
+    "{% else %}{% set text = part.text.lstrip() if loop.first else part.text %}"
+    "{{ text.rstrip() if loop.last else text }}{% endif %}{% endfor %}"
     f"{{{{ '{END}' if message.role == 'assistant' else '\\n\\n' }}}}{{% endfor %}}"
     "{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
 )
+"""Like that of Janus-Pro: spaces go at the ends of a message only, not beside an image."""
 
 
 def janus(folder: Path) -> Path:
