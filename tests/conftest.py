@@ -36,6 +36,7 @@ providers._get_local_constants = lambda: providers._local_constants
 NOT_CORE = (
     "demo",
     "export",
+    "families",
     "reference",
     "training",
     "repository/test_benchmarks.py",
