@@ -284,12 +284,12 @@ def test_a_request_cancelled_in_the_middle_leaves_nothing_wrong(
 ) -> None:
     """The next prompts begin alike, and end before, in and after what was decoded."""
     filled = prefill(decoder, attention, None)
-    followings: list[list[PromptItem]] = [
+    prompts: list[list[PromptItem]] = [
         [*TEXT[:3], *TEXT[20:30]],
         [*TEXT[:2], span(5, 40), *TEXT[:4]],
         LONG,
     ]
-    for following in followings:
+    for following in prompts:
         cancelled = filled.run(LONG, Stopwatch(), expect_continuation=True, cache_images=True)
         for _ in itertools.islice(cancelled, given_up_after):
             pass
