@@ -90,9 +90,11 @@ def _tiling(tiling: Tiling) -> str:
         for field in dataclasses.fields(tiling)
         if field.name not in ("kind", "tile_size")
     }
-    named = (
-        f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None
-    )
+    named = [
+        f"{len(value)} {name}" if name == "resolutions" else f"{name.replace('_', ' ')} {value}"
+        for name, value in settings.items()
+        if value is not None
+    ]
     return f"{tiling.kind} ({', '.join(named)})"
 
 

@@ -72,7 +72,6 @@ GEMMA3_4B = {
     "query_pre_attn_scalar": 256,
     "sliding_window": 1024,
     "max_position_embeddings": 131072,
-    "layer_types": ["sliding_attention"] * 5 + ["full_attention"] + ["sliding_attention"] * 2,
 }
 GRID = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
 
@@ -136,6 +135,8 @@ def build(shape: Shape, folder: Path) -> Path:
     """Write a checkpoint in bfloat16, as they are published."""
     tiny = shape.build(folder / "tiny")
     described = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
+    for name in ("layer_types", "max_window_layers"):  # follow from the number of layers
+        described["text_config"].pop(name, None)
     described["vision_config"] |= shape.vision
     described["text_config"] |= shape.text
     described |= shape.config
