@@ -386,11 +386,23 @@ class LlamaCppDecoder:
         """
         self._check_open()
         llama = self._llama
-        # llama.cpp's copy of a sequence leaves out what sliding layers no longer see from its end, so that a
-        # restored cache could not be truncated. Its copy of the whole state leaves out nothing. Behind the
-        # name of the architecture, a string with its length, this has the format of a sequence's copy behind
-        # the head.
-        head = len(_SEQUENCE_HEAD)
+        if llama.llama_model_n_swa(self._model.handle):
+            return self._save_sliding()
+        copy = np.empty(llama.llama_state_seq_get_size(self._context, 0), np.uint8)
+        pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if llama.llama_state_seq_get_data(self._context, pointer, copy.nbytes, 0) != copy.nbytes:
+            raise InferenceError("llama.cpp could not copy its KV cache")
+        return copy
+
+    def _save_sliding(self) -> NDArray[np.uint8]:
+        """Copy the KV cache of a model with a sliding window.
+
+        llama.cpp's copy of a sequence leaves out what sliding layers no longer see from its end, so that a
+        restored cache could not be truncated. Its copy of the whole state leaves out nothing. Behind the name
+        of the architecture, a string with its length, this has the format of a sequence's copy behind the
+        head.
+        """
+        llama, head = self._llama, len(_SEQUENCE_HEAD)
         size = llama.llama_state_get_size(self._context)
         buffer = np.empty(head + size, np.uint8)
         state = buffer[head:]
