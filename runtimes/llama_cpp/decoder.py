@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import ContextError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
+from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
@@ -35,9 +35,6 @@ from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
-
-_SEQUENCE_HEAD = struct.pack("<Ii", 0xAF143CD8, 0)
-"""What begins llama.cpp's copy of a sequence: a mark, and the number of the sequence."""
 
 
 class LlamaCppDecoder:
@@ -385,33 +382,9 @@ class LlamaCppDecoder:
             InferenceError: llama.cpp failed.
         """
         self._check_open()
-        llama = self._llama
-        if llama.llama_model_n_swa(self._model.handle):
-            return self._save_sliding()
-        copy = np.empty(llama.llama_state_seq_get_size(self._context, 0), np.uint8)
-        pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        if llama.llama_state_seq_get_data(self._context, pointer, copy.nbytes, 0) != copy.nbytes:
-            raise InferenceError("llama.cpp could not copy its KV cache")
-        return copy
-
-    def _save_sliding(self) -> NDArray[np.uint8]:
-        """Copy the KV cache of a model with a sliding window.
-
-        llama.cpp's copy of a sequence leaves out what sliding layers no longer see from its end, so that a
-        restored cache could not be truncated. Its copy of the whole state leaves out nothing. Behind the name
-        of the architecture, a string with its length, this has the format of a sequence's copy behind the
-        head.
-        """
-        llama, head = self._llama, len(_SEQUENCE_HEAD)
-        size = llama.llama_state_get_size(self._context)
-        buffer = np.empty(head + size, np.uint8)
-        state = buffer[head:]
-        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        if llama.llama_state_get_data(self._context, pointer, size) != size:
-            raise InferenceError("llama.cpp could not copy its KV cache")
-        copy = buffer[4 + int.from_bytes(state[:4].tobytes(), "little") :]
-        copy[:head] = np.frombuffer(_SEQUENCE_HEAD, np.uint8)
-        return copy
+        return copy_cache(
+            self._context, slides=self._llama.llama_model_n_swa(self._model.handle) > 0
+        )
 
     def restore(self, copy: NDArray[np.uint8], place: Place) -> None:
         """Replace the content of the KV cache with a copy that `save` made.
