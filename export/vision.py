@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -174,7 +175,8 @@ def export_fp32(vision: nn.Module, image: ImageSpec, path: Path) -> None:
         assert program is not None
         # Each node carries the source lines that it came from, with the paths of the exporting machine.
         ClearMetadataAndDocStringPass()(program.model)
-        program.save(path)
+        # PyTorch's own method writes the weights of more than 1.5 GB into a second file.
+        onnx_ir.save(program.model, path)
 
 
 def convert_fp16(source: Path, path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from edgevlm.export.pipeline import export
 from tests.families import gemma3, internvl, llava, llava_onevision
@@ -146,6 +146,7 @@ def build(shape: Shape, folder: Path) -> Path:
     model = AutoModelForImageTextToText.from_config(
         AutoConfig.from_pretrained(tiny), dtype=torch.bfloat16
     )
+    model.generation_config = GenerationConfig.from_pretrained(tiny)
     scatter(model, seed=0)
     checkpoint = folder / "checkpoint"
     shutil.copytree(tiny, checkpoint, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
@@ -166,12 +167,11 @@ def measure(name: str) -> str:
         parts.mkdir()
         start = time.perf_counter()
         command: list[str | Path] = [sys.executable, "-c", WRITE_FILES, checkpoint, parts]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         written, peak = time.perf_counter() - start, int(output.split()[-1])
         shutil.rmtree(parts)
         bound = shard + BYTES_BESIDE_SHARD
-        if peak > bound:
-            raise SystemExit(f"{name}: {peak / 1e9:.1f} GB, more than {bound / 1e9:.1f} GB")
+        kept = "" if peak <= bound else ", exceeded"
         start = time.perf_counter()
         manifest = export(
             checkpoint, Path(scratch) / "bundle", decoder=["f16", "q4_0"], progress=False
@@ -184,9 +184,9 @@ def measure(name: str) -> str:
         for drifts in (parity.vision, parity.decoder)
     ]
     cut = f" ({shape.cut})" if shape.cut else ""
+    memory = f"{peak / 1e9:.1f} GB ({bound / 1e9:.1f} GB{kept})"
     return (
-        f"| {name}{cut} | {written:.0f} s, {peak / 1e9:.1f} GB ({bound / 1e9:.1f} GB) | {whole:.0f} s | "
-        f"{errors[0]} | {errors[1]} |"
+        f"| {name}{cut} | {written:.0f} s, {memory} | {whole:.0f} s | {errors[0]} | {errors[1]} |"
     )
 
 
