@@ -72,7 +72,7 @@ check: $(CHECK)
 
 test: $(EVERYTHING)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --cov --cov-report= --ignore tests/demo --numprocesses 2 --dist loadscope
+	$(BIN)/pytest --cov --cov-report= --ignore tests/demo --numprocesses 2 --dist loadscope --no-loadscope-reorder
 	$(BIN)/pytest --cov --cov-append tests/demo
 
 docs: $(DOCS)

@@ -120,12 +120,12 @@ OPTIONAL = {
     (name,)
     for name in (
         "added_tokens",
+        "texts",
         "strip_left",
         "strip_right",
         "bits_per_weight",
         "top1_agreement",
         "longest_edge",
-        "added_tokens",
         "usage",
         "images",
         "boxes",
