@@ -78,7 +78,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that take minutes, so that of two processes none waits for the other at the end."""
+    """Begin with the tests that take minutes, so that no process waits for the other at the end."""
     items.sort(key=lambda item: "tests/training/" not in item.nodeid)
 
 
