@@ -12,10 +12,6 @@ from edgevlm.manifest.parsing import require
 
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 """Names of Pillow's resampling filters."""
-Size: TypeAlias = "tuple[int, int]"
-"""Height and width in pixels."""
-Color: TypeAlias = "tuple[int, int, int]"
-"""Red, green and blue, 0 to 255."""
 
 
 @dataclass(frozen=True)
