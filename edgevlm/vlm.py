@@ -313,6 +313,36 @@ class VLM:
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
 
+    def logits(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        answer: Sequence[int],
+        *,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the logits at each position of a given answer, as under teacher forcing.
+
+        With them two models can be compared: `edgevlm eval` computes Kullback-Leibler divergences.
+
+        Args:
+            messages: as in `generate`.
+            answer: token ids, at least one, such as ``Answer.token_ids``.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+
+        Returns:
+            float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
+
+        Raises:
+            InputError: a token id is outside the vocabulary, or there is none.
+            ImageError, PromptError: as `ask`.
+            ContextError: the prompt and the answer together are longer than the context.
+        """
+        generation = Generation(detail=detail, max_image_tokens=max_image_tokens)
+        images = self._process_images(messages, generation)
+        return self._engine.logits(messages, images, answer)
+
     def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
     ) -> list[ProcessedImage]:
