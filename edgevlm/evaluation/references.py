@@ -156,7 +156,7 @@ class CheckpointReference:
     def __init__(self, folder: Path, prompt: PromptSpec) -> None:
         try:
             import torch
-            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
         except ImportError as error:
             raise MissingDependencyError(
                 f"running a checkpoint needs torch and transformers ({error}): "
@@ -165,8 +165,15 @@ class CheckpointReference:
         try:
             # Never run a checkpoint's own code, and never open a pickle.
             self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            # config.json may name a kernel here, compiled code that transformers would fetch from the hub
+            config._attn_implementation = None
             model = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+                folder,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
         except (OSError, ValueError) as error:
             raise InputError(f"transformers cannot load {str(folder)!r}: {error}") from error

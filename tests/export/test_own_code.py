@@ -136,6 +136,8 @@ def test_no_compiled_kernel_is_fetched(pristine: Path, tmp_path: Path) -> None:
         assert found._attn_implementation is None
     assert config.to_dict() == plain.to_dict()
     everything(folder)
+    prompt = Bundle.open().manifest.prompt
+    open_reference(str(folder), vision=None, decoder=None, prompt=prompt).close()
 
 
 class Bomb:
