@@ -63,9 +63,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as scratch:
         fp32, quantized = Path(scratch) / "fp32.onnx", Path(scratch) / "quantized.onnx"
-        module = vision.load_vision(plan.checkpoint, plan.family)
-        vision.export_fp32(module, plan.image, fp32)
-        del module
+        vision.export_fp32(plan.checkpoint, plan.family, plan.image, fp32)
         expected = encode(fp32, tiles)
         print(f"{'calibration':44} {'error':>8} {'worst':>8} {'centred':>8}")
         vision.convert_int8(fp32, quantized)

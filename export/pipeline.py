@@ -185,9 +185,7 @@ def write_vision(
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)
         if precision == "fp32":
-            module = vision_export.load_vision(plan.checkpoint, plan.family)
-            vision_export.export_fp32(module, plan.image, files["fp32"])
-            del module
+            vision_export.export_fp32(plan.checkpoint, plan.family, plan.image, files["fp32"])
         else:
             files[precision] = folder / f"vision.{precision}.onnx"
             convert[precision](files["fp32"], files[precision])

@@ -20,12 +20,14 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
+from edgevlm.export.onnx_file import write_model
 from edgevlm.export.weights import TensorEntry
 from edgevlm.manifest import ImageSpec
 
@@ -35,8 +37,6 @@ OUTPUT_NAME = "embeddings"
 MAX_TILES = 64
 OPSET = 20
 """The first operator set with GELU, which ONNX Runtime computes in one pass over memory."""
-PROTOBUF_LIMIT = 2**31 - 1
-"""Largest ONNX file in bytes, without a second file for the weights."""
 
 
 class VisionGraph(nn.Module):
@@ -61,7 +61,7 @@ class VisionGraph(nn.Module):
 
 
 def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict[str, TensorEntry]]:
-    """Return the vision module in float32 without values, and the tensors of its parameters.
+    """Return the vision module in float32 with parameters of no memory, and the tensors of its parameters.
 
     Raises:
         ExportError: tensors are missing, unknown or of other shapes, or transformers refuses the settings.
@@ -104,7 +104,17 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
             f"the checkpoint lacks {len(expected)} tensors of its vision part, such as "
             f"{min(expected)}; fetch the whole checkpoint"
         )
-    return vision, sources
+    return without_values(vision), sources
+
+
+def without_values(module: nn.Module) -> nn.Module:
+    """Replace the parameters by PyTorch's fake tensors, which have a shape and a type but take no memory."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            fake = mode.from_tensor(parameter.detach())
+            setattr(part, name, nn.Parameter(fake, requires_grad=False))
+    return module
 
 
 def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, int]:
@@ -129,36 +139,25 @@ def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, in
     return int(rows), int(width)
 
 
-def load_vision(checkpoint: Checkpoint, family: Family) -> nn.Module:
-    """Return the vision module with the weights of the checkpoint, in float32.
+def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: Path) -> None:
+    """Write the graph in float32. onnxscript's optimizer folds constants and removes unused nodes.
+
+    The module is traced without values, since PyTorch keeps what it traced in memory. Then the graph takes
+    the weights from the checkpoint, one at a time.
 
     Raises:
-        ExportError: as of `plan_vision`, or a value is not finite.
+        ExportError: as of `plan_vision`, a value is not finite, or the graph is too large for one file.
     """
     vision, sources = plan_vision(checkpoint, family)
-    parameters = dict(vision.state_dict())
-    for name, entry in sorted(sources.items(), key=lambda item: (item[1].file, item[0])):
+    buffers = dict(vision.named_buffers())
+    for name, entry in in_file_order(sources):
         tensor = checkpoint.read(entry.name)
         if not torch.isfinite(tensor).all():
             raise ExportError(
                 f"{entry.name} has values that are not finite; the checkpoint is damaged"
             )
-        parameters[name].copy_(tensor)
-    return vision
-
-
-def export_fp32(vision: nn.Module, image: ImageSpec, path: Path) -> None:
-    """Write the graph in float32. onnxscript's optimizer folds constants and removes unused nodes.
-
-    Raises:
-        ExportError: the graph is too large for one file.
-    """
-    size = sum(parameter.numel() * 4 for parameter in vision.parameters())
-    if size > PROTOBUF_LIMIT:
-        raise ExportError(
-            f"the vision part has {size / 1e9:.1f} GB of float32 weights, one ONNX file holds "
-            f"{PROTOBUF_LIMIT / 1e9:.1f} GB; towers of this size cannot be exported yet"
-        )
+        if name in buffers:
+            buffers[name].copy_(tensor)
     height, width = image.tiling.tile_size
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with quiet():
@@ -170,13 +169,32 @@ def export_fp32(vision: nn.Module, image: ImageSpec, path: Path) -> None:
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
             dynamic_shapes={"tiles": {0: torch.export.Dim("n", min=1, max=MAX_TILES)}},
+            optimize=False,
             verbose=False,
         )
         assert program is not None
+        weights = program.model.graph.initializers
+        for name, entry in sources.items():
+            if name not in buffers and (value := weights.get(f"vision.{name}")):
+                value.const_value = lazy_weight(checkpoint, entry)
+        program.optimize()
         # Each node carries the source lines that it came from, with the paths of the exporting machine.
         ClearMetadataAndDocStringPass()(program.model)
-        # PyTorch's own method writes the weights of more than 1.5 GB into a second file.
-        onnx_ir.save(program.model, path)
+    write_model(program.model, path)
+
+
+def in_file_order(sources: dict[str, TensorEntry]) -> list[tuple[str, TensorEntry]]:
+    """Return names and tensors, file by file."""
+    return sorted(sources.items(), key=lambda item: (item[1].file, item[0]))
+
+
+def lazy_weight(checkpoint: Checkpoint, entry: TensorEntry) -> onnx_ir.LazyTensor:
+    """Return a float32 weight of a graph that is read from the checkpoint when its values are needed."""
+    return onnx_ir.LazyTensor(
+        lambda: onnx_ir.tensor(checkpoint.read(entry.name).float().numpy()),
+        dtype=onnx_ir.DataType.FLOAT,
+        shape=onnx_ir.Shape(entry.shape),
+    )
 
 
 def convert_fp16(source: Path, path: Path) -> None:

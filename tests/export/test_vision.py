@@ -20,6 +20,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
+from edgevlm.export.plan import make_plan
 from edgevlm.manifest import ImageSpec, Manifest
 from edgevlm.runtimes.onnx.session import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision
@@ -140,7 +141,7 @@ def test_one_tile_at_a_time_equals_all_at_once(made: Made) -> None:
 def test_patches_that_do_not_divide_evenly_take_transformers_positions(tmp_path: Path) -> None:
     """With 25 patches a side the reference's buckets are not 0, 1, 2, ..., which this pins."""
     checkpoint = Checkpoint.open(checkpoints.idefics3(tmp_path / "checkpoint"))
-    module = vision.load_vision(checkpoint, find_family("idefics3"))
+    module, _ = vision.plan_vision(checkpoint, find_family("idefics3"))
     ids = module.position_ids
     assert isinstance(ids, torch.Tensor) and ids.shape == (25 * 25,)
     assert not torch.equal(ids, torch.arange(25 * 25))
@@ -149,23 +150,23 @@ def test_patches_that_do_not_divide_evenly_take_transformers_positions(tmp_path:
 def test_only_the_vision_part_is_read(tmp_path: Path) -> None:
     folder = checkpoints.smolvlm(tmp_path / "checkpoint", max_shard_size="150KB")
     checkpoint = Checkpoint.open(folder)
+    plan = make_plan(checkpoint)
     shards = {entry.file for entry in checkpoint.tensors.values()}
     needed = {entry.file for name, entry in checkpoint.tensors.items() if "text" not in name}
     unneeded = shards - needed
     assert unneeded, "the checkpoint must be split so that a shard holds language only"
     for shard in unneeded:
         shard.unlink()
-    module = vision.load_vision(checkpoint, find_family("smolvlm"))
-    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    vision.export_fp32(checkpoint, plan.family, plan.image, tmp_path / "graph.onnx")
 
 
 def test_a_large_graph_keeps_its_weights(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's own method writes large weights into a second file, which is no part of a bundle."""
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
-    module = vision.load_vision(made.checkpoint, find_family(made.checkpoint.family))
     path = made.folder / "large" / "graph.onnx"
     path.parent.mkdir()
-    vision.export_fp32(module, made.image, path)
+    family = find_family(made.checkpoint.family)
+    vision.export_fp32(made.checkpoint, family, made.image, path)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -173,7 +174,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
     checkpoint = Checkpoint.open(checkpoints.smolvlm(tmp_path / "checkpoint"))
     checkpoint.config.vision_config.num_hidden_layers = 1
     with pytest.raises(ExportError, match=r"layers\.1"):
-        vision.load_vision(checkpoint, find_family("smolvlm"))
+        vision.plan_vision(checkpoint, find_family("smolvlm"))
     checkpoint.config.vision_config.num_hidden_layers = 3
     with pytest.raises(ExportError, match="lacks 16 tensors"):
-        vision.load_vision(checkpoint, find_family("smolvlm"))
+        vision.plan_vision(checkpoint, find_family("smolvlm"))

@@ -1,0 +1,58 @@
+"""Graphs written weight by weight are the graphs that onnx writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgevlm.errors import ExportError
+from edgevlm.export import onnx_file
+from edgevlm.export.onnx_file import write_model
+
+
+def model(columns: int) -> onnx.ModelProto:
+    """``x @ weight + offset``, with weights of two types, and a scalar."""
+    weights = {
+        "weight": np.random.default_rng(0).normal(size=(3, columns)).astype(np.float32),
+        "offset": np.float32(2.5),
+        "shape": np.array([-1, columns], np.int64),
+    }
+    return helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("MatMul", ["x", "weight"], ["product"]),
+                helper.make_node("Add", ["product", "offset"], ["sum"]),
+                helper.make_node("Reshape", ["sum", "shape"], ["y"]),
+            ],
+            "graph",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", columns])],
+            [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        producer_name="test",
+    )
+
+
+@pytest.mark.parametrize("columns", [1, 9, 10, 11, 1365, 1366, 200_000])  # lengths of 1 to 4 bytes
+def test_the_file_is_the_model(tmp_path: Path, columns: int) -> None:
+    written = model(columns)
+    write_model(onnx_ir.from_proto(written), tmp_path / "graph.onnx")
+    found = onnx.load(tmp_path / "graph.onnx")
+    onnx.checker.check_model(found, full_check=True)
+    assert found == written
+    assert (tmp_path / "graph.onnx").stat().st_size == found.ByteSize()
+
+
+def test_a_model_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 1000)
+    with pytest.raises(ExportError, match="one ONNX file holds"):
+        write_model(onnx_ir.from_proto(model(1000)), tmp_path / "graph.onnx")
+    assert not list(tmp_path.iterdir())
