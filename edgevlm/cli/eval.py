@@ -32,7 +32,7 @@ A line of a question file; paths are relative to the file:
   {"task": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}"""
 
 ITEMS_PER_TASK = 300
-COMPARED_ITEMS_PER_TASK = 20
+COMPARED_ITEMS_PER_TASK = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +129,6 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.reference,
                 vision=arguments.reference_vision,
                 decoder=arguments.reference_decoder,
-                prompt=vlm.manifest.prompt,
             )
             stack.callback(reference.close)
         name = vlm.manifest.name

@@ -16,8 +16,8 @@ from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
 from edgevlm.evaluation.dataset import Item
 from edgevlm.evaluation.intervals import Mean, bootstrap
-from edgevlm.evaluation.references import Reference, ReferenceAnswer, dialogue
-from edgevlm.evaluation.runner import BATCH_SIZE, Conversation, load_images
+from edgevlm.evaluation.references import Reference, dialogue
+from edgevlm.evaluation.runner import Conversation, load_images
 from edgevlm.vlm import VLM
 
 
@@ -66,13 +66,13 @@ def compare(
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Compared]:
-    """Ask the reference all items, in batches, and force its answers on the bundle.
+    """Ask the reference all items, and force its answers on the bundle.
 
     Args:
         vlm: the bundle.
         reference: the reference.
         items: the items to ask.
-        progress: called after each batch with the number of items that are done.
+        progress: called after each item with the number of items that are done.
 
     Returns:
         The comparisons, in the order of the items.
@@ -82,19 +82,15 @@ def compare(
     """
     _check_special_tokens(vlm, reference)
     compared: list[Compared] = []
-    for first in range(0, len(items), BATCH_SIZE):
-        batch = items[first : first + BATCH_SIZE]
-        conversations = [Conversation(load_images(item.images), item.turns) for item in batch]
-        answers = reference.answer(conversations)
-        for item, conversation, answer in zip(batch, conversations, answers, strict=True):
-            compared.append(_compare(vlm, item, conversation, answer))
+    for item in items:
+        compared.append(_compare(vlm, reference, item))
         progress(len(compared))
     return compared
 
 
-def _compare(
-    vlm: VLM, item: Item, conversation: Conversation, expected: ReferenceAnswer
-) -> Compared:
+def _compare(vlm: VLM, reference: Reference, item: Item) -> Compared:
+    conversation = Conversation(load_images(item.images), item.turns)
+    expected = reference.answer(conversation)
     found = vlm.logits(dialogue(conversation, expected.earlier), expected.tokens)
     if found.shape != expected.logits.shape:
         raise InputError(

@@ -6,23 +6,20 @@ this answer. The answers between the turns are its own too.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
-from edgevlm.errors import InputError, MissingDependencyError
+from edgevlm.errors import InputError
 from edgevlm.evaluation.runner import MAX_TOKENS, Conversation
-from edgevlm.manifest import MANIFEST_NAME, FileEntry, PromptSpec
+from edgevlm.export.dependencies import check_dependencies
+from edgevlm.manifest import MANIFEST_NAME, FileEntry
 from edgevlm.vlm import VLM
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,11 @@ class Reference(Protocol):
     description: str
     """Model and precisions, for the report."""
 
-    def answer(self, conversations: Sequence[Conversation]) -> list[ReferenceAnswer]:
-        """Answer the last turn of each conversation; there are at most `BATCH_SIZE` of them."""
+    def answer(self, conversation: Conversation) -> ReferenceAnswer:
+        """Answer the last turn of a conversation, and the turns before."""
 
     def token_ids(self, texts: Collection[str]) -> dict[str, int]:
-        """Return the ids of the special tokens among `texts` that the model has."""
+        """Return the ids of the special tokens among `texts`."""
 
     def close(self) -> None:
         """Free the memory."""
@@ -67,21 +64,19 @@ def dialogue(conversation: Conversation, answers: Sequence[str]) -> list[dict[st
     return messages
 
 
-def open_reference(
-    model: str, *, vision: str | None, decoder: str | None, prompt: PromptSpec
-) -> Reference:
+def open_reference(model: str, *, vision: str | None, decoder: str | None) -> Reference:
     """Load a reference.
 
     Args:
         model: the folder of a checkpoint, or a bundle as of `VLM.from_pretrained`.
         vision: precision of a bundle's vision graph; None: the most exact one that it has.
         decoder: type of a bundle's decoder; None: the most exact one that it has.
-        prompt: chat template and end tokens of the bundle that is compared, for a checkpoint.
 
     Raises:
-        InputError: there is no such precision, or transformers cannot load the checkpoint.
+        InputError: there is no such precision, or a checkpoint is to have one.
         BundleError: there is no such model.
-        MissingDependencyError: a checkpoint needs torch and transformers.
+        ExportError: the checkpoint is none that edgevlm can export.
+        MissingDependencyError: a checkpoint needs the extra ``export``.
     """
     folder = Path(model)
     if (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file():
@@ -89,7 +84,7 @@ def open_reference(
             raise InputError(
                 f"{model} is a checkpoint, which runs in float32; leave out the precisions of the reference"
             )
-        return CheckpointReference(folder, prompt)
+        return CheckpointReference(folder)
     return BundleReference(model, vision, decoder)
 
 
@@ -109,11 +104,8 @@ class BundleReference:
         self.description = f"{manifest.name}, vision {vision}, decoder {decoder}"
         self._vlm = VLM.from_pretrained(model, device="cpu", vision=vision, decoder=decoder)
 
-    def answer(self, conversations: Sequence[Conversation]) -> list[ReferenceAnswer]:
-        """Answer one conversation after the other."""
-        return [self._answer(conversation) for conversation in conversations]
-
-    def _answer(self, conversation: Conversation) -> ReferenceAnswer:
+    def answer(self, conversation: Conversation) -> ReferenceAnswer:
+        """Answer the last turn of a conversation, and the turns before."""
         earlier: list[str] = []
         while True:
             messages = dialogue(conversation, earlier)
@@ -142,99 +134,47 @@ def _most_exact(files: Mapping[str, FileEntry]) -> str:
 
 
 class CheckpointReference:
-    """A checkpoint in transformers, float32, several conversations in a batch.
+    """A checkpoint in transformers, float32, as an export compares its bundle with it.
 
     Args:
         folder: the checkpoint's folder.
-        prompt: the chat template and the end tokens.
 
     Raises:
-        MissingDependencyError: torch or transformers is not installed.
-        InputError: the folder holds no checkpoint that transformers can load.
+        MissingDependencyError: the extra ``export`` is not installed.
+        ExportError: the checkpoint is none that edgevlm can export.
     """
 
-    def __init__(self, folder: Path, prompt: PromptSpec) -> None:
-        try:
-            import torch
-            from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"running a checkpoint needs torch and transformers ({error}): "
-                f"pip install 'edgevlm[export]'"
-            ) from error
-        try:
-            # Never run a checkpoint's own code, and never open a pickle.
-            self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            # config.json may name a kernel here, compiled code that transformers would fetch from the hub
-            config._attn_implementation = None
-            model = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
+    def __init__(self, folder: Path) -> None:
+        check_dependencies()
+        from edgevlm.export.checkpoint import Checkpoint
+        from edgevlm.export.plan import make_plan, quiet_transformers
+        from edgevlm.export.reference import Reference as Model
+
+        checkpoint = Checkpoint.open(folder)
+        self._plan = make_plan(checkpoint)
+        with quiet_transformers():
+            self._model = Model(
+                checkpoint, self._plan.family, self._plan.processor, self._plan.prompt
             )
-        except (OSError, ValueError) as error:
-            raise InputError(f"transformers cannot load {str(folder)!r}: {error}") from error
-        self._model: Any = model.eval()
-        self._chat_template = prompt.chat_template
-        self._end_token_ids = list(prompt.end_token_ids)
         self.description = f"{folder}, transformers float32"
 
-    def answer(self, conversations: Sequence[Conversation]) -> list[ReferenceAnswer]:
-        """Answer the conversations turn by turn, those with equally many images in one batch."""
-        last: dict[int, ReferenceAnswer] = {}
-        for turn in range(max(len(conversation.turns) for conversation in conversations)):
-            groups = defaultdict(list)
-            for index, conversation in enumerate(conversations):
-                if turn < len(conversation.turns):
-                    groups[len(conversation.images)].append(index)
-            for group in groups.values():
-                earlier = [(*last[i].earlier, last[i].text) if i in last else () for i in group]
-                messages = [
-                    dialogue(conversations[i], answers)
-                    for i, answers in zip(group, earlier, strict=True)
-                ]
-                last |= zip(group, self._generate(messages, earlier), strict=True)
-        return [last[index] for index in range(len(conversations))]
-
-    def _generate(
-        self, messages: list[list[dict[str, Any]]], earlier: Sequence[tuple[str, ...]]
-    ) -> list[ReferenceAnswer]:
-        inputs = self._processor.apply_chat_template(
-            messages,
-            chat_template=self._chat_template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-        out = self._model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=MAX_TOKENS,
-            repetition_penalty=1.0,  # whatever the checkpoint sets: a greedy answer has none
-            eos_token_id=self._end_token_ids,
-            pad_token_id=self._end_token_ids[0],
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        generated = out.sequences[:, inputs["input_ids"].shape[1] :].tolist()
-        found = []
-        for index, (answers, ids) in enumerate(zip(earlier, generated, strict=True)):
-            ends = (at for at, token in enumerate(ids, 1) if token in self._end_token_ids)
-            tokens = tuple(ids[: next(ends, len(ids))])
-            text = self._processor.decode(tokens, skip_special_tokens=True).strip()
-            steps = [step[index].float().numpy() for step in out.logits[: len(tokens)]]
-            found.append(ReferenceAnswer(text, answers, tokens, np.stack(steps)))
-        return found
+    def answer(self, conversation: Conversation) -> ReferenceAnswer:
+        """Answer the last turn of a conversation, and the turns before."""
+        earlier: list[str] = []
+        while True:
+            messages = dialogue(conversation, earlier)
+            inputs = self._model.dialogue_inputs(messages, conversation.images)
+            tokens, logits = self._model.answer(inputs, MAX_TOKENS)
+            tokenizer = self._plan.processor.tokenizer
+            text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            if len(earlier) + 1 == len(conversation.turns):
+                return ReferenceAnswer(text, tuple(earlier), tokens, logits)
+            earlier.append(text)
 
     def token_ids(self, texts: Collection[str]) -> dict[str, int]:
         """Return the ids of the special tokens among `texts`."""
-        vocabulary = self._processor.tokenizer.get_vocab()
-        return {text: vocabulary[text] for text in texts if text in vocabulary}
+        special = self._plan.prompt.special_tokens
+        return {token.text: token.id for token in special if token.text in texts}
 
     def close(self) -> None:
         """Free the memory."""

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm import VLM, Bundle, InputError
+from edgevlm import VLM, InputError
 from edgevlm.divergence import Divergence, log_probabilities
 from edgevlm.evaluation import report
 from edgevlm.evaluation.comparison import Compared, compare, divergence_result
@@ -91,7 +91,7 @@ def test_an_answer_has_its_end_token_and_those_of_earlier_turns(
     smolvlm: VLM, reference: BundleReference
 ) -> None:
     conversation = Conversation([picture(3)], ("What is this?", "And its color?", "Why?"))
-    (found,) = reference.answer([conversation])
+    found = reference.answer(conversation)
     chat = smolvlm.chat()
     images = conversation.images
     for index, turn in enumerate(conversation.turns):
@@ -114,8 +114,8 @@ class Fixed:
     def __init__(self, tokens: tuple[int, ...], logits: NDArray[np.float32]) -> None:
         self.tokens, self.logits = tokens, logits
 
-    def answer(self, conversations: Sequence[Conversation]) -> list[ReferenceAnswer]:
-        return [ReferenceAnswer("said", (), self.tokens, self.logits)] * len(conversations)
+    def answer(self, conversation: Conversation) -> ReferenceAnswer:
+        return ReferenceAnswer("said", (), self.tokens, self.logits)
 
     def token_ids(self, texts: Collection[str]) -> dict[str, int]:
         return {}
@@ -153,23 +153,21 @@ def test_other_vocabularies_are_refused(smolvlm: VLM) -> None:
 
 def test_the_most_exact_files_are_the_reference(tmp_path: Path) -> None:
     """The largest file; a copy of the bundle that has a small and a large decoder."""
-    bundle = Bundle.open(SMOLVLM)
     folder = Path(shutil.copytree(SMOLVLM, tmp_path / "bundle"))
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     files = manifest["decoder"]["files"]
     files["q8_0"] = {**files["f16"], "name": "decoder.small.gguf", "size": 1}
     (folder / "decoder.small.gguf").write_bytes(b"x")
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    prompt = bundle.manifest.prompt
-    found = open_reference(str(folder), vision=None, decoder=None, prompt=prompt)
+    found = open_reference(str(folder), vision=None, decoder=None)
     assert found.description == "tiny-smolvlm, vision fp32, decoder f16"
     found.close()
     with pytest.raises(InputError, match="no vision graph in 'int8'"):
-        open_reference(str(folder), vision="int8", decoder=None, prompt=prompt)
+        open_reference(str(folder), vision="int8", decoder=None)
     shutil.copy(folder / "manifest.json", folder / "config.json")
     (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="is a checkpoint, which runs in float32"):
-        open_reference(str(folder), vision="int8", decoder=None, prompt=prompt)
+        open_reference(str(folder), vision="int8", decoder=None)
 
 
 def made(task: str, kl: Sequence[float], same: Sequence[bool], start: int) -> Compared:
@@ -230,4 +228,4 @@ def test_an_image_is_drawn_once_for_both_models(smolvlm: VLM, reference: BundleR
     asked = dataclasses.replace(item(), images=(LazyImage("a", draw),))
     done: list[int] = []
     compare(smolvlm, reference, [asked] * 3, progress=done.append)
-    assert (len(drawn), done) == (3, [3])
+    assert (len(drawn), done) == (3, [1, 2, 3])

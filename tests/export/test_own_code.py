@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.bundle import Bundle
-from edgevlm.errors import ExportError, InputError
+from edgevlm.errors import ExportError
 from edgevlm.evaluation.references import open_reference
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.plan import make_plan
@@ -117,8 +116,8 @@ def test_measuring_a_checkpoint_runs_none_either(
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     folder, mark = with_code(pristine, tmp_path / "checkpoint", *CLASSES)
     change_json(folder / "config.json", model_type="own_model")
-    with pytest.raises(InputError, match="transformers cannot load"):
-        open_reference(str(folder), vision=None, decoder=None, prompt=Bundle.open().manifest.prompt)
+    with pytest.raises(ExportError, match="never runs a checkpoint's code"):
+        open_reference(str(folder), vision=None, decoder=None)
     assert not mark.exists()
 
 
@@ -136,8 +135,7 @@ def test_no_compiled_kernel_is_fetched(pristine: Path, tmp_path: Path) -> None:
         assert found._attn_implementation is None
     assert config.to_dict() == plain.to_dict()
     everything(folder)
-    prompt = Bundle.open().manifest.prompt
-    open_reference(str(folder), vision=None, decoder=None, prompt=prompt).close()
+    open_reference(str(folder), vision=None, decoder=None).close()
 
 
 class Bomb:

@@ -31,9 +31,7 @@ def test_the_exported_text_is_the_checkpoints(tmp_path: Path) -> None:
     asked = list(test_set.items(per_task=2, seed=SEED))
     assert len(asked) >= 50
     with VLM.from_pretrained(tmp_path / "nano") as vlm:
-        reference = open_reference(
-            str(CHECKPOINT), vision=None, decoder=None, prompt=vlm.manifest.prompt
-        )
+        reference = open_reference(str(CHECKPOINT), vision=None, decoder=None)
         ours = runner.run(runner.BundleAnswerer(vlm), asked, controls_per_task=0)
         compared = compare(vlm, reference, asked)
     assert [one.answer for one in ours] == [one.answer for one in compared]
