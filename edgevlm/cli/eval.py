@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="type of the decoder (default: the preferred one of the bundle)",
     )
+    options.add_kv_option(parser)
     parser.add_argument(
         "--reference",
         metavar="MODEL",
@@ -120,7 +121,10 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         vlm = stack.enter_context(
             VLM.from_pretrained(
-                arguments.bundle, vision=arguments.vision, decoder=arguments.decoder
+                arguments.bundle,
+                vision=arguments.vision,
+                decoder=arguments.decoder,
+                kv=arguments.kv,
             )
         )
         reference = None
@@ -135,6 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         about = {
             "model": name,
             "files": [vlm.vision_file.name, vlm.decoder_file.name],
+            "kv": arguments.kv,
             "device": f"vision {vlm.vision_device}, decoder {vlm.decoder_device}",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": report.versions(),

@@ -263,7 +263,9 @@ def ask_point(view: View) -> QuestionSpec | None:
     if len(view.scene.words) == 1 and (not view.things or view.rng.random() < 0.4):
         box = view.box_answers(view.scene.words[0])
         words = view.slots(("text", None))
-        return None if box is None else view.question("point/text", "where", box, "iou@0.5", **words)
+        return (
+            None if box is None else view.question("point/text", "where", box, "iou@0.5", **words)
+        )
     return ask_point_at_thing(view)
 
 
