@@ -114,11 +114,8 @@ class LlamaCppDecoder:
             self._check_gpu()
         self.on_cpu = gpu_layers == 0
         # llama.cpp multiplies by quantized values in flash attention only.
-        self.flash_attention = not self.on_cpu or kv in BLOCK_SIZES or self._use_flash_attention()
-        """Whether the context has flash attention."""
-        self._batch_length = (
-            self.BATCH_SIZE if self.flash_attention else self.BATCH_SIZE_WITHOUT_FLASH
-        )
+        self._flash = not self.on_cpu or kv in BLOCK_SIZES or self._use_flash_attention()
+        self._batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
         self._batch_length = max(self._batch_length, self.bidirectional)
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
@@ -188,7 +185,7 @@ class LlamaCppDecoder:
             if self.bidirectional
             else self._batch_length
         )
-        scores = 0 if self.flash_attention else self._model.heads * positions * batch * 4
+        scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = system.available_memory()
         if available is not None and cache + scores > available:
             raise LoadError(
@@ -209,7 +206,7 @@ class LlamaCppDecoder:
         parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
         parameters.flash_attn_type = (
             llama.LLAMA_FLASH_ATTN_TYPE_AUTO
-            if self.flash_attention
+            if self._flash
             else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         parameters.type_k = parameters.type_v = getattr(llama, f"GGML_TYPE_{self.kv.upper()}")
