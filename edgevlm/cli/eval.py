@@ -32,7 +32,7 @@ A line of a question file; paths are relative to the file:
   {"task": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}"""
 
 ITEMS_PER_TASK = 300
-COMPARED_ITEMS_PER_TASK = 10
+COMPARED_ITEMS_PER_TASK = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
