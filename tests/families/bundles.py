@@ -25,7 +25,14 @@ def main() -> None:
         if not bundle.exists():
             with tempfile.TemporaryDirectory() as scratch:
                 checkpoint = row.build(Path(scratch) / "checkpoint")
-                export(checkpoint, bundle, vision=["fp32"], decoder=["f16"], progress=False)
+                export(
+                    checkpoint,
+                    bundle,
+                    vision=["fp32"],
+                    decoder=["f16"],
+                    quick=True,
+                    progress=False,
+                )
         print(bundle, flush=True)
 
 
