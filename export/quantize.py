@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import gguf
+import numpy as np
 from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError
 from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
+
+Importance: TypeAlias = "Mapping[str, NDArray[np.float32]]"
+"""Mean square of what each input channel of a matrix is multiplied by, float32 ``[columns]``, by the name of
+the matrix in the GGUF file."""
 
 BLOCK_TYPES = {
     "q8_0": "Q8_0",
@@ -47,8 +56,19 @@ class Quantized:
     """Matrices whose rows are no multiple of the block size, to the type that llama.cpp chose."""
 
 
-def quantize(source: Path, path: Path, file_type: str) -> None:
+def quantize(
+    source: Path,
+    path: Path,
+    file_type: str,
+    *,
+    importance: Importance | None = None,
+    tensor_types: Mapping[str, GGMLQuantizationType] | None = None,
+) -> None:
     """Write `source` (f16, bf16 or f32) in another type.
+
+    Args:
+        importance: weights of the input channels of each matrix; None: all weigh the same.
+        tensor_types: types of single matrices by their names, instead of what the file type gives them.
 
     Raises:
         ExportError: llama.cpp cannot quantize the file.
@@ -57,6 +77,18 @@ def quantize(source: Path, path: Path, file_type: str) -> None:
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{file_type.upper()}")
     parameters.nthread = os.cpu_count() or 1
+    if importance:
+        # The last entry of each array, without a name, is its end.
+        entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()
+        for entry, (name, values) in zip(entries, importance.items(), strict=False):
+            entry.name, entry.size = name.encode(), len(values)
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        parameters.imatrix = entries
+    if tensor_types:
+        overrides = (llama.llama_model_tensor_override * (len(tensor_types) + 1))()
+        for override, (name, kind) in zip(overrides, tensor_types.items(), strict=False):
+            override.pattern, override.type = f"^{re.escape(name)}$".encode(), int(kind)
+        parameters.tt_overrides = overrides
     failed = llama.llama_model_quantize(
         os.fsencode(source), os.fsencode(path), ctypes.byref(parameters)
     )

@@ -11,6 +11,7 @@ from edgevlm.inputs.packing import max_image_tokens
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
 from edgevlm.runtimes.llama_cpp import library
+from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import VisionRuntime
 
@@ -57,6 +58,17 @@ def load_decoder(
         threads=threads,
         gpu_layers=gpu_layers,
         bidirectional=bidirectional_entries(manifest, length),
+    )
+
+
+def load_recording_decoder(
+    manifest: Manifest, path: Path, *, context_length: int
+) -> RecordingDecoder:
+    """Load the decoder at `path` on the CPU, so that it records its activations."""
+    return RecordingDecoder(
+        path,
+        context_length=context_length,
+        bidirectional=bidirectional_entries(manifest, context_length),
     )
 
 

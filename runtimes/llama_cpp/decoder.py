@@ -76,6 +76,9 @@ class LlamaCppDecoder:
     KV_CACHE_TYPE = "F16"
     """GGML type of the KV cache. F16 takes half of F32's memory and changes logits by about 1e-3."""
 
+    _eval_callback: Any = None
+    """llama.cpp calls this C function for each node of its graph; set by `RecordingDecoder`."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -188,6 +191,8 @@ class LlamaCppDecoder:
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
         parameters.swa_full = True  # so that sliding-window models can `truncate` at any position
         parameters.no_perf = True
+        if self._eval_callback is not None:
+            parameters.cb_eval = self._eval_callback
         recent_errors.clear()
         self._context = llama.llama_init_from_model(self._model.handle, parameters)
         if not self._context:
