@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--local-files-only", action="store_true", help="use the hub's cache, never the network"
     )
     parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="measure the short form of parity: relative errors on two drawings, no answers about "
+        "photographs",
+    )
+    parser.add_argument(
         "--allow-drift",
         action="store_true",
         help="accept and record a bundle that gives other answers than its checkpoint",
@@ -75,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         revision=arguments.revision,
         local_files_only=arguments.local_files_only,
+        quick=arguments.quick,
         allow_drift=arguments.allow_drift,
         progress=not arguments.quiet,
     )
@@ -91,7 +98,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def summary(manifest: Manifest) -> list[str]:
-    """Return a summary of the bundle, one line for each file."""
+    """Return a summary of the bundle: a line for each file, and for each pair of files."""
     parity = manifest.parity
     assert parity is not None
     lines = []
@@ -103,5 +110,13 @@ def summary(manifest: Manifest) -> list[str]:
         lines.append(
             f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {drift.relative_error:.1e}   "
             f"{entry.bits_per_weight:.2f} bits per weight, same top token {drift.top1_agreement:.0%}"
+        )
+    if parity.answers is None:
+        return [*lines, "short form of parity: answers about photographs were not measured"]
+    for pair in parity.answers.pairs:
+        lines.append(
+            f"answers, {pair.vision} with {pair.decoder}: KL {pair.kl:.2g} nats (another image causes "
+            f"{parity.answers.image_kl:.2g}), same top token {pair.top1_agreement:.0%}"
+            + (", loaded on a CPU" if parity.answers.is_automatic(pair) else "")
         )
     return lines

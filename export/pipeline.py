@@ -18,6 +18,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export import decoder as decoder_export
 from edgevlm.export import parity, quantize
 from edgevlm.export import vision as vision_export
+from edgevlm.export.answers import EXACT_DECODERS, Files
 from edgevlm.export.architectures import context_length, find_architecture
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
@@ -28,6 +29,7 @@ from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.reference import Reference
+from edgevlm.export.report import make_report
 from edgevlm.export.text_battery import check_tokenizer
 from edgevlm.manifest import (
     MANIFEST_NAME,
@@ -62,6 +64,7 @@ def export(
     name: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    quick: bool = False,
     allow_drift: bool = False,
     progress: bool = True,
 ) -> Manifest:
@@ -77,7 +80,8 @@ def export(
             None: the photographs that come with edgevlm. See `CalibrationImages`.
         name: name of the bundle; None: that of the checkpoint.
         revision, local_files_only: see `Checkpoint.open`.
-        allow_drift: accept a difference from the checkpoint that `parity` does not allow.
+        quick: measure the short form of parity: relative errors on drawings, no answers about photographs.
+        allow_drift: accept a difference beyond its bound, see `edgevlm.export.bounds`.
         progress: show progress bars on stderr.
 
     Raises:
@@ -94,17 +98,22 @@ def export(
     existing = None
     if decoder_gguf is not None:
         existing = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
-    types = () if existing else tuple(decoder)
+    types = tuple(decoder)
+    written = types
+    if existing:
+        types = (existing.file_type,)
+        # a quantized file is compared with one that is not, which is not part of the bundle
+        written = () if quick or existing.file_type in EXACT_DECODERS else EXACT_DECODERS[:1]
     check_disk(
         out.parent,
-        estimate_bytes(plan, vision, types) + (existing.path.stat().st_size if existing else 0),
+        estimate_bytes(plan, vision, written) + (existing.path.stat().st_size if existing else 0),
     )
     with staged(out) as folder, quiet_transformers():
+        decoder_files = write_decoders(plan, folder, written, progress=progress)
         if existing:
-            decoder_files = {existing.file_type: existing.copy(folder)}
+            decoder_files[existing.file_type] = existing.copy(folder)
             texts = existing.texts
         else:
-            decoder_files = write_decoders(plan, folder, types, progress=progress)
             texts = check_tokenizer(
                 next(iter(decoder_files.values())), plan.vocabulary, plan.processor.tokenizer
             )
@@ -118,20 +127,19 @@ def export(
                 select_files(manifest.vision, vision),
                 calibration=images.description if images else None,
             ),
-            decoder=select_files(manifest.decoder, types or decoder_files),
+            decoder=select_files(manifest.decoder, types),
         )
         reference = Reference(source, plan.family, plan.processor, plan.prompt)
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
-        report = parity.measure(
+        report = make_report(
             cases,
-            manifest,
-            vision_files,
-            decoder_files,
+            Files(manifest, folder, vision_files, decoder_files),
+            texts=texts,
+            quick=quick,
             allow_drift=allow_drift,
             progress=progress,
         )
-        report = dataclasses.replace(report, texts=texts)
         manifest = dataclasses.replace(manifest, parity=report, golden=golden)
         listed = {entry.name for entry in manifest.files()}
         for path in folder.iterdir():

@@ -95,8 +95,15 @@ class Reference:
         return joined.reshape(-1, joined.shape[-1])
 
     @torch.no_grad()
-    def answer(self, inputs: dict[str, torch.Tensor], max_tokens: int) -> tuple[int, ...]:
-        """Return the token ids of the greedy answer, with the end token."""
+    def answer(
+        self, inputs: dict[str, torch.Tensor], max_tokens: int
+    ) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+        """Return the greedy answer.
+
+        Returns:
+            Token ids, with the end token if it has one; logits float32 ``[tokens, vocabulary]``, where row i
+            is what follows the prompt and the first i tokens.
+        """
         with named("answer a question"):
             generated = self._model.generate(
                 **inputs,
@@ -104,8 +111,11 @@ class Reference:
                 max_new_tokens=max_tokens,
                 eos_token_id=self._end_token_ids,
                 pad_token_id=self._end_token_ids[0],
+                output_logits=True,
+                return_dict_in_generate=True,
             )
-        return tuple(generated[0, inputs["input_ids"].shape[1] :].tolist())
+        tokens = generated.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        return tuple(tokens), torch.cat(generated.logits).float().numpy()
 
     @torch.no_grad()
     def logits(self, inputs: dict[str, torch.Tensor], answer: Sequence[int]) -> NDArray[np.float32]:
