@@ -20,6 +20,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.divergence import Divergence, divergence, log_probabilities, same_start
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import TEXT_LENGTH, load_decoder
+from edgevlm.errors import DriftError
 from edgevlm.export.bounds import Scale, answer_bounds
 from edgevlm.export.calibration import PHOTOGRAPHS, find_images
 from edgevlm.export.parity import QUESTIONS, SIZES, draw_shapes, relative_error
@@ -33,6 +34,7 @@ from edgevlm.runtimes.devices import CPU_BACKEND
 
 MAX_ANSWER_TOKENS = 24
 """Tokens of the longest answer."""
+TINY = float(np.finfo(np.float32).tiny)
 EXACT_VISION = "fp32"
 EXACT_DECODERS = ("f16", "f32", "bf16")
 """Types of the exact pair's decoder in the order of preference: the one that others are quantized from."""
@@ -119,6 +121,13 @@ def load_engine(
     return Engine(manifest, vision, load_decoder(manifest, decoder, context_length=length))
 
 
+def answer_exactly(engine: Engine, scene: Scene) -> ExactAnswer:
+    """Return the greedy answer of the exact pair, as long as the context allows."""
+    images = [scene.image]
+    room = engine.context_length - engine.prompt_tokens(scene.messages, images)
+    return ExactAnswer(*engine.greedy_answer(scene.messages, images, min(MAX_ANSWER_TOKENS, room)))
+
+
 def context_scale(exact: Sequence[ExactAnswer]) -> Scale:
     """Compare the mean distribution over all positions with the distribution of each position.
 
@@ -200,14 +209,14 @@ def vision_drift(scenes: Sequence[Scene], vision: StoredVision, exact: StoredVis
     errors = [np.linalg.norm(a - b, axis=1) for a, b in zip(found, expected, strict=True)]
     distances = [np.linalg.norm(part - mean, axis=1) for part in expected]
     error, distance = np.concatenate(errors), np.concatenate(distances)
-    usual = np.sqrt(np.mean(distance**2))
+    usual = max(float(np.sqrt(np.mean(distance**2))), TINY)  # a projector may be all zero
     return Drift(
         relative_error(np.concatenate(found), np.concatenate(expected)),
         None,
-        centered_error=float(np.linalg.norm(error) / np.linalg.norm(distance)),
+        centered_error=float(np.sqrt(np.mean(error**2))) / usual,
         max_token_error=float((error / np.maximum(distance, usual)).max()),
         centered_error_by_image=tuple(
-            float(np.linalg.norm(part) / np.linalg.norm(whole))
+            float(np.linalg.norm(part) / max(float(np.linalg.norm(whole)), TINY))
             for part, whole in zip(errors, distances, strict=True)
         ),
     )
@@ -223,6 +232,7 @@ def measure_answers(
         pair.
 
     Raises:
+        DriftError: a vision graph makes embeddings that are not finite.
         LoadError: a file cannot be loaded.
     """
     manifest, exact_decoder = files.manifest, files.exact_decoder
@@ -235,6 +245,12 @@ def measure_answers(
         bar.set_postfix_str(precision)
         images = [scene.image for scene in scenes]
         stored[precision] = StoredVision(manifest, files.vision[precision], images)
+        for scene in scenes:
+            if not np.isfinite(stored[precision].embeddings(scene.image)).all():
+                raise DriftError(
+                    f"the vision graph in {precision} makes embeddings of {scene.name} that are not finite; "
+                    f"export other precisions with --vision"
+                )
         bar.update()
 
     def engine(vision: str, decoder: str) -> Engine:
@@ -242,10 +258,7 @@ def measure_answers(
 
     bar.set_postfix_str(f"{EXACT_VISION}, {exact_decoder}")
     with closing(engine(EXACT_VISION, exact_decoder)) as pair:
-        exact = [
-            ExactAnswer(*pair.greedy_answer(scene.messages, [scene.image], MAX_ANSWER_TOKENS))
-            for scene in scenes
-        ]
+        exact = [answer_exactly(pair, scene) for scene in scenes]
         bar.update()
         other = join(
             divergence(answer.logits, pair.logits(scene.messages, [another.image], answer.tokens))

@@ -54,11 +54,12 @@ Made with {created_with}.
 """
 
 EXACT_PARITY = """\
-The *exact pair* is the {exact_vision} vision graph with the {exact_decoder} language model. It was compared with
-transformers in float32, on {pictures} drawings with {prompts} prompts and {positions} positions of forced answers.
-Every other file was compared with the exact pair, on {images} images: photographs that come with edgevlm, and
-the drawings. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the logits
-for the language model. The tokenizer gives the token ids of transformers for {texts} texts.
+The *exact pair* is the {exact_vision} vision graph with the {exact_decoder} language model. It was compared
+with transformers in float32, on {pictures} drawings with {prompts} prompts and {positions} positions of
+forced answers. Every other file was compared with the exact pair, on {images} images: photographs that come
+with edgevlm, and the drawings. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision
+graph, of the logits for the language model. The tokenizer gives the token ids of transformers for {texts}
+texts.
 
 | part | precision | compared with | relative error | bound | same most likely token |
 |---|---|---|---|---|---|
@@ -76,24 +77,24 @@ Embeddings of all images have a part in common, which hides errors. Without this
 ANSWERS = """
 ## Answers
 
-What the files make of answers: the exact pair answered a question about each image, {positions} tokens in all. Each
-other pair of files was given these answers token by token. KL is the mean divergence of its next-token
-distributions from those of the exact pair, in nats; 0 means the same distributions. To compare: **another image**
-gives the exact pair a KL of {image_kl} and the same most likely token at {image_agreement} of the tokens.
+The exact pair answered a question about each image, {positions} tokens in all. Each other pair of files was
+given these answers token by token. KL is the mean divergence of its next-token distributions from those of
+the exact pair, in nats; 0 means the same distributions. To compare: **another image** gives the exact pair a
+KL of {image_kl}, and the same most likely token at {image_agreement} of the tokens.
 
-| vision | language model | KL | bound | KL of the worst image | same most likely token | bound | same beginning |
+| vision | language model | KL | KL of the worst image | bound | same top token | bound | same beginning |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-**Bold** is what `device="auto"` loads on a CPU: {auto_vision} vision with the {auto_decoder} language model. *Same
-beginning* is the part of an answer before the first other token, on average.
+**Bold** is what `device="auto"` loads on a CPU: {auto_vision} vision with the {auto_decoder} language model.
+*Same beginning* is the part of an answer before the first other token, on average.
 """
 
 SHORT_PARITY = """\
-**Short form**, as `--quick` and older versions of edgevlm measure it: every file was compared with transformers
-in float32, on {pictures} images with {prompts} prompts and {positions} positions of forced answers. Answers about
-photographs were not measured. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph,
-of the logits for the language model. The tokenizer gives the token ids of transformers for {texts} texts.
+**Short form** (`--quick`): every file was compared with transformers in float32, on {pictures} drawings with
+{prompts} prompts and {positions} positions of forced answers. Answers about photographs were not measured.
+The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the logits for the
+language model. The tokenizer gives the token ids of transformers for {texts} texts.
 
 | part | precision | relative error | bound | same most likely token |
 |---|---|---|---|---|
@@ -215,8 +216,8 @@ def describe_answers(answers: AnswerReport) -> str:
         bold = "**" if answers.is_automatic(pair) else ""
         rows.append(
             f"| {bold}{pair.vision}{bold} | {bold}{pair.decoder}{bold} | {pair.kl:.2g} | "
-            f"{pair.kl_bound:.2g} | {max(pair.kl_by_image):.2g} "
-            f"({answers.worst_image(pair.kl_by_image)}) | {percent(pair.top1_agreement)} | "
+            f"{max(pair.kl_by_image):.2g} ({answers.worst_image(pair.kl_by_image)}) | "
+            f"{pair.kl_bound:.2g} | {percent(pair.top1_agreement)} | "
             f"{percent(pair.agreement_bound)} | {percent(pair.same_start)} |"
         )
     if not rows:

@@ -96,10 +96,10 @@ def _parity(parity: ParityReport) -> list[str]:
     )
     for pair in answers.pairs:
         lines.append(
-            f"  {pair.vision:11} {pair.decoder:8} KL {pair.kl:<8.2g} (bound {pair.kl_bound:<8.2g}) worst "
-            f"image {max(pair.kl_by_image):<8.2g} same top token {pair.top1_agreement:6.1%} (bound "
-            f"{pair.agreement_bound:.1%})  same beginning {pair.same_start:6.1%}"
-            + ("  loaded on a CPU" if answers.is_automatic(pair) else "")
+            f"  {pair.vision:11} {pair.decoder:8} KL {pair.kl:<8.2g} worst image "
+            f"{max(pair.kl_by_image):<8.2g} (bound {pair.kl_bound:.2g})  same top token "
+            f"{pair.top1_agreement:.1%} (bound {pair.agreement_bound:.1%})  same beginning "
+            f"{pair.same_start:.1%}" + ("  loaded on a CPU" if answers.is_automatic(pair) else "")
         )
     return lines
 

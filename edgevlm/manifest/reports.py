@@ -41,8 +41,8 @@ class Drift:
     """Decoders: fraction of teacher-forced positions with the same most likely token, 0 to 1; null for vision
     graphs."""
     centered_error: float | None = None
-    """Vision graphs beside the exact pair: relative error of what varies, ``|ours - theirs| / |theirs - mean|``
-    with the mean over all embeddings of all images; null: not measured."""
+    """Vision graphs beside the exact pair: the relative error of what varies,
+    ``|ours - theirs| / |theirs - mean|`` with the mean over all embeddings of all images; null: not measured."""
     max_token_error: float | None = None
     """The largest such error of one embedding; its own distance from the mean counts, or the root mean square
     of all if that is larger; null: not measured."""
@@ -64,12 +64,12 @@ class AnswerDrift:
     """llama.cpp type of the decoder."""
     kl: float
     """Mean Kullback-Leibler divergence of the next-token distributions from the exact pair's, in nats."""
-    kl_bound: float
-    """Limit of `kl`."""
     max_kl: float
     """The largest divergence at one position, in nats."""
     kl_by_image: tuple[float, ...]
     """Mean divergence over the answer about each of `AnswerReport.images`, in nats."""
+    kl_bound: float
+    """Limit of each of `kl_by_image`."""
     top1_agreement: float
     """Fraction of positions with the same most likely token, 0 to 1."""
     agreement_bound: float
@@ -141,7 +141,7 @@ class ParityReport:
     """Number of texts whose token ids are those of the checkpoint's tokenizer; null: not recorded."""
     answers: AnswerReport | None = None
     """Comparison with the exact pair; null: the short form, which ``--quick`` and older versions of edgevlm
-    make. It compares every precision with transformers on a few drawings, and no answers about photographs."""
+    make. It compares every precision with transformers, on a few drawings, and no answers."""
 
 
 @dataclass(frozen=True)
