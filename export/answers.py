@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +126,27 @@ def answer_exactly(engine: Engine, scene: Scene) -> ExactAnswer:
     images = [scene.image]
     room = engine.context_length - engine.prompt_tokens(scene.messages, images)
     return ExactAnswer(*engine.greedy_answer(scene.messages, images, min(MAX_ANSWER_TOKENS, room)))
+
+
+def force(
+    engine: Engine, scenes: Sequence[Scene], exact: Sequence[ExactAnswer]
+) -> list[NDArray[np.float32]]:
+    """Return the logits of a pair of files for each exact answer, float32 ``[tokens, vocabulary]``."""
+    return [
+        engine.logits(scene.messages, [scene.image], answer.tokens)
+        for scene, answer in zip(scenes, exact, strict=True)
+    ]
+
+
+def image_scale(engine: Engine, scenes: Sequence[Scene], exact: Sequence[ExactAnswer]) -> Scale:
+    """Return what the exact pair makes of the next image with the same question."""
+    others = [
+        replace(scene, image=another.image)
+        for scene, another in zip(scenes, [*scenes[1:], scenes[0]], strict=True)
+    ]
+    found = force(engine, others, exact)
+    every = join(divergence(a.logits, logits) for a, logits in zip(exact, found, strict=True))
+    return Scale(float(every.kl.mean()), float(every.same_top.mean()))
 
 
 def context_scale(exact: Sequence[ExactAnswer]) -> Scale:
@@ -260,22 +281,15 @@ def measure_answers(
     with closing(engine(EXACT_VISION, exact_decoder)) as pair:
         exact = [answer_exactly(pair, scene) for scene in scenes]
         bar.update()
-        other = join(
-            divergence(answer.logits, pair.logits(scene.messages, [another.image], answer.tokens))
-            for answer, scene, another in zip(exact, scenes, [*scenes[1:], scenes[0]], strict=True)
-        )
+        image = image_scale(pair, scenes, exact)
         bar.update()
-    image = Scale(float(other.kl.mean()), float(other.same_top.mean()))
     context = context_scale(exact)
     drifts = []
     errors = {}
     for vision, decoder in pairs:
         bar.set_postfix_str(f"{vision}, {decoder}")
         with closing(engine(vision, decoder)) as pair:
-            found = [
-                pair.logits(scene.messages, [scene.image], answer.tokens)
-                for scene, answer in zip(scenes, exact, strict=True)
-            ]
+            found = force(pair, scenes, exact)
         drift = answer_drift(exact, found, (vision, decoder), image, context)
         drifts.append(drift)
         if vision == EXACT_VISION:

@@ -41,8 +41,8 @@ class Drift:
     """Decoders: fraction of teacher-forced positions with the same most likely token, 0 to 1; null for vision
     graphs."""
     centered_error: float | None = None
-    """Vision graphs beside the exact pair: the relative error of what varies,
-    ``|ours - theirs| / |theirs - mean|`` with the mean over all embeddings of all images; null: not measured."""
+    """Vision graphs beside the exact pair: the relative error of what varies from token to token,
+    ``|ours - theirs| / |theirs - mean|``, the mean over all embeddings of all images; null: not measured."""
     max_token_error: float | None = None
     """The largest such error of one embedding; its own distance from the mean counts, or the root mean square
     of all if that is larger; null: not measured."""

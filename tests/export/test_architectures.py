@@ -21,10 +21,11 @@ from transformers import (
 from edgevlm.errors import ExportError
 from edgevlm.export import quantize
 from edgevlm.export.architectures import ARCHITECTURES, context_length, find_architecture
+from edgevlm.export.bounds import decoder_bound
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters, write_decoder
 from edgevlm.export.existing_gguf import open_existing_decoder
-from edgevlm.export.parity import decoder_bound, relative_error
+from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import Plan, make_plan
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import Place

@@ -178,6 +178,7 @@ def test_an_export_records_its_images(made: Exported, tmp_path: Path) -> None:
             out,
             vision=["int8-static"],
             calibration=calibration,
+            quick=True,
             allow_drift=True,  # two plain images are too few
             progress=False,
         )

@@ -15,9 +15,10 @@ from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ExportError
 from edgevlm.export import decoder, quantize
+from edgevlm.export.bounds import decoder_bound
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
-from edgevlm.export.parity import decoder_bound, relative_error
+from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import make_plan
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from tests.support import checkpoints

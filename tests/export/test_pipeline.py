@@ -178,7 +178,7 @@ def test_optimum_cli_exports_from_the_hubs_cache_the_same_bytes(
     (repository / "refs" / "main").write_text(COMMIT)
     command: list[str | Path] = [
         *(Path(sysconfig.get_path("scripts")) / "optimum-cli", "export", "edgevlm"),
-        *("somebody/tiny", tmp_path / "bundle", "--local-files-only", "--quiet"),
+        *("somebody/tiny", tmp_path / "bundle", "--local-files-only", "--quiet", "--quick"),
         *("--vision", "fp32,int8", "--decoder", "f16,q8_0"),
     ]
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")}
@@ -220,10 +220,14 @@ def test_a_decoder_of_other_weights_is_drift(exported: Export, tmp_path: Path) -
     checkpoint = checkpoints.smolvlm(tmp_path / "checkpoint", seed=1)
     gguf = exported("smolvlm").bundle / "decoder.q8_0.gguf"
     out = tmp_path / "bundle"
-    with pytest.raises(DriftError, match=r"q8_0: relative error 1.*--allow-drift"):
+    with pytest.raises(
+        DriftError, match=r"fp32 vision with q8_0 decoder, .* KL .* nats.*--allow-drift"
+    ):
         export(checkpoint, out, vision=["fp32"], decoder_gguf=gguf, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
 
+    with pytest.raises(DriftError, match=r"q8_0: relative error 1.*--allow-drift"):
+        export(checkpoint, out, vision=["fp32"], decoder_gguf=gguf, quick=True, progress=False)
     manifest = export(
         checkpoint, out, vision=["fp32"], decoder_gguf=gguf, allow_drift=True, progress=False
     )
