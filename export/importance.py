@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import TEXT_LENGTH, load_decoder, load_recording_decoder
@@ -35,7 +36,12 @@ MAX_ANSWER_TOKENS = 24
 
 
 def measure_importance(
-    manifest: Manifest, vision: Path, decoder: Path, images: Sequence[NDArray[np.uint8]]
+    manifest: Manifest,
+    vision: Path,
+    decoder: Path,
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    progress: bool,
 ) -> Importance:
     """Return the mean square of each input channel over one question and answer about each image.
 
@@ -63,13 +69,12 @@ def measure_importance(
         Engine(manifest, stored, load_decoder(manifest, decoder, context_length=length))
     ) as engine:
         answers = []
-        for messages, shown in prompts:
+        for messages, shown in tqdm(prompts, "importance: answers", disable=not progress):
             room = length - engine.prompt_tokens(messages, shown)
-            answers.append(
-                engine.greedy_answer(messages, shown, min(MAX_ANSWER_TOKENS, room))[0]
-            )
+            answers.append(engine.greedy_answer(messages, shown, min(MAX_ANSWER_TOKENS, room))[0])
     recorder = load_recording_decoder(manifest, decoder, context_length=length)
     with closing(Engine(manifest, stored, recorder)) as engine:
-        for (messages, shown), answer in zip(prompts, answers, strict=True):
+        dialogues = list(zip(prompts, answers, strict=True))
+        for (messages, shown), answer in tqdm(dialogues, "importance", disable=not progress):
             engine.logits(messages, shown, answer)
     return recorder.mean_squares()

@@ -6,16 +6,15 @@ pair of files of a size is found by steps of the most divergence saved per byte,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 from edgevlm.errors import ExportError
+from edgevlm.export.sizes import megabytes
 
 Key = TypeVar("Key")
-
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def convex_choices(choices: Sequence[Choice[Key]]) -> list[Choice[Key]]:
 
 
 def slope(smaller: Choice[Key], larger: Choice[Key]) -> float:
-    """Return the divergence saved per byte, negated so that it orders as the hull needs: larger is worse."""
+    """Return the divergence that the larger choice saves per byte."""
     return (smaller.kl - larger.kl) / (larger.size - smaller.size)
 
 
@@ -75,7 +74,7 @@ class Frontier(Generic[Key]):
         steps = [
             Step(part, index, larger.size - smaller.size, smaller.kl - larger.kl)
             for part, hull in self._hulls.items()
-            for index, (smaller, larger) in enumerate(zip(hull, hull[1:], strict=False), 1)
+            for index, (smaller, larger) in enumerate(pairwise(hull), 1)
         ]
         self._steps = sorted(steps, key=lambda step: -step.kl / step.size)
 
@@ -98,8 +97,8 @@ class Frontier(Generic[Key]):
         left = budget - self.smallest
         if left < 0:
             raise ExportError(
-                f"the smallest pair of vision graph and decoder has {megabytes(self.smallest)}, the budget is "
-                f"{megabytes(budget)}; raise --budget"
+                f"the smallest pair of vision graph and decoder has {megabytes(self.smallest)}, the budget "
+                f"is {megabytes(budget)}; raise --budget"
             )
         chosen = dict.fromkeys(self._hulls, 0)
         for step in self._steps:
@@ -121,20 +120,3 @@ class Frontier(Generic[Key]):
 
     def _choices(self, chosen: Mapping[str, int]) -> dict[str, Choice[Key]]:
         return {part: hull[chosen[part]] for part, hull in self._hulls.items()}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``150MB`` or ``1.5GiB``.
-
-    Raises:
-        ValueError: the text is no size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B)?\s*", text, re.IGNORECASE)
-    if match is None or not float(match[1]):
-        raise ValueError(f"{text!r} is no size; write bytes, or a number with KB, MB, GB or MiB")
-    return int(float(match[1]) * UNITS[(match[2] or "").upper()])
-
-
-def megabytes(size: int) -> str:
-    """Return a size in decimal megabytes."""
-    return f"{size / 1e6:.1f} MB"

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError
-from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
+from edgevlm.runtimes.llama_cpp.library import failure_reason, load_llama_cpp, recent_errors
 
 Importance: TypeAlias = "Mapping[str, NDArray[np.float32]]"
 """Mean square of what each input channel of a matrix is multiplied by, float32 ``[columns]``, by the name of
@@ -38,10 +38,23 @@ BLOCK_TYPES = {
     "q3_k_l": "Q3_K",
     "q3_k_m": "Q3_K",
     "q3_k_s": "Q3_K",
+    "iq3_m": "IQ3_S",
+    "iq3_s": "IQ3_S",
+    "iq3_xs": "IQ3_S",
+    "iq3_xxs": "IQ3_XXS",
     "q2_k": "Q2_K",
+    "iq2_m": "IQ2_S",
+    "iq2_s": "IQ2_XS",
+    "iq2_xs": "IQ2_XS",
+    "iq2_xxs": "IQ2_XXS",
 }
-"""llama.cpp's file types to the block type of most of their matrices; without the types that need an
-importance matrix (iq1, iq2, iq3)."""
+"""llama.cpp's file types to the block type of most of their matrices; without those of one bit."""
+
+USE_IMPORTANCE = tuple(name for name in BLOCK_TYPES if name != "q8_0")
+"""Types that llama.cpp rounds with the help of an importance matrix."""
+
+NEED_IMPORTANCE = tuple(name for name in BLOCK_TYPES if name.startswith(("iq2", "iq3")))
+"""Types that llama.cpp does not write without one, or badly."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +102,13 @@ def quantize(
         for override, (name, kind) in zip(overrides, tensor_types.items(), strict=False):
             override.pattern, override.type = f"^{re.escape(name)}$".encode(), int(kind)
         parameters.tt_overrides = overrides
+    recent_errors.clear()
     failed = llama.llama_model_quantize(
         os.fsencode(source), os.fsencode(path), ctypes.byref(parameters)
     )
     if failed:
         raise ExportError(
-            f"llama.cpp cannot quantize {source.name} to {file_type} (code {failed}); its reason is in the "
-            f"log at level DEBUG"
+            f"llama.cpp cannot quantize {source.name} to {file_type} (code {failed}){failure_reason()}"
         )
 
 

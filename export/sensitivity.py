@@ -9,11 +9,13 @@ scaled to their other types, by squared relative errors.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import gguf
 import numpy as np
@@ -56,6 +58,7 @@ PROBE_TYPES = (Type.IQ3_S, Type.Q4_0)
 """The type to which a group is rounded alone: the first that its rows fit."""
 BANDS = 3
 """Groups of layers: matrices of one kind in neighbouring layers are one group."""
+TIMED_ROUNDS = 5
 SAMPLED_ROWS = 128
 """Rows of each matrix from which its rounding error is computed."""
 
@@ -112,8 +115,8 @@ def rounding_errors(
         if kind == Type.F16 or not chosen:
             continue
         others = {m.name: Type.F16 for m in matrices if m.name not in chosen}
-        quantize(source=sample, path=rounded, file_type="q8_0", importance=importance,
-                 tensor_types={**others, **chosen})
+        types = {**others, **chosen}
+        quantize(sample, rounded, "q8_0", importance=importance, tensor_types=types)
         for tensor in gguf.GGUFReader(rounded).tensors:
             if tensor.name in chosen:
                 exact = weights[tensor.name]
@@ -168,7 +171,13 @@ class AnswerProbe:
         self._decoder = decoder
         self._scenes: list[Scene] = make_scenes(manifest)
         images = [scene.image for scene in self._scenes]
-        self._vision = {name: StoredVision(manifest, path, images) for name, path in vision.items()}
+        self._vision: dict[str, StoredVision] = {}
+        self.vision_seconds: dict[str, float] = {}
+        """Seconds per image of each precision."""
+        for name, path in vision.items():
+            start = time.perf_counter()
+            self._vision[name] = StoredVision(manifest, path, images)
+            self.vision_seconds[name] = (time.perf_counter() - start) / len(images)
         with closing(
             load_engine(manifest, self._vision[EXACT_VISION], decoder, self._scenes)
         ) as engine:
@@ -200,6 +209,26 @@ class AnswerProbe:
                     for scene, exact in zip(self._scenes, self._exact, strict=True)
                 ]
             )
+
+    def seconds(self, decoders: Mapping[str, Path]) -> dict[str, float]:
+        """Return the seconds from the embeddings of an image to the end of an answer, by decoder.
+
+        The decoders take turns, and the median of `TIMED_ROUNDS` counts.
+        """
+        scene, exact = self._scenes[0], self._exact[0]
+        engines = {
+            name: load_engine(self._manifest, self._vision[EXACT_VISION], path, self._scenes)
+            for name, path in decoders.items()
+        }
+        taken: dict[str, list[float]] = {name: [] for name in engines}
+        for _ in range(TIMED_ROUNDS):
+            for name, engine in engines.items():
+                start = time.perf_counter()
+                engine.greedy_answer(scene.messages, [scene.image], len(exact.tokens))
+                taken[name].append(time.perf_counter() - start)
+        for engine in engines.values():
+            engine.close()
+        return {name: median(times) for name, times in taken.items()}
 
     def _mean_kl(self, found: Sequence[NDArray[np.float32]]) -> float:
         parts = [

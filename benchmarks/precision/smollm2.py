@@ -7,8 +7,9 @@ GGUF in q4_1. Two things are made up, since no trained vision-language model is 
   each weight gets uniform noise of one step of its block: the checkpoint is one of those that q4_1 rounds to
   the file.
 - The vision part is that of edgevlm-nano, and a linear connector: random, but its output has the
-  covariance of SmolLM2's token embeddings, and a standard deviation of 3.7, as was seen in SmolVLM2-500M
-  (token embeddings have 0.14). So decoder and activations are realistic, and answers are not about the image.
+  covariance and the standard deviation of SmolLM2's token embeddings (0.14). So decoder and activations are
+  realistic, and answers are not about the image. SmolVLM's own connector has a standard deviation of 3.7,
+  which a decoder that was not trained with it does not stand: ``--std 3.7`` tries it.
 """
 
 from __future__ import annotations
@@ -33,13 +34,11 @@ from transformers import (
 )
 
 from edgevlm.export.calibration import CalibrationImages
-from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import Manifest
 from tests.support.checkpoints import smolvlm_special, smolvlm_tokenizer
 
 NANO = Path(__file__).parents[2] / "training" / "nano"
 BUILT_IN = Path(__file__).parents[2] / "edgevlm" / "models" / "edgevlm-nano"
-CONNECTOR_STD = 3.7
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}"
@@ -95,7 +94,9 @@ def dither(tensor: gguf.ReaderTensor, rng: np.random.Generator) -> NDArray[np.fl
     return noise.reshape(*tensor.data.shape[:-1], -1)
 
 
-def make_connector(tower: torch.nn.Module, table: torch.Tensor, seed: int = 0) -> torch.Tensor:
+def make_connector(
+    tower: torch.nn.Module, table: torch.Tensor, std: float, seed: int = 0
+) -> torch.Tensor:
     """Return a random linear layer from the tower's features to embeddings with `table`'s covariance."""
     image = Manifest.load(BUILT_IN).image
     tiles = np.concatenate(CalibrationImages.open().tiles(image.tiling))
@@ -107,19 +108,23 @@ def make_connector(tower: torch.nn.Module, table: torch.Tensor, seed: int = 0) -
     spread, axes = torch.linalg.eigh(torch.cov(table.double().T))
     kept = len(values)
     generator = torch.Generator().manual_seed(seed)
-    rotation, _ = torch.linalg.qr(
-        torch.randn(kept, kept, dtype=torch.double, generator=generator)
-    )
+    rotation, _ = torch.linalg.qr(torch.randn(kept, kept, dtype=torch.double, generator=generator))
     layer = axes[:, -kept:] @ spread[-kept:].sqrt().diag() @ rotation @ whiten
-    layer *= CONNECTOR_STD / (features @ layer.T).std()
+    layer *= std / (features @ layer.T).std()
     embeddings = features @ layer.T
     shared = embeddings.mean(0).square().sum() / embeddings.square().sum(1).mean()
-    print(f"embeddings: std {embeddings.std():.2f}, {shared:.0%} of their energy is the same in all")
+    print(
+        f"embeddings: std {embeddings.std():.2f}, {shared:.0%} of their energy is the same in all"
+    )
     return layer.float()
 
 
-def write_checkpoint(folder: Path) -> None:
-    """Write the checkpoint in the form of a hub repository."""
+def write_checkpoint(folder: Path, std: float | None = None) -> None:
+    """Write the checkpoint in the form of a hub repository.
+
+    Args:
+        std: standard deviation of the connector's output; None: that of the token embeddings.
+    """
     tokenizer: Tokenizer = smolvlm_tokenizer()
     ids = tokenizer.token_to_id
     weights = read_decoder()
@@ -156,7 +161,7 @@ def write_checkpoint(folder: Path) -> None:
     model = SmolVLMForConditionalGeneration(config)
     model.model.vision_model.load_state_dict(nano.model.vision_model.state_dict())
     model.model.text_model.load_state_dict(weights)
-    connector = make_connector(nano.model.vision_model, table)
+    connector = make_connector(nano.model.vision_model, table, std or float(table.std()))
     model.model.connector.modality_projection.proj.weight.data = connector
     model.tie_weights()
     model.generation_config = GenerationConfig(eos_token_id=[ids("<|im_end|>")])
@@ -171,7 +176,9 @@ def main() -> None:
     """Write the checkpoint into the folder on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    write_checkpoint(parser.parse_args().folder)
+    parser.add_argument("--std", type=float, help="of the connector's output")
+    arguments = parser.parse_args()
+    write_checkpoint(arguments.folder, arguments.std)
 
 
 if __name__ == "__main__":

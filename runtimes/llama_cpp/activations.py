@@ -39,8 +39,8 @@ class _Tensor(ctypes.Structure):
 class RecordingDecoder(LlamaCppDecoder):
     """A decoder on the CPU that records the activations at each matrix; arguments as of `LlamaCppDecoder`.
 
-    Every decoded entry counts once. In the last layer llama.cpp computes only what entries with logits need,
-    so what follows the attention there, and the output layer, count those entries alone.
+    Every decoded entry counts once. The feed-forward network of the last layer and the output layer count only
+    entries with logits, since llama.cpp computes nothing else there.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -61,7 +61,8 @@ class RecordingDecoder(LlamaCppDecoder):
                 f"activations of {self._path} could not be read: {self._error}"
             ) from self._error
         return {
-            name: (sums / self._counts[name]).astype(np.float32) for name, sums in self._sums.items()
+            name: (sums / self._counts[name]).astype(np.float32)
+            for name, sums in self._sums.items()
         }
 
     def _observe(self, address: int, ask: bool, _: object) -> bool:
@@ -71,27 +72,25 @@ class RecordingDecoder(LlamaCppDecoder):
         """
         try:
             node = _Tensor.from_address(address)
-            if node.op != _OP_MUL_MAT:
-                return not ask
-            matrix = _Tensor.from_address(node.src[0])
-            activation = _Tensor.from_address(node.src[1])
-            recorded = matrix.name.endswith(b".weight") and activation.type == _TYPE_F32
-            if ask or not recorded:
-                return recorded or not ask
-            self._record(matrix.name.decode(), activation)
+            if node.op == _OP_MUL_MAT:
+                matrix = _Tensor.from_address(node.src[0])
+                activation = _Tensor.from_address(node.src[1])
+                if activation.type == _TYPE_F32 and matrix.name.endswith(b".weight"):
+                    if not ask:
+                        self._record(matrix.name.decode(), activation)
+                    return True
         except Exception as error:
             self._error = self._error or error
-        return True
+        return not ask  # False after a computed node would end the evaluation
 
     def _record(self, name: str, activation: _Tensor) -> None:
         columns = activation.ne[0]
         rows = int(np.prod(activation.ne[1:]))
         if not rows:  # no entry of this batch has logits
             return
-        first = (ctypes.c_float * 1).from_address(activation.data)
-        values = as_strided(
-            np.frombuffer(first, np.float32), tuple(activation.ne)[::-1], tuple(activation.nb)[::-1]
-        ).reshape(rows, columns)
+        first = np.ctypeslib.as_array((ctypes.c_float * 1).from_address(activation.data))
+        values = as_strided(first, tuple(activation.ne)[::-1], tuple(activation.nb)[::-1])
+        values = values.reshape(rows, columns)
         sums = np.einsum("ij,ij->j", values, values, dtype=np.float64)
         if not np.isfinite(sums).all():
             raise ValueError(f"the input of {name} has values that are not finite")
