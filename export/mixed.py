@@ -69,6 +69,7 @@ class Frontier(Generic[Key]):
     """
 
     def __init__(self, parts: Mapping[str, Sequence[Choice[Key]]], fixed: int) -> None:
+        self._parts = parts
         self._hulls = {part: convex_choices(choices) for part, choices in parts.items()}
         self._fixed = fixed
         steps = [
@@ -87,6 +88,11 @@ class Frontier(Generic[Key]):
     def largest_kl(self) -> float:
         """Divergence of the smallest pair."""
         return sum(hull[0].kl for hull in self._hulls.values())
+
+    def fixed_at(self, part: str, key: Key) -> Frontier[Key]:
+        """Return the frontier with one choice of a part."""
+        only = [choice for choice in self._parts[part] if choice.key == key]
+        return Frontier({**self._parts, part: only}, self._fixed)
 
     def within_size(self, budget: int) -> dict[str, Choice[Key]]:
         """Return the choice of each part that causes the least divergence within a size.

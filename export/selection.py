@@ -29,8 +29,8 @@ Goal: TypeAlias = int | Literal["fast", "best"]
   what another image causes;
 - ``fast``: the pair that answers first among those that diverge by at most `FAST_SHARE` of it.
 """
-BEST_SHARE = 1 / 500
-FAST_SHARE = 1 / 25
+BEST_SHARE = 1 / 200
+FAST_SHARE = 1 / 10
 FAST_TYPES = ("q4_0", "iq4_nl", "q4_k_m", "q5_0", "q8_0")
 """Types whose speed is compared; llama.cpp has its fastest kernels for them."""
 VISION = "vision"

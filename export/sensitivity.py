@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgevlm.divergence import divergence
+from edgevlm.engine.engine import Engine
+from edgevlm.engine.loading import load_decoder
 from edgevlm.export.answers import (
     EXACT_VISION,
     ExactAnswer,
     Scene,
     answer_exactly,
-    load_engine,
     make_scenes,
 )
+from edgevlm.export.importance import context_length
 from edgevlm.export.quantize import Importance, quantize
 from edgevlm.export.stored_vision import StoredVision
 from edgevlm.manifest import Manifest
@@ -164,12 +166,19 @@ class AnswerProbe:
     Args:
         vision: files of vision precisions, with fp32.
         decoder: the decoder in f16.
+        scenes: what is asked; None: the scenes of the parity report.
     """
 
-    def __init__(self, manifest: Manifest, vision: Mapping[str, Path], decoder: Path) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        vision: Mapping[str, Path],
+        decoder: Path,
+        scenes: Sequence[Scene] | None = None,
+    ) -> None:
         self._manifest = manifest
         self._decoder = decoder
-        self._scenes: list[Scene] = make_scenes(manifest)
+        self._scenes = make_scenes(manifest) if scenes is None else scenes
         images = [scene.image for scene in self._scenes]
         self._vision: dict[str, StoredVision] = {}
         self.vision_seconds: dict[str, float] = {}
@@ -178,64 +187,68 @@ class AnswerProbe:
             start = time.perf_counter()
             self._vision[name] = StoredVision(manifest, path, images)
             self.vision_seconds[name] = (time.perf_counter() - start) / len(images)
-        with closing(
-            load_engine(manifest, self._vision[EXACT_VISION], decoder, self._scenes)
-        ) as engine:
-            self._exact: list[ExactAnswer] = [
+        self._context_length = context_length(manifest, images)
+        with closing(self._load(EXACT_VISION, decoder)) as engine:
+            self.answers: list[ExactAnswer] = [
                 answer_exactly(engine, scene) for scene in self._scenes
             ]
+            """Greedy answers of the exact pair."""
             others = [*self._scenes[1:], self._scenes[0]]
-            self.image_kl = self._mean_kl(
-                [
-                    engine.logits(scene.messages, [other.image], exact.tokens)
-                    for scene, other, exact in zip(self._scenes, others, self._exact, strict=True)
-                ]
-            )
-            """Mean divergence in nats that another image causes."""
+            found = [
+                engine.logits(scene.messages, [other.image], answer.tokens)
+                for scene, other, answer in zip(self._scenes, others, self.answers, strict=True)
+            ]
+        self.image_kl = float(np.concatenate(self._divergences(found)).mean())
+        """Mean divergence in nats that another image causes."""
 
-    def kl(self, *, vision: str = EXACT_VISION, decoder: Path | None = None) -> float:
-        """Return the mean divergence in nats of a pair from the exact pair.
+    def kl_by_image(
+        self, *, vision: str = EXACT_VISION, decoder: Path | None = None
+    ) -> list[NDArray[np.float64]]:
+        """Return the divergence in nats of a pair from the exact pair, of each image ``[positions]``.
 
         Args:
             decoder: the GGUF file; None: f16.
         """
-        engine = load_engine(
-            self._manifest, self._vision[vision], decoder or self._decoder, self._scenes
-        )
-        with closing(engine):
-            return self._mean_kl(
+        with closing(self._load(vision, decoder or self._decoder)) as engine:
+            return self._divergences(
                 [
-                    engine.logits(scene.messages, [scene.image], exact.tokens)
-                    for scene, exact in zip(self._scenes, self._exact, strict=True)
+                    engine.logits(scene.messages, [scene.image], answer.tokens)
+                    for scene, answer in zip(self._scenes, self.answers, strict=True)
                 ]
             )
+
+    def kl(self, *, vision: str = EXACT_VISION, decoder: Path | None = None) -> float:
+        """Return the mean over all positions of `kl_by_image`."""
+        return float(np.concatenate(self.kl_by_image(vision=vision, decoder=decoder)).mean())
+
+    def _load(self, vision: str, decoder: Path) -> Engine:
+        runtime = load_decoder(
+            self._manifest, decoder, context_length=self._context_length, try_file=False
+        )
+        return Engine(self._manifest, self._vision[vision], runtime)
+
+    def _divergences(self, found: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
+        return [
+            divergence(answer.logits, logits).kl
+            for answer, logits in zip(self.answers, found, strict=True)
+        ]
 
     def seconds(self, decoders: Mapping[str, Path]) -> dict[str, float]:
         """Return the seconds from the embeddings of an image to the end of an answer, by decoder.
 
         The decoders take turns, and the median of `TIMED_ROUNDS` counts.
         """
-        scene, exact = self._scenes[0], self._exact[0]
-        engines = {
-            name: load_engine(self._manifest, self._vision[EXACT_VISION], path, self._scenes)
-            for name, path in decoders.items()
-        }
+        scene, answer = self._scenes[0], self.answers[0]
+        engines = {name: self._load(EXACT_VISION, path) for name, path in decoders.items()}
         taken: dict[str, list[float]] = {name: [] for name in engines}
         for _ in range(TIMED_ROUNDS):
             for name, engine in engines.items():
                 start = time.perf_counter()
-                engine.greedy_answer(scene.messages, [scene.image], len(exact.tokens))
+                engine.greedy_answer(scene.messages, [scene.image], len(answer.tokens))
                 taken[name].append(time.perf_counter() - start)
         for engine in engines.values():
             engine.close()
         return {name: median(times) for name, times in taken.items()}
-
-    def _mean_kl(self, found: Sequence[NDArray[np.float32]]) -> float:
-        parts = [
-            divergence(exact.logits, logits).kl
-            for exact, logits in zip(self._exact, found, strict=True)
-        ]
-        return float(np.concatenate(parts).mean())
 
 
 def decoder_divergences(

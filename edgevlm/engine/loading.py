@@ -45,6 +45,7 @@ def load_decoder(
     context_length: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
+    try_file: bool = True,
 ) -> LlamaCppDecoder:
     """Load the decoder at `path`; arguments and errors as of `LlamaCppDecoder`.
 
@@ -58,17 +59,19 @@ def load_decoder(
         threads=threads,
         gpu_layers=gpu_layers,
         bidirectional=bidirectional_entries(manifest, length),
+        try_file=try_file,
     )
 
 
 def load_recording_decoder(
     manifest: Manifest, path: Path, *, context_length: int
 ) -> RecordingDecoder:
-    """Load the decoder at `path` on the CPU, so that it records its activations."""
+    """Load a decoder that this process wrote on the CPU, so that it records its activations."""
     return RecordingDecoder(
         path,
         context_length=context_length,
         bidirectional=bidirectional_entries(manifest, context_length),
+        try_file=False,
     )
 
 

@@ -39,8 +39,8 @@ class _Tensor(ctypes.Structure):
 class RecordingDecoder(LlamaCppDecoder):
     """A decoder on the CPU that records the activations at each matrix; arguments as of `LlamaCppDecoder`.
 
-    Every decoded entry counts once. The feed-forward network of the last layer and the output layer count only
-    entries with logits, since llama.cpp computes nothing else there.
+    Every decoded entry counts once. The feed-forward network of the last layer and the output layer count
+    entries with logits alone, since llama.cpp computes nothing else there.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

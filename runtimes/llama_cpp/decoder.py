@@ -52,6 +52,8 @@ class LlamaCppDecoder:
         bidirectional: entries of the longest `decode_embeddings` with ``bidirectional=True``; 0 for none.
             Such a call is one batch. Without flash attention its scores take
             ``heads * context_length * bidirectional * 4`` bytes.
+        try_file: try in a child process first whether llama.cpp crashes on the file. False suits files that
+            this process wrote.
 
     Raises:
         InputError: an argument has the wrong type or is outside its range.
@@ -87,8 +89,10 @@ class LlamaCppDecoder:
         threads: int | None = None,
         gpu_layers: int = 0,
         bidirectional: int = 0,
+        try_file: bool = True,
     ) -> None:
         check_not_forked()
+        self._try_file = try_file
         self._context: Any = None
         self._length = 0
         self._has_logits = False
@@ -144,7 +148,8 @@ class LlamaCppDecoder:
             True if llama.cpp's extra buffer types (repacked and AMX kernels) can be used.
         """
         result = check_library()
-        check_file(self._path)
+        if self._try_file:
+            check_file(self._path)
         return result.extra_buffer_types
 
     def _check_gpu(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -22,7 +24,10 @@ from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.pipeline import build_manifest, write_unquantized, write_vision
 from edgevlm.export.plan import Plan, make_plan
 from edgevlm.export.reference import Reference
-from edgevlm.manifest import Manifest
+from edgevlm.export.stored_vision import StoredVision
+from edgevlm.inputs.image_processor import ImageProcessor
+from edgevlm.inputs.tiling import ImageBudget
+from edgevlm.manifest import Manifest, Tasks, Usage
 from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
 from tests.support import checkpoints
 
@@ -53,10 +58,10 @@ def transformers_mean_squares(
     inputs: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
     first_output = 0
 
-    def record(name: str) -> object:
+    def record(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
         partial = name.startswith((f"blk.{last}.ffn_", "output."))
 
-        def hook(_: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        def hook(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
             rows = arguments[0][0].numpy()
             inputs[name].append(rows[first_output:] if partial else rows)
 
@@ -73,10 +78,10 @@ def transformers_mean_squares(
         ids = torch.cat([prompt["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], dim=1)
         with torch.no_grad():
             model(**{**prompt, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    return {
-        name: np.mean(np.concatenate(rows) ** 2, axis=0, dtype=np.float64).astype(np.float32)
-        for name, rows in inputs.items()
+    found: dict[str, NDArray[np.float32]] = {
+        name: np.square(np.concatenate(rows)).mean(axis=0) for name, rows in inputs.items()
     }
+    return found
 
 
 def test_mean_squares_equal_those_of_transformers(
@@ -84,16 +89,12 @@ def test_mean_squares_equal_those_of_transformers(
 ) -> None:
     folder = checkpoints.smolvlm(tmp_path / "checkpoint", splitting=False, num_hidden_layers=3)
     plan, manifest, vision, decoder = write_files(folder)
-    answers: list[tuple[int, ...]] = []
-    greedy_answer = importance.Engine.greedy_answer
-
-    def remember(engine: importance.Engine, *arguments: object) -> object:
-        found = greedy_answer(engine, *arguments)  # type: ignore[arg-type]
-        answers.append(found[0])
-        return found
-
-    monkeypatch.setattr(importance.Engine, "greedy_answer", remember)
+    processor = ImageProcessor(manifest.image, manifest.vision)
+    processed = [processor.process(image, ImageBudget("low")) for image in IMAGES]
+    stored = StoredVision(manifest, vision, processed)
+    dialogues = importance.answer_questions(manifest, stored, decoder, processed, progress=False)
     found = importance.measure_importance(manifest, vision, decoder, IMAGES, progress=False)
+    answers = [dialogue.answer for dialogue in dialogues]
     expected = transformers_mean_squares(plan, IMAGES, answers)
     assert set(found) == set(expected)
     assert len(found) == 3 * 7 + 1
@@ -158,3 +159,11 @@ def test_types_of_single_matrices(wide: Path, tmp_path: Path) -> None:
 def test_types_that_need_a_matrix(wide: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="importance matrix"):
         quantize.quantize(wide, tmp_path / "small.gguf", "iq2_xs")
+
+
+def test_questions_are_those_of_the_model(tmp_path: Path) -> None:
+    _, manifest, _, _ = write_files(checkpoints.smolvlm(tmp_path / "checkpoint"))
+    assert importance.find_questions(manifest) == importance.QUESTIONS
+    tasks = {"en": Tasks(describe="Describe it.", find="Where is the {thing}?", count="How many?")}
+    known = dataclasses.replace(manifest, usage=Usage(tasks=tasks))
+    assert importance.find_questions(known) == ["Describe it.", "How many?"]
