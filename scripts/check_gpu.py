@@ -34,7 +34,8 @@ from edgevlm.benchmark import decoder_rates
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cli import doctor
 from edgevlm.engine.loading import load_decoder, load_vision
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.inputs.images import load_image
 from edgevlm.results import PromptTile
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.llama_cpp import library
@@ -250,6 +251,50 @@ def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
                 figures[f"{place} decode after {prompt}"] = decode
             figures[f"{place} MiB of the process"] = _mebibytes_since(resident)
             figures[f"{place} MiB on the GPU"] = memory.taken()
+    return figures
+
+
+def check_images(setting: Setting, file: str) -> dict[str, Any]:
+    """Prompts with one and with two images on both devices, and the same from the KV cache.
+
+    Families differ here: in the spans of their images, and in who attends to whom.
+    """
+    bundle = Bundle.open(setting.model)
+    vision = next(iter(bundle.manifest.vision.files))
+    logits = []
+    prompts, from_cache = 0, 0.0
+    for gpu_layers in (0, setting.gpu_layers):
+        with VLM.from_pretrained(
+            setting.model, vision=vision, decoder=file, device="cpu", gpu_layers=gpu_layers
+        ) as vlm:
+            engine = vlm._engine
+            random = np.random.default_rng(2)
+            answer = random.integers(0, bundle.manifest.decoder.vocabulary_size, DRAFT).tolist()
+            rows = []
+            for names in (("square.png",), ("scene.png", "changed.png")):
+                images = [engine.process_image(load_image(IMAGES / name)) for name in names]
+                parts = [{"type": "image"}] * len(names) + [{"type": "text", "text": "What is it?"}]
+                messages = [{"role": "user", "content": parts}]
+                try:
+                    rows.append(engine.logits(messages, images, answer))
+                except InputError:
+                    if len(names) == 1:
+                        raise
+                    continue  # a model for one image
+                again = engine.logits(messages, images, answer)
+                from_cache = max(from_cache, _relative_error(again, rows[-1]))
+            prompts = len(rows)
+            logits.append(np.concatenate(rows))
+    same = logits[1].argmax(axis=1) == logits[0].argmax(axis=1)
+    error = _relative_error(logits[1], logits[0])
+    figures = {
+        "prompts": prompts,
+        "relative error": error,
+        "same top token": f"{same.sum()} of {len(same)}",
+        "asked again": from_cache,
+    }
+    if not error <= FLOAT_BOUNDS.get(file, ROUNDING_BOUND) or not from_cache <= REPEAT_BOUND:
+        raise CheckError(f"logits after images differ: {figures}")
     return figures
 
 
@@ -516,6 +561,7 @@ def check_all(setting: Setting, runner: Runner) -> None:
     for file in manifest.decoder.files:
         runner.run(f"decoder {file}: logits", decoder, check_logits, setting, file)
         runner.run(f"decoder {file}: key-value cache", decoder, check_cache, setting, file)
+        runner.run(f"decoder {file}: images", decoder, check_images, setting, file)
         runner.run(f"decoder {file}: two at once", decoder, check_two_decoders, setting, file)
         runner.run(f"decoder {file}: speed", decoder, check_decoder_speed, setting, file)
     for file in manifest.vision.files:
