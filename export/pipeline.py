@@ -51,6 +51,9 @@ DEFAULT_DECODER = ("q8_0",)
 """Half the size of f16, with an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 
+GOAL_TYPES = ("f16", "bf16", "q8_0")
+"""As large as what is written while types are chosen: f16, a file of the same size to measure, the result."""
+
 VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5}
 """Bytes per weight, rounded up, to estimate the disk space."""
 
@@ -117,7 +120,8 @@ def export(
         written = () if quick or existing.file_type in EXACT_DECODERS else EXACT_DECODERS[:1]
     check_disk(
         out.parent,
-        estimate_bytes(plan, vision, written) + (existing.path.stat().st_size if existing else 0),
+        estimate_bytes(plan, vision, written if goal is None else GOAL_TYPES)
+        + (existing.path.stat().st_size if existing else 0),
     )
     with staged(out) as folder, quiet_transformers():
         decoder_files = write_unquantized(plan, folder, written, progress=progress)

@@ -44,7 +44,7 @@ def write_files(folder: Path) -> tuple[Plan, Manifest, Path, Path]:
 
 
 def transformers_mean_squares(
-    plan: Plan, images: list[NDArray[np.uint8]], answers: list[tuple[int, ...]]
+    plan: Plan, images: list[NDArray[np.uint8]], dialogues: list[importance.Dialogue]
 ) -> dict[str, NDArray[np.float32]]:
     """Mean squares of the inputs of all linear layers of the decoder, by GGUF names.
 
@@ -71,11 +71,12 @@ def transformers_mean_squares(
         target = names.get(f"{name}.weight")
         if isinstance(module, torch.nn.Linear) and target is not None:
             module.register_forward_pre_hook(record(target))
-    for index, (image, answer) in enumerate(zip(images, answers, strict=True)):
-        question = importance.QUESTIONS[index % len(importance.QUESTIONS)]
-        prompt = reference.inputs(question, [Image.fromarray(image)])
+    for image, dialogue in zip(images, dialogues, strict=True):
+        prompt = reference.inputs(dialogue.question, [Image.fromarray(image)])
         first_output = prompt["input_ids"].shape[1] - 1
-        ids = torch.cat([prompt["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], dim=1)
+        ids = torch.cat(
+            [prompt["input_ids"], torch.tensor([dialogue.answer[:-1]], dtype=torch.long)], dim=1
+        )
         with torch.no_grad():
             model(**{**prompt, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
     found: dict[str, NDArray[np.float32]] = {
@@ -94,8 +95,7 @@ def test_mean_squares_equal_those_of_transformers(
     stored = StoredVision(manifest, vision, processed)
     dialogues = importance.answer_questions(manifest, stored, decoder, processed, progress=False)
     found = importance.measure_importance(manifest, vision, decoder, IMAGES, progress=False)
-    answers = [dialogue.answer for dialogue in dialogues]
-    expected = transformers_mean_squares(plan, IMAGES, answers)
+    expected = transformers_mean_squares(plan, IMAGES, dialogues)
     assert set(found) == set(expected)
     assert len(found) == 3 * 7 + 1
     for name, values in expected.items():
@@ -163,7 +163,8 @@ def test_types_that_need_a_matrix(wide: Path, tmp_path: Path) -> None:
 
 def test_questions_are_those_of_the_model(tmp_path: Path) -> None:
     _, manifest, _, _ = write_files(checkpoints.smolvlm(tmp_path / "checkpoint"))
-    assert importance.find_questions(manifest) == importance.QUESTIONS
+    unknown = dataclasses.replace(manifest, usage=Usage())
+    assert importance.find_questions(unknown) == importance.QUESTIONS
     tasks = {"en": Tasks(describe="Describe it.", find="Where is the {thing}?", count="How many?")}
     known = dataclasses.replace(manifest, usage=Usage(tasks=tasks))
     assert importance.find_questions(known) == ["Describe it.", "How many?"]
