@@ -396,11 +396,12 @@ import resource, sys
 from pathlib import Path
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
-from edgevlm.export.pipeline import write_decoders, write_vision
+from edgevlm.export.pipeline import quantize_decoders, write_unquantized, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
 write_vision(plan, Path(sys.argv[2]), ["fp32", "fp16", "int8"], None, progress=False)
-write_decoders(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+quantize_decoders(files, ["q4_0"], {}, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
     parts = tmp_path / "parts"
