@@ -56,7 +56,7 @@ def answer_bounds(vision: str, decoder: str, image: Scale, context: Scale, posit
 
 
 def decoder_bound(file_type: str) -> float:
-    """Return the error of a type, by its name or the bits in it: ``q4_k_m``, ``iq4_nl``, ``mxfp4_moe``.
+    """Return the error of a type, by its name or the bits in it: ``q4_k_m``, ``iq4_nl``, ``mixed4``.
 
     Raises:
         ExportError: the type has no limit.

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from edgevlm.export.dependencies import check_dependencies
+from edgevlm.export.sizes import parse_size
 from edgevlm.local_bundles import remember
 from edgevlm.manifest import Manifest
 
@@ -18,6 +19,7 @@ transformers and refuses a bundle that gives other answers."""
 EXAMPLES = """\
   edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct ./smolvlm-256m
   edgevlm export ./my-finetune ./my-bundle --vision fp32,fp16,int8 --decoder f16,q8_0,q4_k_m
+  edgevlm export ./my-finetune ./my-bundle --budget 150MB
   edgevlm export ./my-finetune ./my-bundle --decoder-gguf my-finetune.Q4_K_M.gguf"""
 
 
@@ -41,11 +43,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument(
         "--decoder-gguf", metavar="FILE", help="an existing GGUF file of the language model"
     )
+    decoder.add_argument(
+        "--budget",
+        type=size,
+        metavar="SIZE",
+        help="the best vision graph and decoder that have this size together, such as 150MB: a precision of "
+        "--vision, and a type for each matrix of the decoder",
+    )
+    decoder.add_argument(
+        "--best",
+        dest="goal",
+        action="store_const",
+        const="best",
+        help="the smallest files whose answers hardly differ from the exact ones",
+    )
+    decoder.add_argument(
+        "--fast",
+        dest="goal",
+        action="store_const",
+        const="fast",
+        help="the files that answer first on this machine, among those whose answers differ little",
+    )
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="images like those that the model will see; they set the scales of int8-static (default: "
-        "photographs that come with edgevlm)",
+        help="images like those that the model will see, for the scales of int8-static and the rounding of "
+        "decoders below 8 bits (default: photographs that come with edgevlm)",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
@@ -77,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         vision=arguments.vision or DEFAULT_VISION,
         decoder=arguments.decoder or DEFAULT_DECODER,
         decoder_gguf=arguments.decoder_gguf,
+        goal=arguments.budget or arguments.goal,
         calibration=arguments.calibration,
         name=arguments.name,
         revision=arguments.revision,
@@ -90,6 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     print(arguments.out)
     return 0
+
+
+def size(text: str) -> int:
+    """Return the bytes of a size."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def names(text: str) -> tuple[str, ...]:

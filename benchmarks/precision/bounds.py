@@ -26,7 +26,12 @@ from onnx import numpy_helper
 from edgevlm.export import answers
 from edgevlm.export.bounds import MIN_CONTEXT_KL, VISION_BOUNDS, Scale, decoder_bound
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import build_manifest, write_decoders, write_vision
+from edgevlm.export.pipeline import (
+    build_manifest,
+    quantize_decoders,
+    write_unquantized,
+    write_vision,
+)
 from edgevlm.export.plan import make_plan, quiet_transformers
 from edgevlm.export.stored_vision import StoredVision
 
@@ -164,7 +169,8 @@ def measure(name: str, checkpoint: str, folder: Path) -> dict[str, Any]:
     """Return the figures of one checkpoint."""
     with quiet_transformers():
         plan = make_plan(Checkpoint.open(checkpoint))
-        decoders = write_decoders(plan, folder, DECODERS, progress=False)
+        decoders = write_unquantized(plan, folder, DECODERS, progress=False)
+        quantize_decoders(decoders, DECODERS, {}, progress=False)
         graphs = write_vision(plan, folder, VISION, None, progress=False)
         manifest = build_manifest(plan, name, graphs, decoders)
     scenes = answers.make_scenes(manifest)

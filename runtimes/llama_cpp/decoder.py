@@ -60,6 +60,8 @@ class LlamaCppDecoder:
             ``heads * context_length * bidirectional * 4`` bytes.
         kv: type of keys and values in the KV cache, a key of `KV_BYTES`. ``q8_0`` takes about half of the
             memory of ``f16``, and needs flash attention and heads whose size is a multiple of 32.
+        try_file: try in a child process first whether llama.cpp crashes on the file. False suits files that
+            this process wrote.
 
     Raises:
         InputError: an argument has the wrong type or is outside its range.
@@ -81,6 +83,9 @@ class LlamaCppDecoder:
     MAX_LOGITS = 16
     """Most entries of a batch that can have logits, and so the longest draft."""
 
+    _eval_callback: Any = None
+    """llama.cpp calls this C function for each node of its graph; set by `RecordingDecoder`."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -90,8 +95,10 @@ class LlamaCppDecoder:
         gpu_layers: int = 0,
         bidirectional: int = 0,
         kv: str = "f16",
+        try_file: bool = True,
     ) -> None:
         check_not_forked()
+        self._try_file = try_file
         self._context: Any = None
         self._length = 0
         self._has_logits = False
@@ -152,7 +159,8 @@ class LlamaCppDecoder:
             True if llama.cpp's extra buffer types (repacked and AMX kernels) can be used.
         """
         result = check_library()
-        check_file(self._path)
+        if self._try_file:
+            check_file(self._path)
         return result.extra_buffer_types
 
     def _check_gpu(self) -> None:
@@ -213,6 +221,8 @@ class LlamaCppDecoder:
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
         parameters.swa_full = True  # so that sliding-window models can `truncate` at any position
         parameters.no_perf = True
+        if self._eval_callback is not None:
+            parameters.cb_eval = self._eval_callback
         recent_errors.clear()
         self._context = llama.llama_init_from_model(self._model.handle, parameters)
         if not self._context:
