@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,9 +63,15 @@ class Reference:
     def inputs(self, question: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Return the model's inputs for one user message with images before the question."""
         content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
+        return self.dialogue_inputs([{"role": "user", "content": content}], images)
+
+    def dialogue_inputs(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
+    ) -> dict[str, torch.Tensor]:
+        """Return the model's inputs for messages of transformers, with an image for each of their places."""
         with named("render the chat template"):
             text = self._processor.apply_chat_template(
-                [{"role": "user", "content": content}],
+                list(messages),
                 chat_template=self._chat_template,
                 add_generation_prompt=True,
             )
@@ -73,7 +79,7 @@ class Reference:
         with named(f"prepare the prompt {text!r}"):
             processed = self._processor(
                 text=text,
-                images=list(images),
+                images=list(images) or None,
                 return_tensors="pt",
                 add_special_tokens=bos is None or not text.startswith(bos),
             )

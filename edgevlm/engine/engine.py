@@ -21,7 +21,7 @@ from edgevlm.engine.prefill import Prefill
 from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError
+from edgevlm.errors import ContextError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
@@ -282,11 +282,12 @@ class Engine:
         images: Sequence[ProcessedImage],
         answer: Sequence[int],
     ) -> NDArray[np.float32]:
-        """Return logits under teacher forcing, to compare them with a reference.
+        """Return logits under teacher forcing, to compare them with a reference; see `VLM.logits`.
 
-        Returns:
-            float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
+        Nothing of an earlier prompt is reused, so the result does not depend on it.
         """
+        if not answer:
+            raise InputError("answer must have at least one token id, has none")
         with self._lock.hold():
             place, _ = self._prefill_anew(messages, images)
             return self._force(answer, place)

@@ -45,6 +45,7 @@ def load_decoder(
     context_length: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
+    kv: str = "f16",
     try_file: bool = True,
 ) -> LlamaCppDecoder:
     """Load the decoder at `path`; arguments and errors as of `LlamaCppDecoder`.
@@ -59,6 +60,7 @@ def load_decoder(
         threads=threads,
         gpu_layers=gpu_layers,
         bidirectional=bidirectional_entries(manifest, length),
+        kv=kv,
         try_file=try_file,
     )
 

@@ -64,6 +64,7 @@ def test_the_cpu_beside_itself_passes_every_check(tmp_path: Path) -> None:
     assert figures["decoder q8_0: key-value cache"]["after restore"] == 0
     assert figures["decoder q8_0: images"]["relative error"] == 0
     assert figures["decoder q8_0: images"]["prompts"] == 2
+    assert 0 < figures["decoder q8_0: KV cache in q8_0"]["relative error"] < 0.05
     assert figures["vision int8"]["relative error"] == 0
     assert figures["answers: both on the GPU"]["same answers"] == "7 of 7"
     assert figures["answers: CPU"]["answers"]["second turn"] == "green"
