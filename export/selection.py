@@ -19,7 +19,7 @@ from tqdm import tqdm
 from edgevlm.errors import ExportError
 from edgevlm.export.mixed import Choice, Frontier
 from edgevlm.export.quantize import BLOCK_TYPES, Importance, bits_per_weight, quantize
-from edgevlm.export.sensitivity import AnswerProbe, decoder_divergences
+from edgevlm.export.sensitivity import AnswerProbe, Matrix, decoder_divergences, list_matrices
 from edgevlm.export.sizes import megabytes
 
 Goal: TypeAlias = int | Literal["fast", "best"]
@@ -71,6 +71,9 @@ def select(
     """
     if goal == "fast":
         return select_fast(probe, vision, source, importance, progress=progress)
+    if isinstance(goal, int):
+        unmeasured = {matrix: dict.fromkeys(matrix.types, 0.0) for matrix in list_matrices(source)}
+        make_frontier(dict.fromkeys(vision, 0.0), vision, unmeasured, source).within_size(goal)
     frontier = measure_frontier(probe, vision, source, importance, progress=progress)
     if isinstance(goal, int):
         chosen = frontier.within_size(goal)
@@ -96,12 +99,20 @@ def measure_frontier(
     progress: bool,
 ) -> Frontier[str | Type]:
     """Measure the choices of the vision graph and of each matrix; arguments as of `select`."""
+    precisions = {name: probe.kl(vision=name) for name in vision}
     divergences = decoder_divergences(probe, source, importance, source.parent, progress=progress)
+    return make_frontier(precisions, vision, divergences, source)
+
+
+def make_frontier(
+    precisions: Mapping[str, float],
+    vision: Mapping[str, Path],
+    divergences: Mapping[Matrix, Mapping[Type, float]],
+    source: Path,
+) -> Frontier[str | Type]:
+    """Return the frontier of the divergences of vision precisions and of matrices in each type."""
     parts: dict[str, list[Choice[str | Type]]] = {
-        VISION: [
-            Choice(name, path.stat().st_size, probe.kl(vision=name))
-            for name, path in vision.items()
-        ]
+        VISION: [Choice(name, vision[name].stat().st_size, kl) for name, kl in precisions.items()]
     }
     for matrix, by_type in divergences.items():
         parts[matrix.name] = [Choice(kind, matrix.size(kind), kl) for kind, kl in by_type.items()]

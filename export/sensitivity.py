@@ -78,6 +78,11 @@ class Matrix:
         """Return True if rows are a multiple of the type's block."""
         return self.columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
 
+    @property
+    def types(self) -> tuple[Type, ...]:
+        """Types that its rows fit and that llama.cpp rounds it to well."""
+        return tuple(kind for kind in TYPES if self.fits(kind) and allowed(self, kind))
+
     def size(self, kind: Type) -> int:
         """Return the bytes in a file, which pads each tensor."""
         block, size = gguf.GGML_QUANT_SIZES[kind]
@@ -113,7 +118,7 @@ def rounding_errors(
     weights = {tensor.name: values(tensor) for tensor in gguf.GGUFReader(sample).tensors}
     errors: dict[str, dict[Type, float]] = {matrix.name: {Type.F16: 0.0} for matrix in matrices}
     for kind in TYPES:
-        chosen = {m.name: kind for m in matrices if m.fits(kind) and allowed(m, kind)}
+        chosen = {m.name: kind for m in matrices if kind in m.types}
         if kind == Type.F16 or not chosen:
             continue
         others = {m.name: Type.F16 for m in matrices if m.name not in chosen}

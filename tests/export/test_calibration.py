@@ -217,7 +217,9 @@ def test_what_cannot_be_used_is_refused_before_any_work(made: Exported, tmp_path
     for calibration, message in refused.items():
         with pytest.raises(ExportError, match=message):
             export("nowhere", out, vision=["int8-static"], calibration=calibration)
-    with pytest.raises(ExportError, match="are for the precision int8-static, and the vision"):
+    with pytest.raises(
+        ExportError, match="are for the vision precision int8-static and for decoders below 8 bits"
+    ):
         export(made.checkpoint, out, vision=["fp32", "int8"], calibration=folder)
     assert not out.exists()
 
