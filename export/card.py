@@ -60,7 +60,7 @@ Made with {created_with}.
 """
 
 CALIBRATION = """
-The scales of the activations in int8-static were computed from {images}.
+The quantized vision graphs were fitted to {images}.
 """
 
 DRIFT_ALLOWED = """

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision",
         type=names,
         metavar="LIST",
-        help="precisions of the vision graph: fp32, fp16, int8, int8-static (default: fp32,int8)",
+        help="precisions of the vision graph: fp32, fp16, int8, int8-static, int4 (default: fp32,int8)",
     )
     decoder = parser.add_mutually_exclusive_group()
     decoder.add_argument(
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="images like those that the model will see; they set the scales of int8-static (default: "
-        "photographs that come with edgevlm)",
+        help="images like those that the model will see; quantization is fitted to them "
+        "(default: photographs that come with edgevlm)",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")

@@ -32,7 +32,7 @@ from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import Drift, Golden, ImageSpec, Manifest, ParityReport
 from edgevlm.runtimes.protocols import DecoderRuntime, VisionRuntime
 
-VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1}
+VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1, "int4": 0.3}
 DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
 DECODER_BOUNDS |= {"3": 0.75, "2": 1.0, "1": 1.0}
 """Limits of the relative error; for quantized decoders by the bits in the name of the type.

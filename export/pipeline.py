@@ -27,8 +27,10 @@ from edgevlm.export.existing_gguf import open_existing_decoder
 from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
+from edgevlm.export.products import Activation, measure_activations
 from edgevlm.export.reference import Reference
 from edgevlm.export.text_battery import check_tokenizer
+from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -47,7 +49,7 @@ DEFAULT_DECODER = ("q8_0",)
 """Half the size of f16, with an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 
-VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5}
+VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5, "int4": 1.0}
 """Bytes per weight, rounded up, to estimate the disk space."""
 
 
@@ -73,8 +75,8 @@ def export(
         vision: any of `edgevlm.export.vision.PRECISIONS`.
         decoder: any of `DECODER_TYPES`.
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
-        calibration: folder with images like those that the model will see, for the scales of int8-static;
-            None: the photographs that come with edgevlm. See `CalibrationImages`.
+        calibration: folder with images like those that the model will see, for the quantized vision
+            precisions; None: the photographs that come with edgevlm. See `CalibrationImages`.
         name: name of the bundle; None: that of the checkpoint.
         revision, local_files_only: see `Checkpoint.open`.
         allow_drift: accept a difference from the checkpoint that `parity` does not allow.
@@ -146,17 +148,17 @@ def export(
 def find_calibration_images(
     folder: str | Path | None, precisions: Sequence[str]
 ) -> CalibrationImages | None:
-    """Find the calibration images; None if int8-static is not among the precisions.
+    """Find the calibration images; None if no precision needs them.
 
     Raises:
-        ExportError: there is a folder but no int8-static, or the folder cannot be used.
+        ExportError: there is a folder that no precision needs, or the folder cannot be used.
     """
-    if "int8-static" in precisions:
+    if set(precisions) & set(vision_export.CALIBRATED):
         return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
     if folder is not None:
         raise ExportError(
-            f"calibration images ({folder}) are for the precision int8-static, and the vision precisions are "
-            f"{', '.join(precisions)}; add int8-static to them, or leave the folder out"
+            f"calibration images ({folder}) are for {', '.join(vision_export.CALIBRATED)}, and the vision "
+            f"precisions are {', '.join(precisions)}; add one of those, or leave the folder out"
         )
     return None
 
@@ -171,16 +173,18 @@ def write_vision(
 ) -> dict[str, Path]:
     """Write all precisions that were asked for, and fp32, which the others and parity need."""
     files = {"fp32": folder / "vision.fp32.onnx"}
+    tiles = calibration.tiles(plan.image.tiling) if calibration is not None else []
+
+    @functools.cache
+    def activations() -> dict[str, Activation]:
+        return measure_activations(files["fp32"], tiles)
+
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
-        "int8": vision_export.convert_int8,
+        "int8": lambda source, path: convert_int8(source, path, activations()),
+        "int8-static": functools.partial(convert_int8_static, tiles=tiles, progress=progress),
+        "int4": lambda source, path: convert_int4(source, path, activations()),
     }
-    if calibration is not None:
-        convert["int8-static"] = functools.partial(
-            convert_int8_static,
-            tiles=calibration.tiles(plan.image.tiling),
-            progress=progress,
-        )
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)
