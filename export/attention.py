@@ -54,7 +54,9 @@ def _fuse(softmax: onnx_ir.Node, graph: onnx_ir.Graph) -> bool:
     )
     graph.insert_before(softmax, node)
     attended, old = node.outputs[0], reshape.outputs[0]
-    attended.dtype, attended.shape = old.dtype, old.shape
+    attended.shape = old.shape
+    if old.dtype is not None:
+        attended.dtype = old.dtype
     old.replace_all_uses_with(attended, replace_graph_outputs=True)
     attended.name, old.name = old.name, None
     return True

@@ -156,7 +156,7 @@ def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dic
     for name, width in channels.items():
         found[name or ""] = Activation(
             rows=float(total[f"{name}.size"]) / width / count,
-            mean=total[f"{name}.mean"] / count,
+            mean=(total[f"{name}.mean"] / count).astype(np.float32),
             lowest=total[f"{name}.lowest"],
             highest=total[f"{name}.highest"],
         )

@@ -147,7 +147,9 @@ def center_norms(
             continue
         mean = activations[value.name or ""].mean
         new = onnx_ir.tensor(offset.const_value.numpy() - mean, name=f"{offset.name}.centered")
-        initializer = onnx_ir.Value(name=new.name, const_value=new, shape=new.shape)
+        initializer = onnx_ir.Value(
+            name=new.name, const_value=new, shape=onnx_ir.Shape(new.shape.numpy())
+        )
         initializer.dtype = new.dtype
         graph.register_initializer(initializer)
         norm.replace_input_with(2, initializer)
@@ -259,7 +261,9 @@ def _replace(graph: onnx_ir.Graph, product: Product, tape: Tape, output: onnx_ir
     for value in tape.initializers:
         graph.register_initializer(value)
     old = product.output
-    name, output.shape, output.dtype = old.name, old.shape, old.dtype
+    name, output.shape = old.name, old.shape
+    if old.dtype is not None:
+        output.dtype = old.dtype
     graph.insert_before(product.nodes[0], tape.nodes)
     old.replace_all_uses_with(output, replace_graph_outputs=True)
     graph.remove(product.nodes, safe=True)
