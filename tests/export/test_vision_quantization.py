@@ -84,9 +84,7 @@ def test_int8_is_near_on_every_photograph(tower: Tower, tmp_path: Path) -> None:
     quantize_dynamic(tower.files["fp32"], one_scale, per_channel=True, weight_type=QuantType.QInt8)
     errors = tower.errors(tower.files["int8"])
     assert errors.max() < 0.08
-    if (
-        tower.name == "SigLIP"
-    ):  # the others have planted outliers in one photograph that both get wrong
+    if tower.name == "SigLIP":  # not so InternViT: there int8 is farther off on one photograph
         assert errors.max() < 0.8 * tower.errors(one_scale).max()
 
 
