@@ -36,7 +36,15 @@ class Files:
             _run("-m", "tests.support.checkpoints", "smolvlm_256m", str(self.checkpoint))
         if not self.bundle.exists():
             precisions = ["--vision", "fp32,int8,int8-static", "--decoder", "q8_0,q4_0"]
-            _run("-m", "edgevlm", "export", str(self.checkpoint), str(self.bundle), *precisions)
+            _run(
+                "-m",
+                "edgevlm",
+                "export",
+                str(self.checkpoint),
+                str(self.bundle),
+                "--quick",
+                *precisions,
+            )
         if not self.projector.exists():
             write_mmproj(self.checkpoint, self.projector)
 

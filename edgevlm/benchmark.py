@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.engine.loading import default_gpu_layers, load_decoder
+from edgevlm.options import KVType
 from edgevlm.results import Stats
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampling
@@ -47,6 +48,8 @@ class Setting:
     """Device, as in `VLM.from_pretrained`."""
     threads: int | None
     """Threads of each runtime; None: each runtime chooses."""
+    kv: KVType = "f16"
+    """Type of the KV cache, as in `VLM.from_pretrained`."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ def camera_frame() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
 
 
-def settings(bundle: Bundle, model: str, device: str, threads: int | None) -> list[Setting]:
+def settings(
+    bundle: Bundle, model: str, device: str, threads: int | None, kv: KVType = "f16"
+) -> list[Setting]:
     """Return each vision precision with the preferred decoder, then each other decoder.
 
     Args:
@@ -121,6 +126,7 @@ def settings(bundle: Bundle, model: str, device: str, threads: int | None) -> li
         device: as in `VLM.from_pretrained`, or ``all``: the CPU with each installed runtime, and CUDA if it
             is available.
         threads: as in `VLM.from_pretrained`.
+        kv: as in `VLM.from_pretrained`.
     """
     names = devices.usable_devices() if device == "all" else [device]
     files = bundle.manifest.decoder.files
@@ -128,11 +134,13 @@ def settings(bundle: Bundle, model: str, device: str, threads: int | None) -> li
     decoders = sorted(files, key=lambda name: files[name] is not best)
     precisions = list(bundle.manifest.vision.files)
     by_vision = [
-        Setting(model, precision, decoders[0], name, threads)
+        Setting(model, precision, decoders[0], name, threads, kv)
         for name in names
         for precision in precisions
     ]
-    by_decoder = [Setting(model, precisions[-1], name, names[0], threads) for name in decoders[1:]]
+    by_decoder = [
+        Setting(model, precisions[-1], name, names[0], threads, kv) for name in decoders[1:]
+    ]
     return by_vision + by_decoder
 
 
@@ -205,6 +213,7 @@ def _load(setting: Setting) -> VLM:
         vision=setting.vision,
         decoder=setting.decoder,
         threads=setting.threads,
+        kv=setting.kv,
     )
 
 
@@ -217,6 +226,7 @@ def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> Decod
         context_length=context_length,
         threads=setting.threads,
         gpu_layers=default_gpu_layers(setting.device),
+        kv=setting.kv,
     )
     prompt_tokens = context_length - DECODED_TOKENS
     prefill_rate, decode_rate = _median_rates(decoder, prompt_tokens, rounds)

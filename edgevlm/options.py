@@ -1,15 +1,20 @@
-"""Settings of one request."""
+"""Settings of one request, and the types of the KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from edgevlm.errors import InputError
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.runtimes.protocols import Sampling
 from edgevlm.validation import check_integer
+
+KVType = Literal["f16", "q8_0"]
+"""Type of the decoder's KV cache; see `VLM.from_pretrained`."""
+
+KV_TYPES: tuple[KVType, ...] = get_args(KVType)
 
 
 class GenerationOptions(TypedDict, total=False):

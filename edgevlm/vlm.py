@@ -21,7 +21,7 @@ from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.manifest import FileEntry, Manifest
-from edgevlm.options import Generation, GenerationOptions
+from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
 from edgevlm.validation import check_number
 
@@ -58,6 +58,7 @@ class VLM:
         threads: int | None = None,
         gpu_layers: int | None = None,
         context_length: int | None = None,
+        kv: KVType = "f16",
         wait_timeout: float | None = WAIT_SECONDS,
         vision: str | None = None,
         decoder: str | None = None,
@@ -80,6 +81,8 @@ class VLM:
                 and llama.cpp was built for a GPU, else 0.
             context_length: positions for prompt and answer together; None: 4096, or less if the checkpoint
                 was trained for less or attends over the whole prompt.
+            kv: type of the decoder's KV cache: ``f16``, or ``q8_0`` for about half of the memory. ``q8_0``
+                needs heads whose size is a multiple of 32.
             wait_timeout: seconds that a request waits for an open stream that nobody reads, before it raises
                 BusyError; None: no limit.
             vision: precision of the vision graph, such as ``int8``; None: chosen by the device.
@@ -119,6 +122,8 @@ class VLM:
             local_files_only=local_files_only,
         )
         manifest = bundle.manifest
+        if kv not in KV_TYPES:
+            raise InputError(f"kv must be one of {', '.join(KV_TYPES)}, is {kv!r}")
         trained = manifest.decoder.context_length
         if context_length is None:
             context_length = loading.default_context_length(manifest)
@@ -149,6 +154,7 @@ class VLM:
                 context_length=context_length,
                 threads=threads,
                 gpu_layers=gpu_layers,
+                kv=kv,
             )
             vision_runtime = loaded.result()
         system.return_freed_memory()  # of the buffers that the files were read into
@@ -312,6 +318,36 @@ class VLM:
         processed = [self._engine.process_image(image, budget) for image in load_images(images)]
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
+
+    def logits(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        answer: Sequence[int],
+        *,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the logits at each position of a given answer, as under teacher forcing.
+
+        With them two models can be compared: `edgevlm eval` computes Kullback-Leibler divergences.
+
+        Args:
+            messages: as in `generate`.
+            answer: token ids, at least one, such as ``Answer.token_ids``.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+
+        Returns:
+            float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
+
+        Raises:
+            InputError: a token id is outside the vocabulary, or there is none.
+            ImageError, PromptError: as `ask`.
+            ContextError: the prompt and the answer together are longer than the context.
+        """
+        generation = Generation(detail=detail, max_image_tokens=max_image_tokens)
+        images = self._process_images(messages, generation)
+        return self._engine.logits(messages, images, answer)
 
     def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation

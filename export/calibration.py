@@ -1,4 +1,4 @@
-"""Images that quantized vision graphs are fitted to, and their tiles."""
+"""Images that quantized vision graphs and importance matrices are fitted to, and their tiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Images that quantized vision graphs are fitted to."""
+    """Images that quantized vision graphs and importance matrices are fitted to."""
 
     files: tuple[Path, ...]
     """Image files, sorted by name."""
@@ -50,6 +50,10 @@ class CalibrationImages:
             _load(file)
         images = "1 image" if len(files) == 1 else f"{len(files)} images"
         return cls(files, f"{images} of the folder {folder.resolve().name}")
+
+    def load(self) -> list[NDArray[np.uint8]]:
+        """Return the images, uint8 ``[height, width, 3]``."""
+        return [_load(file) for file in self.files]
 
     def tiles(self, tiling: Tiling) -> list[NDArray[np.uint8]]:
         """Return one tile of each image, uint8 ``[1, height, width, 3]``.

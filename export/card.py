@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from edgevlm.manifest import Drift, FileEntry, Manifest
+from edgevlm.manifest import AnswerReport, Drift, FileEntry, Manifest, ParityReport
 
 CARD = """\
 ---
@@ -48,15 +48,57 @@ The parts work without edgevlm, too: `vision.*.onnx` in ONNX Runtime, input `{in
 
 ## Parity
 
-Compared with transformers in float32, on {pictures} images with {prompts} prompts and {positions} positions
-of forced answers. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the
-logits for the language model. The tokenizer gives the token ids of transformers for {texts} texts.
-
-| part | precision | relative error | bound | same most likely token |
-|---|---|---|---|---|
 {parity}
 {drift}
 Made with {created_with}.
+"""
+
+EXACT_PARITY = """\
+The *exact pair* is the {exact_vision} vision graph with the {exact_decoder} language model. It was compared
+with transformers in float32, on {pictures} drawings with {prompts} prompts and {positions} positions of
+forced answers. Every other file was compared with the exact pair, on {images} images: photographs that come
+with edgevlm, and the drawings. The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision
+graph, of the logits for the language model. The tokenizer gives the token ids of transformers for {texts}
+texts.
+
+| part | precision | compared with | relative error | bound | same most likely token |
+|---|---|---|---|---|---|
+{rows}
+{answers}"""
+
+CENTERED = """
+Embeddings of all images have a part in common, which hides errors. Without this mean the error is:
+
+| vision graph | all images | worst image | worst token |
+|---|---|---|---|
+{rows}
+"""
+
+ANSWERS = """
+## Answers
+
+The exact pair answered a question about each image, {positions} tokens in all. Each other pair of files was
+given these answers token by token. KL is the mean divergence of its next-token distributions from those of
+the exact pair, in nats; 0 means the same distributions. To compare: **another image** gives the exact pair a
+KL of {image_kl}, and the same most likely token at {image_agreement} of the tokens.
+
+| vision | language model | KL | KL of the worst image | bound | same top token | bound | same beginning |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+**Bold** is what `device="auto"` loads on a CPU: {auto_vision} vision with the {auto_decoder} language model.
+*Same beginning* is the part of an answer before the first other token, on average.
+"""
+
+SHORT_PARITY = """\
+**Short form** (`--quick`): every file was compared with transformers in float32, on {pictures} drawings with
+{prompts} prompts and {positions} positions of forced answers. Answers about photographs were not measured.
+The error is `|ours - theirs| / |theirs|`, of the embeddings for the vision graph, of the logits for the
+language model. The tokenizer gives the token ids of transformers for {texts} texts.
+
+| part | precision | relative error | bound | same most likely token |
+|---|---|---|---|---|
+{rows}
 """
 
 CALIBRATION = """
@@ -98,16 +140,7 @@ def write_card(manifest: Manifest) -> str:
         input_name=manifest.vision.input_name,
         output_name=manifest.vision.output_name,
         decoder_file=next(iter(manifest.decoder.files.values())).name,
-        pictures=parity.pictures,
-        prompts=parity.prompts,
-        positions=parity.positions,
-        texts=parity.texts,
-        parity="\n".join(
-            [
-                *drift_rows("vision", parity.vision),
-                *drift_rows("language model", parity.decoder),
-            ]
-        ),
+        parity=describe_parity(parity).rstrip(),
         drift=DRIFT_ALLOWED if parity.drift_allowed else "",
         created_with=", ".join(
             f"{package} {version}" for package, version in manifest.created_with.items()
@@ -129,10 +162,76 @@ def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:
     ]
 
 
-def drift_rows(part: str, drifts: Mapping[str, Drift]) -> list[str]:
-    """Return a table row for each precision."""
-    return [
-        f"| {part} | {precision} | {drift.relative_error:.1e} | {drift.bound:g} | "
-        f"{'' if drift.top1_agreement is None else f'{drift.top1_agreement:.1%}'} |"
+def describe_parity(parity: ParityReport) -> str:
+    """Return the tables of a parity report."""
+    answers = parity.answers
+    figures = {
+        "pictures": parity.pictures,
+        "prompts": parity.prompts,
+        "positions": parity.positions,
+        "texts": parity.texts,
+    }
+    parts = [("vision", parity.vision), ("language model", parity.decoder)]
+    if answers is None:
+        rows = [
+            f"| {part} | {precision} | {drift.relative_error:.1e} | {drift.bound:g} | "
+            f"{percent(drift.top1_agreement)} |"
+            for part, drifts in parts
+            for precision, drift in drifts.items()
+        ]
+        return SHORT_PARITY.format(rows="\n".join(rows), **figures)
+    rows = [
+        f"| {part} | {precision} | {'exact pair' if drift.bound is None else 'transformers'} | "
+        f"{drift.relative_error:.1e} | {'' if drift.bound is None else f'{drift.bound:g}'} | "
+        f"{percent(drift.top1_agreement)} |"
+        for part, drifts in parts
         for precision, drift in drifts.items()
     ]
+    return EXACT_PARITY.format(
+        exact_vision=answers.exact_vision,
+        exact_decoder=answers.exact_decoder,
+        images=len(answers.images),
+        rows="\n".join(rows),
+        answers=describe_centered(parity.vision, answers) + describe_answers(answers),
+        **figures,
+    )
+
+
+def describe_centered(vision: Mapping[str, Drift], answers: AnswerReport) -> str:
+    """Return the table of centered errors; empty if only the exact graph is in the bundle."""
+    rows = []
+    for precision, drift in vision.items():
+        if (errors := drift.centered_error_by_image) is not None:
+            rows.append(
+                f"| {precision} | {percent(drift.centered_error)} | {percent(max(errors))} "
+                f"({answers.worst_image(errors)}) | {percent(drift.max_token_error)} |"
+            )
+    return CENTERED.format(rows="\n".join(rows)) if rows else ""
+
+
+def describe_answers(answers: AnswerReport) -> str:
+    """Return the table of pairs; empty if only the exact pair is in the bundle."""
+    rows = []
+    for pair in answers.pairs:
+        bold = "**" if answers.is_automatic(pair) else ""
+        rows.append(
+            f"| {bold}{pair.vision}{bold} | {bold}{pair.decoder}{bold} | {pair.kl:.2g} | "
+            f"{max(pair.kl_by_image):.2g} ({answers.worst_image(pair.kl_by_image)}) | "
+            f"{pair.kl_bound:.2g} | {percent(pair.top1_agreement)} | "
+            f"{percent(pair.agreement_bound)} | {percent(pair.same_start)} |"
+        )
+    if not rows:
+        return ""
+    return ANSWERS.format(
+        positions=answers.positions,
+        image_kl=f"{answers.image_kl:.2g}",
+        image_agreement=percent(answers.image_agreement),
+        rows="\n".join(rows),
+        auto_vision=answers.auto_vision,
+        auto_decoder=answers.auto_decoder,
+    )
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in percent; empty for None."""
+    return "" if fraction is None else f"{fraction:.1%}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from edgevlm.export.dependencies import check_dependencies
+from edgevlm.export.sizes import parse_size
 from edgevlm.local_bundles import remember
 from edgevlm.manifest import Manifest
 
@@ -18,6 +19,7 @@ transformers and refuses a bundle that gives other answers."""
 EXAMPLES = """\
   edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct ./smolvlm-256m
   edgevlm export ./my-finetune ./my-bundle --vision fp32,fp16,int8 --decoder f16,q8_0,q4_k_m
+  edgevlm export ./my-finetune ./my-bundle --budget 150MB
   edgevlm export ./my-finetune ./my-bundle --decoder-gguf my-finetune.Q4_K_M.gguf"""
 
 
@@ -41,16 +43,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument(
         "--decoder-gguf", metavar="FILE", help="an existing GGUF file of the language model"
     )
+    decoder.add_argument(
+        "--budget",
+        type=size,
+        metavar="SIZE",
+        help="the best vision graph and decoder that have this size together, such as 150MB: a precision of "
+        "--vision, and a type for each matrix of the decoder",
+    )
+    decoder.add_argument(
+        "--best",
+        dest="goal",
+        action="store_const",
+        const="best",
+        help="the smallest files whose answers hardly differ from the exact ones",
+    )
+    decoder.add_argument(
+        "--fast",
+        dest="goal",
+        action="store_const",
+        const="fast",
+        help="the files that answer first on this machine, among those whose answers differ little",
+    )
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="images like those that the model will see; quantization is fitted to them "
-        "(default: photographs that come with edgevlm)",
+        help="images like those that the model will see; quantization of the vision graph and of decoders "
+        "below 8 bits is fitted to them (default: photographs that come with edgevlm)",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
     parser.add_argument(
         "--local-files-only", action="store_true", help="use the hub's cache, never the network"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="measure the short form of parity: relative errors on two drawings, no answers about "
+        "photographs",
     )
     parser.add_argument(
         "--allow-drift",
@@ -71,10 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
         vision=arguments.vision or DEFAULT_VISION,
         decoder=arguments.decoder or DEFAULT_DECODER,
         decoder_gguf=arguments.decoder_gguf,
+        goal=arguments.budget or arguments.goal,
         calibration=arguments.calibration,
         name=arguments.name,
         revision=arguments.revision,
         local_files_only=arguments.local_files_only,
+        quick=arguments.quick,
         allow_drift=arguments.allow_drift,
         progress=not arguments.quiet,
     )
@@ -85,13 +116,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def size(text: str) -> int:
+    """Return the bytes of a size."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def names(text: str) -> tuple[str, ...]:
     """Return the names of a comma-separated list."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def summary(manifest: Manifest) -> list[str]:
-    """Return a summary of the bundle, one line for each file."""
+    """Return a summary of the bundle: a line for each file, and for each pair of files."""
     parity = manifest.parity
     assert parity is not None
     lines = []
@@ -103,5 +142,13 @@ def summary(manifest: Manifest) -> list[str]:
         lines.append(
             f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {drift.relative_error:.1e}   "
             f"{entry.bits_per_weight:.2f} bits per weight, same top token {drift.top1_agreement:.0%}"
+        )
+    if parity.answers is None:
+        return [*lines, "short form of parity: answers about photographs were not measured"]
+    for pair in parity.answers.pairs:
+        lines.append(
+            f"answers, {pair.vision} with {pair.decoder}: KL {pair.kl:.2g} nats (another image causes "
+            f"{parity.answers.image_kl:.2g}), same top token {pair.top1_agreement:.0%}"
+            + (", loaded on a CPU" if parity.answers.is_automatic(pair) else "")
         )
     return lines

@@ -20,13 +20,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from edgevlm.errors import ExportError
 from edgevlm.export.architectures import Architecture, find_architecture
+from edgevlm.export.bounds import decoder_bound
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters, rope_factors
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.existing_vocabulary import check_tokenization, check_vocabulary
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
-from edgevlm.export.parity import decoder_bound
 from edgevlm.export.plan import Plan
 
 INSTEAD = "leave out --decoder-gguf, and edgevlm writes the decoder (--decoder q4_k_m)"

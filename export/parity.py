@@ -1,16 +1,14 @@
-"""The last step of an export: compare the bundle with the checkpoint in transformers, in float32.
+"""Compare the files of a bundle with the checkpoint in transformers, in float32.
 
-Compared are: image preparation and vision graph in every precision, by the embeddings of all images; prompt
-token ids, which must be identical; the decoder in every type after the fp32 vision graph, by the logits of
-each position of a forced answer.
+Compared are: image preparation and vision graphs, by the embeddings of two drawings; prompt token ids, which
+must be identical; decoders after the fp32 vision graph, by the logits of each position of a forced answer.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,26 +19,17 @@ from tqdm import tqdm
 from transformers.image_processing_backends import PilBackend
 
 from edgevlm.engine.engine import Engine
-from edgevlm.engine.loading import load_decoder, load_vision
+from edgevlm.engine.loading import load_decoder
 from edgevlm.errors import DriftError, ExportError
+from edgevlm.export.bounds import VISION_BOUNDS, decoder_bound
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
-from edgevlm.inputs.image_processor import ProcessedImage
-from edgevlm.inputs.packing import plan_spans
-from edgevlm.inputs.prompt import Message
-from edgevlm.inputs.tiling import split_image
-from edgevlm.manifest import Drift, Golden, ImageSpec, Manifest, ParityReport
-from edgevlm.runtimes.protocols import DecoderRuntime, VisionRuntime
-
-VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int8-static": 0.1, "int4": 0.3}
-DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.15, "5": 0.25, "4": 0.5}
-DECODER_BOUNDS |= {"3": 0.75, "2": 1.0, "1": 1.0}
-"""Limits of the relative error; for quantized decoders by the bits in the name of the type.
-
-They are two to five times the errors that were measured on random weights (fp16 7e-4, int8 0.02 to 0.04; f16
-1e-3, q8_0 0.03, q4_0 0.28); trained weights stay below. A wrong graph, such as a norm without its offset,
-gives errors around 1. f32 has the limit of f16, since llama.cpp's KV cache is f16 in both cases.
-"""
+from edgevlm.export.stored_vision import StoredVision
+from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
+from edgevlm.inputs.prompt import Message, user_message
+from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, split_image
+from edgevlm.manifest import Drift, Golden, ImageSpec, Manifest
+from edgevlm.runtimes.protocols import DecoderRuntime
 
 FORCED_TOKENS = 24
 """Tokens of each forced answer."""
@@ -126,11 +115,13 @@ def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Gol
     for size, question in tqdm(asked, "parity: transformers", disable=not progress):
         image = draw_shapes(*size)
         inputs = reference.inputs(question, [image])
-        answer = reference.answer(inputs, GOLDEN_TOKENS)
+        answer, logits = reference.answer(inputs, GOLDEN_TOKENS)
         if golden is None:
             golden = Golden(encode_png(image), question, answer)
         words = tuple(inputs["input_ids"][0, -8:].tolist())
         forced = (answer + words * FORCED_TOKENS)[:FORCED_TOKENS]
+        if len(answer) < FORCED_TOKENS:
+            logits = reference.logits(inputs, forced)
         cases.append(
             Case(
                 image,
@@ -138,82 +129,64 @@ def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Gol
                 reference.embeddings(image, question),
                 tuple(inputs["input_ids"][0].tolist()),
                 forced,
-                reference.logits(inputs, forced),
+                logits[:FORCED_TOKENS],
             )
         )
     assert golden is not None
     return cases, golden
 
 
-def measure(
-    cases: list[Case],
+def compare(
+    cases: Sequence[Case],
     manifest: Manifest,
-    vision_files: dict[str, Path],
-    decoder_files: dict[str, Path],
+    vision_files: Mapping[str, Path],
+    decoder_files: Mapping[str, Path],
     *,
-    allow_drift: bool,
     progress: bool,
-) -> ParityReport:
-    """Compare every file of a bundle.
+) -> tuple[dict[str, Drift], dict[str, Drift]]:
+    """Compare vision graphs and decoders with the checkpoint.
 
     Args:
-        vision_files: all precisions of the bundle, and always fp32.
+        vision_files: the graph of each precision, fp32 among them.
+        decoder_files: the GGUF file of each type.
+
+    Returns:
+        The drift of each vision graph and of each decoder.
 
     Raises:
-        DriftError: prompt token ids differ, or an error is over its limit and `allow_drift` is False.
+        DriftError: prompt token ids or the number of embeddings differ.
     """
+    processor = ImageProcessor(manifest.image, manifest.vision)
+    images = [processor.process(np.asarray(case.image), CHECKPOINT_BUDGET) for case in cases]
     expected = np.concatenate([case.embeddings for case in cases])
-    vision = {}
-    for precision in tqdm(manifest.vision.files, "parity: vision", disable=not progress):
-        runtime = load_vision(manifest, vision_files[precision])
-        found = np.concatenate([encode(runtime, manifest, case.image) for case in cases])
-        runtime.close()
+    vision: dict[str, Drift] = {}
+    stored: dict[str, StoredVision] = {}
+    for precision, path in tqdm(vision_files.items(), "parity: vision", disable=not progress):
+        stored[precision] = StoredVision(manifest, path, images)
+        found = np.concatenate([stored[precision].embeddings(image) for image in images])
         if found.shape != expected.shape:
             raise DriftError(
                 f"the images have {len(found)} embeddings, in transformers {len(expected)}"
             )
-        error = relative_error(found, expected)
-        vision[precision] = Drift(error, VISION_BOUNDS[precision])
+        vision[precision] = Drift(relative_error(found, expected), VISION_BOUNDS[precision])
     decoder = {}
-    exact = CachingVision(load_vision(manifest, vision_files["fp32"]))
-    for file_type in tqdm(manifest.decoder.files, "parity: decoder", disable=not progress):
-        found = forced_logits(cases, manifest, exact, decoder_files[file_type])
+    for file_type, path in tqdm(decoder_files.items(), "parity: decoder", disable=not progress):
+        found = forced_logits(cases, images, manifest, stored["fp32"], path)
         theirs = np.concatenate([case.logits for case in cases])
         decoder[file_type] = Drift(
             relative_error(found, theirs),
             decoder_bound(file_type),
             float(np.mean(found.argmax(-1) == theirs.argmax(-1))),
         )
-    drifted = [
-        f"{name}: relative error {drift.relative_error:.2g}, at most {drift.bound:g}"
-        for name, drift in [*vision.items(), *decoder.items()]
-        if not drift.relative_error <= drift.bound
-    ]
-    if drifted and not allow_drift:
-        raise DriftError(
-            f"the bundle does not answer as the checkpoint does ({'; '.join(drifted)}); export other "
-            f"precisions, or accept it with --allow-drift"
-        )
-    return ParityReport(
-        pictures=len(cases),
-        prompts=len(cases),
-        positions=sum(len(case.forced) for case in cases),
-        vision=vision,
-        decoder=decoder,
-        drift_allowed=bool(drifted),
-    )
-
-
-def encode(runtime: VisionRuntime, manifest: Manifest, image: Image.Image) -> NDArray[np.float32]:
-    """Return the embeddings of an image as they stand in the prompt, float32 ``[tokens, width]``."""
-    tiles = split_image(np.asarray(image), manifest.image.tiling)
-    rows = np.concatenate([runtime.encode(tile[None]) for tile in tiles.pixels])
-    plans = plan_spans(tiles.layout, manifest.vision)
-    return np.concatenate([plan.pack([rows[tile] for tile in plan.tiles]) for plan in plans])
+    return vision, decoder
 
 
 def forced_logits(
-    cases: list[Case], manifest: Manifest, vision: VisionRuntime, decoder: Path
+    cases: Sequence[Case],
+    images: Sequence[ProcessedImage],
+    manifest: Manifest,
+    vision: StoredVision,
+    decoder: Path,
 ) -> NDArray[np.float32]:
     """Return the logits of the engine for all cases, float32 ``[positions, vocabulary]``.
 
@@ -225,34 +198,13 @@ def forced_logits(
     engine = Engine(manifest, vision, runtime)
     try:
         rows = []
-        for case in cases:
-            image = engine.process_image(np.asarray(case.image))
-            content = [{"type": "image"}, {"type": "text", "text": case.question}]
-            messages: list[Message] = [{"role": "user", "content": content}]
+        for case, image in zip(cases, images, strict=True):
+            messages: list[Message] = [user_message(case.question, 1)]
             check_prompt(engine, runtime, manifest, messages, image, case)
             rows.append(engine.logits(messages, [image], case.forced))
         return np.concatenate(rows)
     finally:
         engine.close()
-
-
-class CachingVision:
-    """A `VisionRuntime` that computes each tile once, for several decoders."""
-
-    def __init__(self, runtime: VisionRuntime) -> None:
-        self.device, self.on_cpu = runtime.device, runtime.on_cpu
-        self._runtime = runtime
-        self._known: dict[bytes, NDArray[np.float32]] = {}
-
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``."""
-        for tile in tiles:
-            if tile.tobytes() not in self._known:
-                self._known[tile.tobytes()] = self._runtime.encode(tile[None])[0]
-        return np.stack([self._known[tile.tobytes()] for tile in tiles])
-
-    def close(self) -> None:
-        """Do nothing: the engine of the next decoder uses it again."""
 
 
 def check_prompt(
@@ -295,22 +247,6 @@ def check_prompt(
             f"the prompt of {case.question!r} becomes other tokens than in transformers: from position "
             f"{same} on {describe(ids[same : same + 8])}, there {describe(case.prompt_ids[same : same + 8])}"
         )
-
-
-def decoder_bound(file_type: str) -> float:
-    """Return the limit of a type, by its name or the bits in it: ``q4_k_m``, ``iq4_nl``, ``mxfp4_moe``.
-
-    Raises:
-        ExportError: the type has no limit.
-    """
-    bits = re.search(r"\d", file_type)
-    for key in (file_type, bits[0] if bits else ""):
-        if key in DECODER_BOUNDS:
-            return DECODER_BOUNDS[key]
-    raise ExportError(
-        f"a decoder of type {file_type} cannot be compared with its checkpoint: edgevlm knows no bound for "
-        f"it; quantize it to another type"
-    )
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

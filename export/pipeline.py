@@ -6,9 +6,8 @@ import dataclasses
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import gguf
 from tqdm import tqdm
@@ -18,17 +17,22 @@ from edgevlm.errors import ExportError
 from edgevlm.export import decoder as decoder_export
 from edgevlm.export import parity, quantize
 from edgevlm.export import vision as vision_export
+from edgevlm.export.answers import EXACT_DECODERS, Files
 from edgevlm.export.architectures import context_length, find_architecture
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.importance import measure_importance
 from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.products import Activation, measure_activations
 from edgevlm.export.reference import Reference
+from edgevlm.export.report import make_report
+from edgevlm.export.selection import Goal, select
+from edgevlm.export.sensitivity import AnswerProbe
 from edgevlm.export.text_battery import check_tokenizer
 from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import (
@@ -49,6 +53,9 @@ DEFAULT_DECODER = ("q8_0",)
 """Half the size of f16, with an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 
+GOAL_TYPES = ("f16", "bf16", "q8_0")
+"""As large as what is written while types are chosen: f16, a file of the same size to measure, the result."""
+
 VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5, "int4": 1.0}
 """Bytes per weight, rounded up, to estimate the disk space."""
 
@@ -60,10 +67,12 @@ def export(
     vision: Sequence[str] = DEFAULT_VISION,
     decoder: Sequence[str] = DEFAULT_DECODER,
     decoder_gguf: str | Path | None = None,
+    goal: Goal | None = None,
     calibration: str | Path | None = None,
     name: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    quick: bool = False,
     allow_drift: bool = False,
     progress: bool = True,
 ) -> Manifest:
@@ -72,14 +81,18 @@ def export(
     Args:
         checkpoint: folder or hub repository.
         out: the output folder; it must not exist.
-        vision: any of `edgevlm.export.vision.PRECISIONS`.
+        vision: any of `edgevlm.export.vision.PRECISIONS`; with `goal`, those to choose from.
         decoder: any of `DECODER_TYPES`.
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
-        calibration: folder with images like those that the model will see, for the quantized vision
-            precisions; None: the photographs that come with edgevlm. See `CalibrationImages`.
+        goal: choose one precision of `vision`, and types of the decoder instead of `decoder`: for a size in
+            bytes, ``fast`` or ``best``; see `edgevlm.export.selection`.
+        calibration: folder with images like those that the model will see, for quantized vision precisions
+            and importance matrices; None: the photographs that come with edgevlm. See `CalibrationImages`.
         name: name of the bundle; None: that of the checkpoint.
         revision, local_files_only: see `Checkpoint.open`.
-        allow_drift: accept a difference from the checkpoint that `parity` does not allow.
+        quick: measure the short form of parity: relative errors on drawings, no answers about photographs.
+            Quantize without importance matrices, except for types that need one.
+        allow_drift: accept a difference beyond its bound, see `edgevlm.export.bounds`.
         progress: show progress bars on stderr.
 
     Raises:
@@ -90,23 +103,34 @@ def export(
     check_choice("vision precision", vision, vision_export.PRECISIONS)
     check_choice("decoder type", decoder, DECODER_TYPES)
     check_out(out)
-    images = find_calibration_images(calibration, vision)
+    if goal is not None and (decoder_gguf is not None or quick):
+        raise ExportError(
+            "files are chosen for a goal by their answers: leave out "
+            + ("--decoder-gguf" if decoder_gguf is not None else "--quick")
+        )
+    images = find_calibration_images(calibration, vision, decoder, goal)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
     plan = make_plan(source)
     existing = None
     if decoder_gguf is not None:
         existing = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
-    types = () if existing else tuple(decoder)
+    types = tuple(decoder) if goal is None else ("f16",)
+    written = types
+    if existing:
+        types = (existing.file_type,)
+        # a quantized file is compared with one that is not, which is not part of the bundle
+        written = () if quick or existing.file_type in EXACT_DECODERS else EXACT_DECODERS[:1]
     check_disk(
         out.parent,
-        estimate_bytes(plan, vision, types) + (existing.path.stat().st_size if existing else 0),
+        estimate_bytes(plan, vision, written if goal is None else GOAL_TYPES)
+        + (existing.path.stat().st_size if existing else 0),
     )
     with staged(out) as folder, quiet_transformers():
+        decoder_files = write_unquantized(plan, folder, written, progress=progress)
         if existing:
-            decoder_files = {existing.file_type: existing.copy(folder)}
+            decoder_files[existing.file_type] = existing.copy(folder)
             texts = existing.texts
         else:
-            decoder_files = write_decoders(plan, folder, types, progress=progress)
             texts = check_tokenizer(
                 next(iter(decoder_files.values())), plan.vocabulary, plan.processor.tokenizer
             )
@@ -114,26 +138,50 @@ def export(
         manifest = build_manifest(
             plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files
         )
+        if goal is not None or needs_importance(written, quick=quick):
+            importance = measure_importance(
+                manifest,
+                vision_files["fp32"],
+                decoder_files["f16"],
+                images.load(),
+                progress=progress,
+            )
+        else:
+            importance = {}
+        if goal is not None:
+            probe = AnswerProbe(manifest, vision_files, decoder_files["f16"])
+            choices = {name: vision_files[name] for name in vision}
+            selection = select(
+                goal, probe, choices, decoder_files["f16"], importance, progress=progress
+            )
+            vision, types = (selection.vision,), (selection.decoder,)
+            decoder_files[selection.decoder] = selection.path
+        else:
+            quantize_decoders(decoder_files, written, importance, progress=progress)
         manifest = dataclasses.replace(
             manifest,
             vision=dataclasses.replace(
                 select_files(manifest.vision, vision),
-                calibration=images.description if images else None,
+                calibration=images.description
+                if set(vision) & set(vision_export.CALIBRATED)
+                else None,
             ),
-            decoder=select_files(manifest.decoder, types or decoder_files),
+            decoder=dataclasses.replace(
+                manifest.decoder,
+                files=decoder_entries({name: decoder_files[name] for name in types}),
+            ),
         )
         reference = Reference(source, plan.family, plan.processor, plan.prompt)
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
-        report = parity.measure(
+        report = make_report(
             cases,
-            manifest,
-            vision_files,
-            decoder_files,
+            Files(manifest, folder, vision_files, decoder_files),
+            texts=texts,
+            quick=quick,
             allow_drift=allow_drift,
             progress=progress,
         )
-        report = dataclasses.replace(report, texts=texts)
         manifest = dataclasses.replace(manifest, parity=report, golden=golden)
         listed = {entry.name for entry in manifest.files()}
         for path in folder.iterdir():
@@ -146,21 +194,28 @@ def export(
 
 
 def find_calibration_images(
-    folder: str | Path | None, precisions: Sequence[str]
-) -> CalibrationImages | None:
-    """Find the calibration images; None if no precision needs them.
+    folder: str | Path | None, precisions: Sequence[str], types: Sequence[str], goal: Goal | None
+) -> CalibrationImages:
+    """Find the calibration images.
 
     Raises:
-        ExportError: there is a folder that no precision needs, or the folder cannot be used.
+        ExportError: there is a folder but nothing that is calibrated, or the folder cannot be used.
     """
-    if set(precisions) & set(vision_export.CALIBRATED):
-        return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
-    if folder is not None:
+    calibrated = bool(set(precisions) & set(vision_export.CALIBRATED))
+    used = calibrated or goal is not None or needs_importance(types, quick=False)
+    if folder is not None and not used:
         raise ExportError(
-            f"calibration images ({folder}) are for {', '.join(vision_export.CALIBRATED)}, and the vision "
-            f"precisions are {', '.join(precisions)}; add one of those, or leave the folder out"
+            f"calibration images ({folder}) are for {', '.join(vision_export.CALIBRATED)} and for decoders "
+            f"below 8 bits; the vision precisions are {', '.join(precisions)}, the decoder types "
+            f"{', '.join(types)}; leave the folder out"
         )
-    return None
+    return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
+
+
+def needs_importance(types: Sequence[str], *, quick: bool) -> bool:
+    """Return True if a type is quantized with an importance matrix."""
+    wanted = quantize.NEED_IMPORTANCE if quick else quantize.USE_IMPORTANCE
+    return any(name in wanted for name in types)
 
 
 def write_vision(
@@ -196,14 +251,13 @@ def write_vision(
     return files
 
 
-def write_decoders(
+def write_unquantized(
     plan: Plan, folder: Path, types: Sequence[str], *, progress: bool
 ) -> dict[str, Path]:
-    """Write all types that were asked for, and f16 if a type is quantized from it."""
+    """Write the types that are not quantized, and f16 if a type is quantized from it."""
     files = {}
     unquantized = [name for name in decoder_export.UNQUANTIZED if name in types]
-    quantized = [name for name in types if name not in decoder_export.UNQUANTIZED]
-    if quantized and "f16" not in unquantized:
+    if set(types) - set(unquantized) and "f16" not in unquantized:
         unquantized.append("f16")
     for name in unquantized:
         files[name] = folder / f"decoder.{name}.gguf"
@@ -216,11 +270,18 @@ def write_decoders(
             chat_template=plan.prompt.chat_template,
             progress=progress,
         )
-    for name in tqdm(quantized, "quantize", unit="type", disable=not progress or not quantized):
-        files[name] = folder / f"decoder.{name}.gguf"
-        quantize.quantize(files["f16"], files[name], name)
-        warn_of_fallback(quantize.inspect(files[name], name), name)
     return files
+
+
+def quantize_decoders(
+    files: dict[str, Path], types: Sequence[str], importance: quantize.Importance, *, progress: bool
+) -> None:
+    """Write the quantized types beside f16, and add them to `files`."""
+    quantized = [name for name in types if name not in decoder_export.UNQUANTIZED]
+    for name in tqdm(quantized, "quantize", unit="type", disable=not progress or not quantized):
+        files[name] = files["f16"].with_name(f"decoder.{name}.gguf")
+        quantize.quantize(files["f16"], files[name], name, importance=importance)
+        warn_of_fallback(quantize.inspect(files[name], name), name)
 
 
 def warn_of_fallback(quantized: quantize.Quantized, file_type: str) -> None:
@@ -278,10 +339,7 @@ def build_manifest(
             positions="sequential",
             embedding_scale=plan.family.embedding_scale(config),
             text_embedding_scale=plan.family.text_embedding_scale,
-            files={
-                key: file_entry(path, quantize.bits_per_weight(path))
-                for key, path in decoder_files.items()
-            },
+            files=decoder_entries(decoder_files),
         ),
         parity=None,
         golden=None,
@@ -290,10 +348,12 @@ def build_manifest(
     )
 
 
-Spec = TypeVar("Spec", VisionSpec, DecoderSpec)
+def decoder_entries(files: Mapping[str, Path]) -> dict[str, FileEntry]:
+    """Return the entries of finished decoders."""
+    return {name: file_entry(path, quantize.bits_per_weight(path)) for name, path in files.items()}
 
 
-def select_files(spec: Spec, names: Iterable[str]) -> Spec:
+def select_files(spec: VisionSpec, names: Iterable[str]) -> VisionSpec:
     """Return `spec` with the files that were asked for, in that order."""
     return dataclasses.replace(spec, files={name: spec.files[name] for name in names})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,9 +63,15 @@ class Reference:
     def inputs(self, question: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Return the model's inputs for one user message with images before the question."""
         content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
+        return self.dialogue_inputs([{"role": "user", "content": content}], images)
+
+    def dialogue_inputs(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]
+    ) -> dict[str, torch.Tensor]:
+        """Return the model's inputs for messages of transformers, with an image for each of their places."""
         with named("render the chat template"):
             text = self._processor.apply_chat_template(
-                [{"role": "user", "content": content}],
+                list(messages),
                 chat_template=self._chat_template,
                 add_generation_prompt=True,
             )
@@ -73,7 +79,7 @@ class Reference:
         with named(f"prepare the prompt {text!r}"):
             processed = self._processor(
                 text=text,
-                images=list(images),
+                images=list(images) or None,
                 return_tensors="pt",
                 add_special_tokens=bos is None or not text.startswith(bos),
             )
@@ -95,8 +101,15 @@ class Reference:
         return joined.reshape(-1, joined.shape[-1])
 
     @torch.no_grad()
-    def answer(self, inputs: dict[str, torch.Tensor], max_tokens: int) -> tuple[int, ...]:
-        """Return the token ids of the greedy answer, with the end token."""
+    def answer(
+        self, inputs: dict[str, torch.Tensor], max_tokens: int
+    ) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+        """Return the greedy answer.
+
+        Returns:
+            Token ids, with the end token if it has one; logits float32 ``[tokens, vocabulary]``, where row i
+            is what follows the prompt and the first i tokens.
+        """
         with named("answer a question"):
             generated = self._model.generate(
                 **inputs,
@@ -104,8 +117,11 @@ class Reference:
                 max_new_tokens=max_tokens,
                 eos_token_id=self._end_token_ids,
                 pad_token_id=self._end_token_ids[0],
+                output_logits=True,
+                return_dict_in_generate=True,
             )
-        return tuple(generated[0, inputs["input_ids"].shape[1] :].tolist())
+        tokens = generated.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        return tuple(tokens), torch.cat(generated.logits).float().numpy()
 
     @torch.no_grad()
     def logits(self, inputs: dict[str, torch.Tensor], answer: Sequence[int]) -> NDArray[np.float32]:

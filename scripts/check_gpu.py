@@ -34,7 +34,9 @@ from edgevlm.benchmark import decoder_rates
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cli import doctor
 from edgevlm.engine.loading import load_decoder, load_vision
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.inputs.images import load_image
+from edgevlm.options import KV_TYPES, KVType
 from edgevlm.results import PromptTile
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.llama_cpp import library
@@ -68,7 +70,10 @@ ROUNDING_BOUND = 0.05
 REPEAT_BOUND = 0.01
 """The same between two ways to the same position on one device."""
 PROMPT, EMBEDDINGS, DRAFT = 150, 64, 16
-"""Tokens, embeddings after them, and tokens after those whose logits are compared."""
+"""Tokens, embeddings after them (as many as attend to each other, if that is less), and tokens after those
+whose logits are compared."""
+LONG_CONTEXT = 8192
+"""Positions of the context in which types of the KV cache are compared; less if the model has less."""
 NOTHING_RUN = 77
 """Exit code that test harnesses read as "skipped"."""
 AHEAD_TILES = 12
@@ -107,7 +112,9 @@ class CheckError(Exception):
 # ---- the decoder
 
 
-def _decoder(setting: Setting, file: str, gpu_layers: int, length: int = 512) -> LlamaCppDecoder:
+def _decoder(
+    setting: Setting, file: str, gpu_layers: int, length: int = 512, kv: KVType = "f16"
+) -> LlamaCppDecoder:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
     return load_decoder(
@@ -115,6 +122,7 @@ def _decoder(setting: Setting, file: str, gpu_layers: int, length: int = 512) ->
         bundle.path(manifest.decoder.files[file]),
         context_length=min(length, manifest.decoder.context_length),
         gpu_layers=gpu_layers,
+        kv=kv,
     )
 
 
@@ -132,13 +140,14 @@ def _tokens(decoder: LlamaCppDecoder, count: int, seed: int) -> list[int]:
 def _take_in(decoder: LlamaCppDecoder) -> int:
     """The prompt of the comparisons: tokens, then embeddings as a picture's; returns its length."""
     decoder.decode_tokens(_tokens(decoder, PROMPT, 0), _positions(0, PROMPT), logits=False)
+    count = min(EMBEDDINGS, decoder.bidirectional) or EMBEDDINGS
     decoder.decode_embeddings(
-        decoder.embed(_tokens(decoder, EMBEDDINGS, 1)),
-        _positions(PROMPT, EMBEDDINGS),
+        decoder.embed(_tokens(decoder, count, 1)),
+        _positions(PROMPT, count),
         logits=False,
         bidirectional=bool(decoder.bidirectional),
     )
-    return PROMPT + EMBEDDINGS
+    return PROMPT + count
 
 
 def _draft_logits(decoder: LlamaCppDecoder, start: int) -> NDArray[np.float32]:
@@ -250,6 +259,75 @@ def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
                 figures[f"{place} decode after {prompt}"] = decode
             figures[f"{place} MiB of the process"] = _mebibytes_since(resident)
             figures[f"{place} MiB on the GPU"] = memory.taken()
+    return figures
+
+
+def check_kv(setting: Setting, file: str) -> dict[str, Any]:
+    """A KV cache in q8_0 beside one in f16: logits, memory, and rates with a context that is full."""
+    figures: dict[str, Any] = {}
+    logits = {}
+    for kv in KV_TYPES:
+        memory = GpuMemory()
+        try:
+            decoder = _decoder(setting, file, setting.gpu_layers, LONG_CONTEXT, kv)
+        except InputError as refusal:
+            return {kv: str(refusal)}  # heads of another size
+        with closing(decoder):
+            logits[kv] = _draft_logits(decoder, _take_in(decoder))
+            prompt = decoder.context_length - 2 * DRAFT
+            decoder_rates(decoder, prompt, DRAFT)
+            rates = [decoder_rates(decoder, prompt, DRAFT) for _ in range(setting.rounds)]
+            prefill, decode = (statistics.median(values) for values in zip(*rates, strict=True))
+            figures[f"{kv} prefill {prompt}"] = prefill
+            figures[f"{kv} decode after {prompt}"] = decode
+            figures[f"{kv} MiB on the GPU"] = memory.taken()
+    figures["relative error"] = error = _relative_error(logits["q8_0"], logits["f16"])
+    if not error <= ROUNDING_BOUND:
+        raise CheckError(f"logits with the KV cache in q8_0 differ by {error:.1e}: {figures}")
+    return figures
+
+
+def check_images(setting: Setting, file: str) -> dict[str, Any]:
+    """Prompts with one and with two images on both devices, and the same from the KV cache.
+
+    Families differ here: in the spans of their images, and in who attends to whom.
+    """
+    bundle = Bundle.open(setting.model)
+    vision = next(iter(bundle.manifest.vision.files))
+    logits = []
+    prompts, from_cache = 0, 0.0
+    for gpu_layers in (0, setting.gpu_layers):
+        with VLM.from_pretrained(
+            setting.model, vision=vision, decoder=file, device="cpu", gpu_layers=gpu_layers
+        ) as vlm:
+            engine = vlm._engine
+            random = np.random.default_rng(2)
+            answer = random.integers(0, bundle.manifest.decoder.vocabulary_size, DRAFT).tolist()
+            rows = []
+            for names in (("square.png",), ("scene.png", "changed.png")):
+                images = [engine.process_image(load_image(IMAGES / name)) for name in names]
+                parts = [{"type": "image"}] * len(names) + [{"type": "text", "text": "What is it?"}]
+                messages = [{"role": "user", "content": parts}]
+                try:
+                    rows.append(engine.logits(messages, images, answer))
+                except InputError:
+                    if len(names) == 1:
+                        raise
+                    continue  # a model for one image
+                again = engine.logits(messages, images, answer)
+                from_cache = max(from_cache, _relative_error(again, rows[-1]))
+            prompts = len(rows)
+            logits.append(np.concatenate(rows))
+    same = logits[1].argmax(axis=1) == logits[0].argmax(axis=1)
+    error = _relative_error(logits[1], logits[0])
+    figures = {
+        "prompts": prompts,
+        "relative error": error,
+        "same top token": f"{same.sum()} of {len(same)}",
+        "asked again": from_cache,
+    }
+    if not error <= FLOAT_BOUNDS.get(file, ROUNDING_BOUND) or not from_cache <= REPEAT_BOUND:
+        raise CheckError(f"logits after images differ: {figures}")
     return figures
 
 
@@ -516,6 +594,8 @@ def check_all(setting: Setting, runner: Runner) -> None:
     for file in manifest.decoder.files:
         runner.run(f"decoder {file}: logits", decoder, check_logits, setting, file)
         runner.run(f"decoder {file}: key-value cache", decoder, check_cache, setting, file)
+        runner.run(f"decoder {file}: images", decoder, check_images, setting, file)
+        runner.run(f"decoder {file}: KV cache in q8_0", decoder, check_kv, setting, file)
         runner.run(f"decoder {file}: two at once", decoder, check_two_decoders, setting, file)
         runner.run(f"decoder {file}: speed", decoder, check_decoder_speed, setting, file)
     for file in manifest.vision.files:

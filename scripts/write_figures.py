@@ -34,7 +34,7 @@ def _right(row: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     difference = row["difference"]
-    compared = "" if difference is None else f"{difference:+.1f}"
+    compared = "" if difference is None else f"{difference['mean']:+.1f}"
     cells = [str(row["items"]), _right(row), compared]
     grounding = row["grounding"]
     if grounding is None:
@@ -58,7 +58,7 @@ def tables(result: dict[str, Any]) -> str:
     for ending, language in LANGUAGES.items():
         lines = [
             f"| {' | '.join([row['name'].removesuffix(ending), *_cells(row)])} |"
-            for row in result["rows"]
+            for row in result["tasks"]
             if row["name"].endswith(" (ru)") == bool(ending)
         ]
         parts.append("\n".join([f"{language}:\n\n{head}", *lines]))

@@ -104,7 +104,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             checkpoint = getattr(checkpoints, family)(folder / "checkpoint")
-            export(checkpoint, folder / "bundle", vision=("fp32", "int8"), decoder=("f16", "q8_0"))
+            export(
+                checkpoint,
+                folder / "bundle",
+                vision=("fp32", "int8"),
+                decoder=("f16", "q8_0"),
+                quick=True,
+            )
             made[family] = Exported(checkpoint, folder / "bundle")
         return made[family]
 

@@ -1,7 +1,7 @@
 """Endless training batches, generated on the fly.
 
 Images are prepared with the arithmetic of transformers' SmolVLM image processor (its Pillow back end, one
-tile). `edgevlm eval --checkpoint` uses the processor itself.
+tile). `edgevlm eval --reference` uses the processor itself.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.positive_integer,
         help="number of threads of each runtime (default: each runtime chooses)",
     )
+    options.add_kv_option(parser)
     parser.add_argument(
         "--rounds",
         metavar="N",
@@ -78,7 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
         (source,) = images.read_image_arguments([arguments.image])
         image = load_image(source)
     limits = benchmark.measure_limits()
-    settings = benchmark.settings(bundle, arguments.bundle, arguments.device, arguments.threads)
+    settings = benchmark.settings(
+        bundle, arguments.bundle, arguments.device, arguments.threads, arguments.kv
+    )
     speeds: list[ImageSpeed] = []
     decoders: dict[str, DecoderSpeed] = {}
     for setting in settings:
@@ -98,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": system.cpu_model(),
         "threads": arguments.threads or system.physical_cores(),
+        "kv": arguments.kv,
     }
     size = [image.shape[1], image.shape[0]]
     if arguments.json:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 from edgevlm.bundle import Bundle
-from edgevlm.manifest import Drift, FileEntry, Manifest, Tiling
+from edgevlm.manifest import Drift, FileEntry, Manifest, ParityReport, Tiling
 
 HELP = (
     "Show the content of a bundle: its origin, its files, and their difference from the checkpoint."
@@ -59,15 +59,7 @@ def format_manifest(manifest: Manifest) -> str:
         f"{decoder.attention} attention",
         *_files(decoder.files, parity.decoder if parity else {}),
     ]
-    if parity:
-        lines.append(
-            f"parity        with the checkpoint in float32: images {parity.pictures}, "
-            f"prompts {parity.prompts}, answer positions {parity.positions}"
-            + (f", tokenized texts {parity.texts}" if parity.texts else "")
-            + ("; EXPORTED ALTHOUGH A BOUND WAS EXCEEDED" if parity.drift_allowed else "")
-        )
-    else:
-        lines.append("parity        not measured")
+    lines += _parity(parity) if parity else ["parity        not measured"]
     if usage := manifest.usage:
         lines.append(f"trained on    {usage.images or 'images of an unknown kind'}")
         lines += [
@@ -81,6 +73,35 @@ def format_manifest(manifest: Manifest) -> str:
         lines.append(f"golden        {manifest.golden.question!r}")
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     return "\n".join([*lines, f"made with     {made}"])
+
+
+def _parity(parity: ParityReport) -> list[str]:
+    """Return how a bundle was measured, and a line for each pair of files."""
+    answers = parity.answers
+    files = f"{answers.exact_vision} with {answers.exact_decoder}" if answers else "all files"
+    lines = [
+        f"parity        {files} beside the checkpoint in float32: images {parity.pictures}, "
+        f"prompts {parity.prompts}, answer positions {parity.positions}"
+        + (f", tokenized texts {parity.texts}" if parity.texts else "")
+        + ("; EXPORTED ALTHOUGH A BOUND WAS EXCEEDED" if parity.drift_allowed else "")
+    ]
+    if answers is None:
+        return [
+            *lines,
+            "  short form, of --quick or an older edgevlm: answers about photographs not measured",
+        ]
+    lines.append(
+        f"answers       beside {files}: images {len(answers.images)}, tokens {answers.positions}; another "
+        f"image causes KL {answers.image_kl:.2g} and {answers.image_agreement:.1%} same top tokens"
+    )
+    for pair in answers.pairs:
+        lines.append(
+            f"  {pair.vision:11} {pair.decoder:8} KL {pair.kl:<8.2g} worst image "
+            f"{max(pair.kl_by_image):<8.2g} (bound {pair.kl_bound:.2g})  same top token "
+            f"{pair.top1_agreement:.1%} (bound {pair.agreement_bound:.1%})  same beginning "
+            f"{pair.same_start:.1%}" + ("  loaded on a CPU" if answers.is_automatic(pair) else "")
+        )
+    return lines
 
 
 def _tiling(tiling: Tiling) -> str:
@@ -105,8 +126,11 @@ def _files(files: dict[str, FileEntry], drift: dict[str, Drift]) -> list[str]:
         if entry.bits_per_weight is not None:
             line += f"  {entry.bits_per_weight:5.2f} bits per weight"
         if precision in drift:
-            line += f"  relative error {drift[precision].relative_error:.1e}"
-            if drift[precision].top1_agreement is not None:
-                line += f"  top-1 agreement {drift[precision].top1_agreement:.1%}"
+            measured = drift[precision]
+            line += f"  relative error {measured.relative_error:.1e}"
+            if measured.centered_error is not None:
+                line += f", without the mean {measured.centered_error:.1e}"
+            if measured.top1_agreement is not None:
+                line += f"  top-1 agreement {measured.top1_agreement:.1%}"
         lines.append(line)
     return lines

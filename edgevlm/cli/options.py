@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from edgevlm.errors import InputError
-from edgevlm.options import Generation, GenerationOptions
+from edgevlm.options import KV_TYPES, Generation, GenerationOptions
 from edgevlm.runtimes.devices import VISION_DEVICES
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive_integer,
         help="number of threads of each runtime (default: each runtime chooses)",
+    )
+    add_kv_option(group)
+
+
+def add_kv_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option for the type of the KV cache."""
+    parser.add_argument(
+        "--kv",
+        choices=KV_TYPES,
+        default=KV_TYPES[0],
+        help="type of the decoder's KV cache; q8_0 takes about half of the memory (default: %(default)s)",
     )
 
 
@@ -98,7 +109,9 @@ def load_model(arguments: argparse.Namespace) -> VLM:
     if model is None:
         model = DEFAULT_MODEL
         print(f"edgevlm: built-in model {model}; choose another with --model", file=sys.stderr)
-    return VLM.from_pretrained(model, device=arguments.device, threads=arguments.threads)
+    return VLM.from_pretrained(
+        model, device=arguments.device, threads=arguments.threads, kv=arguments.kv
+    )
 
 
 def positive_integer(text: str) -> int:

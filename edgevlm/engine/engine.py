@@ -21,7 +21,7 @@ from edgevlm.engine.prefill import Prefill
 from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError
+from edgevlm.errors import ContextError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
@@ -42,6 +42,9 @@ from edgevlm.runtimes import system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
+
+FORCED_TOKENS_PER_CALL = 16
+"""Tokens of a forced answer that are decoded at once; one batch costs little more than one token."""
 
 
 class Engine:
@@ -279,24 +282,68 @@ class Engine:
         images: Sequence[ProcessedImage],
         answer: Sequence[int],
     ) -> NDArray[np.float32]:
-        """Return logits under teacher forcing, to compare them with a reference.
+        """Return logits under teacher forcing, to compare them with a reference; see `VLM.logits`.
+
+        Nothing of an earlier prompt is reused, so the result does not depend on it.
+        """
+        if not answer:
+            raise InputError("answer must have at least one token id, has none")
+        with self._lock.hold():
+            place, _ = self._prefill_anew(messages, images)
+            return self._force(answer, place)
+
+    def greedy_answer(
+        self, messages: Sequence[Message], images: Sequence[ProcessedImage], max_tokens: int
+    ) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+        """Return the greedy answer, to compare others with it.
 
         Returns:
-            float32 ``[len(answer), vocabulary]``; row i is what follows the prompt and ``answer[:i]``.
+            Token ids, with the end token if the answer ends before `max_tokens`; and their logits under
+            teacher forcing, as `logits` returns them to the last bit.
         """
-        tiles = [tile for image in images for tile in image.tiles]
         with self._lock.hold():
-            items = self.tokenize(messages, images)
-            self._kv_cache.reset()
-            encoded = self._encoder.encode(tiles)
-            for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
-                pass
-            end = place_after(items)
-            logits = [self._decoder.logits()]
-            for index, token in enumerate(answer[:-1]):
-                self._step(token, end.after(index))
-                logits.append(self._decoder.logits())
-            return np.stack(logits)
+            place, items = self._prefill_anew(messages, images)
+            first = self._decoder.logits()
+            tokens = [int(first.argmax())]
+            while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
+                self._step(tokens[-1], place.after(len(tokens) - 1))
+                tokens.append(int(self._decoder.logits().argmax()))
+            self._kv_cache.truncate(items)
+            return tuple(tokens), self._force(tokens, place, first)
+
+    def _prefill_anew(
+        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
+    ) -> tuple[Place, int]:
+        """Decode a prompt with nothing from the KV cache.
+
+        Returns:
+            The place after it, and its length in items.
+        """
+        items = self.tokenize(messages, images)
+        encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
+        self._kv_cache.reset()
+        for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
+            pass
+        return place_after(items), len(items)
+
+    def _force(
+        self, answer: Sequence[int], place: Place, first: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Decode an answer in batches and return its logits, ``[len(answer), vocabulary]``.
+
+        Args:
+            place: the place after the prompt, which the decoder holds.
+            first: logits after the prompt; None: those of the decoder.
+        """
+        logits = [(self._decoder.logits() if first is None else first)[None]]
+        forced = answer[:-1]
+        for start in range(0, len(forced), FORCED_TOKENS_PER_CALL):
+            part = forced[start : start + FORCED_TOKENS_PER_CALL]
+            position = place.after(start).position
+            positions = np.arange(position, position + len(part), dtype=np.int32)
+            logits.append(self._decoder.decode_draft(part, positions).copy())
+            self._kv_cache.extend(part)
+        return np.concatenate(logits)
 
     def score(
         self,

@@ -11,6 +11,7 @@ from edgevlm.inputs.packing import max_image_tokens
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
 from edgevlm.runtimes.llama_cpp import library
+from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import VisionRuntime
 
@@ -44,6 +45,8 @@ def load_decoder(
     context_length: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
+    kv: str = "f16",
+    try_file: bool = True,
 ) -> LlamaCppDecoder:
     """Load the decoder at `path`; arguments and errors as of `LlamaCppDecoder`.
 
@@ -57,6 +60,20 @@ def load_decoder(
         threads=threads,
         gpu_layers=gpu_layers,
         bidirectional=bidirectional_entries(manifest, length),
+        kv=kv,
+        try_file=try_file,
+    )
+
+
+def load_recording_decoder(
+    manifest: Manifest, path: Path, *, context_length: int
+) -> RecordingDecoder:
+    """Load a decoder that this process wrote on the CPU, so that it records its activations."""
+    return RecordingDecoder(
+        path,
+        context_length=context_length,
+        bidirectional=bidirectional_entries(manifest, context_length),
+        try_file=False,
     )
 
 

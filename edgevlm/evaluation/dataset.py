@@ -2,16 +2,16 @@
 
 ::
 
-    {"row": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}
+    {"task": "colors", "images": ["a.png"], "turns": ["What color is it?"], "answers": ["red"]}
 
-- ``row``: name of the task. The report has one line for each task. Default: "all".
+- ``task``: name of the task. The report has one line for each task. Default: "all".
 - ``images``: paths relative to the file, file URLs or data URIs. They come before the first turn.
   Default: no image.
 - ``turns``: the user's messages. The answers between them are the model's own; the answer to the last
   message gets the score.
-- ``answers``: the accepted answers.
-- ``judge``: name of the metric, see `edgevlm.evaluation.metrics`. Default: "words".
-- ``family``: the question type. Chance is computed for each question type. Default: the task.
+- ``answers``: the accepted answers; for the metric "vqa_accuracy" the answers of all people.
+- ``metric``: name of the metric, see `edgevlm.evaluation.metrics`. Default: "exact".
+- ``question_type``: chance is computed for each question type. Default: the task.
 - ``chance``: the score of a model that only reads the question, at least. Use 0.5 for a question that
   offers two answers. Default: 0.
 
@@ -38,7 +38,7 @@ from edgevlm.inputs.images import load_image
 
 FILE_NAME = "questions.jsonl"
 
-_FIELDS = ("row", "images", "turns", "answers", "judge", "family", "chance")
+_FIELDS = ("task", "images", "turns", "answers", "metric", "question_type", "chance")
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,24 @@ def _parse(data: Any, folder: Path) -> Item:
     for name in data:
         if name not in _FIELDS:
             raise ValueError(f"{name}: unknown field; the fields are {', '.join(_FIELDS)}")
-    task = _text(data, "row", "all")
-    metric = _text(data, "judge", "words")
+    task = _text(data, "task", "all")
+    metric = _text(data, "metric", "exact")
     if metric not in metrics.METRICS:
-        raise ValueError(f"judge: must be one of {', '.join(metrics.METRICS)}, is {metric!r}")
+        raise ValueError(f"metric: must be one of {', '.join(metrics.METRICS)}, is {metric!r}")
     answers = _texts(data, "answers")
     for answer in answers:
-        if metrics.score(metric, answer, [answer]) != 1:
-            raise ValueError(f"answers: the metric {metric!r} cannot compare {answer!r}")
+        if not metrics.score(metric, answer, answers):
+            several = "; it needs the answers of several people" * (metric == "vqa_accuracy")
+            raise ValueError(
+                f"answers: the metric {metric!r} gives {answer!r} itself no score{several}"
+            )
     images = []
     for name in _texts(data, "images") if data.get("images", []) != [] else ():
         source = name if is_url(name) else os.path.join(folder, name)
         if not is_url(name) and not os.path.isfile(source):
             raise ValueError(f"images: no image at {shorten(source)}")
         images.append(LazyImage(name, partial(_load, source)))
-    turns, question_type = _texts(data, "turns"), _text(data, "family", task)
+    turns, question_type = _texts(data, "turns"), _text(data, "question_type", task)
     chance = data.get("chance", 0.0)
     if not isinstance(chance, int | float) or not 0 <= chance <= 1:
         raise ValueError(f"chance: must be a number from 0 to 1, is {chance!r}")
@@ -142,12 +145,12 @@ def _load(source: str) -> Image.Image:
 def to_json(item: Item) -> dict[str, Any]:
     """Return the JSON object of an item, as in a line of a question file."""
     return {
-        "row": item.task,
+        "task": item.task,
         "images": [image.name for image in item.images],
         "turns": item.turns,
         "answers": item.answers,
-        "judge": item.metric,
-        "family": item.question_type,
+        "metric": item.metric,
+        "question_type": item.question_type,
         "chance": item.chance,
     }
 

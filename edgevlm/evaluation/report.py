@@ -1,13 +1,13 @@
-"""Report of an evaluation: scores with intervals, chance and grounding, as Markdown and as JSON.
+"""Report of an evaluation: scores with intervals, chance, grounding and divergence, as Markdown and as JSON.
 
-For each task it gives the share of right answers, the share with wrong images, and the difference from
-the checkpoint. It gives no average over tasks: that would weigh skills against each other.
+For each task it gives the share of right answers and the share with wrong images. If there is a reference, it
+gives the difference from its share and the divergence of the distributions. Scores have no average over
+tasks: that would weigh skills against each other.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,47 +19,19 @@ import edgevlm
 from edgevlm.atomic_file import atomic_write
 from edgevlm.errors import InputError
 from edgevlm.evaluation import metrics
+from edgevlm.evaluation.comparison import Compared, DivergenceResult, divergence_result
 from edgevlm.evaluation.dataset import Item, to_json
+from edgevlm.evaluation.intervals import Mean, Share, bootstrap, share_of
 from edgevlm.evaluation.runner import Answered
 from edgevlm.versions import installed_versions
 
-_Z = 1.959964  # 97.5 % quantile of the normal distribution
-_CANDIDATES = 300  # fixed answers that are tried for a question type with boxes or lists
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of right answers (0 to 1) with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-
-
-def wilson(right: float, items: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share of `right` out of `items`.
-
-    The method is that of E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", Journal of the American Statistical Association 22 (1927), 209-212. For scores between
-    0 and 1 the interval is too wide rather than too narrow: their variance is at most that of scores
-    of 0 and 1 with the same mean.
-    """
-    share, square = right / items, _Z * _Z
-    middle = (share + square / (2 * items)) / (1 + square / items)
-    spread = math.sqrt(share * (1 - share) / items + square / (4 * items * items))
-    reach = _Z * spread / (1 + square / items)
-    return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))  # rounding
-
-
-def _share(scores: Sequence[float]) -> Share:
-    right = sum(scores)
-    return Share(right / len(scores), *wilson(right, len(scores)))
+_CANDIDATES = 300  # fixed answers that are tried for a question type
 
 
 def chance(items: Sequence[Item]) -> float:
     """Return the score of the best fixed answer: one answer for all items of a question type.
 
-    A question type counts for no less than the mean `chance` of its items. For boxes and lists only
+    A question type counts for no less than the mean `chance` of its items. But for the metric "exact", only
     the first 300 right answers are tried. For few items the result is above true chance.
     """
     question_types: dict[tuple[str, str], list[Item]] = defaultdict(list)
@@ -67,11 +39,12 @@ def chance(items: Sequence[Item]) -> float:
         question_types[item.question_type, item.metric].append(item)
     right = 0.0
     for (_, metric), group in question_types.items():
-        if metric == "words":
+        if metric == "exact":
             counts = Counter(a for one in group for a in set(map(metrics.normalized, one.answers)))
             fixed = float(max(counts.values()))
         else:
-            tried = list(dict.fromkeys(item.answers[0] for item in group))[:_CANDIDATES]
+            right_answers = dict.fromkeys(answer for item in group for answer in item.answers)
+            tried = list(right_answers)[:_CANDIDATES]
             fixed = max(
                 sum(metrics.score(metric, answer, item.answers) for item in group)
                 for answer in tried
@@ -115,18 +88,17 @@ class TaskResult:
     name: str
     items: int
     right: Share
-    checkpoint: Share | None
-    """Share of right answers of the checkpoint; None if it was not asked."""
     grounding: Grounding | None
-
-    @property
-    def difference(self) -> float | None:
-        """Bundle minus checkpoint, in percentage points; None if the checkpoint was not asked."""
-        return None if self.checkpoint is None else 100 * (self.right.share - self.checkpoint.share)
+    reference: Share | None
+    """Share of right answers of the reference; None if there is no reference."""
+    difference: Mean | None
+    """Bundle minus reference, in percentage points."""
+    divergence: DivergenceResult | None
+    """Divergence of the bundle from the reference."""
 
 
 def _scores(answered: Sequence[Answered]) -> Share:
-    return _share([one.score(one.answer) for one in answered])
+    return share_of([one.score(one.answer) for one in answered])
 
 
 def _grounding(answered: Sequence[Answered]) -> Grounding | None:
@@ -140,35 +112,42 @@ def _grounding(answered: Sequence[Answered]) -> Grounding | None:
     return Grounding(
         items=len(pairs),
         right=_scores([one for one, _ in pairs]),
-        right_with_other=_share([one.score(control.answer) for one, control in pairs]),
-        right_with_grey=_share([one.score(control.grey_answer) for one, control in pairs]),
+        right_with_other=share_of([one.score(control.answer) for one, control in pairs]),
+        right_with_grey=share_of([one.score(control.grey_answer) for one, control in pairs]),
         chance=chance([one.item for one, _ in pairs]),
         changed=changed / len(pairs),
     )
 
 
 def task_results(
-    answered: Sequence[Answered], checkpoint: Sequence[Answered] | None = None
+    answered: Sequence[Answered], compared: Sequence[Compared] | None = None
 ) -> list[TaskResult]:
     """Return the result of each task, in the order of the items.
 
     Args:
         answered: the bundle's answers.
-        checkpoint: the checkpoint's answers to the same items in the same order, or None.
+        compared: the comparisons with a reference over the same items in the same order, or None.
     """
     found: dict[str, list[int]] = defaultdict(list)
     for index, one in enumerate(answered):
         found[one.item.task].append(index)
-    return [
-        TaskResult(
-            name=name,
-            items=len(indices),
-            right=_scores([answered[i] for i in indices]),
-            checkpoint=_scores([checkpoint[i] for i in indices]) if checkpoint else None,
-            grounding=_grounding([answered[i] for i in indices]),
+    results = []
+    for name, indices in found.items():
+        ours = [answered[i].score(answered[i].answer) for i in indices]
+        theirs = [compared[i].score() for i in indices] if compared else []
+        points = [100 * (one - other) for one, other in zip(ours, theirs, strict=bool(theirs))]
+        results.append(
+            TaskResult(
+                name=name,
+                items=len(indices),
+                right=share_of(ours),
+                grounding=_grounding([answered[i] for i in indices]),
+                reference=share_of(theirs) if theirs else None,
+                difference=bootstrap(points) if points else None,
+                divergence=divergence_result([compared[i] for i in indices]) if compared else None,
+            )
         )
-        for name, indices in found.items()
-    ]
+    return results
 
 
 def _percent(share: float) -> str:
@@ -183,22 +162,42 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {text} |" for text in (texts[0], rule, *texts[1:]))
 
 
-def markdown(results: Sequence[TaskResult]) -> str:
-    """Return the results as two Markdown tables, scores and grounding, and a summary."""
-    compared = any(task.checkpoint for task in results)
+def _interval(mean: Mean, scale: float, digits: str) -> str:
+    """Return a mean with its interval, such as ``97.1 (95.2 to 98.8)``."""
+    text = f"{scale * mean.mean:{digits}}"
+    if mean.low is None or mean.high is None:
+        return text
+    return f"{text} ({scale * mean.low:{digits}} to {scale * mean.high:{digits}})"
+
+
+def markdown(answered: Sequence[Answered], compared: Sequence[Compared] | None = None) -> str:
+    """Return the results as Markdown tables: scores, grounding and, with a reference, divergence."""
+    results = task_results(answered, compared)
+    parts = [_scores_table(results), _grounding_table(results)]
+    if compared:
+        parts.append(_divergence_table(results, divergence_result(compared)))
+    return "\n\n".join(parts)
+
+
+def _scores_table(results: Sequence[TaskResult]) -> str:
     head = ["task", "items", "right", "95 % interval"]
+    if any(task.reference for task in results):
+        head += ["reference", "difference, points (95 % interval)"]
     lines = []
     for task in results:
         interval = f"{100 * task.right.low:.1f} to {100 * task.right.high:.1f} %"
         line = [task.name, str(task.items), _percent(task.right.share), interval]
-        if task.checkpoint is not None and task.difference is not None:
-            line += [_percent(task.checkpoint.share), f"{task.difference:+.1f}"]
+        if task.reference is not None and task.difference is not None:
+            line += [_percent(task.reference.share), _interval(task.difference, 1, "+.1f")]
         lines.append(line)
-    text = _table([*head, *(["checkpoint", "difference, points"] if compared else [])], lines)
+    return _table(head, lines)
+
+
+def _grounding_table(results: Sequence[TaskResult]) -> str:
     grounded = [(task.name, task.grounding) for task in results if task.grounding is not None]
     if not grounded:
-        return text + "\n\nGrounding is not measured: no task has two items with different images."
-    text += "\n\n" + _table(
+        return "Grounding is not measured: no task has two items with different images."
+    text = _table(
         (
             "task",
             "items",
@@ -229,16 +228,46 @@ def markdown(results: Sequence[TaskResult]) -> str:
     return text + (f"; not: {'; '.join(failed)}." if failed else ".")
 
 
+def _divergence_table(results: Sequence[TaskResult], total: DivergenceResult) -> str:
+    """Return the divergence of each task and over all answers."""
+    rows = [(task.name, task.divergence) for task in results if task.divergence is not None]
+    if len(rows) > 1:
+        rows.append(("all", total))
+    return _table(
+        (
+            "task",
+            "answers",
+            "positions",
+            "KL divergence, nats (95 % interval)",
+            "maximum",
+            "top-1 agreement, % (95 % interval)",
+            "same start, % (95 % interval)",
+        ),
+        [
+            [
+                name,
+                str(one.answers),
+                str(one.positions),
+                _interval(one.kl, 1, ".2g"),
+                f"{one.max_kl:.2g}",
+                _interval(one.top1_agreement, 100, ".1f"),
+                _interval(one.same_start, 100, ".1f"),
+            ]
+            for name, one in rows
+        ],
+    )
+
+
 def as_dict(
-    answered: Sequence[Answered], checkpoint: Sequence[Answered] | None = None
+    answered: Sequence[Answered], compared: Sequence[Compared] | None = None
 ) -> dict[str, Any]:
     """Return the results and all answers for JSON.
 
-    Shares are from 0 to 1, differences in percentage points.
+    Shares are from 0 to 1, differences in percentage points, divergences in nats.
     """
     lines = []
-    for task in task_results(answered, checkpoint):
-        line = asdict(task) | {"difference": task.difference}
+    for task in task_results(answered, compared):
+        line = asdict(task)
         if task.grounding is not None:
             line["grounding"]["verdict"] = task.grounding.verdict
         lines.append(line)
@@ -249,10 +278,14 @@ def as_dict(
             entry["other_images"] = [image.name for image in one.control.images]
             entry["said_with_other"] = one.control.answer
             entry["said_with_grey"] = one.control.grey_answer
-        if checkpoint:
-            entry["checkpoint_said"] = checkpoint[index].answer
+        if compared:
+            entry["reference_said"] = compared[index].answer
+            entry["kl"] = [float(f"{kl:.3g}") for kl in compared[index].divergence.kl]
+            entry["same_top"] = compared[index].divergence.same_top.tolist()
+            entry["same_start"] = compared[index].same_start
         answers.append(entry)
-    return {"rows": lines, "answers": answers}
+    total = asdict(divergence_result(compared)) if compared else None
+    return {"tasks": lines, "divergence": total, "answers": answers}
 
 
 def versions() -> dict[str, str]:

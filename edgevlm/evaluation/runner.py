@@ -1,8 +1,7 @@
 """Answers to evaluation items: about their own images, about swapped images and about grey ones.
 
-A model that answers as well without the right image does not look at it. Bundles run through
-`edgevlm.VLM`, checkpoints through transformers in float32. Both decode greedily. All images are in the
-first message, and the answers between the turns are the model's own. Time and memory are not measured.
+A model that answers as well without the right image does not look at it. It decodes greedily. All images are
+in the first message, and the answers between the turns are the model's own. Time and memory are not measured.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from edgevlm.errors import InputError, MissingDependencyError
 from edgevlm.evaluation import metrics
 from edgevlm.evaluation.dataset import Item, LazyImage
 from edgevlm.vlm import VLM
@@ -63,76 +60,6 @@ class BundleAnswerer:
             answer = chat.send(text, images, max_tokens=MAX_TOKENS, temperature=0.0).text
             images = []
         return answer.strip()
-
-
-class CheckpointAnswerer:
-    """Answers of a checkpoint in transformers, float32, several conversations in a batch.
-
-    Args:
-        folder: the checkpoint's folder.
-
-    Raises:
-        MissingDependencyError: torch or transformers is not installed.
-        InputError: the folder holds no checkpoint that transformers can load.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            import torch
-            from transformers import AutoModelForImageTextToText, AutoProcessor
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"running a checkpoint needs torch and transformers ({error}): "
-                f"pip install 'edgevlm[export]'"
-            ) from error
-        if not folder.is_dir():
-            raise InputError(f"no checkpoint at {str(folder)!r}: not a folder")
-        try:
-            # Never run a checkpoint's own code, and never open a pickle.
-            self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(f"transformers cannot load {str(folder)!r}: {error}") from error
-        self._model: Any = model.eval()
-
-    def answer(self, conversations: Sequence[Conversation]) -> list[str]:
-        """Return the answer to the last turn of each conversation."""
-        messages: list[list[dict[str, Any]]] = [[] for _ in conversations]
-        last = [""] * len(conversations)
-        for turn in range(max(len(conversation.turns) for conversation in conversations)):
-            groups = defaultdict(
-                list
-            )  # all conversations of a batch have the same number of images
-            for index, conversation in enumerate(conversations):
-                if turn < len(conversation.turns):
-                    groups[len(conversation.images)].append(index)
-                    images = conversation.images if turn == 0 else []
-                    parts = [{"type": "image", "image": image} for image in images]
-                    text = {"type": "text", "text": conversation.turns[turn]}
-                    messages[index].append({"role": "user", "content": [*parts, text]})
-            for group in groups.values():
-                answers = self._generate([messages[index] for index in group])
-                for index, answer in zip(group, answers, strict=True):
-                    last[index] = answer
-                    content = [{"type": "text", "text": answer}]
-                    messages[index].append({"role": "assistant", "content": content})
-        return last
-
-    def _generate(self, messages: list[list[dict[str, Any]]]) -> list[str]:
-        inputs = self._processor.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-        out = self._model.generate(**inputs, do_sample=False, max_new_tokens=MAX_TOKENS)
-        new = out[:, inputs["input_ids"].shape[1] :]
-        answers = self._processor.batch_decode(new, skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
 
 
 @dataclass(frozen=True)
@@ -222,12 +149,12 @@ def run(
     answered: list[Answered] = []
     for first in range(0, len(items), BATCH_SIZE):
         batch = range(first, min(first + BATCH_SIZE, len(items)))
-        own = {i: Conversation(_load(items[i].images), items[i].turns) for i in batch}
+        own = {i: Conversation(load_images(items[i].images), items[i].turns) for i in batch}
         answers = answerer.answer(list(own.values()))
         controls = {}
         if again := [i for i in batch if i in others]:
             shown = {i: items[others[i]].images for i in again}
-            swapped = [Conversation(_load(shown[i]), items[i].turns) for i in again]
+            swapped = [Conversation(load_images(shown[i]), items[i].turns) for i in again]
             grey = [Conversation(_grey(own[i].images), items[i].turns) for i in again]
             both = zip(again, answerer.answer(swapped), answerer.answer(grey), strict=True)
             controls = {i: Control(shown[i], answer, on_grey) for i, answer, on_grey in both}
@@ -237,7 +164,8 @@ def run(
     return answered
 
 
-def _load(images: Sequence[LazyImage]) -> list[Image.Image]:
+def load_images(images: Sequence[LazyImage]) -> list[Image.Image]:
+    """Return the RGB images."""
     return [image.load() for image in images]
 
 

@@ -35,13 +35,24 @@ from edgevlm.manifest.images import (
 )
 from edgevlm.manifest.parsing import parse, require
 from edgevlm.manifest.prompt import PromptSpec, SpecialToken
-from edgevlm.manifest.reports import Drift, Golden, ParityReport, Source, Tasks, Usage
+from edgevlm.manifest.reports import (
+    AnswerDrift,
+    AnswerReport,
+    Drift,
+    Golden,
+    ParityReport,
+    Source,
+    Tasks,
+    Usage,
+)
 from edgevlm.manifest.upgrade import upgrade
 from edgevlm.manifest.vision import Packing, TiledPacking, UnpadPacking, VisionSpec
 
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "AnswerDrift",
+    "AnswerReport",
     "AnyResolutionTiling",
     "AspectGridTiling",
     "CropTiling",

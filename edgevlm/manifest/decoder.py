@@ -35,7 +35,8 @@ class DecoderSpec:
     """Factor for rows of the embedding table, for texts that are decoded as embeddings, together with images;
     null: texts must be decoded as tokens, since llama.cpp treats both differently (Gemma 3)."""
     files: dict[str, FileEntry]
-    """The GGUF file of each llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...); at least one."""
+    """The GGUF file of each llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...); at least one.
+    ``mixed4``: the exporter chose a type for each matrix, with 4 to 5 bits per weight in all."""
 
     def check(self) -> None:
         """Check the values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,27 +27,110 @@ class Source:
 
 @dataclass(frozen=True)
 class Drift:
-    """The difference of one precision from the checkpoint in transformers, in float32."""
+    """The difference of one precision from its reference.
+
+    The reference of the exact pair, and of every precision without `AnswerReport`, is the checkpoint in
+    transformers, in float32. With `AnswerReport` the reference of all others is the exact pair.
+    """
 
     relative_error: float
     """``|ours - theirs| / |theirs|`` (L2): of embeddings for a vision graph, of logits for a decoder."""
-    bound: float
-    """Limit of `relative_error` for this precision."""
+    bound: float | None
+    """Limit of `relative_error`; null: the limits are those of `AnswerDrift`."""
     top1_agreement: float | None = None
     """Decoders: fraction of teacher-forced positions with the same most likely token, 0 to 1; null for vision
     graphs."""
+    centered_error: float | None = None
+    """Vision graphs beside the exact pair: the relative error of what varies from token to token,
+    ``|ours - theirs| / |theirs - mean|``, the mean over all embeddings of all images; null: not measured."""
+    max_token_error: float | None = None
+    """The largest such error of one embedding; its own distance from the mean counts, or the root mean square
+    of all if that is larger; null: not measured."""
+    centered_error_by_image: tuple[float, ...] | None = None
+    """The centered error of each of `AnswerReport.images`; null: not measured."""
+
+
+@dataclass(frozen=True)
+class AnswerDrift:
+    """How far the answers of one vision graph with one decoder are from those of the exact pair.
+
+    Both get the greedy answer of the exact pair token by token (teacher forcing). A position is one token of
+    it.
+    """
+
+    vision: str
+    """Precision of the vision graph."""
+    decoder: str
+    """llama.cpp type of the decoder."""
+    kl: float
+    """Mean Kullback-Leibler divergence of the next-token distributions from the exact pair's, in nats."""
+    max_kl: float
+    """The largest divergence at one position, in nats."""
+    kl_by_image: tuple[float, ...]
+    """Mean divergence over the answer about each of `AnswerReport.images`, in nats."""
+    kl_bound: float
+    """Limit of each of `kl_by_image`."""
+    top1_agreement: float
+    """Fraction of positions with the same most likely token, 0 to 1."""
+    agreement_bound: float
+    """Limit of `top1_agreement`, from below."""
+    same_start: float
+    """Mean fraction of the greedy answer before the first token that differs, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class AnswerReport:
+    """What quantization does to answers about photographs.
+
+    The exact pair is the vision graph in float32 and a decoder that is not quantized. Its own difference from
+    the checkpoint is in `ParityReport`.
+    """
+
+    exact_vision: str
+    """Precision of the exact pair's vision graph."""
+    exact_decoder: str
+    """llama.cpp type of the exact pair's decoder; the bundle may lack this file."""
+    auto_vision: str
+    """Precision of the vision graph that ``device="auto"`` loads for ONNX Runtime on a CPU."""
+    auto_decoder: str
+    """llama.cpp type of the decoder that is loaded if none is named."""
+    images: tuple[str, ...]
+    """Names of the images: photographs that come with edgevlm, and drawings. Each has one answer."""
+    positions: int
+    """Tokens of all answers."""
+    image_kl: float
+    """Mean divergence, in nats, that the exact pair has if it sees another image; the scale for vision
+    graphs."""
+    image_agreement: float
+    """Fraction of positions with the same most likely token if it sees another image, 0 to 1."""
+    context_kl: float
+    """Mean divergence, in nats, of the mean distribution over all positions from that of each position: what
+    the decoder makes of all that it has read; the scale for decoders."""
+    context_agreement: float
+    """Fraction of positions whose most likely token is that of the mean distribution, 0 to 1."""
+    pairs: tuple[AnswerDrift, ...]
+    """Each vision graph with the exact decoder, each decoder with the exact vision graph, and the pair that
+    ``auto`` loads; without the exact pair itself."""
+
+    def worst_image(self, values: Sequence[float]) -> str:
+        """Return the name of the image with the largest of `values`, which has one for each image."""
+        return self.images[max(range(len(values)), key=values.__getitem__)]
+
+    def is_automatic(self, pair: AnswerDrift) -> bool:
+        """Return True if ``auto`` loads this pair on a CPU."""
+        return (pair.vision, pair.decoder) == (self.auto_vision, self.auto_decoder)
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The measurement of the last step of an export, compared with transformers in float32."""
+    """The measurement of the last step of an export."""
 
     pictures: int
-    """Number of images that were compared."""
+    """Number of images that were compared with transformers."""
     prompts: int
-    """Number of prompts that were compared."""
+    """Number of prompts that were compared with transformers."""
     positions: int
-    """Number of teacher-forced positions that were compared."""
+    """Number of teacher-forced positions that were compared with transformers."""
     vision: dict[str, Drift]
     """Drift of each precision of the vision graph."""
     decoder: dict[str, Drift]
@@ -55,6 +139,9 @@ class ParityReport:
     """True if a bound was exceeded and the user allowed it."""
     texts: int | None = None
     """Number of texts whose token ids are those of the checkpoint's tokenizer; null: not recorded."""
+    answers: AnswerReport | None = None
+    """Comparison with the exact pair; null: the short form, which ``--quick`` and older versions of edgevlm
+    make. It compares every precision with transformers, on a few drawings, and no answers."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def _follow_up_place(view: View) -> QuestionSpec | None:
     if box is None:
         return None
     last = view.exchange("then_where", box[0], **words)
-    return QuestionSpec("many_turns/where", (first, last), box, "box")
+    return QuestionSpec("many_turns/where", (first, last), box, "iou@0.5")
 
 
 def ask_many_turns(view: View) -> QuestionSpec | None:

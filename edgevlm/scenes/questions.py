@@ -58,7 +58,7 @@ class Question:
     metric: str
     """How to compare an answer with `accepted`.
 
-    "words": it is one of them; "box": it overlaps the box; "mentions": it lists the same things.
+    "exact": it is one of them; "iou@0.5": it overlaps the box; "mentions": it lists the same things.
     """
     accepted: tuple[str, ...]
     """Right answers; the first is that of the last turn."""

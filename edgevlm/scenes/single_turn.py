@@ -263,7 +263,9 @@ def ask_point(view: View) -> QuestionSpec | None:
     if len(view.scene.words) == 1 and (not view.things or view.rng.random() < 0.4):
         box = view.box_answers(view.scene.words[0])
         words = view.slots(("text", None))
-        return None if box is None else view.question("point/text", "where", box, "box", **words)
+        return (
+            None if box is None else view.question("point/text", "where", box, "iou@0.5", **words)
+        )
     return ask_point_at_thing(view)
 
 
@@ -273,7 +275,7 @@ def ask_point_at_thing(view: View) -> QuestionSpec | None:
         box = view.box_answers(thing)
         if box is not None:
             question_type = "point/shape" if thing.color else "point/drawing"
-            return view.question(question_type, "where", box, "box", **view.slots(reference))
+            return view.question(question_type, "where", box, "iou@0.5", **view.slots(reference))
     return None
 
 

@@ -95,7 +95,7 @@ class QuestionSpec:
     question_type: str
     turns: tuple[Exchange, ...]
     accepted: tuple[str, ...]
-    metric: str = "words"
+    metric: str = "exact"
 
 
 class View:
@@ -156,7 +156,7 @@ class View:
         question_type: str,
         key: str,
         accepted: tuple[str, ...],
-        metric: str = "words",
+        metric: str = "exact",
         **words: str,
     ) -> QuestionSpec:
         """Return a question of a single turn; `key` and `words` are those of `phrase`."""

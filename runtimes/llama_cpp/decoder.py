@@ -36,6 +36,12 @@ from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
 
+KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+"""Types of the KV cache, with bytes per value. f16 takes half of f32's memory and changes logits by 1e-3."""
+
+BLOCK_SIZES = {"q8_0": 32}
+"""Values that share a scale, for the types that are quantized."""
+
 
 class LlamaCppDecoder:
     """A GGUF decoder with the KV cache of one sequence; implements `DecoderRuntime`.
@@ -52,6 +58,10 @@ class LlamaCppDecoder:
         bidirectional: entries of the longest `decode_embeddings` with ``bidirectional=True``; 0 for none.
             Such a call is one batch. Without flash attention its scores take
             ``heads * context_length * bidirectional * 4`` bytes.
+        kv: type of keys and values in the KV cache, a key of `KV_BYTES`. ``q8_0`` takes about half of the
+            memory of ``f16``, and needs flash attention and heads whose size is a multiple of 32.
+        try_file: try in a child process first whether llama.cpp crashes on the file. False suits files that
+            this process wrote.
 
     Raises:
         InputError: an argument has the wrong type or is outside its range.
@@ -73,8 +83,8 @@ class LlamaCppDecoder:
     MAX_LOGITS = 16
     """Most entries of a batch that can have logits, and so the longest draft."""
 
-    KV_CACHE_TYPE = "F16"
-    """GGML type of the KV cache. F16 takes half of F32's memory and changes logits by about 1e-3."""
+    _eval_callback: Any = None
+    """llama.cpp calls this C function for each node of its graph; set by `RecordingDecoder`."""
 
     def __init__(
         self,
@@ -84,8 +94,11 @@ class LlamaCppDecoder:
         threads: int | None = None,
         gpu_layers: int = 0,
         bidirectional: int = 0,
+        kv: str = "f16",
+        try_file: bool = True,
     ) -> None:
         check_not_forked()
+        self._try_file = try_file
         self._context: Any = None
         self._length = 0
         self._has_logits = False
@@ -97,6 +110,9 @@ class LlamaCppDecoder:
             "threads", system.physical_cores() if threads is None else threads, 1, 512
         )
         gpu_layers = check_integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
+        if kv not in KV_BYTES:
+            raise InputError(f"kv must be one of {', '.join(KV_BYTES)}, is {kv!r}")
+        self.kv = kv
         extra_buffer_types = self._check_build()
         self._llama = load_llama_cpp()
         if gpu_layers:
@@ -104,7 +120,8 @@ class LlamaCppDecoder:
                 raise LoadError(f"gpu_layers={gpu_layers}, but {reason}")
             self._check_gpu()
         self.on_cpu = gpu_layers == 0
-        self._flash = not self.on_cpu or self._use_flash_attention()
+        # llama.cpp multiplies by quantized values in flash attention only.
+        self._flash = not self.on_cpu or kv in BLOCK_SIZES or self._use_flash_attention()
         self._batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
         self._batch_length = max(self._batch_length, self.bidirectional)
         self.device = (
@@ -122,6 +139,7 @@ class LlamaCppDecoder:
                     f"context_length {self.context_length} is more than the "
                     f"{self._model.trained_context_length} positions that {self._path.name} was trained for"
                 )
+            self._check_head_size()
             self._check_memory()
             mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
@@ -141,11 +159,26 @@ class LlamaCppDecoder:
             True if llama.cpp's extra buffer types (repacked and AMX kernels) can be used.
         """
         result = check_library()
-        check_file(self._path)
+        if self._try_file:
+            check_file(self._path)
         return result.extra_buffer_types
 
     def _check_gpu(self) -> None:
         check_gpu()
+
+    def _check_head_size(self) -> None:
+        """Check that keys and values of a head are whole blocks of the type of the KV cache.
+
+        Raises:
+            InputError: they are not.
+        """
+        block = BLOCK_SIZES.get(self.kv, 1)
+        for size in self._model.head_sizes:
+            if size % block:
+                raise InputError(
+                    f"a KV cache in {self.kv} needs heads whose size is a multiple of {block}, those of "
+                    f"{self._path.name} have {size}; use kv='f16'"
+                )
 
     def _check_memory(self) -> None:
         """Check that the context fits into memory. Else the system would kill the process later.
@@ -154,7 +187,7 @@ class LlamaCppDecoder:
             LoadError: the KV cache and the attention scores need more memory than is available.
         """
         positions = -(-self.context_length // 256) * 256
-        cache = self._model.kv_cache_bytes(positions)
+        cache = int(self._model.kv_values * KV_BYTES[self.kv] * positions)
         batch = (
             min(positions, -(-self._batch_length // 256) * 256)
             if self.bidirectional
@@ -184,10 +217,12 @@ class LlamaCppDecoder:
             if self._flash
             else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        parameters.type_k = parameters.type_v = getattr(llama, f"GGML_TYPE_{self.KV_CACHE_TYPE}")
+        parameters.type_k = parameters.type_v = getattr(llama, f"GGML_TYPE_{self.kv.upper()}")
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
         parameters.swa_full = True  # so that sliding-window models can `truncate` at any position
         parameters.no_perf = True
+        if self._eval_callback is not None:
+            parameters.cb_eval = self._eval_callback
         recent_errors.clear()
         self._context = llama.llama_init_from_model(self._model.handle, parameters)
         if not self._context:

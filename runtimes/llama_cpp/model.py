@@ -121,20 +121,25 @@ class LlamaCppModel:
                     f"{self._path} {reason}; edgevlm runs causal decoders with a KV cache"
                 )
 
-    def kv_cache_bytes(self, positions: int) -> int:
-        """Return the bytes of a KV cache in 16-bit floats."""
-        llama = self._llama
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """Numbers in the key and in the value of one head."""
         architecture = self._metadata("general.architecture")
-        sizes = [
+        key, value = (
             int(
                 self._metadata(f"{architecture}.attention.{name}_length")
                 or self.width // self.heads
             )
             for name in ("key", "value")
-        ]
-        layers: int = llama.llama_model_n_layer(self.handle)
-        heads: int = llama.llama_model_n_head_kv(self.handle)
-        return layers * heads * sum(sizes) * 2 * positions
+        )
+        return key, value
+
+    @property
+    def kv_values(self) -> int:
+        """Numbers that the KV cache holds for each position."""
+        layers: int = self._llama.llama_model_n_layer(self.handle)
+        heads: int = self._llama.llama_model_n_head_kv(self.handle)
+        return layers * heads * sum(self.head_sizes)
 
     def _metadata(self, key: str) -> str:
         """Return a value of the GGUF metadata as text; empty if there is no such key."""

@@ -20,6 +20,7 @@ from tests.support.oracle import BUNDLES
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPES = str(REPOSITORY / "examples" / "shapes.png")
 SQUARE = str(REPOSITORY / "examples" / "square.png")
+TINY = str(BUNDLES / "smolvlm")
 PROGRAM = [sys.executable, "-m", "edgevlm"]
 
 
@@ -72,6 +73,7 @@ def test_help_of_a_command_has_examples(command: str) -> None:
         (["ask", "Q", "--seed", "-1"], "seed must be from 0 to"),
         (["ask", "Q", "--threads", "0"], "must be a positive integer, is 0"),
         (["ask", "Q", "--device", "abacus"], "invalid choice: 'abacus'"),
+        (["ask", "Q", "--kv", "q4_0"], "invalid choice: 'q4_0'"),
         (["ask", "Q", "--model"], "--model"),
         (["ask", "Q", "--max", "3"], "--max"),
         (["chat", "--json"], "--json"),
@@ -108,6 +110,26 @@ def test_failure_exits_1_with_one_message(arguments: list[str], complaint: str) 
     assert complaint in done.stderr
     assert done.stderr.splitlines()[-1].startswith("edgevlm: error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "Q", "--model", TINY],
+        ["chat", "--model", TINY],
+        ["serve", "--port", "0", "--model", TINY],
+        ["eval", TINY, "--items", "1"],
+        ["bench", TINY, "--device", "cpu", "--rounds", "1"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_that_loads_a_model_takes_the_type_of_its_kv_cache(
+    arguments: list[str],
+) -> None:
+    """The heads of this model are too small for q8_0, which shows that the option arrives."""
+    done = edgevlm(*arguments, "--kv", "q8_0")
+    assert done.returncode == 1
+    assert "a KV cache in q8_0 needs heads whose size is a multiple of 32" in done.stderr
 
 
 def test_ask_answers_on_stdout_and_names_the_default_model_on_stderr() -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from edgevlm.errors import BundleError
 from edgevlm.manifest import (
+    AnswerDrift,
+    AnswerReport,
     AnyResolutionTiling,
     AspectGridTiling,
     CropTiling,
@@ -85,7 +87,47 @@ EXAMPLE = Manifest(
         {"f16": FileEntry("decoder.f16.gguf", 9, "a" * 64, 16.0)},
     ),
     parity=ParityReport(
-        2, 3, 40, {"fp32": Drift(1e-6, 1e-4)}, {"f16": Drift(1e-3, 5e-3, 1.0)}, False
+        2,
+        3,
+        40,
+        {
+            "fp32": Drift(1e-6, 1e-4),
+            "int8": Drift(
+                0.02,
+                None,
+                centered_error=0.03,
+                max_token_error=0.1,
+                centered_error_by_image=(0.02, 0.04),
+            ),
+        },
+        {"f16": Drift(1e-3, 5e-3, 1.0)},
+        False,
+        texts=5000,
+        answers=AnswerReport(
+            exact_vision="fp32",
+            exact_decoder="f16",
+            auto_vision="int8",
+            auto_decoder="f16",
+            images=("cat", "room"),
+            positions=40,
+            image_kl=1.5,
+            image_agreement=0.4,
+            context_kl=2.0,
+            context_agreement=0.1,
+            pairs=(
+                AnswerDrift(
+                    vision="int8",
+                    decoder="f16",
+                    kl=0.01,
+                    max_kl=0.5,
+                    kl_by_image=(0.005, 0.015),
+                    kl_bound=0.02,
+                    top1_agreement=0.95,
+                    agreement_bound=0.8,
+                    same_start=0.7,
+                ),
+            ),
+        ),
     ),
     golden=Golden("AAAA", "What?", (5, 4)),
     created_with={"edgevlm": "0.1.0"},
@@ -120,6 +162,10 @@ OPTIONAL = {
     (name,)
     for name in (
         "added_tokens",
+        "answers",
+        "centered_error",
+        "centered_error_by_image",
+        "max_token_error",
         "texts",
         "strip_left",
         "strip_right",

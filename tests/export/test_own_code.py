@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.errors import ExportError, InputError
-from edgevlm.evaluation.runner import CheckpointAnswerer
+from edgevlm.errors import ExportError
+from edgevlm.evaluation.references import open_reference
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.plan import make_plan
 from edgevlm.export.reference import Reference
@@ -112,12 +112,12 @@ def test_yes_is_not_asked_for(pristine: Path, tmp_path: Path, program: str) -> N
 def test_measuring_a_checkpoint_runs_none_either(
     pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``edgevlm eval --checkpoint``"""
+    """``edgevlm eval --reference``"""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     folder, mark = with_code(pristine, tmp_path / "checkpoint", *CLASSES)
     change_json(folder / "config.json", model_type="own_model")
-    with pytest.raises(InputError, match="transformers cannot load"):
-        CheckpointAnswerer(folder)
+    with pytest.raises(ExportError, match="never runs a checkpoint's code"):
+        open_reference(str(folder), vision=None, decoder=None)
     assert not mark.exists()
 
 
@@ -135,6 +135,7 @@ def test_no_compiled_kernel_is_fetched(pristine: Path, tmp_path: Path) -> None:
         assert found._attn_implementation is None
     assert config.to_dict() == plain.to_dict()
     everything(folder)
+    open_reference(str(folder), vision=None, decoder=None).close()
 
 
 class Bomb:

@@ -178,7 +178,7 @@ def test_optimum_cli_exports_from_the_hubs_cache_the_same_bytes(
     (repository / "refs" / "main").write_text(COMMIT)
     command: list[str | Path] = [
         *(Path(sysconfig.get_path("scripts")) / "optimum-cli", "export", "edgevlm"),
-        *("somebody/tiny", tmp_path / "bundle", "--local-files-only", "--quiet"),
+        *("somebody/tiny", tmp_path / "bundle", "--local-files-only", "--quiet", "--quick"),
         *("--vision", "fp32,int8", "--decoder", "f16,q8_0"),
     ]
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")}
@@ -221,7 +221,7 @@ def test_a_decoder_of_other_weights_is_drift(exported: Export, tmp_path: Path) -
     gguf = exported("smolvlm").bundle / "decoder.q8_0.gguf"
     out = tmp_path / "bundle"
     with pytest.raises(DriftError, match=r"q8_0: relative error 1.*--allow-drift"):
-        export(checkpoint, out, vision=["fp32"], decoder_gguf=gguf, progress=False)
+        export(checkpoint, out, vision=["fp32"], decoder_gguf=gguf, quick=True, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
 
     manifest = export(
@@ -397,11 +397,12 @@ from pathlib import Path
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
-from edgevlm.export.pipeline import write_decoders, write_vision
+from edgevlm.export.pipeline import quantize_decoders, write_unquantized, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
 write_vision(plan, Path(sys.argv[2]), ["fp32", "fp16", "int8"], CalibrationImages.open(), progress=False)
-write_decoders(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+quantize_decoders(files, ["q4_0"], {}, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
     parts = tmp_path / "parts"

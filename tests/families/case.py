@@ -50,7 +50,7 @@ class Case:
         self.row = row
         checkpoint = row.build(folder / "checkpoint")
         self.bundle = folder / "bundle"
-        command = ["export", str(checkpoint), str(self.bundle), "--quiet"]
+        command = ["export", str(checkpoint), str(self.bundle), "--quiet", "--quick"]
         with contextlib.redirect_stderr(io.StringIO()) as messages:
             status = main([*command, "--vision", "fp32", "--decoder", "f16"])
         assert status == 0, messages.getvalue()

@@ -33,11 +33,12 @@ import re, sys
 from pathlib import Path
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.pipeline import write_decoders, write_vision
+from edgevlm.export.pipeline import quantize_decoders, write_unquantized, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
 write_vision(plan, Path(sys.argv[2]), ["fp32", "int8"], CalibrationImages.open(), progress=False)
-write_decoders(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+quantize_decoders(files, ["q4_0"], {}, progress=False)
 # Unlike ru_maxrss this does not begin with the memory of the process that started this one.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
 """
@@ -179,6 +180,7 @@ def measure(name: str) -> str:
             checkpoint,
             Path(scratch) / "bundle",
             decoder=["f16", "q4_0"],
+            quick=True,
             allow_drift=True,  # the line shows it
             progress=False,
         )

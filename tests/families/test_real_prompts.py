@@ -181,7 +181,7 @@ def build_gemma3(folder: Path) -> Path:
 )
 def test_ids(build: Any, question: str, expected: str, tmp_path: Path) -> None:
     checkpoint, bundle = build(tmp_path / "checkpoint"), tmp_path / "bundle"
-    command = ["export", str(checkpoint), str(bundle), "--quiet"]
+    command = ["export", str(checkpoint), str(bundle), "--quiet", "--quick"]
     assert main([*command, "--vision", "fp32", "--decoder", "f16"]) == 0
     ids = parse(expected)
     with VLM.from_pretrained(bundle, threads=1) as vlm:

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL
+from edgevlm.engine.engine import Engine
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.onnx import session
@@ -61,6 +62,9 @@ def test_the_cpu_beside_itself_passes_every_check(tmp_path: Path) -> None:
     assert figures["decoder q8_0: logits"]["relative error"] == 0
     assert figures["decoder q8_0: logits"]["same top token"] == "16 of 16"
     assert figures["decoder q8_0: key-value cache"]["after restore"] == 0
+    assert figures["decoder q8_0: images"]["relative error"] == 0
+    assert figures["decoder q8_0: images"]["prompts"] == 2
+    assert 0 < figures["decoder q8_0: KV cache in q8_0"]["relative error"] < 0.05
     assert figures["vision int8"]["relative error"] == 0
     assert figures["answers: both on the GPU"]["same answers"] == "7 of 7"
     assert figures["answers: CPU"]["answers"]["second turn"] == "green"
@@ -101,6 +105,20 @@ def test_other_logits_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LlamaCppDecoder, "decode_draft", wrong_the_second_time)
     with pytest.raises(CheckError, match="logits differ by"):
         check_gpu.check_logits(CPU, "q8_0")
+
+
+def test_other_logits_after_images_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = Engine.logits
+    calls = []
+
+    def wrong_in_the_end(self: Engine, *arguments: Any) -> Any:
+        calls.append(1)
+        found = logits(self, *arguments)
+        return found if len(calls) <= 4 else np.roll(found, 1, axis=1)
+
+    monkeypatch.setattr(Engine, "logits", wrong_in_the_end)
+    with pytest.raises(CheckError, match="logits after images differ"):
+        check_gpu.check_images(CPU, "q8_0")
 
 
 def test_numbers_that_are_none_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from scripts.compare_evaluations import compare, near
 def result(*answers: str, grey: str = "a star") -> dict[str, Any]:
     """A result as `edgevlm eval --json` writes it; each question has the same wrong images."""
     image = LazyImage("a.png", lambda: Image.new("RGB", (2, 2)))
-    item = Item("where", (image,), ("Where is the key?",), ("[1, 2, 3, 4]",), "box", "where")
+    item = Item("where", (image,), ("Where is the key?",), ("[1, 2, 3, 4]",), "iou@0.5", "where")
     answered = [Answered(item, answer, Control((image,), "no key", grey)) for answer in answers]
     about = {"model": "m", "device": "d", "versions": {}}
     result: dict[str, Any] = json.loads(json.dumps(about | report.as_dict(answered)))

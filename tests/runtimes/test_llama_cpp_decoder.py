@@ -449,7 +449,11 @@ def test_attention_in_both_directions_needs_memory_for_its_scores(
     """Without flash attention, 4 heads of 2048 x 2048 scores are 64 MiB, of 2048 x 256 8 MiB."""
     monkeypatch.setattr(system, "available_memory", lambda: 2**25)
     monkeypatch.setattr(LlamaCppDecoder, "_use_flash_attention", lambda self: flash)
-    arguments = {"context_length": 2048, "bidirectional": bidirectional, "threads": 1}
+    arguments: dict[str, Any] = {
+        "context_length": 2048,
+        "bidirectional": bidirectional,
+        "threads": 1,
+    }
     if fits:
         LlamaCppDecoder(tiny_file, **arguments).close()
     else:

@@ -47,7 +47,7 @@ def test_questions_are_complete(skill: str, language: str, unseen: bool) -> None
     for _, question in _asked(skill, language, unseen=unseen):
         assert (question.skill, question.language) == (skill, language)
         assert question.question_type.startswith(f"{skill}/")
-        assert question.metric in ("words", "box", "mentions")
+        assert question.metric in ("exact", "iou@0.5", "mentions")
         assert question.accepted[0] == question.turns[-1].answer
         assert len(set(question.accepted)) == len(question.accepted)
         assert len(question.turns) in ((2, 3) if skill == "many_turns" else (1,))
@@ -55,7 +55,7 @@ def test_questions_are_complete(skill: str, language: str, unseen: bool) -> None
             assert turn.question.strip() == turn.question != ""
             assert turn.answer
             assert not set("{}") & set(turn.question + turn.answer)
-            if language == "ru" and '"' not in turn.answer and question.metric != "box":
+            if language == "ru" and '"' not in turn.answer and question.metric != "iou@0.5":
                 assert not any(
                     "a" <= letter <= "z" for letter in (turn.question + turn.answer).lower()
                 )
@@ -110,7 +110,7 @@ def test_counts_are_right(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("skill", ["point", "many_turns", "refuse"])
 def test_boxes_are_those_of_something_in_the_image(skill: str, language: str) -> None:
-    boxes = [(s, q) for (s, *_), q in _asked(skill, language) if q.metric == "box"]
+    boxes = [(s, q) for (s, *_), q in _asked(skill, language) if q.metric == "iou@0.5"]
     for scene, question in boxes:
         if question.accepted[0][0] != "[":
             continue

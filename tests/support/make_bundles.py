@@ -78,7 +78,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = make_checkpoint(family, Path(scratch) / f"tiny-{family}")
             bundle = Path(scratch) / "bundle"
-            export(checkpoint, bundle, vision=("fp32",), decoder=("f16",), progress=False)
+            export(
+                checkpoint, bundle, vision=("fp32",), decoder=("f16",), quick=True, progress=False
+            )
             save_oracle(bundle / ORACLE_NAME, compute_oracle(family, checkpoint), versions)
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(bundle, target)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -36,7 +38,8 @@ MERGES = ["t h", "th e", "i n"]
 class ExactDecoder(LlamaCppDecoder):
     """Keys and values are not rounded, as flash attention does, so that logits agree to 1e-5."""
 
-    KV_CACHE_TYPE = "F32"
+    def __init__(self, path: str | os.PathLike[str], **settings: Any) -> None:
+        super().__init__(path, **{"kv": "f32", **settings})
 
     def _use_flash_attention(self) -> bool:
         return False
@@ -124,21 +127,28 @@ def _rotate(x: NDArray[np.float64], theta: float) -> NDArray[np.float64]:
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def reference_model() -> TinyLlama:
+class WideHeads(TinyLlama):
+    """The same with heads of 32 numbers, the block of a quantized KV cache."""
+
+    HEADS = 2
+    KV_HEADS = 1
+
+
+def reference_model(kind: type[TinyLlama] = TinyLlama) -> TinyLlama:
     """Return random weights, wide enough that logits differ clearly."""
     rng = np.random.default_rng(0)
 
     def random(rows: int, columns: int) -> NDArray[np.float32]:
         return (0.3 * rng.standard_normal((rows, columns))).astype(np.float32)
 
-    width, inner, vocabulary = TinyLlama.WIDTH, TinyLlama.INNER, len(TOKENS)
-    kv_width = width * TinyLlama.KV_HEADS // TinyLlama.HEADS
+    width, inner, vocabulary = kind.WIDTH, kind.INNER, len(TOKENS)
+    kv_width = width * kind.KV_HEADS // kind.HEADS
     weights = {
         "model.embed_tokens.weight": random(vocabulary, width),
         "model.norm.weight": np.ones(width, np.float32),
         "lm_head.weight": random(vocabulary, width),
     }
-    for layer in range(TinyLlama.LAYERS):
+    for layer in range(kind.LAYERS):
         shapes = {
             "self_attn.q_proj": (width, width),
             "self_attn.k_proj": (kv_width, width),
@@ -152,7 +162,7 @@ def reference_model() -> TinyLlama:
             weights[f"model.layers.{layer}.{name}.weight"] = random(*shape)
         for name in ("input_layernorm", "post_attention_layernorm"):
             weights[f"model.layers.{layer}.{name}.weight"] = np.ones(width, np.float32)
-    return TinyLlama(weights)
+    return kind(weights)
 
 
 def permuted(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

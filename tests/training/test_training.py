@@ -118,7 +118,12 @@ def test_the_whole_recipe_runs_in_minutes(tmp_path: Path) -> None:
     assert letters.read(run / "polish.pt", scenes_read=5)["word"][0] > 0
     train(run, "polish", "--export", str(tmp_path / "nano"))
     export(
-        tmp_path / "nano", tmp_path / "bundle", vision=("int8",), decoder=("q8_0",), progress=False
+        tmp_path / "nano",
+        tmp_path / "bundle",
+        vision=("int8",),
+        decoder=("q8_0",),
+        quick=True,
+        progress=False,
     )
     scene = composition.sample(np.random.default_rng(1), "mixed")
     with VLM.from_pretrained(tmp_path / "bundle") as vlm:

@@ -1,0 +1,1 @@
+"""Measurements behind the choice of a precision."""
