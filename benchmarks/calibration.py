@@ -1,10 +1,10 @@
-"""How int8-static's error depends on its calibration images.
+"""How the errors of int8 and int8-static depend on their calibration images.
 
     python -m benchmarks.calibration CHECKPOINT PHOTOGRAPHS [FOLDER ...]
 
 PHOTOGRAPHS is a folder of photographs that no calibration uses. The graph is calibrated on the photographs
 that come with edgevlm, then on each FOLDER. Printed is its relative error to the float32 graph on the first
-and the last tile of each of PHOTOGRAPHS, and that of int8, whose scales are dynamic. Centred: the mean over
+and the last tile of each of PHOTOGRAPHS. Centred: the mean over
 all tokens is subtracted first, so that a large constant part of the embeddings does not hide the error.
 """
 
@@ -23,6 +23,8 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import make_plan
+from edgevlm.export.products import measure_activations
+from edgevlm.export.vision_quantization import convert_int8
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import split_image
 from edgevlm.runtimes.onnx.session import OnnxVision
@@ -50,7 +52,7 @@ def print_row(name: str, found: NDArray[np.float32], expected: NDArray[np.float3
 
 def main() -> None:
     """Export the graphs into a temporary folder and compare them."""
-    parser = argparse.ArgumentParser(description="Compare calibration images for int8-static.")
+    parser = argparse.ArgumentParser(description="Compare calibration images.")
     parser.add_argument("checkpoint")
     parser.add_argument("photographs", type=Path)
     parser.add_argument("folders", type=Path, nargs="*")
@@ -66,10 +68,11 @@ def main() -> None:
         vision.export_fp32(plan.checkpoint, plan.family, plan.image, fp32)
         expected = encode(fp32, tiles)
         print(f"{'calibration':44} {'error':>8} {'worst':>8} {'centred':>8}")
-        vision.convert_int8(fp32, quantized)
-        print_row("int8: none", encode(quantized, tiles), expected)
         for images in sets:
-            convert_int8_static(fp32, quantized, images.tiles(plan.image.tiling))
+            shown = images.tiles(plan.image.tiling)
+            convert_int8(fp32, quantized, measure_activations(fp32, shown))
+            print_row(f"int8: {images.description}", encode(quantized, tiles), expected)
+            convert_int8_static(fp32, quantized, shown)
             print_row(f"int8-static: {images.description}", encode(quantized, tiles), expected)
 
 

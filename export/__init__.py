@@ -5,7 +5,8 @@
 - `checkpoint`, `weights`: a folder or hub repository, its tensors read one at a time;
 - `adapter`, `quantized`: refuse checkpoints that are not plain weights;
 - `families`: the differences between ``model_type``s; `model_types`: advice about all others;
-- `vision`: tower, connector and projector to one ONNX graph, in fp32, fp16 and int8;
+- `vision`: tower, connector and projector to one ONNX graph, in fp32 and fp16;
+- `products`, `vision_quantization`, `attention`: the same graph in int8 and int4;
 - `int8_static`, `calibration`: the same with fixed scales, and the images that fix them;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
 - `tokenizer`, `pre_tokenizers`: its vocabulary, and how text is normalized and split;

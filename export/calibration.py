@@ -1,4 +1,4 @@
-"""Images for the scales of int8-static and for importance matrices, and their tiles."""
+"""Images that quantized vision graphs and importance matrices are fitted to, and their tiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Images that scales of activations and importance matrices are computed from."""
+    """Images that quantized vision graphs and importance matrices are fitted to."""
 
     files: tuple[Path, ...]
     """Image files, sorted by name."""

@@ -102,7 +102,7 @@ language model. The tokenizer gives the token ids of transformers for {texts} te
 """
 
 CALIBRATION = """
-The scales of the activations in int8-static were computed from {images}.
+The quantized vision graphs were fitted to {images}.
 """
 
 DRIFT_ALLOWED = """

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision",
         type=names,
         metavar="LIST",
-        help="precisions of the vision graph: fp32, fp16, int8, int8-static (default: fp32,int8)",
+        help="precisions of the vision graph: fp32, fp16, int8, int8-static, int4 (default: fp32,int8)",
     )
     decoder = parser.add_mutually_exclusive_group()
     decoder.add_argument(
@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="images like those that the model will see, for the scales of int8-static and the rounding of "
-        "decoders below 8 bits (default: photographs that come with edgevlm)",
+        help="images like those that the model will see; quantization of the vision graph and of decoders "
+        "below 8 bits is fitted to them (default: photographs that come with edgevlm)",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")

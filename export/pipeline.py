@@ -28,11 +28,13 @@ from edgevlm.export.importance import measure_importance
 from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
+from edgevlm.export.products import Activation, measure_activations
 from edgevlm.export.reference import Reference
 from edgevlm.export.report import make_report
 from edgevlm.export.selection import Goal, select
 from edgevlm.export.sensitivity import AnswerProbe
 from edgevlm.export.text_battery import check_tokenizer
+from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -54,7 +56,7 @@ DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 GOAL_TYPES = ("f16", "bf16", "q8_0")
 """As large as what is written while types are chosen: f16, a file of the same size to measure, the result."""
 
-VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5}
+VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5, "int4": 1.0}
 """Bytes per weight, rounded up, to estimate the disk space."""
 
 
@@ -84,8 +86,8 @@ def export(
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
         goal: choose one precision of `vision`, and types of the decoder instead of `decoder`: for a size in
             bytes, ``fast`` or ``best``; see `edgevlm.export.selection`.
-        calibration: folder with images like those that the model will see, for the scales of int8-static and
-            for importance matrices; None: the photographs that come with edgevlm. See `CalibrationImages`.
+        calibration: folder with images like those that the model will see, for quantized vision precisions
+            and importance matrices; None: the photographs that come with edgevlm. See `CalibrationImages`.
         name: name of the bundle; None: that of the checkpoint.
         revision, local_files_only: see `Checkpoint.open`.
         quick: measure the short form of parity: relative errors on drawings, no answers about photographs.
@@ -160,7 +162,9 @@ def export(
             manifest,
             vision=dataclasses.replace(
                 select_files(manifest.vision, vision),
-                calibration=images.description if "int8-static" in vision else None,
+                calibration=images.description
+                if set(vision) & set(vision_export.CALIBRATED)
+                else None,
             ),
             decoder=dataclasses.replace(
                 manifest.decoder,
@@ -197,11 +201,12 @@ def find_calibration_images(
     Raises:
         ExportError: there is a folder but nothing that is calibrated, or the folder cannot be used.
     """
-    used = "int8-static" in precisions or goal is not None or needs_importance(types, quick=False)
+    calibrated = bool(set(precisions) & set(vision_export.CALIBRATED))
+    used = calibrated or goal is not None or needs_importance(types, quick=False)
     if folder is not None and not used:
         raise ExportError(
-            f"calibration images ({folder}) are for the vision precision int8-static and for decoders below "
-            f"8 bits; the vision precisions are {', '.join(precisions)}, the decoder types "
+            f"calibration images ({folder}) are for {', '.join(vision_export.CALIBRATED)} and for decoders "
+            f"below 8 bits; the vision precisions are {', '.join(precisions)}, the decoder types "
             f"{', '.join(types)}; leave the folder out"
         )
     return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
@@ -223,16 +228,18 @@ def write_vision(
 ) -> dict[str, Path]:
     """Write all precisions that were asked for, and fp32, which the others and parity need."""
     files = {"fp32": folder / "vision.fp32.onnx"}
+    tiles = calibration.tiles(plan.image.tiling) if calibration is not None else []
+
+    @functools.cache
+    def activations() -> dict[str, Activation]:
+        return measure_activations(files["fp32"], tiles)
+
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
-        "int8": vision_export.convert_int8,
+        "int8": lambda source, path: convert_int8(source, path, activations()),
+        "int8-static": functools.partial(convert_int8_static, tiles=tiles, progress=progress),
+        "int4": lambda source, path: convert_int4(source, path, activations()),
     }
-    if calibration is not None and "int8-static" in precisions:
-        convert["int8-static"] = functools.partial(
-            convert_int8_static,
-            tiles=calibration.tiles(plan.image.tiling),
-            progress=progress,
-        )
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)

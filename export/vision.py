@@ -1,4 +1,4 @@
-"""Export tower, connector and projector to one ONNX graph, in fp32, fp16 and int8 with dynamic scales.
+"""Export tower, connector and projector to one ONNX graph, in fp32 and fp16.
 
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalizes them, and returns
 float32 rows ``[n, rows, width]``, the embeddings and learned rows of each tile; n is dynamic, 1 to 64.
@@ -17,7 +17,6 @@ import onnx_ir
 import onnxruntime
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,7 +30,9 @@ from edgevlm.export.onnx_file import write_model
 from edgevlm.export.weights import TensorEntry
 from edgevlm.manifest import ImageSpec
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "int4")
+CALIBRATED = ("int8", "int8-static", "int4")
+"""Precisions that photographs are needed for."""
 INPUT_NAME = "tiles"
 OUTPUT_NAME = "embeddings"
 MAX_TILES = 64
@@ -209,22 +210,6 @@ def convert_fp16(source: Path, path: Path) -> None:
         node_block_list=preparation_nodes(model),
     )
     onnx.save(converted, path)
-
-
-def convert_int8(source: Path, path: Path) -> None:
-    """Quantize matrix products: int8 weights with a scale for each output channel, dynamic int8 activations.
-
-    All other operators stay in float32.
-    """
-    with quiet():
-        quantize_dynamic(
-            source,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
 
 
 def preparation_nodes(model: onnx.ModelProto) -> list[str]:

@@ -22,13 +22,13 @@ VISION_DEVICES = ("auto", *execution_providers.ONNX_DEVICES, *openvino.OPENVINO_
 FLOAT_PRECISIONS = ("fp16", "fp32")
 """Precisions of graphs without quantized weights."""
 
-INT8_FIRST = ("int8", "int8-static", "fp32", "fp16")
+INT8_FIRST = ("int8", "int8-static", "fp32", "fp16", "int4")
 """Precisions in the order of preference of ONNX Runtime on a CPU: most CPUs compute fp16 slowly."""
 
-FP16_FIRST = ("fp16", "fp32", "int8-static", "int8")
+FP16_FIRST = ("fp16", "fp32", "int8-static", "int8", "int4")
 """The order of preference of devices that compute in 16 bits: GPUs, NPUs, CPUs with AMX for bf16."""
 
-STATIC_INT8_FIRST = ("int8-static", "fp32", "fp16", "int8")
+STATIC_INT8_FIRST = ("int8-static", "fp32", "fp16", "int8", "int4")
 """The order of preference of OpenVINO on other CPUs, where int8 with dynamic scales is slower than floats."""
 
 

@@ -1,6 +1,6 @@
 """Make export/photographs from pinned packages: python -m scripts.make_calibration_photographs
 
-The exporter fixes the scales of int8-static with these photographs. Nobody needs to run this: the result is
+The exporter fits quantized vision graphs to these photographs. Nobody needs to run this: the result is
 in the repository. It needs pip, apt-get of Debian 12 and dpkg, and fetches 60 MB. Other versions of libjpeg
 write other bytes.
 """
@@ -193,7 +193,7 @@ PHOTOGRAPHS = (
 ATTRIBUTION = """\
 # Photographs for calibration
 
-`edgevlm export` fixes the scales of int8-static with these photographs, unless `--calibration` names others.
+`edgevlm export` fits quantized vision graphs to these photographs, unless `--calibration` names others.
 Each was scaled to at most {side} pixels on the long side and compressed again as JPEG; `bookpage.jpg` is a
 part of its page. `scripts/make_calibration_photographs.py` makes them. The last column names the file in
 which the package states the licence.

@@ -1,6 +1,6 @@
 """Draw calibration images for edgevlm-nano: python -m training.calibration FOLDER
 
-The exporter fixes the scales of int8-static with photographs. edgevlm-nano sees drawings, so its scales need
+The exporter fits quantized vision graphs to photographs. edgevlm-nano sees drawings, so its scales need
 drawings, too: `edgevlm export training/nano OUT --vision int8-static --calibration FOLDER`.
 """
 

@@ -53,7 +53,7 @@ def format_manifest(manifest: Manifest) -> str:
         f"images        {_tiling(image.tiling)}, tiles of {width} x {height} pixels",
         f"vision        {vision.tokens_per_tile} tokens of width {vision.width} for each tile",
         *_files(vision.files, parity.vision if parity else {}),
-        *([f"calibration   of int8-static: {vision.calibration}"] if vision.calibration else []),
+        *([f"calibration   {vision.calibration}"] if vision.calibration else []),
         f"decoder       {decoder.architecture}, width {decoder.width}, "
         f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "
         f"{decoder.attention} attention",

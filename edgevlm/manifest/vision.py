@@ -65,10 +65,10 @@ class VisionSpec:
     packing: Packing
     """Which embeddings of the tiles of an image stand in the prompt."""
     files: dict[str, FileEntry]
-    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``); at least one."""
+    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``, ``int4``); at
+    least one."""
     calibration: str | None = None
-    """Images that the scales of ``int8-static`` were computed from, in words; null: no such file, or not
-    known."""
+    """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
     def check(self) -> None:
         """Check the values."""

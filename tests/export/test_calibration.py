@@ -184,11 +184,11 @@ def test_an_export_records_its_images(made: Exported, tmp_path: Path) -> None:
         )
         hashes.add(manifest.vision.files["int8-static"].sha256)
         assert Manifest.load(out).vision.calibration == text
-        assert f"were computed from {text}." in (out / "README.md").read_text(encoding="utf-8")
+        assert f"were fitted to {text}." in (out / "README.md").read_text(encoding="utf-8")
         assert text in format_manifest(manifest)
     assert len(hashes) == 2
-    assert Manifest.load(made.bundle).vision.calibration is None
-    assert "were computed from" not in (made.bundle / "README.md").read_text(encoding="utf-8")
+    assert Manifest.load(made.bundle).vision.calibration is not None
+    assert "were fitted to" in (made.bundle / "README.md").read_text(encoding="utf-8")
 
 
 def test_drawings_for_the_built_in_model_are_always_the_same(tmp_path: Path) -> None:
@@ -217,10 +217,8 @@ def test_what_cannot_be_used_is_refused_before_any_work(made: Exported, tmp_path
     for calibration, message in refused.items():
         with pytest.raises(ExportError, match=message):
             export("nowhere", out, vision=["int8-static"], calibration=calibration)
-    with pytest.raises(
-        ExportError, match="are for the vision precision int8-static and for decoders below 8 bits"
-    ):
-        export(made.checkpoint, out, vision=["fp32", "int8"], calibration=folder)
+    with pytest.raises(ExportError, match="are for int8, int8-static, int4 and for decoders"):
+        export(made.checkpoint, out, vision=["fp32", "fp16"], calibration=folder)
     assert not out.exists()
 
 

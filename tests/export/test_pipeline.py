@@ -394,12 +394,13 @@ def test_smolvlm_256m_in_its_real_shape(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
+from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.pipeline import quantize_decoders, write_unquantized, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
-write_vision(plan, Path(sys.argv[2]), ["fp32", "fp16", "int8"], None, progress=False)
+write_vision(plan, Path(sys.argv[2]), ["fp32", "fp16", "int8"], CalibrationImages.open(), progress=False)
 files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
 quantize_decoders(files, ["q4_0"], {}, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -31,11 +31,12 @@ BYTES_BESIDE_SHARD = 3e9
 WRITE_FILES = """
 import re, sys
 from pathlib import Path
+from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.pipeline import quantize_decoders, write_unquantized, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
-write_vision(plan, Path(sys.argv[2]), ["fp32", "int8"], None, progress=False)
+write_vision(plan, Path(sys.argv[2]), ["fp32", "int8"], CalibrationImages.open(), progress=False)
 files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
 quantize_decoders(files, ["q4_0"], {}, progress=False)
 # Unlike ru_maxrss this does not begin with the memory of the process that started this one.
