@@ -264,6 +264,8 @@ def check_decoder_speed(setting: Setting, file: str) -> dict[str, Any]:
 
 def check_kv(setting: Setting, file: str) -> dict[str, Any]:
     """A KV cache in q8_0 beside one in f16: logits, memory, and rates with a context that is full."""
+    with closing(_decoder(setting, file, setting.gpu_layers)) as decoder:
+        _take_in(decoder)  # what a process keeps, whatever its cache
     figures: dict[str, Any] = {}
     logits = {}
     for kv in KV_TYPES:
