@@ -79,7 +79,7 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
             f"transformers cannot build the vision part of {checkpoint.folder / 'config.json'}: "
             f"{one_line(error)}"
         ) from error
-    vision = vision.to(torch.float32).eval()
+    vision = without_values(vision).eval()
     expected = {name: parameter.shape for name, parameter in vision.state_dict().items()}
     sources: dict[str, TensorEntry] = {}
     for entry in checkpoint.tensors.values():
@@ -105,16 +105,22 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
             f"the checkpoint lacks {len(expected)} tensors of its vision part, such as "
             f"{min(expected)}; fetch the whole checkpoint"
         )
-    return without_values(vision), sources
+    return vision, sources
 
 
 def without_values(module: nn.Module) -> nn.Module:
-    """Replace the parameters by PyTorch's fake tensors, which have a shape and a type but take no memory."""
+    """Replace the parameters by fake tensors in float32, which have a shape but take no memory.
+
+    Buffers, which are computed and not read, stay as they are, in float32.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            fake = mode.from_tensor(parameter.detach())
+            fake = mode.from_tensor(parameter.detach()).to(torch.float32)
             setattr(part, name, nn.Parameter(fake, requires_grad=False))
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(part, name, buffer.to(torch.float32))
     return module
 
 
