@@ -17,11 +17,12 @@ from edgevlm.errors import ExportError
 
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.07, "int8-static": 0.07, "int4": 0.3}
 """The error of each vision precision."""
-DECODER_BOUNDS = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2, "8": 0.1, "6": 0.2, "5": 0.35, "4": 0.7}
+DECODER_BOUNDS = {"f32": 1e-2, "f16": 1e-2, "bf16": 5e-2, "8": 0.1, "6": 0.2, "5": 0.35, "4": 0.7}
 DECODER_BOUNDS |= {"3": 0.9, "2": 1.0, "1": 1.0}
 """The error of each decoder type, or of quantized types by the bits in the name.
 
-f32 has the limit of f16, since llama.cpp's KV cache is f16 in both cases.
+Measured for f16: up to 3e-3 on tiny checkpoints, and 6e-3 on InternVL3 1B's shape after a prompt of 3,300
+positions, both with random weights. f32 has the limit of f16, since llama.cpp's KV cache is f16 in both cases.
 """
 
 MIN_CONTEXT_KL = 0.1
