@@ -1,19 +1,29 @@
-"""Write a graph to one ONNX file, weight by weight."""
+"""Read and write a graph in one ONNX file, weight by weight."""
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir
+from onnx_ir import external_data
 
 from edgevlm.errors import ExportError
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest ONNX file in bytes, without a second file for the weights."""
 
-# Tags of the fields in onnx.proto3, all of wire type 2: bytes after their length.
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = (number << 3 | 2 for number in (7, 5, 9))
+LARGE_WEIGHT = 2**20
+"""Bytes from which `open_model` leaves a weight in the file. ONNX Runtime needs shapes in the model."""
+
+_LENGTH_DELIMITED = 2
+"""The wire type of a field that is bytes after their length."""
+# Tags of fields in onnx.proto3, all of that type.
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = (
+    number << 3 | _LENGTH_DELIMITED for number in (7, 5, 9)
+)
 
 
 def write_model(model: onnx_ir.Model, path: Path) -> None:
@@ -31,6 +41,8 @@ def write_model(model: onnx_ir.Model, path: Path) -> None:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     ]
+    for value in model.graph.initializers.values():
+        value.const_value = None  # the nodes still refer to the value
     model.graph.initializers.clear()
     proto = onnx_ir.to_proto(model)
     graph = proto.graph.SerializeToString()
@@ -51,6 +63,85 @@ def write_model(model: onnx_ir.Model, path: Path) -> None:
             file.write(_tag(_GRAPH_INITIALIZER, size))
             file.write(head)
             file.write(weight.tobytes())
+
+
+def open_model(path: Path) -> onnx_ir.Model:
+    """Read a model whose large weights stay in the file until their values are needed.
+
+    They are "external data" at their place in `path` itself. So a model that is saved beside it without
+    weights, as by `onnx_ir.save`, finds them, too. `onnx.load` holds all weights in memory.
+
+    Args:
+        path: a file that `write_model` wrote.
+    """
+    proto = onnx.ModelProto()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for tag, start, end in _fields(data, 0, len(data)):
+            if tag != _MODEL_GRAPH:
+                _merge(proto, data, tag, start, end)
+                continue
+            for inner, first, last in _fields(data, start, end):
+                if inner == _GRAPH_INITIALIZER and last - first >= LARGE_WEIGHT:
+                    proto.graph.initializer.append(_external_tensor(data, first, last, path))
+                else:
+                    _merge(proto.graph, data, inner, first, last)
+    model = onnx_ir.from_proto(proto)
+    external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def _external_tensor(data: mmap.mmap, start: int, end: int, path: Path) -> onnx.TensorProto:
+    """Return a ``TensorProto`` whose values stay in the file."""
+    tensor = onnx.TensorProto()
+    for tag, first, last in _fields(data, start, end):
+        if tag == _TENSOR_RAW_DATA:
+            place = {"location": path.name, "offset": str(first), "length": str(last - first)}
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=value)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+        else:
+            _merge(tensor, data, tag, first, last)
+    return tensor
+
+
+def _merge(
+    message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto,
+    data: mmap.mmap,
+    tag: int,
+    start: int,
+    end: int,
+) -> None:
+    """Add a field to a message."""
+    delimited = tag & 7 == _LENGTH_DELIMITED
+    head = _tag(tag, end - start) if delimited else bytes([tag])
+    message.MergeFromString(head + data[start:end])
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield tag, start and end of the value of each field of a message; tags here have one byte.
+
+    The value of a field with a length is what follows the length.
+    """
+    while start < end:
+        tag = data[start]
+        length, after = _varint(data, start + 1)
+        if tag & 7 == _LENGTH_DELIMITED:
+            yield tag, after, after + length
+            start = after + length
+        else:  # a number: fields of models, graphs and tensors have no other form
+            yield tag, start + 1, after
+            start = after
+
+
+def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
+    """Return a number in groups of seven bits, the lowest first, and the index after it."""
+    value = shift = 0
+    while True:
+        byte = data[start]
+        value |= (byte & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+        if byte < 0x80:
+            return value, start
 
 
 def _tensor_head(name: str, weight: onnx_ir.TensorProtocol) -> bytes:

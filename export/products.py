@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-from edgevlm.export.onnx_file import write_model
+from edgevlm.export.onnx_file import open_model
 from edgevlm.export.vision import INPUT_NAME
 
 
@@ -125,10 +125,11 @@ def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dic
     """Run the float32 graph and return the statistics of each activation of `find_products`, by its name.
 
     Args:
-        source: the float32 graph; a copy with more outputs is written beside it and removed.
+        source: the float32 graph. A graph with more outputs, which takes its weights from this file, is
+            written beside it and removed.
         tiles: photographs, uint8 ``[1, height, width, 3]``.
     """
-    model = onnx_ir.load(source)
+    model = open_model(source)
     graph = model.graph
     activations = {product.activation.name: product.activation for product in find_products(graph)}
     channels = {product.activation.name: product.shape[0] for product in find_products(graph)}
@@ -136,10 +137,12 @@ def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dic
     for activation in activations.values():
         graph.outputs.extend(_add_statistics(tape, activation))
     watched = source.with_name(f"{source.stem}.watched.onnx")
-    write_model(model, watched)
-    del model, graph, tape, activations
+    onnx_ir.save(model, watched)
+    options = onnxruntime.SessionOptions()
+    # Weights in another order would be a second copy of the tower.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = onnxruntime.InferenceSession(watched, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
         outputs = [entry.name for entry in session.get_outputs()][1:]
         total: dict[str, NDArray[np.float32]] = {}
         count = 0

@@ -26,7 +26,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
 
 from edgevlm.export.attention import fuse_attention
-from edgevlm.export.onnx_file import write_model
+from edgevlm.export.onnx_file import open_model, write_model
 from edgevlm.export.products import Activation, Product, find_products
 
 DOMAIN = "com.microsoft"
@@ -99,7 +99,7 @@ def _convert(
     quantize: Callable[[Tape, Product, Activation], Quantized],
 ) -> None:
     """Replace all products; `quantize` replaces all but the last ones."""
-    model = onnx_ir.load(source)
+    model = open_model(source)
     graph = model.graph
     fuse_attention(model)
     products = find_products(graph)

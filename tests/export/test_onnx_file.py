@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevlm.errors import ExportError
 from edgevlm.export import onnx_file
-from edgevlm.export.onnx_file import write_model
+from edgevlm.export.onnx_file import open_model, write_model
 
 
 def model(columns: int) -> onnx.ModelProto:
@@ -47,6 +48,27 @@ def test_the_file_is_the_model(tmp_path: Path, columns: int) -> None:
     onnx.checker.check_model(found, full_check=True)
     assert found == written
     assert (tmp_path / "graph.onnx").stat().st_size == found.ByteSize()
+
+
+@pytest.mark.parametrize("large", [100, 2**20])
+def test_a_model_that_is_opened_is_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr(onnx_file, "LARGE_WEIGHT", large)
+    path, copy, beside = (tmp_path / f"{name}.onnx" for name in ("graph", "copy", "beside"))
+    write_model(onnx_ir.from_proto(model(200)), path)
+    opened = open_model(path)
+    weight = opened.graph.initializers["weight"].const_value
+    assert isinstance(weight, onnx_ir.ExternalTensor) == (large < 2**20)
+    onnx_ir.save(opened, beside)
+    write_model(opened, copy)
+    assert copy.read_bytes() == path.read_bytes()
+    # A model without weights takes them from the first file.
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    found, expected = (
+        onnxruntime.InferenceSession(file).run(None, {"x": x})[0] for file in (beside, path)
+    )
+    assert np.array_equal(found, expected)
 
 
 def test_a_model_beyond_the_limit_is_refused(
