@@ -29,6 +29,7 @@ from edgevlm.export.messages import one_line
 from edgevlm.export.onnx_file import write_model
 from edgevlm.export.weights import TensorEntry
 from edgevlm.manifest import ImageSpec
+from edgevlm.runtimes.system import return_freed_memory
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "int4")
 CALIBRATED = ("int8", "int8-static", "int4")
@@ -188,6 +189,8 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
         # Each node carries the source lines that it came from, with the paths of the exporting machine.
         ClearMetadataAndDocStringPass()(program.model)
     write_model(program.model, path)
+    del program
+    return_freed_memory()  # as much as the weights take, in pieces
 
 
 def in_file_order(sources: dict[str, TensorEntry]) -> list[tuple[str, TensorEntry]]:

@@ -332,8 +332,8 @@ def test_a_damaged_checkpoint_is_refused(
 
 def test_arguments_that_cannot_work_are_refused(pristine: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ExportError, match="unknown vision precision 'int4'; edgevlm knows fp32, "):
-        export(pristine, out, vision=["int4"])
+    with pytest.raises(ExportError, match="unknown vision precision 'int3'; edgevlm knows fp32, "):
+        export(pristine, out, vision=["int3"])
     with pytest.raises(ExportError, match="unknown decoder type 'Q9'"):
         export(pristine, out, decoder=["Q9"])
     with pytest.raises(ExportError, match="once"):
