@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from edgevlm.bundle import Bundle
 from edgevlm.divergence import Divergence, divergence, log_probabilities, same_start
-from edgevlm.engine.engine import Engine
+from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
 from edgevlm.engine.loading import TEXT_LENGTH, load_decoder
 from edgevlm.errors import DriftError
 from edgevlm.export.bounds import Scale, answer_bounds
@@ -133,7 +133,9 @@ def force(
 ) -> list[NDArray[np.float32]]:
     """Return the logits of a pair of files for each exact answer, float32 ``[tokens, vocabulary]``."""
     return [
-        engine.logits(scene.messages, [scene.image], answer.tokens)
+        engine.logits(
+            scene.messages, [scene.image], answer.tokens, tokens_per_call=FORCED_TOKENS_PER_CALL
+        )
         for scene, answer in zip(scenes, exact, strict=True)
     ]
 

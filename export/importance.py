@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgevlm.engine.engine import Engine
+from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
 from edgevlm.engine.loading import TEXT_LENGTH, load_decoder, load_recording_decoder
 from edgevlm.export.quantize import Importance
 from edgevlm.export.stored_vision import StoredVision
@@ -118,7 +118,12 @@ def record_importance(
     )
     with closing(Engine(manifest, vision, recorder)) as engine:
         for dialogue in tqdm(dialogues, "importance", disable=not progress):
-            engine.logits(dialogue.messages, dialogue.images, dialogue.answer)
+            engine.logits(
+                dialogue.messages,
+                dialogue.images,
+                dialogue.answer,
+                tokens_per_call=FORCED_TOKENS_PER_CALL,
+            )
     return recorder.mean_squares()
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgevlm.divergence import divergence
-from edgevlm.engine.engine import Engine
+from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
 from edgevlm.engine.loading import load_decoder
 from edgevlm.export.answers import (
     EXACT_VISION,
@@ -200,7 +200,12 @@ class AnswerProbe:
             """Greedy answers of the exact pair."""
             others = [*self._scenes[1:], self._scenes[0]]
             found = [
-                engine.logits(scene.messages, [other.image], answer.tokens)
+                engine.logits(
+                    scene.messages,
+                    [other.image],
+                    answer.tokens,
+                    tokens_per_call=FORCED_TOKENS_PER_CALL,
+                )
                 for scene, other, answer in zip(self._scenes, others, self.answers, strict=True)
             ]
         self.image_kl = float(np.concatenate(self._divergences(found)).mean())
@@ -217,7 +222,12 @@ class AnswerProbe:
         with closing(self._load(vision, decoder or self._decoder)) as engine:
             return self._divergences(
                 [
-                    engine.logits(scene.messages, [scene.image], answer.tokens)
+                    engine.logits(
+                        scene.messages,
+                        [scene.image],
+                        answer.tokens,
+                        tokens_per_call=FORCED_TOKENS_PER_CALL,
+                    )
                     for scene, answer in zip(self._scenes, self.answers, strict=True)
                 ]
             )

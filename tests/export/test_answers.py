@@ -20,7 +20,7 @@ from PIL import Image
 from edgevlm import VLM
 from edgevlm.cli.inspect import format_manifest
 from edgevlm.divergence import same_start
-from edgevlm.engine.engine import Engine
+from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
 from edgevlm.engine.loading import load_decoder
 from edgevlm.errors import DriftError
 from edgevlm.export import answers, bounds, parity
@@ -166,7 +166,9 @@ def test_the_start_of_an_answer_needs_no_second_answer(made: Exported) -> None:
         for scene in scenes:
             tokens, logits = exact.greedy_answer(scene.messages, [scene.image], 24)
             assert logits.argmax(axis=1).tolist() == list(tokens)
-            again = exact.logits(scene.messages, [scene.image], tokens)
+            again = exact.logits(
+                scene.messages, [scene.image], tokens, tokens_per_call=FORCED_TOKENS_PER_CALL
+            )
             np.testing.assert_array_equal(logits, again)
             own, _ = pair.greedy_answer(scene.messages, [scene.image], 24)
             starts.append(same_start(tokens, own) / len(tokens))
