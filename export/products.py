@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
+from edgevlm.export.attention import fuse_attention
 from edgevlm.export.onnx_file import open_model
 from edgevlm.export.vision import INPUT_NAME
 
@@ -130,6 +131,7 @@ def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dic
         tiles: photographs, uint8 ``[1, height, width, 3]``.
     """
     model = open_model(source)
+    fuse_attention(model)  # its scores would take gigabytes
     graph = model.graph
     activations = {product.activation.name: product.activation for product in find_products(graph)}
     channels = {product.activation.name: product.shape[0] for product in find_products(graph)}
@@ -141,6 +143,8 @@ def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dic
     options = onnxruntime.SessionOptions()
     # Weights in another order would be a second copy of the tower.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # Statistics at once, or all activations stay until the end.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     try:
         session = onnxruntime.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
         outputs = [entry.name for entry in session.get_outputs()][1:]
