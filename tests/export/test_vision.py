@@ -160,16 +160,6 @@ def test_only_the_vision_part_is_read(tmp_path: Path) -> None:
     vision.export_fp32(checkpoint, plan.family, plan.image, tmp_path / "graph.onnx")
 
 
-def test_a_large_graph_keeps_its_weights(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's own method writes large weights into a second file, which is no part of a bundle."""
-    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
-    path = made.folder / "large" / "graph.onnx"
-    path.parent.mkdir()
-    family = find_family(made.checkpoint.family)
-    vision.export_fp32(made.checkpoint, family, made.image, path)
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(checkpoints.smolvlm(tmp_path / "checkpoint"))
     checkpoint.config.vision_config.num_hidden_layers = 1
