@@ -204,11 +204,12 @@ def test_binary_files_of_any_kind(folder: Path) -> None:
     spooled = tempfile.SpooledTemporaryFile()  # noqa: SIM115  (left open on purpose)
     spooled.write(DATA)
     spooled.seek(0)
+    archive = zipfile.ZipFile("a.zip")
     files: list[Any] = [
         io.BytesIO(DATA),
         open("a.png", "rb"),  # noqa: SIM115  (left open on purpose)
         open("a.png", "rb", buffering=0),  # noqa: SIM115  (left open on purpose)
-        zipfile.ZipFile("a.zip").open("a.png"),  # noqa: SIM115  (left open on purpose)
+        archive.open("a.png"),
         gzip.open("a.png.gz"),  # noqa: SIM115  (left open on purpose)
         spooled,
     ]
@@ -217,6 +218,7 @@ def test_binary_files_of_any_kind(folder: Path) -> None:
         assert not file.closed
         assert "already at its end" in refusal(file)
         file.close()
+    archive.close()
 
 
 def test_a_file_is_read_from_its_position_to_its_end() -> None:
