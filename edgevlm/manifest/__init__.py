@@ -30,6 +30,7 @@ from edgevlm.manifest.images import (
     Normalization,
     PanAndScanTiling,
     Resample,
+    SmartResizeTiling,
     StretchTiling,
     Tiling,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "ParityReport",
     "PromptSpec",
     "Resample",
+    "SmartResizeTiling",
     "Source",
     "SpecialToken",
     "StretchTiling",
@@ -135,6 +137,25 @@ class Manifest:
             "decoder.attention",
             self.decoder.attention,
             'can be "images" only with the packing "tiles"',
+        )
+        require(
+            (self.image.tile_size is None) == (self.vision.tokens_per_tile is None),
+            "vision.tokens_per_tile",
+            self.vision.tokens_per_tile,
+            f"must be {'null' if self.image.tile_size is None else 'a number'} for the tiles of "
+            f'"{self.image.tiling.kind}"',
+        )
+        require(
+            self.vision.tokens_per_tile is not None or self.decoder.attention != "images",
+            "decoder.attention",
+            self.decoder.attention,
+            'can be "images" only with tiles of one size',
+        )
+        require(
+            self.decoder.positions == "sequential" or self.vision.pixels_per_token is not None,
+            "decoder.positions",
+            self.decoder.positions,
+            'can be "grid" only with a number for vision.pixels_per_token',
         )
         names = [entry.name for entry in self.files()]
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")

@@ -16,7 +16,7 @@ Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 @dataclass(frozen=True)
 class _Tiling:
-    """What all strategies have."""
+    """What all strategies with tiles of one size have."""
 
     tile_size: tuple[int, int]
     """Height and width of a tile in pixels."""
@@ -193,6 +193,36 @@ class PanAndScanTiling(_Tiling):
         require(self.min_ratio >= 1, "min_ratio", self.min_ratio, "must be at least 1")
 
 
+@dataclass(frozen=True)
+class SmartResizeTiling:
+    """Resize the image to one tile of nearly its own size and aspect ratio (Qwen2-VL to Qwen3.5).
+
+    The sides become multiples of `factor`, and the area stays within bounds (``smart_resize`` in
+    transformers). So tiles differ in size from image to image.
+    """
+
+    factor: int
+    """Side in pixels of which the sides of a tile are multiples."""
+    min_pixels: int
+    """Smallest area of a tile in pixels."""
+    max_pixels: int
+    """Largest area of a tile in pixels."""
+    resample: Resample
+    """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
+    kind: Literal["smart-resize"] = field(default="smart-resize", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        for name in ("factor", "min_pixels"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        require(
+            self.max_pixels >= self.min_pixels,
+            "max_pixels",
+            self.max_pixels,
+            f"must be at least min_pixels {self.min_pixels}",
+        )
+
+
 Tiling: TypeAlias = (
     StretchTiling
     | GridTiling
@@ -201,6 +231,7 @@ Tiling: TypeAlias = (
     | AnyResolutionTiling
     | AspectGridTiling
     | PanAndScanTiling
+    | SmartResizeTiling
 )
 """How an RGB uint8 image is split into uint8 tiles."""
 
@@ -228,11 +259,25 @@ class ImageSpec:
     """How it is split into tiles."""
     normalization: Normalization
     """How the vision graph normalizes the pixels of the tiles."""
+    default_max_tokens: int | None = None
+    """Limit of embeddings of an image whose caller sets no budget; null: no limit. For checkpoints that take
+    images of any size, whose own limit is more than a context holds."""
+
+    def check(self) -> None:
+        """Check the values."""
+        check_positive_or_null("default_max_tokens", self.default_max_tokens)
+
+    @property
+    def tile_size(self) -> tuple[int, int] | None:
+        """Height and width of all tiles in pixels; None: tiles differ in size."""
+        return None if isinstance(self.tiling, SmartResizeTiling) else self.tiling.tile_size
 
     @property
     def splits(self) -> bool:
         """True if an image can become several tiles."""
-        return not isinstance(self.tiling, StretchTiling | CropTiling | FitTiling)
+        return not isinstance(
+            self.tiling, StretchTiling | CropTiling | FitTiling | SmartResizeTiling
+        )
 
 
 def check_positive_or_null(name: str, value: int | None) -> None:

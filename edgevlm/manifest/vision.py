@@ -55,8 +55,8 @@ class VisionSpec:
     """Name of the graph's input."""
     output_name: str
     """Name of the graph's output."""
-    tokens_per_tile: int
-    """Number of embeddings of one tile; positive."""
+    tokens_per_tile: int | None
+    """Number of embeddings of one tile; positive. Null: it follows from the size of the tile."""
     learned_rows: int
     """Number of further rows that the graph appends to each tile: learned embeddings that the packing needs,
     such as the one that ends a line. 0 for most families."""
@@ -67,19 +67,30 @@ class VisionSpec:
     files: dict[str, FileEntry]
     """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``, ``int4``); at
     least one."""
+    pixels_per_token: int | None = None
+    """Side in pixels of the square that one embedding stands for, where tiles differ in size. A tile then has
+    ``height // pixels_per_token`` lines of ``width // pixels_per_token`` embeddings. Null: `tokens_per_tile`
+    is the number."""
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
     def check(self) -> None:
         """Check the values."""
+        for name in ("tokens_per_tile", "pixels_per_token"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "must be positive or null")
         require(
-            self.tokens_per_tile > 0, "tokens_per_tile", self.tokens_per_tile, "must be positive"
+            (self.tokens_per_tile is None) != (self.pixels_per_token is None),
+            "pixels_per_token",
+            self.pixels_per_token,
+            "must be null if tokens_per_tile is a number, and a number if it is null",
         )
         require(self.learned_rows >= 0, "learned_rows", self.learned_rows, "must not be negative")
         require(self.width > 0, "width", self.width, "must be positive")
         if isinstance(self.packing, UnpadPacking):
             require(
-                math.isqrt(self.tokens_per_tile) ** 2 == self.tokens_per_tile,
+                self.tokens_per_tile is not None
+                and math.isqrt(self.tokens_per_tile) ** 2 == self.tokens_per_tile,
                 "tokens_per_tile",
                 self.tokens_per_tile,
                 "must be a square number for the unpad packing",
