@@ -69,9 +69,11 @@ class Engine:
         self._manifest = manifest
         self._decoder = decoder
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
-        self._rows_per_tile = manifest.vision.tokens_per_tile + manifest.vision.learned_rows
+        self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
-        self._image_processor = ImageProcessor(manifest.image, manifest.vision)
+        self._image_processor = ImageProcessor(
+            manifest.image, manifest.vision, manifest.decoder.positions
+        )
         self._kv_cache = KVCache(decoder)
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)

@@ -22,12 +22,16 @@ from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.protocols import DecoderRuntime, Place
 
+START = Place()
+"""The place before a prompt."""
+
 
 class SpanKey(NamedTuple):
     """A span without its pixels."""
 
     key: bytes
     length: int
+    positions: int
 
 
 CacheKey: TypeAlias = "int | SpanKey"
@@ -128,25 +132,52 @@ def count_positions(items: Iterable[PromptItem]) -> int:
     return _entries(map(_key, items))
 
 
-def place_after(items: Iterable[PromptItem]) -> Place:
-    """Return how far a sequence is after these items.
+def place_after(items: Iterable[PromptItem], start: Place = START) -> Place:
+    """Return how far a sequence is after these items, which begin at `start`."""
+    return _place([_key(item) for item in items], start)
 
-    Positions are sequential, so each entry takes one.
+
+def number_positions(items: Sequence[PromptItem], start: int) -> NDArray[np.int32]:
+    """Number the entries of prompt items.
+
+    Args:
+        start: position of the first entry.
+
+    Returns:
+        int32 ``[entries]``; or ``[3, entries]`` of time, line and column if a span has a grid.
     """
-    return _place(map(_key, items))
+    grid = any(isinstance(item, Span) and item.plan.offsets is not None for item in items)
+    parts: list[NDArray[np.int32]] = []
+    for item in items:
+        if isinstance(item, int):
+            offsets = np.zeros((3, 1) if grid else 1, np.int32)
+        elif item.plan.offsets is None:
+            offsets = np.arange(item.length, dtype=np.int32)
+            offsets = np.broadcast_to(offsets, (3, item.length)) if grid else offsets
+        else:
+            offsets = item.plan.offsets
+        parts.append(offsets + np.int32(start))
+        start += item.plan.positions if isinstance(item, Span) else 1
+    return np.concatenate(parts, axis=-1)
 
 
 def _entries(keys: Iterable[CacheKey]) -> int:
     return sum(key.length if isinstance(key, SpanKey) else 1 for key in keys)
 
 
-def _place(keys: Iterable[CacheKey]) -> Place:
-    entries = _entries(keys)
-    return Place(entries, entries)
+def _place(keys: Sequence[CacheKey], start: Place = START) -> Place:
+    spans = [key for key in keys if isinstance(key, SpanKey)]
+    tokens = len(keys) - len(spans)
+    return Place(
+        start.entries + tokens + sum(span.length for span in spans),
+        start.position + tokens + sum(span.positions for span in spans),
+    )
 
 
 def _key(item: PromptItem) -> CacheKey:
-    return SpanKey(item.key, item.length) if isinstance(item, Span) else item
+    if isinstance(item, Span):
+        return SpanKey(item.key, item.length, item.plan.positions)
+    return item
 
 
 def _common_prefix(held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
+from edgevlm.engine.kv_cache import KVCache, count_positions, number_positions, place_after
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
 from edgevlm.inputs.image_processor import Span, Tile
@@ -117,12 +117,12 @@ class Prefill:
             tokens = [item for item in chunk if isinstance(item, int)]
             text = len(tokens) == len(chunk) and self._attention != "prefix"
             entries = tokens if text else self._embed(chunk, rows)
+            numbers = number_positions(chunk, place.position)
             bidirectional = not text and self._attention != "causal"
             size = len(entries) if bidirectional else MAX_ENTRIES_PER_CALL
             for first in range(0, len(entries), size):
                 part = entries[first : first + size]
-                start = place.position + first
-                positions = np.arange(start, start + len(part), dtype=np.int32)
+                positions = numbers[..., first : first + size]
                 logits = last and first + size >= len(entries)
                 if isinstance(part, list):
                     self._decoder.decode_tokens(part, positions, logits=logits)
@@ -133,7 +133,7 @@ class Prefill:
                 if first + size < len(entries):
                     yield
             self._kv_cache.extend(chunk)
-            place = place.after(len(entries))
+            place = place_after(chunk, place)
             yield
 
     def _chunks(self, items: Sequence[PromptItem]) -> Iterable[Sequence[PromptItem]]:

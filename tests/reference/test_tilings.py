@@ -293,7 +293,7 @@ def test_published_settings(name: str) -> None:
 def test_tokens_of_a_photograph(name: str, tokens: int) -> None:
     """576 and 256, as published prompts about an image of 960 x 686 pixels have."""
     layout = split_image(image_of(686, 960), read_tiling(PUBLISHED[name][0])).layout
-    spans = plan_spans(layout, vision(tokens, TiledPacking()))
+    spans = plan_spans(layout, vision(tokens, TiledPacking()), "sequential")
     assert [span.length for span in spans] == [tokens] == [{"LLaVA 1.5": 576}.get(name, 256)]
 
 
@@ -387,7 +387,7 @@ def compare_packing(
     shrunk, worst = 0, 0.0
     for size in sizes:
         layout = layout_of(size, tiling)
-        (span,) = plan_spans(layout, spec)
+        (span,) = plan_spans(layout, spec, "sequential")
         theirs = reference_pack(model, owner, features[: layout.tiles], size, newline)
         ours = span.pack(list(rows[: layout.tiles]))
         assert span.length == len(theirs) == len(ours), size
@@ -442,7 +442,7 @@ def test_one_tile_ends_with_the_newline(model: str) -> None:
     features, newline = torch.randn(1, 4, 3), torch.randn(3)
     owner = model_config(2, 28, scaled(NEXT_PINPOINTS, 28))
     theirs = reference_pack(model, owner, features, (5, 5), newline)
-    (span,) = plan_spans(Layout(5, 5), vision(4, UnpadPacking()))
+    (span,) = plan_spans(Layout(5, 5), vision(4, UnpadPacking()), "sequential")
     ours = span.pack([torch.cat([features[0], newline[None]]).numpy()])
     assert span.length == len(theirs) == 5
     assert (ours == theirs).all()

@@ -29,6 +29,9 @@ class Layout:
     columns: int = 0
     overview: int | None = None
     """Index of the tile that shows the whole image beside a grid; None: there is none."""
+    tile_size: tuple[int, int] | None = None
+    """Height and width in pixels of the tile, where tiles differ in size from image to image; None: the size
+    is that of the manifest."""
 
     @property
     def tiles(self) -> int:
@@ -54,9 +57,16 @@ class Tiles:
         return len(self.pixels)
 
 
-def one_tile(tile: Image.Image, image: Image.Image) -> Tiles:
-    """Return the tile of an image that is not split."""
-    return Tiles(np.asarray(tile)[None], Layout(image.height, image.width))
+def one_tile(
+    tile: Image.Image, image: Image.Image, *, tile_size: tuple[int, int] | None = None
+) -> Tiles:
+    """Return the tile of an image that is not split.
+
+    Args:
+        tile_size: as of `Layout`.
+    """
+    layout = Layout(image.height, image.width, tile_size=tile_size)
+    return Tiles(np.asarray(tile)[None], layout)
 
 
 def cut_grid(image: Image.Image, tile_size: tuple[int, int]) -> NDArray[np.uint8]:
