@@ -85,7 +85,8 @@ class NativeTower(nn.Module):
     def embed(self, pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         """Return the input of the first layer, ``[n, patches, width]``.
 
-        transformers convolves a video of two equal frames. One frame and the sum of the weights give the same.
+        transformers convolves a video of two equal frames. One frame and the sum of the weights give the
+        same.
         """
         projection = self.tower.patch_embed.proj
         kernel = projection.weight.sum(2)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import transformers
-from transformers import ProcessorMixin
+from transformers import PretrainedConfig, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
@@ -27,13 +27,27 @@ from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family, find_family
 from edgevlm.export.messages import one_line
-from edgevlm.export.preparations import IMAGE_PROCESSORS, normalization, read_tiling
+from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.usage import find_usage
-from edgevlm.export.vision import INPUT_NAME, OUTPUT_NAME, plan_vision, rows_of_tile
+from edgevlm.export.vision import (
+    EXAMPLE_TOKENS,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    example_size,
+    plan_vision,
+    rows_of_tile,
+)
 from edgevlm.inputs.packing import plan_spans
 from edgevlm.inputs.tiling import split_image
-from edgevlm.manifest import ImageSpec, PromptSpec, UnpadPacking, Usage, VisionSpec
+from edgevlm.manifest import (
+    ImageSpec,
+    PromptSpec,
+    SmartResizeTiling,
+    UnpadPacking,
+    Usage,
+    VisionSpec,
+)
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -79,7 +93,7 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
         image = plan_image(checkpoint, image_processor)
         vision = describe_vision(checkpoint, family, image)
         processor = family.processor(
-            image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile
+            image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile or 0
         )
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
     prompt = plan_prompt(checkpoint, family, template, processor, vocabulary, image, vision)
@@ -109,15 +123,23 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
             model.
     """
     module, _ = plan_vision(checkpoint, family)
-    rows, width = rows_of_tile(module, image.tiling.tile_size)
+    tiling = image.tiling
+    rows, width = rows_of_tile(module, example_size(tiling))
     packing = family.packing(checkpoint.config)
     learned = int(isinstance(packing, UnpadPacking))
     tokens = rows - learned
     path = checkpoint.folder / "config.json"
-    hidden = checkpoint.config.get_text_config().hidden_size
-    if width != hidden:
+    native = isinstance(tiling, SmartResizeTiling)
+    if native and tokens != EXAMPLE_TOKENS:
         raise ExportError(
-            f"the vision part in {path} makes embeddings of width {width}, the language model's have {hidden}"
+            f"a tile of {EXAMPLE_TOKENS} squares of {tiling.factor} pixels has {tokens} embeddings; the image "
+            f"processor's patch_size and merge_size must be those of vision_config in {path}"
+        )
+    expected = decoder_width(checkpoint.config)
+    if width != expected:
+        raise ExportError(
+            f"the vision part in {path} makes embeddings of width {width}, the language model takes those of "
+            f"width {expected}"
         )
     positions = context_length(checkpoint.config, family.attention)
     if tokens >= positions:
@@ -128,12 +150,22 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     return VisionSpec(
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
-        tokens_per_tile=tokens,
+        tokens_per_tile=None if native else tokens,
         learned_rows=learned,
         width=width,
         packing=packing,
         files={},
+        pixels_per_token=tiling.factor if native else None,
     )
+
+
+def decoder_width(config: PretrainedConfig) -> int:
+    """Return the width of the embeddings that llama.cpp takes.
+
+    Features for its first layers, if there are any (``deepstack``), follow each embedding.
+    """
+    features = len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
+    return int(config.get_text_config().hidden_size) * (1 + features)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
@@ -219,7 +251,7 @@ def plan_image(checkpoint: Checkpoint, image_processor: PilBackend) -> ImageSpec
     """
     path = preparation_file(checkpoint)
     try:
-        image = ImageSpec(read_tiling(image_processor), normalization(image_processor))
+        image = read_image_spec(image_processor)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"the image processor's settings in {path} are not of the form that edgevlm can export: "
@@ -303,7 +335,7 @@ def plan_prompt(
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,
     )
-    blank = split_image(np.zeros((*image.tiling.tile_size, 3), np.uint8), image.tiling)
+    blank = split_image(np.zeros((*example_size(image.tiling), 3), np.uint8), image.tiling)
     spans = plan_spans(blank.layout, vision, family.positions)
     check_chat_template(spec, template.file, (blank.layout, len(spans)))
     return spec
