@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def span(grid: Grid) -> Span:
 )
 @settings(max_examples=60, deadline=None)
 @given(RUNS)
-def test_positions(model: type, config: type, runs: list[int | Grid]) -> None:
+def test_positions(model: Any, config: Any, runs: list[int | Grid]) -> None:
     """Texts of so many tokens, and images of so many lines and columns."""
     merged: list[int | Grid] = []
     for run in runs:  # the reference takes neighboring images apart by the text between them
