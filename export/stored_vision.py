@@ -28,7 +28,7 @@ class StoredVision:
     on_cpu = True
 
     def __init__(self, manifest: Manifest, path: Path, images: Iterable[ProcessedImage]) -> None:
-        self._rows: dict[tuple[object, ...], NDArray[np.float32]] = {}
+        self._rows: dict[tuple[tuple[int, ...], bytes], NDArray[np.float32]] = {}
         runtime = load_vision(manifest, path)
         try:
             for image in images:
@@ -44,7 +44,7 @@ class StoredVision:
 
     def embeddings(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return the embeddings of an image as they stand in the prompt, float32 ``[tokens, width]``."""
-        rows = self.encode(image.pixels)
+        rows = [self._rows[_key(pixels)] for pixels in image.pixels]
         return np.concatenate(
             [plan.pack([rows[tile] for tile in plan.tiles]) for plan in image.plans]
         )
@@ -53,6 +53,6 @@ class StoredVision:
         """Do nothing: the engine of the next decoder uses the rows again."""
 
 
-def _key(tile: NDArray[np.uint8]) -> tuple[object, ...]:
-    """Return what tiles of equal pixels and equal shape have in common."""
-    return tile.shape, tile.tobytes()
+def _key(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
+    """Return shape and pixels of a tile, since blank tiles of one area have the same bytes."""
+    return pixels.shape, pixels.tobytes()

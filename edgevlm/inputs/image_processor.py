@@ -43,8 +43,7 @@ class Tile:
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """RGB uint8 ``[height, width, 3]``; computed when first needed."""
-        pixels: NDArray[np.uint8] = self.image.pixels[self.index]
-        return pixels
+        return self.image.pixels[self.index]
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ class ProcessedImage:
         )
 
     @functools.cached_property
-    def pixels(self) -> NDArray[np.uint8]:
-        """RGB uint8 ``[n, height, width, 3]``; computed when first needed."""
+    def pixels(self) -> tuple[NDArray[np.uint8], ...]:
+        """RGB uint8 ``[height, width, 3]`` of each tile; computed when first needed."""
         return self.split().pixels
 
 

@@ -87,10 +87,12 @@ def plan_spans(
         positions: the numbering of `edgevlm.manifest.DecoderSpec`.
     """
     tokens = vision.tokens_per_tile
-    if tokens is None:
-        height, width = grid_size(layout, vision)
-        offsets = grid_offsets(height, width) if positions == "grid" else None
-        return (SpanPlan(range(1), height * width, offsets=offsets),)
+    if layout.tile_sizes is not None:
+        return tuple(
+            _plan_tile(tile, vision.grid_size(size), positions)
+            for tile, size in enumerate(layout.tile_sizes)
+        )
+    assert tokens is not None
     if isinstance(vision.packing, TiledPacking):
         return tuple(SpanPlan(range(tile, tile + 1), tokens) for tile in range(layout.tiles))
     if not layout.rows:
@@ -111,11 +113,13 @@ def plan_spans(
     return (SpanPlan(range(layout.tiles), len(rows), rows, weights),)
 
 
-def grid_size(layout: Layout, vision: VisionSpec) -> tuple[int, int]:
-    """Return the lines and columns of the embeddings of a tile that has a size of its own."""
-    assert layout.tile_size is not None and vision.pixels_per_token is not None
-    height, width = layout.tile_size
-    return height // vision.pixels_per_token, width // vision.pixels_per_token
+def _plan_tile(
+    tile: int, grid: tuple[int, int], positions: Literal["sequential", "grid"]
+) -> SpanPlan:
+    """Return the span of a tile that has so many lines and columns of embeddings."""
+    height, width = grid
+    offsets = grid_offsets(height, width) if positions == "grid" else None
+    return SpanPlan(range(tile, tile + 1), height * width, offsets=offsets)
 
 
 def grid_offsets(height: int, width: int) -> NDArray[np.int32]:

@@ -56,20 +56,20 @@ def test_auto_and_high_keep_the_own_pixels_of_an_image(height: int, width: int) 
     """Within the bounds of the checkpoint, the sides are rounded to the nearest multiple."""
     for detail in (None, "high", "auto"):
         tiles = split_image(blank(height, width), TILING, detail)
-        tall, wide = tiles.pixels.shape[1:3]
-        assert tiles.layout.tile_size == (tall, wide)
+        tall, wide = tiles.pixels[0].shape[:2]
+        assert tiles.layout.tile_sizes == ((tall, wide),)
         if height * width <= 0.8 * TILING.max_pixels:
             assert abs(tall - height) <= FACTOR / 2 and abs(wide - width) <= FACTOR / 2
 
 
 def test_auto_enlarges_no_image_to_the_least_area() -> None:
-    assert split_image(blank(4, 4), TILING).layout.tile_size == (8, 8)
-    assert split_image(blank(4, 4), TILING, "auto").layout.tile_size == (4, 4)
+    assert split_image(blank(4, 4), TILING).layout.tile_sizes == ((8, 8),)
+    assert split_image(blank(4, 4), TILING, "auto").layout.tile_sizes == ((4, 4),)
 
 
 def test_low_detail_is_about_a_tile_of_other_families() -> None:
     tiles = split_image(blank(300, 300), TILING, "low")
-    tall, wide = tiles.pixels.shape[1:3]
+    tall, wide = tiles.pixels[0].shape[:2]
     assert 0.8 * LOW_DETAIL_TOKENS <= tall * wide / FACTOR**2 <= LOW_DETAIL_TOKENS
 
 

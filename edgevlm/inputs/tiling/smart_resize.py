@@ -33,7 +33,7 @@ def split(
         tiling = limit_tokens(tiling, LOW_DETAIL_TOKENS)
     height, width = choose_size(image.height, image.width, tiling)
     tile = image.resize((width, height), FILTERS[tiling.resample])
-    return one_tile(tile, image, tile_size=(height, width))
+    return one_tile(tile, image, own_size=True)
 
 
 def limit_tokens(tiling: SmartResizeTiling, max_tokens: int) -> SmartResizeTiling:
