@@ -41,7 +41,8 @@ print(answer.text)
 {tiles}
 
 The parts work without edgevlm, too: `vision.*.onnx` in ONNX Runtime, input `{input_name}` (uint8
-`{input_shape}`, unchanged pixels), output `{output_name}` (float32 `{output_shape}`); `decoder.*.gguf` in llama.cpp, for text alone with
+`{input_shape}`, unchanged pixels), output `{output_name}` (float32
+`{output_shape}`); `decoder.*.gguf` in llama.cpp, for text alone with
 `llama-cli -m {decoder_file}`.
 
 ## Parity
@@ -155,13 +156,13 @@ def describe_tiles(manifest: Manifest) -> str:
     if manifest.image.tile_size is None:
         side = manifest.vision.pixels_per_token
         return (
-            f"An image keeps about its size, up to {manifest.image.default_max_tokens} embeddings if no limit is "
-            f"set: one for each\nsquare of {side} x {side} pixels. They share {context}"
+            f"An image keeps about its own size. Each square of {side} x {side} pixels takes one of\n"
+            f"{context} An image takes up to {manifest.image.default_max_tokens} unless you set a limit."
         )
     height, width = manifest.image.tile_size
     return (
-        f"An image becomes tiles of {height} x {width} pixels; each takes {manifest.vision.tokens_per_tile} of "
-        f"{context}"
+        f"An image becomes tiles of {height} x {width} pixels; each takes\n"
+        f"{manifest.vision.tokens_per_tile} of {context}"
     )
 
 

@@ -313,8 +313,8 @@ def build_manifest(
     expected = None if tokens is None else tokens + plan.vision.learned_rows, plan.vision.width
     if found != expected:
         raise ExportError(
-            f"the vision graph returns {list(found)} for a tile, its module in PyTorch {list(expected)} (None "
-            f"stands for any number); the exporter of this PyTorch changed the graph"
+            f"the vision graph returns {list(found)} for a tile, its module in PyTorch {list(expected)} "
+            f"(None: any number); the exporter of this PyTorch changed the graph"
         )
     architecture = find_architecture(config)
     return Manifest(

@@ -129,11 +129,11 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     learned = int(isinstance(packing, UnpadPacking))
     tokens = rows - learned
     path = checkpoint.folder / "config.json"
-    native = isinstance(tiling, SmartResizeTiling)
-    if native and tokens != EXAMPLE_TOKENS:
+    side = tiling.factor if isinstance(tiling, SmartResizeTiling) else None
+    if side is not None and tokens != EXAMPLE_TOKENS:
         raise ExportError(
-            f"a tile of {EXAMPLE_TOKENS} squares of {tiling.factor} pixels has {tokens} embeddings; the image "
-            f"processor's patch_size and merge_size must be those of vision_config in {path}"
+            f"a tile of {EXAMPLE_TOKENS} squares of {side} x {side} pixels has {tokens} embeddings; "
+            f"patch_size and merge_size of the image processor must be those of vision_config in {path}"
         )
     expected = decoder_width(checkpoint.config)
     if width != expected:
@@ -150,12 +150,12 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     return VisionSpec(
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
-        tokens_per_tile=None if native else tokens,
+        tokens_per_tile=tokens if side is None else None,
         learned_rows=learned,
         width=width,
         packing=packing,
         files={},
-        pixels_per_token=tiling.factor if native else None,
+        pixels_per_token=side,
     )
 
 

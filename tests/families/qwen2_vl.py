@@ -53,7 +53,7 @@ and 9 and 6 (wide by tall of Qwen2-VL's). So windows of 4 x 4 are whole, and cut
 MISSING = "video"
 
 
-def ids(tokenizer: Tokenizer) -> dict[str, int]:
+def ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: tokenizer.token_to_id(token) for name, token in TOKENS.items()}
 
 

@@ -147,13 +147,13 @@ class Reference:
         inputs.pop("labels", None)
         return inputs
 
-    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return normalized tiles, float32 ``[n, height, width, 3]``."""
+    def pixels(self, image: Image.Image) -> list[NDArray[np.float32]]:
+        """Return normalized tiles, float32 ``[height, width, 3]``."""
         processor = self.processor.image_processor
         found = processor(images=[image], return_tensors="np", **self._image_arguments)
         pixels = np.asarray(found["pixel_values"])
         if "image_grid_thw" not in found:
-            return np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1)
+            return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
         ((_, lines, columns),) = found["image_grid_thw"]
         patch, merge = processor.patch_size, processor.merge_size
         tile = np.empty((lines * patch, columns * patch, 3), np.float32)
@@ -163,7 +163,7 @@ class Reference:
             first, second = values.reshape(3, 2, patch, patch).transpose(1, 2, 3, 0)
             np.testing.assert_array_equal(first, second)
             tile[top : top + patch, left : left + patch] = first
-        return tile[None]
+        return [tile]
 
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
