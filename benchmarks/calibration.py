@@ -61,7 +61,8 @@ def main() -> None:
     plan = make_plan(Checkpoint.open(arguments.checkpoint))
     photographs = [load_image(file) for file in find_images(arguments.photographs)]
     tiles = [
-        split_image(photograph, plan.image.tiling).pixels[[0, -1]] for photograph in photographs
+        np.stack(split_image(photograph, plan.image.tiling).pixels)[[0, -1]]
+        for photograph in photographs
     ]
     with tempfile.TemporaryDirectory() as scratch:
         fp32, quantized = Path(scratch) / "fp32.onnx", Path(scratch) / "quantized.onnx"

@@ -101,7 +101,7 @@ def make_scenes(manifest: Manifest) -> list[Scene]:
         for width, height in SIZES
     }
     images |= {path.stem: load_image(path) for path in find_images(PHOTOGRAPHS)}
-    processor = ImageProcessor(manifest.image, manifest.vision)
+    processor = ImageProcessor(manifest.image, manifest.vision, manifest.decoder.positions)
     return [
         Scene(
             name,

@@ -63,8 +63,7 @@ class CalibrationImages:
         tiles = []
         for file in self.files:
             split = split_image(_load(file), tiling)
-            overview = split.layout.overview or 0
-            tiles.append(split.pixels[overview : overview + 1])
+            tiles.append(split.pixels[split.layout.overview or 0][None])
         return tiles
 
 

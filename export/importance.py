@@ -72,7 +72,7 @@ def measure_importance(
         LoadError: a file cannot be loaded.
         InferenceError: the activations cannot be read.
     """
-    processor = ImageProcessor(manifest.image, manifest.vision)
+    processor = ImageProcessor(manifest.image, manifest.vision, manifest.decoder.positions)
     processed = [processor.process(image, ImageBudget("low")) for image in images]
     stored = StoredVision(manifest, vision, processed)
     dialogues = answer_questions(manifest, stored, decoder, processed, progress=progress)

@@ -156,7 +156,7 @@ def compare(
     Raises:
         DriftError: prompt token ids or the number of embeddings differ.
     """
-    processor = ImageProcessor(manifest.image, manifest.vision)
+    processor = ImageProcessor(manifest.image, manifest.vision, manifest.decoder.positions)
     images = [processor.process(np.asarray(case.image), CHECKPOINT_BUDGET) for case in cases]
     expected = np.concatenate([case.embeddings for case in cases])
     vision: dict[str, Drift] = {}

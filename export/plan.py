@@ -304,7 +304,8 @@ def plan_prompt(
         added_tokens=vocabulary.added_tokens,
     )
     blank = split_image(np.zeros((*image.tiling.tile_size, 3), np.uint8), image.tiling)
-    check_chat_template(spec, template.file, (blank.layout, len(plan_spans(blank.layout, vision))))
+    spans = plan_spans(blank.layout, vision, family.positions)
+    check_chat_template(spec, template.file, (blank.layout, len(spans)))
     return spec
 
 

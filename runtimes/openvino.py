@@ -117,7 +117,7 @@ class OpenVinoVision:
         )
         self._batch_length = 8 if target == "GPU" else 1
         if target != "GPU":  # a CPU gains nothing from batches, an NPU takes fixed shapes only
-            graph.reshape([1, *self._tile_shape])
+            graph.reshape([1, *(-1 if side is None else side for side in self._tile_shape)])
         self._compiled = self._compile(
             core, graph, target, options, cache or user_cache("openvino")
         )

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InputError, LoadError
 
+TileShape = tuple[int | None, int | None, int]
+"""Height, width and channels of a tile; None stands for any."""
+
 TensorSpec = tuple[str, list[int | None]]
 """NumPy's name of the element type, and the shape; None stands for a dynamic dimension."""
 
@@ -30,7 +33,7 @@ def check_graph(
     outputs: Mapping[str, TensorSpec],
     input_name: str,
     output_name: str,
-) -> tuple[int, int, int]:
+) -> TileShape:
     """Check a graph's input and output, and return height, width and channels of a tile.
 
     Args:
@@ -49,24 +52,25 @@ def check_graph(
             f"{list(inputs)} and {list(outputs)}; export it again"
         )
     kind, shape = inputs[input_name]
-    sides = [side for side in shape[1:] if side is not None]
-    if kind != "uint8" or len(shape) != 4 or shape[0] is not None or len(sides) != 3:
+    fixed = [side is not None for side in shape]
+    if kind != "uint8" or fixed not in ([False, True, True, True], [False, False, False, True]):
         raise LoadError(
-            f"{path}: input {input_name!r} must be uint8 [n, height, width, 3] with only n dynamic, is "
-            f"{kind} {_format_shape(shape)}; export it again"
+            f"{path}: input {input_name!r} must be uint8 [n, height, width, 3] with only n dynamic, or n, "
+            f"height and width, is {kind} {_format_shape(shape)}; export it again"
         )
+    height, width, channels = shape[1:]
     kind, shape = outputs[output_name]
     if kind != "float32" or len(shape) != 3:
         raise LoadError(
             f"{path}: output {output_name!r} must be float32 [n, tokens, width], is {kind} "
             f"{_format_shape(shape)}; export it again"
         )
-    height, width, channels = sides
+    assert channels is not None
     return height, width, channels
 
 
-def check_tiles(tiles: NDArray[np.uint8], shape: tuple[int, int, int]) -> None:
-    """Check that tiles are uint8 ``[n, *shape]`` with n >= 1.
+def check_tiles(tiles: NDArray[np.uint8], shape: TileShape) -> None:
+    """Check that tiles are uint8 ``[n, *shape]`` with n >= 1, and no side is 0.
 
     Raises:
         InputError: the tiles have another dtype or shape.
@@ -74,10 +78,11 @@ def check_tiles(tiles: NDArray[np.uint8], shape: tuple[int, int, int]) -> None:
     if not isinstance(tiles, np.ndarray) or tiles.dtype != np.uint8:
         kind = tiles.dtype if isinstance(tiles, np.ndarray) else type(tiles).__name__
         raise InputError(f"tiles must be a uint8 array, are {kind}")
-    if tiles.ndim != 4 or tiles.shape[1:] != shape or not len(tiles):
+    sides = zip(tiles.shape[1:], shape, strict=False)
+    fits = all(wanted in (None, side) for side, wanted in sides)
+    if tiles.ndim != 4 or not tiles.size or not fits:
         raise InputError(
-            f"tiles must have shape [n, {', '.join(map(str, shape))}] with n >= 1, have "
-            f"{list(tiles.shape)}"
+            f"tiles must have shape {_format_shape([None, *shape])} with n >= 1, have {list(tiles.shape)}"
         )
 
 

@@ -341,7 +341,7 @@ def check_vision(setting: Setting, file: str) -> dict[str, Any]:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
     entry = manifest.vision.files[file]
-    width, height = manifest.image.tiling.tile_size
+    height, width = manifest.image.tile_size or (448, 448)
     tiles = np.random.default_rng(0).integers(0, 256, (13, height, width, 3), np.uint8)
     memory = GpuMemory()
     figures: dict[str, Any] = {}

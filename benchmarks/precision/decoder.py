@@ -90,7 +90,7 @@ def make_scene(
     manifest: Manifest, name: str, image: NDArray[np.uint8], question: str
 ) -> answers.Scene:
     """Return a question about an image, which has the fewest tiles that the model allows."""
-    processor = ImageProcessor(manifest.image, manifest.vision)
+    processor = ImageProcessor(manifest.image, manifest.vision, manifest.decoder.positions)
     return answers.Scene(
         name, processor.process(image, ImageBudget("low")), [user_message(question, 1)]
     )
@@ -132,7 +132,9 @@ class Measurement:
 
     def importances(self) -> tuple[dict[str, Importance], dict[str, Any]]:
         """Return no matrix, one from text alone and one from images, and what the latter took."""
-        processor = ImageProcessor(self.manifest.image, self.manifest.vision)
+        processor = ImageProcessor(
+            self.manifest.image, self.manifest.vision, self.manifest.decoder.positions
+        )
         images = [processor.process(image, ImageBudget("low")) for image in self.images]
         stored = StoredVision(self.manifest, self.vision["fp32"], images)
         start = time.perf_counter()

@@ -44,14 +44,20 @@ def format_manifest(manifest: Manifest) -> str:
         manifest.vision,
         manifest.decoder,
     )
-    height, width = image.tiling.tile_size
+    tiles, tokens = (
+        "tiles of their own size",
+        f"one token for {vision.pixels_per_token} x {vision.pixels_per_token} pixels",
+    )
+    if image.tile_size is not None:
+        tiles = f"tiles of {image.tile_size[1]} x {image.tile_size[0]} pixels"
+        tokens = f"{vision.tokens_per_tile} tokens for each tile"
     parity = manifest.parity
     revision = f" at {source.revision}" if source.revision else ""
     lines = [
         f"name          {manifest.name}",
         f"source        {source.repository}{revision} ({source.family}, licence {source.license})",
-        f"images        {_tiling(image.tiling)}, tiles of {width} x {height} pixels",
-        f"vision        {vision.tokens_per_tile} tokens of width {vision.width} for each tile",
+        f"images        {_tiling(image.tiling)}, {tiles}",
+        f"vision        {tokens}, of width {vision.width}",
         *_files(vision.files, parity.vision if parity else {}),
         *([f"calibration   {vision.calibration}"] if vision.calibration else []),
         f"decoder       {decoder.architecture}, width {decoder.width}, "

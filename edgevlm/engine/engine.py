@@ -69,9 +69,11 @@ class Engine:
         self._manifest = manifest
         self._decoder = decoder
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
-        self._rows_per_tile = manifest.vision.tokens_per_tile + manifest.vision.learned_rows
+        self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
-        self._image_processor = ImageProcessor(manifest.image, manifest.vision)
+        self._image_processor = ImageProcessor(
+            manifest.image, manifest.vision, manifest.decoder.positions
+        )
         self._kv_cache = KVCache(decoder)
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
@@ -311,6 +313,7 @@ class Engine:
         """
         with self._lock.hold():
             place, items = self._prefill_anew(messages, images)
+            self._kv_cache.mark()
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
             while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
@@ -392,6 +395,7 @@ class Engine:
                 items, Stopwatch(), expect_continuation=False, cache_images=cache_images
             ):
                 pass
+            self._kv_cache.mark()
             first = next_logprobs(self._decoder)
             scores = []
             for both in spellings:
@@ -480,8 +484,8 @@ class Engine:
             yield Chunk(shown, (token,), self._logprobs(token, generation.top_logprobs))
             watch.lap("consumer")
             if finish is None and not following:
-                room = max_tokens - count
-                draft = self._lookup.draft()[: room - 1] if generation.draftable else ()
+                room = min(max_tokens - count - 1, self._decoder.max_removable)
+                draft = self._lookup.draft()[:room] if generation.draftable else ()
                 place = prompt.after(count - 1)
                 following = self._advance(token, place, draft, sampler)
         rest = text.finish()

@@ -7,6 +7,10 @@ and prompts that hold an earlier answer. A single question is not, so a camera w
 for no copy (`benchmarks/camera.py`). Copies are bounded by bytes; the least recently used goes first.
 
 A span is known by its key, the hash of its pixels, so no image is ever taken for another.
+
+Some decoders keep a state beside their keys and values, which cannot be cut back (LFM2, Qwen3.5). Their
+content is copied after the last image of each prompt, so another question about it does not prefill the image
+again.
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.errors import InferenceError
 from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.protocols import DecoderRuntime, Place
+
+START = Place()
+"""The place before a prompt."""
 
 
 class SpanKey(NamedTuple):
@@ -28,6 +36,7 @@ class SpanKey(NamedTuple):
 
     key: bytes
     length: int
+    positions: int
 
 
 CacheKey: TypeAlias = "int | SpanKey"
@@ -58,6 +67,7 @@ class KVCache:
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
+        self._marked: tuple[tuple[CacheKey, ...], NDArray[np.uint8]] | None = None
 
     @property
     def held_positions(self) -> int:
@@ -86,32 +96,72 @@ class KVCache:
             needed.
         """
         wanted = [_key(item) for item in items[:-1]]
-        shared = _common_prefix(self._held, wanted)
-        best = max(self._saved.keys(), key=lambda copy: _common_prefix(copy, wanted), default=())
-        known = _common_prefix(best, wanted)
+        shared = self._usable(self._held, wanted)
+        best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
+        known = self._usable(best, wanted)
         restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
-        copy = self._saved.pop(best) if restores else None
+        copy = None
+        if restores:
+            # What cannot be cut back is needed again for the next question.
+            copy = self._saved.pop(best) if self._can_cut else self._saved[best]
         lost = _entries(self._held[shared:])
         # Another question about the same images loses little, and is no other conversation.
         differs = restores or 4 * lost >= self.held_positions
-        if self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs:
+        saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs
+        # A prompt that was given up may have left a part of a span, which belongs to no conversation.
+        if saves and self._decoder.truncate(_place(self._held)):
             self._saved[tuple(self._held)] = self._decoder.save()
         self._expect_continuation = expect_continuation
         if copy is not None:
             self._held.clear()
             self._decoder.restore(copy, _place(best))
             self._held, shared = list(best), known
-        self.truncate(shared)
-        return shared
+        if self._decoder.truncate(_place(wanted[:shared])):
+            del self._held[shared:]
+            return shared
+        # A prompt that was given up left entries that cannot be removed alone.
+        self.reset()
+        return self.reuse_prefix(items, expect_continuation=expect_continuation)
+
+    @property
+    def _can_cut(self) -> bool:
+        """True if the decoder can remove any number of entries."""
+        return self._decoder.max_removable >= self._decoder.context_length
+
+    def _usable(self, held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:
+        """Return how many items a decoder that holds a sequence can keep for a prompt."""
+        shared = _common_prefix(held, wanted)
+        return shared if _entries(held[shared:]) <= self._decoder.max_removable else 0
+
+    def checkpoint(self) -> None:
+        """Keep a copy for other prompts that begin as what the decoder holds, if it cannot be cut back."""
+        if not self._can_cut and self.held_positions >= MIN_POSITIONS_WORTH_SAVING:
+            self._saved[tuple(self._held)] = self._decoder.save()
+
+    def mark(self) -> None:
+        """Make sure that `truncate` can come back to what the decoder holds now."""
+        if not self._can_cut:
+            self._marked = tuple(self._held), self._decoder.save()
 
     def extend(self, items: Iterable[PromptItem]) -> None:
         """Record that the decoder has decoded these items."""
         self._held += map(_key, items)
 
     def truncate(self, length: int) -> None:
-        """Make the decoder drop all but the first `length` items."""
+        """Make the decoder drop all but the first `length` items.
+
+        A decoder that cannot be cut back comes back to `mark` only, or to nothing.
+        """
         del self._held[length:]
-        self._decoder.truncate(_place(self._held))
+        place = _place(self._held)
+        if self._decoder.truncate(place):
+            return
+        marked, copy = self._marked or ((), None)
+        if copy is None or marked != tuple(self._held):
+            raise InferenceError(
+                f"the memory of the decoder cannot be cut back to {place.entries} entries"
+            )
+        self._decoder.restore(copy, place)
 
     def reset(self) -> None:
         """Make the decoder drop everything. The copies stay."""
@@ -121,6 +171,7 @@ class KVCache:
         """Forget everything, also the copies, without truncating the decoder."""
         self._held.clear()
         self._saved.clear()
+        self._marked = None
 
 
 def count_positions(items: Iterable[PromptItem]) -> int:
@@ -128,25 +179,52 @@ def count_positions(items: Iterable[PromptItem]) -> int:
     return _entries(map(_key, items))
 
 
-def place_after(items: Iterable[PromptItem]) -> Place:
-    """Return how far a sequence is after these items.
+def place_after(items: Iterable[PromptItem], start: Place = START) -> Place:
+    """Return how far a sequence is after these items, which begin at `start`."""
+    return _place([_key(item) for item in items], start)
 
-    Positions are sequential, so each entry takes one.
+
+def number_positions(items: Sequence[PromptItem], start: int) -> NDArray[np.int32]:
+    """Number the entries of prompt items.
+
+    Args:
+        start: position of the first entry.
+
+    Returns:
+        int32 ``[entries]``; or ``[3, entries]`` of time, line and column if a span has a grid.
     """
-    return _place(map(_key, items))
+    grid = any(isinstance(item, Span) and item.plan.offsets is not None for item in items)
+    parts: list[NDArray[np.int32]] = []
+    for item in items:
+        if isinstance(item, int):
+            offsets = np.zeros((3, 1) if grid else 1, np.int32)
+        elif item.plan.offsets is None:
+            offsets = np.arange(item.length, dtype=np.int32)
+            offsets = np.broadcast_to(offsets, (3, item.length)) if grid else offsets
+        else:
+            offsets = item.plan.offsets
+        parts.append(offsets + np.int32(start))
+        start += item.plan.positions if isinstance(item, Span) else 1
+    return np.concatenate(parts, axis=-1)
 
 
 def _entries(keys: Iterable[CacheKey]) -> int:
     return sum(key.length if isinstance(key, SpanKey) else 1 for key in keys)
 
 
-def _place(keys: Iterable[CacheKey]) -> Place:
-    entries = _entries(keys)
-    return Place(entries, entries)
+def _place(keys: Sequence[CacheKey], start: Place = START) -> Place:
+    spans = [key for key in keys if isinstance(key, SpanKey)]
+    tokens = len(keys) - len(spans)
+    return Place(
+        start.entries + tokens + sum(span.length for span in spans),
+        start.position + tokens + sum(span.positions for span in spans),
+    )
 
 
 def _key(item: PromptItem) -> CacheKey:
-    return SpanKey(item.key, item.length) if isinstance(item, Span) else item
+    if isinstance(item, Span):
+        return SpanKey(item.key, item.length, item.plan.positions)
+    return item
 
 
 def _common_prefix(held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:

@@ -82,7 +82,7 @@ def bidirectional_entries(manifest: Manifest, context_length: int) -> int:
     entries = {
         "causal": 0,
         "prefix": context_length,
-        "images": min(manifest.vision.tokens_per_tile, context_length),
+        "images": min(manifest.vision.tokens_per_tile or 0, context_length),
     }
     return entries[manifest.decoder.attention]
 

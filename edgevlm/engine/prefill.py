@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
+from edgevlm.engine.kv_cache import KVCache, count_positions, number_positions, place_after
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
 from edgevlm.inputs.image_processor import Span, Tile
@@ -92,12 +92,13 @@ class Prefill:
         start = place_after(items[:cached])
         if self._encoder.ahead:
             with self._encoder.encode_ahead(tiles, watch, keep=cache_images) as wait:
-                yield from _yield_after_each(self.decode(rest, wait, start), "prefill", watch)
+                decoding = self.decode(rest, wait, start, checkpoint=cache_images)
+                yield from _yield_after_each(decoding, "prefill", watch)
         else:
             encoded: dict[Tile, NDArray[np.float32]] = {}
             steps = map(encoded.update, self._encoder.encode_chunks(tiles, keep=cache_images))
             yield from _yield_after_each(steps, "encode", watch)
-            decoding = self.decode(rest, encoded.__getitem__, start)
+            decoding = self.decode(rest, encoded.__getitem__, start, checkpoint=cache_images)
             yield from _yield_after_each(decoding, "prefill", watch)
         cached_tiles = sum(1 for _ in tiles_of(items)) - encoded_tiles
         self._reused_positions += start.entries
@@ -107,22 +108,32 @@ class Prefill:
         return PrefillStats(place_after(items), start.entries, encoded_tiles, cached_tiles)
 
     def decode(
-        self, items: Sequence[PromptItem], rows: EmbeddingLookup, place: Place
+        self,
+        items: Sequence[PromptItem],
+        rows: EmbeddingLookup,
+        place: Place,
+        *,
+        checkpoint: bool = False,
     ) -> Iterator[None]:
-        """Decode items from `place` on, with logits after the last; yield after each call of the decoder."""
+        """Decode items from `place` on, with logits after the last; yield after each call of the decoder.
+
+        Args:
+            checkpoint: call `KVCache.checkpoint` after the last span.
+        """
         done = 0
+        last_span = max((i for i, item in enumerate(items) if isinstance(item, Span)), default=-1)
         for chunk in self._chunks(items):
             done += len(chunk)
             last = done == len(items)
             tokens = [item for item in chunk if isinstance(item, int)]
             text = len(tokens) == len(chunk) and self._attention != "prefix"
             entries = tokens if text else self._embed(chunk, rows)
+            numbers = number_positions(chunk, place.position)
             bidirectional = not text and self._attention != "causal"
             size = len(entries) if bidirectional else MAX_ENTRIES_PER_CALL
             for first in range(0, len(entries), size):
                 part = entries[first : first + size]
-                start = place.position + first
-                positions = np.arange(start, start + len(part), dtype=np.int32)
+                positions = numbers[..., first : first + size]
                 logits = last and first + size >= len(entries)
                 if isinstance(part, list):
                     self._decoder.decode_tokens(part, positions, logits=logits)
@@ -133,7 +144,9 @@ class Prefill:
                 if first + size < len(entries):
                     yield
             self._kv_cache.extend(chunk)
-            place = place.after(len(entries))
+            if checkpoint and done == last_span + 1:
+                self._kv_cache.checkpoint()
+            place = place_after(chunk, place)
             yield
 
     def _chunks(self, items: Sequence[PromptItem]) -> Iterable[Sequence[PromptItem]]:

@@ -7,6 +7,7 @@ prefills those before them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
@@ -59,10 +60,12 @@ class VisionEncoder:
         """
         found = {tile: self.cache[tile.key] for tile in tiles if tile.key in self.cache}
         missing = [tile for tile in dict.fromkeys(tiles) if tile not in found]
-        if missing:
-            pixels = np.stack([tile.pixels for tile in missing])
+        # A run of the vision graph takes tiles of one size.
+        for _, group in itertools.groupby(missing, lambda tile: tile.pixels.shape):
+            tiles_of_run = list(group)
+            pixels = np.stack([tile.pixels for tile in tiles_of_run])
             encoded = self._vision.encode(pixels) * self._scale
-            found.update(zip(missing, encoded, strict=True))
+            found.update(zip(tiles_of_run, encoded, strict=True))
         if keep:
             for tile, embeddings in found.items():
                 self.cache[tile.key] = embeddings

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.errors import InputError
 from edgevlm.inputs.packing import SpanPlan, max_tokens_per_tile, plan_spans
 from edgevlm.inputs.tiling import ImageBudget, Layout, Tiles, split_image
+from edgevlm.inputs.tiling.smart_resize import choose_size, limit_tokens
 from edgevlm.lru_cache import LruCache
-from edgevlm.manifest import ImageSpec, VisionSpec
+from edgevlm.manifest import ImageSpec, SmartResizeTiling, VisionSpec
+
+_logger = logging.getLogger("edgevlm")
 
 MAX_REMEMBERED = 256
 """Images whose layout and hashes are remembered, up to a kilobyte each."""
@@ -37,8 +43,7 @@ class Tile:
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """RGB uint8 ``[height, width, 3]``; computed when first needed."""
-        pixels: NDArray[np.uint8] = self.image.pixels[self.index]
-        return pixels
+        return self.image.pixels[self.index]
 
 
 @dataclass(frozen=True)
@@ -86,18 +91,25 @@ class ProcessedImage:
         )
 
     @functools.cached_property
-    def pixels(self) -> NDArray[np.uint8]:
-        """RGB uint8 ``[n, height, width, 3]``; computed when first needed."""
+    def pixels(self) -> tuple[NDArray[np.uint8], ...]:
+        """RGB uint8 ``[height, width, 3]`` of each tile; computed when first needed."""
         return self.split().pixels
 
 
 class ImageProcessor:
-    """Splits images into tiles as a model was trained to see them. Safe for several threads at once."""
+    """Splits images into tiles as a model was trained to see them. Safe for several threads at once.
 
-    def __init__(self, image: ImageSpec, vision: VisionSpec) -> None:
+    Args:
+        positions: numbering of the positions of the decoder, as of `edgevlm.manifest.DecoderSpec`.
+    """
+
+    def __init__(
+        self, image: ImageSpec, vision: VisionSpec, positions: Literal["sequential", "grid"]
+    ) -> None:
         self._image = image
         self._vision = vision
-        self._max_tokens_per_tile = max_tokens_per_tile(vision)
+        self._positions = positions
+        self._shrinks = False
         self._remembered: LruCache[object, tuple[tuple[bytes, ...], Layout]] = LruCache(
             MAX_REMEMBERED
         )
@@ -108,32 +120,76 @@ class ImageProcessor:
 
         Raises:
             InputError: the budget is less than one tile.
+            ImageError: the model does not take the aspect ratio of the image.
         """
+        if isinstance(self._image.tiling, SmartResizeTiling):
+            return self._resize(image, budget, self._image.tiling)
         split = functools.partial(
             split_image,
             tiling=self._image.tiling,
             detail=budget.detail,
-            max_tiles=budget.max_tiles(self._max_tokens_per_tile),
+            max_tiles=budget.max_tiles(max_tokens_per_tile(self._vision)),
         )
         if not self._image.splits:  # one tile takes no longer than the hash of an image
             return self._processed(split(image))
-        name = _hash(image), image.shape, budget
+        name = _hash(image), budget
         with self._lock:
             if name in self._remembered:
                 keys, layout = self._remembered[name]
                 # The caller may reuse the array before the tiles are needed.
                 later = functools.partial(split, image.copy())
-                return ProcessedImage(keys, layout, plan_spans(layout, self._vision), later)
+                return self._planned(keys, layout, later)
         processed = self._processed(split(image))
         with self._lock:
             self._remembered[name] = processed.keys, processed.layout
         return processed
 
+    def _resize(
+        self, image: NDArray[np.uint8], budget: ImageBudget, tiling: SmartResizeTiling
+    ) -> ProcessedImage:
+        """Resize an image to one tile of its own size, within the budget."""
+        limit = budget.max_tokens
+        if limit is None and budget.detail in (None, "auto"):
+            limit = self._image.default_max_tokens
+            self._tell_if_shrunk(image, tiling, limit)
+        if limit is not None:
+            tiling = limit_tokens(tiling, limit)
+        processed = self._processed(split_image(image, tiling, budget.detail))
+        tokens = processed.plans[0].length
+        if budget.max_tokens is not None and tokens > budget.max_tokens:
+            raise InputError(
+                f"max_image_tokens is {budget.max_tokens}, but an image of {image.shape[1]} x "
+                f"{image.shape[0]} pixels takes at least {tokens} in this model"
+            )
+        return processed
+
+    def _tell_if_shrunk(
+        self, image: NDArray[np.uint8], tiling: SmartResizeTiling, limit: int | None
+    ) -> None:
+        """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""
+        if limit is None or self._shrinks:
+            return
+        height, width = choose_size(image.shape[0], image.shape[1], tiling)
+        wanted = height * width // tiling.factor**2
+        if wanted > limit:
+            self._shrinks = True
+            _logger.warning(
+                "an image of %d x %d pixels is shrunk from %d to about %d embeddings, the default of this "
+                "model; max_image_tokens or detail='high' allow more, with a context_length for them",
+                image.shape[1],
+                image.shape[0],
+                wanted,
+                limit,
+            )
+
     def _processed(self, tiles: Tiles) -> ProcessedImage:
-        keys = tuple(map(_hash, tiles.pixels))
-        return ProcessedImage(
-            keys, tiles.layout, plan_spans(tiles.layout, self._vision), lambda: tiles
-        )
+        return self._planned(tuple(map(_hash, tiles.pixels)), tiles.layout, lambda: tiles)
+
+    def _planned(
+        self, keys: tuple[bytes, ...], layout: Layout, split: Callable[[], Tiles]
+    ) -> ProcessedImage:
+        plans = plan_spans(layout, self._vision, self._positions)
+        return ProcessedImage(keys, layout, plans, split)
 
 
 def _span_key(keys: tuple[bytes, ...], plan: SpanPlan) -> bytes:
@@ -149,4 +205,7 @@ def _span_key(keys: tuple[bytes, ...], plan: SpanPlan) -> bytes:
 
 
 def _hash(pixels: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+    """Return a hash of the pixels and of the shape, without which blank tiles of one area would be equal."""
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()

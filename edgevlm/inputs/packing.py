@@ -9,13 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.inputs.tiling import Layout, count_max_tiles
-from edgevlm.manifest import AnyResolutionTiling, ImageSpec, TiledPacking, VisionSpec
+from edgevlm.manifest import (
+    AnyResolutionTiling,
+    ImageSpec,
+    SmartResizeTiling,
+    TiledPacking,
+    VisionSpec,
+)
 
 SHRINK_FROM = 1.1
 """A grid is shrunk if its sides would be divided by more than this."""
@@ -34,6 +40,14 @@ class SpanPlan:
     ``[length, k]`` for weighted sums of k rows. None: the first rows of the only tile."""
     weights: NDArray[np.float32] | None = None
     """Float32 ``[length, k]``; None: each embedding is one row."""
+    offsets: NDArray[np.int32] | None = None
+    """Time, line and column of each embedding, counted from the first position of the span: int32
+    ``[3, length]``. None: positions are sequential."""
+
+    @property
+    def positions(self) -> int:
+        """Number of positions that the span takes, which is its length if positions are sequential."""
+        return self.length if self.offsets is None else int(self.offsets.max()) + 1
 
     def pack(self, tiles: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the embeddings of the span, float32 ``[length, width]``.
@@ -64,9 +78,21 @@ class SpanPlan:
         return [int(count) for count in counts]
 
 
-def plan_spans(layout: Layout, vision: VisionSpec) -> tuple[SpanPlan, ...]:
-    """Return the spans of an image in the order of the prompt."""
+def plan_spans(
+    layout: Layout, vision: VisionSpec, positions: Literal["sequential", "grid"]
+) -> tuple[SpanPlan, ...]:
+    """Return the spans of an image in the order of the prompt.
+
+    Args:
+        positions: the numbering of `edgevlm.manifest.DecoderSpec`.
+    """
     tokens = vision.tokens_per_tile
+    if layout.tile_sizes is not None:
+        return tuple(
+            _plan_tile(tile, vision.grid_size(size), positions)
+            for tile, size in enumerate(layout.tile_sizes)
+        )
+    assert tokens is not None
     if isinstance(vision.packing, TiledPacking):
         return tuple(SpanPlan(range(tile, tile + 1), tokens) for tile in range(layout.tiles))
     if not layout.rows:
@@ -87,19 +113,45 @@ def plan_spans(layout: Layout, vision: VisionSpec) -> tuple[SpanPlan, ...]:
     return (SpanPlan(range(layout.tiles), len(rows), rows, weights),)
 
 
+def _plan_tile(
+    tile: int, grid: tuple[int, int], positions: Literal["sequential", "grid"]
+) -> SpanPlan:
+    """Return the span of a tile that has so many lines and columns of embeddings."""
+    height, width = grid
+    offsets = grid_offsets(height, width) if positions == "grid" else None
+    return SpanPlan(range(tile, tile + 1), height * width, offsets=offsets)
+
+
+def grid_offsets(height: int, width: int) -> NDArray[np.int32]:
+    """Return time, line and column of the embeddings of an image, int32 ``[3, height * width]``.
+
+    An image is one moment (``get_rope_index`` of Qwen2-VL).
+    """
+    lines, columns = np.divmod(np.arange(height * width, dtype=np.int32), np.int32(width))
+    return np.stack([np.zeros_like(lines), lines, columns])
+
+
 def max_tokens_per_tile(vision: VisionSpec) -> int:
-    """Return the most positions that one tile takes in a prompt.
+    """Return the most positions that one tile of a fixed size takes in a prompt.
 
     An image of n tiles never takes more than n times this number.
     """
+    assert vision.tokens_per_tile is not None
     if isinstance(vision.packing, TiledPacking):
         return vision.tokens_per_tile
     return vision.tokens_per_tile + math.isqrt(vision.tokens_per_tile)
 
 
 def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
-    """Return the most positions that one image takes in a prompt; None: there is no bound."""
+    """Return the most entries that one image takes in a prompt; None: there is no bound.
+
+    Where tiles differ in size it is the default limit.
+    """
     tiling = image.tiling
+    if isinstance(tiling, SmartResizeTiling):
+        by_tiling = tiling.max_pixels // tiling.factor**2
+        return min(by_tiling, image.default_max_tokens or by_tiling)
+    assert vision.tokens_per_tile is not None
     if isinstance(vision.packing, TiledPacking) or not isinstance(tiling, AnyResolutionTiling):
         tiles = count_max_tiles(tiling)
         return None if tiles is None else tiles * max_tokens_per_tile(vision)

@@ -74,6 +74,16 @@ class VisionSpec:
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
+    def grid_size(self, tile_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the lines and columns of the embeddings of a tile, where tiles differ in size.
+
+        Args:
+            tile_size: height and width of the tile in pixels.
+        """
+        assert self.pixels_per_token is not None
+        height, width = tile_size
+        return height // self.pixels_per_token, width // self.pixels_per_token
+
     def check(self) -> None:
         """Check the values."""
         for name in ("tokens_per_tile", "pixels_per_token"):

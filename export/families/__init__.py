@@ -80,6 +80,8 @@ class Family:
     """See `edgevlm.manifest.VisionSpec`."""
     attention: Literal["causal", "prefix", "images"] = "causal"
     """See `edgevlm.manifest.DecoderSpec`."""
+    positions: Literal["sequential", "grid"] = "sequential"
+    """See `edgevlm.manifest.DecoderSpec`."""
     embedding_scale: Callable[[PretrainedConfig], float] = lambda config: 1.0
     """See `edgevlm.manifest.DecoderSpec`."""
     text_embedding_scale: float | None = 1.0

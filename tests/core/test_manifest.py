@@ -34,6 +34,7 @@ from edgevlm.manifest import (
     PanAndScanTiling,
     ParityReport,
     PromptSpec,
+    SmartResizeTiling,
     Source,
     SpecialToken,
     StretchTiling,
@@ -176,6 +177,8 @@ OPTIONAL = {
         "images",
         "boxes",
         "calibration",
+        "default_max_tokens",
+        "pixels_per_token",
         "tasks",
         "describe",
         "find",
@@ -290,6 +293,7 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "any-resolution": ("image", "tiling", ANY_RESOLUTION),
     "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
+    "smart-resize": ("image", "tiling", SmartResizeTiling(28, 784, 7840, "bicubic")),
     "tiles": ("vision", "packing", TiledPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
 }
@@ -306,6 +310,10 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     changes = {section: changed}
     if isinstance(member, UnpadPacking):
         changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=ANY_RESOLUTION)
+    if isinstance(member, SmartResizeTiling):
+        changes["vision"] = dataclasses.replace(
+            EXAMPLE.vision, tokens_per_tile=None, pixels_per_token=28
+        )
     return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
@@ -387,6 +395,9 @@ def test_a_field_of_another_kind_is_unknown() -> None:
         ("pan-and-scan", "min_crop_size", 0, "min_crop_size: must be positive"),
         ("pan-and-scan", "max_crops", 0, "max_crops: must be positive"),
         ("pan-and-scan", "min_ratio", 0.9, "min_ratio: must be at least 1"),
+        ("smart-resize", "factor", 0, "factor: must be positive"),
+        ("smart-resize", "min_pixels", 0, "min_pixels: must be positive"),
+        ("smart-resize", "max_pixels", 783, "max_pixels: must be at least min_pixels 784"),
         ("unpad", "max_tiles", 0, "max_tiles: must be positive or null"),
     ],
 )
@@ -410,6 +421,40 @@ def test_what_unpadding_needs(name: str, value: int, message: str) -> None:
     _, example = manifest_with("unpad")
     with pytest.raises(BundleError, match=message):
         Manifest.from_dict(replaced(("vision", name), value, example))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "message"),
+    [
+        ("smart-resize", ("vision", "pixels_per_token"), None, "vision.pixels_per_token: must be"),
+        ("smart-resize", ("vision", "tokens_per_tile"), 4, "vision.pixels_per_token: must be null"),
+        ("smart-resize", ("vision", "pixels_per_token"), 0, "must be positive or null, is 0"),
+        ("smart-resize", ("decoder", "attention"), "images", "only with tiles of one size"),
+        (
+            "stretch",
+            ("decoder", "positions"),
+            "grid",
+            '"grid" only with a number for vision.pixels',
+        ),
+        ("stretch", ("decoder", "positions"), "cube", "must be one of sequential, grid"),
+        ("stretch", ("image", "default_max_tokens"), 0, "must be positive or null, is 0"),
+    ],
+)
+def test_what_tiles_of_any_size_need(
+    kind: str, path: tuple[str, str], value: object, message: str
+) -> None:
+    _, example = manifest_with(kind)
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_dict(replaced(path, value, example))
+    assert message in str(caught.value)
+
+
+def test_the_number_of_embeddings_fits_the_tiles() -> None:
+    _, example = manifest_with("smart-resize")
+    data = replaced(("vision", "tokens_per_tile"), 4, example)
+    data["vision"]["pixels_per_token"] = None
+    with pytest.raises(BundleError, match=r'tokens_per_tile: must be null for .* "smart-resize"'):
+        Manifest.from_dict(data)
 
 
 def test_unpadding_needs_tiles_of_any_resolution() -> None:

@@ -29,8 +29,9 @@ def test_a_prompt_is_what_the_model_is_given(smolvlm: VLM, detail: Detail) -> No
     tiles = [part for part in prompt.parts if isinstance(part, PromptTile)]
     assert prompt.tokens == stats.prompt_tokens
     assert len(tiles) == stats.encoded_tiles + stats.cached_tiles
-    height, width = smolvlm.manifest.image.tiling.tile_size
-    assert {tile.pixels.shape for tile in tiles} == {(height, width, 3)}
+    tile_size = smolvlm.manifest.image.tile_size
+    assert tile_size is not None
+    assert {tile.pixels.shape for tile in tiles} == {(*tile_size, 3)}
     assert [tile.tile for tile in tiles] == list(range(len(tiles)))
     grid = [(tile.row, tile.column) for tile in tiles if tile.row]
     assert grid == sorted(grid) and len(grid) in (0, len(tiles) - 1)

@@ -34,6 +34,7 @@ from tests.support.oracle import BUNDLES
 
 def test_every_way_of_asking_takes_a_budget_for_pictures(smolvlm: VLM) -> None:
     image, per_tile = picture(6, 300, 200), smolvlm.manifest.vision.tokens_per_tile
+    assert per_tile is not None
     full = smolvlm.ask(image, "What?", max_tokens=2).stats.prompt_tokens
     one = smolvlm.ask(image, "What?", max_tokens=2, detail="low").stats.prompt_tokens
     assert one < full - 3 * per_tile

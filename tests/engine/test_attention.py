@@ -105,7 +105,7 @@ def span(seed: int, length: int) -> Span:
     layout = Layout(2, 2)
     pixels = np.full((1, 2, 2, 3), seed, np.uint8)
     plan = SpanPlan(range(1), length)
-    image = ProcessedImage((bytes([seed]),), layout, (plan,), lambda: Tiles(pixels, layout))
+    image = ProcessedImage((bytes([seed]),), layout, (plan,), lambda: Tiles(tuple(pixels), layout))
     return image.spans[0]
 
 

@@ -118,7 +118,7 @@ def test_waiting_and_working_add_up(ahead: VLM) -> None:
     pixels = np.stack([np.full((64, 64, 3), i, np.uint8) for i in range(6)])
     keys = tuple(bytes([i]) for i in range(6))
     layout = Layout(128, 192, 2, 3)
-    tiles = ProcessedImage(keys, layout, (), lambda: Tiles(pixels, layout)).tiles
+    tiles = ProcessedImage(keys, layout, (), lambda: Tiles(tuple(pixels), layout)).tiles
     with encoder(ahead).encode_ahead(tiles, watch) as embeddings:
         rows = [embeddings(tile) for tile in tiles]
     watch.lap("prefill")

@@ -90,7 +90,7 @@ def test_mean_squares_equal_those_of_transformers(
 ) -> None:
     folder = checkpoints.smolvlm(tmp_path / "checkpoint", splitting=False, num_hidden_layers=3)
     plan, manifest, vision, decoder = write_files(folder)
-    processor = ImageProcessor(manifest.image, manifest.vision)
+    processor = ImageProcessor(manifest.image, manifest.vision, manifest.decoder.positions)
     processed = [processor.process(image, ImageBudget("low")) for image in IMAGES]
     stored = StoredVision(manifest, vision, processed)
     dialogues = importance.answer_questions(manifest, stored, decoder, processed, progress=False)

@@ -49,7 +49,8 @@ class Made(NamedTuple):
         return found
 
     def tiles(self, count: int) -> NDArray[np.uint8]:
-        shape = (count, *self.image.tiling.tile_size, 3)
+        assert self.image.tile_size is not None
+        shape = (count, *self.image.tile_size, 3)
         return np.random.default_rng(count).integers(0, 256, shape, dtype=np.uint8)
 
 

@@ -28,7 +28,7 @@ def image(seed: int = 0, height: int = 200, width: int = 150) -> NDArray[np.uint
 
 @pytest.fixture
 def processor() -> ImageProcessor:
-    return ImageProcessor(IMAGE, VISION)
+    return ImageProcessor(IMAGE, VISION, "sequential")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_last_ones_are_remembered(
     splits: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_processor, "MAX_REMEMBERED", 2)
-    processor = ImageProcessor(IMAGE, VISION)
+    processor = ImageProcessor(IMAGE, VISION, "sequential")
     for seed in (0, 1, 0, 2, 0, 1):  # 1 is the least recently used when 2 comes
         processor.process(image(seed), WHOLE)
     assert len(splits) == 4

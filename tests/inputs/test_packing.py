@@ -42,7 +42,7 @@ def tile_rows(tiles: int, rows: int) -> list[np.ndarray]:
 
 
 def test_tiles_are_spans_of_all_their_embeddings() -> None:
-    spans = plan_spans(Layout(10, 20, 1, 2, overview=2), vision(TiledPacking()))
+    spans = plan_spans(Layout(10, 20, 1, 2, overview=2), vision(TiledPacking()), "sequential")
     assert [(span.tiles, span.length) for span in spans] == [
         (range(tile, tile + 1), 4) for tile in range(3)
     ]
@@ -52,7 +52,7 @@ def test_tiles_are_spans_of_all_their_embeddings() -> None:
 
 def test_lines_run_across_tiles_and_end_with_the_newline() -> None:
     """Of tiles of 2 x 2 embeddings and a newline, rows 0 to 4 are the overview's, 5 to 14 the grid's."""
-    (span,) = plan_spans(Layout(100, 200, 1, 2, overview=0), vision(UnpadPacking()))
+    (span,) = plan_spans(Layout(100, 200, 1, 2, overview=0), vision(UnpadPacking()), "sequential")
     packed = span.pack(tile_rows(3, 5))[:, 0]
     np.testing.assert_array_equal(packed, [0, 1, 2, 3, 5, 6, 10, 11, 4, 7, 8, 12, 13, 4])
     assert span.tiles == range(3)
@@ -61,15 +61,15 @@ def test_lines_run_across_tiles_and_end_with_the_newline() -> None:
 
 def test_embeddings_of_padding_are_left_out() -> None:
     """A square image in 2 x 4 embeddings leaves the two columns in the middle."""
-    (span,) = plan_spans(Layout(100, 100, 1, 2, overview=0), vision(UnpadPacking()))
+    (span,) = plan_spans(Layout(100, 100, 1, 2, overview=0), vision(UnpadPacking()), "sequential")
     packed = span.pack(tile_rows(3, 5))[:, 0]
     np.testing.assert_array_equal(packed, [0, 1, 2, 3, 6, 10, 4, 8, 12, 4])
-    (span,) = plan_spans(Layout(10, 1000, 2, 2, overview=0), vision(UnpadPacking()))
+    (span,) = plan_spans(Layout(10, 1000, 2, 2, overview=0), vision(UnpadPacking()), "sequential")
     assert span.length == 4, "the image has no line of its own in a square grid"
 
 
 def test_one_tile_is_followed_by_the_newline() -> None:
-    (span,) = plan_spans(Layout(100, 100), vision(UnpadPacking()))
+    (span,) = plan_spans(Layout(100, 100), vision(UnpadPacking()), "sequential")
     np.testing.assert_array_equal(span.pack(tile_rows(1, 5))[:, 0], [0, 1, 2, 3, 4])
     assert span.tokens_of_tiles(5) == [5]
 
@@ -77,7 +77,7 @@ def test_one_tile_is_followed_by_the_newline() -> None:
 def test_a_large_grid_is_shrunk() -> None:
     """8 x 8 embeddings become the area of one tile, 2 x 2: each is a mean in the middle of its quarter."""
     layout = Layout(100, 100, 4, 4, overview=0)
-    (span,) = plan_spans(layout, vision(UnpadPacking(max_tiles=1)))
+    (span,) = plan_spans(layout, vision(UnpadPacking(max_tiles=1)), "sequential")
     assert span.length == 4 + 2 * 3
     rows = [np.zeros((5, 3), np.float32) for _ in range(17)]
     for tile, values in enumerate(rows[1:]):
@@ -103,7 +103,7 @@ def test_lengths_stay_in_bounds(
 ) -> None:
     spec = vision(UnpadPacking(max_tiles), tokens)
     layout = Layout(height, width, resolution[0] // 4, resolution[1] // 4, overview=0)
-    (span,) = plan_spans(layout, spec)
+    (span,) = plan_spans(layout, spec, "sequential")
     tiling = AnyResolutionTiling((4, 4), "bicubic", (resolution,))
     bound = max_image_tokens(ImageSpec(tiling, NORMALIZATION), spec)
     assert bound is not None

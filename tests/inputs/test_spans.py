@@ -71,7 +71,7 @@ def test_weighted_sums_are_a_matrix_product(
 @pytest.mark.parametrize("tiles", [1, 13])
 def test_tiles_one_by_one_leave_out_the_learned_rows(tiles: int) -> None:
     layout = Layout(64, 64) if tiles == 1 else Layout(200, 150, 4, 3, 12)
-    plans = plan_spans(layout, VISION)
+    plans = plan_spans(layout, VISION, "sequential")
     assert [plan.tiles for plan in plans] == [range(tile, tile + 1) for tile in range(tiles)]
     for plan in plans:
         assert plan.length == 4
@@ -79,7 +79,7 @@ def test_tiles_one_by_one_leave_out_the_learned_rows(tiles: int) -> None:
 
 
 def test_a_span_of_one_tile_has_its_key() -> None:
-    processor = ImageProcessor(ImageSpec(GRID, NORMALIZATION), VISION)
+    processor = ImageProcessor(ImageSpec(GRID, NORMALIZATION), VISION, "sequential")
     pixels = np.random.default_rng(0).integers(0, 256, (200, 150, 3), np.uint8)
     image = processor.process(pixels, ImageBudget())
     assert [span.key for span in image.spans] == list(image.keys)
@@ -132,6 +132,8 @@ def test_places_of_tiles(layout: Layout, tiles: int, places: list[tuple[int, int
 
 def test_an_image_of_one_tile_is_processed_as_one_span() -> None:
     spec = ImageSpec(StretchTiling((8, 8), "bicubic"), NORMALIZATION)
-    image = ImageProcessor(spec, VISION).process(np.zeros((5, 9, 3), np.uint8), ImageBudget())
+    image = ImageProcessor(spec, VISION, "sequential").process(
+        np.zeros((5, 9, 3), np.uint8), ImageBudget()
+    )
     assert image.layout == Layout(5, 9)
     assert [span.length for span in image.spans] == [4]

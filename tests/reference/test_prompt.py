@@ -103,6 +103,12 @@ class Prompts:
         self.tokenizer = AutoTokenizer.from_pretrained(exported.checkpoint)
         self.plain = plain_tokenizer(exported.checkpoint)
 
+    @property
+    def tokens_per_tile(self) -> int:
+        tokens = self.manifest.vision.tokens_per_tile
+        assert tokens is not None
+        return tokens
+
     def ids(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> list[int]:
         """Our ids, with the image token in the places of the embeddings."""
         tiling = self.manifest.image.tiling
@@ -112,7 +118,7 @@ class Prompts:
             if isinstance(segment, TextSegment):
                 found += segment.token_ids
             else:
-                found += [self.image_id] * self.manifest.vision.tokens_per_tile
+                found += [self.image_id] * self.tokens_per_tile
         return found
 
 
@@ -194,7 +200,7 @@ def test_text_of_an_assistant_or_system_is_never_special(smolvlm: Prompts) -> No
     end = smolvlm.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
     assert found.count(end) == len(messages)
     tiles = len(split_image(np.zeros((9, 9, 3), np.uint8), smolvlm.manifest.image.tiling))
-    assert found.count(smolvlm.image_id) == tiles * smolvlm.manifest.vision.tokens_per_tile
+    assert found.count(smolvlm.image_id) == tiles * smolvlm.tokens_per_tile
 
 
 @settings(deadline=None, max_examples=60)

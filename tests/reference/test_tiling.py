@@ -83,7 +83,9 @@ def assert_same(ours: Tiles, theirs: tuple[np.ndarray, int, int]) -> None:
     assert (ours.layout.rows, ours.layout.columns) == (rows, columns)
     as_bytes = np.rint((pixel_values * 0.5 + 0.5) * 255)
     assert np.abs((pixel_values * 0.5 + 0.5) * 255 - as_bytes).max() < 1e-3
-    np.testing.assert_array_equal(ours.pixels.transpose(0, 3, 1, 2), as_bytes.astype(np.uint8))
+    np.testing.assert_array_equal(
+        np.stack(ours.pixels).transpose(0, 3, 1, 2), as_bytes.astype(np.uint8)
+    )
 
 
 @pytest.mark.parametrize("name", REFERENCES)

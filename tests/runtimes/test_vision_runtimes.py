@@ -179,8 +179,49 @@ def test_refuses_graphs_with_other_inputs_and_outputs(load: Load, tmp_path: Path
         load(write_graph(path, input_type=TensorProto.FLOAT))
     with pytest.raises(LoadError, match="only n dynamic"):
         load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
-    with pytest.raises(LoadError, match="only n dynamic"):
-        load(write_graph(path, tiles_shape=("n", "height", "width", 3)))
+    with pytest.raises(LoadError, match="only n dynamic, or n, height and width"):
+        load(write_graph(path, tiles_shape=("n", SIDE, "width", 3)))
+
+
+def write_free_graph(path: Path) -> Path:
+    """Tiles of any size: a row for each square of 2 x 2 pixels, with the sum of its red values."""
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "kernel"], ["squares"], strides=[2, 2]),
+        helper.make_node("Reshape", ["squares", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["embeddings"], perm=[0, 2, 1]),
+    ]
+    kernel = np.zeros((1, 3, 2, 2), np.float32)
+    kernel[0, 0] = 1
+    graph = helper.make_graph(
+        nodes,
+        "vision",
+        [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", "height", "width", 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["n", "rows", 1])],
+        [
+            helper.make_tensor("kernel", TensorProto.FLOAT, kernel.shape, kernel.ravel()),
+            helper.make_tensor("shape", TensorProto.INT64, [3], [0, 1, -1]),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
+    return path
+
+
+def test_tiles_of_any_size(load: Load, tmp_path: Path) -> None:
+    runtime = load(write_free_graph(tmp_path / "vision.onnx"))
+    rng = np.random.default_rng(0)
+    for height, width, count in ((2, 2, 1), (6, 4, 2), (2, 10, 1), (6, 4, 1)):
+        tiles = rng.integers(0, 256, (count, height, width, 3), np.uint8)
+        red = tiles[..., 0].reshape(count, height // 2, 2, width // 2, 2).sum((2, 4), np.float32)
+        expected = red.reshape(count, -1, 1)
+        # OpenVINO computes in bfloat16 where the CPU has it.
+        np.testing.assert_allclose(runtime.encode(tiles), expected, rtol=2e-2)
+    for shape in ((1, 4, 4, 1), (1, 0, 4, 3), (4, 4, 3)):
+        with pytest.raises(InputError, match=r"must have shape \[\?, \?, \?, 3\]"):
+            runtime.encode(np.zeros(shape, np.uint8))
 
 
 def test_says_what_it_runs_on(graph: Path) -> None:

@@ -20,6 +20,7 @@ from edgevlm.inputs.tiling import (
     fit,
     grid,
     pan_and_scan,
+    smart_resize,
     stretch,
 )
 from edgevlm.inputs.tiling.budget import CHECKPOINT_BUDGET, Detail, ImageBudget
@@ -32,6 +33,7 @@ from edgevlm.manifest import (
     FitTiling,
     GridTiling,
     PanAndScanTiling,
+    SmartResizeTiling,
     StretchTiling,
     Tiling,
 )
@@ -54,6 +56,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     AnyResolutionTiling: any_resolution.split,
     AspectGridTiling: aspect_grid.split,
     PanAndScanTiling: pan_and_scan.split,
+    SmartResizeTiling: smart_resize.split,
 }
 
 
@@ -70,6 +73,9 @@ def split_image(
         tiling: the strategy of the model and its settings.
         detail: as in `ImageBudget`.
         max_tiles: limit of the number of tiles, at least 1; None for no limit.
+
+    Raises:
+        ImageError: the strategy refuses the aspect ratio of the image.
     """
     return _SPLIT[type(tiling)](Image.fromarray(image), tiling, detail, max_tiles)
 

@@ -28,7 +28,7 @@ def split(
     padded.paste(resized, ((wide - resized.width) // 2, (tall - resized.height) // 2))
     grid = cut_grid(padded, tiling.tile_size)
     layout = Layout(image.height, image.width, tall // height, wide // width, overview=0)
-    return Tiles(np.concatenate([np.asarray(overview)[None], grid]), layout)
+    return Tiles((np.asarray(overview), *grid), layout)
 
 
 def _choose_resolution(

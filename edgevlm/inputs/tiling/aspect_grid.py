@@ -22,7 +22,7 @@ def split(
         return one_tile(overview, image)
     grid = cut_grid(image.resize((columns * width, rows * height), resample), tiling.tile_size)
     layout = Layout(image.height, image.width, rows, columns, overview=len(grid))
-    return Tiles(np.concatenate([grid, np.asarray(overview)[None]]), layout)
+    return Tiles((*grid, np.asarray(overview)), layout)
 
 
 def _choose_grid(

@@ -29,11 +29,11 @@ def split(
     if resized.size == (width, height):
         return one_tile(resized, image)
     grid = cut_grid(resized, tiling.tile_size)
-    overview = np.asarray(resized.resize((width, height), resample))[None]
+    overview = np.asarray(resized.resize((width, height), resample))
     layout = Layout(
         image.height, image.width, resized.height // height, resized.width // width, len(grid)
     )
-    return Tiles(np.concatenate([grid, overview]), layout)
+    return Tiles((*grid, overview), layout)
 
 
 def _longest_edge(

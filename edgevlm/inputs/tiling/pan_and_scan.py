@@ -35,7 +35,7 @@ def split(
         tiles.append(image.crop(box).resize((width, height), resample))
     rows, columns = (1, crops) if horizontal else (crops, 1)
     layout = Layout(image.height, image.width, rows, columns, overview=0)
-    return Tiles(np.stack([np.asarray(tile) for tile in tiles]), layout)
+    return Tiles(tuple(map(np.asarray, tiles)), layout)
 
 
 def _count_crops(

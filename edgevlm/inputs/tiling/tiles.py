@@ -29,6 +29,9 @@ class Layout:
     columns: int = 0
     overview: int | None = None
     """Index of the tile that shows the whole image beside a grid; None: there is none."""
+    tile_sizes: tuple[tuple[int, int], ...] | None = None
+    """Height and width in pixels of each tile, where tiles differ in size; None: all have that of the
+    manifest."""
 
     @property
     def tiles(self) -> int:
@@ -46,17 +49,23 @@ class Layout:
 class Tiles:
     """The tiles of one image."""
 
-    pixels: NDArray[np.uint8]
-    """RGB uint8 ``[n, height, width, 3]``: the grid row by row, and the overview before or after it."""
+    pixels: tuple[NDArray[np.uint8], ...]
+    """RGB uint8 ``[height, width, 3]`` of each tile: the grid row by row, and the overview before or after
+    it."""
     layout: Layout
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-def one_tile(tile: Image.Image, image: Image.Image) -> Tiles:
-    """Return the tile of an image that is not split."""
-    return Tiles(np.asarray(tile)[None], Layout(image.height, image.width))
+def one_tile(tile: Image.Image, image: Image.Image, *, own_size: bool = False) -> Tiles:
+    """Return the tile of an image that is not split.
+
+    Args:
+        own_size: tiles differ in size.
+    """
+    sizes = ((tile.height, tile.width),) if own_size else None
+    return Tiles((np.asarray(tile),), Layout(image.height, image.width, tile_sizes=sizes))
 
 
 def cut_grid(image: Image.Image, tile_size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,0 +1,72 @@
+"""One tile of nearly the image's own size and aspect ratio: ``Qwen2VLImageProcessorPil``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from PIL import Image
+
+from edgevlm.errors import ImageError
+from edgevlm.inputs.tiling.budget import Detail
+from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, one_tile
+from edgevlm.manifest import SmartResizeTiling
+
+MAX_ASPECT_RATIO = 200
+"""The longest side over the shortest that transformers accepts."""
+
+LOW_DETAIL_TOKENS = 256
+"""Embeddings of an image with detail ``low``: about as many as a tile of other families has."""
+
+
+def split(
+    image: Image.Image, tiling: SmartResizeTiling, detail: Detail | None, max_tiles: int | None
+) -> Tiles:
+    """Resize an RGB image to one tile; see `edgevlm.inputs.tiling.split_image`.
+
+    Raises:
+        ImageError: the image is too long for its width, or too wide for its height.
+    """
+    if detail == "auto":
+        tiling = dataclasses.replace(tiling, min_pixels=tiling.factor**2)
+    elif detail == "low":
+        tiling = limit_tokens(tiling, LOW_DETAIL_TOKENS)
+    height, width = choose_size(image.height, image.width, tiling)
+    tile = image.resize((width, height), FILTERS[tiling.resample])
+    return one_tile(tile, image, own_size=True)
+
+
+def limit_tokens(tiling: SmartResizeTiling, max_tokens: int) -> SmartResizeTiling:
+    """Return a tiling whose tiles have about `max_tokens` squares of side `factor` at most.
+
+    Only an image that is much longer than wide can have more, since each side is one square at least.
+    """
+    max_pixels = min(tiling.max_pixels, max_tokens * tiling.factor**2)
+    return dataclasses.replace(
+        tiling, max_pixels=max_pixels, min_pixels=min(tiling.min_pixels, max_pixels)
+    )
+
+
+def choose_size(height: int, width: int, tiling: SmartResizeTiling) -> tuple[int, int]:
+    """Return height and width of the tile of an image, as transformers' ``smart_resize`` does.
+
+    Raises:
+        ImageError: the aspect ratio is more than `MAX_ASPECT_RATIO`.
+    """
+    factor = tiling.factor
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ImageError(
+            f"the image is {width} x {height} pixels; this model takes images whose longer side is at most "
+            f"{MAX_ASPECT_RATIO} times the shorter one; crop it"
+        )
+    # round() takes the even neighbor of a half, as in the reference.
+    tall, wide = round(height / factor) * factor, round(width / factor) * factor
+    if tall * wide > tiling.max_pixels:
+        ratio = math.sqrt(height * width / tiling.max_pixels)
+        tall = max(factor, math.floor(height / ratio / factor) * factor)
+        wide = max(factor, math.floor(width / ratio / factor) * factor)
+    elif tall * wide < tiling.min_pixels:
+        ratio = math.sqrt(tiling.min_pixels / (height * width))
+        tall = math.ceil(height * ratio / factor) * factor
+        wide = math.ceil(width * ratio / factor) * factor
+    return tall, wide
