@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import transformers
-from transformers import PretrainedConfig, ProcessorMixin
+from transformers import ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
@@ -27,6 +27,7 @@ from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family, find_family
 from edgevlm.export.messages import one_line
+from edgevlm.export.mrope import input_width
 from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.usage import find_usage
@@ -135,7 +136,7 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
             f"a tile of {EXAMPLE_TOKENS} squares of {side} x {side} pixels has {tokens} embeddings; "
             f"patch_size and merge_size of the image processor must be those of vision_config in {path}"
         )
-    expected = decoder_width(checkpoint.config)
+    expected = input_width(checkpoint.config)
     if width != expected:
         raise ExportError(
             f"the vision part in {path} makes embeddings of width {width}, the language model takes those of "
@@ -157,15 +158,6 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
         files={},
         pixels_per_token=side,
     )
-
-
-def decoder_width(config: PretrainedConfig) -> int:
-    """Return the width of the embeddings that llama.cpp takes.
-
-    Features for its first layers, if there are any (``deepstack``), follow each embedding.
-    """
-    features = len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
-    return int(config.get_text_config().hidden_size) * (1 + features)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:

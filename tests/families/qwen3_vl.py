@@ -51,7 +51,9 @@ def qwen3_vl(folder: Path) -> Path:
             "num_position_embeddings": 36,
             "deepstack_visual_indexes": [0, 1],
         },
-        text_config=text_config("qwen3_vl_text", tokenizer, rope_parameters=rope, head_dim=16),
+        text_config=text_config(
+            "qwen3_vl_text", tokenizer, rope_parameters=rope, head_dim=16, num_hidden_layers=3
+        ),
         tie_word_embeddings=False,
         **ids(tokenizer),
     )
