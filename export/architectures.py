@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
+from edgevlm.export.mrope import check_qwen2vl, check_qwen3vl, write_mrope, write_qwen3vl
+from edgevlm.export.text_settings import head_size, positive
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
 GEMMA2_NORMS = (*NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -24,8 +25,6 @@ ATTENTION = (*QKV, "self_attn.o_proj")
 FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 BIAS_SETTINGS = ("attention_bias", "mlp_bias")
 """Settings of text configurations that add biases."""
-LARGEST = 2**31 - 1
-"""Largest number in the header of a GGUF file; a larger one is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,6 @@ class Architecture:
     """Raises ExportError for a value of the text configuration that llama.cpp fixes in code."""
     write: Callable[[GGUFWriter, PretrainedConfig], None] | None = None
     """Writes the settings that only this language model has; gets the whole configuration."""
-
-
-def positive(name: str, value: object) -> int | float:
-    """Return a number of the text configuration.
-
-    Raises:
-        ExportError: it is not a positive number.
-    """
-    if not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
-        raise ExportError(
-            f"the language model's {name} is {value!r} in config.json; it must be a positive number"
-        )
-    return value
 
 
 def window_of_all_layers(text: PretrainedConfig) -> int | None:
@@ -194,6 +180,14 @@ LLAMA = Architecture(
     rope_types=("default", "linear", "llama3"),
     optional_biases={"attention_bias": ATTENTION, "mlp_bias": FEED_FORWARD},
 )
+QWEN2_VL = Architecture(
+    MODEL_ARCH.QWEN2VL,
+    biased=QKV,
+    free_head_size=False,
+    window=window_of_some_layers,
+    check=check_qwen2vl,
+    write=write_mrope,
+)
 GEMMA = Architecture(
     MODEL_ARCH.GEMMA, activation="gelu_pytorch_tanh", norm_offset=1.0, untied=False
 )
@@ -217,6 +211,14 @@ ARCHITECTURES = {
     ),
     "qwen3": Architecture(
         MODEL_ARCH.QWEN3, norms=(*NORMS, *HEAD_NORMS), window=window_of_some_layers
+    ),
+    "qwen2_vl_text": QWEN2_VL,
+    "qwen2_5_vl_text": QWEN2_VL,
+    "qwen3_vl_text": Architecture(
+        MODEL_ARCH.QWEN3VL,
+        norms=(*NORMS, *HEAD_NORMS),
+        check=check_qwen3vl,
+        write=write_qwen3vl,
     ),
     "gemma": GEMMA,
     "gemma2": replace(
@@ -300,15 +302,3 @@ def context_length(config: PretrainedConfig, attention: str) -> int:
     if window is None or (architecture.llama_cpp_slides and attention != "prefix"):
         return trained
     return min(trained, window)
-
-
-def head_size(text: PretrainedConfig) -> int:
-    """Return the width of one attention head."""
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-
-
-def rope_parameters(text: PretrainedConfig) -> Mapping[str, Any]:
-    """Return the settings of the rotary embeddings; those of the layers that do not slide, if they differ."""
-    parameters: Mapping[str, Any] = text.rope_parameters
-    full: Mapping[str, Any] = parameters.get("full_attention", parameters)
-    return full

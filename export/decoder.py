@@ -21,16 +21,11 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edgevlm.errors import ExportError
-from edgevlm.export.architectures import (
-    Architecture,
-    find_architecture,
-    head_size,
-    positive,
-    rope_parameters,
-)
+from edgevlm.export.architectures import Architecture, find_architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family
+from edgevlm.export.text_settings import head_size, positive, rope_parameters
 from edgevlm.export.tokenizer import Vocabulary
 
 UNQUANTIZED = {

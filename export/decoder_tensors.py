@@ -10,9 +10,10 @@ import torch
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
-from edgevlm.export.architectures import Architecture, head_size
+from edgevlm.export.architectures import Architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
+from edgevlm.export.text_settings import head_size
 from edgevlm.export.weights import TensorEntry
 
 EMBEDDINGS = "decoder.embed_tokens.weight"

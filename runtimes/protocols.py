@@ -65,7 +65,7 @@ class Place:
     entries: int = 0
     """Entries of the KV cache that are taken; they decide whether a prompt fits."""
     position: int = 0
-    """The next position."""
+    """The next position: one more than the largest number of a position so far."""
 
     def after(self, tokens: int) -> Place:
         """Return the place after so many further tokens."""
@@ -118,6 +118,10 @@ class DecoderRuntime(Protocol):
 
     The caller numbers the positions: the decode methods take one position per entry. They split input that is
     longer than a batch, and compute logits of the last entry only, if asked.
+
+    A position of an M-RoPE model has three numbers: time, line and column. Those of a text are equal, so one
+    number per token is enough. The embeddings of an image all have the next position as their time, and count
+    lines and columns from there.
     """
 
     device: str
@@ -125,9 +129,9 @@ class DecoderRuntime(Protocol):
     on_cpu: bool
     """True if it uses the time of the CPU; see `VisionRuntime.on_cpu`."""
     context_length: int
-    """Positions that the KV cache holds."""
+    """Entries that the KV cache holds."""
     width: int
-    """Width of an embedding."""
+    """Width of an embedding. Deepstack models read several features from one embedding, side by side."""
     vocabulary_size: int
     """Number of tokens; ids are below it."""
 
@@ -140,7 +144,7 @@ class DecoderRuntime(Protocol):
         ...
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Return rows float32 ``[n, width]`` of the input embedding table.
+        """Return rows float32 ``[n, width]`` of the input embedding table, padded with zeros to the width.
 
         With them `decode_embeddings` does what `decode_tokens` does with the ids, so that text can share a
         batch with images.
@@ -159,7 +163,7 @@ class DecoderRuntime(Protocol):
 
         Raises:
             InputError: ids or positions have the wrong type, shape or range.
-            ContextError: a position is outside the context.
+            ContextError: the entries do not fit into the context.
             InferenceError: the runtime failed; the KV cache holds nothing of this call.
         """
         ...
@@ -184,21 +188,32 @@ class DecoderRuntime(Protocol):
     ) -> None:
         """Decode embeddings into the KV cache.
 
+        An image may come in several calls. If one of them fails, the KV cache holds nothing of the image.
+
         Args:
             embeddings: float32 ``[n, width]``, n >= 1.
-            positions: int32 ``[n]``, the next positions of the KV cache.
+            positions: int32, the next positions of the KV cache: ``[n]``, or ``[3, n]`` for an M-RoPE model.
+                ``[n]`` means three equal numbers there.
             logits: compute the logits of the last entry.
             bidirectional: each entry of this call attends to all others of this call and to all before it.
 
         Raises:
             InputError: embeddings or positions have the wrong type, shape or range.
-            ContextError: a position is outside the context.
+            ContextError: the entries do not fit into the context.
             InferenceError: the runtime failed; the KV cache holds nothing of this call.
         """
         ...
 
-    def truncate(self, place: Place) -> None:
-        """Remove everything from `place` on from the KV cache."""
+    def truncate(self, place: Place) -> bool:
+        """Remove everything from `place` on from the KV cache.
+
+        Returns:
+            True if the KV cache ends at `place`, or before it; False if it cannot go back so far, and nothing
+            has changed. Only models whose memory is not attention alone return False.
+
+        Raises:
+            InputError: `place` is inside an image, or its numbers are negative.
+        """
         ...
 
     def save(self) -> NDArray[np.uint8]:

@@ -4,8 +4,8 @@ llama.cpp aborts the process when a precondition fails. So this module checks ar
 errors: ids, positions, shapes, batch sizes, memory, use after `close`. `edgevlm.runtimes.llama_cpp.guard`
 tries in a child process whether this build of llama.cpp and this file can be loaded at all.
 
-Not supported: more than one sequence; and models with M-RoPE positions, recurrent models and encoder-decoder
-models, which raise an error at load.
+Not supported: more than one sequence; and recurrent models and encoder-decoder models, which raise an error
+at load.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import ContextError, InferenceError, InputError, LoadError
+from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
-from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache
+from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
@@ -32,6 +32,7 @@ from edgevlm.runtimes.llama_cpp.library import (
     recent_errors,
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
+from edgevlm.runtimes.llama_cpp.positions import CachePositions
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
@@ -52,7 +53,7 @@ class LlamaCppDecoder:
 
     Args:
         path: the GGUF file.
-        context_length: positions that the KV cache holds; at most those that the model was trained for.
+        context_length: entries that the KV cache holds; at most the positions that the model was trained for.
         threads: CPU threads; None takes one per physical core that this process may use.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
         bidirectional: entries of the longest `decode_embeddings` with ``bidirectional=True``; 0 for none.
@@ -100,7 +101,6 @@ class LlamaCppDecoder:
         check_not_forked()
         self._try_file = try_file
         self._context: Any = None
-        self._length = 0
         self._has_logits = False
         self._logits_address = 0
         self._path = Path(path)
@@ -141,6 +141,7 @@ class LlamaCppDecoder:
                 )
             self._check_head_size()
             self._check_memory()
+            self._held = CachePositions(self.context_length, mrope=self._model.mrope)
             mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
         except BaseException:
@@ -239,7 +240,8 @@ class LlamaCppDecoder:
     def _create_batch(self) -> None:
         """Allocate the buffers of all batches. New ones per batch cost as much as a small model's token."""
         count = self._batch_length
-        self._ids, self._positions = np.empty(count, np.int32), np.empty(count, np.int32)
+        self._ids = np.empty(count, np.int32)
+        self._positions = np.empty(4 * count, np.int32)  # an M-RoPE embedding has four numbers
         self._output_flags = np.empty(count, np.int8)
         sequence = ctypes.pointer(ctypes.c_int32(0))
         self._sequence_counts = (ctypes.c_int32 * count)(*[1] * count)
@@ -276,7 +278,7 @@ class LlamaCppDecoder:
 
         Raises:
             InputError: ids or positions have the wrong type, shape or range.
-            ContextError: a position is outside the context.
+            ContextError: the entries do not fit into the context.
             ClosedError: the decoder is closed.
             InferenceError: llama.cpp failed; the KV cache holds nothing of this call.
         """
@@ -313,9 +315,12 @@ class LlamaCppDecoder:
     ) -> None:
         """Decode embeddings into the KV cache; errors as of `decode_tokens`.
 
+        An image may come in several calls, and if one of them fails, the KV cache holds nothing of the image.
+
         Args:
             embeddings: float32 ``[n, width]``, n >= 1.
-            positions: int32 ``[n]``, the next positions of the KV cache.
+            positions: int32, the next positions of the KV cache: ``[n]``, or ``[3, n]`` for an M-RoPE model,
+                with the time, line and column of each entry. ``[n]`` means three equal numbers.
             logits: compute the logits of the last entry.
             bidirectional: each entry of this call attends to all others of this call and to all before it.
         """
@@ -355,13 +360,14 @@ class LlamaCppDecoder:
 
         Args:
             entries: token ids int32 ``[n]`` or embeddings float32 ``[n, width]``, C-contiguous.
-            positions: as of `decode_tokens`.
+            positions: as of `decode_embeddings`.
             outputs: number of the last entries that get logits.
             bidirectional: as of `decode_embeddings`.
         """
-        count = len(entries)
-        positions = self._check_positions(positions, count)
-        start, self._has_logits = self._length, False
+        count, embeddings = len(entries), entries.ndim == 2
+        positions = self._held.check(positions, count, embeddings=embeddings)
+        times = positions if positions.ndim == 1 else positions[0]
+        self._has_logits = False
         llama = self._llama
         batch = self._batch
         try:
@@ -370,45 +376,61 @@ class LlamaCppDecoder:
             for first in range(0, count, self._batch_length):
                 last = min(first + self._batch_length, count)
                 size = batch.n_tokens = last - first
-                self._positions[:size] = positions[first:last]
+                self._write_positions(positions[..., first:last], embeddings)
                 self._output_flags[:size] = 0
                 self._output_flags[max(0, count - outputs - first) : size] = 1
-                if entries.ndim == 1:
-                    self._ids[:size] = entries[first:last]
-                    batch.token, batch.embd = self._ids_pointer, None
-                else:
+                if embeddings:
                     rows = entries[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
                     batch.token, batch.embd = None, rows
+                else:
+                    self._ids[:size] = entries[first:last]
+                    batch.token, batch.embd = self._ids_pointer, None
                 recent_errors.clear()
                 status = llama.llama_decode(self._context, batch)
                 if status:
                     raise InferenceError(
-                        f"llama.cpp could not decode positions {positions[first]} to "
-                        f"{positions[last - 1]} (status {status}){failure_reason()}"
+                        f"llama.cpp could not decode positions {times[first]} to {times[last - 1]} "
+                        f"(status {status}){failure_reason()}"
                     )
-            self._length = start + count
+            self._held.extend(positions)
             self._has_logits = outputs > 0
         except BaseException:
-            llama.llama_memory_seq_rm(self._memory, 0, start, -1)
+            llama.llama_memory_seq_rm(self._memory, 0, int(times[0]), -1)
+            self._held.cut(int(times[0]))
             raise
         finally:
             if bidirectional:
                 llama.llama_set_causal_attn(self._context, True)
 
-    def truncate(self, place: Place) -> None:
+    def _write_positions(self, positions: NDArray[np.int32], embeddings: bool) -> None:
+        """Write the positions of a batch, ``[n]`` or ``[3, n]``, where llama.cpp reads them.
+
+        For embeddings of an M-RoPE model it reads four numbers, ``[4, n]``. The last one is for vision
+        encoders, and zero. To tokens it gives three equal numbers itself.
+        """
+        size = positions.shape[-1]
+        if embeddings and self._model.mrope:
+            grid = self._positions[: 4 * size].reshape(4, size)
+            grid[:3], grid[3] = positions, 0
+        else:
+            self._positions[:size] = positions
+
+    def truncate(self, place: Place) -> bool:
         """Remove everything from `place` on from the KV cache.
 
+        Returns:
+            True if the KV cache ends at `place`, or before it; else False, and nothing has changed.
+
         Raises:
-            InputError: the position is negative.
-            InferenceError: llama.cpp cannot remove it.
+            InputError: the numbers are negative or no integers, or `place` is inside an image.
         """
         self._check_open()
-        position = check_integer("position", place.position, 0, 2**31 - 1)
-        if position >= self._length:
-            return
-        if not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
-            raise InferenceError(f"llama.cpp cannot remove positions from {position} on")
-        self._length = position
+        border = self._held.border(place)
+        if border != self._held.place:
+            if not self._llama.llama_memory_seq_rm(self._memory, 0, border.position, -1):
+                return False
+            self._held.place = border
+        return True
 
     def save(self) -> NDArray[np.uint8]:
         """Return a copy of what the KV cache holds, uint8 ``[bytes]``, for `restore` of the same decoder.
@@ -418,7 +440,9 @@ class LlamaCppDecoder:
         """
         self._check_open()
         return copy_cache(
-            self._context, slides=self._llama.llama_model_n_swa(self._model.handle) > 0
+            self._context,
+            self._held.numbers(),
+            slides=self._llama.llama_model_n_swa(self._model.handle) > 0,
         )
 
     def restore(self, copy: NDArray[np.uint8], place: Place) -> None:
@@ -433,20 +457,22 @@ class LlamaCppDecoder:
             InferenceError: llama.cpp cannot read the copy; the KV cache is empty then.
         """
         self._check_open()
-        length = check_integer("entries", place.entries, 0, self.context_length)
+        entries = check_integer("entries", place.entries, 0, self.context_length)
+        position = check_integer("position", place.position, 0, entries)
         llama = self._llama
         llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
-        self._length, self._has_logits = 0, False
-        pointer = copy.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        self._held.place, self._has_logits = Place(), False
+        state, numbers = split_copy(copy, entries + 1)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         recent_errors.clear()
-        read = llama.llama_state_seq_set_data(self._context, pointer, copy.nbytes, 0)
-        if read != copy.nbytes or llama.llama_memory_seq_pos_max(self._memory, 0) != length - 1:
+        read = llama.llama_state_seq_set_data(self._context, pointer, state.nbytes, 0)
+        last = llama.llama_memory_seq_pos_max(self._memory, 0)
+        if read != state.nbytes or not self._held.restore(numbers, Place(entries, position), last):
             llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
             raise InferenceError(
                 f"llama.cpp could not restore its KV cache from {copy.nbytes} bytes"
                 f"{failure_reason()}"
             )
-        self._length = length
 
     def logits(self) -> NDArray[np.float32]:
         """Return a copy, float32 ``[vocabulary]``, of the logits of the last decoded position.
@@ -497,24 +523,3 @@ class LlamaCppDecoder:
     def _check_open(self) -> None:
         check_not_forked()
         self._model.check_open()
-
-    def _check_positions(self, positions: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-        """Check that positions continue the KV cache without a gap, and return them as int32."""
-        array = np.asarray(positions)
-        if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
-            raise InputError(
-                f"positions must be {count} integers, one per entry, are {array.dtype} "
-                f"{list(array.shape)}"
-            )
-        gaps = count > 1 and (np.diff(array.astype(np.int64)) != 1).any()
-        if array[0] != self._length or gaps:
-            raise InputError(
-                f"positions must count up by one from {self._length}, the length of the KV cache; they go "
-                f"from {array[0]} to {array[-1]}"
-            )
-        if self._length + count > self.context_length:
-            raise ContextError(
-                f"{count} entries after {self._length} cached positions do not fit into a context of "
-                f"{self.context_length}"
-            )
-        return np.ascontiguousarray(array, np.int32)

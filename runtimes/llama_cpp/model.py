@@ -92,6 +92,13 @@ class LlamaCppModel:
         if not vocabulary_only:
             self._check_decoder()
             self.width: int = llama.llama_model_n_embd_inp(self.handle)
+            """Width of an input embedding. Deepstack models read what they add to each of their first layers
+            from the same row, so it is a multiple of the width of the embedding table."""
+            self.mrope: bool = llama.llama_model_rope_type(self.handle) in (
+                llama.LLAMA_ROPE_TYPE_MROPE,
+                llama.LLAMA_ROPE_TYPE_IMROPE,
+            )
+            """True if a position has three numbers: time, line and column."""
             self.trained_context_length: int = llama.llama_model_n_ctx_train(self.handle)
             """Positions that the model was trained for."""
             self.heads: int = llama.llama_model_n_head(self.handle)
@@ -109,10 +116,11 @@ class LlamaCppModel:
             "is recurrent": llama.llama_model_is_recurrent(self.handle)
             or llama.llama_model_is_hybrid(self.handle),
             "is a diffusion model": llama.llama_model_is_diffusion(self.handle),
+            # llama.cpp aborts at the first batch: in the last layer it keeps entries with logits alone.
+            "adds deepstack features to its last layer": llama.llama_model_n_embd_inp(self.handle)
+            > llama.llama_model_n_layer(self.handle) * llama.llama_model_n_embd(self.handle),
             "has no vocabulary": llama.llama_vocab_type(self._vocabulary)
             == llama.LLAMA_VOCAB_TYPE_NONE,
-            "has M-RoPE positions": llama.llama_model_rope_type(self.handle)
-            in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE),
         }
         for reason, applies in refusals.items():
             if applies:
@@ -128,7 +136,7 @@ class LlamaCppModel:
         key, value = (
             int(
                 self._metadata(f"{architecture}.attention.{name}_length")
-                or self.width // self.heads
+                or self._llama.llama_model_n_embd(self.handle) // self.heads
             )
             for name in ("key", "value")
         )
@@ -206,6 +214,8 @@ class LlamaCppModel:
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return rows float32 ``[n, width]`` of the input embedding table, dequantized, not scaled.
 
+        Where the width is larger than the table's, zeros follow, as llama.cpp pads tokens.
+
         Raises:
             InputError: the ids have the wrong type or are outside the vocabulary.
             ClosedError: the model is closed.
@@ -215,7 +225,8 @@ class LlamaCppModel:
         ids = self.check_tokens(token_ids)
         if self._embedding_table is None:
             self._embedding_table = EmbeddingTable(self._path)
-        return self._embedding_table.rows(ids)
+        rows = self._embedding_table.rows(ids)
+        return np.pad(rows, ((0, 0), (0, self.width - rows.shape[1])))
 
     def json_constraint(self, end_tokens: Collection[int]) -> JsonConstraint:
         """Return the constraint for JSON schemas, created at the first call.

@@ -67,6 +67,7 @@ GEMMA3: dict[str, Any] = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     },
 }
+PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 SLIDING, FULL = "sliding_attention", "full_attention"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -79,6 +80,15 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("qwen3", {"head_dim": 32}),
     "qwen3, tied": ("qwen3", {"head_dim": 8, "tie_word_embeddings": True}),
+    "qwen2_vl": ("qwen2_vl_text", {"rope_parameters": {**PLAIN, "mrope_section": [2, 3, 3]}}),
+    "qwen2_5_vl, tied, linear scaling": (
+        "qwen2_5_vl_text",
+        {"tie_word_embeddings": True, "rope_parameters": {**LINEAR, "mrope_section": [4, 2, 2]}},
+    ),
+    "qwen3_vl": (
+        "qwen3_vl_text",
+        {"head_dim": 32, "rope_parameters": {**PLAIN, "mrope_section": [6, 5, 5]}},
+    ),
     "granite": ("granite", GRANITE),
     "granite, biases, llama3 scaling": (
         "granite",
@@ -169,7 +179,7 @@ def test_logits_of_tokens(written: Callable[[str], Written], row: str) -> None:
 def test_logits_of_embeddings(written: Callable[[str], Written], row: str) -> None:
     """An image between texts: embeddings that no token has, longer than a sliding window."""
     given = written(row)
-    width = given.model.config.hidden_size
+    width = given.model.config.get_text_config().hidden_size
     scale = np.float32(width**-0.5 if given.model.config.model_type in SCALED else 1.0)
     ids = some_ids(LENGTH)
     image = 0.5 * torch.randn(16, width, generator=torch.Generator().manual_seed(1))

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -22,6 +23,8 @@ from edgevlm.export.weights import read_entries
 from tests.support.checkpoints import byte_level_tokenizer, scatter
 
 VOCABULARY = 512
+IMAGE, VIDEO, IMAGE_START, IMAGE_END = 508, 509, 510, 511
+"""Special tokens of the vision-language models."""
 
 
 def text_config(model_type: str, *, width: int = 64, **settings: Any) -> PretrainedConfig:
@@ -46,9 +49,44 @@ def text_config(model_type: str, *, width: int = 64, **settings: Any) -> Pretrai
 
 
 def text_model(model_type: str, **settings: Any) -> PreTrainedModel:
-    """Transformers' causal language model of `text_config` in float32, with random weights."""
+    """Transformers' causal language model of `text_config` in float32, with random weights.
+
+    Qwen's language models with M-RoPE exist with a vision tower only.
+    """
     config = text_config(model_type, **settings)
+    if model_type.endswith("_vl_text"):
+        return vision_language_model(config)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    scatter(model, 0)
+    return model
+
+
+def vision_language_model(text: PretrainedConfig, deepstack: int = 0) -> PreTrainedModel:
+    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL with a small tower: patches of 4 pixels, merged 2 x 2.
+
+    Args:
+        deepstack: layers of a Qwen3-VL that add features of the tower.
+    """
+    width = {"out_hidden_size": text.hidden_size}
+    tower: dict[str, Any] = {"depth": max(deepstack, 2), "num_heads": 2, "patch_size": 4, **width}
+    if text.model_type == "qwen2_vl_text":
+        tower |= {"embed_dim": 32, "hidden_size": text.hidden_size, "mlp_ratio": 2}
+    else:
+        tower |= {"hidden_size": 32, "intermediate_size": 64}
+    if text.model_type == "qwen3_vl_text":
+        indexes = list(range(deepstack))
+        tower |= {"num_position_embeddings": 16, "deepstack_visual_indexes": indexes}
+    config = AutoConfig.for_model(
+        text.model_type.removesuffix("_text"),
+        text_config=text.to_dict(),
+        vision_config=tower,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=IMAGE_START,
+        vision_end_token_id=IMAGE_END,
+        tie_word_embeddings=getattr(text, "tie_word_embeddings", False),
+    )
+    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config).eval()
     scatter(model, 0)
     return model
 
@@ -65,8 +103,10 @@ class TextCheckpoint(Checkpoint):
 
 
 def text_family() -> Family:
-    """A stand-in for a family: it only names the tensors of a language model, alone or in Gemma 3."""
+    """A stand-in for a family: it only names the tensors of a language model, alone or with a tower."""
     tensors = {
+        r"model\.language_model\.": "decoder.",
+        r"(model\.)?visual\.": "tower.",
         r"language_model\.model\.": "decoder.",
         r"language_model\.lm_head\.": "head.",
         r"vision_tower\.": "tower.",

@@ -1,0 +1,153 @@
+"""The positions of the entries that a KV cache holds, and the checks of those that come next.
+
+With M-RoPE a position has three numbers: time, line and column. Those of a text are equal. The embeddings of
+an image all have the next position as their time, and count lines and columns from there. So an image takes
+fewer positions than entries. llama.cpp cuts a KV cache by the time alone, so before or after an image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import ContextError, InputError
+from edgevlm.runtimes.protocols import Place
+from edgevlm.validation import check_integer
+
+
+class CachePositions:
+    """The positions of one sequence in a KV cache, in the order of its entries.
+
+    Args:
+        context_length: entries that the KV cache holds.
+        mrope: a position has three numbers.
+    """
+
+    def __init__(self, context_length: int, *, mrope: bool) -> None:
+        self.place = Place()
+        """How far the sequence is."""
+        self._mrope = mrope
+        self._times = np.empty(context_length, np.int32)  # the first number of each position
+
+    def check(
+        self, positions: NDArray[np.int32], count: int, *, embeddings: bool
+    ) -> NDArray[np.int32]:
+        """Check that positions continue the sequence without a gap.
+
+        An image may come in several calls: the first time is then that of the last entry.
+
+        Args:
+            positions: ``[n]``; for embeddings of an M-RoPE model also ``[3, n]``.
+            count: n, the number of entries.
+            embeddings: the entries are embeddings.
+
+        Returns:
+            int32, in the same shape.
+
+        Raises:
+            InputError: the type or the shape is wrong, or they do not continue the sequence.
+            ContextError: the entries do not fit.
+        """
+        array = np.asarray(positions)
+        shapes = [(count,), (3, count)] if self._mrope and embeddings else [(count,)]
+        if array.shape not in shapes or not np.issubdtype(array.dtype, np.integer):
+            shape = " or ".join(str(list(shape)) for shape in shapes)
+            raise InputError(
+                f"positions must be integers of shape {shape}, are {array.dtype} {list(array.shape)}"
+            )
+        numbers = array.astype(np.int64)
+        if numbers.ndim == 1:
+            self._check_counts_up(numbers)
+        else:
+            self._check_grid(numbers)
+        if self.place.entries + count > len(self._times):
+            raise ContextError(
+                f"{count} entries after {self.place.entries} cached ones do not fit into a context of "
+                f"{len(self._times)}"
+            )
+        return numbers.astype(np.int32)
+
+    def _check_counts_up(self, positions: NDArray[np.int64]) -> None:
+        start = self.place.position
+        if (positions != np.arange(start, start + len(positions))).any():
+            raise InputError(
+                f"positions must count up by one from {start}, the next position of the KV cache; they go "
+                f"from {positions[0]} to {positions[-1]}"
+            )
+
+    def _check_grid(self, positions: NDArray[np.int64]) -> None:
+        entries, start = self.place.entries, self.place.position
+        times = positions[0]
+        ends = np.maximum.accumulate(positions.max(axis=0)) + 1
+        following = np.maximum(start, np.append(start, ends[:-1]))
+        previous = np.append(self._times[entries - 1] if entries else start, times[:-1])
+        # No entry takes more than one position, so no number reaches that of the entries.
+        fits = (positions >= times) & (positions < entries + positions.shape[1])
+        wrong = ~fits.all(axis=0) | ((times != following) & (times != previous))
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise InputError(
+                f"positions must have the next time or that of the entry before, and lines and columns that "
+                f"count from the time; entry {index} has {positions[:, index].tolist()} after the time "
+                f"{previous[index]}, the next one is {following[index]}"
+            )
+
+    def extend(self, positions: NDArray[np.int32]) -> None:
+        """Add checked positions, int32 ``[n]`` or ``[3, n]``."""
+        times = positions if positions.ndim == 1 else positions[0]
+        entries = self.place.entries + len(times)
+        self._times[self.place.entries : entries] = times
+        self.place = Place(entries, max(self.place.position, int(positions.max()) + 1))
+
+    def cut(self, time: int) -> None:
+        """Drop all entries from this time on."""
+        entries = int(np.searchsorted(self._times[: self.place.entries], time))
+        if entries < self.place.entries:
+            self.place = Place(entries, time)
+
+    def border(self, place: Place) -> Place:
+        """Check that the sequence can be cut at a place.
+
+        Returns:
+            The place, or the end of the sequence if the place is beyond it.
+
+        Raises:
+            InputError: the numbers are negative or no integers, or the place is inside an image.
+        """
+        position = check_integer("position", place.position, 0, 2**31 - 1)
+        entries = check_integer("entries", place.entries, 0, 2**31 - 1)
+        end = self.place
+        if entries >= end.entries and position >= end.position:
+            return end
+        before = self._times[entries - 1] if entries else -1
+        if entries >= end.entries or not before < position == self._times[entries]:
+            raise InputError(
+                f"the KV cache of {end.entries} entries and {end.position} positions cannot be cut after "
+                f"{entries} entries and {position} positions; cut before or after an image"
+            )
+        return place
+
+    def numbers(self) -> NDArray[np.int32]:
+        """Return the times of all entries and the next position, int32 ``[entries + 1]``, for `restore`."""
+        times = self._times[: self.place.entries]
+        return np.append(times, np.int32(self.place.position))
+
+    def restore(self, numbers: NDArray[np.int32], place: Place, last: int) -> bool:
+        """Replace the sequence with one of which `numbers` were kept.
+
+        Args:
+            numbers: as `numbers` returned them.
+            place: how far the sequence was.
+            last: time of its last entry; -1 without entries.
+
+        Returns:
+            False if they do not belong together; nothing has changed then.
+        """
+        times, position = numbers[:-1], numbers[-1:]
+        if len(times) != place.entries or position != place.position:
+            return False
+        if last != (times[-1] if place.entries else -1):
+            return False
+        self._times[: place.entries] = times
+        self.place = place
+        return True
