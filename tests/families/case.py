@@ -29,6 +29,9 @@ MODULES = (
     "llava_onevision",
     "original",
     "paligemma",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
     "smolvlm",
     "vipllava",
 )

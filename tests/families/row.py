@@ -147,23 +147,35 @@ class Reference:
         inputs.pop("labels", None)
         return inputs
 
-    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return normalized tiles, float32 ``[n, height, width, 3]``."""
-        found = self.processor.image_processor(
-            images=[image], return_tensors="np", **self._image_arguments
-        )["pixel_values"]
-        found = np.asarray(found)
-        return np.moveaxis(found.reshape(-1, *found.shape[-3:]), 1, -1)
+    def pixels(self, image: Image.Image) -> list[NDArray[np.float32]]:
+        """Return normalized tiles, float32 ``[height, width, 3]``."""
+        processor = self.processor.image_processor
+        found = processor(images=[image], return_tensors="np", **self._image_arguments)
+        pixels = np.asarray(found["pixel_values"])
+        if "image_grid_thw" not in found:
+            return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
+        ((_, lines, columns),) = found["image_grid_thw"]
+        patch, merge = processor.patch_size, processor.merge_size
+        tile = np.empty((lines * patch, columns * patch, 3), np.float32)
+        grid = np.ndindex(lines // merge, columns // merge, merge, merge)
+        for values, (row, column, down, right) in zip(pixels, grid, strict=True):
+            top, left = (row * merge + down) * patch, (column * merge + right) * patch
+            first, second = values.reshape(3, 2, patch, patch).transpose(1, 2, 3, 0)
+            np.testing.assert_array_equal(first, second)
+            tile[top : top + patch, left : left + patch] = first
+        return [tile]
 
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
         """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
+        sizes = {name: inputs[name] for name in ("image_sizes", "image_grid_thw") if name in inputs}
         found = self.model.base_model.get_image_features(
-            pixel_values=inputs["pixel_values"],
-            **({"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}),
-            return_dict=True,
-        ).pooler_output
-        joined = torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in found])
+            pixel_values=inputs["pixel_values"], **sizes, return_dict=True
+        )
+        layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
+        joined = torch.cat(
+            [torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in layer]) for layer in layers], 1
+        )
         return joined.float().numpy()
 
     @torch.no_grad()
