@@ -130,6 +130,9 @@ class DecoderRuntime(Protocol):
     """True if it uses the time of the CPU; see `VisionRuntime.on_cpu`."""
     context_length: int
     """Entries that the KV cache holds."""
+    max_removable: int
+    """Number of the last entries that `truncate` can certainly remove; `context_length` for attention-only
+    models."""
     width: int
     """Width of an embedding. Deepstack models read several features from one embedding, side by side."""
     vocabulary_size: int

@@ -22,7 +22,7 @@ from edgevlm.inputs.packing import SpanPlan, max_tokens_per_tile, plan_spans
 from edgevlm.inputs.tiling import ImageBudget, Layout, Tiles, split_image
 from edgevlm.inputs.tiling.smart_resize import choose_size, limit_tokens
 from edgevlm.lru_cache import LruCache
-from edgevlm.manifest import ImageSpec, SmartResizeTiling, VisionSpec
+from edgevlm.manifest import ImageSpec, OwnSizeGridTiling, SmartResizeTiling, VisionSpec
 
 _logger = logging.getLogger("edgevlm")
 
@@ -122,8 +122,8 @@ class ImageProcessor:
             InputError: the budget is less than one tile.
             ImageError: the model does not take the aspect ratio of the image.
         """
-        if isinstance(self._image.tiling, SmartResizeTiling):
-            return self._resize(image, budget, self._image.tiling)
+        if isinstance(self._image.tiling, SmartResizeTiling | OwnSizeGridTiling):
+            return self._split_by_own_size(image, budget, self._image.tiling)
         split = functools.partial(
             split_image,
             tiling=self._image.tiling,
@@ -144,18 +144,23 @@ class ImageProcessor:
             self._remembered[name] = processed.keys, processed.layout
         return processed
 
-    def _resize(
-        self, image: NDArray[np.uint8], budget: ImageBudget, tiling: SmartResizeTiling
+    def _split_by_own_size(
+        self,
+        image: NDArray[np.uint8],
+        budget: ImageBudget,
+        tiling: SmartResizeTiling | OwnSizeGridTiling,
     ) -> ProcessedImage:
-        """Resize an image to one tile of its own size, within the budget."""
-        limit = budget.max_tokens
+        """Split an image into tiles of sizes that follow from its own, within the budget."""
+        limit, max_tiles = budget.max_tokens, None
         if limit is None and budget.detail in (None, "auto"):
             limit = self._image.default_max_tokens
             self._tell_if_shrunk(image, tiling, limit)
         if limit is not None:
+            if isinstance(tiling, OwnSizeGridTiling):
+                max_tiles = max(1, limit // (tiling.tile_side // tiling.factor) ** 2)
             tiling = limit_tokens(tiling, limit)
-        processed = self._processed(split_image(image, tiling, budget.detail))
-        tokens = processed.plans[0].length
+        processed = self._processed(split_image(image, tiling, budget.detail, max_tiles))
+        tokens = sum(plan.length for plan in processed.plans)
         if budget.max_tokens is not None and tokens > budget.max_tokens:
             raise InputError(
                 f"max_image_tokens is {budget.max_tokens}, but an image of {image.shape[1]} x "
@@ -164,10 +169,13 @@ class ImageProcessor:
         return processed
 
     def _tell_if_shrunk(
-        self, image: NDArray[np.uint8], tiling: SmartResizeTiling, limit: int | None
+        self,
+        image: NDArray[np.uint8],
+        tiling: SmartResizeTiling | OwnSizeGridTiling,
+        limit: int | None,
     ) -> None:
         """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""
-        if limit is None or self._shrinks:
+        if limit is None or self._shrinks or isinstance(tiling, OwnSizeGridTiling):
             return
         height, width = choose_size(image.shape[0], image.shape[1], tiling)
         wanted = height * width // tiling.factor**2

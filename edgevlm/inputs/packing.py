@@ -18,6 +18,7 @@ from edgevlm.inputs.tiling import Layout, count_max_tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
     ImageSpec,
+    OwnSizeGridTiling,
     SmartResizeTiling,
     TiledPacking,
     VisionSpec,
@@ -148,8 +149,10 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
     Where tiles differ in size it is the default limit.
     """
     tiling = image.tiling
-    if isinstance(tiling, SmartResizeTiling):
+    if isinstance(tiling, SmartResizeTiling | OwnSizeGridTiling):
         by_tiling = tiling.max_pixels // tiling.factor**2
+        if isinstance(tiling, OwnSizeGridTiling) and tiling.max_tiles > 1:
+            by_tiling += tiling.max_tiles * (tiling.tile_side // tiling.factor) ** 2
         return min(by_tiling, image.default_max_tokens or by_tiling)
     assert vision.tokens_per_tile is not None
     if isinstance(vision.packing, TiledPacking) or not isinstance(tiling, AnyResolutionTiling):

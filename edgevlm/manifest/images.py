@@ -194,22 +194,17 @@ class PanAndScanTiling(_Tiling):
 
 
 @dataclass(frozen=True)
-class SmartResizeTiling:
-    """Resize the image to one tile of nearly its own size and aspect ratio (Qwen2-VL to Qwen3.5).
-
-    The sides become multiples of `factor`, and the area stays within bounds (``smart_resize`` in
-    transformers). So tiles differ in size from image to image.
-    """
+class _OwnSizeTiling:
+    """What all strategies have whose tiles keep nearly the image's own size and aspect ratio."""
 
     factor: int
     """Side in pixels of which the sides of a tile are multiples."""
     min_pixels: int
-    """Smallest area of a tile in pixels."""
+    """Smallest area of a tile of the whole image in pixels."""
     max_pixels: int
-    """Largest area of a tile in pixels."""
+    """Largest area of a tile of the whole image in pixels."""
     resample: Resample
     """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
-    kind: Literal["smart-resize"] = field(default="smart-resize", init=False)
 
     def check(self) -> None:
         """Check the values."""
@@ -223,6 +218,55 @@ class SmartResizeTiling:
         )
 
 
+@dataclass(frozen=True)
+class SmartResizeTiling(_OwnSizeTiling):
+    """Resize the image to one tile of nearly its own size and aspect ratio (Qwen2-VL to Qwen3.5).
+
+    The sides become multiples of `factor`, and the area stays within bounds (``smart_resize`` in
+    transformers). So tiles differ in size from image to image.
+    """
+
+    kind: Literal["smart-resize"] = field(default="smart-resize", init=False)
+
+
+@dataclass(frozen=True)
+class OwnSizeGridTiling(_OwnSizeTiling):
+    """Resize the image to one tile of nearly its own size, and a large one to a grid of squares (LFM2-VL).
+
+    The grid has the nearest aspect ratio. It is followed by the tile of the whole image, the overview.
+    """
+
+    tile_side: int
+    """Side in pixels of a tile of the grid; a multiple of `factor`."""
+    min_tiles: int
+    """Minimum number of tiles in the grid."""
+    max_tiles: int
+    """Maximum number of tiles in the grid; 1: images are never split."""
+    max_area_ratio: float
+    """An image is split if its area is more than so many times `max_pixels`."""
+    overview: bool
+    """True: the grid is followed by the overview."""
+    kind: Literal["own-size-grid"] = field(default="own-size-grid", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(
+            self.tile_side > 0 and self.tile_side % self.factor == 0,
+            "tile_side",
+            self.tile_side,
+            f"must be a positive multiple of factor {self.factor}",
+        )
+        require(self.min_tiles > 0, "min_tiles", self.min_tiles, "must be positive")
+        require(
+            self.max_tiles >= self.min_tiles,
+            "max_tiles",
+            self.max_tiles,
+            f"must be at least min_tiles {self.min_tiles}",
+        )
+        require(self.max_area_ratio > 0, "max_area_ratio", self.max_area_ratio, "must be positive")
+
+
 Tiling: TypeAlias = (
     StretchTiling
     | GridTiling
@@ -232,6 +276,7 @@ Tiling: TypeAlias = (
     | AspectGridTiling
     | PanAndScanTiling
     | SmartResizeTiling
+    | OwnSizeGridTiling
 )
 """How an RGB uint8 image is split into uint8 tiles."""
 
@@ -270,7 +315,7 @@ class ImageSpec:
     @property
     def tile_size(self) -> tuple[int, int] | None:
         """Height and width of all tiles in pixels; None: tiles differ in size."""
-        return None if isinstance(self.tiling, SmartResizeTiling) else self.tiling.tile_size
+        return None if isinstance(self.tiling, _OwnSizeTiling) else self.tiling.tile_size
 
     @property
     def splits(self) -> bool:

@@ -105,6 +105,7 @@ class LlamaCppDecoder:
         self._logits_address = 0
         self._path = Path(path)
         self.context_length = check_integer("context_length", context_length, 1, 2**31 - 1)
+        self.max_removable = self.context_length
         self.bidirectional = check_integer("bidirectional", bidirectional, 0, context_length)
         threads = check_integer(
             "threads", system.physical_cores() if threads is None else threads, 1, 512

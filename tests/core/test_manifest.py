@@ -30,6 +30,7 @@ from edgevlm.manifest import (
     ImageSpec,
     Manifest,
     Normalization,
+    OwnSizeGridTiling,
     Packing,
     PanAndScanTiling,
     ParityReport,
@@ -294,6 +295,11 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
     "smart-resize": ("image", "tiling", SmartResizeTiling(28, 784, 7840, "bicubic")),
+    "own-size-grid": (
+        "image",
+        "tiling",
+        OwnSizeGridTiling(32, 65536, 262144, "bilinear", 512, 2, 10, 2.0, overview=True),
+    ),
     "tiles": ("vision", "packing", TiledPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
 }
@@ -310,7 +316,7 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     changes = {section: changed}
     if isinstance(member, UnpadPacking):
         changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=ANY_RESOLUTION)
-    if isinstance(member, SmartResizeTiling):
+    if isinstance(member, SmartResizeTiling | OwnSizeGridTiling):
         changes["vision"] = dataclasses.replace(
             EXAMPLE.vision, tokens_per_tile=None, pixels_per_token=28
         )
@@ -398,6 +404,10 @@ def test_a_field_of_another_kind_is_unknown() -> None:
         ("smart-resize", "factor", 0, "factor: must be positive"),
         ("smart-resize", "min_pixels", 0, "min_pixels: must be positive"),
         ("smart-resize", "max_pixels", 783, "max_pixels: must be at least min_pixels 784"),
+        ("own-size-grid", "tile_side", 500, "tile_side: must be a positive multiple of factor 32"),
+        ("own-size-grid", "min_tiles", 0, "min_tiles: must be positive"),
+        ("own-size-grid", "max_tiles", 1, "max_tiles: must be at least min_tiles 2"),
+        ("own-size-grid", "max_area_ratio", 0, "max_area_ratio: must be positive"),
         ("unpad", "max_tiles", 0, "max_tiles: must be positive or null"),
     ],
 )

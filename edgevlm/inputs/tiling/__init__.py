@@ -19,6 +19,7 @@ from edgevlm.inputs.tiling import (
     crop,
     fit,
     grid,
+    own_size_grid,
     pan_and_scan,
     smart_resize,
     stretch,
@@ -32,6 +33,7 @@ from edgevlm.manifest import (
     CropTiling,
     FitTiling,
     GridTiling,
+    OwnSizeGridTiling,
     PanAndScanTiling,
     SmartResizeTiling,
     StretchTiling,
@@ -57,6 +59,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     AspectGridTiling: aspect_grid.split,
     PanAndScanTiling: pan_and_scan.split,
     SmartResizeTiling: smart_resize.split,
+    OwnSizeGridTiling: own_size_grid.split,
 }
 
 
@@ -82,7 +85,7 @@ def split_image(
 
 def count_max_tiles(tiling: Tiling) -> int | None:
     """Return the number of tiles of the image that is split into the most; None: there is no bound."""
-    if isinstance(tiling, AspectGridTiling):
+    if isinstance(tiling, AspectGridTiling | OwnSizeGridTiling):
         return tiling.max_tiles + (tiling.max_tiles > 1)
     if isinstance(tiling, PanAndScanTiling):
         return 1 + tiling.max_crops

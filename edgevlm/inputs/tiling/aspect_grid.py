@@ -7,7 +7,7 @@ from PIL import Image
 
 from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.tiles import FILTERS, Layout, Tiles, cut_grid, one_tile
-from edgevlm.manifest import AspectGridTiling
+from edgevlm.manifest import AspectGridTiling, OwnSizeGridTiling
 
 
 def split(
@@ -17,7 +17,7 @@ def split(
     height, width = tiling.tile_size
     resample = FILTERS[tiling.resample]
     overview = image.resize((width, height), resample)
-    columns, rows = _choose_grid(image.size, tiling, detail, max_tiles)
+    columns, rows = choose_grid(image.size, tiling, tiling.tile_size, detail, max_tiles)
     if rows * columns == 1:
         return one_tile(overview, image)
     grid = cut_grid(image.resize((columns * width, rows * height), resample), tiling.tile_size)
@@ -25,9 +25,10 @@ def split(
     return Tiles((*grid, np.asarray(overview)), layout)
 
 
-def _choose_grid(
+def choose_grid(
     size: tuple[int, int],
-    tiling: AspectGridTiling,
+    tiling: AspectGridTiling | OwnSizeGridTiling,
+    tile_size: tuple[int, int],
     detail: Detail | None,
     max_tiles: int | None,
 ) -> tuple[int, int]:
@@ -35,9 +36,14 @@ def _choose_grid(
 
     The best grid has the aspect ratio nearest to that of the image. Of grids with the same ratio it is the
     largest of which the image fills more than half.
+
+    Args:
+        size: width and height of the image in pixels.
+        tiling: bounds of the number of tiles in the grid.
+        tile_size: height and width of a tile of the grid in pixels.
     """
     width, height = size
-    tall, wide = tiling.tile_size
+    tall, wide = tile_size
     best, best_difference = (1, 1), float("inf")
     for columns, rows in _grids(tiling.min_tiles, tiling.max_tiles):
         tiles = columns * rows

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TypeVar
 
 from PIL import Image
 
 from edgevlm.errors import ImageError
 from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, one_tile
-from edgevlm.manifest import SmartResizeTiling
+from edgevlm.manifest import OwnSizeGridTiling, SmartResizeTiling
+
+OwnSize = TypeVar("OwnSize", bound=SmartResizeTiling | OwnSizeGridTiling)
 
 MAX_ASPECT_RATIO = 200
 """The longest side over the shortest that transformers accepts."""
@@ -36,8 +39,8 @@ def split(
     return one_tile(tile, image, own_size=True)
 
 
-def limit_tokens(tiling: SmartResizeTiling, max_tokens: int) -> SmartResizeTiling:
-    """Return a tiling whose tiles have about `max_tokens` squares of side `factor` at most.
+def limit_tokens(tiling: OwnSize, max_tokens: int) -> OwnSize:
+    """Return a tiling whose tile of the whole image has about `max_tokens` squares of side `factor` at most.
 
     Only an image that is much longer than wide can have more, since each side is one square at least.
     """
@@ -53,14 +56,24 @@ def choose_size(height: int, width: int, tiling: SmartResizeTiling) -> tuple[int
     Raises:
         ImageError: the aspect ratio is more than `MAX_ASPECT_RATIO`.
     """
-    factor = tiling.factor
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ImageError(
             f"the image is {width} x {height} pixels; this model takes images whose longer side is at most "
             f"{MAX_ASPECT_RATIO} times the shorter one; crop it"
         )
+    return fit_area(height, width, tiling, min_side=0)
+
+
+def fit_area(height: int, width: int, tiling: OwnSize, *, min_side: int) -> tuple[int, int]:
+    """Return the sides as multiples of the factor, with an area within the bounds of the tiling.
+
+    Args:
+        min_side: no rounded side is shorter, before the area is considered.
+    """
+    factor = tiling.factor
     # round() takes the even neighbor of a half, as in the reference.
-    tall, wide = round(height / factor) * factor, round(width / factor) * factor
+    tall = max(min_side, round(height / factor) * factor)
+    wide = max(min_side, round(width / factor) * factor)
     if tall * wide > tiling.max_pixels:
         ratio = math.sqrt(height * width / tiling.max_pixels)
         tall = max(factor, math.floor(height / ratio / factor) * factor)
