@@ -24,6 +24,7 @@ MODULES = (
     "idefics3",
     "internvl",
     "janus",
+    "lfm2_vl",
     "llava",
     "llava_next",
     "llava_onevision",
