@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError, ImageError, MissingDependencyError
 from edgevlm.inputs.images import load_image
-from edgevlm.inputs.tiling import split_image
-from edgevlm.manifest import Tiling
+from edgevlm.inputs.tiling import Detail, split_image
+from edgevlm.manifest import OwnSizeTiling, Tiling
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 """Openly licensed photographs that come with edgevlm; ATTRIBUTION.md names their authors and licences."""
@@ -58,11 +58,13 @@ class CalibrationImages:
     def tiles(self, tiling: Tiling) -> list[NDArray[np.uint8]]:
         """Return one tile of each image, uint8 ``[1, height, width, 3]``.
 
-        It shows the whole image. If an image is split, this is the overview.
+        It shows the whole image. If an image is split, this is the overview. An image that keeps its own size
+        is shrunk, since what is measured of a large one would fill the memory.
         """
+        detail: Detail | None = "low" if isinstance(tiling, OwnSizeTiling) else None
         tiles = []
         for file in self.files:
-            split = split_image(_load(file), tiling)
+            split = split_image(_load(file), tiling, detail)
             tiles.append(split.pixels[split.layout.overview or 0][None])
         return tiles
 

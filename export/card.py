@@ -38,12 +38,11 @@ print(answer.text)
 |---|---|---|---|
 {files}
 {calibration}
-An image becomes tiles of {tile_height} x {tile_width} pixels; each takes {tokens} of the {context} positions
-of the language model.
+{tiles}
 
 The parts work without edgevlm, too: `vision.*.onnx` in ONNX Runtime, input `{input_name}` (uint8
-`[n, {tile_height}, {tile_width}, 3]`, unchanged pixels), output `{output_name}` (float32
-`[n, {tokens}, {width}]`); `decoder.*.gguf` in llama.cpp, for text alone with
+`{input_shape}`, unchanged pixels), output `{output_name}` (float32
+`{output_shape}`); `decoder.*.gguf` in llama.cpp, for text alone with
 `llama-cli -m {decoder_file}`.
 
 ## Parity
@@ -132,11 +131,9 @@ def write_card(manifest: Manifest) -> str:
             if manifest.vision.calibration
             else ""
         ),
-        tile_height=manifest.image.tiling.tile_size[0],
-        tile_width=manifest.image.tiling.tile_size[1],
-        tokens=manifest.vision.tokens_per_tile,
-        width=manifest.vision.width,
-        context=manifest.decoder.context_length,
+        tiles=describe_tiles(manifest),
+        input_shape="[n, {}, {}, 3]".format(*manifest.image.tile_size or ("height", "width")),
+        output_shape=f"[n, {manifest.vision.tokens_per_tile or 'tokens'}, {manifest.vision.width}]",
         input_name=manifest.vision.input_name,
         output_name=manifest.vision.output_name,
         decoder_file=next(iter(manifest.decoder.files.values())).name,
@@ -151,6 +148,22 @@ def write_card(manifest: Manifest) -> str:
 def scalar(text: str) -> str:
     """Return a text as a YAML value, quoted if YAML would read it as something else."""
     return text if re.fullmatch(r"[A-Za-z][\w.+-]*(?:,? [\w.+-]+)*", text) else json.dumps(text)
+
+
+def describe_tiles(manifest: Manifest) -> str:
+    """Return what an image becomes, and how many positions it takes."""
+    context = f"the {manifest.decoder.context_length} positions of the language model."
+    if manifest.image.tile_size is None:
+        side = manifest.vision.pixels_per_token
+        return (
+            f"An image keeps about its own size. Each square of {side} x {side} pixels takes one of\n"
+            f"{context} An image takes up to {manifest.image.default_max_tokens} unless you set a limit."
+        )
+    height, width = manifest.image.tile_size
+    return (
+        f"An image becomes tiles of {height} x {width} pixels; each takes\n"
+        f"{manifest.vision.tokens_per_tile} of {context}"
+    )
 
 
 def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:

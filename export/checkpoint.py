@@ -156,7 +156,7 @@ class Checkpoint:
         for file, ids in (
             ("generation_config.json", self.json("generation_config.json").get("eos_token_id")),
             ("config.json", getattr(self.config, "eos_token_id", None)),
-            ("config.json", text.eos_token_id),
+            ("config.json", getattr(text, "eos_token_id", None)),  # not every one has the setting
         ):
             if ids is None or ids == []:
                 continue

@@ -28,12 +28,8 @@ ALTERNATIVES: Mapping[str, tuple[str, str]] = {
         "the tower of fast_vlm is part of timm, which needs torchvision, and the export works without both",
     ),
     "llava_qwen2": ("smolvlm", "this is FastVLM, whose tower transformers takes from timm"),
-    "qwen2_vl": ("internvl", NATIVE_RESOLUTION),
-    "qwen2_5_vl": ("internvl", NATIVE_RESOLUTION),
-    "qwen3_vl": ("internvl", NATIVE_RESOLUTION),
     "pixtral": ("llava", NATIVE_RESOLUTION),
     "mistral3": ("llava", NATIVE_RESOLUTION),
-    "lfm2_vl": ("smolvlm", NATIVE_RESOLUTION),
 }
 """A ``model_type`` that people ask for, to what can be exported in its place and why."""
 

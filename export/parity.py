@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from transformers.image_processing_backends import PilBackend
 
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import load_decoder
-from edgevlm.errors import DriftError, ExportError
+from edgevlm.errors import DriftError, ExportError, ImageError
 from edgevlm.export.bounds import VISION_BOUNDS, decoder_bound
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
@@ -39,6 +40,8 @@ ROUNDING = 2
 """Largest difference of prepared pixels, in grey levels."""
 SIZES = ((128, 32), (24, 96))
 """Width and height of the images: a wide and a tall one, so that grids have few tiles and none is square."""
+NATIVE_SIZES = (*SIZES, (57, 211), (300, 40), (9, 700), (640, 480))
+"""More of them for images that keep their own size, small and large, with sides that are no multiples."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +83,74 @@ def check_preparation(image_processor: PilBackend, settings: ImageSpec, path: Pa
     Raises:
         ExportError: transformers cannot use the settings, or the tiles differ.
     """
-    rows, columns = settings.tiling.tile_size
     scaling = settings.normalization
     step = scaling.rescale_factor / min(scaling.std)
-    for size in SIZES:
+    for size in SIZES if settings.tile_size else NATIVE_SIZES:
         image = draw_shapes(*size)
         try:
-            found = image_processor(images=[image], return_tensors="np")["pixel_values"]
+            tiles = split_image(np.asarray(image), settings.tiling).pixels
+        except ImageError:  # the model does not take this shape
+            continue
+        try:
+            found = image_processor(images=[image], return_tensors="np")
         except Exception as error:  # whatever settings of a wrong type make transformers raise
             raise ExportError(
                 f"transformers cannot prepare an image by the settings in {path}: {one_line(error)}"
             ) from error
-        tiles = split_image(np.asarray(image), settings.tiling).pixels.astype(np.float32)
-        ours = (tiles * scaling.rescale_factor - scaling.mean) / scaling.std
-        theirs = np.moveaxis(np.asarray(found), -3, -1)
-        if theirs.shape[-3:] != (rows, columns, 3) or theirs.size != ours.size:
+        theirs = find_tiles(found, image_processor)
+        if [tile.shape for tile in theirs] != [tile.shape for tile in tiles]:
             raise ExportError(
                 f"by the settings in {path} transformers makes of an image of {size[0]} x {size[1]} pixels "
-                f"{list(theirs.shape[:-1])} pixels, edgevlm {list(ours.shape[:-1])}; edgevlm can export the "
-                f"settings of the model's family only"
+                f"{describe_sizes(theirs)}, edgevlm {describe_sizes(tiles)}; edgevlm can export the settings "
+                f"of the model's family only"
             )
-        if not np.abs(theirs.reshape(ours.shape) - ours).max() <= ROUNDING * step:
-            raise ExportError(
-                f"by the settings in {path} transformers makes other pixels than edgevlm of an image of "
-                f"{size[0]} x {size[1]} pixels; edgevlm can export the settings of the model's family only"
-            )
+        for tile, expected in zip(tiles, theirs, strict=True):
+            ours = (tile.astype(np.float32) * scaling.rescale_factor - scaling.mean) / scaling.std
+            if not np.abs(expected - ours).max() <= ROUNDING * step:
+                raise ExportError(
+                    f"by the settings in {path} transformers makes other pixels than edgevlm of an image "
+                    f"of {size[0]} x {size[1]} pixels; edgevlm can export the settings of the model's "
+                    f"family only"
+                )
+
+
+def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArray[np.float32]]:
+    """Return the tiles of one image from what transformers' image processor returns.
+
+    Args:
+        processed: ``pixel_values``, and ``image_grid_thw`` or ``spatial_shapes`` if they are patches.
+        image_processor: the image processor, for the sizes of patches.
+
+    Returns:
+        Tiles, float32 ``[height, width, channels]``.
+    """
+    pixels = np.asarray(processed["pixel_values"])
+    if "spatial_shapes" in processed:
+        side = image_processor.encoder_patch_size
+        shapes = [(int(lines), int(columns)) for lines, columns in processed["spatial_shapes"]]
+        grids = [
+            values[: lines * columns].reshape(lines, columns, side, side, 3)
+            for values, (lines, columns) in zip(pixels, shapes, strict=True)
+        ]
+        return [
+            grid.transpose(0, 2, 1, 3, 4).reshape(grid.shape[0] * side, grid.shape[1] * side, 3)
+            for grid in grids
+        ]
+    if "image_grid_thw" not in processed:
+        tiles = np.moveaxis(pixels, -3, -1)
+        return list(tiles.reshape(-1, *tiles.shape[-3:]))
+    patch, merge = image_processor.patch_size, image_processor.merge_size
+    ((_, lines, columns),) = processed["image_grid_thw"]
+    # Line by line of blocks of patches; a patch has its channels, and each of those two equal frames.
+    blocks = pixels.reshape(lines // merge, columns // merge, merge, merge, 3, -1, patch, patch)
+    tile = blocks[..., 0, :, :].transpose(0, 2, 5, 1, 3, 6, 4)
+    return [tile.reshape(lines * patch, columns * patch, 3)]
+
+
+def describe_sizes(tiles: Sequence[NDArray[Any]]) -> str:
+    """Return the number and the sizes of tiles in words."""
+    sizes = {f"{tile.shape[1]} x {tile.shape[0]}" for tile in tiles}
+    return f"{len(tiles)} tiles of {' and '.join(sorted(sizes))} pixels"
 
 
 def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Golden]:

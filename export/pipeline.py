@@ -309,11 +309,12 @@ def build_manifest(
     config = plan.checkpoint.config
     text = config.get_text_config()
     found = vision_export.output_shape(vision_files["fp32"])
-    expected = plan.vision.tokens_per_tile + plan.vision.learned_rows, plan.vision.width
+    tokens = plan.vision.tokens_per_tile
+    expected = None if tokens is None else tokens + plan.vision.learned_rows, plan.vision.width
     if found != expected:
         raise ExportError(
-            f"the vision graph returns {list(found)} for a tile, its module in PyTorch {list(expected)}; the "
-            f"exporter of this PyTorch changed the graph"
+            f"the vision graph returns {list(found)} for a tile, its module in PyTorch {list(expected)} "
+            f"(None: any number); the exporter of this PyTorch changed the graph"
         )
     architecture = find_architecture(config)
     return Manifest(
@@ -336,7 +337,7 @@ def build_manifest(
             vocabulary_size=text.vocab_size,
             context_length=context_length(config, plan.family.attention),
             attention=plan.family.attention,
-            positions="sequential",
+            positions=plan.family.positions,
             embedding_scale=plan.family.embedding_scale(config),
             text_embedding_scale=plan.family.text_embedding_scale,
             files=decoder_entries(decoder_files),

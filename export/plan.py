@@ -27,13 +27,28 @@ from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family, find_family
 from edgevlm.export.messages import one_line
-from edgevlm.export.preparations import IMAGE_PROCESSORS, normalization, read_tiling
+from edgevlm.export.mrope import input_width
+from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.usage import find_usage
-from edgevlm.export.vision import INPUT_NAME, OUTPUT_NAME, plan_vision, rows_of_tile
+from edgevlm.export.vision import (
+    EXAMPLE_TOKENS,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    example_size,
+    plan_vision,
+    rows_of_tile,
+)
 from edgevlm.inputs.packing import plan_spans
 from edgevlm.inputs.tiling import split_image
-from edgevlm.manifest import ImageSpec, PromptSpec, UnpadPacking, Usage, VisionSpec
+from edgevlm.manifest import (
+    ImageSpec,
+    OwnSizeTiling,
+    PromptSpec,
+    UnpadPacking,
+    Usage,
+    VisionSpec,
+)
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -79,7 +94,7 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
         image = plan_image(checkpoint, image_processor)
         vision = describe_vision(checkpoint, family, image)
         processor = family.processor(
-            image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile
+            image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile or 0
         )
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
     prompt = plan_prompt(checkpoint, family, template, processor, vocabulary, image, vision)
@@ -109,15 +124,23 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
             model.
     """
     module, _ = plan_vision(checkpoint, family)
-    rows, width = rows_of_tile(module, image.tiling.tile_size)
+    tiling = image.tiling
+    rows, width = rows_of_tile(module, example_size(tiling))
     packing = family.packing(checkpoint.config)
     learned = int(isinstance(packing, UnpadPacking))
     tokens = rows - learned
     path = checkpoint.folder / "config.json"
-    hidden = checkpoint.config.get_text_config().hidden_size
-    if width != hidden:
+    side = tiling.factor if isinstance(tiling, OwnSizeTiling) else None
+    if side is not None and tokens != EXAMPLE_TOKENS:
         raise ExportError(
-            f"the vision part in {path} makes embeddings of width {width}, the language model's have {hidden}"
+            f"a tile of {EXAMPLE_TOKENS} squares of {side} x {side} pixels has {tokens} embeddings; "
+            f"patch_size and merge_size of the image processor must be those of vision_config in {path}"
+        )
+    expected = input_width(checkpoint.config)
+    if width != expected:
+        raise ExportError(
+            f"the vision part in {path} makes embeddings of width {width}, the language model takes those of "
+            f"width {expected}"
         )
     positions = context_length(checkpoint.config, family.attention)
     if tokens >= positions:
@@ -128,11 +151,12 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     return VisionSpec(
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
-        tokens_per_tile=tokens,
+        tokens_per_tile=tokens if side is None else None,
         learned_rows=learned,
         width=width,
         packing=packing,
         files={},
+        pixels_per_token=side,
     )
 
 
@@ -219,7 +243,7 @@ def plan_image(checkpoint: Checkpoint, image_processor: PilBackend) -> ImageSpec
     """
     path = preparation_file(checkpoint)
     try:
-        image = ImageSpec(read_tiling(image_processor), normalization(image_processor))
+        image = read_image_spec(image_processor)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"the image processor's settings in {path} are not of the form that edgevlm can export: "
@@ -303,7 +327,7 @@ def plan_prompt(
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,
     )
-    blank = split_image(np.zeros((*image.tiling.tile_size, 3), np.uint8), image.tiling)
+    blank = split_image(np.zeros((*example_size(image.tiling), 3), np.uint8), image.tiling)
     spans = plan_spans(blank.layout, vision, family.positions)
     check_chat_template(spec, template.file, (blank.layout, len(spans)))
     return spec

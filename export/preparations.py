@@ -26,24 +26,43 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from edgevlm.export.lfm2_images import Lfm2VlImageProcessorPil
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
+    ImageSpec,
     Normalization,
+    OwnSizeGridTiling,
     PanAndScanTiling,
     Resample,
+    SmartResizeTiling,
     StretchTiling,
     Tiling,
 )
 
 LONGEST_EDGE = 1 << 14
 """Longest side in pixels that a setting may ask for; a larger one is a mistake and would fill the memory."""
+NATIVE_MAX_TOKENS = 1024
+"""Default limit of embeddings of an image that keeps its own size. Checkpoints allow 16384, but a context has
+4096 positions by default, and the time of attention grows with the square."""
+
+
+def read_image_spec(processor: PilBackend) -> ImageSpec:
+    """Return how an image processor prepares images.
+
+    Raises:
+        ValueError: as of `read_tiling` and `normalization`.
+    """
+    tiling = read_tiling(processor)
+    native = isinstance(tiling, SmartResizeTiling)  # others bound their images themselves
+    return ImageSpec(tiling, normalization(processor), NATIVE_MAX_TOKENS if native else None)
 
 
 def read_tiling(processor: PilBackend) -> Tiling:
@@ -175,6 +194,33 @@ def _read_grid(processor: Any) -> StretchTiling | GridTiling:
     return kind((side, side), resample(processor), longest_edge=edge)
 
 
+def _read_smart_resize(processor: Any) -> SmartResizeTiling:
+    """Read the settings of Qwen2-VL, which its descendants use, too."""
+    _require(processor, "do_resize", True)
+    if _keys(processor, "size") != {"shortest_edge", "longest_edge"}:
+        raise ValueError(
+            f"size is {_lengths(processor.size)!r}, it must have shortest_edge and longest_edge, which are "
+            f"areas in pixels"
+        )
+    areas = _lengths(processor.size)
+    least, most = areas["shortest_edge"], areas["longest_edge"]
+    factor = _positive(processor, "patch_size") * _positive(processor, "merge_size")
+    if not all(type(area) is int for area in areas.values()) or not 0 < least <= most:
+        raise ValueError(
+            f"size is {areas!r}, it must have whole numbers from 1, and shortest_edge at most longest_edge"
+        )
+    if most > LONGEST_EDGE**2 or not factor**2 <= most:
+        raise ValueError(
+            f"longest_edge of size is {most}, it must be an area of {factor**2} to {LONGEST_EDGE**2} pixels"
+        )
+    return SmartResizeTiling(factor, least, most, resample(processor))
+
+
+def _read_own_size_grid(processor: Any) -> OwnSizeGridTiling:
+    """Read the settings of LFM2-VL."""
+    return processor.tiling(resample(processor))
+
+
 _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     CLIPImageProcessorPil: _read_one_tile,
     SiglipImageProcessorPil: _read_one_tile,
@@ -187,6 +233,8 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     JanusImageProcessorPil: _read_fit,
     Idefics3ImageProcessorPil: _read_grid,
     SmolVLMImageProcessorPil: _read_grid,
+    Qwen2VLImageProcessorPil: _read_smart_resize,
+    Lfm2VlImageProcessorPil: _read_own_size_grid,
 }
 
 IMAGE_PROCESSORS: Mapping[str, type[PilBackend]] = {

@@ -88,16 +88,20 @@ class Reference:
 
     @torch.no_grad()
     def embeddings(self, image: Image.Image, question: str) -> NDArray[np.float32]:
-        """Return the connector's output for an image, float32 ``[tokens, width]``."""
+        """Return the embeddings of an image as llama.cpp takes them, float32 ``[tokens, width]``.
+
+        Features for its first layers (``deepstack``) follow each embedding.
+        """
         inputs = self.inputs(question, [image])
         model = self._model.base_model
         accepted = inspect.signature(model.get_image_features).parameters
         with named("encode an image"):
-            features = model.get_image_features(
+            found = model.get_image_features(
                 **{name: value for name, value in inputs.items() if name in accepted},
                 return_dict=True,
-            ).pooler_output
-        joined = torch.cat(list(features)).float().numpy()
+            )
+        layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
+        joined = torch.cat([torch.cat(list(layer)) for layer in layers], dim=-1).float().numpy()
         return joined.reshape(-1, joined.shape[-1])
 
     @torch.no_grad()

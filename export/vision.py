@@ -2,6 +2,7 @@
 
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalizes them, and returns
 float32 rows ``[n, rows, width]``, the embeddings and learned rows of each tile; n is dynamic, 1 to 64.
+Height and width are dynamic, too, where images keep their own size.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -28,7 +30,7 @@ from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.onnx_file import write_model
 from edgevlm.export.weights import TensorEntry
-from edgevlm.manifest import ImageSpec
+from edgevlm.manifest import ImageSpec, OwnSizeTiling, Tiling
 from edgevlm.runtimes.system import return_freed_memory
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "int4")
@@ -37,6 +39,9 @@ CALIBRATED = ("int8", "int8-static", "int4")
 INPUT_NAME = "tiles"
 OUTPUT_NAME = "embeddings"
 MAX_TILES = 64
+EXAMPLE_GRID = (2, 3)
+"""Lines and columns of embeddings of the tile with which a graph is traced whose tiles differ in size."""
+EXAMPLE_TOKENS = EXAMPLE_GRID[0] * EXAMPLE_GRID[1]
 OPSET = 20
 """The first operator set with GELU, which ONNX Runtime computes in one pass over memory."""
 
@@ -125,6 +130,13 @@ def without_values(module: nn.Module) -> nn.Module:
     return module
 
 
+def example_size(tiling: Tiling) -> tuple[int, int]:
+    """Return height and width in pixels of a tile; if tiles differ in size, of one with `EXAMPLE_GRID`."""
+    if isinstance(tiling, OwnSizeTiling):
+        return EXAMPLE_GRID[0] * tiling.factor, EXAMPLE_GRID[1] * tiling.factor
+    return tiling.tile_size
+
+
 def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, int]:
     """Return the number of rows of one tile and their width, by a run of the module.
 
@@ -166,8 +178,7 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
             )
         if name in buffers:
             buffers[name].copy_(tensor)
-    height, width = image.tiling.tile_size
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    example = torch.zeros(2, *example_size(image.tiling), 3, dtype=torch.uint8)
     with quiet():
         program = torch.onnx.export(
             VisionGraph(vision, image).eval(),
@@ -176,7 +187,7 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes={"tiles": {0: torch.export.Dim("n", min=1, max=MAX_TILES)}},
+            dynamic_shapes={"tiles": dynamic_axes(image.tiling)},
             optimize=False,
             verbose=False,
         )
@@ -191,6 +202,15 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
     write_model(program.model, path)
     del program
     return_freed_memory()  # as much as the weights take, in pieces
+
+
+def dynamic_axes(tiling: Tiling) -> dict[int, Any]:
+    """Return the axes of the input that are dynamic, for `torch.export`."""
+    axes: dict[int, Any] = {0: torch.export.Dim("n", min=1, max=MAX_TILES)}
+    if isinstance(tiling, OwnSizeTiling):
+        axes[1] = tiling.factor * torch.export.Dim("lines", min=1)
+        axes[2] = tiling.factor * torch.export.Dim("columns", min=1)
+    return axes
 
 
 def in_file_order(sources: dict[str, TensorEntry]) -> list[tuple[str, TensorEntry]]:
@@ -231,8 +251,8 @@ def preparation_nodes(model: onnx.ModelProto) -> list[str]:
     return names
 
 
-def output_shape(path: Path) -> tuple[int, int]:
-    """Return the rows of one tile and their width.
+def output_shape(path: Path) -> tuple[int | None, int]:
+    """Return the rows of one tile, None if they follow from its size, and their width.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
@@ -242,7 +262,7 @@ def output_shape(path: Path) -> tuple[int, int]:
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         raise ExportError(f"ONNX Runtime cannot load the exported graph: {error}") from error
     _, rows, width = session.get_outputs()[0].shape
-    return int(rows), int(width)
+    return rows if isinstance(rows, int) else None, int(width)
 
 
 @contextlib.contextmanager

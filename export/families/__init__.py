@@ -36,6 +36,10 @@ MODULES = (
     "got_ocr2",
     "deepseek_vl",
     "janus",
+    "lfm2_vl",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
 )
 """Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 CHAT_USAGE = Usage(
@@ -66,8 +70,8 @@ class Family:
     """``image_processor_type`` of checkpoints that name none: a key of
     `edgevlm.export.preparations.IMAGE_PROCESSORS`."""
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
-    """Builds transformers' processor from its parts, the configuration and the tokens of one tile. It adds
-    tokens to the tokenizer, and its prompts are the reference for ours."""
+    """Builds transformers' processor from its parts, the configuration and the tokens of one tile, 0 if tiles
+    differ in size. It adds tokens to the tokenizer, and its prompts are the reference for ours."""
     image_settings: Mapping[str, bool] = field(default_factory=dict)
     """What transformers' processor tells its image processor, whatever the settings of the checkpoint are."""
     image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"

@@ -28,6 +28,9 @@ from tests.support.checkpoints import scatter
 
 Message = dict[str, Any]
 
+SIZES = ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
+"""What a model takes beside the pixels, by the names of its inputs."""
+
 
 def load_processor(checkpoint: Path) -> Any:
     """transformers' own processor, with its image processors for Pillow."""
@@ -147,23 +150,43 @@ class Reference:
         inputs.pop("labels", None)
         return inputs
 
-    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return normalized tiles, float32 ``[n, height, width, 3]``."""
-        found = self.processor.image_processor(
-            images=[image], return_tensors="np", **self._image_arguments
-        )["pixel_values"]
-        found = np.asarray(found)
-        return np.moveaxis(found.reshape(-1, *found.shape[-3:]), 1, -1)
+    def pixels(self, image: Image.Image) -> list[NDArray[np.float32]]:
+        """Return normalized tiles, float32 ``[height, width, 3]``."""
+        processor = self.processor.image_processor
+        found = processor(images=[image], return_tensors="np", **self._image_arguments)
+        pixels = np.asarray(found["pixel_values"])
+        if "spatial_shapes" in found:
+            side = processor.encoder_patch_size
+            tiles = []
+            for values, (lines, columns) in zip(pixels, found["spatial_shapes"], strict=True):
+                grid = values[: lines * columns].reshape(lines, columns, side, side, 3)
+                tile = grid.transpose(0, 2, 1, 3, 4)
+                tiles.append(tile.reshape(lines * side, columns * side, 3))
+            return tiles
+        if "image_grid_thw" not in found:
+            return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
+        ((_, lines, columns),) = found["image_grid_thw"]
+        patch, merge = processor.patch_size, processor.merge_size
+        tile = np.empty((lines * patch, columns * patch, 3), np.float32)
+        grid = np.ndindex(lines // merge, columns // merge, merge, merge)
+        for values, (row, column, down, right) in zip(pixels, grid, strict=True):
+            top, left = (row * merge + down) * patch, (column * merge + right) * patch
+            first, second = values.reshape(3, 2, patch, patch).transpose(1, 2, 3, 0)
+            np.testing.assert_array_equal(first, second)
+            tile[top : top + patch, left : left + patch] = first
+        return [tile]
 
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
         """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
+        sizes = {name: inputs[name] for name in SIZES if name in inputs}
         found = self.model.base_model.get_image_features(
-            pixel_values=inputs["pixel_values"],
-            **({"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}),
-            return_dict=True,
-        ).pooler_output
-        joined = torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in found])
+            pixel_values=inputs["pixel_values"], **sizes, return_dict=True
+        )
+        layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
+        joined = torch.cat(
+            [torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in layer]) for layer in layers], 1
+        )
         return joined.float().numpy()
 
     @torch.no_grad()

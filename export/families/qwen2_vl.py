@@ -1,0 +1,53 @@
+"""Qwen2-VL: images of their own size, positions in a grid (M-RoPE), and a Qwen 2; images only, no video."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig, Qwen2VLProcessor
+from transformers.image_processing_backends import PilBackend
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from edgevlm.export.families import Family
+from edgevlm.export.native_towers import NativeTower
+
+TENSORS = {
+    r"(?:model\.)?visual\.": "tower.",
+    r"lm_head\.": "head.",
+    r"(?:model\.)?language_model\.": "decoder.",
+    r"model\.": "decoder.",
+}
+"""Published checkpoints name the language model ``model``, newer releases of transformers do not."""
+
+
+def vision(config: PretrainedConfig) -> NativeTower:
+    """Return the tower, whose merger is the connector."""
+    return NativeTower(Qwen2VisionTransformerPretrainedModel._from_config(config.vision_config))
+
+
+class ImagesOnly(Qwen2VLProcessor):
+    """transformers' processor without its video processor, which needs torchvision."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Return the names of the parts that the processor is made of."""
+        return ["image_processor", "tokenizer"]
+
+
+def processor(
+    image_processor: PilBackend,
+    tokenizer: TokenizersBackend,
+    config: PretrainedConfig,
+    tokens_per_tile: int,
+) -> ImagesOnly:
+    """Return transformers' processor."""
+    return ImagesOnly(image_processor, tokenizer)
+
+
+FAMILY = Family(
+    tensors=TENSORS,
+    vision=vision,
+    image_processor="Qwen2VLImageProcessor",
+    processor=processor,
+    image_token="<|image_pad|>",
+    positions="grid",
+)

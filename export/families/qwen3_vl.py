@@ -1,0 +1,47 @@
+"""Qwen3-VL: as Qwen2-VL, with features of inner layers of the tower for the first ones of a Qwen 3.
+
+Images only, no video.
+"""
+
+from __future__ import annotations
+
+from transformers import AutoModel, PretrainedConfig, Qwen3VLProcessor
+from transformers.image_processing_backends import PilBackend
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from edgevlm.export.families import Family, qwen2_vl
+from edgevlm.export.native_towers import DeepstackTower
+
+
+def vision(config: PretrainedConfig) -> DeepstackTower:
+    """Return the tower, whose merger is the connector."""
+    return DeepstackTower(AutoModel.from_config(config.vision_config))
+
+
+class ImagesOnly(Qwen3VLProcessor):
+    """transformers' processor without its video processor, which needs torchvision."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Return the names of the parts that the processor is made of."""
+        return ["image_processor", "tokenizer"]
+
+
+def processor(
+    image_processor: PilBackend,
+    tokenizer: TokenizersBackend,
+    config: PretrainedConfig,
+    tokens_per_tile: int,
+) -> ImagesOnly:
+    """Return transformers' processor."""
+    return ImagesOnly(image_processor, tokenizer)
+
+
+FAMILY = Family(
+    tensors=qwen2_vl.TENSORS,
+    vision=vision,
+    image_processor="Qwen2VLImageProcessor",
+    processor=processor,
+    image_token="<|image_pad|>",
+    positions="grid",
+)

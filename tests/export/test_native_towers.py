@@ -1,0 +1,141 @@
+"""Towers for tiles of any size return what transformers' towers return for patches, whatever the size is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from edgevlm.errors import ExportError
+from edgevlm.export import plan, vision
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.families import find_family
+from edgevlm.export.parity import relative_error
+from edgevlm.manifest import ImageSpec, SmartResizeTiling
+from edgevlm.runtimes.onnx.session import OnnxVision
+from tests.families.qwen2_5_vl import qwen2_5_vl
+from tests.families.qwen2_vl import qwen2_vl
+from tests.families.qwen3_vl import qwen3_vl
+
+BUILDERS = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+GRIDS = [
+    *((rows, columns) for rows in range(1, 10) for columns in range(1, 10, 2)),
+    (1, 40),
+    (23, 2),
+]
+"""Lines and columns of embeddings. Windows have 4 x 4, so they are whole or cut by 1 to 3, at both edges."""
+
+
+class Made(NamedTuple):
+    """A checkpoint, its model in transformers and its graphs."""
+
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+    image: ImageSpec
+    folder: Path
+
+    @property
+    def factor(self) -> int:
+        assert isinstance(self.image.tiling, SmartResizeTiling)
+        return self.image.tiling.factor
+
+    def tiles(self, rows: int, columns: int, count: int = 1) -> NDArray[np.uint8]:
+        shape = count, rows * self.factor, columns * self.factor, 3
+        return np.random.default_rng(rows).integers(0, 256, shape, dtype=np.uint8)
+
+    def session(self, precision: str) -> OnnxVision:
+        return OnnxVision(
+            self.folder / f"{precision}.onnx",
+            input_name=vision.INPUT_NAME,
+            output_name=vision.OUTPUT_NAME,
+            device="cpu",
+        )
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint = Checkpoint.open(BUILDERS[request.param](folder / "checkpoint"))
+    family = find_family(checkpoint.family)
+    image = plan.plan_image(checkpoint, plan.load_image_processor(checkpoint, family))
+    vision.export_fp32(checkpoint, family, image, folder / "fp32.onnx")
+    vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype=torch.float32)
+    return Made(checkpoint, model.eval(), image, folder)
+
+
+def reference(made: Made, tile: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """``get_image_features`` on the patches of a tile, all of them twice, as those of a video."""
+    scaling = made.image.normalization
+    pixels = (tile * scaling.rescale_factor - scaling.mean) / scaling.std
+    patch = made.factor // 2
+    lines, columns = tile.shape[0] // patch, tile.shape[1] // patch
+    grid = pixels.reshape(lines // 2, 2, patch, columns // 2, 2, patch, 3)
+    patches = grid.transpose(0, 3, 1, 4, 6, 2, 5)
+    values = np.stack([patches, patches], axis=5).reshape(lines * columns, -1)
+    with torch.no_grad():
+        found = made.model.get_image_features(
+            torch.tensor(values, dtype=torch.float32),
+            torch.tensor([[1, lines, columns]]),
+            return_dict=True,
+        )
+    layers: list[Any] = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
+    return np.concatenate([layer[0].numpy() for layer in layers], axis=1)
+
+
+def errors(made: Made, precision: str) -> dict[tuple[int, int], float]:
+    session = made.session(precision)
+    found = {}
+    for grid in GRIDS:
+        tiles = made.tiles(*grid)
+        (rows,) = session.encode(tiles)
+        expected = reference(made, tiles[0])
+        assert rows.dtype == np.float32 and rows.shape == expected.shape
+        found[grid] = relative_error(rows, expected)
+    session.close()
+    return found
+
+
+def test_fp32_equals_transformers(made: Made) -> None:
+    worst = max(errors(made, "fp32").items(), key=lambda item: item[1])
+    assert worst[1] < 1e-4, worst
+
+
+def test_fp16_stays_near(made: Made) -> None:
+    """Positions would be far off in float16: those of a long image are sums of large angles."""
+    worst = max(errors(made, "fp16").items(), key=lambda item: item[1])
+    assert worst[1] < 3e-3, worst
+
+
+def test_tiles_of_a_batch_do_not_see_each_other(made: Made) -> None:
+    tiles = made.tiles(5, 7, count=3)
+    session = made.session("fp32")
+    together = session.encode(tiles)
+    for tile, rows in zip(tiles, together, strict=True):
+        assert relative_error(rows, reference(made, tile)) < 1e-4
+    session.close()
+
+
+@pytest.mark.parametrize("factor", [1.5, 2])
+def test_image_processor_of_another_model_is_refused(
+    made: Made, tmp_path: Path, factor: float
+) -> None:
+    for path in made.checkpoint.folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    settings = made.checkpoint.json("preprocessor_config.json")
+    path = tmp_path / "preprocessor_config.json"
+    path.unlink()
+    path.write_text(json.dumps({**settings, "patch_size": int(settings["patch_size"] * factor)}))
+    checkpoint = Checkpoint.open(tmp_path)
+    family = find_family(checkpoint.family)
+    image = plan.plan_image(checkpoint, plan.load_image_processor(checkpoint, family))
+    with pytest.raises(
+        ExportError, match=r"vision_config in|preprocessor_config.json and config.json must agree"
+    ):
+        plan.describe_vision(checkpoint, family, image)
