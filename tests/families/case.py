@@ -81,6 +81,11 @@ class Case:
             ids += [item] if isinstance(item, int) else [self.image_id] * item.length
         return ids
 
+    def image_end(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> int:
+        """Number of entries of our prompt up to the last embedding."""
+        ids = self.ids(messages, images)
+        return len(ids) - ids[::-1].index(self.image_id)
+
     def pieces(self, ids: Sequence[int]) -> str:
         """Text of token ids, one token a line, for a readable difference."""
         pieces = self.reference.processor.tokenizer.convert_ids_to_tokens(ids)

@@ -94,9 +94,13 @@ def test_kv_cache(case: Case) -> None:
     )
     with case.load() as vlm:
         found = [answer(vlm, *request) for request in asked]
+        removable = vlm._engine._decoder.max_removable > 0
     if not case.row.single_question:
-        assert found[1].stats.cached_tokens > 0
-        assert found[3].stats.cached_tokens > found[0].stats.prompt_tokens
+        # A memory that cannot be cut back comes back to the end of the image: these answers are not its own.
+        image = case.image_end([first], [one])
+        expected = found[0].stats.prompt_tokens if removable else image
+        assert found[1].stats.cached_tokens >= image
+        assert found[3].stats.cached_tokens >= expected
     for request, cached in zip(asked, found, strict=True):
         with case.load() as vlm:
             fresh = answer(vlm, *request)
