@@ -64,9 +64,15 @@ class Case:
         self.special = {token.text: token.id for token in prompt.special_tokens}
         self.image_id = self.special[prompt.image_token]
 
-    def load(self) -> VLM:
+    def load(self, context_length: int | None = None) -> VLM:
         """Load the bundle anew; nothing is in its caches."""
-        return VLM.from_pretrained(self.bundle, vision="fp32", decoder="f16", threads=1)
+        return VLM.from_pretrained(
+            self.bundle,
+            vision="fp32",
+            decoder="f16",
+            threads=1,
+            context_length=context_length,
+        )
 
     def images(self, count: int) -> list[Image.Image]:
         sizes = self.row.sizes

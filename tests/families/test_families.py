@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgevlm.errors import ContextError
 from edgevlm.inputs.images import load_image
 from tests.families.case import (
     MAX_EMBEDDINGS_ERROR,
@@ -72,6 +73,22 @@ def test_embeddings(case: Case) -> None:
 
 def test_logits(case: Case) -> None:
     assert case.logits_error() < MAX_LOGITS_ERROR
+
+
+def test_the_context_is_used_to_its_last_entry(case: Case) -> None:
+    """Entries count, not positions, of which an image takes fewer in some families."""
+    messages, count = case.conversations()[1]
+    images = case.images(count)
+    entries = len(case.ids(messages, images))
+    with case.load(context_length=entries + ANSWER_TOKENS) as vlm:
+        found = answer(vlm, messages, images)
+        assert found.stats.prompt_tokens == entries
+        assert found.token_ids == answer(case.vlm, messages, images).token_ids
+    with (
+        case.load(context_length=entries + ANSWER_TOKENS - 1) as vlm,
+        pytest.raises(ContextError, match=f"{entries} positions and max_tokens is {ANSWER_TOKENS}"),
+    ):
+        answer(vlm, messages, images)
 
 
 def test_kv_cache(case: Case) -> None:
