@@ -35,6 +35,7 @@ from edgevlm.export.vision import (
     EXAMPLE_TOKENS,
     INPUT_NAME,
     OUTPUT_NAME,
+    OWN_SIZE,
     example_size,
     plan_vision,
     rows_of_tile,
@@ -44,7 +45,6 @@ from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import (
     ImageSpec,
     PromptSpec,
-    SmartResizeTiling,
     UnpadPacking,
     Usage,
     VisionSpec,
@@ -130,7 +130,7 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     learned = int(isinstance(packing, UnpadPacking))
     tokens = rows - learned
     path = checkpoint.folder / "config.json"
-    side = tiling.factor if isinstance(tiling, SmartResizeTiling) else None
+    side = tiling.factor if isinstance(tiling, OWN_SIZE) else None
     if side is not None and tokens != EXAMPLE_TOKENS:
         raise ExportError(
             f"a tile of {EXAMPLE_TOKENS} squares of {side} x {side} pixels has {tokens} embeddings; "
