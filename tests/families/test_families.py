@@ -11,6 +11,7 @@ from PIL import Image
 from edgevlm.errors import ContextError
 from edgevlm.inputs.images import load_image
 from tests.families.case import (
+    ANSWER_TOKENS,
     MAX_EMBEDDINGS_ERROR,
     MAX_LOGITS_ERROR,
     ROWS,
