@@ -40,7 +40,7 @@ ROUNDING = 2
 """Largest difference of prepared pixels, in grey levels."""
 SIZES = ((128, 32), (24, 96))
 """Width and height of the images: a wide and a tall one, so that grids have few tiles and none is square."""
-NATIVE_SIZES = (*SIZES, (57, 211), (300, 40), (9, 700), (640, 480))
+OWN_SIZES = (*SIZES, (57, 211), (300, 40), (9, 700), (640, 480))
 """More of them for images that keep their own size, small and large, with sides that are no multiples."""
 
 
@@ -85,7 +85,7 @@ def check_preparation(image_processor: PilBackend, settings: ImageSpec, path: Pa
     """
     scaling = settings.normalization
     step = scaling.rescale_factor / min(scaling.std)
-    for size in SIZES if settings.tile_size else NATIVE_SIZES:
+    for size in SIZES if settings.tile_size else OWN_SIZES:
         image = draw_shapes(*size)
         try:
             tiles = split_image(np.asarray(image), settings.tiling).pixels

@@ -49,7 +49,7 @@ from edgevlm.manifest import (
 
 LONGEST_EDGE = 1 << 14
 """Longest side in pixels that a setting may ask for; a larger one is a mistake and would fill the memory."""
-NATIVE_MAX_TOKENS = 1024
+OWN_SIZE_MAX_TOKENS = 1024
 """Default limit of embeddings of an image that keeps its own size. Checkpoints allow 16384, but a context has
 4096 positions by default, and the time of attention grows with the square."""
 
@@ -60,9 +60,10 @@ def read_image_spec(processor: PilBackend) -> ImageSpec:
     Raises:
         ValueError: as of `read_tiling` and `normalization`.
     """
-    tiling = read_tiling(processor)
-    native = isinstance(tiling, SmartResizeTiling)  # others bound their images themselves
-    return ImageSpec(tiling, normalization(processor), NATIVE_MAX_TOKENS if native else None)
+    spec = ImageSpec(read_tiling(processor), normalization(processor))
+    if spec.tile_size is not None or isinstance(spec.tiling, OwnSizeGridTiling):
+        return spec
+    return dataclasses.replace(spec, default_max_tokens=OWN_SIZE_MAX_TOKENS)
 
 
 def read_tiling(processor: PilBackend) -> Tiling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from edgevlm.export.parity import find_tiles
 from edgevlm.export.preparations import IMAGE_PROCESSORS, normalization, read_tiling
 from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import (
@@ -20,6 +22,7 @@ from edgevlm.manifest import (
     FitTiling,
     GridTiling,
     PanAndScanTiling,
+    SmartResizeTiling,
     StretchTiling,
 )
 
@@ -53,6 +56,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": {"longest_edge": 48},
         "max_image_size": {"longest_edge": 12},
     },
+    "Qwen2VLImageProcessor": {
+        "size": {"shortest_edge": 100, "longest_edge": 400},
+        "patch_size": 3,
+    },
 }
 """Settings that edgevlm reads, small."""
 
@@ -70,6 +77,8 @@ OTHER_SETTINGS: dict[str, list[Any]] = {
         {"shortest_edge": 12, "longest_edge": 20},
         {"max_height": 12, "max_width": 12},
         {"longest_edge": 36},
+        {"shortest_edge": 500, "longest_edge": 600},
+        {"shortest_edge": 600, "longest_edge": 500},
     ],
     "crop_size": [None, SIDE, {"height": 10, "width": 14}, {"height": 16, "width": 16}],
     "pad_size": [{"height": 20, "width": 20}],
@@ -85,12 +94,18 @@ OTHER_SETTINGS: dict[str, list[Any]] = {
     "pan_and_scan_min_ratio_to_activate": [2, 0.5],
     "min_size": [1, 10, 30],
     "do_image_splitting": [False, None],
+    "min_pixels": [None, 300],
+    "max_pixels": [None, 200],
+    "patch_size": [2, 5],
+    "merge_size": [1, 3],
+    "temporal_patch_size": [1, 3],
 }
 SIZES = [(30, 19), (19, 30), (7, 50), (12, 12)]
 
 
 def make(name: str, **settings: Any) -> Any:
-    processor = IMAGE_PROCESSORS[name](**SETTINGS[name] | settings)
+    # A copy, since some processors write into what they get.
+    processor = IMAGE_PROCESSORS[name](**copy.deepcopy(SETTINGS[name] | settings))
     processor.do_rescale = processor.do_normalize = False
     return processor
 
@@ -104,7 +119,9 @@ def compare(name: str, changes: dict[str, Any]) -> bool:
     except (AttributeError, TypeError, ValueError):
         return False
     for size, tiles in zip(SIZES, expected, strict=True):
-        np.testing.assert_array_equal(split_image(image(*size), tiling).pixels, tiles, str(changes))
+        ours = split_image(image(*size), tiling).pixels
+        for tile, reference in zip(ours, tiles, strict=True):
+            np.testing.assert_array_equal(tile, reference, str(changes))
     return True
 
 
@@ -112,10 +129,9 @@ def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def reference_tiles(processor: Any, pixels: np.ndarray) -> np.ndarray:
-    """Gray levels ``[n, height, width, 3]``."""
-    output = processor([Image.fromarray(pixels)], return_tensors="np")["pixel_values"]
-    return output.reshape(-1, *output.shape[-3:]).transpose(0, 2, 3, 1)
+def reference_tiles(processor: Any, pixels: np.ndarray) -> list[np.ndarray]:
+    """Gray levels ``[height, width, 3]`` of each tile."""
+    return find_tiles(processor([Image.fromarray(pixels)], return_tensors="np"), processor)
 
 
 @pytest.mark.parametrize("name", IMAGE_PROCESSORS)
@@ -147,6 +163,7 @@ def test_no_setting_is_ignored(name: str) -> None:
         ("Gemma3ImageProcessor", PanAndScanTiling((12, 12), "bilinear", 8, 4, 1.2)),
         ("JanusImageProcessor", FitTiling((12, 12), "bicubic", 3, (122, 116, 104))),
         ("SmolVLMImageProcessor", GridTiling((12, 12), "lanczos", longest_edge=48)),
+        ("Qwen2VLImageProcessor", SmartResizeTiling(6, 100, 400, "bicubic")),
     ],
 )
 def test_tilings(name: str, tiling: Any) -> None:
@@ -198,6 +215,19 @@ def test_tilings(name: str, tiling: Any) -> None:
             {"size": {"height": 12, "width": 10}},
             r"size is \(12, 10\), height and width must be equal",
         ),
+        ("Qwen2VLImageProcessor", {"do_resize": False}, "do_resize is False, it must be true"),
+        ("Qwen2VLImageProcessor", {"size": {"longest_edge": 9}}, "size is .* shortest_edge and"),
+        (
+            "Qwen2VLImageProcessor",
+            {"size": {"shortest_edge": 500, "longest_edge": 400}},
+            "shortest_edge at most longest_edge",
+        ),
+        (
+            "Qwen2VLImageProcessor",
+            {"size": {"shortest_edge": 20, "longest_edge": 30}},
+            "longest_edge of size is 30, it must be an area of 36",
+        ),
+        ("Qwen2VLImageProcessor", {"merge_size": 0}, "merge_size is 0, .* whole number from 1"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(

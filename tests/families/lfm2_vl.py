@@ -52,8 +52,8 @@ IMAGE_PROCESSOR = {
     "tile_size": 64,
     "use_thumbnail": True,
 }
-SIZES = ((64, 64), (200, 60), (60, 200), (9, 5), (70, 50), (300, 280), (17, 90), (128, 100))
-"""One tile of 4 x 4 embeddings; grids; the least; one tile of other ratios; and the largest grid."""
+SIZES = ((200, 60), (60, 200), (64, 64), (9, 5), (70, 50), (300, 280), (17, 90), (128, 100))
+"""Grids; one tile of 4 x 4 embeddings; the least; one tile of other ratios; and the largest grid."""
 
 
 def lfm2_vl(folder: Path, **text: Any) -> Path:
