@@ -57,6 +57,20 @@ def ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: tokenizer.token_to_id(token) for name, token in TOKENS.items()}
 
 
+def language_model(
+    model_type: str, tokenizer: Tokenizer, sections: list[int], **settings: Any
+) -> dict[str, Any]:
+    """A language model of two layers with M-RoPE."""
+    return text_config(
+        model_type,
+        tokenizer,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+        bos_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        eos_token_id=tokenizer.token_to_id("<|im_end|>"),
+        **settings,
+    )
+
+
 def write(
     folder: Path,
     model: PreTrainedModel,
@@ -80,7 +94,6 @@ def write(
 def qwen2_vl(folder: Path, *, tied: bool = False) -> Path:
     """Sections of heads in the ratio of the published 16, 24, 24."""
     tokenizer = qwen2_tokenizer(ADDED)
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     config = Qwen2VLConfig(
         vision_config={
             "depth": 2,
@@ -89,9 +102,7 @@ def qwen2_vl(folder: Path, *, tied: bool = False) -> Path:
             "num_heads": 4,
             "patch_size": 14,
         },
-        text_config=text_config(
-            "qwen2_vl_text", tokenizer, rope_parameters=rope, tie_word_embeddings=tied
-        ),
+        text_config=language_model("qwen2_vl_text", tokenizer, [2, 3, 3], tie_word_embeddings=tied),
         tie_word_embeddings=tied,
         **ids(tokenizer),
     )
