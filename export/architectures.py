@@ -13,6 +13,7 @@ from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
+from edgevlm.export.lfm2 import check_lfm2, lfm2_layer, write_lfm2
 from edgevlm.export.mrope import check_qwen2vl, check_qwen3vl, write_mrope, write_qwen3vl
 from edgevlm.export.text_settings import head_size, positive
 
@@ -23,7 +24,7 @@ HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 ATTENTION = (*QKV, "self_attn.o_proj")
 FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-BIAS_SETTINGS = ("attention_bias", "mlp_bias")
+BIAS_SETTINGS = ("attention_bias", "mlp_bias", "conv_bias")
 """Settings of text configurations that add biases."""
 
 
@@ -45,6 +46,10 @@ class Architecture:
     """Norms of each layer."""
     matrices: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD)
     """Matrices of each layer."""
+    layer: Callable[[PretrainedConfig, int], tuple[str, ...]] | None = None
+    """Returns norms and matrices of one layer, by its number, where layers differ."""
+    final_norm: str = "norm"
+    """Norm before the output layer."""
     biased: tuple[str, ...] = ()
     """Matrices that always have a bias."""
     optional_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -220,6 +225,14 @@ ARCHITECTURES = {
         check=check_qwen3vl,
         write=write_qwen3vl,
     ),
+    "lfm2": Architecture(
+        MODEL_ARCH.LFM2,
+        free_head_size=False,
+        layer=lfm2_layer,
+        final_norm="embedding_norm",
+        check=check_lfm2,
+        write=write_lfm2,
+    ),
     "gemma": GEMMA,
     "gemma2": replace(
         GEMMA,
@@ -265,7 +278,8 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
             f"{', '.join(ARCHITECTURES)}"
         )
     architecture = ARCHITECTURES[text.model_type]
-    activation = getattr(text, "hidden_activation", None) or text.hidden_act
+    activation = getattr(text, "hidden_activation", None)
+    activation = activation or getattr(text, "hidden_act", architecture.activation)
     if activation != architecture.activation:
         raise ExportError(
             f"the language model's activation is {activation!r}, llama.cpp computes "

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError, ImageError, MissingDependencyError
-from edgevlm.export.vision import OWN_SIZE
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import Detail, split_image
-from edgevlm.manifest import Tiling
+from edgevlm.manifest import OwnSizeTiling, Tiling
 
 PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 """Openly licensed photographs that come with edgevlm; ATTRIBUTION.md names their authors and licences."""
@@ -62,7 +61,7 @@ class CalibrationImages:
         It shows the whole image. If an image is split, this is the overview. An image that keeps its own size
         is shrunk, since what is measured of a large one would fill the memory.
         """
-        detail: Detail | None = "low" if isinstance(tiling, OWN_SIZE) else None
+        detail: Detail | None = "low" if isinstance(tiling, OwnSizeTiling) else None
         tiles = []
         for file in self.files:
             split = split_image(_load(file), tiling, detail)

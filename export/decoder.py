@@ -1,8 +1,8 @@
 """The language model as GGUF, written tensor by tensor.
 
 `edgevlm.export.architectures` says which language models, and how llama.cpp's differ from transformers'. The
-output layer is the embeddings or one of its own. Matrices are written as f16, bf16 or f32; vectors always as
-f32.
+output layer is the embeddings or one of its own. Matrices are written as f16, bf16 or f32; vectors and
+convolutions always as f32.
 """
 
 from __future__ import annotations
@@ -23,9 +23,16 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from edgevlm.errors import ExportError
 from edgevlm.export.architectures import Architecture, find_architecture
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.decoder_tensors import gguf_names
+from edgevlm.export.decoder_tensors import gguf_names, gguf_shape
 from edgevlm.export.families import Family
-from edgevlm.export.text_settings import head_size, positive, rope_parameters
+from edgevlm.export.text_settings import (
+    head_size,
+    inner_size,
+    kv_heads,
+    norm_epsilon,
+    positive,
+    rope_parameters,
+)
 from edgevlm.export.tokenizer import Vocabulary
 
 UNQUANTIZED = {
@@ -70,12 +77,14 @@ def write_decoder(
     if chat_template is not None:
         writer.add_chat_template(chat_template)
 
+    kernels = {target for name, target in names.items() if len(checkpoint.tensors[name].shape) == 3}
     planned: list[tuple[str, Callable[[], NDArray[np.generic]]]] = []
 
     def plan(
         name: str, shape: tuple[int, ...], read: Callable[[], torch.Tensor], source: str
     ) -> None:
-        kind = matrix_type if len(shape) > 1 else GGMLQuantizationType.F32
+        matrix = len(shape) > 1 and name not in kernels
+        kind = matrix_type if matrix else GGMLQuantizationType.F32
         block, size = gguf.GGML_QUANT_SIZES[kind]
         count = int(np.prod(shape))
         # NumPy has no bf16, so the values are bytes; the shape is still in elements.
@@ -91,7 +100,7 @@ def write_decoder(
         def read(name: str = entry.name) -> torch.Tensor:
             return adapt(checkpoint.read(name), name, architecture, text)
 
-        plan(names[entry.name], entry.shape, read, entry.name)
+        plan(names[entry.name], gguf_shape(entry.shape), read, entry.name)
     with contextlib.closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -117,10 +126,10 @@ def write_hyperparameters(
     writer.add_context_length(text.max_position_embeddings)
     writer.add_embedding_length(text.hidden_size)
     writer.add_block_count(text.num_hidden_layers)
-    writer.add_feed_forward_length(text.intermediate_size)
+    writer.add_feed_forward_length(inner_size(text))
     writer.add_head_count(text.num_attention_heads)
-    writer.add_head_count_kv(text.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(positive("rms_norm_eps", text.rms_norm_eps))
+    writer.add_head_count_kv(kv_heads(text))
+    writer.add_layer_norm_rms_eps(norm_epsilon(text))
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(head)
@@ -174,7 +183,7 @@ def adapt(
             return interleave_halves(tensor, text.num_key_value_heads)
     if name.endswith("norm.weight"):
         return tensor.float() + architecture.norm_offset
-    return tensor
+    return tensor.reshape(gguf_shape(tuple(tensor.shape)))
 
 
 def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.architectures import Architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
-from edgevlm.export.text_settings import head_size
+from edgevlm.export.text_settings import head_size, inner_size
 from edgevlm.export.weights import TensorEntry
 
 EMBEDDINGS = "decoder.embed_tokens.weight"
@@ -36,10 +36,10 @@ def gguf_names(
     canonical = {
         source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
     }
-    needed = {"decoder.norm.weight"} | {
+    needed = {f"decoder.{architecture.final_norm}.weight"} | {
         f"decoder.layers.{layer}.{part}"
         for layer in range(layers)
-        for part in layer_parts(architecture, text)
+        for part in layer_parts(architecture, text, layer)
     }
     embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
     names: dict[str, str] = {}
@@ -71,8 +71,10 @@ def gguf_names(
     return names
 
 
-def layer_parts(architecture: Architecture, text: PretrainedConfig) -> list[str]:
+def layer_parts(architecture: Architecture, text: PretrainedConfig, layer: int) -> list[str]:
     """Return the names of the tensors of one layer."""
+    if architecture.layer is not None:
+        return [f"{part}.weight" for part in architecture.layer(text, layer)]
     biased = [*architecture.biased]
     for setting, matrices in architecture.optional_biases.items():
         if getattr(text, setting, False):
@@ -127,13 +129,18 @@ def equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
     return torch.equal(checkpoint.read(one).float(), checkpoint.read(other).float())
 
 
+def gguf_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a tensor in GGUF. A convolution, ``[n, 1, size]``, is a matrix there."""
+    return (shape[0], shape[2]) if len(shape) == 3 and shape[1] == 1 else shape
+
+
 def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
     """Compare the shape of a tensor with the configuration.
 
     Raises:
         ExportError: they differ.
     """
-    size, inner, head = text.hidden_size, text.intermediate_size, head_size(text)
+    size, inner, head = text.hidden_size, inner_size(text), head_size(text)
     queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
     shapes: dict[str, tuple[int, ...]] = {
         "embed_tokens": (text.vocab_size, size),
@@ -149,6 +156,15 @@ def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
         "down_proj": (size, inner),
         "q_norm": (head,),
         "k_norm": (head,),
+        # LFM2
+        "q_layernorm": (head,),
+        "k_layernorm": (head,),
+        "w1": (inner, size),
+        "w2": (size, inner),
+        "w3": (inner, size),
+        "in_proj": (3 * size, size),
+        "out_proj": (size, size),
+        "conv": (size, 1, getattr(text, "conv_L_cache", 0)),
     }
     module, kind = name.split(".")[-2:]
     expected = shapes.get(module, (size,))  # the others are norms of the hidden state

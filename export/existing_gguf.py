@@ -23,7 +23,7 @@ from edgevlm.export.architectures import Architecture, find_architecture
 from edgevlm.export.bounds import decoder_bound
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters, rope_factors
-from edgevlm.export.decoder_tensors import gguf_names
+from edgevlm.export.decoder_tensors import gguf_names, gguf_shape
 from edgevlm.export.existing_vocabulary import check_tokenization, check_vocabulary
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
@@ -288,7 +288,9 @@ def check_tensors(
         ExportError: one differs; the first one is named.
     """
     names = gguf_names(checkpoint, family, architecture)
-    expected = {target: checkpoint.tensors[source].shape for source, target in names.items()}
+    expected = {
+        target: gguf_shape(checkpoint.tensors[source].shape) for source, target in names.items()
+    }
     factors = rope_factors(checkpoint.config.get_text_config())
     if factors:
         expected["rope_freqs.weight"] = (len(factors),)

@@ -30,7 +30,6 @@ ALTERNATIVES: Mapping[str, tuple[str, str]] = {
     "llava_qwen2": ("smolvlm", "this is FastVLM, whose tower transformers takes from timm"),
     "pixtral": ("llava", NATIVE_RESOLUTION),
     "mistral3": ("llava", NATIVE_RESOLUTION),
-    "lfm2_vl": ("smolvlm", NATIVE_RESOLUTION),
 }
 """A ``model_type`` that people ask for, to what can be exported in its place and why."""
 

@@ -21,7 +21,7 @@ from transformers.image_processing_backends import PilBackend
 
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import load_decoder
-from edgevlm.errors import DriftError, ExportError
+from edgevlm.errors import DriftError, ExportError, ImageError
 from edgevlm.export.bounds import VISION_BOUNDS, decoder_bound
 from edgevlm.export.messages import one_line
 from edgevlm.export.reference import Reference
@@ -88,12 +88,15 @@ def check_preparation(image_processor: PilBackend, settings: ImageSpec, path: Pa
     for size in SIZES if settings.tile_size else OWN_SIZES:
         image = draw_shapes(*size)
         try:
+            tiles = split_image(np.asarray(image), settings.tiling).pixels
+        except ImageError:  # the model does not take this shape
+            continue
+        try:
             found = image_processor(images=[image], return_tensors="np")
         except Exception as error:  # whatever settings of a wrong type make transformers raise
             raise ExportError(
                 f"transformers cannot prepare an image by the settings in {path}: {one_line(error)}"
             ) from error
-        tiles = split_image(np.asarray(image), settings.tiling).pixels
         theirs = find_tiles(found, image_processor)
         if [tile.shape for tile in theirs] != [tile.shape for tile in tiles]:
             raise ExportError(
@@ -115,13 +118,24 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
     """Return the tiles of one image from what transformers' image processor returns.
 
     Args:
-        processed: ``pixel_values``, and ``image_grid_thw`` if they are a row of patches.
+        processed: ``pixel_values``, and ``image_grid_thw`` or ``spatial_shapes`` if they are patches.
         image_processor: the image processor, for the sizes of patches.
 
     Returns:
         Tiles, float32 ``[height, width, channels]``.
     """
     pixels = np.asarray(processed["pixel_values"])
+    if "spatial_shapes" in processed:
+        side = image_processor.encoder_patch_size
+        shapes = [(int(lines), int(columns)) for lines, columns in processed["spatial_shapes"]]
+        grids = [
+            values[: lines * columns].reshape(lines, columns, side, side, 3)
+            for values, (lines, columns) in zip(pixels, shapes, strict=True)
+        ]
+        return [
+            grid.transpose(0, 2, 1, 3, 4).reshape(grid.shape[0] * side, grid.shape[1] * side, 3)
+            for grid in grids
+        ]
     if "image_grid_thw" not in processed:
         tiles = np.moveaxis(pixels, -3, -1)
         return list(tiles.reshape(-1, *tiles.shape[-3:]))

@@ -35,7 +35,6 @@ from edgevlm.export.vision import (
     EXAMPLE_TOKENS,
     INPUT_NAME,
     OUTPUT_NAME,
-    OWN_SIZE,
     example_size,
     plan_vision,
     rows_of_tile,
@@ -44,6 +43,7 @@ from edgevlm.inputs.packing import plan_spans
 from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import (
     ImageSpec,
+    OwnSizeTiling,
     PromptSpec,
     UnpadPacking,
     Usage,
@@ -130,7 +130,7 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     learned = int(isinstance(packing, UnpadPacking))
     tokens = rows - learned
     path = checkpoint.folder / "config.json"
-    side = tiling.factor if isinstance(tiling, OWN_SIZE) else None
+    side = tiling.factor if isinstance(tiling, OwnSizeTiling) else None
     if side is not None and tokens != EXAMPLE_TOKENS:
         raise ExportError(
             f"a tile of {EXAMPLE_TOKENS} squares of {side} x {side} pixels has {tokens} embeddings; "

@@ -30,6 +30,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from edgevlm.export.lfm2_images import Lfm2VlImageProcessorPil
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
@@ -38,6 +39,7 @@ from edgevlm.manifest import (
     GridTiling,
     ImageSpec,
     Normalization,
+    OwnSizeGridTiling,
     PanAndScanTiling,
     Resample,
     SmartResizeTiling,
@@ -59,7 +61,7 @@ def read_image_spec(processor: PilBackend) -> ImageSpec:
         ValueError: as of `read_tiling` and `normalization`.
     """
     spec = ImageSpec(read_tiling(processor), normalization(processor))
-    if spec.tile_size is not None:
+    if spec.tile_size is not None or isinstance(spec.tiling, OwnSizeGridTiling):
         return spec
     return dataclasses.replace(spec, default_max_tokens=OWN_SIZE_MAX_TOKENS)
 
@@ -215,6 +217,11 @@ def _read_smart_resize(processor: Any) -> SmartResizeTiling:
     return SmartResizeTiling(factor, least, most, resample(processor))
 
 
+def _read_own_size_grid(processor: Any) -> OwnSizeGridTiling:
+    """Read the settings of LFM2-VL."""
+    return processor.tiling(resample(processor))
+
+
 _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     CLIPImageProcessorPil: _read_one_tile,
     SiglipImageProcessorPil: _read_one_tile,
@@ -228,6 +235,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     Idefics3ImageProcessorPil: _read_grid,
     SmolVLMImageProcessorPil: _read_grid,
     Qwen2VLImageProcessorPil: _read_smart_resize,
+    Lfm2VlImageProcessorPil: _read_own_size_grid,
 }
 
 IMAGE_PROCESSORS: Mapping[str, type[PilBackend]] = {

@@ -31,6 +31,33 @@ def head_size(text: PretrainedConfig) -> int:
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
+def inner_size(text: PretrainedConfig) -> int:
+    """Return the width of the feed-forward networks."""
+    size = int(text.intermediate_size)
+    if not getattr(text, "block_auto_adjust_ff_dim", False):
+        return size
+    size = int(2 * size / 3)  # LFM2
+    if text.block_ffn_dim_multiplier is None:
+        return size
+    size = int(text.block_ffn_dim_multiplier * size)
+    return -(-size // text.block_multiple_of) * text.block_multiple_of
+
+
+def kv_heads(text: PretrainedConfig) -> int | list[int]:
+    """Return the number of heads of keys and values; of each layer, if some layers have no attention."""
+    heads = int(text.num_key_value_heads)
+    kinds = getattr(text, "layer_types", None) or []
+    if all(kind.endswith("attention") for kind in kinds):
+        return heads
+    return [heads if kind.endswith("attention") else 0 for kind in kinds]
+
+
+def norm_epsilon(text: PretrainedConfig) -> int | float:
+    """Return the epsilon of the norms."""
+    name = "rms_norm_eps" if hasattr(text, "rms_norm_eps") else "norm_eps"
+    return positive(name, getattr(text, name))
+
+
 def rope_parameters(text: PretrainedConfig) -> Mapping[str, Any]:
     """Return the settings of the rotary embeddings; those of the layers that do not slide, if they differ."""
     parameters: Mapping[str, Any] = text.rope_parameters

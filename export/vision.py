@@ -30,7 +30,7 @@ from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.onnx_file import write_model
 from edgevlm.export.weights import TensorEntry
-from edgevlm.manifest import ImageSpec, OwnSizeGridTiling, SmartResizeTiling, Tiling
+from edgevlm.manifest import ImageSpec, OwnSizeTiling, Tiling
 from edgevlm.runtimes.system import return_freed_memory
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "int4")
@@ -39,8 +39,6 @@ CALIBRATED = ("int8", "int8-static", "int4")
 INPUT_NAME = "tiles"
 OUTPUT_NAME = "embeddings"
 MAX_TILES = 64
-OWN_SIZE = (SmartResizeTiling, OwnSizeGridTiling)
-"""Tilings whose tiles differ in size."""
 EXAMPLE_GRID = (2, 3)
 """Lines and columns of embeddings of the tile with which a graph is traced whose tiles differ in size."""
 EXAMPLE_TOKENS = EXAMPLE_GRID[0] * EXAMPLE_GRID[1]
@@ -134,7 +132,7 @@ def without_values(module: nn.Module) -> nn.Module:
 
 def example_size(tiling: Tiling) -> tuple[int, int]:
     """Return height and width in pixels of a tile; if tiles differ in size, of one with `EXAMPLE_GRID`."""
-    if isinstance(tiling, OWN_SIZE):
+    if isinstance(tiling, OwnSizeTiling):
         return EXAMPLE_GRID[0] * tiling.factor, EXAMPLE_GRID[1] * tiling.factor
     return tiling.tile_size
 
@@ -209,7 +207,7 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
 def dynamic_axes(tiling: Tiling) -> dict[int, Any]:
     """Return the axes of the input that are dynamic, for `torch.export`."""
     axes: dict[int, Any] = {0: torch.export.Dim("n", min=1, max=MAX_TILES)}
-    if isinstance(tiling, OWN_SIZE):
+    if isinstance(tiling, OwnSizeTiling):
         axes[1] = tiling.factor * torch.export.Dim("lines", min=1)
         axes[2] = tiling.factor * torch.export.Dim("columns", min=1)
     return axes

@@ -211,8 +211,8 @@ class DecoderRuntime(Protocol):
         """Remove everything from `place` on from the KV cache.
 
         Returns:
-            True if the KV cache ends at `place`, or before it; False if it cannot go back so far, and nothing
-            has changed. Only models whose memory is not attention alone return False.
+            True if the KV cache ends at `place` now. False if it ends before, or if more than `max_removable`
+            entries would go and the memory cannot give them up; nothing has changed then.
 
         Raises:
             InputError: `place` is inside an image, or its numbers are negative.

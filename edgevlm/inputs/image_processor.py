@@ -22,7 +22,13 @@ from edgevlm.inputs.packing import SpanPlan, max_tokens_per_tile, plan_spans
 from edgevlm.inputs.tiling import ImageBudget, Layout, Tiles, split_image
 from edgevlm.inputs.tiling.smart_resize import choose_size, limit_tokens
 from edgevlm.lru_cache import LruCache
-from edgevlm.manifest import ImageSpec, OwnSizeGridTiling, SmartResizeTiling, VisionSpec
+from edgevlm.manifest import (
+    ImageSpec,
+    OwnSizeGridTiling,
+    OwnSizeTiling,
+    SmartResizeTiling,
+    VisionSpec,
+)
 
 _logger = logging.getLogger("edgevlm")
 
@@ -122,7 +128,7 @@ class ImageProcessor:
             InputError: the budget is less than one tile.
             ImageError: the model does not take the aspect ratio of the image.
         """
-        if isinstance(self._image.tiling, SmartResizeTiling | OwnSizeGridTiling):
+        if isinstance(self._image.tiling, OwnSizeTiling):
             return self._split_by_own_size(image, budget, self._image.tiling)
         split = functools.partial(
             split_image,
@@ -175,7 +181,7 @@ class ImageProcessor:
         limit: int | None,
     ) -> None:
         """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""
-        if limit is None or self._shrinks or isinstance(tiling, OwnSizeGridTiling):
+        if limit is None or self._shrinks or not isinstance(tiling, SmartResizeTiling):
             return
         height, width = choose_size(image.shape[0], image.shape[1], tiling)
         wanted = height * width // tiling.factor**2

@@ -194,7 +194,7 @@ class PanAndScanTiling(_Tiling):
 
 
 @dataclass(frozen=True)
-class _OwnSizeTiling:
+class OwnSizeTiling:
     """What all strategies have whose tiles keep nearly the image's own size and aspect ratio."""
 
     factor: int
@@ -219,7 +219,7 @@ class _OwnSizeTiling:
 
 
 @dataclass(frozen=True)
-class SmartResizeTiling(_OwnSizeTiling):
+class SmartResizeTiling(OwnSizeTiling):
     """Resize the image to one tile of nearly its own size and aspect ratio (Qwen2-VL to Qwen3.5).
 
     The sides become multiples of `factor`, and the area stays within bounds (``smart_resize`` in
@@ -230,7 +230,7 @@ class SmartResizeTiling(_OwnSizeTiling):
 
 
 @dataclass(frozen=True)
-class OwnSizeGridTiling(_OwnSizeTiling):
+class OwnSizeGridTiling(OwnSizeTiling):
     """Resize the image to one tile of nearly its own size, and a large one to a grid of squares (LFM2-VL).
 
     The grid has the nearest aspect ratio. It is followed by the tile of the whole image, the overview.
@@ -315,7 +315,7 @@ class ImageSpec:
     @property
     def tile_size(self) -> tuple[int, int] | None:
         """Height and width of all tiles in pixels; None: tiles differ in size."""
-        return None if isinstance(self.tiling, _OwnSizeTiling) else self.tiling.tile_size
+        return None if isinstance(self.tiling, OwnSizeTiling) else self.tiling.tile_size
 
     @property
     def splits(self) -> bool:

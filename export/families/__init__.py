@@ -36,6 +36,7 @@ MODULES = (
     "got_ocr2",
     "deepseek_vl",
     "janus",
+    "lfm2_vl",
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",

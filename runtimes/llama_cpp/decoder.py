@@ -4,8 +4,8 @@ llama.cpp aborts the process when a precondition fails. So this module checks ar
 errors: ids, positions, shapes, batch sizes, memory, use after `close`. `edgevlm.runtimes.llama_cpp.guard`
 tries in a child process whether this build of llama.cpp and this file can be loaded at all.
 
-Not supported: more than one sequence; and recurrent models and encoder-decoder models, which raise an error
-at load.
+Not supported: more than one sequence; and recurrent models, hybrids other than `HYBRIDS`, and encoder-decoder
+models, which raise an error at load.
 """
 
 from __future__ import annotations
@@ -105,7 +105,6 @@ class LlamaCppDecoder:
         self._logits_address = 0
         self._path = Path(path)
         self.context_length = check_integer("context_length", context_length, 1, 2**31 - 1)
-        self.max_removable = self.context_length
         self.bidirectional = check_integer("bidirectional", bidirectional, 0, context_length)
         threads = check_integer(
             "threads", system.physical_cores() if threads is None else threads, 1, 512
@@ -142,6 +141,7 @@ class LlamaCppDecoder:
                 )
             self._check_head_size()
             self._check_memory()
+            self.max_removable = 0 if self._model.hybrid else self.context_length
             self._held = CachePositions(self.context_length, mrope=self._model.mrope)
             mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
@@ -281,7 +281,8 @@ class LlamaCppDecoder:
             InputError: ids or positions have the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
             ClosedError: the decoder is closed.
-            InferenceError: llama.cpp failed; the KV cache holds nothing of this call.
+            InferenceError: llama.cpp failed; the KV cache holds nothing of this call. That of a hybrid may be
+                empty then.
         """
         self._check_open()
         ids = self._model.check_tokens(token_ids)
@@ -396,12 +397,19 @@ class LlamaCppDecoder:
             self._held.extend(positions)
             self._has_logits = outputs > 0
         except BaseException:
-            llama.llama_memory_seq_rm(self._memory, 0, int(times[0]), -1)
-            self._held.cut(int(times[0]))
+            self._undo(int(times[0]))
             raise
         finally:
             if bidirectional:
                 llama.llama_set_causal_attn(self._context, True)
+
+    def _undo(self, time: int) -> None:
+        """Remove everything from a time on, after a call that failed; all if the memory cannot go back."""
+        seq_rm = self._llama.llama_memory_seq_rm
+        if not seq_rm(self._memory, 0, time, -1):
+            seq_rm(self._memory, 0, -1, -1)
+            time = 0
+        self._held.cut(time)
 
     def _write_positions(self, positions: NDArray[np.int32], embeddings: bool) -> None:
         """Write the positions of a batch, ``[n]`` or ``[3, n]``, where llama.cpp reads them.
@@ -420,17 +428,18 @@ class LlamaCppDecoder:
         """Remove everything from `place` on from the KV cache.
 
         Returns:
-            True if the KV cache ends at `place`, or before it; else False, and nothing has changed.
+            True if the KV cache ends at `place` now; else False, and nothing has changed.
 
         Raises:
             InputError: the numbers are negative or no integers, or `place` is inside an image.
         """
         self._check_open()
-        border = self._held.border(place)
-        if border != self._held.place:
-            if not self._llama.llama_memory_seq_rm(self._memory, 0, border.position, -1):
+        if not self._held.reaches(place):
+            return False
+        if place != self._held.place:
+            if not self._llama.llama_memory_seq_rm(self._memory, 0, place.position, -1):
                 return False
-            self._held.place = border
+            self._held.cut(place.position)
         return True
 
     def save(self) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import ClosedError, InputError, LoadError
 from edgevlm.runtimes.llama_cpp.embedding_table import EmbeddingTable
+from edgevlm.runtimes.llama_cpp.gguf_header import GgufHeader
 from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
@@ -36,6 +37,9 @@ MAX_TEXT_BYTES = 2**18
 _STACK_PER_BYTE = 1024
 """Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
 every character: 322 bytes were measured, and 26,000 digits in a row overflowed a main thread's 8 MB."""
+
+HYBRIDS = ("lfm2",)
+"""Architectures with attention layers and recurrent layers that can be loaded."""
 
 _stack_lock = threading.Lock()
 
@@ -90,6 +94,8 @@ class LlamaCppModel:
         self._vocabulary = llama.llama_model_get_vocab(self.handle)
         self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocabulary)
         if not vocabulary_only:
+            self.hybrid: bool = llama.llama_model_is_hybrid(self.handle)
+            """True if some layers are recurrent. Their state cannot be cut back."""
             self._check_decoder()
             self.width: int = llama.llama_model_n_embd_inp(self.handle)
             """Width of an input embedding. Deepstack models read what they add to each of their first layers
@@ -113,8 +119,9 @@ class LlamaCppModel:
         refusals = {
             "is an encoder": llama.llama_model_has_encoder(self.handle),
             "has no decoder": not llama.llama_model_has_decoder(self.handle),
-            "is recurrent": llama.llama_model_is_recurrent(self.handle)
-            or llama.llama_model_is_hybrid(self.handle),
+            "is recurrent": llama.llama_model_is_recurrent(self.handle),
+            f"is a hybrid of another architecture than {', '.join(HYBRIDS)}": self.hybrid
+            and self._metadata("general.architecture") not in HYBRIDS,
             "is a diffusion model": llama.llama_model_is_diffusion(self.handle),
             # llama.cpp aborts at the first batch: in the last layer it keeps entries with logits alone.
             "adds deepstack features to its last layer": llama.llama_model_n_embd_inp(self.handle)
@@ -144,10 +151,18 @@ class LlamaCppModel:
 
     @property
     def kv_values(self) -> int:
-        """Numbers that the KV cache holds for each position."""
+        """Numbers that the KV cache holds for each entry.
+
+        llama.cpp tells the heads of the first layer only. Where layers differ, the header has a list. The
+        state of recurrent layers is not counted: it does not grow, and LFM2's takes less than 1 MB.
+        """
+        key = f"{self._metadata('general.architecture')}.attention.head_count_kv"
+        heads: list[int] = []
+        if not self._metadata(key):  # empty for a list, too
+            heads = GgufHeader(np.memmap(self._path, np.uint8, mode="r").data).integers(key)
         layers: int = self._llama.llama_model_n_layer(self.handle)
-        heads: int = self._llama.llama_model_n_head_kv(self.handle)
-        return layers * heads * sum(self.head_sizes)
+        of_first: int = self._llama.llama_model_n_head_kv(self.handle)
+        return (sum(heads) if heads else layers * of_first) * sum(self.head_sizes)
 
     def _metadata(self, key: str) -> str:
         """Return a value of the GGUF metadata as text; empty if there is no such key."""

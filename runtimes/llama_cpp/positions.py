@@ -105,11 +105,8 @@ class CachePositions:
         if entries < self.place.entries:
             self.place = Place(entries, time)
 
-    def border(self, place: Place) -> Place:
-        """Check that the sequence can be cut at a place.
-
-        Returns:
-            The place, or the end of the sequence if the place is beyond it.
+    def reaches(self, place: Place) -> bool:
+        """Return True if the sequence has come to a place, or has come further.
 
         Raises:
             InputError: the numbers are negative or no integers, or the place is inside an image.
@@ -118,14 +115,14 @@ class CachePositions:
         entries = check_integer("entries", place.entries, 0, 2**31 - 1)
         end = self.place
         if entries >= end.entries and position >= end.position:
-            return end
+            return place == end
         before = self._times[entries - 1] if entries else -1
         if entries >= end.entries or not before < position == self._times[entries]:
             raise InputError(
                 f"the KV cache of {end.entries} entries and {end.position} positions cannot be cut after "
                 f"{entries} entries and {position} positions; cut before or after an image"
             )
-        return place
+        return True
 
     def numbers(self) -> NDArray[np.int32]:
         """Return the times of all entries and the next position, int32 ``[entries + 1]``, for `restore`."""

@@ -331,6 +331,7 @@ def test_reused_spans_are_those_that_would_be_decoded(
 
 def test_a_span_of_another_length_is_another_span(decoder: RecordingDecoder) -> None:
     cache = KVCache(decoder)
+    decoder.decode_tokens([7] * 6, np.arange(6, dtype=np.int32), logits=False)
     cache.extend([7, span(1, 4), 8])
     assert cache.held_positions == 6
     assert cache.reuse_prefix([7, span(1, 4), 8, 9], expect_continuation=False) == 3

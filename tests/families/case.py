@@ -24,6 +24,7 @@ MODULES = (
     "idefics3",
     "internvl",
     "janus",
+    "lfm2_vl",
     "llava",
     "llava_next",
     "llava_onevision",
@@ -63,9 +64,15 @@ class Case:
         self.special = {token.text: token.id for token in prompt.special_tokens}
         self.image_id = self.special[prompt.image_token]
 
-    def load(self) -> VLM:
+    def load(self, context_length: int | None = None) -> VLM:
         """Load the bundle anew; nothing is in its caches."""
-        return VLM.from_pretrained(self.bundle, vision="fp32", decoder="f16", threads=1)
+        return VLM.from_pretrained(
+            self.bundle,
+            vision="fp32",
+            decoder="f16",
+            threads=1,
+            context_length=context_length,
+        )
 
     def images(self, count: int) -> list[Image.Image]:
         sizes = self.row.sizes
@@ -79,6 +86,11 @@ class Case:
         for item in engine.tokenize(messages, prepared):
             ids += [item] if isinstance(item, int) else [self.image_id] * item.length
         return ids
+
+    def image_end(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> int:
+        """Number of entries of our prompt up to the last embedding."""
+        ids = self.ids(messages, images)
+        return len(ids) - ids[::-1].index(self.image_id)
 
     def pieces(self, ids: Sequence[int]) -> str:
         """Text of token ids, one token a line, for a readable difference."""

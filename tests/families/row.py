@@ -28,6 +28,9 @@ from tests.support.checkpoints import scatter
 
 Message = dict[str, Any]
 
+SIZES = ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
+"""What a model takes beside the pixels, by the names of its inputs."""
+
 
 def load_processor(checkpoint: Path) -> Any:
     """transformers' own processor, with its image processors for Pillow."""
@@ -152,6 +155,14 @@ class Reference:
         processor = self.processor.image_processor
         found = processor(images=[image], return_tensors="np", **self._image_arguments)
         pixels = np.asarray(found["pixel_values"])
+        if "spatial_shapes" in found:
+            side = processor.encoder_patch_size
+            tiles = []
+            for values, (lines, columns) in zip(pixels, found["spatial_shapes"], strict=True):
+                grid = values[: lines * columns].reshape(lines, columns, side, side, 3)
+                tile = grid.transpose(0, 2, 1, 3, 4)
+                tiles.append(tile.reshape(lines * side, columns * side, 3))
+            return tiles
         if "image_grid_thw" not in found:
             return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
         ((_, lines, columns),) = found["image_grid_thw"]
@@ -168,7 +179,7 @@ class Reference:
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
         """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
-        sizes = {name: inputs[name] for name in ("image_sizes", "image_grid_thw") if name in inputs}
+        sizes = {name: inputs[name] for name in SIZES if name in inputs}
         found = self.model.base_model.get_image_features(
             pixel_values=inputs["pixel_values"], **sizes, return_dict=True
         )

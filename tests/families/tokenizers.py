@@ -81,6 +81,16 @@ def qwen_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     return tokenizer
 
 
+def lfm2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """LFM2's: Llama 3's regular expression and bytes, and a token before the prompt."""
+    tokenizer = byte_level_tokenizer([LLAMA3_PATTERN], added, size)
+    begin = "<|startoftext|>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    return tokenizer
+
+
 def byte_level_tokenizer(
     patterns: Sequence[str], added: Sequence[str], size: int, digits: bool = False
 ) -> Tokenizer:

@@ -127,8 +127,8 @@ def test_truncating_and_decoding_again_equals_a_fresh_start(decoder: DecoderRunt
     fresh = decoded(decoder, [*tokens[:20], *others])
     decoder.truncate(Place())
     decoded(decoder, tokens)
-    decoder.truncate(place(20))
-    decoder.truncate(place(30))
+    assert decoder.truncate(place(20))
+    assert not decoder.truncate(place(30))
     assert relative_error(decoded(decoder, others, 20), fresh) < 1e-5
 
 

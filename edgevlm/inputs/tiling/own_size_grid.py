@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from edgevlm.errors import ImageError
 from edgevlm.inputs.tiling.aspect_grid import choose_grid
 from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.smart_resize import fit_area
@@ -21,11 +22,21 @@ from edgevlm.manifest import OwnSizeGridTiling
 def split(
     image: Image.Image, tiling: OwnSizeGridTiling, detail: Detail | None, max_tiles: int | None
 ) -> Tiles:
-    """Split an RGB image; see `edgevlm.inputs.tiling.split_image`."""
+    """Split an RGB image; see `edgevlm.inputs.tiling.split_image`.
+
+    Raises:
+        ImageError: the image is so long for its width that it has more patches than the model takes.
+    """
+    max_pixels = max(tiling.max_pixels, tiling.tile_side**2 if tiling.max_tiles > 1 else 0)
     if detail == "auto":
         tiling = dataclasses.replace(tiling, min_pixels=tiling.factor**2)
     resample = FILTERS[tiling.resample]
     height, width = fit_area(image.height, image.width, tiling, min_side=tiling.factor)
+    if height * width > max_pixels:
+        raise ImageError(
+            f"the image is {image.width} x {image.height} pixels, which become {width} x {height}, more than "
+            f"the {max_pixels} pixels that this model takes; crop it"
+        )
     overview = image.resize((width, height), resample)
     if not _is_large(image, tiling) or detail == "low":
         return one_tile(overview, image, own_size=True)

@@ -11,9 +11,9 @@ from PIL import Image
 from edgevlm.errors import ImageError
 from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, one_tile
-from edgevlm.manifest import OwnSizeGridTiling, SmartResizeTiling
+from edgevlm.manifest import OwnSizeTiling, SmartResizeTiling
 
-OwnSize = TypeVar("OwnSize", bound=SmartResizeTiling | OwnSizeGridTiling)
+OwnSize = TypeVar("OwnSize", bound=OwnSizeTiling)
 
 MAX_ASPECT_RATIO = 200
 """The longest side over the shortest that transformers accepts."""

@@ -1,0 +1,278 @@
+"""LFM2, attention layers and recurrent ones: whole, in pieces and restored, beside transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edgevlm.errors import ContextError, ExportError, InferenceError, LoadError
+from edgevlm.export import quantize
+from edgevlm.export.architectures import find_architecture
+from edgevlm.export.bounds import decoder_bound
+from edgevlm.export.decoder import hyperparameters
+from edgevlm.export.parity import relative_error
+from edgevlm.runtimes import system
+from edgevlm.runtimes.llama_cpp import model as model_module
+from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+from edgevlm.runtimes.protocols import Place
+from tests.support import text_models
+from tests.support.damage import rewrite_gguf
+from tests.support.tiny_decoder import ExactDecoder
+
+IMAGE, TEXT = slice(10, 22), 52
+"""Entries that are an image, and all entries."""
+CONTEXT = 200
+LAYERS = ["conv", "full_attention", "conv", "conv", "full_attention", "conv"]
+
+
+class Opened(NamedTuple):
+    decoder: LlamaCppDecoder
+    rows: NDArray[np.float32]
+    """Embeddings of the whole prompt."""
+    ids: list[int]
+    """Its tokens; an image's place is -1."""
+    expected: NDArray[np.float32]
+    """Logits ``[n, vocabulary]`` of transformers."""
+    bound: float
+
+
+def tiny_lfm2() -> Any:
+    return text_models.text_model("lfm2", num_hidden_layers=len(LAYERS), layer_types=LAYERS)
+
+
+@pytest.fixture(scope="module", params=["f32", "f16"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    """In f32 without flash attention, and in f16 with it."""
+    model = tiny_lfm2()
+    folder = tmp_path_factory.mktemp("lfm2")
+    path = text_models.write_text_model(model, folder, file_type=request.param)
+    random = np.random.default_rng(0)
+    ids = random.integers(3, 500, TEXT).tolist()
+    with torch.no_grad():
+        rows = model.get_input_embeddings()(torch.tensor(ids))
+        rows[IMAGE] = torch.tensor(0.5 * random.standard_normal((12, rows.shape[1])))
+        expected = model(inputs_embeds=rows[None]).logits[0].numpy()
+    ids[IMAGE] = [-1] * 12
+    exact = request.param == "f32"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system, "is_intel", lambda: False)
+        open_as = ExactDecoder if exact else LlamaCppDecoder
+        decoder = open_as(path, context_length=CONTEXT, threads=1)
+    yield Opened(decoder, rows.numpy(), ids, expected, 1e-5 if exact else 5e-3)
+    decoder.close()
+
+
+@pytest.fixture
+def opened(shared: Opened) -> Opened:
+    assert shared.decoder.truncate(Place())
+    return shared
+
+
+def decode(opened: Opened, first: int, last: int) -> NDArray[np.float32]:
+    """Decode these entries, as tokens where they are all tokens, and return the logits after the last."""
+    positions, ids = np.arange(first, last, dtype=np.int32), opened.ids[first:last]
+    if -1 in ids:
+        opened.decoder.decode_embeddings(opened.rows[first:last], positions, logits=True)
+    else:
+        opened.decoder.decode_tokens(ids, positions, logits=True)
+    return opened.decoder.logits()
+
+
+def check(opened: Opened, logits: NDArray[np.float32], entries: int) -> None:
+    assert relative_error(logits, opened.expected[entries - 1]) < opened.bound
+
+
+def place(entries: int) -> Place:
+    return Place(entries, entries)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 13, TEXT])
+def test_pieces_of_any_size(opened: Opened, size: int) -> None:
+    for first in range(0, TEXT, size):
+        last = min(first + size, TEXT)
+        check(opened, decode(opened, first, last), last)
+
+
+def test_batches(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call in several batches: the state goes from one to the next."""
+    monkeypatch.setattr(opened.decoder, "_batch_length", 7)
+    check(opened, decode(opened, 0, TEXT), TEXT)
+
+
+def test_a_draft(opened: Opened) -> None:
+    """Logits of several entries of a batch; nothing of it can be taken back."""
+    decode(opened, 0, 40)
+    logits = opened.decoder.decode_draft(opened.ids[40:46], np.arange(40, 46, dtype=np.int32))
+    assert relative_error(logits, opened.expected[40:46]) < opened.bound
+    assert opened.decoder.max_removable == 0
+    assert not opened.decoder.truncate(place(43))
+    check(opened, decode(opened, 46, TEXT), TEXT)
+
+
+@pytest.mark.parametrize("cut", [1, 21, 22, 47, TEXT - 1])
+def test_a_cut_that_fails_changes_nothing(opened: Opened, cut: int) -> None:
+    decode(opened, 0, 48)
+    if cut < 48:
+        assert not opened.decoder.truncate(place(cut))
+        assert not opened.decoder.truncate(place(cut))
+    assert not opened.decoder.truncate(place(TEXT))  # it has not come so far
+    assert opened.decoder.truncate(place(48))
+    check(opened, decode(opened, 48, TEXT), TEXT)
+
+
+def test_a_cut_to_nothing(opened: Opened) -> None:
+    decode(opened, 0, 30)
+    assert opened.decoder.truncate(Place())
+    check(opened, decode(opened, 0, TEXT), TEXT)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 22, 40])
+def test_a_restored_cache_goes_on_alike(opened: Opened, kept: int) -> None:
+    decode(opened, 0, kept)
+    copy = opened.decoder.save()
+    for _ in range(2):
+        check(opened, decode(opened, kept, TEXT), TEXT)
+        opened.decoder.restore(copy, place(kept))
+        assert opened.decoder.truncate(place(kept))
+        assert not opened.decoder.truncate(place(kept - 1)) or kept == 1
+        if kept == 1:
+            opened.decoder.restore(copy, place(kept))
+
+
+@pytest.mark.parametrize("damage", ["cut", "end", "noise"])
+def test_a_damaged_copy_is_refused_and_nothing_held(opened: Opened, damage: str) -> None:
+    decode(opened, 0, 40)
+    copy = opened.decoder.save()
+    if damage == "cut":
+        copy = copy[: len(copy) // 2]
+    elif damage == "end":  # the state of the recurrent layers stands at the end
+        copy = np.concatenate([copy[:-400], copy[-200:]])
+    else:
+        copy = np.random.default_rng(3).integers(0, 256, copy.nbytes, dtype=np.uint8)
+    with pytest.raises(InferenceError, match="could not restore"):
+        opened.decoder.restore(copy, place(40))
+    check(opened, decode(opened, 0, TEXT), TEXT)
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_failed_decoding_leaves_nothing_of_it(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    """If some batches were decoded before the failure, the state cannot go back: all is lost."""
+    decoder = opened.decoder
+    decode(opened, 0, 10)
+    run, calls = decoder._llama.llama_decode, []
+
+    def interrupted(*arguments: Any) -> int:
+        calls.append(arguments)
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        status: int = run(*arguments)
+        return status
+
+    monkeypatch.setattr(decoder, "_batch_length", 7)
+    monkeypatch.setattr(decoder._llama, "llama_decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decode(opened, 10, TEXT)
+    monkeypatch.undo()
+    assert decoder.truncate(place(10)) == (batches == 0)
+    check(opened, decode(opened, 0 if batches else 10, TEXT), TEXT)
+
+
+def test_the_context_ends(opened: Opened) -> None:
+    tokens = [7] * CONTEXT
+    positions = np.arange(CONTEXT, dtype=np.int32)
+    opened.decoder.decode_tokens(tokens, positions, logits=True)
+    with pytest.raises(ContextError, match=f"1 entries after {CONTEXT} "):
+        opened.decoder.decode_tokens([1], np.array([CONTEXT], np.int32), logits=True)
+
+
+def test_the_size_of_a_cache_counts_layers_with_attention(opened: Opened) -> None:
+    """The first layer has none."""
+    sizes = []
+    for count in (30, 50):
+        opened.decoder.truncate(Place())
+        decode(opened, 0, count)
+        sizes.append(opened.decoder.save().nbytes)
+    width = 4 if opened.bound < 1e-4 else 2
+    computed = 20 * width * opened.decoder._model.kv_values
+    assert 0 < computed <= sizes[1] - sizes[0] < computed + 20 * 64
+
+
+# --- files and configurations -------------------------------------------------------------------
+
+
+def test_quantized_files(tmp_path: Path) -> None:
+    """The convolutions stay in f32."""
+    model = text_models.text_model(
+        "lfm2", width=256, num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"]
+    )
+    source = text_models.write_text_model(model, tmp_path)
+    ids = np.random.default_rng(0).integers(3, 500, 20).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0, -1].numpy()
+    for file_type in ("q8_0", "q4_k_m"):
+        path = tmp_path / f"decoder.{file_type}.gguf"
+        quantize.quantize(source, path, file_type)
+        kinds = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors}
+        assert kinds["blk.0.shortconv.conv.weight"] == gguf.GGMLQuantizationType.F32
+        assert kinds["blk.0.shortconv.in_proj.weight"] != gguf.GGMLQuantizationType.F16
+        decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+        decoder.decode_tokens(ids, np.arange(20, dtype=np.int32), logits=True)
+        assert 0 < relative_error(decoder.logits(), expected) < decoder_bound(file_type)
+        decoder.close()
+
+
+def test_the_keys_of_llama_cpps_converter() -> None:
+    config = tiny_lfm2().config
+    written = hyperparameters(find_architecture(config), config)
+    assert written["lfm2.attention.head_count_kv"] == [0, 2, 0, 0, 2, 0]
+    assert written["lfm2.feed_forward_length"] == 256  # 2/3 of 128, rounded up to 256
+    assert written["lfm2.shortconv.l_cache"] == 3
+
+
+def test_other_hybrids_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = text_models.write_text_model(tiny_lfm2(), tmp_path)
+    monkeypatch.setattr(model_module, "HYBRIDS", ("another",))
+    with pytest.raises(LoadError, match="hybrid of another architecture than another"):
+        LlamaCppDecoder(path, context_length=64, threads=1, try_file=False)
+
+
+def test_a_file_without_heads_counts_those_of_the_first_layer(tmp_path: Path) -> None:
+    """llama.cpp's default is as many as there are heads of queries."""
+    model = text_models.text_model("llama", num_key_value_heads=4)
+    path = text_models.write_text_model(model, tmp_path)
+    without = rewrite_gguf(path, tmp_path / "other.gguf", {"llama.attention.head_count_kv": None})
+    for one in (path, without):
+        decoder = LlamaCppDecoder(one, context_length=64, threads=1)
+        assert decoder._model.kv_values == 2 * 4 * 32
+        decoder.close()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "biases": ({"conv_bias": True}, "conv_bias is true"),
+    "another layer": ({"layer_types": ["conv", "sliding_attention"]}, "'sliding_attention'"),
+    "no convolution": ({"layer_types": ["full_attention"] * 2}, "no layer of type 'conv'"),
+    "no attention": ({"layer_types": ["conv"] * 2}, "no layer of type 'full_attention'"),
+    "no memory": (
+        {"conv_L_cache": 1, "layer_types": ["conv", "full_attention"]},
+        "conv_L_cache is 1",
+    ),
+    "other heads": ({"head_dim": 32, "layer_types": ["conv", "full_attention"]}, "4 heads of 32"),
+}
+
+
+@pytest.mark.parametrize(("settings", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_llama_cpp_computes_otherwise_is_refused(settings: dict[str, Any], named: str) -> None:
+    config = text_models.text_config("lfm2", **settings)
+    with pytest.raises(ExportError, match=named):
+        find_architecture(config)
