@@ -10,7 +10,15 @@ from transformers import (
     Qwen2_5_VLProcessor,
 )
 
-from tests.families.qwen2_vl import ADDED, MISSING, SIZES, ids, language_model, write
+from tests.families.qwen2_vl import (
+    ADDED,
+    MISSING,
+    SIZES,
+    ids,
+    language_model,
+    longer_conversations,
+    write,
+)
 from tests.families.row import Row, load_without_video
 from tests.families.tokenizers import qwen2_tokenizer
 
@@ -45,5 +53,6 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen2_5_VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     )
 ]

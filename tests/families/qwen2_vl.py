@@ -15,7 +15,15 @@ from transformers import (
 )
 
 from tests.families.llava import text_config
-from tests.families.row import Row, load_without_video, save
+from tests.families.row import (
+    IMAGE,
+    Message,
+    Row,
+    conversations,
+    load_without_video,
+    save,
+    text,
+)
 from tests.families.tokenizers import qwen2_tokenizer
 
 TEMPLATE = (
@@ -55,6 +63,15 @@ MISSING = "video"
 
 def ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: tokenizer.token_to_id(token) for name, token in TOKENS.items()}
+
+
+def longer_conversations() -> list[tuple[list[Message], int]]:
+    """Those of all families, and three turns with images of two sizes."""
+    first = {"role": "user", "content": [IMAGE, text("What is this?")]}
+    second = {"role": "user", "content": [text("And "), IMAGE, text("?")]}
+    third = {"role": "user", "content": [text("Which of both is larger?")]}
+    answer = {"role": "assistant", "content": [text("A picture.")]}
+    return [*conversations(), ([first, answer, second, answer, third], 2)]
 
 
 def language_model(
@@ -123,6 +140,7 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen2VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     ),
     Row(
         "qwen2_vl, tied",
@@ -131,5 +149,6 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen2VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     ),
 ]
