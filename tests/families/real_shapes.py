@@ -23,7 +23,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from edgevlm.export.pipeline import export
-from tests.families import gemma3, internvl, llava, llava_onevision
+from tests.families import gemma3, internvl, lfm2_vl, llava, llava_onevision, qwen3_vl
 from tests.support.checkpoints import scatter
 
 BYTES_BESIDE_SHARD = 3e9
@@ -76,6 +76,36 @@ GEMMA3_4B = {
     "sliding_window": 1024,
     "max_position_embeddings": 131072,
 }
+QWEN3_17B = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 262144,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+}
+LFM2_350M = {
+    "vocab_size": 65536,
+    "hidden_size": 1024,
+    "intermediate_size": 6656,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 128000,
+    "block_auto_adjust_ff_dim": True,
+    "layer_types": [
+        "full_attention" if layer in (2, 5, 8, 10, 12, 14) else "conv" for layer in range(16)
+    ],
+}
 GRID = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
 
 
@@ -87,8 +117,8 @@ class Shape:
     """Writes a tiny checkpoint, whose configuration is then changed."""
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
-    size: Mapping[str, int]
-    """Size of the image processor."""
+    size: Mapping[str, int] | None
+    """Size of the image processor; None: it follows from further settings."""
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the image processor."""
@@ -131,6 +161,42 @@ SHAPES = {
         {"mm_tokens_per_image": 256},
         cut="8 of 34 layers of the decoder",
     ),
+    "Qwen3-VL 2B": Shape(
+        qwen3_vl.qwen3_vl,
+        {
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        QWEN3_17B,
+        {"shortest_edge": 65536, "longest_edge": 16777216},
+        cut="4 of 28 layers of the decoder",
+    ),
+    "LFM2-VL 450M": Shape(
+        lfm2_vl.lfm2_vl,
+        {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "num_patches": 256,
+            "patch_size": 16,
+        },
+        LFM2_350M,
+        None,
+        {"projector_hidden_size": 2560},
+        {
+            "encoder_patch_size": 16,
+            "max_image_tokens": 256,
+            "min_image_tokens": 64,
+            "max_tiles": 10,
+            "tile_size": 512,
+        },
+    ),
 }
 
 
@@ -156,7 +222,10 @@ def build(shape: Shape, folder: Path) -> Path:
     model.save_pretrained(checkpoint)
     path = checkpoint / "preprocessor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(settings | {"size": shape.size} | shape.settings), encoding="utf-8")
+    size = {} if shape.size is None else {"size": shape.size}
+    for name in ("min_pixels", "max_pixels"):
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings | size | shape.settings), encoding="utf-8")
     return checkpoint
 
 

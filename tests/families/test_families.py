@@ -81,10 +81,11 @@ def test_the_context_is_used_to_its_last_entry(case: Case) -> None:
     messages, count = case.conversations()[1]
     images = case.images(count)
     entries = len(case.ids(messages, images))
-    with case.load(context_length=entries + ANSWER_TOKENS) as vlm:
-        found = answer(vlm, messages, images)
-        assert found.stats.prompt_tokens == entries
-        assert found.token_ids == answer(case.vlm, messages, images).token_ids
+    if entries + ANSWER_TOKENS <= case.vlm.manifest.decoder.context_length:
+        with case.load(context_length=entries + ANSWER_TOKENS) as vlm:
+            found = answer(vlm, messages, images)
+            assert found.stats.prompt_tokens == entries
+            assert found.token_ids == answer(case.vlm, messages, images).token_ids
     with (
         case.load(context_length=entries + ANSWER_TOKENS - 1) as vlm,
         pytest.raises(ContextError, match=f"{entries} positions and max_tokens is {ANSWER_TOKENS}"),
