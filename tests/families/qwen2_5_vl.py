@@ -10,8 +10,15 @@ from transformers import (
     Qwen2_5_VLProcessor,
 )
 
-from tests.families.llava import text_config
-from tests.families.qwen2_vl import ADDED, MISSING, SIZES, ids, write
+from tests.families.qwen2_vl import (
+    ADDED,
+    MISSING,
+    SIZES,
+    ids,
+    language_model,
+    longer_conversations,
+    write,
+)
 from tests.families.row import Row, load_without_video
 from tests.families.tokenizers import qwen2_tokenizer
 
@@ -19,7 +26,6 @@ from tests.families.tokenizers import qwen2_tokenizer
 def qwen2_5_vl(folder: Path) -> Path:
     """One layer of the tower attends within windows of 4 x 4 embeddings, one to all."""
     tokenizer = qwen2_tokenizer(ADDED)
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     config = Qwen2_5_VLConfig(
         vision_config={
             "depth": 2,
@@ -31,7 +37,7 @@ def qwen2_5_vl(folder: Path) -> Path:
             "window_size": 112,
             "fullatt_block_indexes": [1],
         },
-        text_config=text_config("qwen2_5_vl_text", tokenizer, rope_parameters=rope),
+        text_config=language_model("qwen2_5_vl_text", tokenizer, [2, 3, 3]),
         tie_word_embeddings=False,
         **ids(tokenizer),
     )
@@ -47,5 +53,6 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen2_5_VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     )
 ]

@@ -15,7 +15,15 @@ from transformers import (
 )
 
 from tests.families.llava import text_config
-from tests.families.row import Row, load_without_video, save
+from tests.families.row import (
+    IMAGE,
+    Message,
+    Row,
+    conversations,
+    load_without_video,
+    save,
+    text,
+)
 from tests.families.tokenizers import qwen2_tokenizer
 
 TEMPLATE = (
@@ -57,6 +65,29 @@ def ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: tokenizer.token_to_id(token) for name, token in TOKENS.items()}
 
 
+def longer_conversations() -> list[tuple[list[Message], int]]:
+    """Those of all families, and three turns with images of two sizes."""
+    first = {"role": "user", "content": [IMAGE, text("What is this?")]}
+    second = {"role": "user", "content": [text("And "), IMAGE, text("?")]}
+    third = {"role": "user", "content": [text("Which of both is larger?")]}
+    answer = {"role": "assistant", "content": [text("A picture.")]}
+    return [*conversations(), ([first, answer, second, answer, third], 2)]
+
+
+def language_model(
+    model_type: str, tokenizer: Tokenizer, sections: list[int], **settings: Any
+) -> dict[str, Any]:
+    """A language model of two layers with M-RoPE."""
+    return text_config(
+        model_type,
+        tokenizer,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+        bos_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        eos_token_id=tokenizer.token_to_id("<|im_end|>"),
+        **settings,
+    )
+
+
 def write(
     folder: Path,
     model: PreTrainedModel,
@@ -80,7 +111,6 @@ def write(
 def qwen2_vl(folder: Path, *, tied: bool = False) -> Path:
     """Sections of heads in the ratio of the published 16, 24, 24."""
     tokenizer = qwen2_tokenizer(ADDED)
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     config = Qwen2VLConfig(
         vision_config={
             "depth": 2,
@@ -89,9 +119,7 @@ def qwen2_vl(folder: Path, *, tied: bool = False) -> Path:
             "num_heads": 4,
             "patch_size": 14,
         },
-        text_config=text_config(
-            "qwen2_vl_text", tokenizer, rope_parameters=rope, tie_word_embeddings=tied
-        ),
+        text_config=language_model("qwen2_vl_text", tokenizer, [2, 3, 3], tie_word_embeddings=tied),
         tie_word_embeddings=tied,
         **ids(tokenizer),
     )
@@ -112,6 +140,7 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen2VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     ),
     Row(
         "qwen2_vl, tied",
@@ -120,5 +149,6 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen2VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     ),
 ]

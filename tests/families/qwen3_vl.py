@@ -14,6 +14,7 @@ from tests.families.qwen2_vl import (
     SIZES,
     TEMPLATE,
     ids,
+    longer_conversations,
     write,
 )
 from tests.families.row import Row, load_without_video
@@ -71,5 +72,6 @@ ROWS = [
         MISSING,
         processor=load_without_video(Qwen3VLProcessor),
         sizes=SIZES,
+        messages=longer_conversations,
     )
 ]
