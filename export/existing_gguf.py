@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,9 @@ def open_existing_decoder(path: Path, plan: Plan) -> ExistingDecoder:
         ) from error
     checkpoint = plan.checkpoint
     architecture = find_architecture(checkpoint.config)
+    converted = architecture.converted
+    if converted and fields.get("general.architecture") == gguf.MODEL_ARCH_NAMES[converted]:
+        architecture = replace(architecture, gguf=converted)
     check_kind(path, fields, gguf.MODEL_ARCH_NAMES[architecture.gguf])
     file_type = find_file_type(path, fields)
     check_hyperparameters(path, fields, hyperparameters(architecture, checkpoint.config))

@@ -13,8 +13,6 @@ from transformers import PretrainedConfig
 from edgevlm.errors import ExportError
 from edgevlm.export.text_settings import positive, rope_parameters, rotary_size
 
-MAX_EPSILON = 1e-5
-"""Largest epsilon of norms that llama.cpp's Qwen2-VL may leave out."""
 MAX_UNROTATED_ANGLE = 0.5
 """Largest angle of a pair that llama.cpp does not rotate, in radians over the context; 0.11 in Qwen3-VL."""
 
@@ -35,16 +33,6 @@ def mrope_sections(text: PretrainedConfig) -> list[int]:
             f"half of the dimensions of a head that are rotated"
         )
     return sizes
-
-
-def check_qwen2vl(text: PretrainedConfig) -> None:
-    """Check M-RoPE's sections, and the epsilon of the norms, which llama.cpp's Qwen2-VL takes as zero."""
-    mrope_sections(text)
-    if positive("rms_norm_eps", text.rms_norm_eps) > MAX_EPSILON:
-        raise ExportError(
-            f"rms_norm_eps is {text.rms_norm_eps}, llama.cpp's {text.model_type} computes norms without it; "
-            f"edgevlm exports models with at most {MAX_EPSILON}"
-        )
 
 
 def check_interleaved(text: PretrainedConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -14,14 +15,17 @@ from transformers import PreTrainedModel
 
 from edgevlm.errors import ContextError, ExportError, InferenceError, InputError
 from edgevlm.export.architectures import find_architecture
-from edgevlm.export.decoder import hyperparameters
-from edgevlm.export.existing_gguf import check_hyperparameters
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.decoder import hyperparameters, write_decoder
+from edgevlm.export.existing_gguf import check_hyperparameters, open_existing_decoder
 from edgevlm.export.mrope import input_width
 from edgevlm.export.parity import relative_error
+from edgevlm.export.plan import make_plan
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import Place
 from tests.export.test_architectures import QWEN35
+from tests.families.qwen2_vl import qwen2_vl
 from tests.support import text_models
 from tests.support.text_models import IMAGE, IMAGE_END, IMAGE_START
 from tests.support.tiny_decoder import ExactDecoder
@@ -431,7 +435,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"head_dim": 16, "rope": {"mrope_section": [2, 2, 2, 2]}},
         "three",
     ),
-    "epsilon": ("qwen2_5_vl", {"rms_norm_eps": 1e-4}, r"rms_norm_eps is 0\.0001"),
     "few columns": (
         "qwen3_vl",
         {"head_dim": 16, "rope": {"mrope_section": [4, 3, 1]}},
@@ -472,6 +475,43 @@ def test_the_keys_of_llama_cpps_converter() -> None:
         other = {**converted, f"qwen3vl.{key}": value}
         with pytest.raises(ExportError, match=rf"{key} .*another model"):
             check_hyperparameters(Path("decoder.gguf"), other, written)
+
+
+def test_a_large_epsilon_of_small_embeddings(tmp_path: Path) -> None:
+    """llama.cpp's own Qwen2-VL computes norms without epsilon."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    text = text_models.text_config("qwen2_vl_text", rms_norm_eps=1e-4, rope_parameters=rope)
+    model = text_models.vision_language_model(text)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(0.04)
+        expected = model(torch.tensor([[5, 6, 7]])).logits[0, -1].numpy()
+    path = text_models.write_text_model(model, tmp_path, file_type="f32")
+    decoder = ExactDecoder(path, context_length=64, threads=1)
+    decoder.decode_tokens([5, 6, 7], np.arange(3, dtype=np.int32), logits=True)
+    assert relative_error(decoder.logits(), expected) < 1e-4
+    decoder.close()
+
+
+def test_a_file_of_llama_cpps_converter_is_taken(tmp_path: Path) -> None:
+    """It is a QWEN2VL; edgevlm writes a PADDLEOCR, which llama.cpp computes with the epsilon."""
+    plan = make_plan(Checkpoint.open(qwen2_vl(tmp_path / "checkpoint")))
+    path, converted = tmp_path / "decoder.gguf", tmp_path / "converted.gguf"
+    write_decoder(plan.checkpoint, plan.family, plan.vocabulary, path, progress=False)
+    assert open_existing_decoder(path, plan).file_type == "f16"
+    reader, writer = gguf.GGUFReader(path), gguf.GGUFWriter(converted, "qwen2vl")
+    for name, field in reader.fields.items():
+        if not name.startswith(("GGUF.", "general.architecture")):
+            kinds = field.types
+            inner = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
+            name = name.replace("paddleocr.", "qwen2vl.")
+            writer.add_key_value(name, field.contents(), kinds[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert open_existing_decoder(converted, plan).file_type == "f16"
 
 
 def test_qwen3_vls_sections_are_near_enough() -> None:
