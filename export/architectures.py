@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
-from edgevlm.export.lfm2 import check_lfm2, lfm2_layer, write_lfm2
-from edgevlm.export.mrope import check_qwen2vl, check_qwen3vl, write_mrope, write_qwen3vl
+from edgevlm.export.lfm2 import check_lfm2, lfm2_layer, lfm2_shapes, write_lfm2
+from edgevlm.export.mrope import check_interleaved, check_qwen2vl, write_mrope, write_qwen3vl
+from edgevlm.export.qwen35 import (
+    adapt_qwen35,
+    check_qwen35,
+    qwen35_layer,
+    qwen35_shapes,
+    write_qwen35,
+)
 from edgevlm.export.text_settings import head_size, positive
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -47,7 +55,13 @@ class Architecture:
     matrices: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD)
     """Matrices of each layer."""
     layer: Callable[[PretrainedConfig, int], tuple[str, ...]] | None = None
-    """Returns norms and matrices of one layer, by its number, where layers differ."""
+    """Returns the names of the tensors of one layer, by its number, where layers differ."""
+    shapes: Callable[[PretrainedConfig], Mapping[str, tuple[int, ...]]] | None = None
+    """Returns the shapes of modules that only this language model has, or has in another shape."""
+    adapt: Callable[[torch.Tensor, str, PretrainedConfig], torch.Tensor] | None = None
+    """Converts a weight that only this language model has; gets its name in the checkpoint."""
+    partial_rotation: bool = False
+    """True if llama.cpp can rotate the first dimensions of a head alone."""
     final_norm: str = "norm"
     """Norm before the output layer."""
     biased: tuple[str, ...] = ()
@@ -222,13 +236,24 @@ ARCHITECTURES = {
     "qwen3_vl_text": Architecture(
         MODEL_ARCH.QWEN3VL,
         norms=(*NORMS, *HEAD_NORMS),
-        check=check_qwen3vl,
+        check=check_interleaved,
         write=write_qwen3vl,
+    ),
+    "qwen3_5_text": Architecture(
+        MODEL_ARCH.QWEN35,
+        norm_offset=1.0,
+        layer=qwen35_layer,
+        shapes=qwen35_shapes,
+        adapt=adapt_qwen35,
+        partial_rotation=True,
+        check=check_qwen35,
+        write=write_qwen35,
     ),
     "lfm2": Architecture(
         MODEL_ARCH.LFM2,
         free_head_size=False,
         layer=lfm2_layer,
+        shapes=lfm2_shapes,
         final_norm="embedding_norm",
         check=check_lfm2,
         write=write_lfm2,

@@ -32,6 +32,7 @@ from edgevlm.export.text_settings import (
     norm_epsilon,
     positive,
     rope_parameters,
+    rotary_size,
 )
 from edgevlm.export.tokenizer import Vocabulary
 
@@ -132,7 +133,7 @@ def write_hyperparameters(
     writer.add_layer_norm_rms_eps(norm_epsilon(text))
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
+    writer.add_rope_dimension_count(rotary_size(text))
     rope = rope_parameters(text)
     writer.add_rope_freq_base(positive("rope_theta", rope.get("rope_theta")))
     if rope["rope_type"] not in architecture.rope_types:
@@ -143,7 +144,7 @@ def write_hyperparameters(
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(positive("factor", rope.get("factor")))
-    if rope.get("partial_rotary_factor") not in (None, 1.0):
+    if rotary_size(text) != head and not architecture.partial_rotation:
         raise ExportError(
             f"partial_rotary_factor is {rope['partial_rotary_factor']}, edgevlm exports language models "
             f"that rotate whole heads (1.0)"
@@ -181,8 +182,10 @@ def adapt(
             return interleave_halves(tensor, text.num_attention_heads)
         if ".k_proj." in name:
             return interleave_halves(tensor, text.num_key_value_heads)
-    if name.endswith("norm.weight"):
+    if name.endswith("norm.weight") and not name.endswith(".linear_attn.norm.weight"):
         return tensor.float() + architecture.norm_offset
+    if architecture.adapt is not None:
+        tensor = architecture.adapt(tensor, name, text)
     return tensor.reshape(gguf_shape(tuple(tensor.shape)))
 
 

@@ -46,7 +46,7 @@ def gguf_names(
     for source, name in canonical.items():
         if name in (EMBEDDINGS, HEAD):
             continue
-        hub_name = name.replace("decoder.", "model.", 1)
+        hub_name = name.replace("decoder.", "model.", 1).replace(".dt_bias", ".dt_proj.bias")
         target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
         if target is None or name not in needed:
             raise ExportError(
@@ -67,14 +67,14 @@ def gguf_names(
             f"fetch the whole checkpoint"
         )
     for source in names:
-        check_shape(checkpoint.tensors[source], canonical[source], text)
+        check_shape(checkpoint.tensors[source], canonical[source], architecture, text)
     return names
 
 
 def layer_parts(architecture: Architecture, text: PretrainedConfig, layer: int) -> list[str]:
     """Return the names of the tensors of one layer."""
     if architecture.layer is not None:
-        return [f"{part}.weight" for part in architecture.layer(text, layer)]
+        return [*architecture.layer(text, layer)]
     biased = [*architecture.biased]
     for setting, matrices in architecture.optional_biases.items():
         if getattr(text, setting, False):
@@ -134,7 +134,9 @@ def gguf_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], shape[2]) if len(shape) == 3 and shape[1] == 1 else shape
 
 
-def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
+def check_shape(
+    entry: TensorEntry, name: str, architecture: Architecture, text: PretrainedConfig
+) -> None:
     """Compare the shape of a tensor with the configuration.
 
     Raises:
@@ -156,18 +158,14 @@ def check_shape(entry: TensorEntry, name: str, text: PretrainedConfig) -> None:
         "down_proj": (size, inner),
         "q_norm": (head,),
         "k_norm": (head,),
-        # LFM2
-        "q_layernorm": (head,),
-        "k_layernorm": (head,),
-        "w1": (inner, size),
-        "w2": (size, inner),
-        "w3": (inner, size),
-        "in_proj": (3 * size, size),
-        "out_proj": (size, size),
-        "conv": (size, 1, getattr(text, "conv_L_cache", 0)),
     }
-    module, kind = name.split(".")[-2:]
-    expected = shapes.get(module, (size,))  # the others are norms of the hidden state
+    if architecture.shapes is not None:
+        shapes |= architecture.shapes(text)
+    module, _, kind = name.rpartition(".")
+    block_and_module = ".".join(module.split(".")[-2:])
+    module = module.rpartition(".")[2]
+    # The others are norms of the hidden state.
+    expected = shapes.get(block_and_module, shapes.get(module, (size,)))
     if kind == "bias":
         expected = expected[:1]
     if entry.shape != expected:

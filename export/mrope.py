@@ -11,7 +11,7 @@ from gguf import GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
-from edgevlm.export.text_settings import head_size, positive, rope_parameters
+from edgevlm.export.text_settings import positive, rope_parameters, rotary_size
 
 MAX_EPSILON = 1e-5
 """Largest epsilon of norms that llama.cpp's Qwen2-VL may leave out."""
@@ -26,13 +26,13 @@ def mrope_sections(text: PretrainedConfig) -> list[int]:
         ExportError: the configuration has no three numbers that sum to all pairs of a head.
     """
     sections = rope_parameters(text).get("mrope_section")
-    pairs = head_size(text) // 2
+    pairs = rotary_size(text) // 2
     sizes = list(sections) if isinstance(sections, (list, tuple)) else []
     natural = all(type(size) is int and size >= 0 for size in sizes)
     if len(sizes) != 3 or not natural or sum(sizes) != pairs:
         raise ExportError(
             f"mrope_section is {sections!r} in config.json; it must be three numbers that sum to {pairs}, "
-            f"half the size of a head"
+            f"half of the dimensions of a head that are rotated"
         )
     return sizes
 
@@ -47,7 +47,7 @@ def check_qwen2vl(text: PretrainedConfig) -> None:
         )
 
 
-def check_qwen3vl(text: PretrainedConfig) -> None:
+def check_interleaved(text: PretrainedConfig) -> None:
     """Check M-RoPE's sections, whose pairs alternate: time, line, column, time.
 
     Where a section has no pair left, transformers rotates by time, and llama.cpp does not rotate.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -29,6 +29,28 @@ def positive(name: str, value: object) -> int | float:
 def head_size(text: PretrainedConfig) -> int:
     """Return the width of one attention head."""
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def rotary_size(text: PretrainedConfig) -> int:
+    """Return how many dimensions of a head are rotated: all of them, or the first ones."""
+    return int(head_size(text) * (rope_parameters(text).get("partial_rotary_factor") or 1.0))
+
+
+def check_layer_types(text: PretrainedConfig, kinds: Collection[str]) -> None:
+    """Check the layers of a hybrid.
+
+    Raises:
+        ExportError: there are others than these, or none of one of them.
+    """
+    if others := sorted({*text.layer_types} - {*kinds}):
+        raise ExportError(
+            f"the language model has layers of type {others[0]!r}; llama.cpp computes {' and '.join(kinds)}"
+        )
+    for kind in kinds:
+        if kind not in text.layer_types:
+            raise ExportError(
+                f"the language model has no layer of type {kind!r}, llama.cpp's {text.model_type} has some"
+            )
 
 
 def inner_size(text: PretrainedConfig) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 _SCALAR_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Size in bytes of GGUF's metadata value types that have a fixed size."""
 
-_INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
-"""GGUF's metadata value types that are integers, as `struct` names them."""
+_INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "?", 10: "Q", 11: "q"}
+"""GGUF's metadata value types that are integers or bools, as `struct` names them."""
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 
@@ -39,12 +39,15 @@ class GgufHeader:
         self._pairs_offset = self._offset
 
     def integers(self, name: str) -> list[int]:
-        """Return a value of the metadata that is an array of integers; empty if there is none."""
+        """Return a value of the metadata that is an array of integers or bools; empty if there is none."""
         for key, kind in self._pairs():
-            if key == name.encode() and kind == _ARRAY:
+            if key != name.encode():
+                self._skip_value(kind)
+            elif kind == _ARRAY:
                 item_kind, length = self._read("<IQ")
                 return list(self._read(f"<{length}{_INTEGERS[item_kind]}"))
-            self._skip_value(kind)
+            else:
+                break
         return []
 
     def tensor(self, name: str) -> tuple[tuple[int, int], int, int]:

@@ -38,7 +38,7 @@ _STACK_PER_BYTE = 1024
 """Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
 every character: 322 bytes were measured, and 26,000 digits in a row overflowed a main thread's 8 MB."""
 
-HYBRIDS = ("lfm2",)
+HYBRIDS = ("lfm2", "qwen35")
 """Architectures with attention layers and recurrent layers that can be loaded."""
 
 _stack_lock = threading.Lock()
@@ -154,15 +154,21 @@ class LlamaCppModel:
         """Numbers that the KV cache holds for each entry.
 
         llama.cpp tells the heads of the first layer only. Where layers differ, the header has a list. The
-        state of recurrent layers is not counted: it does not grow, and LFM2's takes less than 1 MB.
+        state of recurrent layers is not counted: it does not grow.
         """
-        key = f"{self._metadata('general.architecture')}.attention.head_count_kv"
-        heads: list[int] = []
-        if not self._metadata(key):  # empty for a list, too
-            heads = GgufHeader(np.memmap(self._path, np.uint8, mode="r").data).integers(key)
+        architecture = self._metadata("general.architecture")
         layers: int = self._llama.llama_model_n_layer(self.handle)
-        of_first: int = self._llama.llama_model_n_head_kv(self.handle)
-        return (sum(heads) if heads else layers * of_first) * sum(self.head_sizes)
+        heads: list[int] = [self._llama.llama_model_n_head_kv(self.handle)] * layers
+        key = f"{architecture}.attention.head_count_kv"
+        if self.hybrid or not self._metadata(key):  # empty for a list, too
+            header = GgufHeader(np.memmap(self._path, np.uint8, mode="r").data)
+            if listed := header.integers(key):
+                heads = listed
+            elif recurrent := header.integers(f"{architecture}.attention.recurrent_layers"):
+                heads = [
+                    0 if skip else count for count, skip in zip(heads, recurrent, strict=False)
+                ]
+        return sum(heads) * sum(self.head_sizes)
 
     def _metadata(self, key: str) -> str:
         """Return a value of the GGUF metadata as text; empty if there is no such key."""

@@ -1,4 +1,7 @@
-"""LFM2, attention layers and recurrent ones: whole, in pieces and restored, beside transformers."""
+"""Models with attention layers and recurrent ones: LFM2 whole, in pieces and restored, beside transformers.
+
+`test_mrope.py` has Qwen3.5 with images.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,14 @@ from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp import model as model_module
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import Place
+from tests.export.test_architectures import QWEN35
 from tests.support import text_models
 from tests.support.damage import rewrite_gguf
 from tests.support.tiny_decoder import ExactDecoder
 
+ROTATED = {
+    "rope_parameters": {**QWEN35["rope_parameters"], "mrope_section": [6, 5, 5]},
+}
 IMAGE, TEXT = slice(10, 22), 52
 """Entries that are an image, and all entries."""
 CONTEXT = 200
@@ -232,7 +239,29 @@ def test_quantized_files(tmp_path: Path) -> None:
         decoder.close()
 
 
+def test_qwen35_quantized(tmp_path: Path) -> None:
+    """The KV cache counts the attention layers alone."""
+    sizes = {"linear_key_head_dim": 64, "linear_value_head_dim": 64, "head_dim": 64}
+    model = text_models.text_model("qwen3_5_text", width=256, **{**QWEN35, **sizes, **ROTATED})
+    source = text_models.write_text_model(model, tmp_path)
+    ids = np.random.default_rng(0).integers(3, 500, 20).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0, -1].numpy()
+    path = tmp_path / "decoder.q8_0.gguf"
+    quantize.quantize(source, path, "q8_0")
+    decoder = LlamaCppDecoder(path, context_length=64, threads=1)
+    decoder.decode_tokens(ids, np.arange(20, dtype=np.int32), logits=True)
+    assert 0 < relative_error(decoder.logits(), expected) < decoder_bound("q8_0")
+    assert decoder._model.kv_values == 2 * 2 * 64  # one of three layers; key and value of two heads
+    decoder.close()
+
+
 def test_the_keys_of_llama_cpps_converter() -> None:
+    given = text_models.text_config("qwen3_5_text", **QWEN35)
+    keys = hyperparameters(find_architecture(given), given)
+    assert keys["qwen35.attention.recurrent_layers"] == [True, False, True]
+    assert keys["qwen35.rope.dimension_count"] == 16
+    assert keys["qwen35.ssm.inner_size"] == 4 * 32
     config = tiny_lfm2().config
     written = hyperparameters(find_architecture(config), config)
     assert written["lfm2.attention.head_count_kv"] == [0, 2, 0, 0, 2, 0]
@@ -258,21 +287,47 @@ def test_a_file_without_heads_counts_those_of_the_first_layer(tmp_path: Path) ->
         decoder.close()
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "biases": ({"conv_bias": True}, "conv_bias is true"),
-    "another layer": ({"layer_types": ["conv", "sliding_attention"]}, "'sliding_attention'"),
-    "no convolution": ({"layer_types": ["full_attention"] * 2}, "no layer of type 'conv'"),
-    "no attention": ({"layer_types": ["conv"] * 2}, "no layer of type 'full_attention'"),
-    "no memory": (
-        {"conv_L_cache": 1, "layer_types": ["conv", "full_attention"]},
-        "conv_L_cache is 1",
+BOTH = {"layer_types": ["conv", "full_attention"]}
+DELTA_NETS = {
+    **QWEN35,
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "biases": ("lfm2", {"conv_bias": True}, "conv_bias is true"),
+    "another layer": (
+        "lfm2",
+        {"layer_types": ["conv", "sliding_attention"]},
+        "layers of type 'sliding_attention'",
     ),
-    "other heads": ({"head_dim": 32, "layer_types": ["conv", "full_attention"]}, "4 heads of 32"),
+    "no convolution": ("lfm2", {"layer_types": ["full_attention"] * 2}, "no layer of type 'conv'"),
+    "no attention": ("lfm2", {"layer_types": ["conv"] * 2}, "no layer of type 'full_attention'"),
+    "no memory": ("lfm2", {**BOTH, "conv_L_cache": 1}, "conv_L_cache is 1"),
+    "other heads": ("lfm2", {**BOTH, "head_dim": 32}, "4 heads of 32"),
+    "other values": (
+        "qwen3_5_text",
+        {**DELTA_NETS, "linear_value_head_dim": 16},
+        "linear_key_head_dim is 32 and linear_value_head_dim 16",
+    ),
+    "values without keys": (
+        "qwen3_5_text",
+        {**DELTA_NETS, "linear_num_value_heads": 3},
+        "linear_num_value_heads is 3, no multiple of linear_num_key_heads 2",
+    ),
+    "epsilon": ("qwen3_5_text", {**DELTA_NETS, "rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05"),
+    "delta nets alone": (
+        "qwen3_5_text",
+        {**DELTA_NETS, "layer_types": ["linear_attention"] * 2},
+        "no layer of type 'full_attention'",
+    ),
+    "attention biases": ("qwen3_5_text", {**DELTA_NETS, "attention_bias": True}, "attention_bias"),
 }
 
 
-@pytest.mark.parametrize(("settings", "named"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_llama_cpp_computes_otherwise_is_refused(settings: dict[str, Any], named: str) -> None:
-    config = text_models.text_config("lfm2", **settings)
+@pytest.mark.parametrize(("model_type", "settings", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_llama_cpp_computes_otherwise_is_refused(
+    model_type: str, settings: dict[str, Any], named: str
+) -> None:
+    config = text_models.text_config(model_type, **settings)
     with pytest.raises(ExportError, match=named):
         find_architecture(config)

@@ -21,6 +21,7 @@ from edgevlm.export.parity import relative_error
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import Place
+from tests.export.test_architectures import QWEN35
 from tests.support import text_models
 from tests.support.text_models import IMAGE, IMAGE_END, IMAGE_START
 from tests.support.tiny_decoder import ExactDecoder
@@ -33,8 +34,10 @@ MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "qwen2_vl": ("qwen2_vl_text", 0, {"mrope_section": [2, 3, 3]}),
     "qwen2_5_vl": ("qwen2_5_vl_text", 0, {"mrope_section": [4, 2, 2]}),
     "qwen3_vl": ("qwen3_vl_text", 3, {"mrope_section": [3, 3, 2]}),
+    "qwen3_5": ("qwen3_5_text", 0, {"mrope_section": [3, 3, 2], "partial_rotary_factor": 0.5}),
 }
 """Text model, deepstack layers, settings of the rotary embeddings."""
+HEADS = {"qwen3_vl": {"head_dim": 16}, "qwen3_5": QWEN35}
 
 
 class Part(NamedTuple):
@@ -66,12 +69,9 @@ class Case(NamedTuple):
 
 def make_case(row: str, folder: Path) -> Case:
     model_type, deepstack, rope = MODELS[row]
-    text = text_models.text_config(
-        model_type,
-        num_hidden_layers=4,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4, **rope},
-        **({"head_dim": 16} if deepstack else {}),
-    )
+    parameters = {"rope_type": "default", "rope_theta": 1e4, **rope}
+    settings = {"num_hidden_layers": 4, **HEADS.get(row, {}), "rope_parameters": parameters}
+    text = text_models.text_config(model_type, **settings)
     model = text_models.vision_language_model(text, deepstack)
     sizes = [lines * columns for lines, columns in GRIDS]
     ids = [*BEFORE, *[IMAGE] * sizes[0], *BETWEEN, *[IMAGE] * sizes[1], *AFTER]
@@ -129,7 +129,8 @@ def opened(made: Callable[[str], Case], request: pytest.FixtureRequest) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(system, "is_intel", lambda: False)
         decoder = open_as(case.path(kind), context_length=256, threads=1)
-    yield Opened(case, decoder, 1e-4 if kind == "f32" else 5e-3)
+    rounded = 1e-2 if row == "qwen3_5" else 5e-3  # norms of small sums; 5.0e-3 was measured
+    yield Opened(case, decoder, 1e-4 if kind == "f32" else rounded)
     decoder.close()
 
 
@@ -220,8 +221,10 @@ def test_a_cache_that_is_cut_at_a_border(fresh: Opened, border: int) -> None:
     case, decoder = fresh.case, fresh.decoder
     for part in case.parts:
         decode(decoder, part, len(part.entries))
-    assert decoder.truncate(case.places[border])
-    assert not decoder.truncate(case.places[-1])  # it ends before: nothing to do
+    if not decoder.truncate(case.places[border]):
+        assert border and not decoder.max_removable
+        return  # `test_hybrids.py` shows that nothing has changed
+    assert not decoder.truncate(case.places[-1])  # it ends before
     found = [decode(decoder, part, len(part.entries))[-1] for part in case.parts[border:]]
     check(fresh, found, ends(case, border))
 
@@ -237,7 +240,9 @@ def test_a_cache_that_is_restored(fresh: Opened, border: int) -> None:
     decode(decoder, Part([7] * 50, np.arange(50, dtype=np.int32)), 50)
     for cut in range(border, 0, -1):
         decoder.restore(copy, case.places[border])
-        assert decoder.truncate(case.places[cut])
+        if not decoder.truncate(case.places[cut]):
+            assert not decoder.max_removable
+            break
         found = [decode(decoder, part, len(part.entries))[-1] for part in case.parts[cut:]]
         if found:
             check(fresh, found, ends(case, cut))
@@ -291,7 +296,7 @@ def test_no_cut_inside_an_image(fresh: Opened, part: int) -> None:
     for place in inside:
         with pytest.raises(InputError, match="cut before or after an image"):
             decoder.truncate(place)
-    assert decoder.truncate(after)
+    assert decoder.truncate(after) == bool(decoder.max_removable)
 
 
 @pytest.mark.parametrize(
@@ -346,8 +351,9 @@ def test_a_failed_call_takes_the_whole_image(
     with pytest.raises(KeyboardInterrupt):
         decode(decoder, Part(image.entries[6:], image.positions[:, 6:]), 9)
     monkeypatch.undo()
-    assert decoder._held.place == case.places[1]
-    check(fresh, [decode(decoder, part, 15)[-1] for part in case.parts[1:]], ends(case, 1))
+    left = 1 if decoder.max_removable else 0  # a hybrid loses everything
+    assert decoder._held.place == case.places[left]
+    check(fresh, [decode(decoder, part, 15)[-1] for part in case.parts[left:]], ends(case, left))
 
 
 def test_what_is_accepted_never_fails(made: Callable[[str], Case]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -56,13 +57,15 @@ def text_model(model_type: str, **settings: Any) -> PreTrainedModel:
     config = text_config(model_type, **settings)
     if model_type.endswith("_vl_text"):
         return vision_language_model(config)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    with torch.random.fork_rng():  # Qwen3.5's decays are around what transformers draws
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     scatter(model, 0)
     return model
 
 
 def vision_language_model(text: PretrainedConfig, deepstack: int = 0) -> PreTrainedModel:
-    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL with a small tower: patches of 4 pixels, merged 2 x 2.
+    """A Qwen2-VL, 2.5-VL, 3-VL or 3.5 with a small tower: patches of 4 pixels, merged 2 x 2.
 
     Args:
         deepstack: layers of a Qwen3-VL that add features of the tower.
@@ -73,9 +76,10 @@ def vision_language_model(text: PretrainedConfig, deepstack: int = 0) -> PreTrai
         tower |= {"embed_dim": 32, "hidden_size": text.hidden_size, "mlp_ratio": 2}
     else:
         tower |= {"hidden_size": 32, "intermediate_size": 64}
+    if text.model_type in ("qwen3_vl_text", "qwen3_5_text"):
+        tower |= {"num_position_embeddings": 16}
     if text.model_type == "qwen3_vl_text":
-        indexes = list(range(deepstack))
-        tower |= {"num_position_embeddings": 16, "deepstack_visual_indexes": indexes}
+        tower |= {"deepstack_visual_indexes": list(range(deepstack))}
     config = AutoConfig.for_model(
         text.model_type.removesuffix("_text"),
         text_config=text.to_dict(),
@@ -86,7 +90,9 @@ def vision_language_model(text: PretrainedConfig, deepstack: int = 0) -> PreTrai
         vision_end_token_id=IMAGE_END,
         tie_word_embeddings=getattr(text, "tie_word_embeddings", False),
     )
-    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config).eval()
     scatter(model, 0)
     return model
 
