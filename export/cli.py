@@ -56,14 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="goal",
         action="store_const",
         const="best",
-        help="the smallest files whose answers hardly differ from the exact ones",
+        help="the smallest files whose answers are right as often as the exact ones, as far as their divergence "
+        "tells",
     )
     decoder.add_argument(
         "--fast",
         dest="goal",
         action="store_const",
         const="fast",
-        help="the files that answer first on this machine, among those whose answers differ little",
+        help="the files that answer first on this machine, among those that are right nearly as often",
     )
     parser.add_argument(
         "--calibration",

@@ -166,8 +166,8 @@ def damage_decoder(
     return path
 
 
-def measure(name: str, checkpoint: str, folder: Path) -> dict[str, Any]:
-    """Return the figures of one checkpoint."""
+def measure(name: str, checkpoint: str, folder: Path, step: int) -> dict[str, Any]:
+    """Return the figures of one checkpoint, over every `step`-th image of the report."""
     with quiet_transformers():
         plan = make_plan(Checkpoint.open(checkpoint))
         decoders = write_unquantized(plan, folder, DECODERS, progress=False)
@@ -175,7 +175,7 @@ def measure(name: str, checkpoint: str, folder: Path) -> dict[str, Any]:
         images = CalibrationImages.open()
         graphs = write_vision(plan, folder, VISION, images, progress=False)
         manifest = build_manifest(plan, name, graphs, decoders)
-    scenes = answers.make_scenes(manifest)
+    scenes = answers.make_scenes(manifest)[::step]
     processed = [scene.image for scene in scenes]
     stored = StoredVision(manifest, graphs["fp32"], processed)
     with closing(answers.load_engine(manifest, stored, decoders["f16"], scenes)) as engine:
@@ -248,13 +248,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the shares that bounds are derived from.")
     parser.add_argument("out", type=Path)
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=CHECKPOINT")
+    parser.add_argument(
+        "--step", type=int, default=1, help="use every so many images of the report (default: 1)"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     for named in arguments.checkpoints:
         name, _, checkpoint = named.partition("=")
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, checkpoint, Path(folder))
+            results[name] = measure(name, checkpoint, Path(folder), arguments.step)
         text = json.dumps(results, indent=2) + "\n"
         (arguments.out / "bounds.json").write_text(text, encoding="utf-8")
         (arguments.out / "bounds.md").write_text(table(results), encoding="utf-8")

@@ -11,21 +11,22 @@ from __future__ import annotations
 import argparse
 import tempfile
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.files import environment
 from edgevlm import VLM
 from edgevlm.divergence import divergence
 from edgevlm.evaluation import metrics, test_set
 from edgevlm.evaluation.dataset import Item
 from edgevlm.evaluation.intervals import bootstrap
 from edgevlm.evaluation.references import BundleReference, dialogue
-from edgevlm.evaluation.report import write_json
+from edgevlm.evaluation.report import versions, write_json
 from edgevlm.evaluation.runner import MAX_TOKENS, Conversation, load_images
 from edgevlm.export.pipeline import export
+from edgevlm.runtimes import system
 
 EXACT = ("fp32", "f16")
 PAIRS = (
@@ -103,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Show which divergence costs right answers.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("out", metavar="OUT.json", type=Path)
-    parser.add_argument("--items", type=int, default=20, help="of each task (default: 20)")
+    parser.add_argument("--items", type=int, default=12, help="of each task (default: 12)")
     arguments = parser.parse_args()
     items = [
         item for item in test_set.items(arguments.items) if len(item.images) == len(item.turns) == 1
@@ -124,8 +125,16 @@ def main() -> None:
             progress=False,
         )
         image_kl, pairs = measure(bundle, items)
-    result = {"items": len(items), "image_kl": image_kl, "pairs": pairs}
-    write_json(arguments.out, {**environment(1), **result})
+    result = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": system.cpu_model(),
+        "versions": versions(),
+        "checkpoint": Path(arguments.checkpoint).name,
+        "items": len(items),
+        "image_kl": image_kl,
+        "pairs": pairs,
+    }
+    write_json(arguments.out, result)
 
 
 if __name__ == "__main__":
