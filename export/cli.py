@@ -56,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="goal",
         action="store_const",
         const="best",
-        help="the smallest files whose answers are right as often as the exact ones, as far as their divergence "
-        "tells",
+        help="the smallest files that, by their divergence, are right as often as the exact ones",
     )
     decoder.add_argument(
         "--fast",
