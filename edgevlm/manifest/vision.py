@@ -65,8 +65,8 @@ class VisionSpec:
     packing: Packing
     """Which embeddings of the tiles of an image stand in the prompt."""
     files: dict[str, FileEntry]
-    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``, ``int4``); at
-    least one."""
+    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int4``); at least one. Earlier
+    versions also wrote ``int8-static``, with fixed scales of activations."""
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
