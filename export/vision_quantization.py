@@ -70,9 +70,7 @@ class Int8Products:
             zero = zero_point(activation)
             self._inputs[name] = quantize_tokens(tape, product.activation, zero)
         tokens = self._inputs[name]
-        weight = product.matrix()
-        scales = np.maximum(np.abs(weight).max(axis=0), SMALLEST_SCALE) / 127
-        rounded = np.rint(weight / scales).astype(np.int8)
+        rounded, scales = round_columns(product.matrix())
         operands = [
             tokens.values,
             constant(tape, product, "int8", rounded),
@@ -82,6 +80,14 @@ class Int8Products:
         ]
         output = tape.op("MatMulIntegerToFloat", operands, domain=DOMAIN)
         return tape.op("Mul", [output, tokens.scales]), rounded * scales
+
+
+def round_columns(
+    weight: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return a weight ``[K, N]`` in 8 bits, and the scale of each of its columns, ``[N]``."""
+    scales = np.maximum(np.abs(weight).max(axis=0), SMALLEST_SCALE) / 127
+    return np.rint(weight / scales).astype(np.int8), scales
 
 
 def convert_int4(source: Path, path: Path, activations: Mapping[str, Activation]) -> None:

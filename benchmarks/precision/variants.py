@@ -6,26 +6,19 @@ None is part of the exporter: docs/precision.md has the measurement.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgevlm.export.onnx_file import open_model, write_model
 from edgevlm.export.products import Activation, Product, find_products
-from edgevlm.export.vision import INPUT_NAME, quiet
+from edgevlm.export.vision import quiet
 from edgevlm.export.vision_quantization import (
     BLOCK_LENGTH,
     DOMAIN,
@@ -36,6 +29,7 @@ from edgevlm.export.vision_quantization import (
     convert_int8,
     multiply_floats,
     replace_products,
+    round_columns,
 )
 
 SMOOTHING = 0.5
@@ -55,51 +49,34 @@ def convert_one_scale(source: Path, path: Path) -> None:
         )
 
 
-class TileReader(CalibrationDataReader):
-    """Tiles for ONNX Runtime's calibration."""
+def convert_static(source: Path, path: Path, activations: Mapping[str, Activation]) -> None:
+    """Quantize as the exporter, but with scales of activations that photographs fix (QDQ).
 
-    def __init__(self, tiles: Sequence[NDArray[np.uint8]]) -> None:
-        self._tiles = iter(tiles)
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """Return the next tile, or None after the last."""
-        tile = next(self._tiles, None)
-        return None if tile is None else {INPUT_NAME: tile}
-
-
-def convert_static(
-    source: Path,
-    path: Path,
-    activations: Mapping[str, Activation],
-    tiles: Sequence[NDArray[np.uint8]],
-) -> None:
-    """Quantize with fixed scales, except products that read an activation with few values far above the rest.
-
-    Such a product has an input whose 8-bit step is larger than the mean magnitude of its channels.
+    Products stay floats whose input has few values far above the rest: its 8-bit step is larger than the mean
+    magnitude of its channels.
     """
-    model = onnx.load(source)
-    quantized = []
-    for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm") and node.input[0] in activations:
-            found = activations[node.input[0]]
-            step = (max(found.highest.max(), 0) - min(found.lowest.min(), 0)) / LEVELS
-            if step <= np.abs(found.mean).mean():
-                quantized.append(node.name)
-    with quiet():
-        quantize_static(
-            model,
-            path,
-            TileReader(tiles),
-            quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=quantized,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
-                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-            },
+
+    def quantize(tape: Tape, product: Product, activation: Activation) -> Quantized:
+        low, high = min(activation.lowest.min(), 0), max(activation.highest.max(), 0)
+        step = (high - low) / LEVELS
+        if step > np.abs(activations[product.activation.name or ""].mean).mean():
+            return multiply_floats(tape, product)
+        scale = constant(tape, product, "activation_scale", np.array(step, np.float32))
+        zero = constant(tape, product, "zero_point", np.array(round(-low / step), np.uint8))
+        tokens = tape.op("QuantizeLinear", [product.activation, scale, zero])
+        rounded, scales = round_columns(product.matrix())
+        weight = tape.op(
+            "DequantizeLinear",
+            [
+                constant(tape, product, "int8", rounded),
+                constant(tape, product, "scales", scales),
+            ],
+            attributes={"axis": 1},
         )
+        floats = tape.op("DequantizeLinear", [tokens, scale, zero])
+        return tape.op("MatMul", [floats, weight]), rounded * scales
+
+    replace_products(source, path, activations, quantize)
 
 
 def convert_weight_blocks(source: Path, path: Path, activations: Mapping[str, Activation]) -> None:

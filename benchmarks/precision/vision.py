@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,33 +45,18 @@ FOLDS = 3
 """Graphs of each precision, fitted to other photographs each."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The photographs that a graph is fitted to, and their statistics."""
-
-    tiles: Sequence[NDArray[np.uint8]]
-    activations: Mapping[str, Activation]
-
-
-Convert = Callable[[Path, Path, Calibration], object]
+Convert = Callable[[Path, Path, Mapping[str, Activation]], object]
+"""Write a precision of the float32 graph, fitted to statistics of photographs."""
 
 PRECISIONS: dict[str, Convert] = {
     "fp16": lambda source, path, _: vision.convert_fp16(source, path),
-    "int8": lambda source, path, c: convert_int8(source, path, c.activations),
-    "int4": lambda source, path, c: convert_int4(source, path, c.activations),
+    "int8": convert_int8,
+    "int4": convert_int4,
     "int8, one scale": lambda source, path, _: variants.convert_one_scale(source, path),
-    "int8, fixed scales": lambda source, path, c: variants.convert_static(
-        source, path, c.activations, c.tiles
-    ),
-    "int8 blocks": lambda source, path, c: variants.convert_weight_blocks(
-        source, path, c.activations
-    ),
-    "int8, some floats": lambda source, path, c: variants.convert_middle_floats(
-        source, path, c.activations
-    ),
-    "int8, smoothed": lambda source, path, c: variants.convert_smoothed(
-        source, path, c.activations
-    ),
+    "int8, fixed scales": variants.convert_static,
+    "int8 blocks": variants.convert_weight_blocks,
+    "int8, some floats": variants.convert_middle_floats,
+    "int8, smoothed": variants.convert_smoothed,
 }
 
 
@@ -182,30 +166,34 @@ def measure(checkpoint: str, folder: Path) -> dict[str, Any]:
     photographs = CalibrationImages.open().tiles(plan.image.tiling)
     drawings = len(scenes) - len(photographs)  # the first scenes
     folds = [range(first, len(scenes), FOLDS) for first in range(FOLDS)]
-    calibrations = []
+    statistics_of_folds = []
     for fold in folds:
         tiles = [
             tile for number, tile in enumerate(photographs, start=drawings) if number not in fold
         ]
-        calibrations.append(Calibration(tiles, measure_activations(source, tiles)))
+        statistics_of_folds.append(measure_activations(source, tiles))
     names = runtimes()
-    paths = {name: folder / f"{name}.onnx" for name in PRECISIONS} | {"fp32": source}
+    paths = {"fp32": source} | {name: folder / f"{name}.onnx" for name in PRECISIONS}
     rows: dict[str, Any] = {name: {runtime: {} for runtime in names} for name in paths}
     times: dict[str, Any] = {name: {runtime: [] for runtime in names} for name in paths}
-    for fold, calibration in zip(folds, calibrations, strict=True):
+    for fold, activations in zip(folds, statistics_of_folds, strict=True):
         for name, path in paths.items():
             if path != source:
-                PRECISIONS[name](source, path, calibration)
-            for runtime in names:
-                # OpenVINO's errors need no more than some images.
-                shown = [images[number] for number in fold][: 2 if runtime != names[0] else None]
+                PRECISIONS[name](source, path, activations)
+            for runtime in names if fold is folds[0] else names[:1]:
+                shown = [images[number] for number in fold]
                 try:
                     run = load(path, runtime)
                 except RuntimeError as error:
                     print(f"{runtime} cannot load {name}: {str(error)[:300]}", flush=True)
                     continue
-                rows[name][runtime] |= encode(run, shown, times[name][runtime])
-            print(f"images from {fold.start}: {name}", flush=True)
+                found = encode(
+                    run, shown[: None if runtime == names[0] else 3], times[name][runtime]
+                )
+                rows[name][runtime] |= found
+                print(
+                    f"images {fold.start}, {fold.start + FOLDS}, ...: {name}, {runtime}", flush=True
+                )
 
     def engine(name: str) -> Any:
         stored: Any = Rows(rows[name]["ONNX Runtime"])
