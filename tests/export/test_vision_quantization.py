@@ -68,7 +68,7 @@ def cut_parts(size: tuple[int, ...], count: int) -> list[NDArray[np.uint8]]:
         for _ in range(count):
             side = int(random.integers(min(photograph.size) // 3, min(photograph.size)))
             left, top = (int(random.integers(0, length - side + 1)) for length in photograph.size)
-            part = photograph.resize(size[::-1], box=(left, top, left + side, top + side))
+            part = photograph.resize((size[1], size[0]), box=(left, top, left + side, top + side))
             parts.append(np.asarray(part)[None])
     return parts
 
