@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision",
         type=names,
         metavar="LIST",
-        help="precisions of the vision graph: fp32, fp16, int8, int8-static, int4 (default: fp32,int8)",
+        help="precisions of the vision graph: fp32, fp16, int8, int8-static, int4 (default: fp32,int8; "
+        "--budget and --best choose one of fp32,fp16,int8,int4)",
     )
     decoder = parser.add_mutually_exclusive_group()
     decoder.add_argument(
@@ -55,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="goal",
         action="store_const",
         const="best",
-        help="the smallest files whose answers hardly differ from the exact ones",
+        help="the smallest files that, by their divergence, are right as often as the exact ones",
     )
     decoder.add_argument(
         "--fast",
         dest="goal",
         action="store_const",
         const="fast",
-        help="the files that answer first on this machine, among those whose answers differ little",
+        help="the files that answer first on this machine, among those that are right nearly as often",
     )
     parser.add_argument(
         "--calibration",
@@ -92,12 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return the exit code."""
     check_dependencies()
-    from edgevlm.export.pipeline import DEFAULT_DECODER, DEFAULT_VISION, export
+    from edgevlm.export.pipeline import DEFAULT_DECODER, export
 
     manifest = export(
         arguments.checkpoint,
         arguments.out,
-        vision=arguments.vision or DEFAULT_VISION,
+        vision=arguments.vision,
         decoder=arguments.decoder or DEFAULT_DECODER,
         decoder_gguf=arguments.decoder_gguf,
         goal=arguments.budget or arguments.goal,

@@ -89,6 +89,11 @@ class Frontier(Generic[Key]):
         """Divergence of the smallest pair."""
         return sum(hull[0].kl for hull in self._hulls.values())
 
+    @property
+    def smallest_kl(self) -> float:
+        """Divergence of the pair that causes the least."""
+        return sum(hull[-1].kl for hull in self._hulls.values())
+
     def fixed_at(self, part: str, key: Key) -> Frontier[Key]:
         """Return the frontier with one choice of a part."""
         only = [choice for choice in self._parts[part] if choice.key == key]

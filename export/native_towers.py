@@ -194,9 +194,8 @@ class DeepstackTower(NativeTower):
     def __init__(self, tower: PreTrainedModel) -> None:
         super().__init__(tower)
         self.side = int(tower.config.num_position_embeddings**0.5)
-        self.mergers = {
-            int(layer): number for number, layer in enumerate(tower.config.deepstack_visual_indexes)
-        }
+        layers = getattr(tower.config, "deepstack_visual_indexes", ())
+        self.mergers = {int(layer): number for number, layer in enumerate(layers)}
 
     def embed(self, pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         """Return the input of the first layer, ``[n, patches, width]``."""

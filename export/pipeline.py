@@ -49,6 +49,8 @@ _logger = logging.getLogger(__name__)
 
 DEFAULT_VISION = ("fp32", "int8")
 """fp32 is exact on every device, int8 is twice as fast on a CPU; fp16 is for GPUs, where fp32 runs, too."""
+SMALL_VISION = ("fp32", "fp16", "int8", "int4")
+"""What the files for a size or a small error are chosen from. int8-static is for OpenVINO only."""
 DEFAULT_DECODER = ("q8_0",)
 """Half the size of f16, with an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
@@ -64,7 +66,7 @@ def export(
     checkpoint: str | Path,
     out: str | Path,
     *,
-    vision: Sequence[str] = DEFAULT_VISION,
+    vision: Sequence[str] | None = None,
     decoder: Sequence[str] = DEFAULT_DECODER,
     decoder_gguf: str | Path | None = None,
     goal: Goal | None = None,
@@ -81,7 +83,8 @@ def export(
     Args:
         checkpoint: folder or hub repository.
         out: the output folder; it must not exist.
-        vision: any of `edgevlm.export.vision.PRECISIONS`; with `goal`, those to choose from.
+        vision: any of `edgevlm.export.vision.PRECISIONS`; with `goal`, those to choose from. None:
+            `SMALL_VISION` for a size and ``best``, else `DEFAULT_VISION`.
         decoder: any of `DECODER_TYPES`.
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
         goal: choose one precision of `vision`, and types of the decoder instead of `decoder`: for a size in
@@ -100,6 +103,8 @@ def export(
         DriftError: the bundle does not answer as the checkpoint does.
     """
     out = Path(out).expanduser()
+    if vision is None:
+        vision = DEFAULT_VISION if goal in (None, "fast") else SMALL_VISION
     check_choice("vision precision", vision, vision_export.PRECISIONS)
     check_choice("decoder type", decoder, DECODER_TYPES)
     check_out(out)
@@ -222,13 +227,13 @@ def write_vision(
     plan: Plan,
     folder: Path,
     precisions: Sequence[str],
-    calibration: CalibrationImages | None,
+    calibration: CalibrationImages,
     *,
     progress: bool,
 ) -> dict[str, Path]:
     """Write all precisions that were asked for, and fp32, which the others and parity need."""
     files = {"fp32": folder / "vision.fp32.onnx"}
-    tiles = calibration.tiles(plan.image.tiling) if calibration is not None else []
+    tiles = calibration.tiles(plan.image.tiling)
 
     @functools.cache
     def activations() -> dict[str, Activation]:

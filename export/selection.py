@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -29,12 +29,15 @@ Goal: TypeAlias = int | Literal["fast", "best"]
   what another image causes;
 - ``fast``: the pair that answers first among those that diverge by at most `FAST_SHARE` of it.
 """
-BEST_SHARE = 1 / 200
-FAST_SHARE = 1 / 10
+BEST_SHARE = 1 / 400
+FAST_SHARE = 1 / 60
+"""edgevlm-nano gives measurably fewer right answers from about 1/40 on: `benchmarks.precision.shares`."""
 FAST_TYPES = ("q4_0", "iq4_nl", "q4_k_m", "q5_0", "q8_0")
 """Types whose speed is compared; llama.cpp has its fastest kernels for them."""
 VISION = "vision"
 """Name of the vision graph among the parts."""
+Pair: TypeAlias = "dict[str, Choice[str | Type]]"
+"""The choice of each part: a vision precision and a type for each matrix."""
 
 _logger = logging.getLogger(__name__)
 
@@ -75,10 +78,17 @@ def select(
         unmeasured = {matrix: dict.fromkeys(matrix.types, 0.0) for matrix in list_matrices(source)}
         make_frontier(dict.fromkeys(vision, 0.0), vision, unmeasured, source).within_size(goal)
     frontier = measure_frontier(probe, vision, source, importance, progress=progress)
+    frontiers = [frontier.fixed_at(VISION, name) for name in vision]
     if isinstance(goal, int):
-        chosen = frontier.within_size(goal)
+        chosen = closest_pair(
+            [one.within_size(goal) for one in frontiers if one.smallest <= goal],
+            probe,
+            source,
+            importance,
+            progress=progress,
+        )
     else:
-        chosen = frontier.within_kl(BEST_SHARE * probe.image_kl)
+        chosen = smallest_pair(frontiers, BEST_SHARE * probe.image_kl)
     precision, path = write_mixed(chosen, source, importance)
     selection = Selection(precision, f"mixed{int(bits_per_weight(path))}", path)
     size = vision[precision].stat().st_size + path.stat().st_size
@@ -88,6 +98,41 @@ def select(
             f"please report this"
         )
     return selection
+
+
+def closest_pair(
+    pairs: Sequence[Pair],
+    probe: AnswerProbe,
+    source: Path,
+    importance: Importance,
+    *,
+    progress: bool,
+) -> Pair:
+    """Return the pair whose answers diverge the least, which is measured if there are several."""
+    if len(pairs) == 1:
+        return pairs[0]
+    found = []
+    for chosen in tqdm(pairs, "pairs", unit="pair", disable=not progress):
+        precision, path = write_mixed(chosen, source, importance)
+        found.append(probe.kl(vision=precision, decoder=path))
+        _logger.info("%s with %s: KL %.3g nats", precision, path.name, found[-1])
+        path.unlink()
+    return pairs[found.index(min(found))]
+
+
+def smallest_pair(frontiers: Sequence[Frontier[str | Type]], bound: float) -> Pair:
+    """Return the smallest pair whose parts diverge by at most `bound` nats together.
+
+    Raises:
+        ExportError: there is none.
+    """
+    pairs = [one.within_kl(bound) for one in frontiers if one.smallest_kl <= bound]
+    if not pairs:
+        raise ExportError(
+            f"no vision precision that is chosen from answers within a divergence of {bound:.2g} nats, "
+            f"1/{1 / BEST_SHARE:.0f} of what another image causes; add fp32 to --vision"
+        )
+    return min(pairs, key=lambda pair: sum(choice.size for choice in pair.values()))
 
 
 def measure_frontier(
@@ -120,9 +165,7 @@ def make_frontier(
     return Frontier(parts, source.stat().st_size - matrices)
 
 
-def write_mixed(
-    chosen: Mapping[str, Choice[str | Type]], source: Path, importance: Importance
-) -> tuple[str, Path]:
+def write_mixed(chosen: Pair, source: Path, importance: Importance) -> tuple[str, Path]:
     """Write a decoder with the chosen types beside `source`.
 
     Returns:

@@ -47,7 +47,7 @@ def tables(result: dict[str, Any]) -> str:
     """Return the tasks as Markdown, a table for each language, all shares in percent."""
     versions = result["versions"]
     head = (
-        "| skill | items | right (95 % interval) | to transformers, points | with another picture "
+        "| skill | items | right (95 % interval) | to transformers, points | with another image "
         "| with grey | chance | answers changed |\n|---|---|---|---|---|---|---|---|"
     )
     parts = [

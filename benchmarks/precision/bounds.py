@@ -25,6 +25,7 @@ from onnx import numpy_helper
 
 from edgevlm.export import answers
 from edgevlm.export.bounds import MIN_CONTEXT_KL, VISION_BOUNDS, Scale, decoder_bound
+from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.pipeline import (
     build_manifest,
@@ -35,7 +36,7 @@ from edgevlm.export.pipeline import (
 from edgevlm.export.plan import make_plan, quiet_transformers
 from edgevlm.export.stored_vision import StoredVision
 
-VISION = ("fp32", "fp16", "int8")
+VISION = ("fp32", "fp16", "int8", "int4")
 DECODERS = ("f16", "q8_0", "q4_k_m", "q4_0")
 CLIP = 3.0
 """Largest input of a matrix product after "inputs clipped"."""
@@ -165,17 +166,18 @@ def damage_decoder(
     return path
 
 
-def measure(name: str, checkpoint: str, folder: Path) -> dict[str, Any]:
-    """Return the figures of one checkpoint."""
+def measure(name: str, checkpoint: str, folder: Path, step: int) -> dict[str, Any]:
+    """Return the figures of one checkpoint, over every `step`-th image of the report."""
     with quiet_transformers():
         plan = make_plan(Checkpoint.open(checkpoint))
         decoders = write_unquantized(plan, folder, DECODERS, progress=False)
         quantize_decoders(decoders, DECODERS, {}, progress=False)
-        graphs = write_vision(plan, folder, VISION, None, progress=False)
+        images = CalibrationImages.open()
+        graphs = write_vision(plan, folder, VISION, images, progress=False)
         manifest = build_manifest(plan, name, graphs, decoders)
-    scenes = answers.make_scenes(manifest)
-    images = [scene.image for scene in scenes]
-    stored = StoredVision(manifest, graphs["fp32"], images)
+    scenes = answers.make_scenes(manifest)[::step]
+    processed = [scene.image for scene in scenes]
+    stored = StoredVision(manifest, graphs["fp32"], processed)
     with closing(answers.load_engine(manifest, stored, decoders["f16"], scenes)) as engine:
         exact = [answers.answer_exactly(engine, scene) for scene in scenes]
         image = answers.image_scale(engine, scenes, exact)
@@ -199,7 +201,7 @@ def measure(name: str, checkpoint: str, folder: Path) -> dict[str, Any]:
         path = graphs.get(key) or damage_vision(
             graphs["fp32"], folder / "damaged.onnx", DAMAGED_VISION[key]
         )
-        graph = StoredVision(manifest, path, images)
+        graph = StoredVision(manifest, path, processed)
         error = answers.vision_drift(scenes, graph, stored).centered_error
         figures = compare(graph, decoders["f16"], ("int8", "f16"))
         vision[key] = {"centered_error": error, **figures}
@@ -246,13 +248,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the shares that bounds are derived from.")
     parser.add_argument("out", type=Path)
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=CHECKPOINT")
+    parser.add_argument(
+        "--step", type=int, default=1, help="use every so many images of the report (default: 1)"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     for named in arguments.checkpoints:
         name, _, checkpoint = named.partition("=")
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, checkpoint, Path(folder))
+            results[name] = measure(name, checkpoint, Path(folder), arguments.step)
         text = json.dumps(results, indent=2) + "\n"
         (arguments.out / "bounds.json").write_text(text, encoding="utf-8")
         (arguments.out / "bounds.md").write_text(table(results), encoding="utf-8")

@@ -117,11 +117,12 @@ class Measurement:
         with quiet_transformers():
             plan = make_plan(Checkpoint.open(checkpoint))
             self.source = write_unquantized(plan, scratch, ["f16"], progress=False)["f16"]
-            self.vision = write_vision(plan, scratch, ("fp32", "int8"), None, progress=False)
+            images = CalibrationImages.open()
+            self.vision = write_vision(plan, scratch, ("fp32",), images, progress=False)
             self.manifest = build_manifest(
                 plan, Path(checkpoint).name, self.vision, {"f16": self.source}
             )
-        self.images = CalibrationImages.open().load()
+        self.images = images.load()
         self.scenes = make_scenes(self.manifest)
         self.probe = AnswerProbe(self.manifest, self.vision, self.source, self.scenes)
 

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "epyc"
 FILES = {
     "edgevlm-nano (trained on drawings)": "decoder-nano.json",
-    "SmolLM2-135M behind an untrained connector": "decoder-smollm2-frontier.json",
+    "SmolLM2-135M behind an untrained connector": "decoder-smollm2.json",
 }
 
 

@@ -40,6 +40,7 @@ MODULES = (
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_5",
 )
 """Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 CHAT_USAGE = Usage(

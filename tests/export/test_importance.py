@@ -31,14 +31,15 @@ from edgevlm.manifest import Manifest, Tasks, Usage
 from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
 from tests.support import checkpoints
 
-IMAGES = CalibrationImages.open().load()[:3]
+CALIBRATION = CalibrationImages.open()
+IMAGES = CALIBRATION.load()[:3]
 
 
 def write_files(folder: Path) -> tuple[Plan, Manifest, Path, Path]:
     """The exact pair of a checkpoint."""
     plan = make_plan(Checkpoint.open(folder))
     decoders = write_unquantized(plan, folder, ["f16"], progress=False)
-    graphs = write_vision(plan, folder, ["fp32"], None, progress=False)
+    graphs = write_vision(plan, folder, ["fp32"], CALIBRATION, progress=False)
     manifest = build_manifest(plan, "tiny", graphs, decoders)
     return plan, manifest, graphs["fp32"], decoders["f16"]
 

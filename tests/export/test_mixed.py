@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -13,11 +14,12 @@ from gguf import GGMLQuantizationType as Type
 
 from edgevlm import VLM
 from edgevlm.errors import ExportError
-from edgevlm.export import sensitivity
+from edgevlm.export import selection, sensitivity
 from edgevlm.export.mixed import Choice, Frontier, convex_choices
 from edgevlm.export.pipeline import export
-from edgevlm.export.quantize import quantize
+from edgevlm.export.quantize import Importance, quantize
 from edgevlm.export.sizes import parse_size
+from edgevlm.manifest import Manifest
 from tests.export.test_importance import write_files
 from tests.support import checkpoints
 
@@ -121,9 +123,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_bundle_within_a_budget(checkpoint: Path, tmp_path: Path) -> None:
     """Types differ, the files have the size, and the bundle loads as any other."""
-    whole = export(checkpoint, tmp_path / "whole", quick=True, progress=False)
-    smallest = whole.decoder.files["q8_0"].size + whole.vision.files["int8"].size
-    budget = int(0.8 * smallest)
+    budget = 1_100_000
     manifest = export(checkpoint, tmp_path / "small", goal=budget, allow_drift=True, progress=False)
     (precision,) = manifest.vision.files
     (name,) = manifest.decoder.files
@@ -138,6 +138,85 @@ def test_a_bundle_within_a_budget(checkpoint: Path, tmp_path: Path) -> None:
         assert model.ask([], "What is this?", max_tokens=3).token_ids
     described = json.loads((tmp_path / "small" / "manifest.json").read_text())
     assert list(described["decoder"]["files"]) == [name]
+    # 4 bits of the vision graph leave more for the decoder, which needs it more at this size
+    assert precision == "int4"
+    other = export(
+        checkpoint,
+        tmp_path / "int8",
+        vision=["fp32", "int8"],
+        goal=budget,
+        allow_drift=True,
+        progress=False,
+    )
+    assert list(other.vision.files) == ["int8"]
+    assert divergence_of(manifest) < divergence_of(other)
+
+
+def divergence_of(manifest: Manifest) -> float:
+    """The divergence of the pair that a CPU loads, in nats."""
+    assert manifest.parity is not None
+    report = manifest.parity.answers
+    assert report is not None
+    return next(pair.kl for pair in report.pairs if report.is_automatic(pair))
+
+
+class FakeProbe:
+    """Measures a given divergence of each vision precision."""
+
+    def __init__(self, divergences: dict[str, float]) -> None:
+        self._divergences = divergences
+
+    def kl(self, *, vision: str, decoder: Path) -> float:
+        return self._divergences[vision]
+
+
+def test_the_measured_divergence_of_a_pair_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that add up to less, by measurements of each alone, may diverge more together."""
+
+    def write(chosen: selection.Pair, source: Path, importance: Importance) -> tuple[str, Path]:
+        path = tmp_path / "decoder.gguf"
+        path.touch()
+        return str(chosen[selection.VISION].key), path
+
+    monkeypatch.setattr(selection, "write_mixed", write)
+    pairs: list[selection.Pair] = [
+        {selection.VISION: Choice("int8", 10, 0.1)},
+        {selection.VISION: Choice("int4", 5, 0.2)},
+    ]
+    for measured, expected in ((0.05, pairs[1]), (0.3, pairs[0])):
+        probe: Any = FakeProbe({"int8": 0.1, "int4": measured})
+        found = selection.closest_pair(pairs, probe, tmp_path, {}, progress=False)
+        assert found is expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_smallest_pair_keeps_to_the_bound() -> None:
+    """A vision precision that is beyond the bound alone is left out, however small it is."""
+    vision: list[Choice[str | Type]] = [
+        Choice("int4", 5, 0.3),
+        Choice("int8", 90, 0.05),
+        Choice("fp32", 400, 0.0),
+    ]
+    matrix: list[Choice[str | Type]] = [
+        Choice(Type.Q4_0, 100, 0.4),
+        Choice(Type.Q8_0, 200, 0.1),
+        Choice(Type.F16, 400, 0.0),
+    ]
+    frontier = Frontier({"matrix": matrix, "vision": vision}, fixed=0)
+    frontiers = [frontier.fixed_at("vision", choice.key) for choice in vision]
+    for bound, expected in (
+        (0.75, ["int4", Type.Q4_0]),
+        (0.42, ["int4", Type.Q8_0]),
+        (0.2, ["int8", Type.Q8_0]),
+        (0.06, ["int8", Type.F16]),
+        (0.01, ["fp32", Type.F16]),
+    ):
+        chosen = selection.smallest_pair(frontiers, bound)
+        assert [chosen["vision"].key, chosen["matrix"].key] == expected
+    with pytest.raises(ExportError, match=r"within a divergence of 0\.01 nats, .* add fp32 to"):
+        selection.smallest_pair(frontiers[:2], 0.01)
 
 
 def test_goals_that_cannot_be_met(checkpoint: Path, tmp_path: Path) -> None:

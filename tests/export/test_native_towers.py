@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from edgevlm.errors import ExportError
-from edgevlm.export import plan, vision
+from edgevlm.export import onnx_file, plan, vision
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.parity import relative_error
@@ -120,6 +121,38 @@ def test_tiles_of_a_batch_do_not_see_each_other(made: Made) -> None:
     for tile, rows in zip(tiles, together, strict=True):
         assert relative_error(rows, reference(made, tile)) < 1e-4
     session.close()
+
+
+def test_a_large_graph_keeps_the_16_bits_of_its_checkpoint(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that one file cannot hold in float32 computes the same from half the bytes."""
+    for path in made.checkpoint.folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    weights = tmp_path / "model.safetensors"
+    halves = {name: tensor.bfloat16() for name, tensor in load_file(weights).items()}
+    weights.unlink()
+    save_file(halves, weights, {"format": "pt"})
+    checkpoint = Checkpoint.open(tmp_path)
+    family = find_family(checkpoint.family)
+    whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
+    vision.export_fp32(checkpoint, family, made.image, whole)
+    parameters = sum(
+        entry.parameters for entry in vision.plan_vision(checkpoint, family)[1].values()
+    )
+    monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 4 * parameters - 1)
+    vision.export_fp32(checkpoint, family, made.image, small)
+    assert small.stat().st_size < whole.stat().st_size - 1.4 * parameters  # small ones are folded
+    vision.convert_fp16(small, tmp_path / "fp16.onnx")
+    found = {}
+    for path in (whole, small, tmp_path / "fp16.onnx"):
+        session = OnnxVision(
+            path, input_name=vision.INPUT_NAME, output_name=vision.OUTPUT_NAME, device="cpu"
+        )
+        found[path.name] = session.encode(made.tiles(3, 5))
+        session.close()
+    np.testing.assert_array_equal(found["small.onnx"], found["whole.onnx"])
+    assert relative_error(found["fp16.onnx"], found["whole.onnx"]) < 3e-3
 
 
 @pytest.mark.parametrize("factor", [1.5, 2])

@@ -65,7 +65,7 @@ def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     images = CalibrationImages.open()
     plan = make_plan(Checkpoint.open(checkpoint))
     tiles = images.tiles(plan.image.tiling)
-    (graph,) = write_vision(plan, folder, ["fp32"], None, progress=False).values()
+    (graph,) = write_vision(plan, folder, ["fp32"], images, progress=False).values()
     plant_outliers(checkpoint, first, second, graph, tiles)
     plan = make_plan(Checkpoint.open(checkpoint))
     precisions = ["fp32", "fp16", "int8", "int4"]

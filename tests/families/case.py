@@ -32,6 +32,7 @@ MODULES = (
     "paligemma",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_5",
     "qwen3_vl",
     "smolvlm",
     "vipllava",
@@ -56,7 +57,7 @@ class Case:
         self.bundle = folder / "bundle"
         command = ["export", str(checkpoint), str(self.bundle), "--quiet", "--quick"]
         with contextlib.redirect_stderr(io.StringIO()) as messages:
-            status = main([*command, "--vision", "fp32", "--decoder", "f16"])
+            status = main([*command, "--vision", "fp32", "--decoder", row.decoder])
         assert status == 0, messages.getvalue()
         self.reference = Reference(checkpoint, row)
         self.vlm = self.load()
@@ -69,7 +70,7 @@ class Case:
         return VLM.from_pretrained(
             self.bundle,
             vision="fp32",
-            decoder="f16",
+            decoder=self.row.decoder,
             threads=1,
             context_length=context_length,
         )

@@ -82,6 +82,8 @@ class Row:
     """Conversations and their numbers of images; None: `conversations`."""
     single_question: bool = False
     """The model answers one question and has no turns."""
+    decoder: str = "f16"
+    """Type of the decoder that is compared. Rounding to f16 grows in the state of some random decoders."""
     processor_images: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the processor for images."""
 

@@ -93,6 +93,22 @@ def test_the_context_is_used_to_its_last_entry(case: Case) -> None:
         answer(vlm, messages, images)
 
 
+def test_a_second_question_prefills_no_image_again(case: Case) -> None:
+    """It is decoded after the image, also where the memory cannot be cut back, and answers as a first one."""
+    if case.vlm.manifest.decoder.attention == "prefix" or case.row.single_question:
+        pytest.skip("each prompt is decoded as a whole")
+    images = case.images(1)
+    questions = ("What is this? Describe it well.", "Which color is it?", "Why, and since when?")
+    asked = [[{"role": "user", "content": [IMAGE, text(question)]}] for question in questions]
+    with case.load() as vlm:
+        found = [answer(vlm, messages, images) for messages in asked]
+    for messages, later in zip(asked[1:], found[1:], strict=True):
+        assert later.stats.encoded_tiles == 0
+        assert later.stats.cached_tokens >= case.image_end(messages, images)
+        with case.load() as vlm:
+            assert answer(vlm, messages, images).token_ids == later.token_ids
+
+
 def test_kv_cache(case: Case) -> None:
     """A second turn, a conversation that was copied out, and a shortened one answer as without a cache."""
     one, two = case.images(2)

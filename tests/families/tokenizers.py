@@ -21,6 +21,7 @@ from edgevlm.export.pre_tokenizers import (
     DEEPSEEK_LLM_PATTERNS,
     LLAMA3_PATTERN,
     QWEN2_PATTERN,
+    QWEN35_PATTERN,
 )
 from tests.support.checkpoints import corpus, smollm_splitting
 
@@ -70,6 +71,13 @@ def llama_tokenizer(added: Sequence[str] = ("<image>", "<pad>"), size: int = 700
 def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     """Qwen 2's: composed characters, words by its regular expression, then bytes."""
     tokenizer = byte_level_tokenizer([QWEN2_PATTERN], added, size)
+    tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def qwen35_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Qwen 3.5's: as Qwen 2's, and marks belong to words."""
+    tokenizer = byte_level_tokenizer([QWEN35_PATTERN], added, size)
     tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 

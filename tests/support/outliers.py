@@ -31,7 +31,8 @@ def plant_outliers(
 
     Args:
         checkpoint: folder with one file of weights, which is changed.
-        first: end of the name of the layer before the activation function, such as ``layers.0.mlp.fc1``.
+        first: end of the name of the layer before the activation function, such as ``layers.0.mlp.fc1``; its
+            number says which of the tower's layers it is.
         second: the same of the layer after it.
         graph: the float32 graph of the checkpoint.
         tiles: photographs, uint8 ``[1, height, width, 3]``.
@@ -44,7 +45,8 @@ def plant_outliers(
     (after,) = (
         name for name in tensors if name.endswith(f"{second}.weight") and "text" not in name
     )
-    tokens = inputs_of(graph, tuple(tensors[before].shape[::-1]), tiles)
+    number = next(int(part) for part in first.split(".") if part.isdecimal())
+    tokens = inputs_of(graph, tuple(tensors[before].shape[::-1]), number, tiles)
     mean = tokens.mean(axis=0)
     direction = np.linalg.svd(tokens - mean, full_matrices=False)[2][0]
     along = (tokens - mean) @ direction
@@ -61,11 +63,11 @@ def plant_outliers(
 
 
 def inputs_of(
-    graph: Path, shape: tuple[int, ...], tiles: Sequence[NDArray[np.uint8]]
+    graph: Path, shape: tuple[int, ...], number: int, tiles: Sequence[NDArray[np.uint8]]
 ) -> NDArray[np.float32]:
-    """Return what the first product with a weight of this shape reads, ``[rows, K]``."""
+    """Return what one of the products with a weight of this shape reads, ``[rows, K]``."""
     products = find_products(onnx_ir.load(graph).graph)
-    name = next(product.activation.name for product in products if product.shape == shape)
+    name = [product.activation.name for product in products if product.shape == shape][number]
     model = onnx.load(graph)
     model.graph.output.append(onnx.ValueInfoProto(name=name))
     session = onnxruntime.InferenceSession(model.SerializeToString())
