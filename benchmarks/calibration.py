@@ -1,4 +1,4 @@
-"""How the errors of int8 and int8-static depend on their calibration images.
+"""How the error of int8 depends on its calibration images.
 
     python -m benchmarks.calibration CHECKPOINT PHOTOGRAPHS [FOLDER ...]
 
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from edgevlm.export import vision
 from edgevlm.export.calibration import CalibrationImages, find_images
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import make_plan
 from edgevlm.export.products import measure_activations
@@ -72,9 +71,7 @@ def main() -> None:
         for images in sets:
             shown = images.tiles(plan.image.tiling)
             convert_int8(fp32, quantized, measure_activations(fp32, shown))
-            print_row(f"int8: {images.description}", encode(quantized, tiles), expected)
-            convert_int8_static(fp32, quantized, shown)
-            print_row(f"int8-static: {images.description}", encode(quantized, tiles), expected)
+            print_row(images.description, encode(quantized, tiles), expected)
 
 
 if __name__ == "__main__":

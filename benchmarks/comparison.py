@@ -98,7 +98,6 @@ class Comparison:
             onnx_fp32=self._edgevlm(vision="fp32"),
             openvino=self._edgevlm(vision="fp32", device="openvino"),
             openvino_int8=self._edgevlm(vision="int8", device="openvino"),
-            openvino_int8_static=self._edgevlm(vision="int8-static", device="openvino"),
             torch_fp32=(peers.Transformers, reference | {"dtype": "float32"}),
             torch_bf16=(peers.Transformers, reference | {"dtype": "bfloat16"}),
         ) as workers:
@@ -111,7 +110,7 @@ class Comparison:
                     if i:
                         seconds[name].append(took)
             openvino = workers["openvino"].call("device")
-        bars = {"onnx_int8": 2.0, "openvino": 3.5, "openvino_int8_static": 3.5}
+        bars = {"onnx_int8": 2.0, "openvino": 3.5, "openvino_int8": 3.5}
         for name, taken in seconds.items():
             if name != "mtmd":
                 note = f"relative error {self.errors[name]:.1e}"

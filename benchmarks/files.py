@@ -35,7 +35,7 @@ class Files:
         if not self.checkpoint.exists():
             _run("-m", "tests.support.checkpoints", "smolvlm_256m", str(self.checkpoint))
         if not self.bundle.exists():
-            precisions = ["--vision", "fp32,int8,int8-static", "--decoder", "q8_0,q4_0"]
+            precisions = ["--vision", "fp32,int8", "--decoder", "q8_0,q4_0"]
             _run(
                 "-m",
                 "edgevlm",

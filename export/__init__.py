@@ -7,7 +7,7 @@
 - `families`: the differences between ``model_type``s; `model_types`: advice about all others;
 - `vision`: tower, connector and projector to one ONNX graph, in fp32 and fp16;
 - `products`, `vision_quantization`, `attention`: the same graph in int8 and int4;
-- `int8_static`, `calibration`: the same with fixed scales, and the images that fix them;
+- `calibration`: the images that it is fitted to;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
 - `tokenizer`, `pre_tokenizers`: its vocabulary, and how text is normalized and split;
 - `text_battery`: compares its token ids with transformers on thousands of texts;

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from edgevlm.errors import ExportError
 
-VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.07, "int8-static": 0.07, "int4": 0.4}
+VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.07, "int4": 0.4}
 """The error of each vision precision."""
 DECODER_BOUNDS = {"f32": 1e-2, "f16": 1e-2, "bf16": 5e-2, "8": 0.1, "6": 0.2, "5": 0.35, "4": 0.7}
 DECODER_BOUNDS |= {"3": 0.9, "2": 1.0, "1": 1.0}

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision",
         type=names,
         metavar="LIST",
-        help="precisions of the vision graph: fp32, fp16, int8, int8-static, int4 (default: fp32,int8; "
-        "--budget and --best choose one of fp32,fp16,int8,int4)",
+        help="precisions of the vision graph: fp32, fp16, int8, int4 (default: fp32,int8; --budget and "
+        "--best choose one of all)",
     )
     decoder = parser.add_mutually_exclusive_group()
     decoder.add_argument(

@@ -25,7 +25,6 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import open_existing_decoder
 from edgevlm.export.importance import measure_importance
-from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.output_folder import check_disk, check_out, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.products import Activation, measure_activations
@@ -50,7 +49,7 @@ _logger = logging.getLogger(__name__)
 DEFAULT_VISION = ("fp32", "int8")
 """fp32 is exact on every device, int8 is twice as fast on a CPU; fp16 is for GPUs, where fp32 runs, too."""
 SMALL_VISION = ("fp32", "fp16", "int8", "int4")
-"""What the files for a size or a small error are chosen from. int8-static is for OpenVINO only."""
+"""What the files for a size or a small error are chosen from."""
 DEFAULT_DECODER = ("q8_0",)
 """Half the size of f16, with an error that changes few answers."""
 DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
@@ -58,7 +57,7 @@ DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
 GOAL_TYPES = ("f16", "bf16", "q8_0")
 """As large as what is written while types are chosen: f16, a file of the same size to measure, the result."""
 
-VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int8-static": 1.5, "int4": 1.0}
+VISION_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.5, "int4": 1.0}
 """Bytes per weight, rounded up, to estimate the disk space."""
 
 
@@ -242,7 +241,6 @@ def write_vision(
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
         "int8": lambda source, path: convert_int8(source, path, activations()),
-        "int8-static": functools.partial(convert_int8_static, tiles=tiles, progress=progress),
         "int4": lambda source, path: convert_int4(source, path, activations()),
     }
     steps = ["fp32", *(precision for precision in convert if precision in precisions)]

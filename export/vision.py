@@ -34,8 +34,8 @@ from edgevlm.export.weights import TensorEntry
 from edgevlm.manifest import ImageSpec, OwnSizeTiling, Tiling
 from edgevlm.runtimes.system import return_freed_memory
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "int4")
-CALIBRATED = ("int8", "int8-static", "int4")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+CALIBRATED = ("int8", "int4")
 """Precisions that photographs are needed for."""
 INPUT_NAME = "tiles"
 OUTPUT_NAME = "embeddings"

@@ -54,16 +54,23 @@ def convert_int8(source: Path, path: Path, activations: Mapping[str, Activation]
         path: the file to write.
         activations: statistics of `source`, from `measure_activations`.
     """
-    inputs: dict[str | None, TokenInput] = {}
+    replace_products(source, path, activations, Int8Products())
 
-    def quantize(tape: Tape, product: Product, activation: Activation) -> Quantized:
+
+class Int8Products:
+    """Quantize products to 8 bits. Products that read the same activation share its quantization."""
+
+    def __init__(self) -> None:
+        self._inputs: dict[str | None, TokenInput] = {}
+
+    def __call__(self, tape: Tape, product: Product, activation: Activation) -> Quantized:
+        """Add a product to the tape."""
         name = product.activation.name
-        if name not in inputs:
-            inputs[name] = quantize_tokens(tape, product.activation, zero_point(activation))
-        tokens = inputs[name]
-        weight = product.matrix()
-        scales = np.maximum(np.abs(weight).max(axis=0), SMALLEST_SCALE) / 127
-        rounded = np.rint(weight / scales).astype(np.int8)
+        if name not in self._inputs:
+            zero = zero_point(activation)
+            self._inputs[name] = quantize_tokens(tape, product.activation, zero)
+        tokens = self._inputs[name]
+        rounded, scales = round_columns(product.matrix())
         operands = [
             tokens.values,
             constant(tape, product, "int8", rounded),
@@ -74,7 +81,13 @@ def convert_int8(source: Path, path: Path, activations: Mapping[str, Activation]
         output = tape.op("MatMulIntegerToFloat", operands, domain=DOMAIN)
         return tape.op("Mul", [output, tokens.scales]), rounded * scales
 
-    _convert(source, path, activations, quantize)
+
+def round_columns(
+    weight: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return a weight ``[K, N]`` in 8 bits, and the scale of each of its columns, ``[N]``."""
+    scales = np.maximum(np.abs(weight).max(axis=0), SMALLEST_SCALE) / 127
+    return np.rint(weight / scales).astype(np.int8), scales
 
 
 def convert_int4(source: Path, path: Path, activations: Mapping[str, Activation]) -> None:
@@ -89,16 +102,23 @@ def convert_int4(source: Path, path: Path, activations: Mapping[str, Activation]
     def quantize(tape: Tape, product: Product, _: Activation) -> Quantized:
         return multiply_blocks(tape, product)
 
-    _convert(source, path, activations, quantize)
+    replace_products(source, path, activations, quantize)
 
 
-def _convert(
+def replace_products(
     source: Path,
     path: Path,
     activations: Mapping[str, Activation],
     quantize: Callable[[Tape, Product, Activation], Quantized],
 ) -> None:
-    """Replace all products; `quantize` replaces all but the last ones."""
+    """Replace all matrix products of a graph.
+
+    Args:
+        source: the float32 graph.
+        path: the file to write.
+        activations: statistics of `source`, from `measure_activations`.
+        quantize: adds a quantized product to the tape. The last products stay floats if they cost little.
+    """
     model = open_model(source)
     graph = model.graph
     fuse_attention(model)

@@ -23,13 +23,16 @@ FLOAT_PRECISIONS = ("fp16", "fp32")
 """Precisions of graphs without quantized weights."""
 
 INT8_FIRST = ("int8", "int8-static", "fp32", "fp16", "int4")
-"""Precisions in the order of preference of ONNX Runtime on a CPU: most CPUs compute fp16 slowly."""
+"""Precisions in the order of preference of ONNX Runtime on a CPU: most CPUs compute fp16 slowly.
+
+``int8-static``, with fixed scales of activations, is in bundles of earlier versions only."""
 
 FP16_FIRST = ("fp16", "fp32", "int8-static", "int8", "int4")
 """The order of preference of devices that compute in 16 bits: GPUs, NPUs, CPUs with AMX for bf16."""
 
-STATIC_INT8_FIRST = ("int8-static", "fp32", "fp16", "int8", "int4")
-"""The order of preference of OpenVINO on other CPUs, where int8 with dynamic scales is slower than floats."""
+OPENVINO_INT8_FIRST = ("int8-static", "int8", "fp32", "fp16", "int4")
+"""The order of preference of OpenVINO on other CPUs. Bundles that have ``int8-static`` are of earlier
+versions, whose ``int8`` OpenVINO computes more slowly."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,10 @@ def select_backend(
     """Return the vision runtime for a device.
 
     ``auto`` selects CUDA if ONNX Runtime has it. Else it selects OpenVINO if that is installed and the CPU
-    has fast instructions for one of the graphs: AMX's bf16 for floats, VNNI for int8 with static scales. Else
-    it selects ONNX Runtime on the CPU, which does not use AMX for floats and gains nothing from static
-    scales, but runs all other graphs faster (`benchmarks/comparison.py`).
+    has fast instructions for one of the graphs: AMX's bf16 for floats, VNNI for ``int8-static`` of earlier
+    versions. Else it selects ONNX Runtime on the CPU. OpenVINO computes ``int8`` in less time
+    (`benchmarks/precision/vision.py`), but it takes more memory, takes longer to load, and is slower with
+    the ``int8`` of earlier versions. So a user chooses it for ``int8`` by its name.
 
     Args:
         device: one of `VISION_DEVICES`.
@@ -115,14 +119,14 @@ def select_backend(
     if providers is None and device not in VISION_DEVICES:
         raise InputError(f"device must be one of {', '.join(VISION_DEVICES)}, is {device!r}")
     if providers is None and device in openvino.OPENVINO_DEVICES:
-        best = FP16_FIRST if device != "openvino" or system.has_amx_bf16() else STATIC_INT8_FIRST
+        best = FP16_FIRST if device != "openvino" or system.has_amx_bf16() else OPENVINO_INT8_FIRST
         return VisionBackend(device, None, best)
     on_cpu = session.first_provider(device, providers) == CPU_PROVIDER
     if providers is None and device == "auto" and on_cpu and _has_openvino():
         if system.has_amx_bf16() and any(name in FLOAT_PRECISIONS for name in precisions):
             return VisionBackend("openvino", None, FP16_FIRST, allow_fallback=True)
-        if system.has_vnni() and STATIC_INT8_FIRST[0] in precisions:
-            return VisionBackend("openvino", None, STATIC_INT8_FIRST, allow_fallback=True)
+        if system.has_vnni() and "int8-static" in precisions:
+            return VisionBackend("openvino", None, OPENVINO_INT8_FIRST, allow_fallback=True)
     return VisionBackend(device, providers, INT8_FIRST if on_cpu else FP16_FIRST)
 
 

@@ -1,7 +1,7 @@
 """Draw calibration images for edgevlm-nano: python -m training.calibration FOLDER
 
-The exporter fits quantized vision graphs to photographs. edgevlm-nano sees drawings, so its scales need
-drawings, too: `edgevlm export training/nano OUT --vision int8-static --calibration FOLDER`.
+The exporter fits quantized vision graphs to photographs. edgevlm-nano sees drawings:
+`edgevlm export training/nano OUT --vision int8 --calibration FOLDER`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from edgevlm.export.pipeline import (
 from edgevlm.export.plan import make_plan, quiet_transformers
 from edgevlm.export.stored_vision import StoredVision
 
-VISION = ("fp32", "fp16", "int8", "int4")
+VISION = ("fp32", "fp16", "int8")
 DECODERS = ("f16", "q8_0", "q4_k_m", "q4_0")
 CLIP = 3.0
 """Largest input of a matrix product after "inputs clipped"."""

@@ -65,8 +65,8 @@ class VisionSpec:
     packing: Packing
     """Which embeddings of the tiles of an image stand in the prompt."""
     files: dict[str, FileEntry]
-    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int8-static``, ``int4``); at
-    least one."""
+    """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int4``); at least one. Earlier
+    versions also wrote ``int8-static``, with fixed scales of activations."""
     pixels_per_token: int | None = None
     """Side in pixels of the square that one embedding stands for, where tiles differ in size. A tile then has
     ``height // pixels_per_token`` lines of ``width // pixels_per_token`` embeddings. Null: `tokens_per_tile`

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgevlm import VLM, Bundle, PromptTile
+from edgevlm.manifest import MANIFEST_NAME, Manifest
 from tests.support.oracle import (
     BUNDLES,
     CONVERSATIONS,
@@ -43,6 +47,20 @@ def test_the_files_are_those_of_the_manifest(family: str) -> None:
     bundle = Bundle.open(BUNDLES / family)
     bundle.check_hashes()
     assert bundle.manifest.source.family == family
+
+
+def test_int8_static_of_earlier_versions_can_still_be_loaded(tmp_path: Path) -> None:
+    """The exporter no longer writes this precision."""
+    shutil.copytree(BUNDLES / "smolvlm", tmp_path / "bundle")
+    manifest = Manifest.load(tmp_path / "bundle")
+    graph = replace(manifest.vision.files["fp32"], name="vision.int8-static.onnx")
+    (tmp_path / "bundle" / "vision.fp32.onnx").rename(tmp_path / "bundle" / graph.name)
+    vision = replace(manifest.vision, files={"int8-static": graph})
+    manifest = replace(manifest, vision=vision)
+    (tmp_path / "bundle" / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    for precision in ("int8-static", None):
+        with VLM.from_pretrained(tmp_path / "bundle", vision=precision, threads=1) as vlm:
+            assert vlm.ask(np.zeros((32, 32, 3), np.uint8), "What is it?", max_tokens=2).text
 
 
 def test_together_they_stay_small() -> None:

@@ -15,10 +15,8 @@ from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ExportError
 from edgevlm.export import vision
-from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
-from edgevlm.export.int8_static import convert_int8_static
 from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import make_plan
 from edgevlm.manifest import ImageSpec, Manifest
@@ -64,8 +62,6 @@ def made(
         shutil.copy(bundle / f"vision.{precision}.onnx", folder / f"{precision}.onnx")
     image = Manifest.load(bundle).image
     vision.convert_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
-    tiles = CalibrationImages.open().tiles(image.tiling)
-    convert_int8_static(folder / "fp32.onnx", folder / "int8-static.onnx", tiles)
     return Made(Checkpoint.open(checkpoint), image, folder)
 
 
@@ -93,9 +89,7 @@ def test_fp32_equals_transformers(made: Made, count: int) -> None:
     assert relative_error(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("precision", "bound"), [("fp16", 2e-3), ("int8", 0.04), ("int8-static", 0.05)]
-)
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 2e-3), ("int8", 0.04)])
 def test_fewer_bits_stay_near(made: Made, precision: str, bound: float) -> None:
     tiles = made.tiles(3)
     found = made.encode(precision, tiles)
@@ -113,22 +107,21 @@ def test_fp16_keeps_norms_and_softmax_in_fp32(made: Made) -> None:
     assert sum(np.prod(w.dims) for w in halves) > 10_000
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-static"])
-def test_int8_holds_its_matrices_in_int8(made: Made, precision: str) -> None:
-    model = onnx.load(made.folder / f"{precision}.onnx")
+def test_int8_holds_its_matrices_in_int8(made: Made) -> None:
+    model = onnx.load(made.folder / "int8.onnx")
     wide = [w for w in model.graph.initializer if len(w.dims) == 2 and np.prod(w.dims) > 1000]
     bytes_kept = [w for w in wide if w.data_type == onnx.TensorProto.INT8]
     assert len(bytes_kept) >= 13  # six in each of two layers, and the connector
 
 
-def test_openvino_computes_fixed_scales_as_onnx_runtime_does(made: Made) -> None:
+def test_openvino_computes_int8_as_onnx_runtime_does(made: Made) -> None:
     tiles = made.tiles(2)
     runtime = OpenVinoVision(
-        made.folder / "int8-static.onnx",
+        made.folder / "int8.onnx",
         input_name=vision.INPUT_NAME,
         output_name=vision.OUTPUT_NAME,
     )
-    assert relative_error(runtime.encode(tiles), made.encode("int8-static", tiles)) < 0.03
+    assert relative_error(runtime.encode(tiles), made.encode("int8", tiles)) < 0.03
     runtime.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from PIL import Image
 
 from edgevlm.export import vision
-from edgevlm.export.calibration import CalibrationImages
+from edgevlm.export.calibration import PHOTOGRAPHS, CalibrationImages, find_images
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.parity import relative_error
 from edgevlm.export.pipeline import write_vision
@@ -26,6 +27,7 @@ from edgevlm.export.vision_quantization import (
     quantize_blocks,
     zero_point,
 )
+from edgevlm.inputs.images import load_image
 from edgevlm.runtimes.openvino import OpenVinoVision
 from tests.families import internvl, llava
 from tests.support import checkpoints
@@ -57,6 +59,20 @@ def run(graph: Path, tiles: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]
     return [session.run(None, {vision.INPUT_NAME: tile})[0] for tile in tiles]
 
 
+def cut_parts(size: tuple[int, ...], count: int) -> list[NDArray[np.uint8]]:
+    """Return square parts of each photograph, uint8 ``[1, height, width, 3]``."""
+    random = np.random.default_rng(0)
+    parts = []
+    for file in find_images(PHOTOGRAPHS):
+        photograph = Image.fromarray(load_image(file))
+        for _ in range(count):
+            side = int(random.integers(min(photograph.size) // 3, min(photograph.size)))
+            left, top = (int(random.integers(0, length - side + 1)) for length in photograph.size)
+            part = photograph.resize((size[1], size[0]), box=(left, top, left + side, top + side))
+            parts.append(np.asarray(part)[None])
+    return parts
+
+
 @pytest.fixture(scope="module", params=TOWERS)
 def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tower:
     make, first, second = TOWERS[request.param]
@@ -79,13 +95,18 @@ def test_few_tokens_are_far_larger_than_the_rest(tower: Tower) -> None:
     assert max(a.highest.max() / np.median(a.highest) for a in found.values()) > 30
 
 
-def test_int8_is_near_on_every_photograph(tower: Tower, tmp_path: Path) -> None:
+def test_int8_is_near_on_every_photograph(tower: Tower) -> None:
+    assert tower.errors(tower.files["int8"]).max() < 0.08
+
+
+def test_int8_is_nearer_than_one_scale(tower: Tower, tmp_path: Path) -> None:
+    """On many parts of photographs: where the planted neuron just begins to fire, one token is chance."""
     one_scale = tmp_path / "one_scale.onnx"
     quantize_dynamic(tower.files["fp32"], one_scale, per_channel=True, weight_type=QuantType.QInt8)
-    errors = tower.errors(tower.files["int8"])
-    assert errors.max() < 0.08
-    if tower.name == "SigLIP":  # not so InternViT: there int8 is farther off on one photograph
-        assert errors.max() < 0.8 * tower.errors(one_scale).max()
+    parts = replace(tower, tiles=cut_parts(tower.tiles[0].shape[1:3], 6))
+    ours, theirs = parts.errors(tower.files["int8"]), parts.errors(one_scale)
+    assert np.median(ours) < 1.1 * np.median(theirs)
+    assert ours.max() < 0.85 * theirs.max()
 
 
 def test_outliers_that_calibration_did_not_see_do_not_hurt(tower: Tower, tmp_path: Path) -> None:

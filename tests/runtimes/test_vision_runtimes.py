@@ -405,6 +405,7 @@ def test_openvino_refuses_wrong_threads(graph: Path, threads: object) -> None:
         ({"amx_bf16"}, "auto", ("int8",), "auto", "int8"),
         ({"amx_bf16"}, "cpu", ("int8", "fp32"), "cpu", "int8"),
         ({"avx512_vnni"}, "auto", ("int8", "fp32"), "auto", "int8"),
+        # int8-static: in bundles of earlier versions
         ({"avx512_vnni"}, "auto", ("int8", "int8-static"), "openvino", "int8-static"),
         ({"avx2"}, "auto", ("int8", "int8-static"), "auto", "int8"),
         ({"avx512_vnni"}, "openvino", ("int8", "fp32"), "openvino", "int8-static"),
