@@ -1,7 +1,7 @@
 """Weights of float32 graphs, stored in 16 bits where that changes no value.
 
-Published checkpoints have 16 bits. One ONNX file holds 2 GB, which is too little for the towers of Qwen2-VL in
-float32, and enough in 16 bits.
+Published checkpoints have 16 bits. One ONNX file holds 2 GB, which is too little for the 675 million weights
+of Qwen2-VL's tower in float32, and enough in 16 bits.
 """
 
 from __future__ import annotations
