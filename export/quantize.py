@@ -22,6 +22,9 @@ Importance: TypeAlias = "Mapping[str, NDArray[np.float32]]"
 """Mean square of what each input channel of a matrix is multiplied by, float32 ``[columns]``, by the name of
 the matrix in the GGUF file."""
 
+CONVOLUTIONS = ("shortconv.conv.weight", "ssm_conv1d.weight")
+"""Tensors of hybrids that are f32 in all files."""
+
 BLOCK_TYPES = {
     "q8_0": "Q8_0",
     "q5_1": "Q5_1",
@@ -119,7 +122,11 @@ def inspect(path: Path, file_type: str) -> Quantized:
         file_type: the type that was asked for.
     """
     reader = gguf.GGUFReader(path)
-    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
+    matrices = [
+        tensor
+        for tensor in reader.tensors
+        if len(tensor.shape) > 1 and not tensor.name.endswith(CONVOLUTIONS)
+    ]
     block_type = GGMLQuantizationType[BLOCK_TYPES.get(file_type, file_type.upper())]
     block, _ = gguf.GGML_QUANT_SIZES[block_type]
     return Quantized(

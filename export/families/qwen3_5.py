@@ -9,4 +9,8 @@ import dataclasses
 
 from edgevlm.export.families import qwen3_vl
 
-FAMILY = dataclasses.replace(qwen3_vl.FAMILY)
+FAMILY = dataclasses.replace(
+    qwen3_vl.FAMILY,
+    # Heads that predict further tokens at once.
+    tensors={r"(?:model\.)?mtp\.": "unused.", **qwen3_vl.FAMILY.tensors},
+)

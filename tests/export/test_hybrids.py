@@ -230,6 +230,7 @@ def test_quantized_files(tmp_path: Path) -> None:
     for file_type in ("q8_0", "q4_k_m"):
         path = tmp_path / f"decoder.{file_type}.gguf"
         quantize.quantize(source, path, file_type)
+        assert not quantize.inspect(path, file_type).fallback
         kinds = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors}
         assert kinds["blk.0.shortconv.conv.weight"] == gguf.GGMLQuantizationType.F32
         assert kinds["blk.0.shortconv.in_proj.weight"] != gguf.GGMLQuantizationType.F16
