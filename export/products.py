@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from edgevlm.export.attention import fuse_attention
+from edgevlm.export.half_weights import stored_weight
 from edgevlm.export.onnx_file import open_model
 from edgevlm.export.vision import INPUT_NAME
 
@@ -83,7 +84,7 @@ def find_products(graph: onnx_ir.Graph) -> list[Product]:
     for node in graph:
         if node.op_type not in ("MatMul", "Gemm") or node.domain:
             continue
-        activation, weight = node.inputs[:2]
+        activation, weight = node.inputs[0], stored_weight(node.inputs[1])
         if activation is None or weight is None or weight.const_value is None:
             continue
         if weight.const_value.shape.rank() != 2:
@@ -119,7 +120,7 @@ def _with_bias(node: onnx_ir.Node, activation: onnx_ir.Value, weight: onnx_ir.Va
 
 def _constant(value: onnx_ir.Value) -> NDArray[np.float32]:
     assert value.const_value is not None
-    return value.const_value.numpy()
+    return value.const_value.numpy().astype(np.float32, copy=False)
 
 
 def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dict[str, Activation]:

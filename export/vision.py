@@ -19,7 +19,6 @@ import onnx_ir
 import onnxruntime
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnx_ir.tensor_adapters import TorchTensor
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -29,6 +28,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export import onnx_file
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
+from edgevlm.export.half_weights import halve_weights
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
 from edgevlm.manifest import ImageSpec, OwnSizeTiling, Tiling
@@ -43,8 +43,6 @@ MAX_TILES = 64
 EXAMPLE_GRID = (2, 3)
 """Lines and columns of embeddings of the tile with which a graph is traced whose tiles differ in size."""
 EXAMPLE_TOKENS = EXAMPLE_GRID[0] * EXAMPLE_GRID[1]
-HALF_TYPES = {"BF16": onnx_ir.DataType.BFLOAT16, "F16": onnx_ir.DataType.FLOAT16}
-"""Types of 16 bits in safetensors, and their names in ONNX."""
 OPSET = 20
 """The first operator set with GELU, which ONNX Runtime computes in one pass over memory."""
 
@@ -195,20 +193,15 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
             verbose=False,
         )
         assert program is not None
-        graph = program.model.graph
-        found = {
-            value: entry
-            for name, entry in sources.items()
-            if name not in buffers and (value := graph.initializers.get(f"vision.{name}"))
-        }
-        large = sum(4 * entry.parameters for entry in found.values()) > onnx_file.PROTOBUF_LIMIT
-        for value, entry in found.items():
-            value.const_value = lazy_weight(checkpoint, entry)
-            if large and entry.dtype in HALF_TYPES and len(entry.shape) > 1:
-                store_half(graph, value, checkpoint, entry)
+        weights = program.model.graph.initializers
+        for name, entry in sources.items():
+            if name not in buffers and (value := weights.get(f"vision.{name}")):
+                value.const_value = lazy_weight(checkpoint, entry)
         program.optimize()
         # Each node carries the source lines that it came from, with the paths of the exporting machine.
         ClearMetadataAndDocStringPass()(program.model)
+    if 4 * sum(entry.parameters for entry in sources.values()) > onnx_file.PROTOBUF_LIMIT:
+        halve_weights(program.model)
     onnx_file.write_model(program.model, path)
     del program
     return_freed_memory()  # as much as the weights take, in pieces
@@ -235,31 +228,6 @@ def lazy_weight(checkpoint: Checkpoint, entry: TensorEntry) -> onnx_ir.LazyTenso
         dtype=onnx_ir.DataType.FLOAT,
         shape=onnx_ir.Shape(entry.shape),
     )
-
-
-def store_half(
-    graph: onnx_ir.Graph, weight: onnx_ir.Value, checkpoint: Checkpoint, entry: TensorEntry
-) -> None:
-    """Replace a float32 weight by its 16 bits in the checkpoint and a cast, which changes no value.
-
-    So the graph of a tower of up to a billion parameters is one file.
-    """
-    stored = onnx_ir.LazyTensor(
-        lambda: TorchTensor(checkpoint.read(entry.name)),
-        dtype=HALF_TYPES[entry.dtype],
-        shape=onnx_ir.Shape(entry.shape),
-    )
-    name = f"{weight.name}.stored"
-    value = onnx_ir.Value(name=name, shape=onnx_ir.Shape(entry.shape), const_value=stored)
-    value.dtype = HALF_TYPES[entry.dtype]
-    graph.register_initializer(value)
-    cast = onnx_ir.node("Cast", [value], attributes={"to": onnx_ir.DataType.FLOAT})
-    graph.insert_before(graph[0], cast)
-    restored = cast.outputs[0]
-    restored.shape, restored.dtype = weight.shape, onnx_ir.DataType.FLOAT
-    weight.replace_all_uses_with(restored)
-    del graph.initializers[str(weight.name)]
-    restored.name = weight.name
 
 
 def convert_fp16(source: Path, path: Path) -> None:

@@ -18,6 +18,8 @@ from edgevlm.export import onnx_file, plan, vision
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.parity import relative_error
+from edgevlm.export.products import measure_activations
+from edgevlm.export.vision_quantization import convert_int8
 from edgevlm.manifest import ImageSpec, SmartResizeTiling
 from edgevlm.runtimes.onnx.session import OnnxVision
 from tests.families.qwen2_5_vl import qwen2_5_vl
@@ -143,16 +145,24 @@ def test_a_large_graph_keeps_the_16_bits_of_its_checkpoint(
     monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 4 * parameters - 1)
     vision.export_fp32(checkpoint, family, made.image, small)
     assert small.stat().st_size < whole.stat().st_size - 1.4 * parameters  # small ones are folded
+    tiles = [made.tiles(rows, 5) for rows in (3, 4)]
     vision.convert_fp16(small, tmp_path / "fp16.onnx")
+    for source in (whole, small):
+        activations = measure_activations(source, tiles)
+        convert_int8(source, source.with_suffix(".int8.onnx"), activations)
     found = {}
-    for path in (whole, small, tmp_path / "fp16.onnx"):
+    for name in ("whole", "small", "fp16", "whole.int8", "small.int8"):
         session = OnnxVision(
-            path, input_name=vision.INPUT_NAME, output_name=vision.OUTPUT_NAME, device="cpu"
+            tmp_path / f"{name}.onnx",
+            input_name=vision.INPUT_NAME,
+            output_name=vision.OUTPUT_NAME,
+            device="cpu",
         )
-        found[path.name] = session.encode(made.tiles(3, 5))
+        found[name] = session.encode(tiles[0])
         session.close()
-    np.testing.assert_array_equal(found["small.onnx"], found["whole.onnx"])
-    assert relative_error(found["fp16.onnx"], found["whole.onnx"]) < 3e-3
+    np.testing.assert_array_equal(found["small"], found["whole"])
+    np.testing.assert_array_equal(found["small.int8"], found["whole.int8"])
+    assert relative_error(found["fp16"], found["whole"]) < 3e-3
 
 
 @pytest.mark.parametrize("factor", [1.5, 2])
