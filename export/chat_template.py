@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,9 @@ def check_chat_template(spec: PromptSpec, file: Path, image: tuple[Layout, int])
         return [0]
 
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    whole = dataclasses.replace(spec, splitting=None)
     try:
-        PromptBuilder(spec, tokenize).build([{"role": "user", "content": content}], [image])
+        PromptBuilder(whole, tokenize).build([{"role": "user", "content": content}], [image])
     except BundleError as error:
         raise ExportError(
             f"the chat template in {file} is not valid Jinja: {one_line(error.__cause__ or error)}"

@@ -1,8 +1,9 @@
 """Text rules of tokenizers: how ``tokenizer.json`` normalizes and splits text before the merges.
 
 llama.cpp knows rules by name only. A rule is recognized by its exact structure, never by the name of a model,
-and only rules with which llama.cpp gives transformers' ids are listed. Left out on purpose are Tekken's
-(Mistral, Pixtral) and GPT-4o's: llama.cpp treats upper case outside ASCII and combining marks in another way.
+and only rules with which llama.cpp gives transformers' ids are listed. It has two names, ``tekken`` and
+``gpt-4o``, whose rules treat upper case outside ASCII and combining marks in another way than the tokenizers
+of this name. Texts for Tekken are split by `edgevlm.inputs.splitting`; GPT-4o's is left out.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from edgevlm.errors import ExportError
 
 Normalization: TypeAlias = Literal["nfc"]
 SpacePrefix: TypeAlias = Literal["never", "prepend", "metaspace-always", "metaspace-first"]
+Splitting: TypeAlias = Literal["tekken"]
 Step: TypeAlias = dict[str, Any]
 """A normalizer or pre-tokenizer, as ``tokenizer.json`` describes it."""
 
 SPACE = "▁"
 SPACE_MARKED = "sarvam-moe"
 """llama.cpp's name for merges over text whose spaces are written ``▁``, split at newlines only."""
+
+TEKKEN: Splitting = "tekken"
+SPLIT_BEFORE = "superbpe"
+"""llama.cpp's name for merges in texts that are split already: all that it splits itself are numbers."""
 
 GPT2_PATTERN: Step = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 BYTES_ONLY: Step = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
@@ -38,6 +44,11 @@ QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 QWEN35_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DEEPSEEK_LLM_PATTERNS = (
     "[\r\n]",
@@ -82,6 +93,7 @@ BYTE_LEVEL: tuple[tuple[str, list[Step], bool], ...] = (
     ("dbrx", [split(LLAMA3_PATTERN), BYTES_ONLY], False),
     ("qwen2", [split(QWEN2_PATTERN), BYTES_ONLY], False),
     ("qwen35", [split(QWEN35_PATTERN), BYTES_ONLY], False),
+    (TEKKEN, [split(TEKKEN_PATTERN), BYTES_ONLY], False),
     ("deepseek-llm", [*map(split, DEEPSEEK_LLM_PATTERNS), SINGLE_DIGITS, BYTES_ONLY], False),
 )
 """llama.cpp's name, the pre-tokenizers, and whether whole words skip the merges (``ignore_merges``).
@@ -125,6 +137,8 @@ class TextRules:
     """What `edgevlm.inputs.plain_text` does before, since llama.cpp normalizes nothing."""
     space_prefix: SpacePrefix
     """The same: which texts get a leading space."""
+    splitting: Splitting | None = None
+    """The same: what splits texts before llama.cpp does."""
     changes_tokens: bool = False
     """True if the normalizer changes tokens that are searched in normalized text (``normalized``)."""
 
@@ -144,14 +158,17 @@ def read_text_rules(described: dict[str, Any]) -> TextRules:
         if (normalizers, pre_tokenizers) == (known_normalizers, known_pre_tokenizers):
             check_byte_fallback(described)
             changes_tokens = PREPEND in normalizers or DOUBLE_FIRST_MARK in normalizers
-            return TextRules(SPACE_MARKED, None, space_prefix, changes_tokens)
+            return TextRules(SPACE_MARKED, None, space_prefix, changes_tokens=changes_tokens)
     if normalizers not in ([], [NFC]):
         raise unsupported(
             f"its normalizer is {show(normalizers)} before the pre-tokenizer {show(pre_tokenizers)}",
             "no normalizer, NFC, or the forms of SentencePiece's space rule",
         )
     name = find_byte_level(pre_tokenizers, described)
-    return TextRules(name, "nfc" if normalizers else None, "never")
+    normalization: Normalization | None = "nfc" if normalizers else None
+    if name == TEKKEN:
+        return TextRules(SPLIT_BEFORE, normalization, "never", TEKKEN)
+    return TextRules(name, normalization, "never")
 
 
 def list_steps(step: Step | None, key: str) -> list[Step]:

@@ -212,6 +212,7 @@ def check_tokenizer(
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,
+        splitting=vocabulary.splitting,
     )
 
     def compare(before: str, text: str, expected: Sequence[int]) -> None:

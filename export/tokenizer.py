@@ -23,6 +23,7 @@ from edgevlm.export.pre_tokenizers import (
     SPACE,
     Normalization,
     SpacePrefix,
+    Splitting,
     byte_token,
     read_text_rules,
     unsupported,
@@ -52,7 +53,9 @@ class Vocabulary:
     begin_token_ids: tuple[int, ...]
     """What the tokenizer puts before a text, such as ``bos``."""
     added_tokens: tuple[str, ...]
-    """Tokens that are not special, found in plain text before it is normalized or gets a space."""
+    """Tokens that are not special, found in plain text before it is normalized, gets a space or is split."""
+    splitting: Splitting | None
+    """As of `edgevlm.inputs.plain_text.PlainText`."""
 
     def write(self, writer: gguf.GGUFWriter) -> None:
         """Write the metadata."""
@@ -127,6 +130,7 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
         elif kind == TokenType.USER_DEFINED and (
             rules.space_prefix != "never"
             or (rules.normalization is not None and not added["normalized"])
+            or rules.splitting is not None
         ):
             found_first.append(added["content"])
     filled = tuple(text if text is not None else f"[PAD{row}]" for row, text in enumerate(tokens))
@@ -152,6 +156,7 @@ def read_vocabulary(tokenizer: TokenizersBackend, rows: int) -> Vocabulary:
         named_ids=named_ids,
         begin_token_ids=read_begin_tokens(tokenizer),
         added_tokens=tuple(found_first),
+        splitting=rules.splitting,
     )
 
 

@@ -1,15 +1,22 @@
 """Plain text of a prompt to token ids, as the tokenizer of the checkpoint does it.
 
 A decoder runtime splits and merges text. It does not normalize text and puts no space before it: that is done
-here.
+here, and so is a split that the runtime cannot do.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
+
+from edgevlm.inputs.splitting import split_tekken
+
+MAX_REMEMBERED_PARTS = 1 << 14
+"""Parts of split texts whose tokens are remembered. Each call of llama.cpp takes some 0.1 ms, and the next
+turn of a conversation has all parts of those before it."""
 
 _SPACE = "▁"
 """The mark that SentencePiece writes for a space."""
@@ -27,6 +34,8 @@ class PlainText:
             at the start of the prompt.
         added_tokens: tokens that are not special, and that are found in the text before it is normalized.
             What stands before and after them is text of its own.
+        splitting: ``"tekken"`` splits text by `split_tekken` first, and each part is tokenized by itself;
+            None: the runtime splits text.
     """
 
     def __init__(
@@ -36,8 +45,12 @@ class PlainText:
         normalization: Literal["nfc"] | None = None,
         space_prefix: Literal["never", "prepend", "metaspace-always", "metaspace-first"] = "never",
         added_tokens: Sequence[str] = (),
+        splitting: Literal["tekken"] | None = None,
     ) -> None:
-        self._tokenize = tokenize
+        self._tokenize = (
+            functools.lru_cache(MAX_REMEMBERED_PARTS)(tokenize) if splitting else tokenize
+        )
+        self._splitting = splitting
         self._normalization = normalization
         self._space_prefix = space_prefix
         longest_first = sorted(added_tokens, key=len, reverse=True)
@@ -57,7 +70,9 @@ class PlainText:
             if index % 2:
                 ids += self._tokenize(part)
             elif part:
-                ids += self._tokenize(self._prefixed(part, at_start=at_start and index == 0))
+                prefixed = self._prefixed(part, at_start=at_start and index == 0)
+                for word in split_tekken(prefixed) if self._splitting else [prefixed]:
+                    ids += self._tokenize(word)
         return ids
 
     def _prefixed(self, text: str, *, at_start: bool) -> str:

@@ -90,9 +90,13 @@ class PromptBuilder:
             normalization=spec.normalization,
             space_prefix=spec.space_prefix,
             added_tokens=spec.added_tokens,
+            splitting=spec.splitting,
         )
         self._answer_text = PlainText(
-            tokenize, normalization=spec.normalization, added_tokens=spec.added_tokens
+            tokenize,
+            normalization=spec.normalization,
+            added_tokens=spec.added_tokens,
+            splitting=spec.splitting,
         )
         self._special = {token.text: token for token in spec.special_tokens}
         self._pattern = _pattern({*self._special, spec.image_token})
@@ -177,6 +181,7 @@ class PromptBuilder:
                 rows=layout.rows,
                 columns=layout.columns,
                 tiles=layout.tiles,
+                spans=spans,
             )
         except (jinja2.TemplateError, *TEMPLATE_ERRORS) as error:
             raise BundleError(

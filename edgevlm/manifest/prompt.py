@@ -40,7 +40,8 @@ class PromptSpec:
     image_template: str
     """Jinja2 source of the text that replaces `image_placeholder`. ``{{ image }}`` is the place of the next
     embeddings of the image, once for each span of its packing. Variables: ``rows`` and ``columns`` of the
-    grid of tiles, both 0 without a grid, and ``tiles``, the number of all tiles."""
+    grid of tiles, both 0 without a grid, ``tiles``, the number of all tiles, and ``spans``, the number of
+    spans."""
     image_token: str
     """Text of the token that stands for embeddings in the tokenizer of the checkpoint; what ``{{ image }}``
     writes. A text of the user cannot produce it."""
@@ -58,8 +59,11 @@ class PromptSpec:
     always. ``metaspace-always``: unless the text begins with a space or ``▁``. ``metaspace-first``: the same,
     at the beginning of the prompt only."""
     added_tokens: tuple[str, ...] = ()
-    """Tokens that are not special, and that the tokenizer of the checkpoint finds before it normalizes a text
-    or puts a space before it. Empty if it does neither."""
+    """Tokens that are not special, and that the tokenizer of the checkpoint finds before it normalizes a
+    text, puts a space before it or splits it by `splitting`. Empty if it does none of these."""
+    splitting: Literal["tekken"] | None = None
+    """Rule by which plain text is split before its bytes are merged, where llama.cpp lacks the rule of the
+    checkpoint's tokenizer; null: llama.cpp splits the text."""
 
     def check(self) -> None:
         """Check the values."""

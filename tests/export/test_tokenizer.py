@@ -94,6 +94,7 @@ class Exported:
             normalization=self.vocabulary.normalization,
             space_prefix=self.vocabulary.space_prefix,
             added_tokens=self.vocabulary.added_tokens,
+            splitting=self.vocabulary.splitting,
         )
 
     def tokenize(self, text: str) -> list[int]:

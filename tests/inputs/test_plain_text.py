@@ -33,6 +33,12 @@ def test_nfc_composes(text: str) -> None:
     assert seen(text, normalization="nfc") == unicodedata.normalize("NFC", text)
 
 
+def test_tekken_splits_and_finds_added_tokens_first() -> None:
+    assert seen("ÉtatЯ aB.", splitting="tekken") == "État|Я| a|B|."
+    assert seen("a<xY>b", splitting="tekken", added_tokens=["<xY>"]) == "a|<xY>|b"
+    assert seen("e\u0301A", splitting="tekken", normalization="nfc") == "é|A"
+
+
 @pytest.mark.parametrize(
     ("prefix", "text", "at_start", "expected"),
     [
