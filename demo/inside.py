@@ -242,10 +242,13 @@ def _images(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _tiles(prompt: Prompt, request: gr.Request) -> str:
-    tiles = [part for part in prompt.parts if isinstance(part, PromptTile)]
+    # A tile whose lines stand in the prompt by themselves has several parts.
+    tiles = {(part.image, part.tile): part for part in prompt.parts if isinstance(part, PromptTile)}
     if not tiles:
         return markup.quiet(translate(request, "There was no picture."))
-    named = ((Image.fromarray(tile.pixels), markup.tile_name(tile, request)) for tile in tiles)
+    named = (
+        (Image.fromarray(tile.pixels), markup.tile_name(tile, request)) for tile in tiles.values()
+    )
     figures = "".join(markup.figure(image, name) for image, name in named)
     return markup.block(f'<div class="tiles">{figures}</div>')
 

@@ -90,6 +90,7 @@ class PromptTile:
     """The place of one tile of an image in a prompt.
 
     Where the tiles of an image are packed together, their parts follow each other, each with its share.
+    A tile whose lines stand in the prompt by themselves has a part for each line.
     """
 
     image: int

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgevlm.engine.kv_cache import KVCache, count_positions, number_positions, place_after
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
-from edgevlm.inputs.image_processor import Span, Tile
+from edgevlm.inputs.image_processor import ProcessedImage, Span, Tile
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.manifest import DecoderSpec
 from edgevlm.results import CacheInfo, Chunk
@@ -154,7 +154,7 @@ class Prefill:
         if self._attention == "prefix":
             return [items]
         if self._attention == "images" or self._text_scale is None:
-            return chunk_prompt(items, max_inline_text=0, max_tiles=1)
+            return chunk_prompt(items, max_inline_text=0, max_tiles=None)
         return chunk_prompt(items)
 
     def _embed(self, items: Sequence[PromptItem], rows: EmbeddingLookup) -> NDArray[np.float32]:
@@ -188,26 +188,33 @@ class Prefill:
 
 
 def tiles_of(items: Iterable[PromptItem]) -> Iterator[Tile]:
-    """Iterate over the tiles of all spans."""
+    """Iterate over the tiles of all images.
+
+    A tile whose lines are spans comes once.
+    """
+    seen: set[tuple[ProcessedImage, int]] = set()
     for item in items:
-        if isinstance(item, Span):
-            yield from item.tiles
+        for tile in item.tiles if isinstance(item, Span) else ():
+            if (tile.image, tile.index) not in seen:
+                seen.add((tile.image, tile.index))
+                yield tile
 
 
 def chunk_prompt(
     items: Sequence[PromptItem],
     max_inline_text: int = MAX_INLINE_TEXT_TOKENS,
-    max_tiles: int = TILES_PER_CHUNK,
+    max_tiles: int | None = TILES_PER_CHUNK,
 ) -> Iterator[list[PromptItem]]:
     """Split a prompt into chunks, each a text or a few spans with the short texts between them.
 
     Args:
         max_inline_text: tokens of the longest text that stays between two spans.
-        max_tiles: tiles of the spans of one chunk; a span with more tiles is a chunk of its own.
+        max_tiles: tiles of the spans of one chunk; a span with more tiles is a chunk of its own. None: each
+            span is.
     """
     runs = [list(run) for _, run in itertools.groupby(items, key=_is_span)]
     chunk: list[PromptItem] = []
-    tiles = 0
+    tiles: set[Tile] = set()
     for index, run in enumerate(runs):
         between = 0 < index < len(runs) - 1 and len(run) <= max_inline_text
         if not (_is_span(run[0]) or between):
@@ -215,15 +222,15 @@ def chunk_prompt(
                 yield chunk
             for first in range(0, len(run), MAX_ENTRIES_PER_CALL):
                 yield run[first : first + MAX_ENTRIES_PER_CALL]
-            chunk, tiles = [], 0
+            chunk, tiles = [], set()
             continue
         for item in run:
-            added = len(item.tiles) if isinstance(item, Span) else 0
-            if added and tiles and tiles + added > max_tiles:
-                yield chunk
-                chunk, tiles = [], 0
+            if isinstance(item, Span):
+                if tiles and (max_tiles is None or len(tiles.union(item.tiles)) > max_tiles):
+                    yield chunk
+                    chunk, tiles = [], set()
+                tiles.update(item.tiles)
             chunk.append(item)
-            tiles += added
     if chunk:
         yield chunk
 

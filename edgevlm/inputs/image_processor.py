@@ -19,11 +19,18 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InputError
 from edgevlm.inputs.packing import SpanPlan, max_tokens_per_tile, plan_spans
-from edgevlm.inputs.tiling import ImageBudget, Layout, Tiles, split_image
-from edgevlm.inputs.tiling.smart_resize import choose_size, limit_tokens
+from edgevlm.inputs.tiling import (
+    ImageBudget,
+    Layout,
+    Tiles,
+    longest_edge,
+    smart_resize,
+    split_image,
+)
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import (
     ImageSpec,
+    LongestEdgeTiling,
     OwnSizeGridTiling,
     OwnSizeTiling,
     SmartResizeTiling,
@@ -154,9 +161,10 @@ class ImageProcessor:
         self,
         image: NDArray[np.uint8],
         budget: ImageBudget,
-        tiling: SmartResizeTiling | OwnSizeGridTiling,
+        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
     ) -> ProcessedImage:
         """Split an image into tiles of sizes that follow from its own, within the budget."""
+        height, width, _ = image.shape
         limit, max_tiles = budget.max_tokens, None
         if limit is None and budget.detail in (None, "auto"):
             limit = self._image.default_max_tokens
@@ -164,34 +172,43 @@ class ImageProcessor:
         if limit is not None:
             if isinstance(tiling, OwnSizeGridTiling):
                 max_tiles = max(1, limit // (tiling.tile_side // tiling.factor) ** 2)
-            tiling = limit_tokens(tiling, limit)
+            if isinstance(tiling, LongestEdgeTiling):
+                tiling = longest_edge.limit_tokens(height, width, tiling, limit)
+            else:
+                tiling = smart_resize.limit_tokens(tiling, limit)
         processed = self._processed(split_image(image, tiling, budget.detail, max_tiles))
         tokens = sum(plan.length for plan in processed.plans)
         if budget.max_tokens is not None and tokens > budget.max_tokens:
             raise InputError(
-                f"max_image_tokens is {budget.max_tokens}, but an image of {image.shape[1]} x "
-                f"{image.shape[0]} pixels takes at least {tokens} in this model"
+                f"max_image_tokens is {budget.max_tokens}, but an image of {width} x {height} pixels "
+                f"takes at least {tokens} in this model"
             )
         return processed
 
     def _tell_if_shrunk(
         self,
         image: NDArray[np.uint8],
-        tiling: SmartResizeTiling | OwnSizeGridTiling,
+        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
         limit: int | None,
     ) -> None:
         """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""
-        if limit is None or self._shrinks or not isinstance(tiling, SmartResizeTiling):
+        if limit is None or self._shrinks:
             return
-        height, width = choose_size(image.shape[0], image.shape[1], tiling)
-        wanted = height * width // tiling.factor**2
+        height, width, _ = image.shape
+        if isinstance(tiling, SmartResizeTiling):
+            tall, wide = smart_resize.choose_size(height, width, tiling)
+        elif isinstance(tiling, LongestEdgeTiling):
+            tall, wide = longest_edge.choose_size(height, width, tiling)
+        else:
+            return
+        wanted = tall * wide // tiling.factor**2
         if wanted > limit:
             self._shrinks = True
             _logger.warning(
                 "an image of %d x %d pixels is shrunk from %d to about %d embeddings, the default of this "
                 "model; max_image_tokens or detail='high' allow more, with a context_length for them",
-                image.shape[1],
-                image.shape[0],
+                width,
+                height,
                 wanted,
                 limit,
             )

@@ -18,8 +18,10 @@ from edgevlm.inputs.tiling import Layout, count_max_tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
     ImageSpec,
+    LinesPacking,
+    LongestEdgeTiling,
     OwnSizeGridTiling,
-    SmartResizeTiling,
+    OwnSizeTiling,
     TiledPacking,
     VisionSpec,
 )
@@ -72,8 +74,9 @@ class SpanPlan:
 
         A weighted sum counts for the tile of its first row.
         """
-        if self.rows is None:
+        if len(self.tiles) == 1:
             return [self.length]
+        assert self.rows is not None
         first = self.rows if self.rows.ndim == 1 else self.rows[:, 0]
         counts = np.bincount(first // rows_per_tile, minlength=len(self.tiles))
         return [int(count) for count in counts]
@@ -87,13 +90,15 @@ def plan_spans(
     Args:
         positions: the numbering of `edgevlm.manifest.DecoderSpec`.
     """
-    tokens = vision.tokens_per_tile
     if layout.tile_sizes is not None:
-        return tuple(
-            _plan_tile(tile, vision.grid_size(size), positions)
-            for tile, size in enumerate(layout.tile_sizes)
-        )
-    assert tokens is not None
+        grids = [vision.grid_size(size) for size in layout.tile_sizes]
+        if isinstance(vision.packing, LinesPacking):
+            return tuple(
+                span for tile, grid in enumerate(grids) for span in _plan_lines(tile, grid)
+            )
+        return tuple(_plan_tile(tile, grid, positions) for tile, grid in enumerate(grids))
+    tokens = vision.tokens_per_tile
+    assert tokens is not None and not isinstance(vision.packing, LinesPacking)
     if isinstance(vision.packing, TiledPacking):
         return tuple(SpanPlan(range(tile, tile + 1), tokens) for tile in range(layout.tiles))
     if not layout.rows:
@@ -123,6 +128,12 @@ def _plan_tile(
     return SpanPlan(range(tile, tile + 1), height * width, offsets=offsets)
 
 
+def _plan_lines(tile: int, grid: tuple[int, int]) -> list[SpanPlan]:
+    """Return a span for each line of a tile that has so many lines and columns of embeddings."""
+    lines = np.arange(math.prod(grid), dtype=np.int32).reshape(grid)
+    return [SpanPlan(range(tile, tile + 1), len(rows), rows) for rows in lines]
+
+
 def grid_offsets(height: int, width: int) -> NDArray[np.int32]:
     """Return time, line and column of the embeddings of an image, int32 ``[3, height * width]``.
 
@@ -149,12 +160,15 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
     Where tiles differ in size it is the default limit.
     """
     tiling = image.tiling
-    if isinstance(tiling, SmartResizeTiling | OwnSizeGridTiling):
-        by_tiling = tiling.max_pixels // tiling.factor**2
+    if isinstance(tiling, OwnSizeTiling):
+        if isinstance(tiling, LongestEdgeTiling):
+            by_tiling = math.ceil(tiling.longest_edge / tiling.factor) ** 2
+        else:
+            by_tiling = tiling.max_pixels // tiling.factor**2
         if isinstance(tiling, OwnSizeGridTiling) and tiling.max_tiles > 1:
             by_tiling += tiling.max_tiles * (tiling.tile_side // tiling.factor) ** 2
         return min(by_tiling, image.default_max_tokens or by_tiling)
-    assert vision.tokens_per_tile is not None
+    assert vision.tokens_per_tile is not None and not isinstance(vision.packing, LinesPacking)
     if isinstance(vision.packing, TiledPacking) or not isinstance(tiling, AnyResolutionTiling):
         tiles = count_max_tiles(tiling)
         return None if tiles is None else tiles * max_tokens_per_tile(vision)

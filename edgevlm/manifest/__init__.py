@@ -22,11 +22,13 @@ from edgevlm.manifest.decoder import DecoderSpec
 from edgevlm.manifest.files import FileEntry
 from edgevlm.manifest.images import (
     AnyResolutionTiling,
+    AreaTiling,
     AspectGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
     ImageSpec,
+    LongestEdgeTiling,
     Normalization,
     OwnSizeGridTiling,
     OwnSizeTiling,
@@ -49,7 +51,7 @@ from edgevlm.manifest.reports import (
     Usage,
 )
 from edgevlm.manifest.upgrade import upgrade
-from edgevlm.manifest.vision import Packing, TiledPacking, UnpadPacking, VisionSpec
+from edgevlm.manifest.vision import LinesPacking, Packing, TiledPacking, UnpadPacking, VisionSpec
 
 __all__ = [
     "MANIFEST_NAME",
@@ -57,6 +59,7 @@ __all__ = [
     "AnswerDrift",
     "AnswerReport",
     "AnyResolutionTiling",
+    "AreaTiling",
     "AspectGridTiling",
     "CropTiling",
     "DecoderSpec",
@@ -66,6 +69,8 @@ __all__ = [
     "Golden",
     "GridTiling",
     "ImageSpec",
+    "LinesPacking",
+    "LongestEdgeTiling",
     "Manifest",
     "Normalization",
     "OwnSizeGridTiling",
@@ -130,11 +135,11 @@ class Manifest:
             f"must equal decoder.width {self.decoder.width}",
         )
         require(
-            isinstance(self.vision.packing, TiledPacking)
+            not isinstance(self.vision.packing, UnpadPacking)
             or isinstance(self.image.tiling, AnyResolutionTiling),
             "vision.packing",
             self.vision.packing.kind,
-            'must be "tiles" unless image.tiling is "any-resolution"',
+            'can be "unpad" only if image.tiling is "any-resolution"',
         )
         require(
             isinstance(self.vision.packing, TiledPacking) or self.decoder.attention != "images",
@@ -156,10 +161,14 @@ class Manifest:
             'can be "images" only with tiles of one size',
         )
         require(
-            self.decoder.positions == "sequential" or self.vision.pixels_per_token is not None,
+            self.decoder.positions == "sequential"
+            or (
+                self.vision.pixels_per_token is not None
+                and isinstance(self.vision.packing, TiledPacking)
+            ),
             "decoder.positions",
             self.decoder.positions,
-            'can be "grid" only with a number for vision.pixels_per_token',
+            'can be "grid" only with a number for vision.pixels_per_token and the packing "tiles"',
         )
         names = [entry.name for entry in self.files()]
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")

@@ -199,6 +199,12 @@ class OwnSizeTiling:
 
     factor: int
     """Side in pixels of which the sides of a tile are multiples."""
+
+
+@dataclass(frozen=True)
+class AreaTiling(OwnSizeTiling):
+    """What those strategies have that keep the area of a tile within bounds."""
+
     min_pixels: int
     """Smallest area of a tile of the whole image in pixels."""
     max_pixels: int
@@ -219,7 +225,7 @@ class OwnSizeTiling:
 
 
 @dataclass(frozen=True)
-class SmartResizeTiling(OwnSizeTiling):
+class SmartResizeTiling(AreaTiling):
     """Resize the image to one tile of nearly its own size and aspect ratio (Qwen2-VL to Qwen3.5).
 
     The sides become multiples of `factor`, and the area stays within bounds (``smart_resize`` in
@@ -230,7 +236,7 @@ class SmartResizeTiling(OwnSizeTiling):
 
 
 @dataclass(frozen=True)
-class OwnSizeGridTiling(OwnSizeTiling):
+class OwnSizeGridTiling(AreaTiling):
     """Resize the image to one tile of nearly its own size, and a large one to a grid of squares (LFM2-VL).
 
     The grid has the nearest aspect ratio. It is followed by the tile of the whole image, the overview.
@@ -267,6 +273,26 @@ class OwnSizeGridTiling(OwnSizeTiling):
         require(self.max_area_ratio > 0, "max_area_ratio", self.max_area_ratio, "must be positive")
 
 
+@dataclass(frozen=True)
+class LongestEdgeTiling(OwnSizeTiling):
+    """Resize the image to one tile of its own size, or of a smaller one (Pixtral, Mistral 3).
+
+    An image with a longer side than `longest_edge` is shrunk, others keep their size. Then the sides are
+    rounded up to multiples of `factor`.
+    """
+
+    longest_edge: int
+    """Length in pixels that no side exceeds, before it is rounded up."""
+    resample: Resample
+    """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
+    kind: Literal["longest-edge"] = field(default="longest-edge", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        for name in ("factor", "longest_edge"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+
+
 Tiling: TypeAlias = (
     StretchTiling
     | GridTiling
@@ -277,6 +303,7 @@ Tiling: TypeAlias = (
     | PanAndScanTiling
     | SmartResizeTiling
     | OwnSizeGridTiling
+    | LongestEdgeTiling
 )
 """How an RGB uint8 image is split into uint8 tiles."""
 
@@ -321,7 +348,8 @@ class ImageSpec:
     def splits(self) -> bool:
         """True if an image can become several tiles."""
         return not isinstance(
-            self.tiling, StretchTiling | CropTiling | FitTiling | SmartResizeTiling
+            self.tiling,
+            StretchTiling | CropTiling | FitTiling | SmartResizeTiling | LongestEdgeTiling,
         )
 
 

@@ -40,7 +40,17 @@ class UnpadPacking:
         )
 
 
-Packing: TypeAlias = TiledPacking | UnpadPacking
+@dataclass(frozen=True)
+class LinesPacking:
+    """Each line of the embeddings of a tile stands in the prompt by itself (Pixtral, Mistral 3).
+
+    The image template writes what stands between two lines.
+    """
+
+    kind: Literal["lines"] = field(default="lines", init=False)
+
+
+Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking
 """Which embeddings of an image's tiles stand in the prompt, in which order: `edgevlm.inputs.packing`."""
 
 
@@ -111,4 +121,10 @@ class VisionSpec:
                 self.learned_rows,
                 "must be 1 for the unpad packing",
             )
+        require(
+            not isinstance(self.packing, LinesPacking) or self.pixels_per_token is not None,
+            "pixels_per_token",
+            self.pixels_per_token,
+            "must be a number for the lines packing",
+        )
         require(bool(self.files), "files", self.files, "must not be empty")

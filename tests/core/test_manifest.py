@@ -28,9 +28,12 @@ from edgevlm.manifest import (
     Golden,
     GridTiling,
     ImageSpec,
+    LinesPacking,
+    LongestEdgeTiling,
     Manifest,
     Normalization,
     OwnSizeGridTiling,
+    OwnSizeTiling,
     Packing,
     PanAndScanTiling,
     ParityReport,
@@ -76,6 +79,7 @@ EXAMPLE = Manifest(
         normalization="nfc",
         space_prefix="metaspace-first",
         added_tokens=("<loc0000>",),
+        splitting="tekken",
     ),
     decoder=DecoderSpec(
         "llama",
@@ -164,6 +168,7 @@ OPTIONAL = {
     (name,)
     for name in (
         "added_tokens",
+        "splitting",
         "answers",
         "centered_error",
         "centered_error_by_image",
@@ -250,7 +255,7 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("vision", "files", "fp32", "sha256"), "xyz", "64 lower-case"),
         (("vision", "tokens_per_tile"), True, "must be int"),
         (("vision", "learned_rows"), -1, "manifest.vision.learned_rows: must not be negative"),
-        (("vision", "packing", "kind"), "tile", "must be one of tiles, unpad, is 'tile'"),
+        (("vision", "packing", "kind"), "tile", "must be one of tiles, unpad, lines, is 'tile'"),
         (("image", "tiling", "tile_size"), [64, 32], "must be square"),
         (("image", "tiling", "tile_size"), [64], "must have 2 entries"),
         (("image", "tiling", "kind"), "magic", "one of stretch, grid, crop, fit, any-resolution, "),
@@ -261,6 +266,7 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("prompt", "image_token"), "", "manifest.prompt.image_token: must not be empty"),
         (("prompt", "begin_token_ids"), [1, -1], "must not be negative"),
         (("prompt", "normalization"), "nfkc", "must be one of nfc, is 'nfkc'"),
+        (("prompt", "splitting"), "gpt-4o", "must be one of tekken, is 'gpt-4o'"),
         (("prompt", "space_prefix"), "always", "one of never, prepend, metaspace-always, "),
         (("prompt", "end_token_ids"), [], "must not be empty"),
         (("decoder", "embedding_scale"), 0, "must be positive"),
@@ -300,10 +306,14 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
         "tiling",
         OwnSizeGridTiling(32, 65536, 262144, "bilinear", 512, 2, 10, 2.0, overview=True),
     ),
+    "longest-edge": ("image", "tiling", LongestEdgeTiling(28, 1540, "bicubic")),
     "tiles": ("vision", "packing", TiledPacking()),
+    "lines": ("vision", "packing", LinesPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
 }
 """Each member of the unions by its kind, and the field that holds it."""
+OWN_SIZE: dict[str, Any] = {"tokens_per_tile": None, "pixels_per_token": 28}
+"""Fields of a vision graph whose tiles differ in size."""
 
 
 def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
@@ -311,15 +321,20 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     section, name, member = MEMBERS[kind]
     assert member.kind == kind
     inner = getattr(EXAMPLE, section)
-    learned = {"learned_rows": 1} if isinstance(member, UnpadPacking) else {}
-    changed = dataclasses.replace(inner, **{name: member}, **learned)
+    further: dict[str, Any] = {}
+    if isinstance(member, UnpadPacking):
+        further = {"learned_rows": 1}
+    if isinstance(member, LinesPacking):
+        further = OWN_SIZE
+    changed = dataclasses.replace(inner, **{name: member}, **further)
     changes = {section: changed}
     if isinstance(member, UnpadPacking):
         changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=ANY_RESOLUTION)
-    if isinstance(member, SmartResizeTiling | OwnSizeGridTiling):
-        changes["vision"] = dataclasses.replace(
-            EXAMPLE.vision, tokens_per_tile=None, pixels_per_token=28
-        )
+    if isinstance(member, OwnSizeTiling):
+        changes["vision"] = dataclasses.replace(EXAMPLE.vision, **OWN_SIZE)
+    if isinstance(member, LinesPacking):
+        tiling = LongestEdgeTiling(28, 1540, "bicubic")
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=tiling)
     return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
@@ -408,6 +423,8 @@ def test_a_field_of_another_kind_is_unknown() -> None:
         ("own-size-grid", "min_tiles", 0, "min_tiles: must be positive"),
         ("own-size-grid", "max_tiles", 1, "max_tiles: must be at least min_tiles 2"),
         ("own-size-grid", "max_area_ratio", 0, "max_area_ratio: must be positive"),
+        ("longest-edge", "factor", 0, "factor: must be positive"),
+        ("longest-edge", "longest_edge", 0, "longest_edge: must be positive"),
         ("unpad", "max_tiles", 0, "max_tiles: must be positive or null"),
     ],
 )
@@ -446,6 +463,9 @@ def test_what_unpadding_needs(name: str, value: int, message: str) -> None:
             "grid",
             '"grid" only with a number for vision.pixels',
         ),
+        ("lines", ("decoder", "positions"), "grid", 'pixels_per_token and the packing "tiles"'),
+        ("lines", ("decoder", "attention"), "images", 'only with the packing "tiles"'),
+        ("stretch", ("vision", "packing"), {"kind": "lines"}, "a number for the lines packing"),
         ("stretch", ("decoder", "positions"), "cube", "must be one of sequential, grid"),
         ("stretch", ("image", "default_max_tokens"), 0, "must be positive or null, is 0"),
     ],

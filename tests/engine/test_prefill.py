@@ -7,11 +7,16 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevlm.engine.prefill import MAX_ENTRIES_PER_CALL, MAX_INLINE_TEXT_TOKENS, chunk_prompt
+from edgevlm.engine.prefill import (
+    MAX_ENTRIES_PER_CALL,
+    MAX_INLINE_TEXT_TOKENS,
+    chunk_prompt,
+    tiles_of,
+)
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK
 from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
-from tests.support.spans import make_span
+from tests.support.spans import make_lines, make_span
 
 SPANS = st.lists(
     st.builds(
@@ -38,7 +43,7 @@ def is_span(item: PromptItem) -> bool:
 
 
 def count_tiles(chunk: list[PromptItem]) -> int:
-    return sum(len(item.tiles) for item in chunk if isinstance(item, Span))
+    return len({tile for item in chunk if isinstance(item, Span) for tile in item.tiles})
 
 
 @given(PROMPTS)
@@ -70,7 +75,7 @@ def test_texts_at_both_ends_go_in_alone(items: list[PromptItem]) -> None:
 
 @given(PROMPTS)
 def test_without_inline_text_a_chunk_is_one_span_or_a_text(items: list[PromptItem]) -> None:
-    chunks = list(chunk_prompt(items, max_inline_text=0, max_tiles=1))
+    chunks = list(chunk_prompt(items, max_inline_text=0, max_tiles=None))
     assert list(itertools.chain(*chunks)) == items
     for chunk in chunks:
         assert len(chunk) == 1 or not any(map(is_span, chunk))
@@ -87,3 +92,23 @@ def test_an_image_of_many_tiles_in_one_span() -> None:
     """An image as LLaVA-NeXT's: its span is a chunk of its own."""
     a, b, c = make_span(b"a"), make_span(b"b", 30, TILES_PER_CHUNK + 1), make_span(b"c")
     assert list(chunk_prompt([1, a, 2, b, 3, c, 4])) == [[1], [a, 2], [b, 3], [c], [4]]
+
+
+def test_an_image_in_lines() -> None:
+    """An image as Pixtral's: all its lines are of one tile, so they go in together."""
+    first, second = make_lines(b"a", lines=9), make_lines(b"b", lines=2)
+    items: list[PromptItem] = [1]
+    for line in (*first, *second):
+        items += [line, 2]
+    chunks = list(chunk_prompt([*items, 3]))
+    assert chunks == [[1], items[1:-1], [2, 3]]
+    assert [tile.key for tile in tiles_of(items)] == [b"a", b"b"]
+    # Where each span is decoded by itself, so is each line, also if the next is of the same tile.
+    alone = list(chunk_prompt(list(first), max_inline_text=0, max_tiles=None))
+    assert alone == [[line] for line in first]
+
+
+def test_the_tiles_of_an_image_that_comes_twice_count_twice() -> None:
+    items = [*make_lines(b"a", lines=3), *make_lines(b"a", lines=3)]
+    assert [tile.key for tile in tiles_of(items)] == [b"a", b"a"]
+    assert len(list(chunk_prompt(items))) == 1

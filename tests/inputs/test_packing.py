@@ -137,5 +137,5 @@ def test_unpadding_needs_a_padded_grid() -> None:
     path = Path(__file__).parents[1] / "bundles" / "smolvlm" / "manifest.json"
     manifest: Any = json.loads(Manifest.from_json(path.read_text(encoding="utf-8")).to_json())
     manifest["vision"].update(learned_rows=1, packing={"kind": "unpad"})
-    with pytest.raises(BundleError, match=r'vision.packing: must be "tiles" .* is .unpad.'):
+    with pytest.raises(BundleError, match=r'vision.packing: can be "unpad" only if .* is .unpad.'):
         Manifest.from_dict(manifest)

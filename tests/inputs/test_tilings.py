@@ -19,9 +19,8 @@ from edgevlm.manifest import (
     AspectGridTiling,
     CropTiling,
     FitTiling,
-    OwnSizeGridTiling,
+    OwnSizeTiling,
     PanAndScanTiling,
-    SmartResizeTiling,
     Tiling,
 )
 from tests.support.tiling import GRID, STRETCH
@@ -59,7 +58,7 @@ def test_never_more_tiles_than_allowed(
 ) -> None:
     tiling = TILINGS[name]
     tiles = split_image(white(height, width), tiling, detail, max_tiles)
-    assert not isinstance(tiling, SmartResizeTiling | OwnSizeGridTiling)
+    assert not isinstance(tiling, OwnSizeTiling)
     assert np.stack(tiles.pixels).shape == (tiles.layout.tiles, *tiling.tile_size, 3)
     bound = count_max_tiles(tiling)
     assert bound is not None

@@ -19,6 +19,7 @@ from edgevlm.inputs.tiling import (
     crop,
     fit,
     grid,
+    longest_edge,
     own_size_grid,
     pan_and_scan,
     smart_resize,
@@ -33,6 +34,7 @@ from edgevlm.manifest import (
     CropTiling,
     FitTiling,
     GridTiling,
+    LongestEdgeTiling,
     OwnSizeGridTiling,
     PanAndScanTiling,
     SmartResizeTiling,
@@ -60,6 +62,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     PanAndScanTiling: pan_and_scan.split,
     SmartResizeTiling: smart_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
+    LongestEdgeTiling: longest_edge.split,
 }
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from edgevlm.errors import ImageError
 from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, one_tile
-from edgevlm.manifest import OwnSizeTiling, SmartResizeTiling
+from edgevlm.manifest import AreaTiling, SmartResizeTiling
 
-OwnSize = TypeVar("OwnSize", bound=OwnSizeTiling)
+Area = TypeVar("Area", bound=AreaTiling)
 
 MAX_ASPECT_RATIO = 200
 """The longest side over the shortest that transformers accepts."""
@@ -39,7 +39,7 @@ def split(
     return one_tile(tile, image, own_size=True)
 
 
-def limit_tokens(tiling: OwnSize, max_tokens: int) -> OwnSize:
+def limit_tokens(tiling: Area, max_tokens: int) -> Area:
     """Return a tiling whose tile of the whole image has about `max_tokens` squares of side `factor` at most.
 
     Only an image that is much longer than wide can have more, since each side is one square at least.
@@ -64,7 +64,7 @@ def choose_size(height: int, width: int, tiling: SmartResizeTiling) -> tuple[int
     return fit_area(height, width, tiling, min_side=0)
 
 
-def fit_area(height: int, width: int, tiling: OwnSize, *, min_side: int) -> tuple[int, int]:
+def fit_area(height: int, width: int, tiling: AreaTiling, *, min_side: int) -> tuple[int, int]:
     """Return the sides as multiples of the factor, with an area within the bounds of the tiling.
 
     Args:
