@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
 from edgevlm.export.lfm2 import check_lfm2, lfm2_layer, lfm2_shapes, write_lfm2
+from edgevlm.export.ministral3 import check_ministral3, write_ministral3
 from edgevlm.export.mrope import check_interleaved, write_mrope, write_qwen3vl
 from edgevlm.export.qwen35 import (
     adapt_qwen35,
@@ -221,6 +222,14 @@ ARCHITECTURES = {
         rope_halves_interleaved=True,
         rope_types=LLAMA.rope_types,
         window=window_of_all_layers,
+    ),
+    "ministral3": Architecture(
+        MODEL_ARCH.MISTRAL3,
+        rope_halves_interleaved=True,
+        rope_types=("yarn",),
+        window=window_of_all_layers,
+        check=check_ministral3,
+        write=write_ministral3,
     ),
     "granite": Architecture(
         MODEL_ARCH.GRANITE,

@@ -69,6 +69,18 @@ GEMMA3: dict[str, Any] = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     },
 }
+MINISTRAL_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 16.0,
+    "original_max_position_embeddings": 8,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""Ministral 3's scaling. The temperature of queries grows at each eighth position."""
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 SLIDING, FULL = "sliding_attention", "full_attention"
 QWEN35: dict[str, Any] = {
@@ -90,6 +102,20 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "mistral": ("mistral", {"sliding_window": None, "head_dim": 32}),
     "mistral, llama3 scaling": ("mistral", {"sliding_window": None, "rope_parameters": LLAMA3}),
+    "ministral3": ("ministral3", {"head_dim": 24, "rope_parameters": MINISTRAL_YARN}),
+    "ministral3, tied, other bounds": (
+        "ministral3",
+        {
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                **MINISTRAL_YARN,
+                "factor": 4.0,
+                "beta_fast": 4.0,
+                "beta_slow": 1.2,
+            },
+        },
+    ),
     "qwen2": ("qwen2", {}),
     "qwen2, tied, linear scaling": (
         "qwen2",
@@ -419,6 +445,21 @@ LONG = {
     "original_max_position_embeddings": 512,
 }
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "ministral3, another scale": (
+        "ministral3",
+        {"rope_parameters": {**MINISTRAL_YARN, "mscale": 0.7}},
+        "mscale in rope_parameters is 0.7, llama.cpp computes Ministral 3 with 1",
+    ),
+    "ministral3, bounds that are not rounded": (
+        "ministral3",
+        {"rope_parameters": {**MINISTRAL_YARN, "truncate": False}},
+        "truncate in rope_parameters is False, .* with True",
+    ),
+    "ministral3 without a temperature": (
+        "ministral3",
+        {"rope_parameters": {**MINISTRAL_YARN, "llama_4_scaling_beta": None}},
+        "llama_4_scaling_beta in rope_parameters is None",
+    ),
     "qwen2, yarn": ("qwen2", {"rope_parameters": YARN}, r"type 'yarn'.*default, linear for qwen2"),
     "qwen2, llama3": ("qwen2", {"rope_parameters": LLAMA3}, r"type 'llama3'.*for qwen2"),
     "qwen2, other heads": ("qwen2", {"head_dim": 32}, r"4 heads of 32.*hidden_size 64"),
