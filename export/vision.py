@@ -43,6 +43,8 @@ MAX_TILES = 64
 EXAMPLE_GRID = (2, 3)
 """Lines and columns of embeddings of the tile with which a graph is traced whose tiles differ in size."""
 EXAMPLE_TOKENS = EXAMPLE_GRID[0] * EXAMPLE_GRID[1]
+MEAN_SQUARE = ("ReduceMean", "Add", "Sqrt", "Reciprocal")
+"""What follows the square in an RMS norm."""
 OPSET = 20
 """The first operator set with GELU, which ONNX Runtime computes in one pass over memory."""
 
@@ -239,9 +241,46 @@ def convert_fp16(source: Path, path: Path) -> None:
         model,
         keep_io_types=True,
         op_block_list=["LayerNormalization", "Softmax"],
-        node_block_list=preparation_nodes(model),
+        node_block_list=preparation_nodes(model) + mean_square_nodes(model),
     )
+    join_float32(converted)
     onnx.save(converted, path)
+
+
+def join_float32(model: onnx.ModelProto) -> None:
+    """Let each node in float32 take what another one computes as it is.
+
+    The converter rounds values between two such nodes to float16 and back.
+    """
+    sources = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.input[0].endswith("_cast_to_fp16")
+    }
+    exact = {
+        node.output[0]: sources[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "Cast"
+        and node.output[0].endswith("_cast_to_fp32")
+        and node.input[0] in sources
+    }
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = exact.get(name, name)
+    while unused := find_unused_casts(model):
+        for node in unused:
+            model.graph.node.remove(node)
+
+
+def find_unused_casts(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the conversions of types whose results nothing takes."""
+    used = {name for node in model.graph.node for name in node.input}
+    used |= {output.name for output in model.graph.output}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "Cast" and not used.intersection(node.output)
+    ]
 
 
 def preparation_nodes(model: onnx.ModelProto) -> list[str]:
@@ -251,6 +290,21 @@ def preparation_nodes(model: onnx.ModelProto) -> list[str]:
         if node.op_type in ("Conv", "MatMul", "Gemm"):
             break
         names.append(node.name)
+    return names
+
+
+def mean_square_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes that compute the reciprocal of a root mean square, for RMS norms.
+
+    The square of a value above 255 is more than float16 holds.
+    """
+    names: list[str] = []
+    inside: set[str] = set()
+    for node in model.graph.node:
+        starts = node.op_type == "Pow"
+        if starts or (node.input[0] in inside and node.op_type in MEAN_SQUARE):
+            names.append(node.name)
+            inside.update(node.output)
     return names
 
 

@@ -14,6 +14,7 @@ of a few tokens. One scale for a whole activation that spans them rounds most ot
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,10 @@ def replace_products(
     centered = center_norms(graph, products[:end], activations)
     for number, (product, activation) in enumerate(zip(products, found, strict=True)):
         tape = Tape()
+        current = product.nodes[0].inputs[0]
+        assert current is not None
+        # What it reads may be a product that was replaced: Mistral 3 has two in a row.
+        product = dataclasses.replace(product, activation=current)
         mean = activation.mean
         if number >= end:
             output, weight = multiply_floats(tape, product)
