@@ -9,9 +9,6 @@ PAGE = "https://github.com/edgevlm/edgevlm/blob/main/docs/design/add-a-family.md
 """The page of the documentation about adding a family."""
 
 TRANSFORMERS_FORMAT = "the same models in transformers' format, from a repository that ends in -hf"
-NATIVE_RESOLUTION = (
-    "its images keep their own size, and edgevlm exports towers with tiles of one size"
-)
 ALTERNATIVES: Mapping[str, tuple[str, str]] = {
     "internvl_chat": ("internvl", TRANSFORMERS_FORMAT),
     "llava_qwen": ("llava_onevision", TRANSFORMERS_FORMAT),
@@ -28,8 +25,11 @@ ALTERNATIVES: Mapping[str, tuple[str, str]] = {
         "the tower of fast_vlm is part of timm, which needs torchvision, and the export works without both",
     ),
     "llava_qwen2": ("smolvlm", "this is FastVLM, whose tower transformers takes from timm"),
-    "pixtral": ("llava", NATIVE_RESOLUTION),
-    "mistral3": ("llava", NATIVE_RESOLUTION),
+    "pixtral": (
+        "llava",
+        "this is a vision part alone; Pixtral 12B is a llava with this vision part",
+    ),
+    "ministral3": ("mistral3", "this one has no vision part"),
 }
 """A ``model_type`` that people ask for, to what can be exported in its place and why."""
 

@@ -80,7 +80,8 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
         ExportError: the family, language model, tokenizer, chat template, image processor or usage cannot be
             exported, files are missing, or the weights do not fit the configuration.
     """
-    family = find_family(checkpoint.family)
+    tower = getattr(checkpoint.config.vision_config, "model_type", None)
+    family = find_family(checkpoint.family, tower)
     text = checkpoint.config.get_text_config()
     architecture = find_architecture(checkpoint.config)
     hyperparameters(architecture, text)
@@ -176,7 +177,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
         checkpoint.json(name)
     try:
         tokenizer = TokenizersBackend.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=False
+            checkpoint.folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            fix_mistral_regex=True,  # older Mistral checkpoints have a wrong one, which transformers knows
         )
         for name in NAMED_TOKENS:
             getattr(tokenizer, f"{name}_token_id")
@@ -203,7 +207,10 @@ def load_image_processor(checkpoint: Checkpoint, family: Family) -> PilBackend:
     kind = find_image_processor(checkpoint, family)
     try:
         return kind.from_dict(
-            {**settings.get("image_processor", settings), **family.image_settings}
+            {
+                **settings.get("image_processor", settings),
+                **family.image_settings(checkpoint.config),
+            }
         )
     except Exception as error:  # transformers' errors have no class in common
         raise ExportError(f"transformers cannot read {path}: {one_line(error)}") from error
@@ -326,6 +333,7 @@ def plan_prompt(
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,
+        splitting=vocabulary.splitting,
     )
     blank = split_image(np.zeros((*example_size(image.tiling), 3), np.uint8), image.tiling)
     spans = plan_spans(blank.layout, vision, family.positions)

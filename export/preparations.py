@@ -26,6 +26,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -38,6 +39,7 @@ from edgevlm.manifest import (
     FitTiling,
     GridTiling,
     ImageSpec,
+    LongestEdgeTiling,
     Normalization,
     OwnSizeGridTiling,
     PanAndScanTiling,
@@ -217,6 +219,21 @@ def _read_smart_resize(processor: Any) -> SmartResizeTiling:
     return SmartResizeTiling(factor, least, most, resample(processor))
 
 
+def _read_longest_edge(processor: Any) -> LongestEdgeTiling:
+    """Read the settings of Pixtral, whose size may be one length or two equal ones.
+
+    ``do_pad`` is about batches of several images.
+    """
+    _require(processor, "do_resize", True)
+    _require(processor, "do_center_crop", False)
+    if _keys(processor, "size") == {"height", "width"}:
+        edge = _square(_read_size(processor, "size"), "size")
+    else:
+        edge = side_length(processor, "size", "longest_edge")
+    factor = _square(_read_size(processor, "patch_size"), "patch_size")
+    return LongestEdgeTiling(factor, edge, resample(processor))
+
+
 def _read_own_size_grid(processor: Any) -> OwnSizeGridTiling:
     """Read the settings of LFM2-VL."""
     return processor.tiling(resample(processor))
@@ -235,6 +252,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     Idefics3ImageProcessorPil: _read_grid,
     SmolVLMImageProcessorPil: _read_grid,
     Qwen2VLImageProcessorPil: _read_smart_resize,
+    PixtralImageProcessorPil: _read_longest_edge,
     Lfm2VlImageProcessorPil: _read_own_size_grid,
 }
 

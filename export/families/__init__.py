@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +41,11 @@ MODULES = (
     "qwen2_5_vl",
     "qwen3_vl",
     "qwen3_5",
+    "mistral3",
 )
 """Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
+TOWERS = {("llava", "pixtral"): "pixtral"}
+"""Modules of a ``model_type`` with another vision part, by the ``model_type`` of ``vision_config``."""
 CHAT_USAGE = Usage(
     images="photographs",
     tasks={
@@ -73,7 +76,7 @@ class Family:
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
     """Builds transformers' processor from its parts, the configuration and the tokens of one tile, 0 if tiles
     differ in size. It adds tokens to the tokenizer, and its prompts are the reference for ours."""
-    image_settings: Mapping[str, bool] = field(default_factory=dict)
+    image_settings: Callable[[PretrainedConfig], Mapping[str, Any]] = lambda config: {}
     """What transformers' processor tells its image processor, whatever the settings of the checkpoint are."""
     image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"
     """See `edgevlm.manifest.PromptSpec`."""
@@ -126,8 +129,11 @@ def read_template(model_type: str) -> str:
     return path.read_text(encoding="utf-8").removesuffix("\n")
 
 
-def find_family(model_type: str) -> Family:
+def find_family(model_type: str, tower: str | None = None) -> Family:
     """Return the family of a ``model_type``.
+
+    Args:
+        tower: ``model_type`` of ``vision_config``; None: the usual one.
 
     Raises:
         ExportError: it is not supported.
@@ -136,5 +142,6 @@ def find_family(model_type: str) -> Family:
         raise ExportError(
             f"model_type {model_type!r} cannot be exported; {find_alternative(model_type, MODULES)}"
         )
-    family: Family = importlib.import_module(f"edgevlm.export.families.{model_type}").FAMILY
+    module = TOWERS.get((model_type, tower or ""), model_type)
+    family: Family = importlib.import_module(f"edgevlm.export.families.{module}").FAMILY
     return family

@@ -43,7 +43,7 @@ FAMILY = Family(
     vision=vision,
     image_processor="GotOcr2ImageProcessor",
     processor=processor,
-    image_settings={"crop_to_patches": False},  # on only if a call asks for it
+    image_settings=lambda config: {"crop_to_patches": False},  # on only if a call asks for it
     image_token="<imgpad>",
     chat_template=read_template("got_ocr2"),
     # The checkpoint ends with <|endoftext|>; transformers' examples stop at this text.

@@ -11,7 +11,6 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.errors import ExportError
 from edgevlm.export.families import Family
 from edgevlm.export.vision_parts import FeatureLayers
 
@@ -26,16 +25,7 @@ TENSORS = {
 
 
 def vision(config: PretrainedConfig) -> nn.Module:
-    """Return tower and projector.
-
-    Raises:
-        ExportError: the tower encodes images at their own resolution.
-    """
-    if config.vision_config.model_type == "pixtral":
-        raise ExportError(
-            "vision_config in config.json is of model_type 'pixtral', a tower that encodes images at their "
-            "own resolution; edgevlm does not export it yet"
-        )
+    """Return tower and projector."""
     return FeatureLayers(config, LlavaMultiModalProjector(config))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,9 +14,16 @@ from transformers import InternVLConfig, InternVLModel, LlavaConfig, PixtralVisi
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
-from edgevlm.export.plan import make_plan
+from edgevlm.export.plan import load_tokenizer, make_plan
+from edgevlm.export.pre_tokenizers import (
+    BYTES_ONLY,
+    LLAMA3_PATTERN,
+    SPLIT_BEFORE,
+    read_text_rules,
+    split,
+)
 from edgevlm.manifest import AspectGridTiling, StretchTiling
-from tests.families import got_ocr2, internvl, janus, llava_next, llava_onevision
+from tests.families import got_ocr2, internvl, janus, llava_next, llava_onevision, pixtral
 from tests.support.checkpoints import scatter
 from tests.support.damage import change_json
 
@@ -97,10 +105,35 @@ def test_refused(
         make_plan(Checkpoint.open(folder))
 
 
-def test_a_tower_of_images_at_their_own_resolution() -> None:
-    config = LlavaConfig(vision_config=PixtralVisionConfig(), text_config={"model_type": "llama"})
-    with pytest.raises(ExportError, match="model_type 'pixtral'"):
-        find_family("llava").vision(config)
+def test_a_tower_without_a_class_token() -> None:
+    config = LlavaConfig(vision_config=PixtralVisionConfig(), text_config={"model_type": "mistral"})
+    with pytest.raises(ExportError, match="is 'default', which drops the first patch"):
+        find_family("llava", "pixtral").vision(config)
+
+
+@pytest.mark.parametrize(
+    ("version", "pre_tokenizer", "splitting"),
+    [("4.50.0", SPLIT_BEFORE, "tekken"), ("5.0.0", "dbrx", None)],
+)
+def test_the_wrong_pattern_of_older_mistral_checkpoints(
+    tmp_path: Path, version: str, pre_tokenizer: str, splitting: str | None
+) -> None:
+    """transformers knows that they name Llama 3's in place of Tekken's, and can take the right one.
+
+    It looks at tokenizers of more than 100,000 tokens only.
+    """
+    folder = pixtral.mistral3(tmp_path / "checkpoint")
+    change_json(folder / "config.json", transformers_version=version)
+    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    steps = [split(LLAMA3_PATTERN), {**BYTES_ONLY, "trim_offsets": True}]
+    described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    vocabulary = described["model"]["vocab"]
+    vocabulary |= {f"<{number}>": len(vocabulary) + number for number in range(100_000)}
+    described["model"]["ignore_merges"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    tokenizer = load_tokenizer(Checkpoint.open(folder))
+    rules = read_text_rules(json.loads(tokenizer.backend_tokenizer.to_str()))
+    assert (rules.pre_tokenizer, rules.splitting) == (pre_tokenizer, splitting)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from edgevlm.manifest import (
     CropTiling,
     FitTiling,
     GridTiling,
+    LongestEdgeTiling,
     PanAndScanTiling,
     SmartResizeTiling,
     StretchTiling,
@@ -56,6 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": {"longest_edge": 48},
         "max_image_size": {"longest_edge": 12},
     },
+    "PixtralImageProcessor": {"size": {"longest_edge": 36}, "patch_size": SIDE},
     "Qwen2VLImageProcessor": {
         "size": {"shortest_edge": 100, "longest_edge": 400},
         "patch_size": 3,
@@ -163,6 +165,7 @@ def test_no_setting_is_ignored(name: str) -> None:
         ("Gemma3ImageProcessor", PanAndScanTiling((12, 12), "bilinear", 8, 4, 1.2)),
         ("JanusImageProcessor", FitTiling((12, 12), "bicubic", 3, (122, 116, 104))),
         ("SmolVLMImageProcessor", GridTiling((12, 12), "lanczos", longest_edge=48)),
+        ("PixtralImageProcessor", LongestEdgeTiling(12, 36, "bicubic")),
         ("Qwen2VLImageProcessor", SmartResizeTiling(6, 100, 400, "bicubic")),
     ],
 )
@@ -214,6 +217,16 @@ def test_tilings(name: str, tiling: Any) -> None:
             "JanusImageProcessor",
             {"size": {"height": 12, "width": 10}},
             r"size is \(12, 10\), height and width must be equal",
+        ),
+        (
+            "PixtralImageProcessor",
+            {"patch_size": {"height": 12, "width": 10}},
+            r"patch_size is \(12, 10\), height and width must be equal",
+        ),
+        (
+            "PixtralImageProcessor",
+            {"do_center_crop": True},
+            "do_center_crop is True, it must be false",
         ),
         ("Qwen2VLImageProcessor", {"do_resize": False}, "do_resize is False, it must be true"),
         ("Qwen2VLImageProcessor", {"size": {"longest_edge": 9}}, "size is .* shortest_edge and"),

@@ -30,6 +30,7 @@ MODULES = (
     "llava_onevision",
     "original",
     "paligemma",
+    "pixtral",
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_5",

@@ -164,7 +164,7 @@ def siglip_qwen2(folder: Path) -> Path:
 
 
 ROWS = [
-    Row("llava", clip_llama, "CLIP, center crop; Llama (LLaVA 1.5, BakLLaVA)", "Pixtral's tower"),
+    Row("llava", clip_llama, "CLIP, center crop; Llama (LLaVA 1.5, BakLLaVA)"),
     Row("llava, padded", padded, "CLIP, image padded to a square; Llama"),
     Row("llava, SigLIP and Qwen 2", siglip_qwen2, "SigLIP; Qwen 2 (LLaVA-Interleave)"),
 ]

@@ -22,6 +22,7 @@ from edgevlm.export.pre_tokenizers import (
     LLAMA3_PATTERN,
     QWEN2_PATTERN,
     QWEN35_PATTERN,
+    TEKKEN_PATTERN,
 )
 from tests.support.checkpoints import corpus, smollm_splitting
 
@@ -72,6 +73,16 @@ def qwen2_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     """Qwen 2's: composed characters, words by its regular expression, then bytes."""
     tokenizer = byte_level_tokenizer([QWEN2_PATTERN], added, size)
     tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def tekken_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Mistral's newer one: words by its regular expression, whole words skip the merges, ``<s>`` first."""
+    tokenizer = byte_level_tokenizer([TEKKEN_PATTERN], ["<s>", "</s>", *added], size)
+    tokenizer.model.ignore_merges = True
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
     return tokenizer
 
 
