@@ -136,7 +136,12 @@ def reference_tiles(processor: Any, pixels: np.ndarray) -> list[np.ndarray]:
     return find_tiles(processor([Image.fromarray(pixels)], return_tensors="np"), processor)
 
 
-@pytest.mark.parametrize("name", IMAGE_PROCESSORS)
+def test_all_image_processors_are_tried() -> None:
+    """transformers has LFM2-VL's for torchvision only: `tests/reference/test_own_size_grid.py`."""
+    assert set(SETTINGS) == set(IMAGE_PROCESSORS) - {"Lfm2VlImageProcessor"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_no_setting_is_ignored(name: str) -> None:
     """What is read gives the pixels of transformers, for each two settings of the table together."""
     known = IMAGE_PROCESSORS[name].valid_kwargs.__annotations__ | vars(make(name))
