@@ -4,8 +4,8 @@ llama.cpp aborts the process when a precondition fails. So this module checks ar
 errors: ids, positions, shapes, batch sizes, memory, use after `close`. `edgevlm.runtimes.llama_cpp.guard`
 tries in a child process whether this build of llama.cpp and this file can be loaded at all.
 
-Not supported: more than one sequence; and recurrent models, hybrids other than `HYBRIDS`, and encoder-decoder
-models, which raise an error at load.
+Not supported: more than one sequence; and recurrent models and encoder-decoder models, which raise an error
+at load.
 """
 
 from __future__ import annotations

@@ -38,9 +38,6 @@ _STACK_PER_BYTE = 1024
 """Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
 every character: 322 bytes were measured, and 26,000 digits in a row overflowed a main thread's 8 MB."""
 
-HYBRIDS = ("lfm2", "qwen35")
-"""Architectures with attention layers and recurrent layers that can be loaded."""
-
 _stack_lock = threading.Lock()
 
 
@@ -120,8 +117,6 @@ class LlamaCppModel:
             "is an encoder": llama.llama_model_has_encoder(self.handle),
             "has no decoder": not llama.llama_model_has_decoder(self.handle),
             "is recurrent": llama.llama_model_is_recurrent(self.handle),
-            f"is a hybrid of another architecture than {', '.join(HYBRIDS)}": self.hybrid
-            and self._metadata("general.architecture") not in HYBRIDS,
             "is a diffusion model": llama.llama_model_is_diffusion(self.handle),
             # llama.cpp aborts at the first batch: in the last layer it keeps entries with logits alone.
             "adds deepstack features to its last layer": llama.llama_model_n_embd_inp(self.handle)

@@ -15,14 +15,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.errors import ContextError, ExportError, InferenceError, LoadError
+from edgevlm.errors import ContextError, ExportError, InferenceError
 from edgevlm.export import quantize
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.bounds import decoder_bound
 from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.parity import relative_error
 from edgevlm.runtimes import system
-from edgevlm.runtimes.llama_cpp import model as model_module
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import Place
 from tests.export.test_architectures import QWEN35
@@ -268,13 +267,6 @@ def test_the_keys_of_llama_cpps_converter() -> None:
     assert written["lfm2.attention.head_count_kv"] == [0, 2, 0, 0, 2, 0]
     assert written["lfm2.feed_forward_length"] == 256  # 2/3 of 128, rounded up to 256
     assert written["lfm2.shortconv.l_cache"] == 3
-
-
-def test_other_hybrids_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = text_models.write_text_model(tiny_lfm2(), tmp_path)
-    monkeypatch.setattr(model_module, "HYBRIDS", ("another",))
-    with pytest.raises(LoadError, match="hybrid of another architecture than another"):
-        LlamaCppDecoder(path, context_length=64, threads=1, try_file=False)
 
 
 def test_a_file_without_heads_counts_those_of_the_first_layer(tmp_path: Path) -> None:
