@@ -244,6 +244,7 @@ ARCHITECTURES = {
     "qwen3": Architecture(
         MODEL_ARCH.QWEN3, norms=(*NORMS, *HEAD_NORMS), window=window_of_some_layers
     ),
+    "paddleocr_vl_text": Architecture(MODEL_ARCH.PADDLEOCR, write=write_mrope),
     "qwen2_vl_text": QWEN2_VL,
     "qwen2_5_vl_text": QWEN2_VL,
     "qwen3_vl_text": Architecture(

@@ -141,6 +141,9 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
         return list(tiles.reshape(-1, *tiles.shape[-3:]))
     patch, merge = image_processor.patch_size, image_processor.merge_size
     ((_, lines, columns),) = processed["image_grid_thw"]
+    if pixels.ndim == 4:  # line by line of patches
+        grid = pixels.reshape(lines, columns, 3, patch, patch).transpose(0, 3, 1, 4, 2)
+        return [grid.reshape(lines * patch, columns * patch, 3)]
     # Line by line of blocks of patches; a patch has its channels, and each of those two equal frames.
     blocks = pixels.reshape(lines // merge, columns // merge, merge, merge, 3, -1, patch, patch)
     tile = blocks[..., 0, :, :].transpose(0, 2, 5, 1, 3, 6, 4)

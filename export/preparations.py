@@ -26,6 +26,9 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
+from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import (
+    PaddleOCRVLImageProcessorPil,
+)
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -216,7 +219,8 @@ def _read_smart_resize(processor: Any) -> SmartResizeTiling:
         raise ValueError(
             f"longest_edge of size is {most}, it must be an area of {factor**2} to {LONGEST_EDGE**2} pixels"
         )
-    return SmartResizeTiling(factor, least, most, resample(processor))
+    min_side = factor if isinstance(processor, PaddleOCRVLImageProcessorPil) else 1
+    return SmartResizeTiling(factor, least, most, resample(processor), min_side=min_side)
 
 
 def _read_longest_edge(processor: Any) -> LongestEdgeTiling:
@@ -252,6 +256,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     Idefics3ImageProcessorPil: _read_grid,
     SmolVLMImageProcessorPil: _read_grid,
     Qwen2VLImageProcessorPil: _read_smart_resize,
+    PaddleOCRVLImageProcessorPil: _read_smart_resize,
     PixtralImageProcessorPil: _read_longest_edge,
     Lfm2VlImageProcessorPil: _read_own_size_grid,
 }

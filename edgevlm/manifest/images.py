@@ -233,6 +233,13 @@ class SmartResizeTiling(AreaTiling):
     """
 
     kind: Literal["smart-resize"] = field(default="smart-resize", init=False)
+    min_side: int = 1
+    """Length in pixels to which a shorter side is enlarged first, with the other one (PaddleOCR-VL)."""
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        require(self.min_side > 0, "min_side", self.min_side, "must be positive")
 
 
 @dataclass(frozen=True)

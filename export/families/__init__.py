@@ -37,6 +37,7 @@ MODULES = (
     "deepseek_vl",
     "janus",
     "lfm2_vl",
+    "paddleocr_vl",
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",

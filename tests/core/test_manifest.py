@@ -419,6 +419,7 @@ def test_a_field_of_another_kind_is_unknown() -> None:
         ("smart-resize", "factor", 0, "factor: must be positive"),
         ("smart-resize", "min_pixels", 0, "min_pixels: must be positive"),
         ("smart-resize", "max_pixels", 783, "max_pixels: must be at least min_pixels 784"),
+        ("smart-resize", "min_side", 0, "min_side: must be positive"),
         ("own-size-grid", "tile_side", 500, "tile_side: must be a positive multiple of factor 32"),
         ("own-size-grid", "min_tiles", 0, "min_tiles: must be positive"),
         ("own-size-grid", "max_tiles", 1, "max_tiles: must be at least min_tiles 2"),

@@ -57,6 +57,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": {"longest_edge": 48},
         "max_image_size": {"longest_edge": 12},
     },
+    "PaddleOCRVLImageProcessor": {
+        "size": {"shortest_edge": 100, "longest_edge": 400},
+        "patch_size": 3,
+    },
     "PixtralImageProcessor": {"size": {"longest_edge": 36}, "patch_size": SIDE},
     "Qwen2VLImageProcessor": {
         "size": {"shortest_edge": 100, "longest_edge": 400},

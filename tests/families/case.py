@@ -29,6 +29,7 @@ MODULES = (
     "llava_next",
     "llava_onevision",
     "original",
+    "paddleocr_vl",
     "paligemma",
     "pixtral",
     "qwen2_5_vl",

@@ -169,6 +169,9 @@ class Reference:
             return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
         ((_, lines, columns),) = found["image_grid_thw"]
         patch, merge = processor.patch_size, processor.merge_size
+        if pixels.ndim == 4:
+            rows = [np.concatenate(list(line), axis=2) for line in np.split(pixels, lines)]
+            return [np.moveaxis(np.concatenate(rows, axis=1), 0, -1)]
         tile = np.empty((lines * patch, columns * patch, 3), np.float32)
         grid = np.ndindex(lines // merge, columns // merge, merge, merge)
         for values, (row, column, down, right) in zip(pixels, grid, strict=True):

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import (
+    smart_resize as paddleocr_resize,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
     smart_resize,
@@ -28,6 +31,22 @@ def test_sizes(factor: int, least: int, most: int, height: int, width: int) -> N
     tiling = SmartResizeTiling(factor, least, most, "bicubic")
     try:
         expected = smart_resize(height, width, factor, least, most)
+    except ValueError:
+        with pytest.raises(ImageError):
+            choose_size(height, width, tiling)
+    else:
+        assert choose_size(height, width, tiling) == expected
+
+
+@pytest.mark.parametrize(("factor", "least", "most"), SETTINGS)
+@given(st.integers(1, 500), st.integers(1, 5000))
+def test_sizes_with_short_sides_enlarged(
+    factor: int, least: int, most: int, height: int, width: int
+) -> None:
+    """The rule of PaddleOCR-VL."""
+    tiling = SmartResizeTiling(factor, least, most, "bicubic", min_side=factor)
+    try:
+        expected = paddleocr_resize(height, width, factor, least, most)
     except ValueError:
         with pytest.raises(ImageError):
             choose_size(height, width, tiling)

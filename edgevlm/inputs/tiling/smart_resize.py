@@ -56,9 +56,14 @@ def choose_size(height: int, width: int, tiling: SmartResizeTiling) -> tuple[int
     Raises:
         ImageError: the aspect ratio is more than `MAX_ASPECT_RATIO`.
     """
+    size = f"{width} x {height}"
+    if height < tiling.min_side:
+        height, width = tiling.min_side, round(width * tiling.min_side / height)
+    if width < tiling.min_side:
+        height, width = round(height * tiling.min_side / width), tiling.min_side
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ImageError(
-            f"the image is {width} x {height} pixels; this model takes images whose longer side is at most "
+            f"the image is {size} pixels; this model takes images whose longer side is at most "
             f"{MAX_ASPECT_RATIO} times the shorter one; crop it"
         )
     return fit_area(height, width, tiling, min_side=0)
