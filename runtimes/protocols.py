@@ -130,6 +130,8 @@ class DecoderRuntime(Protocol):
     """True if it uses the time of the CPU; see `VisionRuntime.on_cpu`."""
     context_length: int
     """Entries that the KV cache holds."""
+    grid_positions: bool
+    """True: the positions of embeddings have three numbers (M-RoPE)."""
     max_removable: int
     """Number of the last entries that `truncate` can certainly remove; `context_length` for attention-only
     models."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgevlm.errors import LoadError
 from edgevlm.inputs.packing import max_image_tokens
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
@@ -52,9 +53,12 @@ def load_decoder(
 
     Args:
         context_length: None for `default_context_length`.
+
+    Raises:
+        LoadError: the decoder numbers positions in another way than the manifest says.
     """
     length = default_context_length(manifest) if context_length is None else context_length
-    return LlamaCppDecoder(
+    decoder = LlamaCppDecoder(
         path,
         context_length=length,
         threads=threads,
@@ -63,6 +67,14 @@ def load_decoder(
         kv=kv,
         try_file=try_file,
     )
+    if decoder.grid_positions != (manifest.decoder.positions == "grid"):
+        decoder.close()
+        numbers = "three numbers" if decoder.grid_positions else "one number"
+        raise LoadError(
+            f"manifest.decoder.positions is {manifest.decoder.positions!r}, but a position of {path} has "
+            f"{numbers}; the files are not of one bundle, get it again"
+        )
+    return decoder
 
 
 def load_recording_decoder(

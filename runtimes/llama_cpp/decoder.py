@@ -141,6 +141,7 @@ class LlamaCppDecoder:
                 )
             self._check_head_size()
             self._check_memory()
+            self.grid_positions = self._model.mrope
             self.max_removable = 0 if self._model.hybrid else self.context_length
             self._held = CachePositions(self.context_length, mrope=self._model.mrope)
             mark_started(self, "_context")

@@ -23,11 +23,12 @@ from edgevlm import (
     ClosedError,
     ContextError,
     InputError,
+    LoadError,
 )
 from edgevlm.chat import Overflow
-from edgevlm.engine.loading import bidirectional_entries, default_context_length
+from edgevlm.engine.loading import bidirectional_entries, default_context_length, load_decoder
 from edgevlm.inputs.images import load_image
-from edgevlm.manifest import GridTiling, StretchTiling, Tiling
+from edgevlm.manifest import GridTiling, Manifest, StretchTiling, Tiling
 from tests.conftest import picture
 from tests.support.oracle import BUNDLES
 
@@ -362,3 +363,17 @@ def test_a_turn_that_was_stopped_drops_nothing_more(fresh: Callable[..., VLM]) -
     kept = chat.messages
     chat.stream("What?", max_tokens=6).close()
     assert chat.messages == kept
+
+
+def test_positions_must_be_those_of_the_decoder() -> None:
+    folder = BUNDLES / "smolvlm"
+    manifest = Manifest.load(folder)
+    name = manifest.decoder.files["f16"].name
+    wrong = dataclasses.replace(
+        manifest, decoder=dataclasses.replace(manifest.decoder, positions="grid")
+    )
+    with pytest.raises(
+        LoadError, match=r"positions is 'grid', but a position of .* has one number"
+    ):
+        load_decoder(wrong, folder / name, context_length=64, threads=1)
+    load_decoder(manifest, folder / name, context_length=64, threads=1).close()
