@@ -236,7 +236,7 @@ def test_a_decoder_of_other_weights_is_drift(exported: Export, tmp_path: Path) -
 
 def test_prompt_drift_is_shown_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = dataclasses.replace(find_family("llava"), image_template="{{ image }}!")
-    monkeypatch.setattr(plan, "find_family", lambda model_type: family)
+    monkeypatch.setattr(plan, "find_family", lambda model_type, tower: family)
     checkpoint = llava.clip_llama(tmp_path / "checkpoint")
     message = r"from position \d+ on '!\\n.*' \[\d+, .*\], there '\\n.*' \["
     with pytest.raises(DriftError, match=message):
