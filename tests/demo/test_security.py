@@ -208,20 +208,20 @@ def ask(client: Attacker, text: str) -> None:
 
 def test_another_browser_gets_no_conversation(address: str) -> None:
     owner = Attacker(address, "owner")
-    ask(owner, "The combination is 1234")
+    ask(owner, "The combination is marmalade")
     listed = kept(owner)
-    assert "The combination is 1234" in listed
+    assert "The combination is marmalade" in listed
     (id,) = set(re.findall(r'data-id=\\\\?"([^"\\]+)', listed))
     assert len(id) >= 20, "too long to be guessed"
 
     attacker = Attacker(address)
-    assert id not in kept(attacker) and "1234" not in kept(attacker)
+    assert id not in kept(attacker) and "marmalade" not in kept(attacker)
     for name in ("select", "edit", "delete", "undo", "clear"):
         (event, *_) = attacker.events("conversation-list", name)
         succeeded, answer = attacker.send(
             event, attacker.values(event), {"id": id, "title": "mine now"}
         )
-        assert "1234" not in json.dumps(answer)
+        assert "marmalade" not in json.dumps(answer)
         assert name == "clear" or not succeeded, (name, answer)
     for event in attacker.config["dependencies"]:  # with the id wherever it could be said
         if event["backend_fn"]:
@@ -229,8 +229,8 @@ def test_another_browser_gets_no_conversation(address: str) -> None:
                 id if attacker.kind(at) in ("state", "textbox") else value
                 for at, value in zip(event["inputs"], attacker.values(event), strict=True)
             ]
-            assert "1234" not in json.dumps(attacker.send(event, data, {"id": id})[1])
-    assert "The combination is 1234" in kept(owner) and "mine now" not in kept(owner)
+            assert "marmalade" not in json.dumps(attacker.send(event, data, {"id": id})[1])
+    assert "The combination is marmalade" in kept(owner) and "mine now" not in kept(owner)
 
 
 @pytest.mark.parametrize(
