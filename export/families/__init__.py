@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
@@ -47,6 +47,8 @@ MODULES = (
 """Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 TOWERS = {("llava", "pixtral"): "pixtral"}
 """Modules of a ``model_type`` with another vision part, by the ``model_type`` of ``vision_config``."""
+Processor = TypeVar("Processor", bound=ProcessorMixin)
+
 CHAT_USAGE = Usage(
     images="photographs",
     tasks={
@@ -122,6 +124,17 @@ class Family:
             f"the checkpoint has a tensor {name!r}, which belongs to no part that edgevlm knows of this "
             f"family; it was saved by another architecture or carries an adapter: merge it first"
         )
+
+
+def images_only(kind: type[Processor]) -> type[Processor]:
+    """Return a processor of transformers without its part for video, which needs torchvision."""
+
+    class ImagesOnly(kind):  # type: ignore[valid-type,misc]  # a base class by argument
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    return ImagesOnly
 
 
 def read_template(model_type: str) -> str:

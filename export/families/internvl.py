@@ -13,7 +13,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, llava
+from edgevlm.export.families import Family, images_only, llava
 from edgevlm.export.vision_parts import FeatureLayers, LastFeatures, pixel_shuffle
 
 
@@ -39,15 +39,6 @@ class Connector(InternVLMultiModalProjector):
         return embeddings
 
 
-class ImagesOnly(InternVLProcessor):
-    """transformers' processor without its video processor, which needs torchvision."""
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Return the names of the parts that the processor is made of."""
-        return ["image_processor", "tokenizer"]
-
-
 def vision(config: PretrainedConfig) -> nn.Module:
     """Return tower and projector. The last layer is taken after the last norm of the tower."""
     if config.vision_feature_layer != -1:
@@ -62,9 +53,11 @@ def processor(
     tokenizer: TokenizersBackend,
     config: PretrainedConfig,
     tokens_per_tile: int,
-) -> ImagesOnly:
+) -> InternVLProcessor:
     """Return transformers' processor."""
-    return ImagesOnly(image_processor, tokenizer, image_seq_length=tokens_per_tile)
+    return images_only(InternVLProcessor)(
+        image_processor, tokenizer, image_seq_length=tokens_per_tile
+    )
 
 
 FAMILY = Family(

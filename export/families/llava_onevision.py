@@ -13,7 +13,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
-from edgevlm.export.families import Family, llava
+from edgevlm.export.families import Family, images_only, llava
 from edgevlm.export.vision_parts import FeatureLayers, check_grid
 from edgevlm.manifest import UnpadPacking
 
@@ -38,24 +38,15 @@ def packing(config: PretrainedConfig) -> UnpadPacking:
     return UnpadPacking(max_tiles=int(found[1]))
 
 
-class ImagesOnly(LlavaOnevisionProcessor):
-    """transformers' processor without its video processor, which needs torchvision."""
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Return the names of the parts that the processor is made of."""
-        return ["image_processor", "tokenizer"]
-
-
 def processor(
     image_processor: PilBackend,
     tokenizer: TokenizersBackend,
     config: PretrainedConfig,
     tokens_per_tile: int,
-) -> ImagesOnly:
+) -> LlavaOnevisionProcessor:
     """Return transformers' processor, with settings that give the tokens of the model."""
     check_grid(image_processor, config, tokens_per_tile)
-    return ImagesOnly(
+    return images_only(LlavaOnevisionProcessor)(
         image_processor,
         tokenizer,
         num_image_tokens=tokens_per_tile,

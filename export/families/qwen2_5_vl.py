@@ -6,7 +6,7 @@ from transformers import AutoModel, PretrainedConfig, Qwen2_5_VLProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, qwen2_vl
+from edgevlm.export.families import Family, images_only, qwen2_vl
 from edgevlm.export.native_towers import WindowTower
 
 
@@ -15,23 +15,14 @@ def vision(config: PretrainedConfig) -> WindowTower:
     return WindowTower(AutoModel.from_config(config.vision_config))
 
 
-class ImagesOnly(Qwen2_5_VLProcessor):
-    """transformers' processor without its video processor, which needs torchvision."""
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Return the names of the parts that the processor is made of."""
-        return ["image_processor", "tokenizer"]
-
-
 def processor(
     image_processor: PilBackend,
     tokenizer: TokenizersBackend,
     config: PretrainedConfig,
     tokens_per_tile: int,
-) -> ImagesOnly:
+) -> Qwen2_5_VLProcessor:
     """Return transformers' processor."""
-    return ImagesOnly(image_processor, tokenizer)
+    return images_only(Qwen2_5_VLProcessor)(image_processor, tokenizer)
 
 
 FAMILY = Family(

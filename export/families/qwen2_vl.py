@@ -7,7 +7,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family
+from edgevlm.export.families import Family, images_only
 from edgevlm.export.native_towers import NativeTower
 
 TENSORS = {
@@ -24,23 +24,14 @@ def vision(config: PretrainedConfig) -> NativeTower:
     return NativeTower(Qwen2VisionTransformerPretrainedModel._from_config(config.vision_config))
 
 
-class ImagesOnly(Qwen2VLProcessor):
-    """transformers' processor without its video processor, which needs torchvision."""
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Return the names of the parts that the processor is made of."""
-        return ["image_processor", "tokenizer"]
-
-
 def processor(
     image_processor: PilBackend,
     tokenizer: TokenizersBackend,
     config: PretrainedConfig,
     tokens_per_tile: int,
-) -> ImagesOnly:
+) -> Qwen2VLProcessor:
     """Return transformers' processor."""
-    return ImagesOnly(image_processor, tokenizer)
+    return images_only(Qwen2VLProcessor)(image_processor, tokenizer)
 
 
 FAMILY = Family(

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import InternVLConfig, InternVLForConditionalGeneration
+from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
 
-from edgevlm.export.families.internvl import ImagesOnly
+from edgevlm.export.families import images_only
 from tests.families.llava import text_config
 from tests.families.row import Row, save
 from tests.families.tokenizers import llama_tokenizer, qwen2_tokenizer
@@ -38,10 +38,9 @@ IMAGE_PROCESSOR = {
 SIZES = ((150, 100), (60, 130), (40, 40), (300, 60), (5, 9), (200, 190))
 
 
-def load_processor(checkpoint: Path) -> ImagesOnly:
+def load_processor(checkpoint: Path) -> InternVLProcessor:
     """transformers' own without video, with its image processor for Pillow."""
-    processor: ImagesOnly = ImagesOnly.from_pretrained(checkpoint, backend="pil")
-    return processor
+    return images_only(InternVLProcessor).from_pretrained(checkpoint, backend="pil")
 
 
 def internvl(
