@@ -232,6 +232,13 @@ class DeepstackTower(NativeTower):
         return [self.tower.deepstack_merger_list[self.mergers[index]](hidden)]
 
 
+def list_places(rows: int, columns: int) -> torch.Tensor:
+    """Return line and column of each patch, line by line: int64 ``[rows * columns, 2]``."""
+    lines = torch.arange(rows).reshape(rows, 1).expand(rows, columns)
+    in_line = torch.arange(columns).expand(rows, columns)
+    return torch.stack([lines.reshape(-1), in_line.reshape(-1)], dim=-1)
+
+
 def attend_to_all(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Return attention over all patches, ``[n, patches, heads * width]``, of a few heads at once.
 

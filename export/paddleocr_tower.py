@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.models.paddleocr_vl.modeling_paddleocr_vl import apply_rotary_pos_emb_vision
 
-from edgevlm.export.native_towers import attend_to_all
+from edgevlm.export.native_towers import attend_to_all, list_places
 from edgevlm.export.siglip2_tower import stretch_table
 
 
@@ -38,9 +38,7 @@ class PaddleOcrTower(nn.Module):
         n = pixels.shape[0]
         rows, columns = (length // embeddings.patch_size for length in pixels.shape[2:])
         # Positions come before the first product. So a conversion to float16 leaves them in float32.
-        lines = torch.arange(rows).reshape(rows, 1).expand(rows, columns)
-        in_line = torch.arange(columns).expand(rows, columns)
-        places = torch.stack([lines.reshape(-1), in_line.reshape(-1)], dim=-1)
+        places = list_places(rows, columns)
         cosines, sines = encoder.rotary_pos_emb(pixels, places)
         positions = stretch_table(
             embeddings.position_embedding.weight,

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PixtralVisionModel, PretrainedConfig
 from transformers.models.pixtral.modeling_pixtral import apply_rotary_pos_emb
 
-from edgevlm.export.native_towers import attend_to_all
+from edgevlm.export.native_towers import attend_to_all, list_places
 
 
 class PixtralTower(nn.Module):
@@ -42,9 +42,7 @@ class PixtralTower(nn.Module):
         n = pixels.shape[0]
         rows, columns = (length // self.tower.patch_size for length in pixels.shape[2:])
         # Positions come before the first product. So a conversion to float16 leaves them in float32.
-        lines = torch.arange(rows).reshape(rows, 1).expand(rows, columns)
-        in_line = torch.arange(columns).expand(rows, columns)
-        places = torch.stack([lines.reshape(-1), in_line.reshape(-1)], dim=-1)
+        places = list_places(rows, columns)
         cosines, sines = self.tower.patch_positional_embedding(pixels, places)
         hidden = self.tower.ln_pre(self.tower.patch_conv(pixels).flatten(2).transpose(1, 2))
         states = [hidden]

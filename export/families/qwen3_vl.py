@@ -5,11 +5,13 @@ Images only, no video.
 
 from __future__ import annotations
 
+import dataclasses
+
 from transformers import AutoModel, PretrainedConfig, Qwen3VLProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, images_only, qwen2_vl
+from edgevlm.export.families import images_only, qwen2_vl
 from edgevlm.export.native_towers import DeepstackTower
 
 
@@ -28,11 +30,4 @@ def processor(
     return images_only(Qwen3VLProcessor)(image_processor, tokenizer)
 
 
-FAMILY = Family(
-    tensors=qwen2_vl.TENSORS,
-    vision=vision,
-    image_processor="Qwen2VLImageProcessor",
-    processor=processor,
-    image_token="<|image_pad|>",
-    positions="grid",
-)
+FAMILY = dataclasses.replace(qwen2_vl.FAMILY, vision=vision, processor=processor)

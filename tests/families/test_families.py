@@ -109,6 +109,20 @@ def test_a_second_question_prefills_no_image_again(case: Case) -> None:
             assert answer(vlm, messages, images).token_ids == later.token_ids
 
 
+def test_scores_do_not_depend_on_the_order(case: Case) -> None:
+    """Between two choices the decoder comes back to the end of the prompt."""
+    if case.row.single_question:
+        pytest.skip("the model answers in its own form")
+    (image,) = case.images(1)
+    choices = ["red", "blue and green", "no"]
+    found = []
+    for order in (choices, choices[::-1]):
+        with case.load() as vlm:
+            scores = vlm.score(image, "Which color?", order)
+        found.append({score.text: score.logprob for score in scores})
+    assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
 def test_kv_cache(case: Case) -> None:
     """A second turn, a conversation that was copied out, and a shortened one answer as without a cache."""
     one, two = case.images(2)
