@@ -132,6 +132,14 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_vl_text",
         {"head_dim": 32, "rope_parameters": {**PLAIN, "mrope_section": [6, 5, 5]}},
     ),
+    "paddleocr_vl, untied": (
+        "paddleocr_vl_text",
+        {
+            "head_dim": 32,
+            "tie_word_embeddings": False,
+            "rope_parameters": {**PLAIN, "mrope_section": [6, 5, 5]},
+        },
+    ),
     "qwen3_5": ("qwen3_5_text", QWEN35),
     "qwen3_5, tied, as many heads of values as of keys": (
         "qwen3_5_text",

@@ -52,7 +52,7 @@ def text_config(model_type: str, *, width: int = 64, **settings: Any) -> Pretrai
 def text_model(model_type: str, **settings: Any) -> PreTrainedModel:
     """Transformers' causal language model of `text_config` in float32, with random weights.
 
-    Qwen's language models with M-RoPE exist with a vision tower only.
+    The language models of Qwen2-VL to 3-VL and PaddleOCR-VL exist with a vision tower only.
     """
     config = text_config(model_type, **settings)
     if model_type.endswith("_vl_text"):
@@ -65,14 +65,19 @@ def text_model(model_type: str, **settings: Any) -> PreTrainedModel:
 
 
 def vision_language_model(text: PretrainedConfig, deepstack: int = 0) -> PreTrainedModel:
-    """A Qwen2-VL, 2.5-VL, 3-VL or 3.5 with a small tower: patches of 4 pixels, merged 2 x 2.
+    """A Qwen2-VL, 2.5-VL, 3-VL or 3.5, or a PaddleOCR-VL, with a small tower of 4-pixel patches.
+
+    Each merges 2 x 2 patches.
 
     Args:
         deepstack: layers of a Qwen3-VL that add features of the tower.
     """
     width = {"out_hidden_size": text.hidden_size}
     tower: dict[str, Any] = {"depth": max(deepstack, 2), "num_heads": 2, "patch_size": 4, **width}
-    if text.model_type == "qwen2_vl_text":
+    if text.model_type == "paddleocr_vl_text":
+        tower = {"hidden_size": 32, "intermediate_size": 64, "image_size": 32, "patch_size": 4}
+        tower |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    elif text.model_type == "qwen2_vl_text":
         tower |= {"embed_dim": 32, "hidden_size": text.hidden_size, "mlp_ratio": 2}
     else:
         tower |= {"hidden_size": 32, "intermediate_size": 64}
@@ -116,7 +121,7 @@ def text_family() -> Family:
         r"language_model\.model\.": "decoder.",
         r"language_model\.lm_head\.": "head.",
         r"vision_tower\.": "tower.",
-        r"multi_modal_projector\.": "connector.",
+        r"multi_modal_projector\.|mlp_AR\.": "connector.",
         r"model\.": "decoder.",
         r"lm_head\.": "head.",
     }
