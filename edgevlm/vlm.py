@@ -20,6 +20,7 @@ from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
+from edgevlm.inputs.videos import VideoSource, load_video_part
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
@@ -238,6 +239,62 @@ class VLM:
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.stream(messages, processed, generation, watch)
 
+    def ask_video(
+        self,
+        video: VideoSource,
+        question: str,
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer a question about a video, of which the model sees several frames with their times.
+
+        Frames are chosen, prepared and written in the prompt as the checkpoint's processor in transformers
+        does it.
+
+        Args:
+            video: a `VideoSource`: a file (needs the extra ``video``), or an iterable of images, the frames.
+            question: the text after the video.
+            frames: number of frames, evenly spread; with `fps`, the most frames. None: as many as `fps` asks
+                for, and not more than the model's default.
+            fps: frames of a file that the model sees in a second; for a list of images, how many there are in
+                a second. None: the rate of the checkpoint.
+            system: instructions before the question.
+            options: fields of `Generation`. ``max_image_tokens`` is a limit for the whole video.
+
+        Raises:
+            InputError: the model takes no video, or an argument is outside its range.
+            ImageError: the video cannot be read.
+            MissingDependencyError: the video is a file, and PyAV is not installed.
+            PromptError, ContextError: as `ask`.
+        """
+        return collect(
+            self.stream_video(video, question, frames=frames, fps=fps, system=system, **options)
+        )
+
+    def stream_video(
+        self,
+        video: VideoSource,
+        question: str,
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> ChunkStream:
+        """Answer as `ask_video` does, in chunks; see `stream`."""
+        watch = Stopwatch()
+        generation = Generation(**options)
+        message = user_message(question, 0, videos=1)
+        processed = self._engine.process_video(
+            video, generation.image_budget, frames=frames, fps=fps
+        )
+        return self._engine.stream(
+            [*system_messages(system), message], [processed], generation, watch
+        )
+
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
     ) -> Answer:
@@ -247,7 +304,9 @@ class VLM:
             messages: as in transformers, with images in place: ``{"role": "user", "content":
                 [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]}``.
                 Instead of ``image`` a part may have ``path``, ``url`` (a data URI or a ``file://`` URL)
-                or ``base64``. A ``"detail"`` in a part is for this image alone.
+                or ``base64``. A ``"detail"`` in a part is for this image alone. A part ``{"type": "video",
+                "video": "a.mp4"}``, or with ``path`` or ``url``, may have ``frames`` and ``fps`` as in
+                `ask_video`.
             options: fields of `Generation`.
 
         Raises:
@@ -352,11 +411,18 @@ class VLM:
     def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
     ) -> list[ProcessedImage]:
-        """Read and split the images of messages."""
+        """Read and split the images and videos of messages."""
         check_messages(messages)
         return [
             self._engine.process_image(load_image_part(part), _budget(part, generation))
-            for part in _image_parts(messages)
+            if part["type"] == "image"
+            else self._engine.process_video(
+                load_video_part(part),
+                _budget(part, generation),
+                frames=part.get("frames"),
+                fps=part.get("fps"),
+            )
+            for part in _media_parts(messages)
         ]
 
     def chat(self, system: str | None = None, *, overflow: Overflow = "error") -> Chat:
@@ -416,19 +482,19 @@ class VLM:
         self.close()
 
 
-def _image_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the parts that are images. The prompt builder reports faults of messages."""
+def _media_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the parts that are images or videos. The prompt builder reports faults of messages."""
     found = []
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, list | tuple) else ():
-            if isinstance(part, Mapping) and part.get("type") == "image":
+            if isinstance(part, Mapping) and part.get("type") in ("image", "video"):
                 found.append(part)
     return found
 
 
 def _budget(part: Mapping[str, Any], generation: Generation) -> ImageBudget:
-    """Return the budget of one image."""
+    """Return the budget of one image or video."""
     detail = part.get("detail")
     detail = generation.detail if detail is None else detail
     return ImageBudget(detail, generation.max_image_tokens)

@@ -1,8 +1,11 @@
 """Towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL as modules for tiles of any size.
 
 transformers' towers read a row of patches, and the size of each image beside them. These read tiles
-``[n, 3, height, width]`` and compute positions and windows from their shape, in the graph. They consist of
-transformers' own parts, so parameters have the names of a checkpoint.
+``[n, channels, height, width]`` and compute positions and windows from their shape, in the graph. They
+consist of transformers' own parts, so parameters have the names of a checkpoint.
+
+A tile has the 3 channels of an image, or the 6 of two frames of a video. To the tower, an image is a video of
+two equal frames.
 
 Patches stand in the order of transformers: line by line of blocks, and in a block its 2 x 2 patches. A block
 becomes one embedding. So a merger reads four patches in a row, and a window consists of whole blocks.
@@ -56,7 +59,7 @@ class NativeTower(nn.Module):
         self.merge = int(tower.config.spatial_merge_size)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3, height, width]``.
+        """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3 or 6, height, width]``.
 
         Height and width are multiples of the side of a block.
         """
@@ -87,14 +90,11 @@ class NativeTower(nn.Module):
         return Geometry(pixels.shape[0], rows, columns, places, cosines, sines)
 
     def embed(self, pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        """Return the input of the first layer, ``[n, patches, width]``.
-
-        transformers convolves a video of two equal frames. One frame and the sum of the weights give the
-        same.
-        """
+        """Return the input of the first layer, ``[n, patches, width]``."""
         projection = self.tower.patch_embed.proj
-        kernel = projection.weight.sum(2)
-        patches = functional.conv2d(pixels, kernel, projection.bias, stride=self.patch)
+        frames = torch.cat([pixels[:, :3], pixels[:, -3:]], dim=1)
+        kernel = projection.weight.transpose(1, 2).flatten(1, 2)
+        patches = functional.conv2d(frames, kernel, projection.bias, stride=self.patch)
         width = patches.shape[1]
         shape = geometry.n, width, geometry.rows, self.merge, geometry.columns, self.merge
         blocks = patches.reshape(shape).permute(0, 2, 4, 3, 5, 1)

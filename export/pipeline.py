@@ -247,7 +247,13 @@ def write_vision(
     for precision in (bar := tqdm(steps, "vision", unit="graph", disable=not progress)):
         bar.set_postfix_str(precision)
         if precision == "fp32":
-            vision_export.export_fp32(plan.checkpoint, plan.family, plan.image, files["fp32"])
+            vision_export.export_fp32(
+                plan.checkpoint,
+                plan.family,
+                plan.image,
+                files["fp32"],
+                frames=plan.video.frames_per_tile if plan.video else 1,
+            )
         else:
             files[precision] = folder / f"vision.{precision}.onnx"
             convert[precision](files["fp32"], files[precision])
@@ -349,6 +355,7 @@ def build_manifest(
         golden=None,
         created_with=versions(),
         usage=plan.usage,
+        video=plan.video,
     )
 
 

@@ -31,6 +31,7 @@ from edgevlm.export.mrope import input_width
 from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.usage import find_usage
+from edgevlm.export.videos import plan_video
 from edgevlm.export.vision import (
     EXAMPLE_TOKENS,
     INPUT_NAME,
@@ -47,6 +48,7 @@ from edgevlm.manifest import (
     PromptSpec,
     UnpadPacking,
     Usage,
+    VideoSpec,
     VisionSpec,
 )
 
@@ -71,6 +73,7 @@ class Plan:
     vocabulary: Vocabulary
     prompt: PromptSpec
     usage: Usage
+    video: VideoSpec | None
 
 
 def make_plan(checkpoint: Checkpoint) -> Plan:
@@ -99,7 +102,10 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
         )
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
     prompt = plan_prompt(checkpoint, family, template, processor, vocabulary, image, vision)
-    return Plan(checkpoint, family, image, vision, processor, vocabulary, prompt, usage)
+    video = None
+    if family.video is not None:
+        video, prompt = plan_video(checkpoint, family.video, image, prompt)
+    return Plan(checkpoint, family, image, vision, processor, vocabulary, prompt, usage, video)
 
 
 def check_layers(checkpoint: Checkpoint) -> None:

@@ -2,7 +2,8 @@
 
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalizes them, and returns
 float32 rows ``[n, rows, width]``, the embeddings and learned rows of each tile; n is dynamic, 1 to 64.
-Height and width are dynamic, too, where images keep their own size.
+Height and width are dynamic, too, where images keep their own size, and channels where two frames of a video
+become one tile.
 """
 
 from __future__ import annotations
@@ -55,18 +56,24 @@ class VisionGraph(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, vision: nn.Module, image: ImageSpec) -> None:
+    def __init__(self, vision: nn.Module, image: ImageSpec, frames: int = 1) -> None:
         super().__init__()
         self.vision = vision
+        self.frames = frames
         settings = image.normalization
         self.rescale_factor = settings.rescale_factor
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1), persistent=False)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Return rows ``[n, rows, width]`` for uint8 tiles ``[n, height, width, 3]``."""
+        """Return rows ``[n, rows, width]`` for uint8 tiles ``[n, height, width, 3 * frames]``."""
         pixels = tiles.permute(0, 3, 1, 2).to(torch.float32) * self.rescale_factor
-        embeddings: torch.Tensor = self.vision((pixels - self.mean) / self.std)
+        if self.frames > 1:  # the first and the last one, which are the same in a tile of one
+            pixels = torch.stack([pixels[:, :3], pixels[:, -3:]], dim=1)
+            pixels = ((pixels - self.mean) / self.std).flatten(1, 2)
+        else:
+            pixels = (pixels - self.mean) / self.std
+        embeddings: torch.Tensor = self.vision(pixels)
         return embeddings
 
 
@@ -162,11 +169,16 @@ def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, in
     return int(rows), int(width)
 
 
-def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: Path) -> None:
+def export_fp32(
+    checkpoint: Checkpoint, family: Family, image: ImageSpec, path: Path, frames: int = 1
+) -> None:
     """Write the graph in float32. onnxscript's optimizer folds constants and removes unused nodes.
 
     The module is traced without values, since PyTorch keeps what it traced in memory. Then the graph takes
     the weights from the checkpoint, one at a time.
+
+    Args:
+        frames: frames of a video that one tile may have, 1 or 2.
 
     Raises:
         ExportError: as of `plan_vision`, a value is not finite, or the graph is too large for one file.
@@ -181,16 +193,16 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
             )
         if name in buffers:
             buffers[name].copy_(tensor)
-    example = torch.zeros(2, *example_size(image.tiling), 3, dtype=torch.uint8)
+    example = torch.zeros(2, *example_size(image.tiling), 3 * frames, dtype=torch.uint8)
     with quiet():
         program = torch.onnx.export(
-            VisionGraph(vision, image).eval(),
+            VisionGraph(vision, image, frames).eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes={"tiles": dynamic_axes(image.tiling)},
+            dynamic_shapes={"tiles": dynamic_axes(image.tiling, frames)},
             optimize=False,
             verbose=False,
         )
@@ -209,12 +221,18 @@ def export_fp32(checkpoint: Checkpoint, family: Family, image: ImageSpec, path: 
     return_freed_memory()  # as much as the weights take, in pieces
 
 
-def dynamic_axes(tiling: Tiling) -> dict[int, Any]:
-    """Return the axes of the input that are dynamic, for `torch.export`."""
+def dynamic_axes(tiling: Tiling, frames: int) -> dict[int, Any]:
+    """Return the axes of the input that are dynamic, for `torch.export`.
+
+    Args:
+        frames: frames of a video that one tile may have.
+    """
     axes: dict[int, Any] = {0: torch.export.Dim("n", min=1, max=MAX_TILES)}
     if isinstance(tiling, OwnSizeTiling):
         axes[1] = tiling.factor * torch.export.Dim("lines", min=1)
         axes[2] = tiling.factor * torch.export.Dim("columns", min=1)
+    if frames > 1:
+        axes[3] = 3 * torch.export.Dim("frames", min=1, max=frames)
     return axes
 
 

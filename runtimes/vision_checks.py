@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import InputError, LoadError
 
-TileShape = tuple[int | None, int | None, int]
-"""Height, width and channels of a tile; None stands for any."""
+TileShape = tuple[int | None, int | None, int | None]
+"""Height, width and channels of a tile; None stands for any, for channels 3 or 6."""
 
 TensorSpec = tuple[str, list[int | None]]
 """NumPy's name of the element type, and the shape; None stands for a dynamic dimension."""
@@ -52,10 +52,10 @@ def check_graph(
             f"{list(inputs)} and {list(outputs)}; export it again"
         )
     kind, shape = inputs[input_name]
-    fixed = [side is not None for side in shape]
-    if kind != "uint8" or fixed not in ([False, True, True, True], [False, False, False, True]):
+    dynamic = [side is None for side in shape]
+    if kind != "uint8" or dynamic[:-1] not in ([True, False, False], [True, True, True]):
         raise LoadError(
-            f"{path}: input {input_name!r} must be uint8 [n, height, width, 3] with only n dynamic, or n, "
+            f"{path}: input {input_name!r} must be uint8 [n, height, width, channels] with n dynamic, or n, "
             f"height and width, is {kind} {_format_shape(shape)}; export it again"
         )
     height, width, channels = shape[1:]
@@ -65,7 +65,6 @@ def check_graph(
             f"{path}: output {output_name!r} must be float32 [n, tokens, width], is {kind} "
             f"{_format_shape(shape)}; export it again"
         )
-    assert channels is not None
     return height, width, channels
 
 
@@ -80,6 +79,7 @@ def check_tiles(tiles: NDArray[np.uint8], shape: TileShape) -> None:
         raise InputError(f"tiles must be a uint8 array, are {kind}")
     sides = zip(tiles.shape[1:], shape, strict=False)
     fits = all(wanted in (None, side) for side, wanted in sides)
+    fits = fits and (shape[2] is not None or tiles.shape[-1] in (3, 6))
     if tiles.ndim != 4 or not tiles.size or not fits:
         raise InputError(
             f"tiles must have shape {_format_shape([None, *shape])} with n >= 1, have {list(tiles.shape)}"

@@ -25,6 +25,8 @@ from edgevlm.errors import ContextError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
+from edgevlm.inputs.video_processor import VideoProcessor
+from edgevlm.inputs.videos import VideoSource
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation
 from edgevlm.results import (
@@ -74,6 +76,7 @@ class Engine:
         self._image_processor = ImageProcessor(
             manifest.image, manifest.vision, manifest.decoder.positions
         )
+        self._video_processor = VideoProcessor(manifest.video, manifest.vision)
         self._kv_cache = KVCache(decoder)
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
@@ -97,8 +100,23 @@ class Engine:
         """
         return self._image_processor.process(image, budget)
 
+    def process_video(
+        self,
+        source: VideoSource,
+        budget: ImageBudget = CHECKPOINT_BUDGET,
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+    ) -> ProcessedImage:
+        """Load a video and make tiles of its frames; arguments and errors as of `VideoProcessor.process`."""
+        return self._video_processor.process(source, budget, frames=frames, fps=fps)
+
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
-        """Return embeddings float32 ``[tokens, width]`` as in the prompt, scaled for the decoder."""
+        """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
+
+        Returns:
+            Float32 ``[tokens, width]``.
+        """
         with self._lock.hold():
             rows = self._encoder.encode(image.tiles)
             return np.concatenate(
@@ -155,7 +173,7 @@ class Engine:
     def _segments(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage]
     ) -> list[Segment]:
-        described = [(image.layout, len(image.plans)) for image in images]
+        described = [(image.times or image.layout, len(image.plans)) for image in images]
         return self._prompts.build(messages, described, max_positions=self.context_length)
 
     def stream(

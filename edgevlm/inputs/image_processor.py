@@ -27,6 +27,7 @@ from edgevlm.inputs.tiling import (
     smart_resize,
     split_image,
 )
+from edgevlm.inputs.video_times import VideoTimes
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import (
     ImageSpec,
@@ -55,7 +56,7 @@ class Tile:
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """RGB uint8 ``[height, width, 3]``; computed when first needed."""
+        """RGB uint8 ``[height, width, 3]``, or 6 channels of two frames; computed when first needed."""
         return self.image.pixels[self.index]
 
 
@@ -78,7 +79,7 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class ProcessedImage:
-    """An image ready for the vision graph."""
+    """An image or a video ready for the vision graph."""
 
     keys: tuple[bytes, ...]
     """Hash of the pixels of each tile, in the order of `Tiles`."""
@@ -88,6 +89,8 @@ class ProcessedImage:
     """How the tiles become spans, in the order of the prompt."""
     split: Callable[[], Tiles] = field(repr=False)
     """Computes the tiles."""
+    times: VideoTimes | None = None
+    """The times of a video, whose tiles are its frames; None for an image."""
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
@@ -145,7 +148,7 @@ class ImageProcessor:
         )
         if not self._image.splits:  # one tile takes no longer than the hash of an image
             return self._processed(split(image))
-        name = _hash(image), budget
+        name = hash_pixels(image), budget
         with self._lock:
             if name in self._remembered:
                 keys, layout = self._remembered[name]
@@ -214,7 +217,7 @@ class ImageProcessor:
             )
 
     def _processed(self, tiles: Tiles) -> ProcessedImage:
-        return self._planned(tuple(map(_hash, tiles.pixels)), tiles.layout, lambda: tiles)
+        return self._planned(tuple(map(hash_pixels, tiles.pixels)), tiles.layout, lambda: tiles)
 
     def _planned(
         self, keys: tuple[bytes, ...], layout: Layout, split: Callable[[], Tiles]
@@ -229,13 +232,13 @@ def _span_key(keys: tuple[bytes, ...], plan: SpanPlan) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for tile in plan.tiles:
         digest.update(keys[tile])
-    for array in (plan.rows, plan.weights):
+    for array in (plan.rows, plan.weights, plan.offsets):
         if array is not None:
             digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
 
-def _hash(pixels: NDArray[np.uint8]) -> bytes:
+def hash_pixels(pixels: NDArray[np.uint8]) -> bytes:
     """Return a hash of the pixels and of the shape, without which blank tiles of one area would be equal."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)

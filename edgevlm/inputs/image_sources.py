@@ -19,12 +19,13 @@ MAX_BYTES = 2**28
 
 
 @contextmanager
-def open_source(source: Any) -> Iterator[tuple[BinaryIO, str]]:
+def open_source(source: Any, kind: str = "image") -> Iterator[tuple[BinaryIO, str]]:
     """Open a source as a seekable file at its beginning.
 
     Args:
         source: a path, a data URI or a file URL, bytes, or a binary file object. A file object is read from
             its current position to its end, and stays open.
+        kind: ``image`` or ``video``, for messages.
 
     Yields:
         The file, and its name for error messages.
@@ -37,15 +38,15 @@ def open_source(source: Any) -> Iterator[tuple[BinaryIO, str]]:
         name = shorten(text)
         if not (isinstance(source, str) and is_data_uri(source)):
             path = _resolve_path(source, name) if isinstance(source, str) else _expand_home(text)
-            with _open_path(path, name) as file:
+            with _open_path(path, name, kind) as file:
                 yield file, name
             return
         data, name = decode_data_uri(source), "the data URI"
     elif is_bytes_like(source):
         data = source if isinstance(source, bytes) else memoryview(source).tobytes()
-        name = f"the image of {len(data)} bytes"
+        name = f"the {kind} of {len(data)} bytes"
         if not data:
-            raise ImageError("the image's bytes are empty; pass a whole PNG, JPEG, WebP ... file")
+            raise ImageError(f"the {kind}'s bytes are empty; pass those of a whole file")
     elif is_file_object(source):
         name = _file_name(source)
         data = read_all(source, name)
@@ -130,18 +131,18 @@ def _path_of_url(url: str, name: str) -> str | bytes:
 
 
 @contextmanager
-def _open_path(path: str | bytes, name: str) -> Iterator[BinaryIO]:
+def _open_path(path: str | bytes, name: str, kind: str) -> Iterator[BinaryIO]:
     try:
-        kind = os.stat(path).st_mode
-        if stat.S_ISDIR(kind):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError
-        if stat.S_ISSOCK(kind):
+        if stat.S_ISSOCK(mode):
             raise OSError(errno.ENXIO, "a socket")
         file = open(path, "rb")  # noqa: SIM115  (errors while it is read are not caught here)
     except (OSError, ValueError) as error:
-        raise ImageError(f"no image at {name}: {_reason(error, path)}") from error
+        raise ImageError(f"no {kind} at {name}: {_reason(error, path)}") from error
     with file:
-        if stat.S_ISREG(kind):
+        if stat.S_ISREG(mode):
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{name} is an empty file")
             yield file

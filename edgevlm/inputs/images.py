@@ -81,7 +81,7 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     """
     if isinstance(source, Image.Image):
         return to_upright_rgb(source, "the Pillow image")
-    if _is_array(source):
+    if is_array(source):
         return array_to_rgb(_as_array(source))
     with open_source(source) as (file, name):
         return decode_image(file, name)
@@ -171,14 +171,14 @@ def _is_single_image(sources: object) -> bool:
     """Return False for an iterable of images."""
     if isinstance(sources, str | os.PathLike | Image.Image):
         return True
-    if _is_array(sources):
+    if is_array(sources):
         # An array of one dimension may hold paths or other objects.
         kind = sources.dtype.kind if isinstance(sources, np.ndarray) else "O"
         return getattr(sources, "ndim", 0) != 1 or kind not in "OSTU"
     return is_bytes_like(sources) or is_file_object(sources) or not isinstance(sources, Iterable)
 
 
-def _is_array(source: object) -> bool:
+def is_array(source: object) -> bool:
     """Return True if numpy can convert this to an array; its scalars, also texts, are not arrays."""
     return not isinstance(source, np.generic) and (
         hasattr(source, "__array__") or hasattr(source, "__array_interface__")

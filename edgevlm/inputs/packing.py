@@ -23,6 +23,7 @@ from edgevlm.manifest import (
     OwnSizeGridTiling,
     OwnSizeTiling,
     TiledPacking,
+    VideoSpec,
     VisionSpec,
 )
 
@@ -77,6 +78,8 @@ class SpanPlan:
         if len(self.tiles) == 1:
             return [self.length]
         assert self.rows is not None
+        if not rows_per_tile:  # a video, whose tiles have one size
+            return [self.length // len(self.tiles)] * len(self.tiles)
         first = self.rows if self.rows.ndim == 1 else self.rows[:, 0]
         counts = np.bincount(first // rows_per_tile, minlength=len(self.tiles))
         return [int(count) for count in counts]
@@ -117,6 +120,37 @@ def plan_spans(
         rows = _join(np.tile(first_tile[:, None], 4), corners, np.tile(newline, 4))
         weights = _join(np.tile(one_row, (tokens, 1)), shares, one_row)
     return (SpanPlan(range(layout.tiles), len(rows), rows, weights),)
+
+
+def plan_video_spans(
+    tiles: int,
+    size: tuple[int, int] | None,
+    vision: VisionSpec,
+    spec: VideoSpec,
+    fps: float,
+) -> tuple[SpanPlan, ...]:
+    """Return the spans of a video in the order of the prompt.
+
+    Args:
+        tiles: number of tiles.
+        size: height and width of a tile in pixels; None: tiles have the size of the manifest.
+        fps: frames that the model sees in a second, on average.
+    """
+    if size is None:
+        assert vision.tokens_per_tile is not None
+        return tuple(SpanPlan(range(i, i + 1), vision.tokens_per_tile) for i in range(tiles))
+    height, width = vision.grid_size(size)
+    if spec.spans == "tiles":
+        return tuple(_plan_tile(tile, (height, width), "grid") for tile in range(tiles))
+    length = tiles * height * width
+    # In float32, as get_rope_index of Qwen2.5-VL computes it.
+    step = np.float32(1)
+    if spec.positions_per_second is not None:
+        step = np.float32(spec.positions_per_second) * np.float32(spec.frames_per_tile / fps)
+    times = (np.arange(tiles, dtype=np.float32) * step).astype(np.int32)
+    offsets = np.tile(grid_offsets(height, width), tiles)
+    offsets[0] = np.repeat(times, height * width)
+    return (SpanPlan(range(tiles), length, np.arange(length, dtype=np.int32), offsets=offsets),)
 
 
 def _plan_tile(

@@ -35,6 +35,7 @@ from edgevlm.errors import BundleError, ContextError, PromptError
 from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.plain_text import PlainText
 from edgevlm.inputs.tiling import Layout
+from edgevlm.inputs.video_times import VideoTimes
 from edgevlm.manifest import PromptSpec
 
 Message: TypeAlias = Mapping[str, Any]
@@ -100,22 +101,28 @@ class PromptBuilder:
         )
         self._special = {token.text: token for token in spec.special_tokens}
         self._pattern = _pattern({*self._special, spec.image_token})
-        # What a user may not write: special tokens and what stands for an image.
-        self._reserved = {*self._special, spec.image_token, spec.image_placeholder}
+        placeholders = {spec.image_placeholder: "image"}
+        if spec.video_placeholder is not None:
+            placeholders[spec.video_placeholder] = "video"
+        self._placeholders = placeholders
+        self._placeholder_pattern = _pattern(placeholders)
+        # What a user may not write: special tokens and what stands for an image or a video.
+        self._reserved = {*self._special, spec.image_token, *placeholders}
         self._reserved_pattern = _pattern(self._reserved)
         self._template = _compile(
             _environment(), spec.chat_template, "manifest.prompt.chat_template"
         )
-        self._image_template = _compile(
-            jinja2.sandbox.ImmutableSandboxedEnvironment(keep_trailing_newline=True),
-            spec.image_template,
-            "manifest.prompt.image_template",
-        )
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+        self._media_templates = {
+            name: _compile(environment, source, f"manifest.prompt.{name}_template")
+            for name, source in (("image", spec.image_template), ("video", spec.video_template))
+            if source is not None
+        }
 
     def build(
         self,
         messages: Sequence[Message],
-        images: Sequence[tuple[Layout, int]],
+        images: Sequence[tuple[Layout | VideoTimes, int]],
         *,
         add_generation_prompt: bool = True,
         max_positions: int | None = None,
@@ -123,7 +130,7 @@ class PromptBuilder:
         """Build the prompt for `messages`, in time linear in their length.
 
         Args:
-            images: layout and number of spans of each image.
+            images: layout and number of spans of each image; of a video, its times instead of the layout.
             max_positions: positions of the context; None for no limit. Messages that cannot fit are refused
                 before the work.
 
@@ -135,11 +142,19 @@ class PromptBuilder:
         if max_positions is not None:
             _check_length(messages, max_positions)
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
-        places = sum(part["type"] == "image" for message in checked for part in message["content"])
-        if places != len(images):
+        places = [
+            part["type"]
+            for message in checked
+            for part in message["content"]
+            if part["type"] != "text"
+        ]
+        kinds = [_kind(described) for described, _ in images]
+        if places != kinds:
             raise PromptError(
-                f"the messages have places for {places} images, but {len(images)} images were passed"
+                f"the messages have places for {_count(places)}, but {_count(kinds)} were passed"
             )
+        if "video" in kinds and self._spec.video_placeholder is None:
+            raise PromptError("this model takes no video; pass frames as several images")
         texts = [
             part["text"]
             for message in checked
@@ -152,16 +167,17 @@ class PromptBuilder:
                 if part["type"] == "text":
                     part["text"] = self._mark_special(part["text"], marks)
         rendered = self._render(checked, add_generation_prompt)
-        parts = rendered.split(self._spec.image_placeholder)
-        if len(parts) != len(images) + 1:
+        found = [self._placeholders[text] for text in self._placeholder_pattern.findall(rendered)]
+        if found != kinds:
             raise PromptError(
-                f"the model's chat template wrote {len(parts) - 1} of {len(images)} images; "
-                f"it does not support images in this place"
+                f"the model's chat template wrote {_count(found)} of {_count(kinds)}; it does not support "
+                f"them in this place"
             )
+        parts = self._placeholder_pattern.split(rendered)
         written = [parts[0]]
         spans: list[SpanSegment] = []
-        for index, ((layout, count), text) in enumerate(zip(images, parts[1:], strict=True)):
-            written += [self._image_text(layout, count), text]
+        for index, ((described, count), text) in enumerate(zip(images, parts[1:], strict=True)):
+            written += [self._media_text(described, count), text]
             spans += [SpanSegment(index, span) for span in range(count)]
         return self._tokenize_split("".join(written), marks, spans, max_positions)
 
@@ -169,28 +185,37 @@ class PromptBuilder:
         """Return the token ids of a text as they stand in an answer, without a space put before it."""
         return self._answer_text.tokenize(text, at_start=False)
 
-    def _image_text(self, layout: Layout, spans: int) -> str:
-        """Return the text that stands for one image in a prompt, with one `image_token` for each span.
+    def _media_text(self, described: Layout | VideoTimes, spans: int) -> str:
+        """Return the text that stands for an image or a video, with one `image_token` for each span.
 
         Raises:
-            BundleError: the image template fails, or has not one place for each span.
+            BundleError: the template fails, or has not one place for each span.
         """
+        kind = _kind(described)
+        if isinstance(described, Layout):
+            variables: dict[str, Any] = {
+                "rows": described.rows,
+                "columns": described.columns,
+                "tiles": described.tiles,
+            }
+        else:
+            variables = {
+                "frames": described.frames,
+                "seconds": described.seconds,
+                "times": described.times,
+            }
         try:
-            text = self._image_template.render(
-                image=self._spec.image_token,
-                rows=layout.rows,
-                columns=layout.columns,
-                tiles=layout.tiles,
-                spans=spans,
+            text = self._media_templates[kind].render(
+                image=self._spec.image_token, spans=spans, **variables
             )
         except (jinja2.TemplateError, *TEMPLATE_ERRORS) as error:
             raise BundleError(
-                f"manifest.prompt.image_template: fails for {layout}: {error!r}"
+                f"manifest.prompt.{kind}_template: fails for {described}: {error!r}"
             ) from error
         places = text.count(self._spec.image_token)
         if places != spans:
             raise BundleError(
-                f"manifest.prompt.image_template: writes {places} places for embeddings of {layout}, "
+                f"manifest.prompt.{kind}_template: writes {places} places for embeddings of {described}, "
                 f"the packing makes {spans}"
             )
         return text
@@ -297,6 +322,18 @@ class PromptBuilder:
         return [TextSegment(begin + held), *segments[isinstance(first, TextSegment) :]]
 
 
+def _kind(described: Layout | VideoTimes) -> str:
+    """Return ``image`` or ``video``, as in the ``type`` of a part."""
+    return "image" if isinstance(described, Layout) else "video"
+
+
+def _count(kinds: Sequence[str]) -> str:
+    """Return the number of images and videos in words."""
+    videos = kinds.count("video")
+    images = f"{len(kinds) - videos} images"
+    return f"{images} and {videos} videos" if videos else images
+
+
 def system_messages(system: str | None) -> list[dict[str, Any]]:
     """Return the system message as a list of one message, or an empty list.
 
@@ -308,13 +345,13 @@ def system_messages(system: str | None) -> list[dict[str, Any]]:
     return [{"role": "system", "content": [{"type": "text", "text": _text("system", system)}]}]
 
 
-def user_message(text: str, images: int) -> dict[str, Any]:
-    """Return a message with places for images and then the text.
+def user_message(text: str, images: int, *, videos: int = 0) -> dict[str, Any]:
+    """Return a message with places for images and videos, and then the text.
 
     Raises:
         PromptError: the text is empty or not a string.
     """
-    parts: list[dict[str, str]] = [{"type": "image"}] * images
+    parts: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "video"}] * videos
     return {"role": "user", "content": [*parts, {"type": "text", "text": _text("question", text)}]}
 
 
@@ -380,13 +417,13 @@ def _check_message(message: Message, index: int) -> dict[str, Any]:
     parts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "image":
-            parts.append({"type": "image"})
+        if kind in ("image", "video"):
+            parts.append({"type": kind})
         elif kind == "text" and isinstance(part.get("text"), str):
             parts.append({"type": "text", "text": part["text"]})
         else:
             raise PromptError(
-                f"message {index}: a part must be an image or a text, is {_shown(part)}"
+                f"message {index}: a part must be an image, a video or a text, is {_shown(part)}"
             )
     return {"role": role, "content": parts}
 

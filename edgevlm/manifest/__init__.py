@@ -51,6 +51,7 @@ from edgevlm.manifest.reports import (
     Usage,
 )
 from edgevlm.manifest.upgrade import upgrade
+from edgevlm.manifest.video import VideoSpec
 from edgevlm.manifest.vision import LinesPacking, Packing, TiledPacking, UnpadPacking, VisionSpec
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "Tiling",
     "UnpadPacking",
     "Usage",
+    "VideoSpec",
     "VisionSpec",
 ]
 
@@ -124,6 +126,8 @@ class Manifest:
     """Versions of the packages that made the bundle, by package name."""
     usage: Usage | None = None
     """Advice for people who ask the model; null: not known, as in older bundles."""
+    video: VideoSpec | None = None
+    """How videos become tiles; null: the model takes no video, or the bundle is of an older edgevlm."""
 
     def check(self) -> None:
         """Check the values."""
@@ -170,8 +174,32 @@ class Manifest:
             self.decoder.positions,
             'can be "grid" only with a number for vision.pixels_per_token and the packing "tiles"',
         )
+        if self.video is not None:
+            self._check_video(self.video)
         names = [entry.name for entry in self.files()]
         require(len(set(names)) == len(names), "files", names, "must not name one file twice")
+
+    def _check_video(self, video: VideoSpec) -> None:
+        """Check what the parts say about videos."""
+        require(
+            self.prompt.video_template is not None,
+            "prompt.video_template",
+            None,
+            "must be a text for a model that takes videos",
+        )
+        size = video.tiling.tile_size if isinstance(video.tiling, StretchTiling) else None
+        require(
+            size == self.image.tile_size,
+            "video.tiling",
+            video.tiling.kind,
+            "must make tiles of the size of image.tiling",
+        )
+        require(
+            video.spans == "tiles" or self.decoder.positions == "grid",
+            "video.spans",
+            video.spans,
+            'can be "video" only if decoder.positions is "grid"',
+        )
 
     def files(self) -> list[FileEntry]:
         """Return all files of the bundle, vision graphs first."""

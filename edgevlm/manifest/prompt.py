@@ -65,12 +65,28 @@ class PromptSpec:
     """Rule by which plain text is split before its bytes are merged, where llama.cpp lacks the rule of the
     checkpoint's tokenizer; null: llama.cpp splits the text."""
 
+    video_placeholder: str | None = None
+    """Text that the template writes in place of a video; a text of the user cannot produce it. Null: the
+    model takes no video."""
+    video_template: str | None = None
+    """Jinja2 source of the text that replaces `video_placeholder`, as `image_template`. Variables:
+    ``frames``, the number of frames that the model sees; ``seconds``, the length of the video; ``times``,
+    the time of each span in seconds; and ``spans``, the number of spans."""
+
     def check(self) -> None:
         """Check the values."""
+        require(
+            (self.video_placeholder is None) == (self.video_template is None),
+            "video_template",
+            self.video_template,
+            "must be null if video_placeholder is, and only then",
+        )
         require(bool(self.chat_template), "chat_template", self.chat_template, "must not be empty")
         require(bool(self.end_token_ids), "end_token_ids", self.end_token_ids, "must not be empty")
         for name in ("image_placeholder", "image_template", "image_token"):
             require(bool(getattr(self, name)), name, getattr(self, name), "must not be empty")
+        for name in ("video_placeholder", "video_template"):
+            require(getattr(self, name) != "", name, "", "must not be empty")
         require(
             all(token >= 0 for token in self.begin_token_ids),
             "begin_token_ids",

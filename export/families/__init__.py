@@ -19,6 +19,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
 from edgevlm.export.model_types import find_alternative
+from edgevlm.export.videos import FamilyVideo
 from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
 
 MODULES = (
@@ -107,6 +108,8 @@ class Family:
     (``processor_config.json``)."""
     end_tokens: tuple[str, ...] = ()
     """Tokens that end an answer, beside those that the checkpoint names."""
+    video: FamilyVideo | None = None
+    """How videos are read and written; None: the family takes none, or edgevlm does not support them."""
     usage: Callable[[str], Usage] = lambda repository: CHAT_USAGE
     """Returns what a checkpoint is made for, by the name of its repository; see `edgevlm.export.usage`."""
 

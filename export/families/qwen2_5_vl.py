@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: as Qwen2-VL, and most layers of the tower attend within windows; images only, no video."""
+"""Qwen2.5-VL: as Qwen2-VL, and most layers of the tower attend within windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL: images of their own size, positions in a grid (M-RoPE), and a Qwen 2; images only, no video."""
+"""Qwen2-VL: images of their own size, positions in a grid (M-RoPE), and a Qwen 2."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, images_only
 from edgevlm.export.native_towers import NativeTower
+from edgevlm.export.videos import FamilyVideo, read_qwen2
 
 TENSORS = {
     r"(?:model\.)?visual\.": "tower.",
@@ -41,4 +42,5 @@ FAMILY = Family(
     processor=processor,
     image_token="<|image_pad|>",
     positions="grid",
+    video=FamilyVideo(placeholder="<|video_pad|>", template="{{ image }}", read=read_qwen2),
 )

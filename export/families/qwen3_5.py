@@ -1,7 +1,4 @@
-"""Qwen3.5 (dense): the tower of Qwen3-VL without features of inner layers; attention and gated delta nets.
-
-Images only, no video.
-"""
+"""Qwen3.5 (dense): the tower of Qwen3-VL without features of inner layers; attention and gated delta nets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Qwen3-VL: as Qwen2-VL, with features of inner layers of the tower for the first ones of a Qwen 3.
-
-Images only, no video.
-"""
+"""Qwen3-VL: as Qwen2-VL, with features of inner layers of the tower for the first ones of a Qwen 3."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import images_only, qwen2_vl
 from edgevlm.export.native_towers import DeepstackTower
+from edgevlm.export.videos import FamilyVideo, read_qwen3
 
 
 def vision(config: PretrainedConfig) -> DeepstackTower:
@@ -30,4 +28,15 @@ def processor(
     return images_only(Qwen3VLProcessor)(image_processor, tokenizer)
 
 
-FAMILY = dataclasses.replace(qwen2_vl.FAMILY, vision=vision, processor=processor)
+FAMILY = dataclasses.replace(
+    qwen2_vl.FAMILY,
+    vision=vision,
+    processor=processor,
+    video=FamilyVideo(
+        placeholder="<|video_pad|>",
+        # The chat template writes another pair of both tokens around all of this.
+        template="{% for time in times %}<{{ '%.1f' | format(time) }} seconds>"
+        "<|vision_start|>{{ image }}<|vision_end|>{% endfor %}",
+        read=read_qwen3,
+    ),
+)

@@ -2,7 +2,8 @@
 
 With M-RoPE a position has three numbers: time, line and column. Those of a text are equal. The embeddings of
 an image all have the next position as their time, and count lines and columns from there. So an image takes
-fewer positions than entries. llama.cpp cuts a KV cache by the time alone, so before or after an image.
+fewer positions than entries. Those of a video count the time on with each image. llama.cpp cuts a KV cache by
+the time alone, so before or after an image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 from edgevlm.errors import ContextError, InputError
 from edgevlm.runtimes.protocols import Place
 from edgevlm.validation import check_integer
+
+
+MAX_POSITION = 2**30
+"""No number of a position reaches this. llama.cpp keeps 32 bits."""
 
 
 class CachePositions:
@@ -32,9 +37,10 @@ class CachePositions:
     def check(
         self, positions: NDArray[np.int32], count: int, *, embeddings: bool
     ) -> NDArray[np.int32]:
-        """Check that positions continue the sequence without a gap.
+        """Check that positions continue the sequence.
 
-        An image may come in several calls: the first time is then that of the last entry.
+        Those of a text do so without a gap. Those of an image or a video may come in several calls, so the
+        first time may be that of the last entry; no time is earlier.
 
         Args:
             positions: ``[n]``; for embeddings of an M-RoPE model also ``[3, n]``.
@@ -76,20 +82,20 @@ class CachePositions:
             )
 
     def _check_grid(self, positions: NDArray[np.int64]) -> None:
-        entries, start = self.place.entries, self.place.position
-        times = positions[0]
-        ends = np.maximum.accumulate(positions.max(axis=0)) + 1
-        following = np.maximum(start, np.append(start, ends[:-1]))
-        previous = np.append(self._times[entries - 1] if entries else start, times[:-1])
-        # No entry takes more than one position, so no number reaches that of the entries.
-        fits = (positions >= times) & (positions < entries + positions.shape[1])
-        wrong = ~fits.all(axis=0) | ((times != following) & (times != previous))
+        entries, times = self.place.entries, positions[0]
+        first = self._times[entries - 1] if entries else 0
+        previous = np.append(first, times[:-1])
+        wrong = (
+            (times < previous)
+            | (positions < 0).any(axis=0)
+            | (positions >= MAX_POSITION).any(axis=0)
+        )
         if wrong.any():
             index = int(wrong.argmax())
             raise InputError(
-                f"positions must have the next time or that of the entry before, and lines and columns that "
-                f"count from the time; entry {index} has {positions[:, index].tolist()} after the time "
-                f"{previous[index]}, the next one is {following[index]}"
+                f"positions must have the time of the entry before or a later one, and numbers from 0 to "
+                f"{MAX_POSITION - 1}; entry {index} has {positions[:, index].tolist()} after the time "
+                f"{previous[index]}"
             )
 
     def extend(self, positions: NDArray[np.int32]) -> None:

@@ -12,7 +12,6 @@ from transformers import (
 
 from tests.families.qwen2_vl import (
     ADDED,
-    MISSING,
     SIZES,
     ids,
     language_model,
@@ -36,6 +35,7 @@ def qwen2_5_vl(folder: Path) -> Path:
             "patch_size": 14,
             "window_size": 112,
             "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
         },
         text_config=language_model("qwen2_5_vl_text", tokenizer, [2, 3, 3]),
         tie_word_embeddings=False,
@@ -50,9 +50,9 @@ ROWS = [
         "qwen2_5_vl",
         qwen2_5_vl,
         "as Qwen2-VL, with windows that may be cut at the edges",
-        MISSING,
         processor=load_without_video(Qwen2_5_VLProcessor),
         sizes=SIZES,
+        videos=True,
         messages=longer_conversations,
     )
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ TEMPLATE = (
     "<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}{% if part.type == 'image' or 'image' in part %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part.text }}{% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif part.type == 'video' or 'video' in part %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in part %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -58,7 +60,12 @@ IMAGE_PROCESSOR = {
 SIZES = ((225, 140), (60, 130), (112, 112), (400, 30), (9, 5), (1000, 700), (28, 250), (199, 243))
 """Lines and columns of embeddings: 5 and 8, 5 and 2, 4 and 4, 1 and 14, then the least and the most, 9 and 1,
 and 9 and 6 (wide by tall of Qwen2-VL's). So windows of 4 x 4 are whole, and cut at each edge."""
-MISSING = "video"
+VIDEO_PROCESSOR = {
+    **{name: value for name, value in IMAGE_PROCESSOR.items() if "processor" not in name},
+    "video_processor_type": "Qwen2VLVideoProcessor",
+    "min_pixels": 4 * 28 * 28,
+    "max_pixels": 40 * 28 * 28,
+}
 
 
 def ids(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -95,8 +102,9 @@ def write(
     processor: str,
     image_processor: Mapping[str, Any] = IMAGE_PROCESSOR,
     template: str = TEMPLATE,
+    video_processor: Mapping[str, Any] = VIDEO_PROCESSOR,
 ) -> Path:
-    return save(
+    save(
         folder,
         model,
         tokenizer,
@@ -106,6 +114,9 @@ def write(
         end="<|im_end|>",
         processor={"processor_class": processor},
     )
+    settings = json.dumps(dict(video_processor))
+    (folder / "video_preprocessor_config.json").write_text(settings)
+    return folder
 
 
 def qwen2_vl(folder: Path, *, tied: bool = False) -> Path:
@@ -136,17 +147,16 @@ ROWS = [
     Row(
         "qwen2_vl",
         qwen2_vl,
-        "images of their own size, positions in a grid",
-        MISSING,
+        "images of their own size, positions in a grid; videos",
         processor=load_without_video(Qwen2VLProcessor),
         sizes=SIZES,
         messages=longer_conversations,
+        videos=True,
     ),
     Row(
         "qwen2_vl, tied",
         qwen2_vl_tied,
         "the same without an output layer (2B)",
-        MISSING,
         processor=load_without_video(Qwen2VLProcessor),
         sizes=SIZES,
         messages=longer_conversations,

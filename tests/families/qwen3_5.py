@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
 
-from tests.families.qwen2_vl import ADDED, MISSING, SIZES, ids, write
-from tests.families.qwen3_vl import QWEN3_IMAGE_PROCESSOR, QWEN3_TEMPLATE
+from tests.families.qwen2_vl import ADDED, SIZES, ids, write
+from tests.families.qwen3_vl import QWEN3_IMAGE_PROCESSOR, QWEN3_TEMPLATE, QWEN3_VIDEO_PROCESSOR
 from tests.families.row import Row, load_without_video
 from tests.families.tokenizers import qwen35_tokenizer
 
@@ -58,6 +58,7 @@ def qwen3_5(folder: Path) -> Path:
         "Qwen3VLProcessor",
         QWEN3_IMAGE_PROCESSOR,
         QWEN3_TEMPLATE,
+        QWEN3_VIDEO_PROCESSOR,
     )
 
 
@@ -66,9 +67,9 @@ ROWS = [
         "qwen3_5",
         qwen3_5,
         "as Qwen3-VL without features of inner layers; a decoder with gated delta nets, compared in f32",
-        MISSING,
         processor=load_without_video(Qwen3VLProcessor),
         sizes=SIZES,
+        videos=True,
         decoder="f32",
     )
 ]

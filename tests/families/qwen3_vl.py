@@ -10,7 +10,6 @@ from tests.families.llava import text_config
 from tests.families.qwen2_vl import (
     ADDED,
     IMAGE_PROCESSOR,
-    MISSING,
     SIZES,
     TEMPLATE,
     ids,
@@ -29,6 +28,11 @@ QWEN3_IMAGE_PROCESSOR = {
     "image_std": [0.5, 0.5, 0.5],
     "patch_size": 16,
     "size": {"shortest_edge": 64 * 64, "longest_edge": 60 * 32 * 32},
+}
+QWEN3_VIDEO_PROCESSOR = {
+    **{name: value for name, value in QWEN3_IMAGE_PROCESSOR.items() if "processor" not in name},
+    "video_processor_type": "Qwen3VLVideoProcessor",
+    "size": {"shortest_edge": 8 * 32 * 32, "longest_edge": 160 * 32 * 32},
 }
 
 
@@ -60,7 +64,13 @@ def qwen3_vl(folder: Path) -> Path:
     )
     model = Qwen3VLForConditionalGeneration(config)
     return write(
-        folder, model, tokenizer, "Qwen3VLProcessor", QWEN3_IMAGE_PROCESSOR, QWEN3_TEMPLATE
+        folder,
+        model,
+        tokenizer,
+        "Qwen3VLProcessor",
+        QWEN3_IMAGE_PROCESSOR,
+        QWEN3_TEMPLATE,
+        QWEN3_VIDEO_PROCESSOR,
     )
 
 
@@ -69,9 +79,9 @@ ROWS = [
         "qwen3_vl",
         qwen3_vl,
         "a table of positions, features of inner layers (deepstack); Qwen 3",
-        MISSING,
         processor=load_without_video(Qwen3VLProcessor),
         sizes=SIZES,
+        videos=True,
         messages=longer_conversations,
     )
 ]

@@ -86,6 +86,8 @@ class Row:
     """Type of the decoder that is compared. Rounding to f16 grows in the state of some random decoders."""
     processor_images: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the processor for images."""
+    videos: bool = False
+    """The checkpoint has the settings of a video processor, and videos are compared, too."""
 
 
 def text(content: str) -> dict[str, str]:

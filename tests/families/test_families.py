@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,21 @@ from tests.families.case import (
     ROWS,
     Case,
     answer,
+    relative_error,
 )
 from tests.families.row import IMAGE, Message, picture, text
+from tests.families.videos import (
+    REQUESTS,
+    TORCHVISION,
+    frames,
+    frames_of,
+    gray_levels,
+    our_ids,
+    process,
+    reference_inputs,
+    reference_logits,
+    reference_tiles,
+)
 
 
 @pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
@@ -156,3 +170,52 @@ def test_kv_cache(case: Case) -> None:
         assert cached.token_ids == fresh.token_ids
         for ours, theirs in zip(cached.logprobs, fresh.logprobs, strict=True):
             assert ours.logprob == pytest.approx(theirs.logprob, abs=0.02)
+
+
+def test_videos(case: Case, tmp_path: Path) -> None:
+    """Prompts, sizes and logits are equal, gray levels up to the rounding of torchvision's resize."""
+    if not case.row.videos or not TORCHVISION.is_dir():
+        pytest.skip("takes no videos, or no torchvision, which transformers needs for them")
+    engine, prompt = case.vlm._engine, case.vlm.manifest.prompt
+    places = {case.image_id, case.special.get(str(prompt.video_placeholder))}
+    side = getattr(case.reference.processor.image_processor, "patch_size", 0)
+    prepared = reference_inputs(case.bundle.with_name("checkpoint"), REQUESTS, tmp_path)
+    for index, (request, inputs) in enumerate(zip(REQUESTS, prepared, strict=True)):
+        processed = process(case, request, index)
+        expected = [-1 if token in places else token for token in inputs["input_ids"][0].tolist()]
+        assert our_ids(case, request, processed) == expected
+        if request.images:  # resized by torchvision there, too
+            continue
+        for tile, frame in zip(frames_of(processed), reference_tiles(inputs, side), strict=True):
+            assert tile.shape == frame.shape
+            difference = np.abs(gray_levels(case, frame) - tile)
+            assert difference.max() < 2.02
+            assert difference.mean() < 0.05
+        tokens, logits = reference_logits(case, inputs, ANSWER_TOKENS)
+        found = engine.logits(request.messages, processed, tokens)
+        assert relative_error(found, logits[:, : found.shape[1]]) < MAX_LOGITS_ERROR
+
+
+def test_a_second_question_about_a_video(case: Case) -> None:
+    """Encodes and prefills nothing of the video, and answers as a first question."""
+    if not case.row.videos:
+        pytest.skip("takes no videos")
+    video = frames("again", 5, 100, 70)
+    with case.load() as vlm:
+        asked = [
+            vlm.ask_video(video, question, fps=2, max_tokens=ANSWER_TOKENS, temperature=0)
+            for question in ("What happens in it?", "Which color is it, and why?")
+        ]
+        other = vlm.ask_video(video, "Which color is it, and why?", fps=1, max_tokens=1)
+    with case.load() as vlm:
+        fresh = vlm.ask_video(
+            video, "Which color is it, and why?", fps=2, max_tokens=ANSWER_TOKENS, temperature=0
+        )
+    assert asked[1].token_ids == fresh.token_ids
+    assert asked[1].stats.encoded_tiles == other.stats.encoded_tiles == 0
+    assert asked[1].stats.cached_tokens > asked[1].stats.prompt_tokens // 2
+    says_times = case.vlm.manifest.prompt.video_template != "{{ image }}"
+    counts_times = case.vlm.manifest.video.positions_per_second is not None
+    assert (other.stats.cached_tokens < asked[1].stats.cached_tokens) == (
+        says_times or counts_times
+    ), "another rate of frames is another prompt"

@@ -56,17 +56,25 @@ def choose_size(height: int, width: int, tiling: SmartResizeTiling) -> tuple[int
     Raises:
         ImageError: the aspect ratio is more than `MAX_ASPECT_RATIO`.
     """
-    size = f"{width} x {height}"
     if height < tiling.min_side:
         height, width = tiling.min_side, round(width * tiling.min_side / height)
     if width < tiling.min_side:
         height, width = round(height * tiling.min_side / width), tiling.min_side
+    check_aspect_ratio(height, width)
+    return fit_area(height, width, tiling, min_side=0)
+
+
+def check_aspect_ratio(height: int, width: int) -> None:
+    """Check the aspect ratio of an image.
+
+    Raises:
+        ImageError: it is more than `MAX_ASPECT_RATIO`.
+    """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ImageError(
-            f"the image is {size} pixels; this model takes images whose longer side is at most "
+            f"the image is {width} x {height} pixels; this model takes images whose longer side is at most "
             f"{MAX_ASPECT_RATIO} times the shorter one; crop it"
         )
-    return fit_area(height, width, tiling, min_side=0)
 
 
 def fit_area(height: int, width: int, tiling: AreaTiling, *, min_side: int) -> tuple[int, int]:
