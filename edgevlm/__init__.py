@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import MissingDependencyError as MissingDependencyError
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.inputs.images import ImageSource as ImageSource
+    from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.inputs.tiling import Detail as Detail
     from edgevlm.manifest import FileEntry as FileEntry
     from edgevlm.manifest import Manifest as Manifest
@@ -65,6 +66,7 @@ _MODULES = {
     "Generation": "edgevlm.options",
     "GenerationOptions": "edgevlm.options",
     "ImageSource": "edgevlm.inputs.images",
+    "VideoSource": "edgevlm.inputs.videos",
     "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",
     "Answer": "edgevlm.results",

@@ -14,15 +14,20 @@ from edgevlm.cli.options import (
     generation_options,
     load_model,
 )
+from edgevlm.errors import InputError
 from edgevlm.results import Stats
 
-HELP = "Answer one question about one image, several images, or none. The answer is streamed to stdout."
+HELP = (
+    "Answer one question about one image, several images, a video, or none. "
+    "The answer is streamed to stdout."
+)
 
 EXAMPLES = """\
   edgevlm ask "What is in the picture?" photo.jpg
   edgevlm ask "What differs between the two?" before.png after.png
   edgevlm ask "Describe it." photo.jpg --model ./smolvlm-256m --max-tokens 60
   edgevlm ask "How many shapes are there?" photo.jpg --json | jq .text
+  edgevlm ask "What happens?" --video clip.mp4 --model ./smolvlm2-256m --frames 8
   curl -s https://example.com/photo.jpg | edgevlm ask "What is this?" -"""
 
 
@@ -32,6 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "question", metavar="QUESTION", type=_question, help="the text after the images"
     )
     parser.add_argument("images", metavar="IMAGE", nargs="*", help=images.HELP)
+    video = parser.add_argument_group("video")
+    video.add_argument(
+        "--video",
+        metavar="FILE",
+        help="a video, of which the model sees several frames, in place of images",
+    )
+    video.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="number of frames; with --fps, the most (default: as many as --fps asks for)",
+    )
+    video.add_argument(
+        "--fps",
+        type=float,
+        metavar="RATE",
+        help="frames in a second (default: those of the checkpoint)",
+    )
     add_model_options(parser)
     add_generation_options(parser)
     output = parser.add_argument_group("output")
@@ -47,9 +70,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return the exit code."""
+    if arguments.video is None and (arguments.frames, arguments.fps) != (None, None):
+        raise InputError("--frames and --fps are about a video; add --video FILE")
+    if arguments.video is not None and arguments.images:
+        raise InputError("the question is about images or about a video; leave out one of them")
     sources = images.read_image_arguments(arguments.images)
     with load_model(arguments) as vlm:
-        chunks = vlm.stream(sources, arguments.question, **generation_options(arguments))
+        options = generation_options(arguments)
+        if arguments.video is None:
+            chunks = vlm.stream(sources, arguments.question, **options)
+        else:
+            chunks = vlm.stream_video(
+                arguments.video,
+                arguments.question,
+                frames=arguments.frames,
+                fps=arguments.fps,
+                **options,
+            )
         text = []
         for chunk in chunks:
             text.append(chunk.text)

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 from edgevlm.bundle import Bundle
-from edgevlm.manifest import Drift, FileEntry, Manifest, ParityReport, Tiling
+from edgevlm.manifest import Drift, FileEntry, Manifest, ParityReport, Tiling, VideoSpec
 
 HELP = (
     "Show the content of a bundle: its origin, its files, and their difference from the checkpoint."
@@ -57,6 +57,7 @@ def format_manifest(manifest: Manifest) -> str:
         f"name          {manifest.name}",
         f"source        {source.repository}{revision} ({source.family}, licence {source.license})",
         f"images        {_tiling(image.tiling)}, {tiles}",
+        *([f"videos        {_video(manifest.video)}"] if manifest.video else []),
         f"vision        {tokens}, of width {vision.width}",
         *_files(vision.files, parity.vision if parity else {}),
         *([f"calibration   {vision.calibration}"] if vision.calibration else []),
@@ -108,6 +109,10 @@ def _parity(parity: ParityReport) -> list[str]:
             f"{pair.same_start:.1%}" + ("  loaded on a CPU" if answers.is_automatic(pair) else "")
         )
     return lines
+
+
+def _video(video: VideoSpec) -> str:
+    return f"{_tiling(video.tiling)}, {video.fps:g} frames in a second, {video.frames_per_tile} in a tile"
 
 
 def _tiling(tiling: Tiling) -> str:

@@ -71,7 +71,8 @@ def _count(length: VideoLength, spec: VideoSpec, fps: float, most: int) -> int:
 
 def _stride(total: int, count: int, multiple: int) -> list[int]:
     count = min(total, max(multiple, round(count / multiple) * multiple))
-    return [int(index) for index in np.arange(count) * (total / count)]
+    # PyTorch's arange rounds to float32, which makes whole numbers whole again.
+    return [int(index) for index in (np.arange(count) * (total / count)).astype(np.float32)]
 
 
 def _inset(length: VideoLength, fps: float, most: int) -> list[int]:

@@ -83,9 +83,10 @@ def open_video(source: VideoSource, fps: float) -> Iterator[Video]:
         raise ImageError(
             f"a video must be a path, bytes, a binary file or a list of images, is {type_name(source)}"
         )
-    if array and np.ndim(source) != 4:  # type: ignore[arg-type]
+    shape = getattr(source, "shape", ())
+    if array and len(shape) != 4:
         raise ImageError(
-            f"an array of frames must have the shape [frames, height, width, 3], has {list(np.shape(source))}"
+            f"an array of frames must have the shape [frames, height, width, 3], has {list(shape)}"
         )
     images = list(cast("Iterable[ImageSource]", source))
     if not images:

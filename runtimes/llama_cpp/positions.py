@@ -15,7 +15,6 @@ from edgevlm.errors import ContextError, InputError
 from edgevlm.runtimes.protocols import Place
 from edgevlm.validation import check_integer
 
-
 MAX_POSITION = 2**30
 """No number of a position reaches this. llama.cpp keeps 32 bits."""
 

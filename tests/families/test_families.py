@@ -215,7 +215,9 @@ def test_a_second_question_about_a_video(case: Case) -> None:
     assert asked[1].stats.encoded_tiles == other.stats.encoded_tiles == 0
     assert asked[1].stats.cached_tokens > asked[1].stats.prompt_tokens // 2
     says_times = case.vlm.manifest.prompt.video_template != "{{ image }}"
-    counts_times = case.vlm.manifest.video.positions_per_second is not None
+    spec = case.vlm.manifest.video
+    assert spec is not None
+    counts_times = spec.positions_per_second is not None
     assert (other.stats.cached_tokens < asked[1].stats.cached_tokens) == (
         says_times or counts_times
     ), "another rate of frames is another prompt"

@@ -1,8 +1,8 @@
 """Write what transformers' processor makes of videos into a file.
 
 ``python video_inputs.py CHECKPOINT VIDEOS.npz REQUESTS.json OUT.npz`` runs in a process of its own with
-torchvision in its path, which video processors need. A request has ``messages``, ``videos`` and ``images`` with
-names of arrays ``[frames, height, width, 3]``, and their ``fps``.
+torchvision in its path, which video processors need. A request has ``messages``, ``videos`` and ``images``
+with names of arrays ``[frames, height, width, 3]``, and their ``fps``.
 """
 
 from __future__ import annotations
