@@ -24,6 +24,7 @@ from edgevlm.manifest.images import (
     AnyResolutionTiling,
     AreaTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
@@ -51,7 +52,14 @@ from edgevlm.manifest.reports import (
     Usage,
 )
 from edgevlm.manifest.upgrade import upgrade
-from edgevlm.manifest.vision import LinesPacking, Packing, TiledPacking, UnpadPacking, VisionSpec
+from edgevlm.manifest.vision import (
+    FramePacking,
+    LinesPacking,
+    Packing,
+    TiledPacking,
+    UnpadPacking,
+    VisionSpec,
+)
 
 __all__ = [
     "MANIFEST_NAME",
@@ -61,11 +69,13 @@ __all__ = [
     "AnyResolutionTiling",
     "AreaTiling",
     "AspectGridTiling",
+    "CoveringGridTiling",
     "CropTiling",
     "DecoderSpec",
     "Drift",
     "FileEntry",
     "FitTiling",
+    "FramePacking",
     "Golden",
     "GridTiling",
     "ImageSpec",
@@ -140,6 +150,13 @@ class Manifest:
             "vision.packing",
             self.vision.packing.kind,
             'can be "unpad" only if image.tiling is "any-resolution"',
+        )
+        require(
+            not isinstance(self.vision.packing, FramePacking)
+            or isinstance(self.image.tiling, CoveringGridTiling | StretchTiling),
+            "vision.packing",
+            self.vision.packing.kind,
+            'can be "frame" only if image.tiling is "covering-grid" or "stretch"',
         )
         require(
             isinstance(self.vision.packing, TiledPacking) or self.decoder.attention != "images",

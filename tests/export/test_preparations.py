@@ -18,6 +18,7 @@ from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
@@ -40,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "LlavaOnevisionImageProcessor": {"size": SIDE, "image_grid_pinpoints": PINPOINTS},
     "GotOcr2ImageProcessor": {"size": SIDE, "crop_to_patches": True, "max_patches": 6},
+    "Ovis2ImageProcessor": {"size": SIDE, "crop_to_patches": True, "max_patches": 6},
     "Gemma3ImageProcessor": {
         "size": SIDE,
         "do_pan_and_scan": True,
@@ -94,6 +96,7 @@ OTHER_SETTINGS: dict[str, list[Any]] = {
     "crop_to_patches": [False, None],
     "min_patches": [2, 9],
     "max_patches": [1, 3],
+    "use_covering_area_grid": [False, None],
     "do_pan_and_scan": [False, None],
     "pan_and_scan_min_crop_size": [None, 20],
     "pan_and_scan_max_num_crops": [2],
@@ -171,6 +174,7 @@ def test_no_setting_is_ignored(name: str) -> None:
             AnyResolutionTiling((12, 12), "bicubic", ((12, 24), (24, 12), (24, 24))),
         ),
         ("GotOcr2ImageProcessor", AspectGridTiling((12, 12), "bicubic", 1, 6)),
+        ("Ovis2ImageProcessor", CoveringGridTiling((12, 12), "bicubic", 6)),
         ("Gemma3ImageProcessor", PanAndScanTiling((12, 12), "bilinear", 8, 4, 1.2)),
         ("JanusImageProcessor", FitTiling((12, 12), "bicubic", 3, (122, 116, 104))),
         ("SmolVLMImageProcessor", GridTiling((12, 12), "lanczos", longest_edge=48)),
@@ -219,6 +223,11 @@ def test_tilings(name: str, tiling: Any) -> None:
             "Gemma3ImageProcessor",
             {"pan_and_scan_min_ratio_to_activate": None},
             "pan_and_scan_min_ratio_to_activate is None, it must be a number from 1",
+        ),
+        (
+            "Ovis2ImageProcessor",
+            {"use_covering_area_grid": False},
+            "use_covering_area_grid is False, it must be true",
         ),
         ("DeepseekVLImageProcessor", {"do_pad": False}, "do_pad is False, it must be true"),
         ("JanusImageProcessor", {"min_size": 13}, "min_size is 13, it must not exceed the side 12"),

@@ -29,6 +29,7 @@ MODULES = (
     "llava_next",
     "llava_onevision",
     "original",
+    "ovis2",
     "paddleocr_vl",
     "paligemma",
     "pixtral",

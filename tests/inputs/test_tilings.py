@@ -17,6 +17,7 @@ from edgevlm.inputs.tiling import Detail, Tiles, count_max_tiles, split_image
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     OwnSizeTiling,
@@ -34,6 +35,7 @@ SPLITTING: dict[str, Tiling] = {
     "any resolution": ANY_RESOLUTION,
     "aspect grid": ASPECT_GRID,
     "at least two": AspectGridTiling((12, 10), "bicubic", min_tiles=2, max_tiles=6),
+    "covering grid": CoveringGridTiling((12, 12), "bicubic", max_tiles=12),
     "pan and scan": PAN_AND_SCAN,
 }
 TILINGS: dict[str, Tiling] = SPLITTING | {

@@ -16,6 +16,7 @@ from PIL import Image
 from edgevlm.inputs.tiling import (
     any_resolution,
     aspect_grid,
+    covering_grid,
     crop,
     fit,
     grid,
@@ -31,6 +32,7 @@ from edgevlm.inputs.tiling.tiles import Layout, Tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
@@ -59,6 +61,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     FitTiling: fit.split,
     AnyResolutionTiling: any_resolution.split,
     AspectGridTiling: aspect_grid.split,
+    CoveringGridTiling: covering_grid.split,
     PanAndScanTiling: pan_and_scan.split,
     SmartResizeTiling: smart_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
@@ -88,7 +91,7 @@ def split_image(
 
 def count_max_tiles(tiling: Tiling) -> int | None:
     """Return the number of tiles of the image that is split into the most; None: there is no bound."""
-    if isinstance(tiling, AspectGridTiling | OwnSizeGridTiling):
+    if isinstance(tiling, AspectGridTiling | CoveringGridTiling | OwnSizeGridTiling):
         return tiling.max_tiles + (tiling.max_tiles > 1)
     if isinstance(tiling, PanAndScanTiling):
         return 1 + tiling.max_crops
