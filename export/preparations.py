@@ -35,6 +35,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from edgevlm.export.cohere2_images import Cohere2VisionImageProcessorPil
 from edgevlm.export.lfm2_images import Lfm2VlImageProcessorPil
 from edgevlm.manifest import (
     AnyResolutionTiling,
@@ -49,6 +50,7 @@ from edgevlm.manifest import (
     OwnSizeGridTiling,
     PanAndScanTiling,
     Resample,
+    ScaledGridTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -189,6 +191,16 @@ def _read_covering_grid(processor: Any) -> StretchTiling | CoveringGridTiling:
     return CoveringGridTiling(size, resample(processor), _positive(processor, "max_patches"))
 
 
+def _read_scaled_grid(processor: Any) -> StretchTiling | ScaledGridTiling:
+    """Read the settings of Command A Vision."""
+    _require(processor, "do_resize", True)
+    size = _read_size(processor, "size")
+    _square(size, "size")
+    for name in ("max_patches", "patch_size"):
+        _positive(processor, name)
+    return processor.tiling(size, resample(processor))
+
+
 def _read_pan_and_scan(processor: Any) -> StretchTiling | PanAndScanTiling:
     """Read the settings of Gemma 3."""
     _require(processor, "do_resize", True)
@@ -268,6 +280,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     LlavaOnevisionImageProcessorPil: _read_any_resolution,
     GotOcr2ImageProcessorPil: _read_aspect_grid,
     Ovis2ImageProcessorPil: _read_covering_grid,
+    Cohere2VisionImageProcessorPil: _read_scaled_grid,
     Gemma3ImageProcessorPil: _read_pan_and_scan,
     DeepseekVLImageProcessorPil: _read_fit,
     JanusImageProcessorPil: _read_fit,

@@ -189,6 +189,24 @@ class CoveringGridTiling(_Tiling):
 
 
 @dataclass(frozen=True)
+class ScaledGridTiling(_Tiling):
+    """Resize the image to the grid of tiles that enlarges it least (Command A Vision).
+
+    If each grid is smaller than the image, it is the one that shrinks it least. A grid of more than one tile
+    is followed by an overview.
+    """
+
+    max_tiles: int
+    """Maximum number of tiles in the grid."""
+    kind: Literal["scaled-grid"] = field(default="scaled-grid", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        check_square_grid(self)
+
+
+@dataclass(frozen=True)
 class PanAndScanTiling(_Tiling):
     """An overview, and then crops along the longer side of a long image (Gemma 3 with pan and scan).
 
@@ -326,6 +344,7 @@ Tiling: TypeAlias = (
     | AnyResolutionTiling
     | AspectGridTiling
     | CoveringGridTiling
+    | ScaledGridTiling
     | PanAndScanTiling
     | SmartResizeTiling
     | OwnSizeGridTiling
@@ -379,7 +398,7 @@ class ImageSpec:
         )
 
 
-def check_square_grid(tiling: CoveringGridTiling) -> None:
+def check_square_grid(tiling: CoveringGridTiling | ScaledGridTiling) -> None:
     """Check the tiles of a grid of squares."""
     require(
         tiling.tile_size[0] == tiling.tile_size[1],

@@ -33,6 +33,8 @@ MODULES = (
     "llava_onevision",
     "internvl",
     "ovis2",
+    "aya_vision",
+    "cohere2_vision",
     "gemma3",
     "got_ocr2",
     "deepseek_vl",

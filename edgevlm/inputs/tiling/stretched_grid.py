@@ -9,12 +9,12 @@ from PIL import Image
 
 from edgevlm.inputs.tiling.budget import Detail
 from edgevlm.inputs.tiling.tiles import FILTERS, Layout, Tiles, cut_grid, one_tile
-from edgevlm.manifest import AspectGridTiling, CoveringGridTiling
+from edgevlm.manifest import AspectGridTiling, CoveringGridTiling, ScaledGridTiling
 
 
 def stretch_to_grid(
     image: Image.Image,
-    tiling: AspectGridTiling | CoveringGridTiling,
+    tiling: AspectGridTiling | CoveringGridTiling | ScaledGridTiling,
     columns: int,
     rows: int,
     *,
