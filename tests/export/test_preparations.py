@@ -24,6 +24,7 @@ from edgevlm.manifest import (
     GridTiling,
     LongestEdgeTiling,
     PanAndScanTiling,
+    ScaledGridTiling,
     SmartResizeTiling,
     StretchTiling,
 )
@@ -42,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "LlavaOnevisionImageProcessor": {"size": SIDE, "image_grid_pinpoints": PINPOINTS},
     "GotOcr2ImageProcessor": {"size": SIDE, "crop_to_patches": True, "max_patches": 6},
     "Ovis2ImageProcessor": {"size": SIDE, "crop_to_patches": True, "max_patches": 6},
+    "Cohere2VisionImageProcessor": {"size": SIDE, "max_patches": 6, "patch_size": 4},
     "Gemma3ImageProcessor": {
         "size": SIDE,
         "do_pan_and_scan": True,
@@ -175,6 +177,7 @@ def test_no_setting_is_ignored(name: str) -> None:
         ),
         ("GotOcr2ImageProcessor", AspectGridTiling((12, 12), "bicubic", 1, 6)),
         ("Ovis2ImageProcessor", CoveringGridTiling((12, 12), "bicubic", 6)),
+        ("Cohere2VisionImageProcessor", ScaledGridTiling((12, 12), "bicubic", 6)),
         ("Gemma3ImageProcessor", PanAndScanTiling((12, 12), "bilinear", 8, 4, 1.2)),
         ("JanusImageProcessor", FitTiling((12, 12), "bicubic", 3, (122, 116, 104))),
         ("SmolVLMImageProcessor", GridTiling((12, 12), "lanczos", longest_edge=48)),

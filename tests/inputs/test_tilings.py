@@ -22,6 +22,7 @@ from edgevlm.manifest import (
     FitTiling,
     OwnSizeTiling,
     PanAndScanTiling,
+    ScaledGridTiling,
     Tiling,
 )
 from tests.support.tiling import GRID, STRETCH
@@ -36,6 +37,7 @@ SPLITTING: dict[str, Tiling] = {
     "aspect grid": ASPECT_GRID,
     "at least two": AspectGridTiling((12, 10), "bicubic", min_tiles=2, max_tiles=6),
     "covering grid": CoveringGridTiling((12, 12), "bicubic", max_tiles=12),
+    "scaled grid": ScaledGridTiling((12, 12), "bicubic", max_tiles=12),
     "pan and scan": PAN_AND_SCAN,
 }
 TILINGS: dict[str, Tiling] = SPLITTING | {
