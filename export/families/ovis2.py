@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers import Ovis2Processor, PretrainedConfig
 from transformers.image_processing_backends import PilBackend
 from transformers.models.ovis2.modeling_ovis2 import Ovis2VisionModel, Ovis2VisualEmbeddingTable
@@ -47,11 +48,14 @@ class VisualTable(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return rows ``[n, rows, width]`` for normalized pixels ``[n, 3, height, width]``."""
-        probabilities = self.tower(pixels, return_dict=True).pooler_output
-        table = self.connector.weight
-        words, learned = table[: -len(LEARNED_TOKENS)], table[-len(LEARNED_TOKENS) :]
-        rows = probabilities @ words
-        return torch.cat([rows, learned.expand(rows.shape[0], -1, -1)], dim=1)
+        words = self.tower(pixels, return_dict=True).pooler_output
+        learned = torch.eye(len(LEARNED_TOKENS)).expand(words.shape[0], -1, -1)
+        # One product with the whole table. A part of it would be copied for each image.
+        probabilities = torch.cat(
+            [pad(words, (0, len(LEARNED_TOKENS))), pad(learned, (words.shape[-1], 0))], dim=1
+        )
+        rows: torch.Tensor = self.connector(probabilities)
+        return rows
 
 
 def processor(

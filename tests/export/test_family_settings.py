@@ -29,7 +29,17 @@ from edgevlm.export.pre_tokenizers import (
     split,
 )
 from edgevlm.manifest import AspectGridTiling, StretchTiling
-from tests.families import got_ocr2, internvl, janus, llava_next, llava_onevision, ovis2, pixtral
+from tests.families import (
+    aya_vision,
+    cohere2_vision,
+    got_ocr2,
+    internvl,
+    janus,
+    llava_next,
+    llava_onevision,
+    ovis2,
+    pixtral,
+)
 from tests.support.checkpoints import scatter
 from tests.support.damage import change_json
 
@@ -44,6 +54,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "llava_onevision": llava_onevision.build(folder / "llava_onevision"),
         "internvl": internvl.qwen2(folder / "internvl"),
         "ovis2": ovis2.large(folder / "ovis2"),
+        "aya_vision": aya_vision.aya_vision(folder / "aya_vision"),
+        "cohere2_vision": cohere2_vision.cohere2_vision(folder / "cohere2_vision"),
         "got_ocr2": got_ocr2.got_ocr2(folder / "got_ocr2"),
         "janus": janus.janus(folder / "janus"),
     }
@@ -91,6 +103,18 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "downsample_ratio 0.3 does not divide 4",
         ),
         (
+            "cohere2_vision",
+            "preprocessor_config.json",
+            {"patch_size": 3},
+            "patch_size in the settings of the image processor is 3, .* the model has 4 embeddings",
+        ),
+        (
+            "cohere2_vision",
+            "tokenizer_config.json",
+            {"boi_token": "<BOI>"},
+            "boi_token in tokenizer_config.json is '<BOI>'; .* '<|START_OF_IMG|>'",
+        ),
+        (
             "ovis2",
             "config.json",
             {"visual_indicator_token_ids": [1, 2, 3, 4, 5]},
@@ -132,6 +156,17 @@ def test_another_visual_vocabulary(changes: dict[str, object], message: str) -> 
     config = Ovis2Config(vision_config=changes, text_config={"model_type": "qwen2"})
     with pytest.raises(ExportError, match=message):
         find_family("ovis2").vision(config)
+
+
+def test_tokens_of_turns_are_special(pristine: dict[str, Path]) -> None:
+    """They are plain in the checkpoint, so that a text of a user would become them."""
+    special = make_plan(Checkpoint.open(pristine["aya_vision"])).prompt.special_tokens
+    assert {
+        "<|START_OF_TURN_TOKEN|>",
+        "<|USER_TOKEN|>",
+        "<|CHATBOT_TOKEN|>",
+        "<|IMG_PATCH|>",
+    } <= {token.text for token in special}
 
 
 def test_a_tower_without_a_class_token() -> None:
