@@ -50,24 +50,23 @@ def choose_grid(
 
 
 def covered_share(size: tuple[int, int], columns: int, rows: int, side: int) -> float:
-    """Return the share of the pixels of an image that the tiles of a grid hold.
+    """Return the share of the pixels of an image that the tiles of a grid hold, as transformers computes it.
 
-    transformers computes it for a grid with as many lines as this one has columns. So a wide image gets a
-    tall grid. The model's authors do not exchange them, but the reference is transformers.
+    It exchanges rows and columns, and the model's authors do not: a wide image gets a tall grid.
 
     Args:
         size: width and height of the image in pixels.
         side: side of a tile in pixels.
     """
     width, height = size
-    lines, files = columns, rows
-    tall, wide = height // lines, width // files
+    columns, rows = rows, columns
+    wide, tall = width // columns, height // rows
     covered = 0.0
-    for line in range(lines):
-        for file in range(files):
-            # The last line and column have the pixels that are left.
-            longer = width - file * wide if file == files - 1 else wide
-            shorter = height - line * tall if line == lines - 1 else tall
-            longer, shorter = max(longer, shorter), min(longer, shorter)
+    for row in range(rows):
+        for column in range(columns):
+            # The last row and column have the pixels that are left.
+            across = width - column * wide if column == columns - 1 else wide
+            down = height - row * tall if row == rows - 1 else tall
+            longer, shorter = max(across, down), min(across, down)
             covered += shorter / longer * side * side if longer > side else longer * shorter
     return covered / (width * height)
