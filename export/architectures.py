@@ -49,6 +49,8 @@ class Architecture:
     """True if llama.cpp rotates neighbouring rows where transformers rotates halves; rows of q and k move."""
     rope_types: tuple[str, ...] = ("default", "linear")
     """Rotary scalings that llama.cpp computes as transformers does."""
+    layer_norms: bool = False
+    """True if norms subtract the mean; else they are RMS norms."""
     norm_offset: float = 0.0
     """Offset of the weights of norms. Gemma multiplies by one plus the weight."""
     untied: bool = True
@@ -191,6 +193,24 @@ def write_granite(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_rope_scaling_finetuned(True)  # false would mean no rotary embeddings
 
 
+def check_cohere2(text: PretrainedConfig) -> None:
+    """Check that a layer slides; the others have no rotary embeddings."""
+    if window_of_some_layers(text) is None:
+        raise ExportError("this Cohere 2 has no layer with a sliding window, llama.cpp needs one")
+
+
+def write_cohere2(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Write the factor of the logits and the sliding layers. llama.cpp reads zero as "none".
+
+    ``Cohere2ForCausalLM`` multiplies its logits by ``logit_scale``. The vision-language models of
+    transformers that have a Cohere 2, such as ``AyaVisionForConditionalGeneration``, do not.
+    """
+    text = config.get_text_config()
+    scale = positive("logit_scale", text.logit_scale)
+    writer.add_logit_scale(scale if text is config else 1.0)
+    write_sliding_layers(writer, text)
+
+
 def write_phi3(writer: GGUFWriter, config: PretrainedConfig) -> None:
     """Write the sliding window as llama.cpp's converter does, although llama.cpp ignores it."""
     writer.add_sliding_window(config.get_text_config().sliding_window or 0)
@@ -271,6 +291,17 @@ ARCHITECTURES = {
         final_norm="embedding_norm",
         check=check_lfm2,
         write=write_lfm2,
+    ),
+    "cohere2": Architecture(
+        MODEL_ARCH.COHERE2,
+        layer_norms=True,
+        untied=False,
+        norms=("input_layernorm",),
+        free_head_size=False,
+        window=window_of_some_layers,
+        llama_cpp_slides=True,
+        check=check_cohere2,
+        write=write_cohere2,
     ),
     "gemma": GEMMA,
     "gemma2": replace(

@@ -130,7 +130,10 @@ def write_hyperparameters(
     writer.add_feed_forward_length(inner_size(text))
     writer.add_head_count(text.num_attention_heads)
     writer.add_head_count_kv(kv_heads(text))
-    writer.add_layer_norm_rms_eps(norm_epsilon(text))
+    write_epsilon = (
+        writer.add_layer_norm_eps if architecture.layer_norms else writer.add_layer_norm_rms_eps
+    )
+    write_epsilon(norm_epsilon(text))
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(rotary_size(text))

@@ -45,12 +45,12 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "deepstack_mapping": (),
 }
 """Values of further keys that do not change the computation in llama.cpp."""
-PERIODS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
+PERIODS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6, "cohere2": 4}
 """llama.cpp's default of ``attention.sliding_window_pattern``: all layers slide but each of this number."""
 VOCABULARY_TENSORS = ("token_embd.weight", "output.weight")
 """Tensors with a row for each token."""
 REASONS: Mapping[str, str] = {
-    "logit_scale": "transformers does not divide the logits of this vision-language model"
+    "logit_scale": "transformers does not scale the logits of this vision-language model"
 }
 """Why a value may differ although the weights are those of the checkpoint."""
 

@@ -14,6 +14,8 @@ ALTERNATIVES: Mapping[str, tuple[str, str]] = {
     "llava_qwen": ("llava_onevision", TRANSFORMERS_FORMAT),
     "llava_mistral": ("llava_next", TRANSFORMERS_FORMAT),
     "GOT": ("got_ocr2", TRANSFORMERS_FORMAT),
+    "ovis": ("ovis2", TRANSFORMERS_FORMAT),
+    "cohere2": ("aya_vision or cohere2_vision", "this one has no vision part"),
     "multi_modality": (
         "deepseek_vl or janus",
         "the same models in transformers' format, from repositories of deepseek-community",

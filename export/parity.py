@@ -176,7 +176,7 @@ def make_cases(reference: Reference, *, progress: bool) -> tuple[list[Case], Gol
                 image,
                 question,
                 reference.embeddings(image, question),
-                tuple(inputs["input_ids"][0].tolist()),
+                reference.prompt_ids(inputs),
                 forced,
                 logits[:FORCED_TOKENS],
             )

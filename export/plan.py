@@ -46,7 +46,6 @@ from edgevlm.manifest import (
     ImageSpec,
     OwnSizeTiling,
     PromptSpec,
-    UnpadPacking,
     Usage,
     VideoSpec,
     VisionSpec,
@@ -134,8 +133,7 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     tiling = image.tiling
     rows, width = rows_of_tile(module, example_size(tiling))
     packing = family.packing(checkpoint.config)
-    learned = int(isinstance(packing, UnpadPacking))
-    tokens = rows - learned
+    tokens = rows - packing.learned_rows
     path = checkpoint.folder / "config.json"
     side = tiling.factor if isinstance(tiling, OwnSizeTiling) else None
     if side is not None and tokens != EXAMPLE_TOKENS:
@@ -159,7 +157,7 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
         tokens_per_tile=tokens if side is None else None,
-        learned_rows=learned,
+        learned_rows=packing.learned_rows,
         width=width,
         packing=packing,
         files={},

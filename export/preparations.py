@@ -26,6 +26,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
+from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import (
     PaddleOCRVLImageProcessorPil,
 )
@@ -34,10 +35,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from edgevlm.export.cohere2_images import Cohere2VisionImageProcessorPil
 from edgevlm.export.lfm2_images import Lfm2VlImageProcessorPil
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
@@ -47,6 +50,7 @@ from edgevlm.manifest import (
     OwnSizeGridTiling,
     PanAndScanTiling,
     Resample,
+    ScaledGridTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -172,6 +176,31 @@ def _read_aspect_grid(processor: Any) -> StretchTiling | AspectGridTiling:
     return AspectGridTiling(size, resample(processor), min_tiles, max_tiles)
 
 
+def _read_covering_grid(processor: Any) -> StretchTiling | CoveringGridTiling:
+    """Read the settings of Ovis2. Its ``min_patches`` counts only without ``use_covering_area_grid``."""
+    size = _read_size(processor, "size")
+    if processor.do_center_crop:
+        crop = _read_size(processor, "crop_size")
+        if crop != size:
+            raise ValueError(f"crop_size is {crop}, it must equal size {size} or be left out")
+    if not processor.crop_to_patches or _positive(processor, "max_patches") == 1:
+        _require(processor, "do_resize", True)
+        return StretchTiling(size, resample(processor))
+    _require(processor, "use_covering_area_grid", True)
+    _square(size, "size")
+    return CoveringGridTiling(size, resample(processor), _positive(processor, "max_patches"))
+
+
+def _read_scaled_grid(processor: Any) -> StretchTiling | ScaledGridTiling:
+    """Read the settings of Command A Vision."""
+    _require(processor, "do_resize", True)
+    size = _read_size(processor, "size")
+    _square(size, "size")
+    for name in ("max_patches", "patch_size"):
+        _positive(processor, name)
+    return processor.tiling(size, resample(processor))
+
+
 def _read_pan_and_scan(processor: Any) -> StretchTiling | PanAndScanTiling:
     """Read the settings of Gemma 3."""
     _require(processor, "do_resize", True)
@@ -250,6 +279,8 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     LlavaNextImageProcessorPil: _read_any_resolution,
     LlavaOnevisionImageProcessorPil: _read_any_resolution,
     GotOcr2ImageProcessorPil: _read_aspect_grid,
+    Ovis2ImageProcessorPil: _read_covering_grid,
+    Cohere2VisionImageProcessorPil: _read_scaled_grid,
     Gemma3ImageProcessorPil: _read_pan_and_scan,
     DeepseekVLImageProcessorPil: _read_fit,
     JanusImageProcessorPil: _read_fit,

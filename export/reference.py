@@ -44,6 +44,9 @@ class Reference:
         self._processor = processor
         self._chat_template = prompt.chat_template
         self._end_token_ids = list(prompt.end_token_ids)
+        ids = {token.text: token.id for token in prompt.special_tokens}
+        self._image_id = ids[prompt.image_token]
+        self._learned_ids = [ids[token] for token in family.learned_tokens]
         if family.model is not None:
             self._model: Any = load_model(checkpoint, family)
             return
@@ -86,6 +89,11 @@ class Reference:
         processed.pop("labels", None)
         return dict(processed)
 
+    def prompt_ids(self, inputs: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
+        """Return the token ids of a prompt, with the image token in the places of all embeddings."""
+        ids = inputs["input_ids"][0].tolist()
+        return tuple(self._image_id if token in self._learned_ids else token for token in ids)
+
     @torch.no_grad()
     def embeddings(self, image: Image.Image, question: str) -> NDArray[np.float32]:
         """Return the embeddings of an image as llama.cpp takes them, float32 ``[tokens, width]``.
@@ -94,6 +102,9 @@ class Reference:
         """
         inputs = self.inputs(question, [image])
         model = self._model.base_model
+        if self._learned_ids:
+            with named("encode an image"):
+                return self._decoder_input(inputs)
         accepted = inspect.signature(model.get_image_features).parameters
         with named("encode an image"):
             found = model.get_image_features(
@@ -103,6 +114,21 @@ class Reference:
         layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
         joined = torch.cat([torch.cat(list(layer)) for layer in layers], dim=-1).float().numpy()
         return joined.reshape(-1, joined.shape[-1])
+
+    def _decoder_input(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+        """Return what the decoder gets in the places of an image, with the learned rows."""
+        seen: list[torch.Tensor] = []
+        decoder = self._model.base_model.language_model
+        hook = decoder.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"][0]), with_kwargs=True
+        )
+        try:
+            self._model(**inputs)
+        finally:
+            hook.remove()
+        of_image = torch.tensor(self.prompt_ids(inputs)) == self._image_id
+        rows: NDArray[np.float32] = seen[0][of_image].float().numpy()
+        return rows
 
     @torch.no_grad()
     def answer(

@@ -76,7 +76,9 @@ def kv_heads(text: PretrainedConfig) -> int | list[int]:
 
 def norm_epsilon(text: PretrainedConfig) -> int | float:
     """Return the epsilon of the norms."""
-    name = "rms_norm_eps" if hasattr(text, "rms_norm_eps") else "norm_eps"
+    name = next(
+        name for name in ("rms_norm_eps", "norm_eps", "layer_norm_eps") if hasattr(text, name)
+    )
     return positive(name, getattr(text, name))
 
 

@@ -9,7 +9,9 @@ of a few tokens. One scale for a whole activation that spans them rounds most ot
 - the mean is also subtracted from the output of norms, by their offset, which shortens the range of tokens;
 - photographs give the zero point of each activation. What follows GELU has hardly any negative values, so
   that nearly all 256 steps are left for the positive ones;
-- the last products stay floats, with weights in 16 bits, if they cost next to nothing, as most connectors do.
+- the last products stay floats, with weights in 16 bits, if they cost next to nothing, as most connectors do;
+- so do products that read probabilities (Ovis2). Most are far smaller than the largest one of their token, so
+  that 8 bits would round them to zero, and their sum is not small.
 """
 
 from __future__ import annotations
@@ -118,7 +120,8 @@ def replace_products(
         source: the float32 graph.
         path: the file to write.
         activations: statistics of `source`, from `measure_activations`.
-        quantize: adds a quantized product to the tape. The last products stay floats if they cost little.
+        quantize: adds a quantized product to the tape. The last products stay floats if they cost little, and
+            all that read probabilities.
     """
     model = open_model(source)
     graph = model.graph
@@ -140,7 +143,7 @@ def replace_products(
         # What it reads may be a product that was replaced: Mistral 3 has two in a row.
         product = dataclasses.replace(product, activation=current)
         mean = activation.mean
-        if number >= end:
+        if number >= end or is_probability(current):
             output, weight = multiply_floats(tape, product)
         elif product.activation.name in centered:
             activation = activation.centered()
@@ -154,6 +157,16 @@ def replace_products(
     graph.opset_imports[DOMAIN] = 1
     RemoveUnusedNodesPass()(model)
     write_model(model, path)
+
+
+def is_probability(value: onnx_ir.Value) -> bool:
+    """Return True if a value is the result of a softmax, or has one as a part."""
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type in ("Concat", "Pad"):
+        return any(part is not None and is_probability(part) for part in node.inputs)
+    return node.op_type == "Softmax"
 
 
 def center_norms(

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from edgevlm.inputs.tiling import Layout, count_max_tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
+    FramePacking,
     ImageSpec,
     LinesPacking,
     LongestEdgeTiling,
     OwnSizeGridTiling,
     OwnSizeTiling,
     TiledPacking,
+    UnpadPacking,
     VideoSpec,
     VisionSpec,
 )
@@ -104,6 +106,8 @@ def plan_spans(
     assert tokens is not None and not isinstance(vision.packing, LinesPacking)
     if isinstance(vision.packing, TiledPacking):
         return tuple(SpanPlan(range(tile, tile + 1), tokens) for tile in range(layout.tiles))
+    if isinstance(vision.packing, FramePacking):
+        return (_plan_frame(layout, tokens),)
     if not layout.rows:
         return (SpanPlan(range(1), tokens + 1),)
     side = math.isqrt(tokens)
@@ -168,6 +172,24 @@ def _plan_lines(tile: int, grid: tuple[int, int]) -> list[SpanPlan]:
     return [SpanPlan(range(tile, tile + 1), len(rows), rows) for rows in lines]
 
 
+def _plan_frame(layout: Layout, tokens: int) -> SpanPlan:
+    """Return the span of an overview and a grid, with learned rows as of `edgevlm.manifest.FramePacking`.
+
+    Each learned row is that of the tile before it, the first one that of the overview.
+    """
+    rows_per_tile = tokens + FramePacking.learned_rows
+    by_tile = np.arange(layout.tiles * rows_per_tile).reshape(layout.tiles, rows_per_tile)
+    start, grid, column, line, end = range(tokens, tokens + FramePacking.learned_rows)
+    order = [by_tile[0, start], *by_tile[0, :tokens], by_tile[0, grid]]
+    for tile in range(1, layout.tiles):
+        if tile > 1:
+            order.append(by_tile[tile - 1, line if (tile - 1) % layout.columns == 0 else column])
+        order.extend(by_tile[tile, :tokens])
+    order.append(by_tile[-1, end])
+    rows = np.array(order, np.int32)
+    return SpanPlan(range(layout.tiles), len(rows), rows)
+
+
 def grid_offsets(height: int, width: int) -> NDArray[np.int32]:
     """Return time, line and column of the embeddings of an image, int32 ``[3, height * width]``.
 
@@ -185,6 +207,8 @@ def max_tokens_per_tile(vision: VisionSpec) -> int:
     assert vision.tokens_per_tile is not None
     if isinstance(vision.packing, TiledPacking):
         return vision.tokens_per_tile
+    if isinstance(vision.packing, FramePacking):
+        return vision.tokens_per_tile + 3  # one tile stands between three learned rows
     return vision.tokens_per_tile + math.isqrt(vision.tokens_per_tile)
 
 
@@ -203,7 +227,7 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
             by_tiling += tiling.max_tiles * (tiling.tile_side // tiling.factor) ** 2
         return min(by_tiling, image.default_max_tokens or by_tiling)
     assert vision.tokens_per_tile is not None and not isinstance(vision.packing, LinesPacking)
-    if isinstance(vision.packing, TiledPacking) or not isinstance(tiling, AnyResolutionTiling):
+    if not isinstance(vision.packing, UnpadPacking) or not isinstance(tiling, AnyResolutionTiling):
         tiles = count_max_tiles(tiling)
         return None if tiles is None else tiles * max_tokens_per_tile(vision)
     side = math.isqrt(vision.tokens_per_tile)

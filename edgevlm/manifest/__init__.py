@@ -24,6 +24,7 @@ from edgevlm.manifest.images import (
     AnyResolutionTiling,
     AreaTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
@@ -34,6 +35,7 @@ from edgevlm.manifest.images import (
     OwnSizeTiling,
     PanAndScanTiling,
     Resample,
+    ScaledGridTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -52,7 +54,14 @@ from edgevlm.manifest.reports import (
 )
 from edgevlm.manifest.upgrade import upgrade
 from edgevlm.manifest.video import VideoSpec
-from edgevlm.manifest.vision import LinesPacking, Packing, TiledPacking, UnpadPacking, VisionSpec
+from edgevlm.manifest.vision import (
+    FramePacking,
+    LinesPacking,
+    Packing,
+    TiledPacking,
+    UnpadPacking,
+    VisionSpec,
+)
 
 __all__ = [
     "MANIFEST_NAME",
@@ -62,11 +71,13 @@ __all__ = [
     "AnyResolutionTiling",
     "AreaTiling",
     "AspectGridTiling",
+    "CoveringGridTiling",
     "CropTiling",
     "DecoderSpec",
     "Drift",
     "FileEntry",
     "FitTiling",
+    "FramePacking",
     "Golden",
     "GridTiling",
     "ImageSpec",
@@ -81,6 +92,7 @@ __all__ = [
     "ParityReport",
     "PromptSpec",
     "Resample",
+    "ScaledGridTiling",
     "SmartResizeTiling",
     "Source",
     "SpecialToken",
@@ -144,6 +156,13 @@ class Manifest:
             "vision.packing",
             self.vision.packing.kind,
             'can be "unpad" only if image.tiling is "any-resolution"',
+        )
+        require(
+            not isinstance(self.vision.packing, FramePacking)
+            or isinstance(self.image.tiling, CoveringGridTiling | StretchTiling),
+            "vision.packing",
+            self.vision.packing.kind,
+            'can be "frame" only if image.tiling is "covering-grid" or "stretch"',
         )
         require(
             isinstance(self.vision.packing, TiledPacking) or self.decoder.attention != "images",

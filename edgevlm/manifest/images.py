@@ -171,6 +171,42 @@ class AspectGridTiling(_Tiling):
 
 
 @dataclass(frozen=True)
+class CoveringGridTiling(_Tiling):
+    """An overview, and then the image resized to the smallest grid of tiles that covers it (Ovis2).
+
+    A grid covers the image if its tiles hold more than 90 % of the pixels, as if each kept its aspect ratio.
+    An image that one tile covers stays one tile.
+    """
+
+    max_tiles: int
+    """Maximum number of tiles in the grid."""
+    kind: Literal["covering-grid"] = field(default="covering-grid", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        check_square_grid(self)
+
+
+@dataclass(frozen=True)
+class ScaledGridTiling(_Tiling):
+    """Resize the image to the grid of tiles that enlarges it least (Command A Vision).
+
+    If each grid is smaller than the image, it is the one that shrinks it least. A grid of more than one tile
+    is followed by an overview.
+    """
+
+    max_tiles: int
+    """Maximum number of tiles in the grid."""
+    kind: Literal["scaled-grid"] = field(default="scaled-grid", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        super().check()
+        check_square_grid(self)
+
+
+@dataclass(frozen=True)
 class PanAndScanTiling(_Tiling):
     """An overview, and then crops along the longer side of a long image (Gemma 3 with pan and scan).
 
@@ -307,6 +343,8 @@ Tiling: TypeAlias = (
     | FitTiling
     | AnyResolutionTiling
     | AspectGridTiling
+    | CoveringGridTiling
+    | ScaledGridTiling
     | PanAndScanTiling
     | SmartResizeTiling
     | OwnSizeGridTiling
@@ -358,6 +396,17 @@ class ImageSpec:
             self.tiling,
             StretchTiling | CropTiling | FitTiling | SmartResizeTiling | LongestEdgeTiling,
         )
+
+
+def check_square_grid(tiling: CoveringGridTiling | ScaledGridTiling) -> None:
+    """Check the tiles of a grid of squares."""
+    require(
+        tiling.tile_size[0] == tiling.tile_size[1],
+        "tile_size",
+        tiling.tile_size,
+        f"must be square for the {tiling.kind} strategy",
+    )
+    require(tiling.max_tiles > 0, "max_tiles", tiling.max_tiles, "must be positive")
 
 
 def check_positive_or_null(name: str, value: int | None) -> None:

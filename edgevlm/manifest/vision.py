@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from edgevlm.manifest.files import FileEntry
 from edgevlm.manifest.parsing import require
@@ -15,6 +15,7 @@ class TiledPacking:
     """Each tile stands in the prompt by itself, with all its embeddings in their order."""
 
     kind: Literal["tiles"] = field(default="tiles", init=False)
+    learned_rows: ClassVar = 0
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class UnpadPacking:
     """
 
     kind: Literal["unpad"] = field(default="unpad", init=False)
+    learned_rows: ClassVar = 1
     max_tiles: int | None = None
     """A grid with more embeddings than this number of tiles has is shrunk to about as many, by bilinear
     interpolation; null: never (LLaVA-NeXT)."""
@@ -48,10 +50,26 @@ class LinesPacking:
     """
 
     kind: Literal["lines"] = field(default="lines", init=False)
+    learned_rows: ClassVar = 0
 
 
-Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking
-"""Which embeddings of an image's tiles stand in the prompt, in which order: `edgevlm.inputs.packing`."""
+@dataclass(frozen=True)
+class FramePacking:
+    """All tiles of an image stand in the prompt as one span, with learned rows beside each (Ovis2).
+
+    The order is: the row "start", the overview, the row "grid", the tiles of the grid, the row "end". The row
+    "column" stands between two tiles of a line, the row "line" between two lines. The vision graph appends
+    the five rows in the order start, grid, column, line, end.
+    """
+
+    kind: Literal["frame"] = field(default="frame", init=False)
+    learned_rows: ClassVar = 5
+
+
+Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking | FramePacking
+"""Which embeddings of an image's tiles stand in the prompt, in which order: `edgevlm.inputs.packing`.
+
+``learned_rows`` of each is the number of learned rows that it needs."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +133,13 @@ class VisionSpec:
                 self.tokens_per_tile,
                 "must be a square number for the unpad packing",
             )
-            require(
-                self.learned_rows == 1,
-                "learned_rows",
-                self.learned_rows,
-                "must be 1 for the unpad packing",
-            )
+        needed = self.packing.learned_rows
+        require(
+            not needed or self.learned_rows == needed,
+            "learned_rows",
+            self.learned_rows,
+            f"must be {needed} for the {self.packing.kind} packing",
+        )
         require(
             not isinstance(self.packing, LinesPacking) or self.pixels_per_token is not None,
             "pixels_per_token",

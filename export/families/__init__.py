@@ -33,6 +33,9 @@ MODULES = (
     "llava_next",
     "llava_onevision",
     "internvl",
+    "ovis2",
+    "aya_vision",
+    "cohere2_vision",
     "gemma3",
     "got_ocr2",
     "deepseek_vl",
@@ -90,6 +93,9 @@ class Family:
     """See `edgevlm.manifest.PromptSpec`; None: `image_token`."""
     packing: Callable[[PretrainedConfig], Packing] = lambda config: TiledPacking()
     """See `edgevlm.manifest.VisionSpec`."""
+    learned_tokens: tuple[str, ...] = ()
+    """Tokens of an image whose embeddings transformers overwrites with learned rows. In our prompts they are
+    part of the span."""
     attention: Literal["causal", "prefix", "images"] = "causal"
     """See `edgevlm.manifest.DecoderSpec`."""
     positions: Literal["sequential", "grid"] = "sequential"

@@ -20,11 +20,13 @@ from edgevlm.manifest import (
     AnswerReport,
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     DecoderSpec,
     Drift,
     FileEntry,
     FitTiling,
+    FramePacking,
     Golden,
     GridTiling,
     ImageSpec,
@@ -38,6 +40,7 @@ from edgevlm.manifest import (
     PanAndScanTiling,
     ParityReport,
     PromptSpec,
+    ScaledGridTiling,
     SmartResizeTiling,
     Source,
     SpecialToken,
@@ -258,7 +261,11 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("vision", "files", "fp32", "sha256"), "xyz", "64 lower-case"),
         (("vision", "tokens_per_tile"), True, "must be int"),
         (("vision", "learned_rows"), -1, "manifest.vision.learned_rows: must not be negative"),
-        (("vision", "packing", "kind"), "tile", "must be one of tiles, unpad, lines, is 'tile'"),
+        (
+            ("vision", "packing", "kind"),
+            "tile",
+            "must be one of tiles, unpad, lines, frame, is 'tile'",
+        ),
         (("image", "tiling", "tile_size"), [64, 32], "must be square"),
         (("image", "tiling", "tile_size"), [64], "must have 2 entries"),
         (("image", "tiling", "kind"), "magic", "one of stretch, grid, crop, fit, any-resolution, "),
@@ -302,6 +309,8 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "fit": ("image", "tiling", FitTiling(SIZE, "bicubic", 14, (0, 127, 255))),
     "any-resolution": ("image", "tiling", ANY_RESOLUTION),
     "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
+    "covering-grid": ("image", "tiling", CoveringGridTiling(SIZE, "bicubic", 12)),
+    "scaled-grid": ("image", "tiling", ScaledGridTiling(SIZE, "bicubic", 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
     "smart-resize": ("image", "tiling", SmartResizeTiling(28, 784, 7840, "bicubic")),
     "own-size-grid": (
@@ -313,6 +322,7 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "tiles": ("vision", "packing", TiledPacking()),
     "lines": ("vision", "packing", LinesPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
+    "frame": ("vision", "packing", FramePacking()),
 }
 """Each member of the unions by its kind, and the field that holds it."""
 OWN_SIZE: dict[str, Any] = {"tokens_per_tile": None, "pixels_per_token": 28}
@@ -325,19 +335,22 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     assert member.kind == kind
     inner = getattr(EXAMPLE, section)
     further: dict[str, Any] = {}
-    if isinstance(member, UnpadPacking):
-        further = {"learned_rows": 1}
+    if isinstance(member, UnpadPacking | FramePacking):
+        further = {"learned_rows": member.learned_rows}
     if isinstance(member, LinesPacking):
         further = OWN_SIZE
     changed = dataclasses.replace(inner, **{name: member}, **further)
     changes = {section: changed}
     if isinstance(member, UnpadPacking):
         changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=ANY_RESOLUTION)
+    if isinstance(member, FramePacking):
+        tiling = CoveringGridTiling(SIZE, "bicubic", 12)
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=tiling)
     if isinstance(member, OwnSizeTiling):
         changes["vision"] = dataclasses.replace(EXAMPLE.vision, **OWN_SIZE)
     if isinstance(member, LinesPacking):
-        tiling = LongestEdgeTiling(28, 1540, "bicubic")
-        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=tiling)
+        own_size = LongestEdgeTiling(28, 1540, "bicubic")
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=own_size)
     return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
@@ -416,6 +429,10 @@ def test_a_field_of_another_kind_is_unknown() -> None:
         ("any-resolution", "resolutions", [[0, 64]], "resolutions: must be multiples of the tile_"),
         ("aspect-grid", "min_tiles", 0, "min_tiles: must be positive"),
         ("aspect-grid", "max_tiles", 0, "max_tiles: must be at least min_tiles 1"),
+        ("covering-grid", "max_tiles", 0, "max_tiles: must be positive"),
+        ("covering-grid", "tile_size", [64, 32], "tile_size: must be square for the covering-grid"),
+        ("scaled-grid", "max_tiles", 0, "max_tiles: must be positive"),
+        ("scaled-grid", "tile_size", [64, 32], "tile_size: must be square for the scaled-grid"),
         ("pan-and-scan", "min_crop_size", 0, "min_crop_size: must be positive"),
         ("pan-and-scan", "max_crops", 0, "max_crops: must be positive"),
         ("pan-and-scan", "min_ratio", 0.9, "min_ratio: must be at least 1"),

@@ -98,6 +98,8 @@ LFM2: dict[str, Any] = {
     "layer_types": [CONVOLUTION, FULL, CONVOLUTION],
     "block_multiple_of": 8,
 }
+COHERE2: dict[str, Any] = {"num_hidden_layers": 5, "sliding_window": WINDOW}
+"""Four layers slide and one has no rotary embeddings."""
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "mistral": ("mistral", {"sliding_window": None, "head_dim": 32}),
@@ -167,6 +169,16 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite, biases, llama3 scaling": (
         "granite",
         {**GRANITE, "attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3},
+    ),
+    "cohere2": ("cohere2", COHERE2),
+    "cohere2, other layers slide, linear scaling": (
+        "cohere2",
+        {
+            **COHERE2,
+            "layer_types": [FULL, SLIDING, SLIDING, FULL, SLIDING],
+            "layer_norm_eps": 1e-3,
+            "rope_parameters": LINEAR,
+        },
     ),
     "gemma": ("gemma", {"head_dim": 24}),
     "gemma2": ("gemma2", GEMMA2),
@@ -412,6 +424,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 128},
     "granite": GRANITE,
+    "cohere2": COHERE2,
     "gemma3_text": {**GEMMA3, "head_dim": 64, "query_pre_attn_scalar": 64, "num_hidden_layers": 2},
     "phi3": {},
 }
@@ -500,6 +513,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {**GRANITE, "logits_scaling": 0},
         r"logits_scaling is 0 .*positive",
     ),
+    "cohere2, no logits": (
+        "cohere2",
+        {**COHERE2, "logit_scale": 0.0},
+        r"logit_scale is 0\.0 .*positive",
+    ),
+    "cohere2, no layer slides": (
+        "cohere2",
+        {**COHERE2, "layer_types": [FULL] * 5},
+        r"no layer with a sliding window",
+    ),
+    "cohere2, biases": ("cohere2", {**COHERE2, "attention_bias": True}, r"attention_bias is true"),
     "gemma2, query scale": ("gemma2", {**GEMMA2, "query_pre_attn_scalar": 16}, r"is 16,.* 24"),
     "gemma3, query scale": ("gemma3_text", {**GEMMA3, "query_pre_attn_scalar": 16}, r"is 16,.* 24"),
     "gemma3, softcap": (
@@ -558,6 +582,7 @@ WINDOWS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "gemma2, prefix": ("gemma2", GEMMA2, "prefix", WINDOW),
     "gemma2, causal": ("gemma2", GEMMA2, "causal", 1024),
     "gemma3": ("gemma3_text", GEMMA3, "images", 1024),
+    "cohere2": ("cohere2", COHERE2, "causal", 1024),
     "gemma3, prefix": ("gemma3_text", GEMMA3, "prefix", WINDOW),
 }
 
@@ -610,9 +635,14 @@ def test_tensors_that_transformers_does_not_have_are_refused(tmp_path: Path) -> 
         text_models.write_text_model(model, tmp_path / "other")
 
 
-def test_granite_with_a_vision_part(tmp_path: Path) -> None:
-    """Granite alone divides its logits; transformers' vision-language models with a Granite do not."""
-    folder = checkpoints.smolvlm(tmp_path / "checkpoint", model_type="granite", **GRANITE)
+@pytest.mark.parametrize(("model_type", "settings"), [("granite", GRANITE), ("cohere2", COHERE2)])
+def test_scaled_logits_with_a_vision_part(
+    tmp_path: Path, model_type: str, settings: dict[str, Any]
+) -> None:
+    """Language models alone scale their logits; transformers' vision-language models do not."""
+    folder = checkpoints.smolvlm(
+        tmp_path / "checkpoint", model_type=model_type, tied=model_type == "cohere2", **settings
+    )
     ids = some_ids(20)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -647,6 +677,7 @@ EXISTING: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "qwen2": ({}, HEADS_ADD_UP),
     "qwen3": ({"head_dim": 32}, ()),
     "granite": (GRANITE, HEADS_ADD_UP),
+    "cohere2": (COHERE2, (*HEADS_ADD_UP, "attention.sliding_window_pattern")),
     "gemma3_text": (
         {**GEMMA3, "hidden_activation": "gelu_pytorch_tanh"},
         ("attention.sliding_window_pattern",),
@@ -658,7 +689,9 @@ EXISTING: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 def existing(tmp_path: Path, model_type: str) -> tuple[Plan, Path, str]:
     """A plan, the GGUF file that edgevlm writes for it, and the prefix of its keys."""
     settings, _ = EXISTING[model_type]
-    folder = checkpoints.smolvlm(tmp_path / "checkpoint", model_type=model_type, **settings)
+    folder = checkpoints.smolvlm(
+        tmp_path / "checkpoint", model_type=model_type, tied=model_type == "cohere2", **settings
+    )
     plan = make_plan(Checkpoint.open(folder))
     path = tmp_path / "decoder.gguf"
     write_decoder(plan.checkpoint, plan.family, plan.vocabulary, path, progress=False)
@@ -677,7 +710,9 @@ def test_a_file_of_llama_cpps_converter_is_taken(tmp_path: Path, model_type: str
 
 OTHERS: dict[str, tuple[str, str, Any, str]] = {
     "granite without rotation": ("granite", "rope.scaling.finetuned", False, "finetuned False"),
-    "granite's logits": ("granite", "logit_scale", 8.0, r"logit_scale 8\.0.*does not divide"),
+    "granite's logits": ("granite", "logit_scale", 8.0, r"logit_scale 8\.0.*does not scale"),
+    "cohere2's logits": ("cohere2", "logit_scale", 0.25, r"logit_scale 0\.25.*does not scale"),
+    "cohere2's layers": ("cohere2", "attention.sliding_window_pattern", 2, r"pattern \[True, F"),
     "granite's embeddings": (
         "granite",
         "embedding_scale",

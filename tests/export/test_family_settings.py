@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import InternVLConfig, InternVLModel, LlavaConfig, PixtralVisionConfig
+from transformers import (
+    InternVLConfig,
+    InternVLModel,
+    LlavaConfig,
+    Ovis2Config,
+    PixtralVisionConfig,
+)
 
 from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
@@ -23,7 +29,17 @@ from edgevlm.export.pre_tokenizers import (
     split,
 )
 from edgevlm.manifest import AspectGridTiling, StretchTiling
-from tests.families import got_ocr2, internvl, janus, llava_next, llava_onevision, pixtral
+from tests.families import (
+    aya_vision,
+    cohere2_vision,
+    got_ocr2,
+    internvl,
+    janus,
+    llava_next,
+    llava_onevision,
+    ovis2,
+    pixtral,
+)
 from tests.support.checkpoints import scatter
 from tests.support.damage import change_json
 
@@ -37,6 +53,9 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "llava_next": llava_next.clip_llama(folder / "llava_next"),
         "llava_onevision": llava_onevision.build(folder / "llava_onevision"),
         "internvl": internvl.qwen2(folder / "internvl"),
+        "ovis2": ovis2.large(folder / "ovis2"),
+        "aya_vision": aya_vision.aya_vision(folder / "aya_vision"),
+        "cohere2_vision": cohere2_vision.cohere2_vision(folder / "cohere2_vision"),
         "got_ocr2": got_ocr2.got_ocr2(folder / "got_ocr2"),
         "janus": janus.janus(folder / "janus"),
     }
@@ -84,6 +103,24 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "downsample_ratio 0.3 does not divide 4",
         ),
         (
+            "cohere2_vision",
+            "preprocessor_config.json",
+            {"patch_size": 3},
+            "patch_size in the settings of the image processor is 3, .* the model has 4 embeddings",
+        ),
+        (
+            "cohere2_vision",
+            "tokenizer_config.json",
+            {"boi_token": "<BOI>"},
+            "boi_token in tokenizer_config.json is '<BOI>'; .* '<|START_OF_IMG|>'",
+        ),
+        (
+            "ovis2",
+            "config.json",
+            {"visual_indicator_token_ids": [1, 2, 3, 4, 5]},
+            r"visual_indicator_token_ids in config.json is \[1, 2, 3, 4, 5\], in tokenizer.json <IMG_ST",
+        ),
+        (
             "internvl",
             "preprocessor_config.json",
             {"min_patches": 13},
@@ -103,6 +140,33 @@ def test_refused(
     change_json(folder / file, **changes)
     with pytest.raises(ExportError, match=message):
         make_plan(Checkpoint.open(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tokenize_function": "gumbel_argmax"},
+            "tokenize_function .* is 'gumbel_argmax'; .*softmax",
+        ),
+        ({"num_visual_indicator_tokens": 4}, "num_visual_indicator_tokens .* is 4; .* with 5"),
+    ],
+)
+def test_another_visual_vocabulary(changes: dict[str, object], message: str) -> None:
+    config = Ovis2Config(vision_config=changes, text_config={"model_type": "qwen2"})
+    with pytest.raises(ExportError, match=message):
+        find_family("ovis2").vision(config)
+
+
+def test_tokens_of_turns_are_special(pristine: dict[str, Path]) -> None:
+    """They are plain in the checkpoint, so that a text of a user would become them."""
+    special = make_plan(Checkpoint.open(pristine["aya_vision"])).prompt.special_tokens
+    assert {
+        "<|START_OF_TURN_TOKEN|>",
+        "<|USER_TOKEN|>",
+        "<|CHATBOT_TOKEN|>",
+        "<|IMG_PATCH|>",
+    } <= {token.text for token in special}
 
 
 def test_a_tower_without_a_class_token() -> None:

@@ -63,6 +63,9 @@ def read(name: str, normalizers: list[Any], steps: list[Any], **model: Any) -> T
         for number, kind in enumerate(types)
         if kind == TokenType.USER_DEFINED and not tokens[number].startswith("[PAD")
     ]
+    # Those behind all other tokens are no part of the vocabulary; Cohere's stand among special ones.
+    others = {*range(len(tokens))} - {*plain}
+    behind = {number for number in plain if number > max(others)}
     spelled = "merges" not in fields
     merges = list(merges_by_score(tokens, types, fields["scores"])) if spelled else fields["merges"]
     described = {
@@ -102,7 +105,7 @@ def read(name: str, normalizers: list[Any], steps: list[Any], **model: Any) -> T
             "vocab": {
                 token: number
                 for number, token in enumerate(tokens)
-                if spelled or types[number] != TokenType.USER_DEFINED
+                if spelled or number not in behind
             },
             "merges": merges,
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from edgevlm.export.plan import make_plan
 from edgevlm.export.products import Activation, measure_activations
 from edgevlm.export.vision_quantization import (
     BLOCK_LENGTH,
+    convert_int4,
     convert_int8,
     quantize_blocks,
     zero_point,
@@ -152,6 +154,51 @@ def test_statistics_are_those_of_the_graph(tower: Tower) -> None:
             ("highest", rows.max(0)),
         ):
             assert np.allclose(getattr(activation, name), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_sum_of_small_probabilities_is_kept(tmp_path: Path) -> None:
+    """One visual token has a tenth of the probability, and thousands share the rest."""
+    random = np.random.default_rng(0)
+    weights = {
+        "logits": random.normal(scale=3 / 3**0.5, size=(3, 8192)).astype(np.float32),
+        "table": random.normal(loc=1, size=(8197, 16)).astype(np.float32),
+        "more": np.array([0, 0, 0, 0, 0, 5]),
+    }
+    nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("Cast", [vision.INPUT_NAME], "levels", {"to": onnx.TensorProto.FLOAT}),
+        ("LayerNormalization", ["levels", "one", "zero"], "pixels", {}),
+        ("Reshape", ["pixels", "shape"], "rows", {}),
+        ("MatMul", ["rows", "logits"], "scores", {}),
+        ("Softmax", ["scores"], "words", {}),
+        ("Pad", ["words", "more"], "probabilities", {}),
+        ("MatMul", ["probabilities", "table"], vision.OUTPUT_NAME, {}),
+    ]
+    weights |= {"one": np.ones(3, np.float32), "zero": np.zeros(3, np.float32)}
+    weights |= {"shape": np.array([1, 64, 3])}
+    tiles = [random.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8) for _ in range(3)]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(kind, read, [made], **more) for kind, read, made, more in nodes],
+        "vision",
+        [
+            onnx.helper.make_tensor_value_info(
+                vision.INPUT_NAME, onnx.TensorProto.UINT8, [1, 8, 8, 3]
+            )
+        ],
+        [
+            onnx.helper.make_tensor_value_info(
+                vision.OUTPUT_NAME, onnx.TensorProto.FLOAT, [1, 64, 16]
+            )
+        ],
+        [onnx.numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", vision.OPSET)]
+    source = tmp_path / "fp32.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), source)
+    activations = measure_activations(source, tiles)
+    for convert, bound in ((convert_int8, 0.02), (convert_int4, 0.1)):
+        convert(source, tmp_path / "quantized.onnx", activations)
+        pairs = zip(run(tmp_path / "quantized.onnx", tiles), run(source, tiles), strict=True)
+        assert max(relative_error(*pair) for pair in pairs) < bound
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from edgevlm.inputs.images import load_image
 from tests.families.row import IMAGE, Message, Reference, Row, conversations, picture, text
 
 MODULES = (
+    "aya_vision",
+    "cohere2_vision",
     "deepseek_vl",
     "gemma3",
     "got_ocr2",
@@ -29,6 +31,7 @@ MODULES = (
     "llava_next",
     "llava_onevision",
     "original",
+    "ovis2",
     "paddleocr_vl",
     "paligemma",
     "pixtral",

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from edgevlm.export.pipeline import export
-from tests.families import gemma3, internvl, lfm2_vl, llava, llava_onevision, qwen3_vl
+from tests.families import gemma3, internvl, lfm2_vl, llava, llava_onevision, ovis2, qwen3_vl
 from tests.support.checkpoints import scatter
 
 BYTES_BESIDE_SHARD = 3e9
@@ -152,6 +152,22 @@ SHAPES = {
         {**QWEN2_05B, "vocab_size": 151674, "tie_word_embeddings": False},
         {"height": 448, "width": 448},
         {"image_seq_length": 256},
+    ),
+    "Ovis2 1B": Shape(
+        ovis2.small,
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 2816,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 8,
+            "image_size": 448,
+            "patch_size": 14,
+            "vocab_size": 65536,
+        },
+        {**QWEN2_05B, "vocab_size": 151936, "num_hidden_layers": 4},
+        {"height": 448, "width": 448},
+        {"hidden_size": 896, "vocab_size": 151936},
+        cut="4 of 24 layers of the decoder",
     ),
     "Gemma 3 4B": Shape(
         gemma3.gemma3,

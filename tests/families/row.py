@@ -84,6 +84,8 @@ class Row:
     """The model answers one question and has no turns."""
     decoder: str = "f16"
     """Type of the decoder that is compared. Rounding to f16 grows in the state of some random decoders."""
+    learned_tokens: Sequence[str] = ()
+    """Tokens of an image whose embeddings transformers overwrites with learned rows."""
     processor_images: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the processor for images."""
     videos: bool = False
@@ -132,6 +134,8 @@ class Reference:
         self.model = row.model(checkpoint)
         self.processor = row.processor(checkpoint)
         self._image_arguments = dict(row.processor_images)
+        tokenizer = self.processor.tokenizer
+        self._learned_ids = tokenizer.convert_tokens_to_ids(list(row.learned_tokens))
 
     def inputs(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Any:
         """Return what the model takes."""
@@ -153,6 +157,11 @@ class Reference:
         )
         inputs.pop("labels", None)
         return inputs
+
+    def prompt_ids(self, inputs: Any, image_id: int) -> list[int]:
+        """Return the token ids of a prompt, with the image token in the places of learned rows."""
+        ids = inputs["input_ids"][0].tolist()
+        return [image_id if token in self._learned_ids else token for token in ids]
 
     def pixels(self, image: Image.Image) -> list[NDArray[np.float32]]:
         """Return normalized tiles, float32 ``[height, width, 3]``."""
@@ -186,6 +195,8 @@ class Reference:
     @torch.no_grad()
     def embeddings(self, inputs: Any) -> NDArray[np.float32]:
         """Return the embeddings of all images of a prompt, ``[tokens, width]``."""
+        if self._learned_ids:
+            return self._decoder_input(inputs)
         sizes = {name: inputs[name] for name in SIZES if name in inputs}
         found = self.model.base_model.get_image_features(
             pixel_values=inputs["pixel_values"], **sizes, return_dict=True
@@ -195,6 +206,20 @@ class Reference:
             [torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in layer]) for layer in layers], 1
         )
         return joined.float().numpy()
+
+    def _decoder_input(self, inputs: Any) -> NDArray[np.float32]:
+        """Return what the decoder gets in the places of images, with the learned rows."""
+        seen: list[torch.Tensor] = []
+        hook = self.model.base_model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"][0]), with_kwargs=True
+        )
+        self.model(**inputs)
+        hook.remove()
+        image_id = self.model.config.image_token_id
+        found: NDArray[np.float32] = seen[0][
+            torch.tensor(self.prompt_ids(inputs, image_id)) == image_id
+        ].numpy()
+        return found
 
     @torch.no_grad()
     def answer_and_logits(self, inputs: Any, length: int) -> tuple[list[int], NDArray[np.float32]]:

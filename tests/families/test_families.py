@@ -62,7 +62,8 @@ def test_pixels(case: Case) -> None:
 def test_prompts(case: Case) -> None:
     for messages, count in case.conversations():
         images = case.images(count)
-        expected = case.reference.inputs(messages, images)["input_ids"][0].tolist()
+        inputs = case.reference.inputs(messages, images)
+        expected = case.reference.prompt_ids(inputs, case.image_id)
         assert case.pieces(case.ids(messages, images)) == case.pieces(expected)
 
 

@@ -162,3 +162,30 @@ def granite_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
+
+
+def cohere_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """Cohere's: composed characters, then as Granite's, with a token before the prompt.
+
+    As in the published ones, only the end of a turn is a special token.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = smollm_splitting()
+    tokenizer.decoder = decoders.ByteLevel()
+    begin = "<BOS_TOKEN>"
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<PAD>", "<UNK>", begin],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_tokens([AddedToken("<|START_OF_TURN_TOKEN|>", normalized=False)])
+    tokenizer.add_special_tokens([AddedToken("<|END_OF_TURN_TOKEN|>", normalized=False)])
+    turns = [f"<|{role}_TOKEN|>" for role in ("USER", "CHATBOT", "SYSTEM")]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in (*turns, *added)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    return tokenizer

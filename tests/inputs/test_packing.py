@@ -16,6 +16,8 @@ from edgevlm.inputs.packing import max_image_tokens, max_tokens_per_tile, plan_s
 from edgevlm.inputs.tiling import Layout
 from edgevlm.manifest import (
     AnyResolutionTiling,
+    CoveringGridTiling,
+    FramePacking,
     ImageSpec,
     Manifest,
     Normalization,
@@ -32,8 +34,7 @@ RESOLUTIONS = tuple((4 * a, 4 * b) for a in range(1, 7) for b in range(1, 7))
 
 
 def vision(packing: Packing, tokens: int = 4) -> VisionSpec:
-    learned_rows = int(isinstance(packing, UnpadPacking))
-    return VisionSpec("tiles", "rows", tokens, learned_rows, 3, packing, {})
+    return VisionSpec("tiles", "rows", tokens, packing.learned_rows, 3, packing, {})
 
 
 def tile_rows(tiles: int, rows: int) -> list[np.ndarray]:
@@ -72,6 +73,33 @@ def test_one_tile_is_followed_by_the_newline() -> None:
     (span,) = plan_spans(Layout(100, 100), vision(UnpadPacking()), "sequential")
     np.testing.assert_array_equal(span.pack(tile_rows(1, 5))[:, 0], [0, 1, 2, 3, 4])
     assert span.tokens_of_tiles(5) == [5]
+
+
+def test_learned_rows_stand_around_and_between_tiles() -> None:
+    """Tiles of 2 embeddings, and the rows start, grid, column, line and end: 7 rows of each tile."""
+    layout = Layout(100, 100, 2, 2, overview=0)
+    (span,) = plan_spans(layout, vision(FramePacking(), 2), "sequential")
+    packed = span.pack([rows % 7 + tile * 10 for tile, rows in enumerate(tile_rows(5, 7))])[:, 0]
+    start, grid, column, line, end = 2, 3, 4, 5, 6
+    overview = [start, 0, 1, grid]
+    lines = [10, 11, 10 + column, 20, 21, 20 + line, 30, 31, 30 + column, 40, 41, 40 + end]
+    np.testing.assert_array_equal(packed, [*overview, *lines])
+    assert span.tokens_of_tiles(7) == [4, 3, 3, 3, 3]
+    (span,) = plan_spans(Layout(100, 100), vision(FramePacking(), 2), "sequential")
+    np.testing.assert_array_equal(span.pack(tile_rows(1, 7))[:, 0], [start, 0, 1, grid, end])
+    assert max_tokens_per_tile(vision(FramePacking(), 2)) == span.length
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (3, 4), (12, 1), (1, 12)])
+def test_a_frame_stays_in_its_bounds(rows: int, columns: int) -> None:
+    spec = vision(FramePacking())
+    layout = Layout(100, 100, rows, columns, overview=0)
+    (span,) = plan_spans(layout, spec, "sequential")
+    bound = max_image_tokens(
+        ImageSpec(CoveringGridTiling((8, 8), "bicubic", 12), NORMALIZATION), spec
+    )
+    assert bound is not None
+    assert span.length <= layout.tiles * max_tokens_per_tile(spec) <= bound
 
 
 def test_a_large_grid_is_shrunk() -> None:
@@ -133,9 +161,14 @@ def test_positions_of_the_largest_image(
     assert max_image_tokens(ImageSpec(tiling, NORMALIZATION), vision(packing, tokens)) == most
 
 
-def test_unpadding_needs_a_padded_grid() -> None:
+@pytest.mark.parametrize(
+    ("kind", "learned_rows", "tilings"),
+    [("unpad", 1, '"any-resolution"'), ("frame", 5, '"covering-grid" or "stretch"')],
+)
+def test_a_packing_needs_its_tiling(kind: str, learned_rows: int, tilings: str) -> None:
     path = Path(__file__).parents[1] / "bundles" / "smolvlm" / "manifest.json"
     manifest: Any = json.loads(Manifest.from_json(path.read_text(encoding="utf-8")).to_json())
-    manifest["vision"].update(learned_rows=1, packing={"kind": "unpad"})
-    with pytest.raises(BundleError, match=r'vision.packing: can be "unpad" only if .* is .unpad.'):
+    manifest["vision"].update(learned_rows=learned_rows, packing={"kind": kind})
+    message = f'vision.packing: can be "{kind}" only if image.tiling is {tilings}'
+    with pytest.raises(BundleError, match=message):
         Manifest.from_dict(manifest)

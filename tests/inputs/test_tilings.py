@@ -17,10 +17,12 @@ from edgevlm.inputs.tiling import Detail, Tiles, count_max_tiles, split_image
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     OwnSizeTiling,
     PanAndScanTiling,
+    ScaledGridTiling,
     Tiling,
 )
 from tests.support.tiling import GRID, STRETCH
@@ -34,6 +36,8 @@ SPLITTING: dict[str, Tiling] = {
     "any resolution": ANY_RESOLUTION,
     "aspect grid": ASPECT_GRID,
     "at least two": AspectGridTiling((12, 10), "bicubic", min_tiles=2, max_tiles=6),
+    "covering grid": CoveringGridTiling((12, 12), "bicubic", max_tiles=12),
+    "scaled grid": ScaledGridTiling((12, 12), "bicubic", max_tiles=12),
     "pan and scan": PAN_AND_SCAN,
 }
 TILINGS: dict[str, Tiling] = SPLITTING | {

@@ -35,6 +35,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from edgevlm.export.preparations import read_tiling
@@ -84,6 +85,11 @@ def onevision_processor(tile: int = 6, **settings: Any) -> LlavaOnevisionImagePr
 def grid_processor(**settings: Any) -> GotOcr2ImageProcessorPil:
     own = {"size": {"height": 6, "width": 4}, "crop_to_patches": True}
     return GotOcr2ImageProcessorPil(**own | settings, **GRAY_LEVELS)
+
+
+def covering_processor(**settings: Any) -> Ovis2ImageProcessorPil:
+    own = {"size": square(6), "crop_to_patches": True}
+    return Ovis2ImageProcessorPil(**own | settings, **GRAY_LEVELS)
 
 
 def pan_and_scan_processor(**settings: Any) -> Gemma3ImageProcessorPil:
@@ -168,12 +174,13 @@ def test_one_tile_of_every_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("resample", range(4))
-@pytest.mark.parametrize("name", ["clip", "next", "onevision", "grid", "pan and scan"])
+@pytest.mark.parametrize("name", ["clip", "next", "onevision", "grid", "covering", "pan and scan"])
 def test_every_filter(name: str, resample: int) -> None:
     makers = PROCESSORS | {
         "next": next_processor,
         "onevision": onevision_processor,
         "grid": grid_processor,
+        "covering": covering_processor,
         "pan and scan": pan_and_scan_processor,
     }
     sweep(makers[name](resample=resample), all_sizes(61, 7))
@@ -191,6 +198,13 @@ def test_all_aspect_grids(min_patches: int, max_patches: int) -> None:
         for columns, rows in get_all_supported_aspect_ratios(min_patches, max_patches)
     }
     assert grids - {(0, 0)} == possible - {(1, 1)}
+
+
+@pytest.mark.parametrize("max_patches", [1, 2, 6, 9, 12])
+def test_all_covering_grids(max_patches: int) -> None:
+    grids = sweep(covering_processor(max_patches=max_patches), all_sizes(80))
+    most = {(rows, max_patches // rows) for rows in range(1, max_patches + 1)}
+    assert (0, 0) in grids and (max_patches == 1 or len(grids & most) > 1)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +242,7 @@ def test_max_tiles_restricts_the_candidates(limit: int) -> None:
     allowed = [pair for pair in pinpoints.image_grid_pinpoints if pair[0] * pair[1] // 36 < limit]
     references = [
         (grid, grid_processor(max_patches=max(1, limit - 1))),
+        (covering_processor(), covering_processor(max_patches=max(1, limit - 1))),
         (pinpoints, onevision_processor(image_grid_pinpoints=allowed) if allowed else None),
         (
             pan_and_scan_processor(pan_and_scan_max_num_crops=7),
@@ -250,7 +265,12 @@ def test_max_tiles_restricts_the_candidates(limit: int) -> None:
 
 @pytest.mark.parametrize("detail", [None, "high"])
 def test_high_detail_is_the_processor(detail: Detail | None) -> None:
-    for processor in (next_processor(), grid_processor(), pan_and_scan_processor()):
+    for processor in (
+        next_processor(),
+        grid_processor(),
+        covering_processor(),
+        pan_and_scan_processor(),
+    ):
         for height, width in all_sizes(80, 13):
             image = image_of(height, width)
             assert_same(split_image(image, read_tiling(processor), detail), processor, image)
@@ -265,6 +285,7 @@ PUBLISHED: dict[str, tuple[Any, int]] = {
     "LLaVA-NeXT": (next_processor(336), 5),
     "LLaVA-OneVision": (onevision_processor(384), 7),
     "InternVL 3": (grid_processor(size=square(448)), 13),
+    "Ovis2": (covering_processor(size=square(448)), 7),
     "GOT-OCR 2": (GotOcr2ImageProcessorPil(size=square(1024), **GRAY_LEVELS), 1),
     "Gemma 3": (Gemma3ImageProcessorPil(size=square(896), **GRAY_LEVELS), 1),
     "Gemma 3, pan and scan": (
@@ -324,8 +345,7 @@ def test_very_long_images_differ_little(
 
 
 def vision(tokens: int, packing: Any) -> VisionSpec:
-    learned = int(isinstance(packing, UnpadPacking))
-    return VisionSpec("tiles", "rows", tokens, learned, 3, packing, {})
+    return VisionSpec("tiles", "rows", tokens, packing.learned_rows, 3, packing, {})
 
 
 def model_config(side: int, tile: int, pinpoints: list[list[int]]) -> SimpleNamespace:

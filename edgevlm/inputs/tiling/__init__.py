@@ -16,12 +16,14 @@ from PIL import Image
 from edgevlm.inputs.tiling import (
     any_resolution,
     aspect_grid,
+    covering_grid,
     crop,
     fit,
     grid,
     longest_edge,
     own_size_grid,
     pan_and_scan,
+    scaled_grid,
     smart_resize,
     stretch,
 )
@@ -31,12 +33,14 @@ from edgevlm.inputs.tiling.tiles import Layout, Tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CoveringGridTiling,
     CropTiling,
     FitTiling,
     GridTiling,
     LongestEdgeTiling,
     OwnSizeGridTiling,
     PanAndScanTiling,
+    ScaledGridTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -59,6 +63,8 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     FitTiling: fit.split,
     AnyResolutionTiling: any_resolution.split,
     AspectGridTiling: aspect_grid.split,
+    CoveringGridTiling: covering_grid.split,
+    ScaledGridTiling: scaled_grid.split,
     PanAndScanTiling: pan_and_scan.split,
     SmartResizeTiling: smart_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
@@ -88,7 +94,9 @@ def split_image(
 
 def count_max_tiles(tiling: Tiling) -> int | None:
     """Return the number of tiles of the image that is split into the most; None: there is no bound."""
-    if isinstance(tiling, AspectGridTiling | OwnSizeGridTiling):
+    if isinstance(
+        tiling, AspectGridTiling | CoveringGridTiling | ScaledGridTiling | OwnSizeGridTiling
+    ):
         return tiling.max_tiles + (tiling.max_tiles > 1)
     if isinstance(tiling, PanAndScanTiling):
         return 1 + tiling.max_crops
