@@ -67,12 +67,11 @@ def load_decoder(
         kv=kv,
         try_file=try_file,
     )
-    if decoder.grid_positions != (manifest.decoder.positions == "grid"):
+    if manifest.decoder.positions == "grid" and not decoder.grid_positions:
         decoder.close()
-        numbers = "three numbers" if decoder.grid_positions else "one number"
         raise LoadError(
-            f"manifest.decoder.positions is {manifest.decoder.positions!r}, but a position of {path} has "
-            f"{numbers}; the files are not of one bundle, get it again"
+            f"manifest.decoder.positions is 'grid', but a position of {path} has one number; the files are "
+            f"not of one bundle, get it again"
         )
     return decoder
 

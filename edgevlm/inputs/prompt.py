@@ -161,7 +161,7 @@ class PromptBuilder:
         written = [parts[0]]
         spans: list[SpanSegment] = []
         for index, ((layout, count), text) in enumerate(zip(images, parts[1:], strict=True)):
-            written += [self._image_text(layout, count), text]
+            written += [self._image_text(index, layout, count), text]
             spans += [SpanSegment(index, span) for span in range(count)]
         return self._tokenize_split("".join(written), marks, spans, max_positions)
 
@@ -169,8 +169,11 @@ class PromptBuilder:
         """Return the token ids of a text as they stand in an answer, without a space put before it."""
         return self._answer_text.tokenize(text, at_start=False)
 
-    def _image_text(self, layout: Layout, spans: int) -> str:
+    def _image_text(self, index: int, layout: Layout, spans: int) -> str:
         """Return the text that stands for one image in a prompt, with one `image_token` for each span.
+
+        Args:
+            index: number of the image in the prompt, from 0.
 
         Raises:
             BundleError: the image template fails, or has not one place for each span.
@@ -178,6 +181,7 @@ class PromptBuilder:
         try:
             text = self._image_template.render(
                 image=self._spec.image_token,
+                index=index,
                 rows=layout.rows,
                 columns=layout.columns,
                 tiles=layout.tiles,

@@ -28,6 +28,7 @@ MODULES = (
     "llava",
     "llava_next",
     "llava_onevision",
+    "minicpmv4_6",
     "original",
     "paddleocr_vl",
     "paligemma",

@@ -22,6 +22,7 @@ from edgevlm.inputs.tiling import (
     longest_edge,
     own_size_grid,
     pan_and_scan,
+    slices,
     smart_resize,
     stretch,
 )
@@ -37,6 +38,7 @@ from edgevlm.manifest import (
     LongestEdgeTiling,
     OwnSizeGridTiling,
     PanAndScanTiling,
+    SliceTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -63,6 +65,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     SmartResizeTiling: smart_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
     LongestEdgeTiling: longest_edge.split,
+    SliceTiling: slices.split,
 }
 
 
@@ -88,7 +91,7 @@ def split_image(
 
 def count_max_tiles(tiling: Tiling) -> int | None:
     """Return the number of tiles of the image that is split into the most; None: there is no bound."""
-    if isinstance(tiling, AspectGridTiling | OwnSizeGridTiling):
+    if isinstance(tiling, AspectGridTiling | OwnSizeGridTiling | SliceTiling):
         return tiling.max_tiles + (tiling.max_tiles > 1)
     if isinstance(tiling, PanAndScanTiling):
         return 1 + tiling.max_crops
