@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
+from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
 from edgevlm.errors import ContextError, ExportError, InferenceError, InputError
 from edgevlm.export.architectures import find_architecture
@@ -469,7 +470,8 @@ def test_missing_sections_are_those_of_transformers(model_type: str) -> None:
     share = 0.25 if model_type == "qwen3_5_text" else 1.0
     rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": share}
     text = text_models.text_config(model_type, **{**head, "rope_parameters": rope})
-    rotary = AutoModel.from_config(text).rotary_emb
+    build = PaddleOCRTextModel if model_type.startswith("paddle") else AutoModel.from_config
+    rotary = build(text).rotary_emb
     assert mrope_sections(text) == list(rotary.mrope_section)
 
 
