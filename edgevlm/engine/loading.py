@@ -65,6 +65,7 @@ def load_decoder(
         gpu_layers=gpu_layers,
         bidirectional=bidirectional_entries(manifest, length),
         kv=kv,
+        splits_text=manifest.prompt.splitting is None,
         try_file=try_file,
     )
     if manifest.decoder.positions == "grid" and not decoder.grid_positions:
