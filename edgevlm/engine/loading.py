@@ -55,7 +55,7 @@ def load_decoder(
         context_length: None for `default_context_length`.
 
     Raises:
-        LoadError: the decoder numbers positions in another way than the manifest says.
+        LoadError: the manifest numbers positions in a grid, and the decoder has no M-RoPE.
     """
     length = default_context_length(manifest) if context_length is None else context_length
     decoder = LlamaCppDecoder(
