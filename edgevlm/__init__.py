@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from edgevlm.errors import MissingDependencyError as MissingDependencyError
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.inputs.images import ImageSource as ImageSource
-    from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.inputs.tiling import Detail as Detail
+    from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.manifest import FileEntry as FileEntry
     from edgevlm.manifest import Manifest as Manifest
     from edgevlm.options import Generation as Generation

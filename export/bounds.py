@@ -23,6 +23,8 @@ DECODER_BOUNDS |= {"3": 0.9, "2": 1.0, "1": 1.0}
 
 Measured for f16: up to 3e-3 on tiny checkpoints, and 6e-3 on InternVL3 1B's shape after a prompt of 3,300
 positions, both with random weights. f32 has the limit of f16, since llama.cpp's KV cache is f16 in both.
+Gated delta nets with random weights exceed the limit of q8_0, trained ones do not
+(`benchmarks/precision/hybrids.py`).
 """
 
 MIN_CONTEXT_KL = 0.1

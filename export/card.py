@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from edgevlm.inputs.packing import max_image_tokens
 from edgevlm.manifest import AnswerReport, Drift, FileEntry, Manifest, ParityReport
 
 CARD = """\
@@ -157,7 +158,8 @@ def describe_tiles(manifest: Manifest) -> str:
         side = manifest.vision.pixels_per_token
         return (
             f"An image keeps about its own size. Each square of {side} x {side} pixels takes one of\n"
-            f"{context} An image takes up to {manifest.image.default_max_tokens} unless you set a limit."
+            f"{context} An image takes up to {max_image_tokens(manifest.image, manifest.vision)} unless "
+            f"you set a limit."
         )
     height, width = manifest.image.tile_size
     return (

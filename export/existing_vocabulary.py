@@ -18,7 +18,7 @@ from gguf import TokenType
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import EdgeVLMError, ExportError
-from edgevlm.export.pre_tokenizers import SPACE, SPACE_MARKED
+from edgevlm.export.pre_tokenizers import SPACE, SPACE_MARKED, TEKKEN
 from edgevlm.export.text_battery import check_tokenizer
 from edgevlm.export.tokenizer import Vocabulary
 from edgevlm.runtimes.llama_cpp.guard import check_file
@@ -34,10 +34,15 @@ PRE_TOKENIZERS: Mapping[str, frozenset[str]] = {
         "qwen2": "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2",
         "qwen35": "qwen35",
         "deepseek-llm": "deepseek-llm",
+        TEKKEN: f"{TEKKEN} superbpe pixtral",
         SPACE_MARKED: SPACE_MARKED,
     }.items()
 }
-"""Our name of a pre-tokenizer to llama.cpp's names for the same one."""
+"""Our name of a pre-tokenizer to llama.cpp's names for the same one.
+
+Text for Tekken is split before llama.cpp gets it, so it may have any name that is given to this vocabulary:
+``superbpe`` by earlier versions of edgevlm, ``pixtral`` for checkpoints that name Llama 3's rule by mistake.
+"""
 AGAIN = (
     "convert it again from this checkpoint with llama.cpp's convert_hf_to_gguf.py, or leave out "
     "--decoder-gguf, and edgevlm writes the decoder"

@@ -31,6 +31,19 @@ ALTERNATIVES: Mapping[str, tuple[str, str]] = {
         "llava",
         "this is a vision part alone; Pixtral 12B is a llava with this vision part",
     ),
+    "minicpmv4_7": (
+        "minicpmv4_6",
+        "in 4.7 an image, its slices and the tokens between them share one grid of positions, by which "
+        "llama.cpp would mask what transformers does not",
+    ),
+    "minicpmv": (
+        "minicpmv4_6",
+        "earlier models of MiniCPM-V need code of their own; 4.6 is part of transformers",
+    ),
+    "minicpmo": (
+        "minicpmv4_6",
+        "MiniCPM-o needs code of its own; MiniCPM-V 4.6 is part of transformers",
+    ),
     "ministral3": ("mistral3", "this one has no vision part"),
 }
 """A ``model_type`` that people ask for, to what can be exported in its place and why."""

@@ -13,6 +13,14 @@ from transformers import PretrainedConfig
 from edgevlm.errors import ExportError
 from edgevlm.export.text_settings import positive, rope_parameters, rotary_size
 
+DEFAULT_SECTIONS = {
+    "paddleocr_vl_text": [16, 24, 24],
+    "qwen2_vl_text": [16, 24, 24],
+    "qwen2_5_vl_text": [16, 24, 24],
+    "qwen3_vl_text": [24, 20, 20],
+    "qwen3_5_text": [11, 11, 10],
+}
+"""What transformers takes for a missing ``mrope_section``, by the ``model_type`` of the language model."""
 MAX_UNROTATED_ANGLE = 0.5
 """Largest angle of a pair that llama.cpp does not rotate, in radians over the context; 0.11 in Qwen3-VL."""
 
@@ -23,7 +31,8 @@ def mrope_sections(text: PretrainedConfig) -> list[int]:
     Raises:
         ExportError: the configuration has no three numbers that sum to all pairs of a head.
     """
-    sections = rope_parameters(text).get("mrope_section")
+    default = DEFAULT_SECTIONS.get(text.model_type)
+    sections = rope_parameters(text).get("mrope_section", default)
     pairs = rotary_size(text) // 2
     sizes = list(sections) if isinstance(sections, (list, tuple)) else []
     natural = all(type(size) is int and size >= 0 for size in sizes)

@@ -118,7 +118,8 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
     """Return the tiles of one image from what transformers' image processor returns.
 
     Args:
-        processed: ``pixel_values``, and ``image_grid_thw`` or ``spatial_shapes`` if they are patches.
+        processed: ``pixel_values``, and, if they are patches, the sizes of tiles in patches:
+            ``image_grid_thw``, ``spatial_shapes`` or ``target_sizes``.
         image_processor: the image processor, for the sizes of patches.
 
     Returns:
@@ -136,6 +137,17 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
             grid.transpose(0, 2, 1, 3, 4).reshape(grid.shape[0] * side, grid.shape[1] * side, 3)
             for grid in grids
         ]
+    if "target_sizes" in processed:
+        side = (
+            image_processor.patch_size
+        )  # a row of all patches of all tiles, [1, 3, side, patches * side]
+        found, start = [], 0
+        for lines, columns in processed["target_sizes"]:
+            end = start + int(lines * columns) * side
+            patches = pixels[0, :, :, start:end].reshape(3, side, lines, columns, side)
+            found.append(patches.transpose(2, 1, 3, 4, 0).reshape(lines * side, columns * side, 3))
+            start = end
+        return found
     if "image_grid_thw" not in processed:
         tiles = np.moveaxis(pixels, -3, -1)
         return list(tiles.reshape(-1, *tiles.shape[-3:]))

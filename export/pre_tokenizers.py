@@ -3,7 +3,8 @@
 llama.cpp knows rules by name only. A rule is recognized by its exact structure, never by the name of a model,
 and only rules with which llama.cpp gives transformers' ids are listed. It has two names, ``tekken`` and
 ``gpt-4o``, whose rules treat upper case outside ASCII and combining marks in another way than the tokenizers
-of this name. Texts for Tekken are split by `edgevlm.inputs.splitting`; GPT-4o's is left out.
+of this name. Texts for Tekken are split by `edgevlm.inputs.splitting` in place of llama.cpp; GPT-4o's is left
+out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ SPACE_MARKED = "sarvam-moe"
 """llama.cpp's name for merges over text whose spaces are written ``▁``, split at newlines only."""
 
 TEKKEN: Splitting = "tekken"
-SPLIT_BEFORE = "superbpe"
-"""llama.cpp's name for merges in texts that are split already: all that it splits itself are numbers."""
 
 GPT2_PATTERN: Step = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 BYTES_ONLY: Step = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
@@ -132,7 +131,7 @@ class TextRules:
     """What happens to plain text before the merges, in two places."""
 
     pre_tokenizer: str
-    """llama.cpp's name of what it does itself."""
+    """llama.cpp's name of the rule. Where `splitting` is set, llama.cpp is told to leave it out."""
     normalization: Normalization | None
     """What `edgevlm.inputs.plain_text` does before, since llama.cpp normalizes nothing."""
     space_prefix: SpacePrefix
@@ -167,7 +166,7 @@ def read_text_rules(described: dict[str, Any]) -> TextRules:
     name = find_byte_level(pre_tokenizers, described)
     normalization: Normalization | None = "nfc" if normalizers else None
     if name == TEKKEN:
-        return TextRules(SPLIT_BEFORE, normalization, "never", TEKKEN)
+        return TextRules(name, normalization, "never", TEKKEN)
     return TextRules(name, normalization, "never")
 
 

@@ -26,6 +26,9 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
+from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import (
+    MiniCPMV4_6ImageProcessorPil,
+)
 from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import (
     PaddleOCRVLImageProcessorPil,
@@ -51,6 +54,7 @@ from edgevlm.manifest import (
     PanAndScanTiling,
     Resample,
     ScaledGridTiling,
+    SliceTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -70,7 +74,7 @@ def read_image_spec(processor: PilBackend) -> ImageSpec:
         ValueError: as of `read_tiling` and `normalization`.
     """
     spec = ImageSpec(read_tiling(processor), normalization(processor))
-    if spec.tile_size is not None or isinstance(spec.tiling, OwnSizeGridTiling):
+    if spec.tile_size is not None or spec.splits:
         return spec
     return dataclasses.replace(spec, default_max_tokens=OWN_SIZE_MAX_TOKENS)
 
@@ -267,6 +271,21 @@ def _read_longest_edge(processor: Any) -> LongestEdgeTiling:
     return LongestEdgeTiling(factor, edge, resample(processor))
 
 
+def _read_slices(processor: Any) -> SliceTiling:
+    """Read the settings of MiniCPM-V 4.6."""
+    _require(processor, "do_resize", True)
+    _require(processor, "use_image_id", True)  # the image template writes it
+    mode = processor.downsample_mode
+    if mode not in ("4x", "16x"):
+        raise ValueError(f"downsample_mode is {mode!r}, it must be '4x' or '16x'")
+    factor = _positive(processor, "patch_size") * (2 if mode == "4x" else 4)
+    side = _positive(processor, "scale_resolution")
+    if side > LONGEST_EDGE:
+        raise ValueError(f"scale_resolution is {side}, it must be at most {LONGEST_EDGE}")
+    slices = _positive(processor, "max_slice_nums") if processor.slice_mode else 1
+    return SliceTiling(factor, side, slices, resample(processor))
+
+
 def _read_own_size_grid(processor: Any) -> OwnSizeGridTiling:
     """Read the settings of LFM2-VL."""
     return processor.tiling(resample(processor))
@@ -290,6 +309,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     PaddleOCRVLImageProcessorPil: _read_smart_resize,
     PixtralImageProcessorPil: _read_longest_edge,
     Lfm2VlImageProcessorPil: _read_own_size_grid,
+    MiniCPMV4_6ImageProcessorPil: _read_slices,
 }
 
 IMAGE_PROCESSORS: Mapping[str, type[PilBackend]] = {

@@ -206,7 +206,13 @@ def check_tokenizer(
         for text in dict.fromkeys((*make_texts(), *vocabulary_texts(vocabulary, tokenizer)))
         if comparable(text) and not any(token in text for token in unread)
     ]
-    model = LlamaCppModel(path, gpu_layers=0, extra_buffer_types=False, vocabulary_only=True)
+    model = LlamaCppModel(
+        path,
+        gpu_layers=0,
+        extra_buffer_types=False,
+        vocabulary_only=True,
+        splits_text=vocabulary.splitting is None,
+    )
     plain_text = PlainText(
         model.tokenize,
         normalization=vocabulary.normalization,

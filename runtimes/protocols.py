@@ -131,7 +131,7 @@ class DecoderRuntime(Protocol):
     context_length: int
     """Entries that the KV cache holds."""
     grid_positions: bool
-    """True: the positions of embeddings have three numbers (M-RoPE)."""
+    """True: the positions of embeddings can have three numbers (M-RoPE)."""
     max_removable: int
     """Number of the last entries that `truncate` can certainly remove; `context_length` for attention-only
     models."""

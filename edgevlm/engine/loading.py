@@ -55,7 +55,7 @@ def load_decoder(
         context_length: None for `default_context_length`.
 
     Raises:
-        LoadError: the decoder numbers positions in another way than the manifest says.
+        LoadError: the manifest numbers positions in a grid, and the decoder has no M-RoPE.
     """
     length = default_context_length(manifest) if context_length is None else context_length
     decoder = LlamaCppDecoder(
@@ -65,14 +65,14 @@ def load_decoder(
         gpu_layers=gpu_layers,
         bidirectional=bidirectional_entries(manifest, length),
         kv=kv,
+        splits_text=manifest.prompt.splitting is None,
         try_file=try_file,
     )
-    if decoder.grid_positions != (manifest.decoder.positions == "grid"):
+    if manifest.decoder.positions == "grid" and not decoder.grid_positions:
         decoder.close()
-        numbers = "three numbers" if decoder.grid_positions else "one number"
         raise LoadError(
-            f"manifest.decoder.positions is {manifest.decoder.positions!r}, but a position of {path} has "
-            f"{numbers}; the files are not of one bundle, get it again"
+            f"manifest.decoder.positions is 'grid', but a position of {path} has one number; the files are "
+            f"not of one bundle, get it again"
         )
     return decoder
 

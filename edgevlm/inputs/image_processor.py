@@ -24,6 +24,7 @@ from edgevlm.inputs.tiling import (
     Layout,
     Tiles,
     longest_edge,
+    slices,
     smart_resize,
     split_image,
 )
@@ -34,6 +35,7 @@ from edgevlm.manifest import (
     LongestEdgeTiling,
     OwnSizeGridTiling,
     OwnSizeTiling,
+    SliceTiling,
     SmartResizeTiling,
     VisionSpec,
 )
@@ -164,7 +166,7 @@ class ImageProcessor:
         self,
         image: NDArray[np.uint8],
         budget: ImageBudget,
-        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
+        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling | SliceTiling,
     ) -> ProcessedImage:
         """Split an image into tiles of sizes that follow from its own, within the budget."""
         height, width, _ = image.shape
@@ -177,6 +179,8 @@ class ImageProcessor:
                 max_tiles = max(1, limit // (tiling.tile_side // tiling.factor) ** 2)
             if isinstance(tiling, LongestEdgeTiling):
                 tiling = longest_edge.limit_tokens(height, width, tiling, limit)
+            elif isinstance(tiling, SliceTiling):
+                tiling = slices.limit_tokens(height, width, tiling, limit)
             else:
                 tiling = smart_resize.limit_tokens(tiling, limit)
         processed = self._processed(split_image(image, tiling, budget.detail, max_tiles))
@@ -191,7 +195,7 @@ class ImageProcessor:
     def _tell_if_shrunk(
         self,
         image: NDArray[np.uint8],
-        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
+        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling | SliceTiling,
         limit: int | None,
     ) -> None:
         """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.inputs.tiling import Layout, count_max_tiles
+from edgevlm.inputs.tiling import Layout, count_max_tiles, slices
 from edgevlm.manifest import (
     AnyResolutionTiling,
     FramePacking,
@@ -23,6 +23,7 @@ from edgevlm.manifest import (
     LongestEdgeTiling,
     OwnSizeGridTiling,
     OwnSizeTiling,
+    SliceTiling,
     TiledPacking,
     UnpadPacking,
     VideoSpec,
@@ -221,6 +222,8 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
     if isinstance(tiling, OwnSizeTiling):
         if isinstance(tiling, LongestEdgeTiling):
             by_tiling = math.ceil(tiling.longest_edge / tiling.factor) ** 2
+        elif isinstance(tiling, SliceTiling):
+            by_tiling = (count_max_tiles(tiling) or 1) * slices.max_tokens_per_tile(tiling)
         else:
             by_tiling = tiling.max_pixels // tiling.factor**2
         if isinstance(tiling, OwnSizeGridTiling) and tiling.max_tiles > 1:

@@ -177,7 +177,7 @@ class PromptBuilder:
         written = [parts[0]]
         spans: list[SpanSegment] = []
         for index, ((described, count), text) in enumerate(zip(images, parts[1:], strict=True)):
-            written += [self._media_text(described, count), text]
+            written += [self._media_text(kinds[:index].count(kinds[index]), described, count), text]
             spans += [SpanSegment(index, span) for span in range(count)]
         return self._tokenize_split("".join(written), marks, spans, max_positions)
 
@@ -185,8 +185,11 @@ class PromptBuilder:
         """Return the token ids of a text as they stand in an answer, without a space put before it."""
         return self._answer_text.tokenize(text, at_start=False)
 
-    def _media_text(self, described: Layout | VideoTimes, spans: int) -> str:
+    def _media_text(self, index: int, described: Layout | VideoTimes, spans: int) -> str:
         """Return the text that stands for an image or a video, with one `image_token` for each span.
+
+        Args:
+            index: number of the image among the images, or of the video among the videos, from 0.
 
         Raises:
             BundleError: the template fails, or has not one place for each span.
@@ -206,7 +209,7 @@ class PromptBuilder:
             }
         try:
             text = self._media_templates[kind].render(
-                image=self._spec.image_token, spans=spans, **variables
+                image=self._spec.image_token, index=index, spans=spans, **variables
             )
         except (jinja2.TemplateError, *TEMPLATE_ERRORS) as error:
             raise BundleError(

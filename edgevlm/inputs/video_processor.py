@@ -171,10 +171,11 @@ def choose_size(
         return smart_resize.choose_size(height, width, tiling)
     factor, multiple = tiling.factor, spec.frames_per_tile
     frames = max(frames, multiple)
+    size = height, width
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
-    smart_resize.check_aspect_ratio(height, width)
+    smart_resize.check_aspect_ratio(height, width, size)
     tall, wide = round(height / factor) * factor, round(width / factor) * factor
     area = round(frames / multiple) * multiple * tall * wide
     if area > tiling.max_pixels:

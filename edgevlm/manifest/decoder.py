@@ -26,10 +26,11 @@ class DecoderSpec:
     images and text, attend to each other, and the answer is causal. ``images``: the positions of one span of
     an image attend to each other, too, and all else is causal."""
     positions: Literal["sequential", "grid"]
-    """Numbering of positions. ``sequential``: each entry takes the next number. ``grid``: a position has
-    three numbers (M-RoPE): time, line and column. Those of a text are equal. The embeddings of an image begin
-    at the next number and count their lines and columns from there. So an image takes as many positions as
-    the longer side of its grid, and the text after it goes on from there."""
+    """Numbering of positions. ``sequential``: each entry takes the next number. With M-RoPE these are three
+    equal numbers (MiniCPM-V 4.6). ``grid``: a position has three numbers (M-RoPE): time, line and
+    column. Those of a text are equal. The embeddings of an image begin at the next number and count their
+    lines and columns from there. So an image takes as many positions as the longer side of its grid, and the
+    text after it goes on from there."""
     embedding_scale: float
     """Factor that the output of the vision graph is multiplied by before the decoder; positive. It is 1 for
     most families. Gemma's decoder in llama.cpp multiplies its input by sqrt(width), and images need the

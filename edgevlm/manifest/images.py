@@ -336,6 +336,28 @@ class LongestEdgeTiling(OwnSizeTiling):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
 
+@dataclass(frozen=True)
+class SliceTiling(OwnSizeTiling):
+    """Resize the image to one tile, the overview, and cut a large image into slices, too (MiniCPM-V 4.6).
+
+    The overview and each slice have about the area of a square of side `tile_side`, and keep nearly their
+    aspect ratio. The slices of an image have one size. The overview comes first.
+    """
+
+    tile_side: int
+    """Side in pixels of a square with the area of a tile."""
+    max_tiles: int
+    """Maximum number of slices; 1: images are never cut."""
+    resample: Resample
+    """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
+    kind: Literal["slices"] = field(default="slices", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        for name in ("factor", "tile_side", "max_tiles"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+
+
 Tiling: TypeAlias = (
     StretchTiling
     | GridTiling
@@ -349,6 +371,7 @@ Tiling: TypeAlias = (
     | SmartResizeTiling
     | OwnSizeGridTiling
     | LongestEdgeTiling
+    | SliceTiling
 )
 """How an RGB uint8 image is split into uint8 tiles."""
 

@@ -39,9 +39,9 @@ class PromptSpec:
     """Text that the template writes in place of an image; a text of the user cannot produce it."""
     image_template: str
     """Jinja2 source of the text that replaces `image_placeholder`. ``{{ image }}`` is the place of the next
-    embeddings of the image, once for each span of its packing. Variables: ``rows`` and ``columns`` of the
-    grid of tiles, both 0 without a grid, ``tiles``, the number of all tiles, and ``spans``, the number of
-    spans."""
+    embeddings of the image, once for each span of its packing. Variables: ``index``, the number of
+    the image in the prompt, from 0, ``rows`` and ``columns`` of the grid of tiles, both 0 without a grid,
+    ``tiles``, the number of all tiles, and ``spans``, the number of spans."""
     image_token: str
     """Text of the token that stands for embeddings in the tokenizer of the checkpoint; what ``{{ image }}``
     writes. A text of the user cannot produce it."""

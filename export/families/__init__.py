@@ -47,6 +47,7 @@ MODULES = (
     "qwen3_vl",
     "qwen3_5",
     "mistral3",
+    "minicpmv4_6",
 )
 """Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
 TOWERS = {("llava", "pixtral"): "pixtral"}

@@ -61,6 +61,7 @@ class LlamaCppDecoder:
             ``heads * context_length * bidirectional * 4`` bytes.
         kv: type of keys and values in the KV cache, a key of `KV_BYTES`. ``q8_0`` takes about half of the
             memory of ``f16``, and needs flash attention and heads whose size is a multiple of 32.
+        splits_text: as of `LlamaCppModel`.
         try_file: try in a child process first whether llama.cpp crashes on the file. False suits files that
             this process wrote.
 
@@ -96,6 +97,7 @@ class LlamaCppDecoder:
         gpu_layers: int = 0,
         bidirectional: int = 0,
         kv: str = "f16",
+        splits_text: bool = True,
         try_file: bool = True,
     ) -> None:
         check_not_forked()
@@ -129,7 +131,10 @@ class LlamaCppDecoder:
         )
         self._free_context: Callable[[Any], None] = self._llama.llama_free
         self._model = LlamaCppModel(
-            self._path, gpu_layers=gpu_layers, extra_buffer_types=extra_buffer_types
+            self._path,
+            gpu_layers=gpu_layers,
+            extra_buffer_types=extra_buffer_types,
+            splits_text=splits_text,
         )
         self.width = self._model.width
         self.vocabulary_size = self._model.vocabulary_size

@@ -38,6 +38,9 @@ _STACK_PER_BYTE = 1024
 """Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
 every character: 322 bytes were measured, and 26,000 digits in a row overflowed a main thread's 8 MB."""
 
+_NO_SPLIT = b"superbpe"
+"""llama.cpp's name for merges in texts that are split already: all that it splits itself are numbers."""
+
 _stack_lock = threading.Lock()
 
 
@@ -49,6 +52,8 @@ class LlamaCppModel:
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
         extra_buffer_types: let llama.cpp use its repacked and AMX kernels.
         vocabulary_only: load no weights; only `tokenize` and `piece` work then.
+        splits_text: False: the caller splits text, and `tokenize` merges bytes only, whatever rule the file
+            names.
 
     Raises:
         LoadError: the file cannot be loaded, or is not a causal decoder with a KV cache.
@@ -61,6 +66,7 @@ class LlamaCppModel:
         gpu_layers: int,
         extra_buffer_types: bool,
         vocabulary_only: bool = False,
+        splits_text: bool = True,
     ) -> None:
         self.handle: Any = None
         self._path = path
@@ -75,7 +81,7 @@ class LlamaCppModel:
         if extra_buffer_types and not gpu_layers:
             # Those kernels work on a copy of the weights; a mapped file would stay in memory beside it.
             parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
-        parameters.kv_overrides = _overrides(llama)
+        parameters.kv_overrides = _overrides(llama, splits_text)
         recent_errors.clear()
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
@@ -306,19 +312,26 @@ class LlamaCppModel:
             self.close()
 
 
-def _overrides(llama: Any) -> Any:
+def _overrides(llama: Any, splits_text: bool) -> Any:
     """Return metadata that llama.cpp takes in place of a file's, as a C array.
 
     edgevlm itself puts the spaces before a text that the tokenizer of the checkpoint puts there. And
     llama.cpp gives added tokens other rules if the name of a model contains ``phi-3``.
+
+    Args:
+        splits_text: as of `LlamaCppModel`.
     """
-    overrides = (llama.llama_model_kv_override * 3)()  # the last one, without a key, is the end
+    overrides = (llama.llama_model_kv_override * 4)()  # the last one, without a key, is the end
     overrides[0].key = b"tokenizer.ggml.add_space_prefix"
     overrides[0].tag = llama.LLAMA_KV_OVERRIDE_TYPE_BOOL
     overrides[0].value.val_bool = False
     overrides[1].key = b"general.name"
     overrides[1].tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
     overrides[1].value.val_str = b""
+    if not splits_text:
+        overrides[2].key = b"tokenizer.ggml.pre"
+        overrides[2].tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
+        overrides[2].value.val_str = _NO_SPLIT
     return overrides
 
 

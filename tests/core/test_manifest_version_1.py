@@ -281,7 +281,7 @@ def check_spelling(spelling: dict[str, str], rows: int, columns: int) -> None:
     assert layout.tiles == tiles
     builder = PromptBuilder(spec, lambda text: [])
     places = expected.count(spec.image_token)
-    assert builder._media_text(layout, places) == expected
+    assert builder._media_text(0, layout, places) == expected
 
 
 @pytest.mark.parametrize("grid", [(0, 0), (1, 1), (2, 3), (4, 4)])

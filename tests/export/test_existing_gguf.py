@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -17,17 +18,19 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edgevlm import VLM
-from edgevlm.errors import ExportError
+from edgevlm.errors import DriftError, ExportError
 from edgevlm.export.bounds import decoder_bound
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.pipeline import export
 from edgevlm.export.plan import Plan, make_plan
+from edgevlm.export.pre_tokenizers import BYTES_ONLY, TEKKEN_PATTERN, split
 from edgevlm.export.text_battery import check_tokenizer
 from edgevlm.export.tokenizer import Vocabulary, read_vocabulary
 from edgevlm.results import PromptText
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from tests.conftest import Export
+from tests.families import pixtral
 from tests.support import checkpoints, vocabularies
 from tests.support.damage import rewrite_gguf
 
@@ -219,6 +222,30 @@ def test_llama_as_llama_cpp_converts_it_makes_the_same_tokens(tmp_path: Path, ru
         assert models[0].piece(token) == models[1].piece(token)
     for model in models:
         model.close()
+
+
+@pytest.mark.parametrize("name", ["tekken", "pixtral", "superbpe"])
+def test_tekken_is_split_by_edgevlm_whatever_the_file_names(tmp_path: Path, name: str) -> None:
+    """On every text of the battery. By llama.cpp's rules of these names tokens differ."""
+    tokenizer = vocabularies.byte_level([split(TEKKEN_PATTERN), BYTES_ONLY])
+    vocabulary = read_vocabulary(tokenizer, len(tokenizer))
+    ours = vocabularies.write_vocabulary(tmp_path / "ours.gguf", vocabulary)
+    theirs = rewrite_gguf(ours, tmp_path / "theirs.gguf", {"tokenizer.ggml.pre": name})
+    assert check_tokenizer(theirs, vocabulary, tokenizer) > 1800
+    with pytest.raises(DriftError, match=r"theirs.gguf makes the tokens"):
+        check_tokenizer(theirs, dataclasses.replace(vocabulary, splitting=None), tokenizer)
+
+
+def test_a_decoder_of_mistral_as_llama_cpp_converts_it(tmp_path: Path) -> None:
+    checkpoint = pixtral.mistral3(tmp_path / "checkpoint")
+    bundle = tmp_path / "bundle"
+    export(checkpoint, bundle, vision=["fp32"], decoder=["f16"], quick=True, progress=False)
+    made = Given(make_plan(Checkpoint.open(checkpoint)), bundle / "decoder.f16.gguf")
+    pre = gguf.GGUFReader(made.file).fields["tokenizer.ggml.pre"].contents()
+    assert pre == "tekken"
+    assert made.open(made.changed(tmp_path, pre="pixtral")).texts > 1800
+    with pytest.raises(ExportError, match=r"splits words as 'llama-bpe', .* as 'tekken'"):
+        made.open(made.changed(tmp_path, pre="llama-bpe"))
 
 
 def test_tokens_that_look_special_may_be_control(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from edgevlm.export.plan import load_tokenizer, make_plan
 from edgevlm.export.pre_tokenizers import (
     BYTES_ONLY,
     LLAMA3_PATTERN,
-    SPLIT_BEFORE,
+    TEKKEN,
     read_text_rules,
     split,
 )
@@ -177,7 +177,7 @@ def test_a_tower_without_a_class_token() -> None:
 
 @pytest.mark.parametrize(
     ("version", "pre_tokenizer", "splitting"),
-    [("4.50.0", SPLIT_BEFORE, "tekken"), ("5.0.0", "dbrx", None)],
+    [("4.50.0", TEKKEN, "tekken"), ("5.0.0", "dbrx", None)],
 )
 def test_the_wrong_pattern_of_older_mistral_checkpoints(
     tmp_path: Path, version: str, pre_tokenizer: str, splitting: str | None

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
+from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
 from edgevlm.errors import ContextError, ExportError, InferenceError, InputError
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters, write_decoder
 from edgevlm.export.existing_gguf import check_hyperparameters, open_existing_decoder
-from edgevlm.export.mrope import input_width
+from edgevlm.export.mrope import DEFAULT_SECTIONS, input_width, mrope_sections
 from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import make_plan
 from edgevlm.runtimes import system
@@ -460,6 +461,18 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
     given = config(row, **settings)
     with pytest.raises(ExportError, match=named):
         hyperparameters(find_architecture(given), given)
+
+
+@pytest.mark.parametrize("model_type", DEFAULT_SECTIONS)
+def test_missing_sections_are_those_of_transformers(model_type: str) -> None:
+    """MiniCPM-V 4.6 is published without them."""
+    head = {**QWEN35, "head_dim": 256} if model_type == "qwen3_5_text" else {"head_dim": 128}
+    share = 0.25 if model_type == "qwen3_5_text" else 1.0
+    rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": share}
+    text = text_models.text_config(model_type, **{**head, "rope_parameters": rope})
+    build = PaddleOCRTextModel if model_type.startswith("paddle") else AutoModel.from_config
+    rotary = build(text).rotary_emb
+    assert mrope_sections(text) == list(rotary.mrope_section)
 
 
 def test_the_keys_of_llama_cpps_converter() -> None:

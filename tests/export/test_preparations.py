@@ -25,6 +25,7 @@ from edgevlm.manifest import (
     LongestEdgeTiling,
     PanAndScanTiling,
     ScaledGridTiling,
+    SliceTiling,
     SmartResizeTiling,
     StretchTiling,
 )
@@ -60,6 +61,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "SmolVLMImageProcessor": {
         "size": {"longest_edge": 48},
         "max_image_size": {"longest_edge": 12},
+    },
+    "MiniCPMV4_6ImageProcessor": {
+        "max_slice_nums": 4,
+        "patch_size": 2,
+        "scale_resolution": 20,
     },
     "PaddleOCRVLImageProcessor": {
         "size": {"shortest_edge": 100, "longest_edge": 400},
@@ -110,6 +116,11 @@ OTHER_SETTINGS: dict[str, list[Any]] = {
     "patch_size": [2, 5],
     "merge_size": [1, 3],
     "temporal_patch_size": [1, 3],
+    "max_slice_nums": [1, 9, None],
+    "scale_resolution": [9, 30, "30"],
+    "slice_mode": [False, None],
+    "downsample_mode": ["4x", "8x"],
+    "use_image_id": [False],
 }
 SIZES = [(30, 19), (19, 30), (7, 50), (12, 12)]
 
@@ -181,6 +192,7 @@ def test_no_setting_is_ignored(name: str) -> None:
         ("Gemma3ImageProcessor", PanAndScanTiling((12, 12), "bilinear", 8, 4, 1.2)),
         ("JanusImageProcessor", FitTiling((12, 12), "bicubic", 3, (122, 116, 104))),
         ("SmolVLMImageProcessor", GridTiling((12, 12), "lanczos", longest_edge=48)),
+        ("MiniCPMV4_6ImageProcessor", SliceTiling(8, 20, 4, "bicubic")),
         ("PixtralImageProcessor", LongestEdgeTiling(12, 36, "bicubic")),
         ("Qwen2VLImageProcessor", SmartResizeTiling(6, 100, 400, "bicubic")),
     ],
@@ -262,6 +274,9 @@ def test_tilings(name: str, tiling: Any) -> None:
             "longest_edge of size is 30, it must be an area of 36",
         ),
         ("Qwen2VLImageProcessor", {"merge_size": 0}, "merge_size is 0, .* whole number from 1"),
+        ("MiniCPMV4_6ImageProcessor", {"use_image_id": False}, "use_image_id is False, it must be"),
+        ("MiniCPMV4_6ImageProcessor", {"downsample_mode": "8x"}, "is '8x', it must be '4x' or"),
+        ("MiniCPMV4_6ImageProcessor", {"scale_resolution": 1 << 15}, "must be at most 16384"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(

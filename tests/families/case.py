@@ -30,6 +30,7 @@ MODULES = (
     "llava",
     "llava_next",
     "llava_onevision",
+    "minicpmv4_6",
     "original",
     "ovis2",
     "paddleocr_vl",

@@ -23,7 +23,16 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from edgevlm.export.pipeline import export
-from tests.families import gemma3, internvl, lfm2_vl, llava, llava_onevision, ovis2, qwen3_vl
+from tests.families import (
+    gemma3,
+    internvl,
+    lfm2_vl,
+    llava,
+    llava_onevision,
+    minicpmv4_6,
+    ovis2,
+    qwen3_vl,
+)
 from tests.support.checkpoints import scatter
 
 BYTES_BESIDE_SHARD = 3e9
@@ -105,6 +114,21 @@ LFM2_350M = {
     "layer_types": [
         "full_attention" if layer in (2, 5, 8, 10, 12, 14) else "conv" for layer in range(16)
     ],
+}
+QWEN35_08B = {
+    "vocab_size": 248094,
+    "hidden_size": 1024,
+    "intermediate_size": 3584,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 16,
+    "max_position_embeddings": 262144,
+    "tie_word_embeddings": True,
 }
 GRID = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
 
@@ -212,6 +236,15 @@ SHAPES = {
             "max_tiles": 10,
             "tile_size": 512,
         },
+    ),
+    "MiniCPM-V 4.6": Shape(
+        minicpmv4_6.minicpmv4_6,
+        {**SO400M, "image_size": 980},
+        QWEN35_08B,
+        None,
+        {"insert_layer_id": 6},
+        {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448},
+        cut="8 of 24 layers of the decoder",
     ),
 }
 

@@ -28,7 +28,7 @@ from tests.support.checkpoints import scatter
 
 Message = dict[str, Any]
 
-SIZES = ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
+SIZES = ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask", "target_sizes")
 """What a model takes beside the pixels, by the names of its inputs."""
 
 
@@ -175,6 +175,16 @@ class Reference:
                 grid = values[: lines * columns].reshape(lines, columns, side, side, 3)
                 tile = grid.transpose(0, 2, 1, 3, 4)
                 tiles.append(tile.reshape(lines * side, columns * side, 3))
+            return tiles
+        if "target_sizes" in found:
+            side = processor.patch_size
+            tiles, start = [], 0
+            for lines, columns in found["target_sizes"]:
+                end = start + lines * columns * side
+                patches = pixels[0, :, :, start:end].reshape(3, side, lines, columns, side)
+                tile = patches.transpose(2, 1, 3, 4, 0)
+                tiles.append(tile.reshape(lines * side, columns * side, 3))
+                start = end
             return tiles
         if "image_grid_thw" not in found:
             return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))

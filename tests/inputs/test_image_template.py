@@ -115,6 +115,11 @@ def test_the_image_template_knows_the_layout() -> None:
     assert written(spec, ONE_TILE, grid) == "<bos>0x0=1 0[0.0]1x2=3 0[1.0] 1[1.1] 2[1.2]<end>"
 
 
+def test_the_image_template_knows_the_number_of_the_image() -> None:
+    spec = changed(image_template="{{ index }}{{ image }}")
+    assert written(spec, ONE_TILE, "What?", ONE_TILE) == "<bos>0[0.0]What?1[1.0]<end>"
+
+
 def test_spaces_and_line_ends_of_the_image_template_are_kept() -> None:
     text = "\n {% if tiles %}\n{{ image }} \n{% endif %}\n\n"
     found = written(changed(image_template=text), ONE_TILE)

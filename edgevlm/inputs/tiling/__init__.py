@@ -24,6 +24,7 @@ from edgevlm.inputs.tiling import (
     own_size_grid,
     pan_and_scan,
     scaled_grid,
+    slices,
     smart_resize,
     stretch,
 )
@@ -41,6 +42,7 @@ from edgevlm.manifest import (
     OwnSizeGridTiling,
     PanAndScanTiling,
     ScaledGridTiling,
+    SliceTiling,
     SmartResizeTiling,
     StretchTiling,
     Tiling,
@@ -69,6 +71,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     SmartResizeTiling: smart_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
     LongestEdgeTiling: longest_edge.split,
+    SliceTiling: slices.split,
 }
 
 
@@ -95,7 +98,8 @@ def split_image(
 def count_max_tiles(tiling: Tiling) -> int | None:
     """Return the number of tiles of the image that is split into the most; None: there is no bound."""
     if isinstance(
-        tiling, AspectGridTiling | CoveringGridTiling | ScaledGridTiling | OwnSizeGridTiling
+        tiling,
+        AspectGridTiling | CoveringGridTiling | ScaledGridTiling | OwnSizeGridTiling | SliceTiling,
     ):
         return tiling.max_tiles + (tiling.max_tiles > 1)
     if isinstance(tiling, PanAndScanTiling):

@@ -16,7 +16,7 @@ from edgevlm.manifest import AreaTiling, SmartResizeTiling
 Area = TypeVar("Area", bound=AreaTiling)
 
 MAX_ASPECT_RATIO = 200
-"""The longest side over the shortest that transformers accepts."""
+"""The longest side over the shortest that transformers accepts for Qwen's models."""
 
 LOW_DETAIL_TOKENS = 256
 """Embeddings of an image with detail ``low``: about as many as a tile of other families has."""
@@ -56,24 +56,28 @@ def choose_size(height: int, width: int, tiling: SmartResizeTiling) -> tuple[int
     Raises:
         ImageError: the aspect ratio is more than `MAX_ASPECT_RATIO`.
     """
+    size = height, width
     if height < tiling.min_side:
         height, width = tiling.min_side, round(width * tiling.min_side / height)
     if width < tiling.min_side:
         height, width = round(height * tiling.min_side / width), tiling.min_side
-    check_aspect_ratio(height, width)
+    check_aspect_ratio(height, width, size)
     return fit_area(height, width, tiling, min_side=0)
 
 
-def check_aspect_ratio(height: int, width: int) -> None:
-    """Check the aspect ratio of an image.
+def check_aspect_ratio(height: int, width: int, size: tuple[int, int]) -> None:
+    """Check that no side is more than `MAX_ASPECT_RATIO` times as long as the other.
+
+    Args:
+        size: height and width of the image before it was resized, for the message.
 
     Raises:
-        ImageError: it is more than `MAX_ASPECT_RATIO`.
+        ImageError: a side is longer.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ImageError(
-            f"the image is {width} x {height} pixels; this model takes images whose longer side is at most "
-            f"{MAX_ASPECT_RATIO} times the shorter one; crop it"
+            f"the image is {size[1]} x {size[0]} pixels; this model takes images whose longer side is at "
+            f"most {MAX_ASPECT_RATIO} times the shorter one; crop it"
         )
 
 
