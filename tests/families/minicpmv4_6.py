@@ -15,7 +15,7 @@ from transformers import (
     MiniCPMV4_6Processor,
 )
 
-from tests.families.qwen2_vl import MISSING, longer_conversations
+from tests.families.qwen2_vl import longer_conversations
 from tests.families.row import IMAGE, Message, Row, save, text
 from tests.families.tokenizers import qwen35_tokenizer
 
@@ -158,7 +158,7 @@ ROWS = [
         "minicpmv4_6",
         minicpmv4_6,
         "an overview and slices, a tower that merges patches twice; Qwen3.5's decoder, compared in f32",
-        MISSING,
+        "video",
         processor=load_processor,
         sizes=SIZES,
         messages=more_conversations,
@@ -168,7 +168,7 @@ ROWS = [
         "minicpmv4_6, 4x",
         less_merged,
         "the same with four times as many embeddings (`downsample_mode`)",
-        MISSING,
+        "video",
         processor=load_processor,
         sizes=SIZES[:6],
         messages=longer_conversations,
