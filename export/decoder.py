@@ -42,6 +42,9 @@ UNQUANTIZED = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 
+NO_ROTATION = 1e30
+"""Divisor of a rotary frequency so large that no position is rotated."""
+
 
 def write_decoder(
     checkpoint: Checkpoint,
@@ -127,7 +130,8 @@ def write_hyperparameters(
     writer.add_context_length(text.max_position_embeddings)
     writer.add_embedding_length(text.hidden_size)
     writer.add_block_count(text.num_hidden_layers)
-    writer.add_feed_forward_length(inner_size(text))
+    inner = [inner_size(text, layer) for layer in range(text.num_hidden_layers)]
+    writer.add_feed_forward_length(inner[0] if len(set(inner)) == 1 else inner)
     writer.add_head_count(text.num_attention_heads)
     writer.add_head_count_kv(kv_heads(text))
     writer.add_layer_norm_rms_eps(norm_epsilon(text))
@@ -163,14 +167,19 @@ def hyperparameters(architecture: Architecture, config: PretrainedConfig) -> dic
 
 
 def rope_factors(text: PretrainedConfig) -> list[float]:
-    """Return the divisor of each rotary frequency of llama3, as transformers computes it; else empty."""
+    """Return the divisor of each rotary frequency of llama3 and of ``proportional``, else nothing.
+
+    transformers computes the frequencies. One of 0, which rotates nothing, has the divisor `NO_ROTATION`.
+    """
     rope = rope_parameters(text)
-    if rope["rope_type"] != "llama3":
+    if rope["rope_type"] not in ("llama3", "proportional"):
         return []
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](text, torch.device("cpu"))
+    kind = "full_attention" if "full_attention" in text.rope_parameters else None
+    compute = ROPE_INIT_FUNCTIONS[rope["rope_type"]]
+    scaled, _ = compute(text, torch.device("cpu"), layer_type=kind)
     exponents = torch.arange(0, head_size(text), 2, dtype=torch.float32) / head_size(text)
     plain = rope["rope_theta"] ** -exponents
-    return [float(factor) for factor in plain / scaled]
+    return [float(factor) for factor in (plain / scaled).clamp(max=NO_ROTATION)]
 
 
 def adapt(

@@ -118,7 +118,8 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
     """Return the tiles of one image from what transformers' image processor returns.
 
     Args:
-        processed: ``pixel_values``, and ``image_grid_thw`` or ``spatial_shapes`` if they are patches.
+        processed: ``pixel_values``, and ``image_grid_thw``, ``spatial_shapes`` or ``image_position_ids`` if
+            they are patches.
         image_processor: the image processor, for the sizes of patches.
 
     Returns:
@@ -136,6 +137,11 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
             grid.transpose(0, 2, 1, 3, 4).reshape(grid.shape[0] * side, grid.shape[1] * side, 3)
             for grid in grids
         ]
+    if "image_position_ids" in processed:  # line by line of patches, and then padding
+        side = image_processor.patch_size
+        columns, lines = (int(last) + 1 for last in processed["image_position_ids"][0].max(0))
+        grid = pixels[0, : lines * columns].reshape(lines, columns, side, side, 3)
+        return [grid.transpose(0, 2, 1, 3, 4).reshape(lines * side, columns * side, 3)]
     if "image_grid_thw" not in processed:
         tiles = np.moveaxis(pixels, -3, -1)
         return list(tiles.reshape(-1, *tiles.shape[-3:]))

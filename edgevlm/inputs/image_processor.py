@@ -23,12 +23,14 @@ from edgevlm.inputs.tiling import (
     ImageBudget,
     Layout,
     Tiles,
+    floor_resize,
     longest_edge,
     smart_resize,
     split_image,
 )
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import (
+    FloorResizeTiling,
     ImageSpec,
     LongestEdgeTiling,
     OwnSizeGridTiling,
@@ -161,7 +163,7 @@ class ImageProcessor:
         self,
         image: NDArray[np.uint8],
         budget: ImageBudget,
-        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
+        tiling: SmartResizeTiling | FloorResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
     ) -> ProcessedImage:
         """Split an image into tiles of sizes that follow from its own, within the budget."""
         height, width, _ = image.shape
@@ -188,7 +190,7 @@ class ImageProcessor:
     def _tell_if_shrunk(
         self,
         image: NDArray[np.uint8],
-        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
+        tiling: SmartResizeTiling | FloorResizeTiling | OwnSizeGridTiling | LongestEdgeTiling,
         limit: int | None,
     ) -> None:
         """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""
@@ -197,6 +199,8 @@ class ImageProcessor:
         height, width, _ = image.shape
         if isinstance(tiling, SmartResizeTiling):
             tall, wide = smart_resize.choose_size(height, width, tiling)
+        elif isinstance(tiling, FloorResizeTiling):
+            tall, wide = floor_resize.choose_size(height, width, tiling)
         elif isinstance(tiling, LongestEdgeTiling):
             tall, wide = longest_edge.choose_size(height, width, tiling)
         else:

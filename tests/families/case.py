@@ -20,6 +20,7 @@ from tests.families.row import IMAGE, Message, Reference, Row, conversations, pi
 MODULES = (
     "deepseek_vl",
     "gemma3",
+    "gemma4",
     "got_ocr2",
     "idefics3",
     "internvl",

@@ -178,7 +178,7 @@ def scatter(model: torch.nn.Module, seed: int) -> None:
                     parameter.mean().round()
                 )  # 1 for most norms' weights, 0 for biases and Gemma's
                 parameter.copy_(centre + 0.1 * noise)
-            elif "embed" in name and "patch" not in name:
+            elif ("embed" in name and "patch" not in name) or "position_embedding" in name:
                 parameter.copy_(0.5 * noise)
             else:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)

@@ -18,6 +18,7 @@ from edgevlm.inputs.tiling import (
     aspect_grid,
     crop,
     fit,
+    floor_resize,
     grid,
     longest_edge,
     own_size_grid,
@@ -33,6 +34,7 @@ from edgevlm.manifest import (
     AspectGridTiling,
     CropTiling,
     FitTiling,
+    FloorResizeTiling,
     GridTiling,
     LongestEdgeTiling,
     OwnSizeGridTiling,
@@ -61,6 +63,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     AspectGridTiling: aspect_grid.split,
     PanAndScanTiling: pan_and_scan.split,
     SmartResizeTiling: smart_resize.split,
+    FloorResizeTiling: floor_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
     LongestEdgeTiling: longest_edge.split,
 }
