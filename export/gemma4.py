@@ -54,7 +54,9 @@ _EVERY_LAYER = (
 
 def gemma4_layer(text: PretrainedConfig, layer: int) -> tuple[str, ...]:
     """Return the names of the tensors of a layer."""
-    return _EVERY_LAYER if layer >= first_sharing_layer(text) else (*_EVERY_LAYER, *_KEYS_AND_VALUES)
+    return (
+        _EVERY_LAYER if layer >= first_sharing_layer(text) else (*_EVERY_LAYER, *_KEYS_AND_VALUES)
+    )
 
 
 def gemma4_unused(text: PretrainedConfig, layer: int) -> tuple[str, ...]:
@@ -86,20 +88,16 @@ def check_gemma4(text: PretrainedConfig) -> None:
         ExportError: the configuration has another value.
     """
     check_layer_types(text, (SLIDING, FULL))
-    for name, value, reason in (
+    for name, wanted, reason in (
         ("enable_moe_block", False, "without experts"),
-        ("use_bidirectional_attention", None, "whose images are causal"),
+        ("use_bidirectional_attention", False, "whose images are causal"),
         ("attention_k_eq_v", False, "whose keys and values have weights of their own"),
+        ("hidden_size_per_layer_input", True, "with embeddings for each layer"),
     ):
-        if getattr(text, name) not in (value, None):
+        if bool(getattr(text, name)) != wanted:
             raise ExportError(
                 f"{name} is {getattr(text, name)!r}, edgevlm exports the sizes of Gemma 4 {reason} (E2B, E4B)"
             )
-    if not text.hidden_size_per_layer_input:
-        raise ExportError(
-            f"hidden_size_per_layer_input is {text.hidden_size_per_layer_input}, edgevlm exports the sizes of "
-            f"Gemma 4 with embeddings for each layer (E2B, E4B)"
-        )
     for name, value in (
         ("vocab_size_per_layer_input", text.vocab_size),
         ("pad_token_id", PADDING),

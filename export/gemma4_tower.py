@@ -32,6 +32,10 @@ class Gemma4Tower(nn.Module):
         super().__init__()
         self.tower: Any = tower
         self.connector: Any = connector
+        # transformers multiplies the means by the root of the width, which the norm of the connector undoes
+        # but for its epsilon. In float16 the products could be too large.
+        norm: Any = self.connector.embedding_pre_projection_norm
+        norm.eps /= tower.config.hidden_size
         self.patch = int(tower.config.patch_size)
         self.side = int(tower.config.pooling_kernel_size)
 
@@ -79,10 +83,7 @@ class Gemma4Tower(nn.Module):
         n, _, width = hidden.shape
         side = self.side
         means = hidden.reshape(n, rows, side, columns, side, width).mean((2, 4))
-        means = means.reshape(n, rows * columns, width) * self.tower.pooler.root_hidden_size
-        if self.tower.config.standardize:
-            means = (means - self.tower.std_bias) * self.tower.std_scale
-        embeddings: torch.Tensor = self.connector(means)
+        embeddings: torch.Tensor = self.connector(means.reshape(n, rows * columns, width))
         return embeddings
 
 

@@ -20,13 +20,17 @@ def vision(config: PretrainedConfig) -> Gemma4Tower:
     """Return tower and connector.
 
     Raises:
-        ExportError: heads share keys and values, which no published checkpoint has.
+        ExportError: the tower is not of the kind that E2B and E4B have.
     """
     tower = config.vision_config
     if tower.num_key_value_heads != tower.num_attention_heads:
         raise ExportError(
             f"the vision part has {tower.num_attention_heads} heads and {tower.num_key_value_heads} of keys "
             f"and values, edgevlm exports equal numbers"
+        )
+    if tower.standardize:
+        raise ExportError(
+            "standardize is true in vision_config, edgevlm exports the sizes of Gemma 4 without it (E2B, E4B)"
         )
     return Gemma4Tower(
         AutoModel.from_config(tower), Gemma4MultimodalEmbedder(tower, config.text_config)

@@ -25,6 +25,7 @@ from edgevlm.manifest import (
     Drift,
     FileEntry,
     FitTiling,
+    FloorResizeTiling,
     Golden,
     GridTiling,
     ImageSpec,
@@ -301,6 +302,7 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "aspect-grid": ("image", "tiling", AspectGridTiling(SIZE, "bicubic", 1, 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
     "smart-resize": ("image", "tiling", SmartResizeTiling(28, 784, 7840, "bicubic")),
+    "floor-resize": ("image", "tiling", FloorResizeTiling(48, 645120, 645120, "bicubic")),
     "own-size-grid": (
         "image",
         "tiling",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import processors
 from transformers import (
     AutoImageProcessor,
@@ -89,7 +88,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 LAYERS = [SLIDING, SLIDING, SLIDING, FULL, SLIDING, FULL]
 
 
-def gemma4(folder: Path, *, standardize: bool = False, **text: Any) -> Path:
+def gemma4(folder: Path) -> Path:
     """The last two layers of six take keys and values of the two before. An image has more than a window."""
     tokenizer = gemma_tokenizer(700, SPECIAL, added=())
     ids = tokenizer.token_to_id
@@ -109,8 +108,7 @@ def gemma4(folder: Path, *, standardize: bool = False, **text: Any) -> Path:
             "pooling_kernel_size": 3,
             "position_embedding_size": 256,
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
-            "use_clipped_linears": not standardize,
-            "standardize": standardize,
+            "use_clipped_linears": True,
         },
         text_config={
             "vocab_size": rows,
@@ -128,11 +126,10 @@ def gemma4(folder: Path, *, standardize: bool = False, **text: Any) -> Path:
             "global_head_dim": 32,
             "max_position_embeddings": 2048,
             "sliding_window": 12,
-            "final_logit_softcapping": 3.0,
+            "final_logit_softcapping": 10.0,
             "bos_token_id": ids("<bos>"),
             "eos_token_id": ids("<eos>"),
             "pad_token_id": ids("<pad>"),
-            **text,
         },
         audio_config=AUDIO,
         boi_token_id=ids("<|image>"),
@@ -143,11 +140,9 @@ def gemma4(folder: Path, *, standardize: bool = False, **text: Any) -> Path:
         audio_token_id=ids("<|audio|>"),
         video_token_id=None,
     )
-    model = Gemma4ForConditionalGeneration(config)
-    set_buffers(model)
     return save(
         folder,
-        model,
+        Gemma4ForConditionalGeneration(config),
         tokenizer,
         IMAGE_PROCESSOR,
         special=SPECIAL_NAMES,
@@ -166,23 +161,6 @@ AUDIO = {
 }
 
 
-def set_buffers(model: torch.nn.Module) -> None:
-    """Give the buffers of a checkpoint values that matter: bounds of matrices, and factors of layers."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, buffer in sorted(model.named_buffers()):
-            part = name.rpartition(".")[2]
-            noise = torch.rand(buffer.shape, generator=generator)
-            if part in ("input_min", "output_min"):
-                buffer.copy_(-1 - noise)
-            elif part in ("input_max", "output_max", "std_scale"):
-                buffer.copy_(1 + noise)
-            elif part == "std_bias":
-                buffer.copy_(2 * noise - 1)
-            elif part == "layer_scalar":
-                buffer.copy_(0.5 + noise)
-
-
 def load_images_only(checkpoint: Path) -> Any:
     """transformers' processor without its part for video, which needs torchvision, and that for audio."""
 
@@ -197,7 +175,8 @@ def load_images_only(checkpoint: Path) -> Any:
     class ImagesOnly(Gemma4Processor, TwoParts):
         pass
 
-    return ImagesOnly(
+    kind: Any = ImagesOnly
+    return kind(
         None,
         AutoImageProcessor.from_pretrained(checkpoint, backend="pil"),
         AutoTokenizer.from_pretrained(checkpoint),
