@@ -42,6 +42,8 @@ UNQUANTIZED = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 
+ROWS_AT_ONCE = 1 << 14
+"""Rows of a tensor that are converted at once."""
 NO_ROTATION = 1e30
 """Divisor of a rotary frequency so large that no position is rotated."""
 
@@ -207,11 +209,27 @@ def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 def encode(tensor: torch.Tensor, kind: GGMLQuantizationType, name: str) -> NDArray[np.generic]:
     """Return the bytes of a tensor in a GGUF type.
 
+    Only some rows are in float32 at once, since embeddings of all layers take gigabytes (Gemma 4).
+
     Raises:
         ExportError: a value is not finite, in the checkpoint or in the type.
     """
-    values = tensor.float().numpy()
-    low, high = values.min(), values.max()  # no copies: an embedding matrix can take gigabytes
+    encoded: NDArray[np.generic] | None = None
+    for start in range(0, len(tensor), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part = encode_rows(tensor[rows].float().numpy(), kind, name)
+        if encoded is None:
+            encoded = np.empty((len(tensor), *part.shape[1:]), part.dtype)
+        encoded[rows] = part
+    assert encoded is not None
+    return encoded
+
+
+def encode_rows(
+    values: NDArray[np.float32], kind: GGMLQuantizationType, name: str
+) -> NDArray[np.generic]:
+    """Return the bytes of some rows of a tensor; see `encode`."""
+    low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ExportError(f"{name} has values that are not finite; the checkpoint is damaged")
     if kind == GGMLQuantizationType.F16 and max(-low, high) > np.finfo(np.float16).max:
