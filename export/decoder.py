@@ -214,6 +214,8 @@ def encode(tensor: torch.Tensor, kind: GGMLQuantizationType, name: str) -> NDArr
     Raises:
         ExportError: a value is not finite, in the checkpoint or in the type.
     """
+    if tensor.ndim == 1:
+        return encode_rows(tensor.float().numpy(), kind, name)
     encoded: NDArray[np.generic] | None = None
     for start in range(0, len(tensor), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
