@@ -171,7 +171,7 @@ def hyperparameters(architecture: Architecture, config: PretrainedConfig) -> dic
 def rope_factors(text: PretrainedConfig) -> list[float]:
     """Return the divisor of each rotary frequency of llama3 and of ``proportional``, else nothing.
 
-    transformers computes the frequencies. One of 0, which rotates nothing, has the divisor `NO_ROTATION`.
+    transformers computes the frequencies. A frequency of 0 rotates nothing; its divisor is `NO_ROTATION`.
     """
     rope = rope_parameters(text)
     if rope["rope_type"] not in ("llama3", "proportional"):

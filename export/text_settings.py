@@ -53,7 +53,7 @@ def head_size(text: PretrainedConfig) -> int:
 def rotary_size(text: PretrainedConfig) -> int:
     """Return how many dimensions of a head are rotated: all of them, or the first ones.
 
-    ``proportional`` rotates all of them, some by the angle 0.
+    The rotary type ``proportional`` rotates all of them, some by the angle 0.
     """
     rope = rope_parameters(text)
     if rope["rope_type"] == "proportional":
@@ -79,7 +79,10 @@ def check_layer_types(text: PretrainedConfig, kinds: Collection[str]) -> None:
 
 
 def first_sharing_layer(text: PretrainedConfig) -> int:
-    """Return the first of the last layers, which take keys and values of earlier ones (Gemma 4)."""
+    """Return the number of the first layer that takes keys and values of an earlier one (Gemma 4).
+
+    It and all after it do; the number of layers if none does.
+    """
     return int(text.num_hidden_layers - (getattr(text, "num_kv_shared_layers", None) or 0))
 
 
