@@ -14,6 +14,14 @@ from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
+from edgevlm.export.gemma4 import (
+    GEMMA4_TABLES,
+    check_gemma4,
+    gemma4_layer,
+    gemma4_shapes,
+    gemma4_unused,
+    write_gemma4,
+)
 from edgevlm.export.lfm2 import check_lfm2, lfm2_layer, lfm2_shapes, write_lfm2
 from edgevlm.export.ministral3 import check_ministral3, write_ministral3
 from edgevlm.export.mrope import check_interleaved, write_mrope, write_qwen3vl
@@ -61,6 +69,10 @@ class Architecture:
     """Matrices of each layer."""
     layer: Callable[[PretrainedConfig, int], tuple[str, ...]] | None = None
     """Returns the names of the tensors of one layer, by its number, where layers differ."""
+    unused: Callable[[PretrainedConfig, int], tuple[str, ...]] | None = None
+    """Returns the names of tensors of one layer that checkpoints may have, and that nothing reads."""
+    tables: tuple[str, ...] = ()
+    """Tensors beside the layers, the embeddings, the final norm and the output layer."""
     shapes: Callable[[PretrainedConfig], Mapping[str, tuple[int, ...]]] | None = None
     """Returns the shapes of modules that only this language model has, or has in another shape."""
     adapt: Callable[[torch.Tensor, str, PretrainedConfig], torch.Tensor] | None = None
@@ -322,6 +334,19 @@ ARCHITECTURES = {
         llama_cpp_slides=True,
         check=check_gemma3,
         write=write_gemma3,
+    ),
+    "gemma4_text": Architecture(
+        MODEL_ARCH.GEMMA4,
+        activation="gelu_pytorch_tanh",
+        rope_types=("proportional",),
+        layer=gemma4_layer,
+        unused=gemma4_unused,
+        tables=GEMMA4_TABLES,
+        shapes=gemma4_shapes,
+        window=window_of_some_layers,
+        llama_cpp_slides=True,
+        check=check_gemma4,
+        write=write_gemma4,
     ),
     "phi3": Architecture(
         MODEL_ARCH.PHI3,

@@ -42,6 +42,11 @@ UNQUANTIZED = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 
+ROWS_AT_ONCE = 1 << 14
+"""Rows of a tensor that are converted at once."""
+NO_ROTATION = 1e30
+"""Divisor of a rotary frequency so large that no position is rotated."""
+
 
 def write_decoder(
     checkpoint: Checkpoint,
@@ -127,7 +132,8 @@ def write_hyperparameters(
     writer.add_context_length(text.max_position_embeddings)
     writer.add_embedding_length(text.hidden_size)
     writer.add_block_count(text.num_hidden_layers)
-    writer.add_feed_forward_length(inner_size(text))
+    inner = [inner_size(text, layer) for layer in range(text.num_hidden_layers)]
+    writer.add_feed_forward_length(inner[0] if len(set(inner)) == 1 else inner)
     writer.add_head_count(text.num_attention_heads)
     writer.add_head_count_kv(kv_heads(text))
     write_epsilon = (
@@ -166,14 +172,19 @@ def hyperparameters(architecture: Architecture, config: PretrainedConfig) -> dic
 
 
 def rope_factors(text: PretrainedConfig) -> list[float]:
-    """Return the divisor of each rotary frequency of llama3, as transformers computes it; else empty."""
+    """Return the divisor of each rotary frequency of llama3 and of ``proportional``, else nothing.
+
+    transformers computes the frequencies. A frequency of 0 rotates nothing; its divisor is `NO_ROTATION`.
+    """
     rope = rope_parameters(text)
-    if rope["rope_type"] != "llama3":
+    if rope["rope_type"] not in ("llama3", "proportional"):
         return []
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](text, torch.device("cpu"))
+    kind = "full_attention" if "full_attention" in text.rope_parameters else None
+    compute = ROPE_INIT_FUNCTIONS[rope["rope_type"]]
+    scaled, _ = compute(text, torch.device("cpu"), layer_type=kind)
     exponents = torch.arange(0, head_size(text), 2, dtype=torch.float32) / head_size(text)
     plain = rope["rope_theta"] ** -exponents
-    return [float(factor) for factor in plain / scaled]
+    return [float(factor) for factor in (plain / scaled).clamp(max=NO_ROTATION)]
 
 
 def adapt(
@@ -201,11 +212,29 @@ def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 def encode(tensor: torch.Tensor, kind: GGMLQuantizationType, name: str) -> NDArray[np.generic]:
     """Return the bytes of a tensor in a GGUF type.
 
+    Only some rows are in float32 at once, since embeddings of all layers take gigabytes (Gemma 4).
+
     Raises:
         ExportError: a value is not finite, in the checkpoint or in the type.
     """
-    values = tensor.float().numpy()
-    low, high = values.min(), values.max()  # no copies: an embedding matrix can take gigabytes
+    if tensor.ndim == 1:
+        return encode_rows(tensor.float().numpy(), kind, name)
+    encoded: NDArray[np.generic] | None = None
+    for start in range(0, len(tensor), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part = encode_rows(tensor[rows].float().numpy(), kind, name)
+        if encoded is None:
+            encoded = np.empty((len(tensor), *part.shape[1:]), part.dtype)
+        encoded[rows] = part
+    assert encoded is not None
+    return encoded
+
+
+def encode_rows(
+    values: NDArray[np.float32], kind: GGMLQuantizationType, name: str
+) -> NDArray[np.generic]:
+    """Return the bytes of some rows of a tensor; see `encode`."""
+    low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ExportError(f"{name} has values that are not finite; the checkpoint is damaged")
     if kind == GGMLQuantizationType.F16 and max(-low, high) > np.finfo(np.float16).max:

@@ -41,12 +41,21 @@ def gguf_names(
         for layer in range(layers)
         for part in layer_parts(architecture, text, layer)
     }
+    needed |= {f"decoder.{table}" for table in architecture.tables}
+    if architecture.unused is not None:
+        unused = {
+            f"decoder.layers.{layer}.{part}"
+            for layer in range(layers)
+            for part in architecture.unused(text, layer)
+        }
+        canonical = {source: name for source, name in canonical.items() if name not in unused}
     embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
     names: dict[str, str] = {}
     for source, name in canonical.items():
         if name in (EMBEDDINGS, HEAD):
             continue
         hub_name = name.replace("decoder.", "model.", 1).replace(".dt_bias", ".dt_proj.bias")
+        hub_name = hub_name.replace(".layer_scalar", ".layer_scalar.weight")
         target = known.get_name(hub_name, try_suffixes=(".weight", ".bias"))
         if target is None or name not in needed:
             raise ExportError(
@@ -142,8 +151,11 @@ def check_shape(
     Raises:
         ExportError: they differ.
     """
-    size, inner, head = text.hidden_size, inner_size(text), head_size(text)
-    queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
+    _, *path = name.split(".")
+    layer = int(path[1]) if path[0] == "layers" else 0
+    settings = text.per_layer_config[layer]
+    size, inner, head = text.hidden_size, inner_size(text, layer), head_size(settings)
+    queries, keys = text.num_attention_heads * head, settings.num_key_value_heads * head
     shapes: dict[str, tuple[int, ...]] = {
         "embed_tokens": (text.vocab_size, size),
         "head": (text.vocab_size, size),
@@ -163,7 +175,8 @@ def check_shape(
         shapes |= architecture.shapes(text)
     module, _, kind = name.rpartition(".")
     block_and_module = ".".join(module.split(".")[-2:])
-    module = module.rpartition(".")[2]
+    # A vector of a layer itself has no module of its own.
+    module = kind if len(path) == 3 else module.rpartition(".")[2]
     # The others are norms of the hidden state.
     expected = shapes.get(block_and_module, shapes.get(module, (size,)))
     if kind == "bias":

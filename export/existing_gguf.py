@@ -224,7 +224,7 @@ def check_hyperparameters(
     }
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if f"{name}_swa" in found:  # of sliding layers
-            values[f"{name}_swa"] = values[name]
+            values.setdefault(f"{name}_swa", values[name])
     for name, value in values.items():
         given = found.get(name, defaults.get(name))
         if name == "attention.sliding_window_pattern":

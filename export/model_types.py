@@ -9,6 +9,7 @@ PAGE = "https://github.com/edgevlm/edgevlm/blob/main/docs/design/add-a-family.md
 """The page of the documentation about adding a family."""
 
 TRANSFORMERS_FORMAT = "the same models in transformers' format, from a repository that ends in -hf"
+TIMM_TOWER = "its tower is part of timm, which needs torchvision, and the export works without both"
 ALTERNATIVES: Mapping[str, tuple[str, str]] = {
     "internvl_chat": ("internvl", TRANSFORMERS_FORMAT),
     "llava_qwen": ("llava_onevision", TRANSFORMERS_FORMAT),
@@ -22,10 +23,10 @@ ALTERNATIVES: Mapping[str, tuple[str, str]] = {
     ),
     "deepseek_vl_hybrid": ("deepseek_vl", "this one has a second tower for images of another size"),
     "gemma3_text": ("gemma3", "this one has no vision part; those of 4B and more have one"),
-    "fast_vlm": (
-        "smolvlm",
-        "the tower of fast_vlm is part of timm, which needs torchvision, and the export works without both",
-    ),
+    "gemma4_text": ("gemma4", "this one has no vision part"),
+    "gemma4_unified": ("gemma4", "E2B and E4B; this one has no vision tower"),
+    "gemma3n": ("gemma4", TIMM_TOWER),
+    "fast_vlm": ("smolvlm", TIMM_TOWER),
     "llava_qwen2": ("smolvlm", "this is FastVLM, whose tower transformers takes from timm"),
     "pixtral": (
         "llava",

@@ -119,7 +119,7 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
 
     Args:
         processed: ``pixel_values``, and, if they are patches, the sizes of tiles in patches:
-            ``image_grid_thw``, ``spatial_shapes`` or ``target_sizes``.
+            ``image_grid_thw``, ``spatial_shapes`` or ``target_sizes``, or ``image_position_ids``.
         image_processor: the image processor, for the sizes of patches.
 
     Returns:
@@ -137,10 +137,10 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
             grid.transpose(0, 2, 1, 3, 4).reshape(grid.shape[0] * side, grid.shape[1] * side, 3)
             for grid in grids
         ]
-    if "target_sizes" in processed:
-        side = (
-            image_processor.patch_size
-        )  # a row of all patches of all tiles, [1, 3, side, patches * side]
+    if (
+        "target_sizes" in processed
+    ):  # a row of all patches of all tiles, [1, 3, side, patches * side]
+        side = image_processor.patch_size
         found, start = [], 0
         for lines, columns in processed["target_sizes"]:
             end = start + int(lines * columns) * side
@@ -148,6 +148,11 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
             found.append(patches.transpose(2, 1, 3, 4, 0).reshape(lines * side, columns * side, 3))
             start = end
         return found
+    if "image_position_ids" in processed:  # line by line of patches, and then padding
+        side = image_processor.patch_size
+        columns, lines = (int(last) + 1 for last in processed["image_position_ids"][0].max(0))
+        grid = pixels[0, : lines * columns].reshape(lines, columns, side, side, 3)
+        return [grid.transpose(0, 2, 1, 3, 4).reshape(lines * side, columns * side, 3)]
     if "image_grid_thw" not in processed:
         tiles = np.moveaxis(pixels, -3, -1)
         return list(tiles.reshape(-1, *tiles.shape[-3:]))

@@ -16,6 +16,7 @@ from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
     DeepseekVLImageProcessorPil,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
@@ -46,6 +47,7 @@ from edgevlm.manifest import (
     CoveringGridTiling,
     CropTiling,
     FitTiling,
+    FloorResizeTiling,
     GridTiling,
     ImageSpec,
     LongestEdgeTiling,
@@ -256,6 +258,19 @@ def _read_smart_resize(processor: Any) -> SmartResizeTiling:
     return SmartResizeTiling(factor, least, most, resample(processor), min_side=min_side)
 
 
+def _read_floor_resize(processor: Any) -> FloorResizeTiling:
+    """Read the settings of Gemma 4, which gives each image about as many embeddings as it may have."""
+    _require(processor, "do_resize", True)
+    factor = _positive(processor, "patch_size") * _positive(processor, "pooling_kernel_size")
+    area = _positive(processor, "max_soft_tokens") * factor**2
+    if area > LONGEST_EDGE**2:
+        raise ValueError(
+            f"patch_size is {processor.patch_size} and pooling_kernel_size {processor.pooling_kernel_size}, "
+            f"so images have {area} pixels; edgevlm takes at most {LONGEST_EDGE**2}"
+        )
+    return FloorResizeTiling(factor, area, area, resample(processor))
+
+
 def _read_longest_edge(processor: Any) -> LongestEdgeTiling:
     """Read the settings of Pixtral, whose size may be one length or two equal ones.
 
@@ -301,6 +316,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     Ovis2ImageProcessorPil: _read_covering_grid,
     Cohere2VisionImageProcessorPil: _read_scaled_grid,
     Gemma3ImageProcessorPil: _read_pan_and_scan,
+    Gemma4ImageProcessorPil: _read_floor_resize,
     DeepseekVLImageProcessorPil: _read_fit,
     JanusImageProcessorPil: _read_fit,
     Idefics3ImageProcessorPil: _read_grid,

@@ -23,6 +23,7 @@ from edgevlm.inputs.tiling import (
     ImageBudget,
     Layout,
     Tiles,
+    floor_resize,
     longest_edge,
     slices,
     smart_resize,
@@ -31,6 +32,7 @@ from edgevlm.inputs.tiling import (
 from edgevlm.inputs.video_times import VideoTimes
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import (
+    FloorResizeTiling,
     ImageSpec,
     LongestEdgeTiling,
     OwnSizeGridTiling,
@@ -166,7 +168,11 @@ class ImageProcessor:
         self,
         image: NDArray[np.uint8],
         budget: ImageBudget,
-        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling | SliceTiling,
+        tiling: SmartResizeTiling
+        | FloorResizeTiling
+        | OwnSizeGridTiling
+        | LongestEdgeTiling
+        | SliceTiling,
     ) -> ProcessedImage:
         """Split an image into tiles of sizes that follow from its own, within the budget."""
         height, width, _ = image.shape
@@ -195,7 +201,11 @@ class ImageProcessor:
     def _tell_if_shrunk(
         self,
         image: NDArray[np.uint8],
-        tiling: SmartResizeTiling | OwnSizeGridTiling | LongestEdgeTiling | SliceTiling,
+        tiling: SmartResizeTiling
+        | FloorResizeTiling
+        | OwnSizeGridTiling
+        | LongestEdgeTiling
+        | SliceTiling,
         limit: int | None,
     ) -> None:
         """Log a warning at the first image that the default limit makes smaller than the checkpoint would."""
@@ -204,6 +214,8 @@ class ImageProcessor:
         height, width, _ = image.shape
         if isinstance(tiling, SmartResizeTiling):
             tall, wide = smart_resize.choose_size(height, width, tiling)
+        elif isinstance(tiling, FloorResizeTiling):
+            tall, wide = floor_resize.choose_size(height, width, tiling)
         elif isinstance(tiling, LongestEdgeTiling):
             tall, wide = longest_edge.choose_size(height, width, tiling)
         else:

@@ -279,6 +279,17 @@ class SmartResizeTiling(AreaTiling):
 
 
 @dataclass(frozen=True)
+class FloorResizeTiling(AreaTiling):
+    """Resize the image to one tile of its own aspect ratio, with the area nearest to its own (Gemma 4).
+
+    The sides are rounded down to multiples of `factor`. In checkpoints both bounds of the area are equal, so
+    each image gets about as many embeddings as the model takes.
+    """
+
+    kind: Literal["floor-resize"] = field(default="floor-resize", init=False)
+
+
+@dataclass(frozen=True)
 class OwnSizeGridTiling(AreaTiling):
     """Resize the image to one tile of nearly its own size, and a large one to a grid of squares (LFM2-VL).
 
@@ -369,6 +380,7 @@ Tiling: TypeAlias = (
     | ScaledGridTiling
     | PanAndScanTiling
     | SmartResizeTiling
+    | FloorResizeTiling
     | OwnSizeGridTiling
     | LongestEdgeTiling
     | SliceTiling
@@ -417,7 +429,12 @@ class ImageSpec:
         """True if an image can become several tiles."""
         return not isinstance(
             self.tiling,
-            StretchTiling | CropTiling | FitTiling | SmartResizeTiling | LongestEdgeTiling,
+            StretchTiling
+            | CropTiling
+            | FitTiling
+            | SmartResizeTiling
+            | FloorResizeTiling
+            | LongestEdgeTiling,
         )
 
 

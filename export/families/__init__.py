@@ -37,6 +37,7 @@ MODULES = (
     "aya_vision",
     "cohere2_vision",
     "gemma3",
+    "gemma4",
     "got_ocr2",
     "deepseek_vl",
     "janus",
@@ -136,13 +137,25 @@ class Family:
         )
 
 
-def images_only(kind: type[Processor]) -> type[Processor]:
-    """Return a processor of transformers without its part for video, which needs torchvision."""
+class _TwoParts(ProcessorMixin):
+    """A processor that keeps its image processor and its tokenizer, whatever else it gets."""
 
-    class ImagesOnly(kind):  # type: ignore[valid-type,misc]  # a base class by argument
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return ["image_processor", "tokenizer"]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{key: part for key, part in kwargs.items() if part is not None})
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+
+def images_only(kind: type[Processor]) -> type[Processor]:
+    """Return a processor of transformers without its parts for video, which needs torchvision, and audio.
+
+    Its instances take None for these parts.
+    """
+
+    class ImagesOnly(kind, _TwoParts):  # type: ignore[valid-type,misc]  # a base class by argument
+        pass
 
     return ImagesOnly
 

@@ -181,7 +181,7 @@ class LlamaCppDecoder:
             InputError: they are not.
         """
         block = BLOCK_SIZES.get(self.kv, 1)
-        for size in self._model.head_sizes:
+        for size in (*self._model.head_sizes(), *self._model.head_sizes(sliding=True)):
             if size % block:
                 raise InputError(
                     f"a KV cache in {self.kv} needs heads whose size is a multiple of {block}, those of "

@@ -137,13 +137,17 @@ class LlamaCppModel:
                     f"{self._path} {reason}; edgevlm runs causal decoders with a KV cache"
                 )
 
-    @property
-    def head_sizes(self) -> tuple[int, int]:
-        """Numbers in the key and in the value of one head."""
-        architecture = self._metadata("general.architecture")
+    def head_sizes(self, *, sliding: bool = False) -> tuple[int, int]:
+        """Return how many numbers the key and the value of one head have.
+
+        Args:
+            sliding: those of the layers with a sliding window.
+        """
+        prefix = f"{self._metadata('general.architecture')}.attention"
         key, value = (
             int(
-                self._metadata(f"{architecture}.attention.{name}_length")
+                (sliding and self._metadata(f"{prefix}.{name}_length_swa"))
+                or self._metadata(f"{prefix}.{name}_length")
                 or self._llama.llama_model_n_embd(self.handle) // self.heads
             )
             for name in ("key", "value")
@@ -155,21 +159,29 @@ class LlamaCppModel:
         """Numbers that the KV cache holds for each entry.
 
         llama.cpp tells the heads of the first layer only. Where layers differ, the header has a list. The
-        state of recurrent layers is not counted: it does not grow.
+        state of recurrent layers is not counted: it does not grow. The last layers may have no cache of their
+        own (Gemma 4).
         """
-        architecture = self._metadata("general.architecture")
+        prefix = f"{self._metadata('general.architecture')}.attention"
         layers: int = self._llama.llama_model_n_layer(self.handle)
         heads: list[int] = [self._llama.llama_model_n_head_kv(self.handle)] * layers
-        key = f"{architecture}.attention.head_count_kv"
-        if self.hybrid or not self._metadata(key):  # empty for a list, too
+        slides = [0] * layers
+        full, sliding = self.head_sizes(), self.head_sizes(sliding=True)
+        key = f"{prefix}.head_count_kv"
+        if self.hybrid or full != sliding or not self._metadata(key):  # empty for a list, too
             header = GgufHeader(np.memmap(self._path, np.uint8, mode="r").data)
             if listed := header.integers(key):
                 heads = listed
-            elif recurrent := header.integers(f"{architecture}.attention.recurrent_layers"):
+            elif recurrent := header.integers(f"{prefix}.recurrent_layers"):
                 heads = [
                     0 if skip else count for count, skip in zip(heads, recurrent, strict=False)
                 ]
-        return sum(heads) * sum(self.head_sizes)
+            slides = header.integers(f"{prefix}.sliding_window_pattern") or slides
+        cached = layers - int(self._metadata(f"{prefix}.shared_kv_layers") or 0)
+        return sum(
+            count * sum(sliding if slide else full)
+            for count, slide in zip(heads[:cached], slides, strict=False)
+        )
 
     def _metadata(self, key: str) -> str:
         """Return a value of the GGUF metadata as text; empty if there is no such key."""

@@ -26,6 +26,7 @@ from edgevlm.manifest import (
     Drift,
     FileEntry,
     FitTiling,
+    FloorResizeTiling,
     FramePacking,
     Golden,
     GridTiling,
@@ -314,6 +315,7 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "scaled-grid": ("image", "tiling", ScaledGridTiling(SIZE, "bicubic", 12)),
     "pan-and-scan": ("image", "tiling", PanAndScanTiling(SIZE, "bilinear", 256, 4, 1.2)),
     "smart-resize": ("image", "tiling", SmartResizeTiling(28, 784, 7840, "bicubic")),
+    "floor-resize": ("image", "tiling", FloorResizeTiling(48, 645120, 645120, "bicubic")),
     "own-size-grid": (
         "image",
         "tiling",

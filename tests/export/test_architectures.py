@@ -83,6 +83,7 @@ MINISTRAL_YARN = {
 """Ministral 3's scaling. The temperature of queries grows at each eighth position."""
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 SLIDING, FULL = "sliding_attention", "full_attention"
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
 QWEN35: dict[str, Any] = {
     "num_hidden_layers": 3,
     "layer_types": [DELTA_NET, FULL, DELTA_NET],
@@ -100,6 +101,22 @@ LFM2: dict[str, Any] = {
 }
 COHERE2: dict[str, Any] = {"num_hidden_layers": 5, "sliding_window": WINDOW}
 """Four layers slide and one has no rotary embeddings."""
+GEMMA4: dict[str, Any] = {
+    "head_dim": 24,
+    "global_head_dim": 32,
+    "num_key_value_heads": 1,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": text_models.VOCABULARY,
+    "num_hidden_layers": 6,
+    "layer_types": [SLIDING, SLIDING, SLIDING, FULL, SLIDING, FULL],
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "sliding_window": WINDOW,
+    "final_logit_softcapping": 10.0,
+    "bos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""As E2B: the last two layers take keys and values of the two before, and are twice as wide."""
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "mistral": ("mistral", {"sliding_window": None, "head_dim": 32}),
@@ -192,6 +209,23 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {**GEMMA3, "layer_types": [FULL] * 7, "tie_word_embeddings": False},
     ),
+    "gemma4_text": ("gemma4_text", GEMMA4),
+    "gemma4_text, no layer shares, whole heads rotate more slowly, untied": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "layer_types": [FULL, SLIDING, FULL, FULL],
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 0,
+            "num_key_value_heads": 2,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                FULL: {**PROPORTIONAL, "partial_rotary_factor": 1.0, "factor": 8.0},
+                SLIDING: PLAIN,
+            },
+        },
+    ),
     "phi3": ("phi3", {}),
 }
 HYBRIDS = ("lfm2", "qwen3_5")
@@ -273,7 +307,11 @@ def test_logits_of_embeddings(written: Callable[[str], Written], row: str) -> No
     with torch.no_grad():
         text = given.model.get_input_embeddings()(torch.tensor(ids))
         inputs = torch.cat([text[:5], image, text[5:]])
-        expected = given.model(inputs_embeds=inputs[None]).logits[0].numpy()
+        more: dict[str, Any] = {}
+        if given.model.config.model_type == "gemma4_text":  # as transformers does with an image
+            padded = torch.tensor([[*ids[:5], *[0] * len(image), *ids[5:]]])
+            more["per_layer_inputs"] = given.model.model.get_per_layer_inputs(padded)
+        expected = given.model(inputs_embeds=inputs[None], **more).logits[0].numpy()
     decoder = given.open()
     decoder.decode_tokens(ids[:5], positions(0, 5), logits=False)
     decoder.decode_embeddings(scale * image.numpy(), positions(5, 21), logits=True)
@@ -293,11 +331,13 @@ def test_a_cache_that_is_cut_or_restored_equals_a_fresh_one(
     check_cuts(written(row).open(), 1e-3)
 
 
-@pytest.mark.parametrize("settings", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3_text"])
-def test_so_does_a_quantized_cache(settings: dict[str, Any], tmp_path: Path) -> None:
+SLIDE = {"gemma2": GEMMA2, "gemma3_text": GEMMA3, "gemma4_text": {**GEMMA4, "global_head_dim": 64}}
+
+
+@pytest.mark.parametrize("model_type", SLIDE)
+def test_so_does_a_quantized_cache(model_type: str, tmp_path: Path) -> None:
     """Each entry is quantized alone, so nothing depends on what came after it."""
-    model_type = "gemma2" if settings is GEMMA2 else "gemma3_text"
-    heads_of_32 = {**settings, "head_dim": 32, "query_pre_attn_scalar": 32}
+    heads_of_32 = {**SLIDE[model_type], "head_dim": 32, "query_pre_attn_scalar": 32}
     model = text_models.text_model(model_type, **heads_of_32)
     found = Written(model, text_models.write_text_model(model, tmp_path))
     decoder = found.open(kv="q8_0")
@@ -335,9 +375,12 @@ def check_cuts(decoder: LlamaCppDecoder, bound: float) -> None:
     decoder.close()
 
 
-@pytest.mark.parametrize("row", ["qwen3", "gemma3_text"])
+@pytest.mark.parametrize("row", ["qwen3", "gemma3_text", "gemma4_text"])
 def test_the_size_of_a_cache_counts_its_heads(written: Callable[[str], Written], row: str) -> None:
-    """Heads whose sizes do not add up to the width, and sliding layers, which keep everything."""
+    """Heads whose sizes do not add up to the width, and sliding layers, which keep everything.
+
+    Sliding layers may have heads of another size, and layers may share a cache.
+    """
     decoder = written(row).open()
     sizes = []
     for count in (10, 50):
@@ -426,6 +469,14 @@ WIDE: dict[str, dict[str, Any]] = {
     "granite": GRANITE,
     "cohere2": COHERE2,
     "gemma3_text": {**GEMMA3, "head_dim": 64, "query_pre_attn_scalar": 64, "num_hidden_layers": 2},
+    "gemma4_text": {
+        **GEMMA4,
+        "head_dim": 64,
+        "global_head_dim": 128,
+        "hidden_size_per_layer_input": 256,
+        "num_hidden_layers": 4,
+        "layer_types": [SLIDING, FULL, SLIDING, FULL],
+    },
     "phi3": {},
 }
 
@@ -546,6 +597,69 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {**GEMMA3, "attention_bias": True},
         r"attention_bias is true",
     ),
+    "gemma4, experts": (
+        "gemma4_text",
+        {**GEMMA4, "enable_moe_block": True, "num_experts": 2, "moe_intermediate_size": 8},
+        r"enable_moe_block is True.*without experts",
+    ),
+    "gemma4, images attend both ways": (
+        "gemma4_text",
+        {**GEMMA4, "use_bidirectional_attention": "vision"},
+        r"use_bidirectional_attention is 'vision'.*images are causal",
+    ),
+    "gemma4, keys are values": (
+        "gemma4_text",
+        {**GEMMA4, "attention_k_eq_v": True},
+        r"attention_k_eq_v is True",
+    ),
+    "gemma4 without embeddings for layers": (
+        "gemma4_text",
+        {**GEMMA4, "hidden_size_per_layer_input": 0},
+        r"hidden_size_per_layer_input is 0",
+    ),
+    "gemma4, fewer embeddings for layers": (
+        "gemma4_text",
+        {**GEMMA4, "vocab_size_per_layer_input": 500},
+        r"vocab_size_per_layer_input is 500, llama\.cpp computes with 512",
+    ),
+    "gemma4, padding": (
+        "gemma4_text",
+        {**GEMMA4, "pad_token_id": 3},
+        r"pad_token_id is 3, llama\.cpp computes with 0",
+    ),
+    "gemma4, other shared layers": (
+        "gemma4_text",
+        {**GEMMA4, "layer_types": [SLIDING, FULL, SLIDING, SLIDING, SLIDING, FULL]},
+        r"num_kv_shared_layers is 2, .*'sliding_attention', 'sliding_attention'",
+    ),
+    "gemma4, no layer slides": (
+        "gemma4_text",
+        {**GEMMA4, "layer_types": [FULL] * 6},
+        r"no layer of type 'sliding_attention'",
+    ),
+    "gemma4, full layers": (
+        "gemma4_text",
+        {**GEMMA4, "rope_parameters": {FULL: PLAIN, SLIDING: PLAIN}},
+        r"type 'default' cannot be exported; edgevlm exports proportional",
+    ),
+    "gemma4, scaled sliding layers": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "rope_parameters": {**LOCAL_LINEAR, FULL: PROPORTIONAL},
+        },
+        r"sliding layers have rotary scaling of type 'linear'",
+    ),
+    "gemma4, biases": (
+        "gemma4_text",
+        {**GEMMA4, "attention_bias": True},
+        r"attention_bias is true",
+    ),
+    "gemma4, layers of one type differ": (
+        "gemma4_text",
+        {**GEMMA4, "per_layer_config": {3: {"head_dim": 32}}},
+        r"per_layer_config.*full_attention layers are alike",
+    ),
     "phi3, longrope": ("phi3", {"rope_parameters": LONG}, r"type 'longrope'.*default for phi3"),
     "another": ("gpt2", {}, r"type 'gpt2' cannot be exported; edgevlm exports llama, mistral,"),
 }
@@ -584,6 +698,7 @@ WINDOWS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "gemma3": ("gemma3_text", GEMMA3, "images", 1024),
     "cohere2": ("cohere2", COHERE2, "causal", 1024),
     "gemma3, prefix": ("gemma3_text", GEMMA3, "prefix", WINDOW),
+    "gemma4": ("gemma4_text", GEMMA4, "causal", 1024),
 }
 
 
@@ -635,6 +750,19 @@ def test_tensors_that_transformers_does_not_have_are_refused(tmp_path: Path) -> 
         text_models.write_text_model(model, tmp_path / "other")
 
 
+def test_keys_and_values_of_layers_that_share_others_are_left_out(tmp_path: Path) -> None:
+    """Published files of Gemma 4 have them, and nothing reads them."""
+    model = text_models.text_model("gemma4_text", **GEMMA4)
+    plain = gguf.GGUFReader(text_models.write_text_model(model, tmp_path / "plain"))
+    attention = model.model.layers[5].self_attn
+    attention.k_proj, attention.v_proj = (torch.nn.Linear(64, 32, bias=False) for _ in "kv")
+    attention.k_norm = torch.nn.LayerNorm(32, bias=False)
+    path = text_models.write_text_model(model, tmp_path / "published")
+    names = [tensor.name for tensor in gguf.GGUFReader(path).tensors]
+    assert names == [tensor.name for tensor in plain.tensors]
+    assert "blk.3.attn_k.weight" in names and "blk.5.attn_k.weight" not in names
+
+
 @pytest.mark.parametrize(("model_type", "settings"), [("granite", GRANITE), ("cohere2", COHERE2)])
 def test_scaled_logits_with_a_vision_part(
     tmp_path: Path, model_type: str, settings: dict[str, Any]
@@ -681,6 +809,15 @@ EXISTING: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "gemma3_text": (
         {**GEMMA3, "hidden_activation": "gelu_pytorch_tanh"},
         ("attention.sliding_window_pattern",),
+    ),
+    "gemma4_text": (
+        {
+            **GEMMA4,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "vocab_size_per_layer_input": 520,
+            "rope_parameters": {FULL: PROPORTIONAL, SLIDING: PLAIN},
+        },
+        (),
     ),
     "phi3": ({"sliding_window": 2047}, HEADS_ADD_UP),
 }

@@ -235,3 +235,20 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     change_weights(folder, "lora.weight", value)
     with pytest.raises(ExportError, match="belongs to no part"):
         find_family("smolvlm").canonical_name("lora.weight")
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 64), (4, 32)])
+@pytest.mark.parametrize("file_type", decoder.UNQUANTIZED)
+def test_rows_that_are_converted_in_parts(
+    monkeypatch: pytest.MonkeyPatch, file_type: str, shape: tuple[int, ...]
+) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    kind, _ = decoder.UNQUANTIZED[file_type]
+    whole = gguf.quantize(tensor.float().numpy(), kind)
+    monkeypatch.setattr(decoder, "ROWS_AT_ONCE", 4)
+    found = decoder.encode(tensor, kind, "name")
+    assert found.dtype == whole.dtype
+    np.testing.assert_array_equal(found, whole)
+    tensor[-1] = torch.inf
+    with pytest.raises(ExportError, match="name has values that are not finite"):
+        decoder.encode(tensor, kind, "name")

@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("internvl_chat", "take internvl (the same models in transformers' format"),
         ("gemma3_text", "take gemma3"),
         ("fast_vlm", "is part of timm, which needs torchvision"),
+        ("gemma3n", "take gemma4 (its tower is part of timm"),
+        ("gemma4_unified", "take gemma4 (E2B and E4B"),
         ("smolvlm2", "the nearest name is 'smolvlm'"),
         ("llava_next_video", "the nearest name is 'llava_next'"),
         ("paligemma2", "the nearest name is 'paligemma'"),

@@ -17,7 +17,13 @@ from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from edgevlm.export.pre_tokenizers import BYTE_LEVEL, BYTES_ONLY, NFC, SPACE_RULES
+from edgevlm.export.pre_tokenizers import (
+    BYTE_LEVEL,
+    BYTES_ONLY,
+    NFC,
+    SPACE_RULES,
+    SPLIT_AT_SPACES,
+)
 from edgevlm.export.text_battery import check_tokenizer
 from edgevlm.export.tokenizer import read_vocabulary
 from edgevlm.inputs.plain_text import PlainText
@@ -53,21 +59,25 @@ def read(name: str, normalizers: list[Any], steps: list[Any], **model: Any) -> T
     reader = gguf.GGUFReader(Path(FOLDER) / f"ggml-vocab-{name}.gguf")
     fields = {key.rpartition(".")[2]: field.contents() for key, field in reader.fields.items()}
     tokens, types = fields["tokens"], fields["token_type"]
+    # llama.cpp's converter shows some of Gemma 4's special tokens in answers.
+    shown = {TokenType.USER_DEFINED} if name == "gemma-4" else set()
     special = [
         number
         for number, kind in enumerate(types)
-        if kind in (TokenType.CONTROL, TokenType.UNKNOWN)
+        if kind in (TokenType.CONTROL, TokenType.UNKNOWN, *shown)
     ]
     plain = [
         number
         for number, kind in enumerate(types)
-        if kind == TokenType.USER_DEFINED and not tokens[number].startswith("[PAD")
+        if kind == TokenType.USER_DEFINED
+        and number not in special
+        and not tokens[number].startswith("[PAD")
     ]
     # Those behind all other tokens are no part of the vocabulary; Cohere's stand among special ones.
     others = {*range(len(tokens))} - {*plain}
     behind = {number for number in plain if number > max(others)}
-    spelled = "merges" not in fields
-    merges = list(merges_by_score(tokens, types, fields["scores"])) if spelled else fields["merges"]
+    spelled = "scores" in fields
+    merges = fields.get("merges") or list(merges_by_score(tokens, types, fields["scores"]))
     described = {
         "version": "1.0",
         "truncation": None,
@@ -145,6 +155,15 @@ def test_llama(rule: Any, tmp_path: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=read("llama-spm", rule[0], rule[1]))
     vocabulary = read_vocabulary(tokenizer, len(tokenizer))
     assert vocabulary.space_prefix == rule[2]
+    path = write_vocabulary(tmp_path / "vocabulary.gguf", vocabulary)
+    assert check_tokenizer(path, vocabulary, tokenizer) >= 1800
+
+
+def test_gemma4(tmp_path: Path) -> None:
+    """Its merges join newlines, which llama.cpp splits from other text."""
+    normalizers, steps, _ = next(rule for rule in SPACE_RULES if SPLIT_AT_SPACES in rule[1])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=read("gemma-4", normalizers, steps))
+    vocabulary = read_vocabulary(tokenizer, len(tokenizer))
     path = write_vocabulary(tmp_path / "vocabulary.gguf", vocabulary)
     assert check_tokenizer(path, vocabulary, tokenizer) >= 1800
 

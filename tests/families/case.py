@@ -22,6 +22,7 @@ MODULES = (
     "cohere2_vision",
     "deepseek_vl",
     "gemma3",
+    "gemma4",
     "got_ocr2",
     "idefics3",
     "internvl",

@@ -28,7 +28,14 @@ from tests.support.checkpoints import scatter
 
 Message = dict[str, Any]
 
-SIZES = ("image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask", "target_sizes")
+SIZES = (
+    "image_sizes",
+    "image_grid_thw",
+    "spatial_shapes",
+    "pixel_attention_mask",
+    "image_position_ids",
+    "target_sizes",
+)
 """What a model takes beside the pixels, by the names of its inputs."""
 
 
@@ -186,6 +193,17 @@ class Reference:
                 tiles.append(tile.reshape(lines * side, columns * side, 3))
                 start = end
             return tiles
+        if "image_position_ids" in found:
+            side = processor.patch_size
+            (places,) = np.asarray(found["image_position_ids"])
+            columns, lines = places.max(0) + 1
+            tile = np.empty((lines * side, columns * side, 3), np.float32)
+            for values, (column, line) in zip(pixels[0], places, strict=True):
+                if line >= 0:
+                    top, left = line * side, column * side
+                    patch = values.reshape(side, side, 3)
+                    tile[top : top + side, left : left + side] = patch
+            return [tile]
         if "image_grid_thw" not in found:
             return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
         ((_, lines, columns),) = found["image_grid_thw"]

@@ -178,12 +178,28 @@ def scatter(model: torch.nn.Module, seed: int) -> None:
                     parameter.mean().round()
                 )  # 1 for most norms' weights, 0 for biases and Gemma's
                 parameter.copy_(centre + 0.1 * noise)
-            elif "embed" in name and "patch" not in name:
+            elif ("embed" in name and "patch" not in name) or "position_embedding" in name:
                 parameter.copy_(0.5 * noise)
             else:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
+        scatter_buffers(model, generator)
     if isinstance(model, PreTrainedModel):
         model.tie_weights()
+
+
+def scatter_buffers(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Random values for what Gemma 4 has beside parameters: bounds of matrices, and factors of layers."""
+    for name, buffer in sorted(model.named_buffers()):
+        matrix, part = ["", *name.split(".")][-2:]
+        size = {"down_proj": 0.3, "o_proj": 0.5}.get(matrix, 1) * (
+            1 + torch.rand(buffer.shape, generator=generator)
+        )
+        if part in ("input_min", "output_min"):
+            buffer.copy_(-size)
+        elif part in ("input_max", "output_max"):
+            buffer.copy_(size)
+        elif part == "layer_scalar":
+            buffer.copy_(size - 0.5)
 
 
 def save(

@@ -30,13 +30,16 @@ def split(
     Raises:
         ImageError: the image is too long for its width, or too wide for its height.
     """
-    if detail == "auto":
-        tiling = dataclasses.replace(tiling, min_pixels=tiling.factor**2)
-    elif detail == "low":
-        tiling = limit_tokens(tiling, LOW_DETAIL_TOKENS)
-    height, width = choose_size(image.height, image.width, tiling)
+    height, width = choose_size(image.height, image.width, apply_detail(tiling, detail))
     tile = image.resize((width, height), FILTERS[tiling.resample])
     return one_tile(tile, image, own_size=True)
+
+
+def apply_detail(tiling: Area, detail: Detail | None) -> Area:
+    """Return a tiling that enlarges no image (``auto``) or allows few embeddings (``low``)."""
+    if detail == "auto":
+        return dataclasses.replace(tiling, min_pixels=min(tiling.factor**2, tiling.max_pixels))
+    return limit_tokens(tiling, LOW_DETAIL_TOKENS) if detail == "low" else tiling
 
 
 def limit_tokens(tiling: Area, max_tokens: int) -> Area:
