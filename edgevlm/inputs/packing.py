@@ -23,6 +23,7 @@ from edgevlm.manifest import (
     OwnSizeGridTiling,
     OwnSizeTiling,
     TiledPacking,
+    UnpadPacking,
     VisionSpec,
 )
 
@@ -90,7 +91,8 @@ def plan_spans(
     Args:
         positions: the numbering of `edgevlm.manifest.DecoderSpec`.
     """
-    if layout.tile_sizes is not None:
+    if vision.pixels_per_token is not None:
+        assert layout.tile_sizes is not None
         grids = [vision.grid_size(size) for size in layout.tile_sizes]
         if isinstance(vision.packing, LinesPacking):
             return tuple(
@@ -149,7 +151,7 @@ def max_tokens_per_tile(vision: VisionSpec) -> int:
     An image of n tiles never takes more than n times this number.
     """
     assert vision.tokens_per_tile is not None
-    if isinstance(vision.packing, TiledPacking):
+    if not isinstance(vision.packing, UnpadPacking):
         return vision.tokens_per_tile
     return vision.tokens_per_tile + math.isqrt(vision.tokens_per_tile)
 
@@ -168,8 +170,8 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
         if isinstance(tiling, OwnSizeGridTiling) and tiling.max_tiles > 1:
             by_tiling += tiling.max_tiles * (tiling.tile_side // tiling.factor) ** 2
         return min(by_tiling, image.default_max_tokens or by_tiling)
-    assert vision.tokens_per_tile is not None and not isinstance(vision.packing, LinesPacking)
-    if isinstance(vision.packing, TiledPacking) or not isinstance(tiling, AnyResolutionTiling):
+    assert vision.tokens_per_tile is not None
+    if not isinstance(vision.packing, UnpadPacking) or not isinstance(tiling, AnyResolutionTiling):
         tiles = count_max_tiles(tiling)
         return None if tiles is None else tiles * max_tokens_per_tile(vision)
     side = math.isqrt(vision.tokens_per_tile)

@@ -86,6 +86,8 @@ class Row:
     """Type of the decoder that is compared. Rounding to f16 grows in the state of some random decoders."""
     processor_images: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the processor for images."""
+    image_size: tuple[int, int] | None = None
+    """Width and height to which the export fixes all images; transformers gets images of this size."""
 
 
 def text(content: str) -> dict[str, str]:
@@ -130,6 +132,7 @@ class Reference:
         self.model = row.model(checkpoint)
         self.processor = row.processor(checkpoint)
         self._image_arguments = dict(row.processor_images)
+        self._image_size = row.image_size
 
     def inputs(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Any:
         """Return what the model takes."""
@@ -144,7 +147,7 @@ class Reference:
             )
         inputs = self.processor(
             text=[rendered],
-            images=list(images) or None,
+            images=[self.resize(image) for image in images] or None,
             return_tensors="pt",
             add_special_tokens=begin is None or not rendered.startswith(begin),
             **self._image_arguments,
@@ -152,10 +155,17 @@ class Reference:
         inputs.pop("labels", None)
         return inputs
 
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Return the image in the size that the export fixed, by the filter of the checkpoint."""
+        if self._image_size is None:
+            return image
+        return image.resize(self._image_size, self.processor.image_processor.resample)
+
     def pixels(self, image: Image.Image) -> list[NDArray[np.float32]]:
         """Return normalized tiles, float32 ``[height, width, 3]``."""
         processor = self.processor.image_processor
-        found = processor(images=[image], return_tensors="np", **self._image_arguments)
+        images = [self.resize(image)]
+        found = processor(images=images, return_tensors="np", **self._image_arguments)
         pixels = np.asarray(found["pixel_values"])
         if "spatial_shapes" in found:
             side = processor.encoder_patch_size

@@ -36,6 +36,7 @@ from edgevlm.manifest import (
     GridTiling,
     LongestEdgeTiling,
     OwnSizeGridTiling,
+    OwnSizeTiling,
     PanAndScanTiling,
     SmartResizeTiling,
     StretchTiling,
@@ -48,6 +49,7 @@ __all__ = [
     "ImageBudget",
     "Layout",
     "Tiles",
+    "choose_own_size",
     "count_max_tiles",
     "split_image",
 ]
@@ -63,6 +65,12 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     SmartResizeTiling: smart_resize.split,
     OwnSizeGridTiling: own_size_grid.split,
     LongestEdgeTiling: longest_edge.split,
+}
+
+_CHOOSE_SIZE: dict[type, Callable[[int, int, Any], tuple[int, int]]] = {
+    SmartResizeTiling: smart_resize.choose_size,
+    OwnSizeGridTiling: own_size_grid.choose_size,
+    LongestEdgeTiling: longest_edge.choose_size,
 }
 
 
@@ -84,6 +92,19 @@ def split_image(
         ImageError: the strategy refuses the aspect ratio of the image.
     """
     return _SPLIT[type(tiling)](Image.fromarray(image), tiling, detail, max_tiles)
+
+
+def choose_own_size(height: int, width: int, tiling: OwnSizeTiling) -> tuple[int, int]:
+    """Return height and width of the tile that shows an image as a whole, where tiles differ in size.
+
+    Args:
+        height: height of the image in pixels.
+        width: its width in pixels.
+
+    Raises:
+        ImageError: the strategy refuses the aspect ratio of the image.
+    """
+    return _CHOOSE_SIZE[type(tiling)](height, width, tiling)
 
 
 def count_max_tiles(tiling: Tiling) -> int | None:
