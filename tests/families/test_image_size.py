@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from edgevlm.cli import main
+from edgevlm.engine.kv_cache import number_positions
 from edgevlm.inputs.images import load_image
 from edgevlm.manifest import StretchTiling
 from edgevlm.runtimes.onnx.session import OnnxVision
@@ -65,6 +66,24 @@ def test_equals_transformers(case: Case) -> None:
     test_families.test_prompts(case)
     assert case.embeddings_error() < MAX_EMBEDDINGS_ERROR
     assert case.logits_error() < MAX_LOGITS_ERROR
+
+
+def test_positions_equal_those_of_transformers(case: Case) -> None:
+    """Logits of random weights hardly depend on them."""
+    if case.vlm.manifest.decoder.positions == "sequential":
+        pytest.skip("positions count entries")
+    for messages, count in case.conversations():
+        if not count:
+            continue
+        images = case.images(count)
+        inputs = case.reference.inputs(messages, images)
+        expected, _ = case.reference.model.model.get_rope_index(
+            inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+        )
+        engine = case.vlm._engine
+        prepared = [engine.process_image(load_image(image)) for image in images]
+        found = number_positions(engine.tokenize(messages, prepared), 0)
+        np.testing.assert_array_equal(found, expected[:, 0].numpy())
 
 
 def test_an_image_of_this_size_keeps_its_pixels(case: Case) -> None:
