@@ -40,9 +40,9 @@ def fix_image_size(
         )
     if width < 1 or height < 1:
         raise ExportError(f"--image-size is {width}x{height}; both sides must be positive")
-    nearest = find_nearest(height, width, tiling)
-    if nearest != (height, width):
-        tall, wide = nearest
+    kept = find_kept_size(height, width, tiling)
+    if kept != (height, width):
+        tall, wide = kept
         raise ExportError(
             f"--image-size is {width}x{height}, but the checkpoint resizes images of this size: sides are "
             f"multiples of {tiling.factor} pixels, and the area is limited; choose the size that they "
@@ -55,8 +55,8 @@ def fix_image_size(
     return fixed, dataclasses.replace(vision, tokens_per_tile=tokens)
 
 
-def find_nearest(height: int, width: int, tiling: OwnSizeTiling) -> tuple[int, int]:
-    """Return height and width of the nearest size that the checkpoint leaves as it is.
+def find_kept_size(height: int, width: int, tiling: OwnSizeTiling) -> tuple[int, int]:
+    """Return height and width of a size near this one that the checkpoint leaves as it is.
 
     It is the size to which the checkpoint resizes an image of this height and width.
 

@@ -78,7 +78,7 @@ def test_sizes_that_a_checkpoint_leaves_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("tiling", "size", "nearest"),
+    ("tiling", "size", "taken"),
     [
         (QWEN2, (640, 480), "644x476"),  # no multiples
         (QWEN2, (10, 20), "56x84"),  # too small
@@ -88,12 +88,12 @@ def test_sizes_that_a_checkpoint_leaves_as_they_are(
         (PIXTRAL, (1920, 1080), "1024x576"),
     ],
 )
-def test_other_sizes_are_refused_with_the_nearest(
-    tiling: SmartResizeTiling, size: tuple[int, int], nearest: str
+def test_other_sizes_are_refused_with_one_that_is_taken(
+    tiling: SmartResizeTiling, size: tuple[int, int], taken: str
 ) -> None:
-    with pytest.raises(ExportError, match=f"is {size[0]}x{size[1]}, .*--image-size {nearest}$"):
+    with pytest.raises(ExportError, match=f"is {size[0]}x{size[1]}, .*--image-size {taken}$"):
         fix(tiling, size)
-    fix(tiling, parse_image_size(nearest))
+    fix(tiling, parse_image_size(taken))
 
 
 @pytest.mark.parametrize("tiling", [QWEN2, QWEN3, LFM2, PIXTRAL], ids=lambda one: str(one.factor))
