@@ -121,4 +121,10 @@ def _split_heads(value: onnx_ir.Value | None) -> tuple[onnx_ir.Value, int] | Non
         return None
     if reshape.inputs[0].shape.rank() != 3:
         return None
-    return reshape.inputs[0], int(shape.numpy()[2])
+    _, _, heads, head_width = (int(length) for length in shape.numpy())
+    if heads == -1:  # what is left; `view(n, tokens, -1, head_width)` in transformers
+        width = reshape.inputs[0].shape[2]
+        if not isinstance(width, int):
+            return None
+        heads = width // head_width
+    return reshape.inputs[0], heads

@@ -115,6 +115,8 @@ def write_card(manifest: Manifest) -> str:
     parity = manifest.parity
     assert parity is not None
     revision = manifest.source.revision
+    count = 1 if manifest.vision.fixed_by_export else "n"
+    height, width = manifest.image.tile_size or ("height", "width")
     return CARD.format(
         license=scalar(manifest.source.license),
         repository=manifest.source.repository,
@@ -133,8 +135,8 @@ def write_card(manifest: Manifest) -> str:
             else ""
         ),
         tiles=describe_tiles(manifest),
-        input_shape="[n, {}, {}, 3]".format(*manifest.image.tile_size or ("height", "width")),
-        output_shape=f"[n, {manifest.vision.tokens_per_tile or 'tokens'}, {manifest.vision.width}]",
+        input_shape=f"[{count}, {height}, {width}, 3]",
+        output_shape=f"[{count}, {manifest.vision.tokens_per_tile or 'tokens'}, {manifest.vision.width}]",
         input_name=manifest.vision.input_name,
         output_name=manifest.vision.output_name,
         decoder_file=next(iter(manifest.decoder.files.values())).name,
@@ -162,6 +164,12 @@ def describe_tiles(manifest: Manifest) -> str:
             f"you set a limit."
         )
     height, width = manifest.image.tile_size
+    if manifest.vision.fixed_by_export:
+        return (
+            f"Every image is resized to {width} pixels in width and {height} in height, whatever its aspect "
+            f"ratio is.\nThis size was chosen for the export, the checkpoint takes images of any size. An "
+            f"image takes\n{manifest.vision.tokens_per_tile} of {context}"
+        )
     return (
         f"An image becomes tiles of {height} x {width} pixels; each takes\n"
         f"{manifest.vision.tokens_per_tile} of {context}"

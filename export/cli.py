@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edgevlm.export.dependencies import check_dependencies
-from edgevlm.export.sizes import parse_size
+from edgevlm.export.sizes import parse_image_size, parse_size
 from edgevlm.local_bundles import remember
 from edgevlm.manifest import Manifest
 
@@ -20,6 +20,7 @@ EXAMPLES = """\
   edgevlm export HuggingFaceTB/SmolVLM-256M-Instruct ./smolvlm-256m
   edgevlm export ./my-finetune ./my-bundle --vision fp32,fp16,int8 --decoder f16,q8_0,q4_k_m
   edgevlm export ./my-finetune ./my-bundle --budget 150MB
+  edgevlm export ./my-qwen3-vl ./my-bundle --image-size 640x480
   edgevlm export ./my-finetune ./my-bundle --decoder-gguf my-finetune.Q4_K_M.gguf"""
 
 
@@ -66,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the files that answer first on this machine, among those that are right nearly as often",
     )
     parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="WIDTHxHEIGHT",
+        help="resize all images to this size in pixels, such as 640x480, so that the vision graph has fixed "
+        "shapes, as many NPUs need; for checkpoints that take images of any size",
+    )
+    parser.add_argument(
         "--calibration",
         metavar="FOLDER",
         help="images like those that the model will see; quantization of the vision graph and of decoders "
@@ -102,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         decoder=arguments.decoder or DEFAULT_DECODER,
         decoder_gguf=arguments.decoder_gguf,
         goal=arguments.budget or arguments.goal,
+        image_size=arguments.image_size,
         calibration=arguments.calibration,
         name=arguments.name,
         revision=arguments.revision,
@@ -121,6 +130,14 @@ def size(text: str) -> int:
     """Return the bytes of a size."""
     try:
         return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Return width and height of a size of images."""
+    try:
+        return parse_image_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

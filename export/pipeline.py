@@ -69,6 +69,7 @@ def export(
     decoder: Sequence[str] = DEFAULT_DECODER,
     decoder_gguf: str | Path | None = None,
     goal: Goal | None = None,
+    image_size: tuple[int, int] | None = None,
     calibration: str | Path | None = None,
     name: str | None = None,
     revision: str | None = None,
@@ -88,6 +89,9 @@ def export(
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
         goal: choose one precision of `vision`, and types of the decoder instead of `decoder`: for a size in
             bytes, ``fast`` or ``best``; see `edgevlm.export.selection`.
+        image_size: width and height in pixels that all images are resized to, for checkpoints that take
+            images of any size; the vision graph then has fixed shapes. None: images keep about their own
+            size.
         calibration: folder with images like those that the model will see, for quantized vision precisions
             and importance matrices; None: the photographs that come with edgevlm. See `CalibrationImages`.
         name: name of the bundle; None: that of the checkpoint.
@@ -114,7 +118,7 @@ def export(
         )
     images = find_calibration_images(calibration, vision, decoder, goal)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
-    plan = make_plan(source)
+    plan = make_plan(source, image_size)
     existing = None
     if decoder_gguf is not None:
         existing = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
@@ -175,7 +179,13 @@ def export(
                 files=decoder_entries({name: decoder_files[name] for name in types}),
             ),
         )
-        reference = Reference(source, plan.family, plan.processor, plan.prompt)
+        reference = Reference(
+            source,
+            plan.family,
+            plan.processor,
+            plan.prompt,
+            plan.image.tiling if plan.vision.fixed_by_export else None,
+        )
         cases, golden = parity.make_cases(reference, progress=progress)
         del reference
         report = make_report(
@@ -253,6 +263,7 @@ def write_vision(
                 plan.image,
                 files["fp32"],
                 frames=plan.video.frames_per_tile if plan.video else 1,
+                fixed_shapes=plan.vision.fixed_by_export,
             )
         else:
             files[precision] = folder / f"vision.{precision}.onnx"

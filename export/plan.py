@@ -26,6 +26,7 @@ from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.decoder_tensors import gguf_names
 from edgevlm.export.families import Family, find_family
+from edgevlm.export.image_size import fix_image_size
 from edgevlm.export.messages import one_line
 from edgevlm.export.mrope import input_width
 from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
@@ -75,12 +76,16 @@ class Plan:
     video: VideoSpec | None
 
 
-def make_plan(checkpoint: Checkpoint) -> Plan:
+def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None) -> Plan:
     """Read everything but the weights, and check it.
+
+    Args:
+        image_size: width and height in pixels that all images are resized to; None: what the checkpoint does.
 
     Raises:
         ExportError: the family, language model, tokenizer, chat template, image processor or usage cannot be
-            exported, files are missing, or the weights do not fit the configuration.
+            exported, files are missing, the weights do not fit the configuration, or the checkpoint does not
+            take images of this size.
     """
     tower = getattr(checkpoint.config.vision_config, "model_type", None)
     family = find_family(checkpoint.family, tower)
@@ -96,13 +101,16 @@ def make_plan(checkpoint: Checkpoint) -> Plan:
         image_processor = load_image_processor(checkpoint, family)
         image = plan_image(checkpoint, image_processor)
         vision = describe_vision(checkpoint, family, image)
+        if image_size is not None:
+            image, vision = fix_image_size(image, vision, image_size)
+        check_tokens(checkpoint, family, vision)
         processor = family.processor(
             image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile or 0
         )
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
     prompt = plan_prompt(checkpoint, family, template, processor, vocabulary, image, vision)
     video = None
-    if family.video is not None:
+    if family.video is not None and not vision.fixed_by_export:
         video, prompt = plan_video(checkpoint, family.video, image, prompt)
     return Plan(checkpoint, family, image, vision, processor, vocabulary, prompt, usage, video)
 
@@ -147,12 +155,6 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
             f"the vision part in {path} makes embeddings of width {width}, the language model takes those of "
             f"width {expected}"
         )
-    positions = context_length(checkpoint.config, family.attention)
-    if tokens >= positions:
-        raise ExportError(
-            f"an image has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
-            f"language model; choose a checkpoint with smaller images"
-        )
     return VisionSpec(
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
@@ -163,6 +165,26 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
         files={},
         pixels_per_token=side,
     )
+
+
+def check_tokens(checkpoint: Checkpoint, family: Family, vision: VisionSpec) -> None:
+    """Check that a tile fits into the context, if all tiles have one size.
+
+    Raises:
+        ExportError: it does not.
+    """
+    positions = context_length(checkpoint.config, family.attention)
+    tokens = vision.tokens_per_tile
+    if tokens is not None and tokens >= positions:
+        smaller = (
+            "a smaller --image-size"
+            if vision.fixed_by_export
+            else "a checkpoint with smaller images"
+        )
+        raise ExportError(
+            f"an image has {tokens} positions, and llama.cpp can attend over {positions} at once for this "
+            f"language model; choose {smaller}"
+        )
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:

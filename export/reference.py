@@ -19,7 +19,8 @@ from edgevlm.errors import ExportError
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
-from edgevlm.manifest import PromptSpec
+from edgevlm.inputs.tiling import split_image
+from edgevlm.manifest import PromptSpec, Tiling
 
 PARTS = {
     "tower": "model.vision_tower",
@@ -36,11 +37,19 @@ class Reference:
     Args:
         processor: transformers' processor for the checkpoint.
         prompt: the chat template and the end tokens.
+        fixed_size: how images are brought to the size that the export fixed, before the processor gets them;
+            None: the processor gets them as they are.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, family: Family, processor: ProcessorMixin, prompt: PromptSpec
+        self,
+        checkpoint: Checkpoint,
+        family: Family,
+        processor: ProcessorMixin,
+        prompt: PromptSpec,
+        fixed_size: Tiling | None = None,
     ) -> None:
+        self._fixed_size = fixed_size
         self._processor = processor
         self._chat_template = prompt.chat_template
         self._end_token_ids = list(prompt.end_token_ids)
@@ -78,6 +87,9 @@ class Reference:
                 chat_template=self._chat_template,
                 add_generation_prompt=True,
             )
+        if self._fixed_size is not None:
+            tiles = [split_image(np.asarray(image), self._fixed_size).pixels for image in images]
+            images = [Image.fromarray(tile) for (tile,) in tiles]
         bos = self._processor.tokenizer.bos_token
         with named(f"prepare the prompt {text!r}"):
             processed = self._processor(

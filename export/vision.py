@@ -3,7 +3,8 @@
 The graph takes uint8 tiles ``[n, height, width, 3]``, rescales and normalizes them, and returns
 float32 rows ``[n, rows, width]``, the embeddings and learned rows of each tile; n is dynamic, 1 to 64.
 Height and width are dynamic, too, where images keep their own size, and channels where two frames of a video
-become one tile.
+become one tile. If the export fixes the size of images, no axis is dynamic, n is 1, and all that follows from
+the size is constant.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
+import onnxscript.optimizer
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -170,7 +173,13 @@ def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, in
 
 
 def export_fp32(
-    checkpoint: Checkpoint, family: Family, image: ImageSpec, path: Path, frames: int = 1
+    checkpoint: Checkpoint,
+    family: Family,
+    image: ImageSpec,
+    path: Path,
+    *,
+    frames: int = 1,
+    fixed_shapes: bool = False,
 ) -> None:
     """Write the graph in float32. onnxscript's optimizer folds constants and removes unused nodes.
 
@@ -178,7 +187,10 @@ def export_fp32(
     the weights from the checkpoint, one at a time.
 
     Args:
+        image: how images become tiles.
+        path: the file to write.
         frames: frames of a video that one tile may have, 1 or 2.
+        fixed_shapes: no axis is dynamic; n is 1.
 
     Raises:
         ExportError: as of `plan_vision`, a value is not finite, or the graph is too large for one file.
@@ -193,7 +205,9 @@ def export_fp32(
             )
         if name in buffers:
             buffers[name].copy_(tensor)
-    example = torch.zeros(2, *example_size(image.tiling), 3 * frames, dtype=torch.uint8)
+    # An axis of length 1 cannot be dynamic, so its example has two tiles.
+    count = 1 if fixed_shapes else 2
+    example = torch.zeros(count, *example_size(image.tiling), 3 * frames, dtype=torch.uint8)
     with quiet():
         program = torch.onnx.export(
             VisionGraph(vision, image, frames).eval(),
@@ -202,7 +216,7 @@ def export_fp32(
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes={"tiles": dynamic_axes(image.tiling, frames)},
+            dynamic_shapes={"tiles": {} if fixed_shapes else dynamic_axes(image.tiling, frames)},
             optimize=False,
             verbose=False,
         )
@@ -212,6 +226,8 @@ def export_fp32(
             if name not in buffers and (value := weights.get(f"vision.{name}")):
                 value.const_value = lazy_weight(checkpoint, entry)
         program.optimize()
+        if fixed_shapes:
+            fold_geometry(program.model)
         # Each node carries the source lines that it came from, with the paths of the exporting machine.
         ClearMetadataAndDocStringPass()(program.model)
     if 4 * sum(entry.parameters for entry in sources.values()) > onnx_file.PROTOBUF_LIMIT:
@@ -219,6 +235,43 @@ def export_fp32(
     onnx_file.write_model(program.model, path)
     del program
     return_freed_memory()  # as much as the weights take, in pieces
+
+
+def fold_geometry(model: onnx_ir.Model) -> None:
+    """Compute all nodes whose inputs are constant, such as those of the positions of patches.
+
+    The optimizer does this for small tensors only.
+    """
+    unlimited = 2**62
+    while True:
+        onnxscript.optimizer.fold_constants(
+            model, input_size_limit=unlimited, output_size_limit=unlimited
+        )
+        RemoveUnusedNodesPass()(model)
+        if not split_constants(model.graph):
+            return
+
+
+def split_constants(graph: onnx_ir.Graph) -> bool:
+    """Replace each ``Split`` of a constant by constants; onnxscript folds nodes of one result only.
+
+    Returns:
+        True if there was one.
+    """
+    found = False
+    for node in list(graph):
+        value = node.inputs[0].const_value if node.op_type == "Split" and node.inputs[0] else None
+        if value is None:
+            continue
+        parts = np.array_split(value.numpy(), len(node.outputs), node.attributes["axis"].as_int())
+        for output, part in zip(node.outputs, parts, strict=True):
+            assert output.shape == part.shape and output.name is not None
+            constant = onnx_ir.val(f"{output.name}_constant", const_value=onnx_ir.tensor(part))
+            graph.register_initializer(constant)
+            output.replace_all_uses_with(constant)
+        graph.remove(node, safe=True)
+        found = True
+    return found
 
 
 def dynamic_axes(tiling: Tiling, frames: int) -> dict[int, Any]:

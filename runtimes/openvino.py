@@ -21,7 +21,13 @@ from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.imports import import_library
-from edgevlm.runtimes.vision_checks import TensorSpec, check_file, check_graph, check_tiles
+from edgevlm.runtimes.vision_checks import (
+    TensorSpec,
+    check_file,
+    check_fixed_shapes,
+    check_graph,
+    check_tiles,
+)
 from edgevlm.telemetry import without_openvino_reporter
 from edgevlm.user_cache import user_cache
 from edgevlm.validation import check_integer
@@ -56,7 +62,8 @@ class OpenVinoVision:
     """A vision graph in OpenVINO; implements `VisionRuntime`.
 
     Args:
-        path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
+        path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n may be
+            fixed to 1.
         input_name: the graph's only input.
         output_name: the output that holds the embeddings.
         device: a key of `OPENVINO_DEVICES`.
@@ -115,7 +122,10 @@ class OpenVinoVision:
             input_name,
             output_name,
         )
-        self._batch_length = 8 if target == "GPU" else 1
+        if target == "NPU":
+            check_fixed_shapes(self._path, self._tile_shape, device)
+        (tiles,) = graph.inputs
+        self._batch_length = 8 if target == "GPU" and tiles.partial_shape[0].is_dynamic else 1
         if target != "GPU":  # a CPU gains nothing from batches, an NPU takes fixed shapes only
             graph.reshape([1, *(-1 if side is None else side for side in self._tile_shape)])
         self._compiled = self._compile(

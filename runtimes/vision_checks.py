@@ -38,7 +38,7 @@ def check_graph(
 
     Args:
         path: the graph's file, for messages.
-        inputs: all inputs of the graph, by name.
+        inputs: all inputs of the graph, by name; n may be dynamic or 1.
         outputs: all outputs of the graph, by name.
         input_name: name of the only input, which must be uint8 ``[n, height, width, 3]``.
         output_name: name of the output that must be float32 ``[n, tokens, width]``.
@@ -53,10 +53,14 @@ def check_graph(
         )
     kind, shape = inputs[input_name]
     dynamic = [side is None for side in shape]
-    if kind != "uint8" or dynamic[:-1] not in ([True, False, False], [True, True, True]):
+    if (
+        kind != "uint8"
+        or dynamic[1:-1] not in ([False, False], [True, True])
+        or shape[0] not in (None, 1)
+    ):
         raise LoadError(
-            f"{path}: input {input_name!r} must be uint8 [n, height, width, channels] with n dynamic, or n, "
-            f"height and width, is {kind} {_format_shape(shape)}; export it again"
+            f"{path}: input {input_name!r} must be uint8 [n, height, width, channels], n dynamic or 1, "
+            f"height and width both dynamic or both fixed, is {kind} {_format_shape(shape)}; export it again"
         )
     height, width, channels = shape[1:]
     kind, shape = outputs[output_name]
@@ -66,6 +70,24 @@ def check_graph(
             f"{_format_shape(shape)}; export it again"
         )
     return height, width, channels
+
+
+def check_fixed_shapes(path: Path, shape: TileShape, device: str) -> None:
+    """Check that all tiles of a graph have one size, for devices that need known shapes.
+
+    Args:
+        path: the graph's file, for the message.
+        shape: what `check_graph` returned.
+        device: the device that was asked for, for the message.
+
+    Raises:
+        LoadError: the graph is for tiles of any size.
+    """
+    if None in shape:
+        raise LoadError(
+            f"device {device} needs a vision graph of fixed shapes, and {path} is for images of any size; "
+            f"export the checkpoint again with --image-size, or choose another device"
+        )
 
 
 def check_tiles(tiles: NDArray[np.uint8], shape: TileShape) -> None:

@@ -51,6 +51,8 @@ def format_manifest(manifest: Manifest) -> str:
     if image.tile_size is not None:
         tiles = f"tiles of {image.tile_size[1]} x {image.tile_size[0]} pixels"
         tokens = f"{vision.tokens_per_tile} tokens for each tile"
+    if vision.fixed_by_export:
+        tiles += ", chosen for the export (--image-size)"
     parity = manifest.parity
     revision = f" at {source.revision}" if source.revision else ""
     lines = [

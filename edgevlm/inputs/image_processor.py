@@ -23,7 +23,7 @@ from edgevlm.inputs.tiling import (
     ImageBudget,
     Layout,
     Tiles,
-    floor_resize,
+    choose_own_size,
     longest_edge,
     slices,
     smart_resize,
@@ -212,14 +212,7 @@ class ImageProcessor:
         if limit is None or self._shrinks:
             return
         height, width, _ = image.shape
-        if isinstance(tiling, SmartResizeTiling):
-            tall, wide = smart_resize.choose_size(height, width, tiling)
-        elif isinstance(tiling, FloorResizeTiling):
-            tall, wide = floor_resize.choose_size(height, width, tiling)
-        elif isinstance(tiling, LongestEdgeTiling):
-            tall, wide = longest_edge.choose_size(height, width, tiling)
-        else:
-            return
+        tall, wide = choose_own_size(height, width, tiling)
         wanted = tall * wide // tiling.factor**2
         if wanted > limit:
             self._shrinks = True

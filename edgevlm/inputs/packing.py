@@ -96,7 +96,8 @@ def plan_spans(
     Args:
         positions: the numbering of `edgevlm.manifest.DecoderSpec`.
     """
-    if layout.tile_sizes is not None:
+    if vision.pixels_per_token is not None:
+        assert layout.tile_sizes is not None
         grids = [vision.grid_size(size) for size in layout.tile_sizes]
         if isinstance(vision.packing, LinesPacking):
             return tuple(
@@ -206,10 +207,10 @@ def max_tokens_per_tile(vision: VisionSpec) -> int:
     An image of n tiles never takes more than n times this number.
     """
     assert vision.tokens_per_tile is not None
-    if isinstance(vision.packing, TiledPacking):
-        return vision.tokens_per_tile
     if isinstance(vision.packing, FramePacking):
         return vision.tokens_per_tile + 3  # one tile stands between three learned rows
+    if not isinstance(vision.packing, UnpadPacking):
+        return vision.tokens_per_tile
     return vision.tokens_per_tile + math.isqrt(vision.tokens_per_tile)
 
 
@@ -229,7 +230,7 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
         if isinstance(tiling, OwnSizeGridTiling) and tiling.max_tiles > 1:
             by_tiling += tiling.max_tiles * (tiling.tile_side // tiling.factor) ** 2
         return min(by_tiling, image.default_max_tokens or by_tiling)
-    assert vision.tokens_per_tile is not None and not isinstance(vision.packing, LinesPacking)
+    assert vision.tokens_per_tile is not None
     if not isinstance(vision.packing, UnpadPacking) or not isinstance(tiling, AnyResolutionTiling):
         tiles = count_max_tiles(tiling)
         return None if tiles is None else tiles * max_tokens_per_tile(vision)

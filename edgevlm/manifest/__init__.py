@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,6 +182,23 @@ class Manifest:
             f"must be {'null' if self.image.tile_size is None else 'a number'} for the tiles of "
             f'"{self.image.tiling.kind}"',
         )
+        if self.vision.fixed_by_export:
+            require(
+                isinstance(self.image.tiling, StretchTiling),
+                "image.tiling",
+                self.image.tiling.kind,
+                'must be "stretch" if vision.tokens_per_tile and vision.pixels_per_token are numbers',
+            )
+            tile_size = self.image.tile_size
+            assert tile_size is not None and self.vision.pixels_per_token is not None
+            require(
+                all(side % self.vision.pixels_per_token == 0 for side in tile_size)
+                and math.prod(self.vision.grid_size(tile_size)) == self.vision.tokens_per_tile,
+                "vision.tokens_per_tile",
+                self.vision.tokens_per_tile,
+                f"must be the number of squares of {self.vision.pixels_per_token} x "
+                f"{self.vision.pixels_per_token} pixels in a tile of {tile_size[1]} x {tile_size[0]}",
+            )
         require(
             self.vision.tokens_per_tile is not None or self.decoder.attention != "images",
             "decoder.attention",

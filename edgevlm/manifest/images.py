@@ -35,7 +35,10 @@ class _Tiling:
 
 @dataclass(frozen=True)
 class StretchTiling(_Tiling):
-    """Resize the image to one tile, whatever its aspect ratio (SigLIP, PaliGemma, Gemma 3)."""
+    """Resize the image to one tile, whatever its aspect ratio (SigLIP, PaliGemma, Gemma 3).
+
+    Also every family that takes images of their own size, if the export fixed one (``--image-size``).
+    """
 
     kind: Literal["stretch"] = field(default="stretch", init=False)
     longest_edge: int | None = None

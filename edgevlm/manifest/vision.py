@@ -96,14 +96,22 @@ class VisionSpec:
     """The ONNX file of each precision (``fp32``, ``fp16``, ``int8``, ``int4``); at least one. Earlier
     versions also wrote ``int8-static``, with fixed scales of activations."""
     pixels_per_token: int | None = None
-    """Side in pixels of the square that one embedding stands for, where tiles differ in size. A tile then has
-    ``height // pixels_per_token`` lines of ``width // pixels_per_token`` embeddings. Null: `tokens_per_tile`
-    is the number."""
+    """Side in pixels of the square that one embedding stands for. A tile then has
+    ``height // pixels_per_token`` lines of ``width // pixels_per_token`` embeddings. Null: the embeddings of
+    a tile have no such lines, or nothing needs them."""
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
+    @property
+    def fixed_by_export(self) -> bool:
+        """True if the checkpoint takes images of any size, and the export fixed one (``--image-size``).
+
+        The input of the vision graph then is uint8 ``[1, height, width, 3]``.
+        """
+        return self.tokens_per_tile is not None and self.pixels_per_token is not None
+
     def grid_size(self, tile_size: tuple[int, int]) -> tuple[int, int]:
-        """Return the lines and columns of the embeddings of a tile, where tiles differ in size.
+        """Return the lines and columns of the embeddings of a tile; needs `pixels_per_token`.
 
         Args:
             tile_size: height and width of the tile in pixels.
@@ -118,10 +126,10 @@ class VisionSpec:
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be positive or null")
         require(
-            (self.tokens_per_tile is None) != (self.pixels_per_token is None),
+            self.tokens_per_tile is not None or self.pixels_per_token is not None,
             "pixels_per_token",
             self.pixels_per_token,
-            "must be null if tokens_per_tile is a number, and a number if it is null",
+            "must be a number if tokens_per_tile is null",
         )
         require(self.learned_rows >= 0, "learned_rows", self.learned_rows, "must not be negative")
         require(self.width > 0, "width", self.width, "must be positive")

@@ -40,8 +40,9 @@ class OnnxDevice:
     """Options of the provider."""
     cache_options: tuple[tuple[str, str], ...] = ()
     """Options that are set only if there is a cache folder; ``{folder}`` stands for its path."""
-    fixed_batch: bool = False
-    """True if the provider needs known shapes: the batch dimension is fixed to 1."""
+    fixed_shapes: bool = False
+    """True if the provider needs known shapes: the batch dimension is fixed to 1, and a graph for tiles of
+    any size is refused."""
     ep_context: bool = False
     """True if the provider writes compiled graphs as EPContext models, which load faster the next time."""
 
@@ -62,19 +63,19 @@ ONNX_DEVICES = {
             ("trt_timing_cache_enable", "True"),
             ("trt_timing_cache_path", "{folder}"),
         ),
-        fixed_batch=True,
+        fixed_shapes=True,
     ),
     "coreml": OnnxDevice(
         "CoreMLExecutionProvider",
         "pip install 'edgevlm[cpu]' on macOS",
         options=(("ModelFormat", "MLProgram"), ("RequireStaticInputShapes", "1")),
         cache_options=(("ModelCacheDirectory", "{folder}"),),
-        fixed_batch=True,
+        fixed_shapes=True,
     ),
     "qnn": OnnxDevice(
         "QNNExecutionProvider",
         "pip uninstall onnxruntime; pip install onnxruntime-qnn",
-        fixed_batch=True,
+        fixed_shapes=True,
         ep_context=True,
     ),
 }
@@ -89,8 +90,8 @@ class ProviderSelection:
     """Providers in order of preference."""
     required: list[str]
     """Names of the providers that the session must have."""
-    fixed_batch: bool = False
-    """True if the provider needs a fixed batch size; see `OnnxDevice.fixed_batch`."""
+    fixed_shapes: bool = False
+    """True if the provider needs known shapes; see `OnnxDevice.fixed_shapes`."""
     context_folder: Path | None = None
     """Folder of the first provider's EPContext models; None if it writes none."""
 
@@ -123,7 +124,7 @@ def select_providers(
         selection = ProviderSelection(
             [_with_options(asked, folder), *fallbacks],
             [asked.provider],
-            asked.fixed_batch,
+            asked.fixed_shapes,
             folder if asked.ep_context else None,
         )
     else:

@@ -28,7 +28,13 @@ from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.imports import import_library
 from edgevlm.runtimes.onnx import execution_providers
 from edgevlm.runtimes.onnx.execution_providers import ONNX_DEVICES, Provider, ProviderSelection
-from edgevlm.runtimes.vision_checks import TensorSpec, check_file, check_graph, check_tiles
+from edgevlm.runtimes.vision_checks import (
+    TensorSpec,
+    check_file,
+    check_fixed_shapes,
+    check_graph,
+    check_tiles,
+)
 from edgevlm.validation import check_integer
 
 DISTRIBUTIONS = (
@@ -41,7 +47,7 @@ DISTRIBUTIONS = (
 """PyPI distributions that all install the module ``onnxruntime``; the one installed last overwrites it."""
 
 BATCH_DIMENSION = "n"
-"""Name of the batch dimension in the graphs that edgevlm exports."""
+"""Name of the batch dimension in the graphs that edgevlm exports, unless it is 1."""
 
 _logger = logging.getLogger(__name__)
 
@@ -105,7 +111,8 @@ class OnnxVision:
     """A vision graph in ONNX Runtime; implements `VisionRuntime`.
 
     Args:
-        path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``.
+        path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n may be
+            fixed to 1.
         input_name: the graph's only input.
         output_name: the output that holds the embeddings.
         device: ``auto`` (CUDA, else CPU) or one of `ONNX_DEVICES`.
@@ -157,7 +164,7 @@ class OnnxVision:
         # Threads that spin after a run would take the cores from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         check_file(self._path)
-        if selection.fixed_batch:
+        if selection.fixed_shapes:
             options.add_free_dimension_override_by_name(BATCH_DIMENSION, 1)
         mark_started(self, "_session")
         session = self._open(selection, options)
@@ -176,11 +183,13 @@ class OnnxVision:
         self._input_name, self._output_name = input_name, output_name
         self._tile_shape = check_graph(
             self._path,
-            _tensor_specs(session.get_inputs(), selection.fixed_batch),
-            _tensor_specs(session.get_outputs(), selection.fixed_batch),
+            _tensor_specs(session.get_inputs()),
+            _tensor_specs(session.get_outputs()),
             input_name,
             output_name,
         )
+        if selection.fixed_shapes:
+            check_fixed_shapes(self._path, self._tile_shape, device)
         self._session = session
 
     def _open(self, selection: ProviderSelection, options: Any) -> Any:
@@ -278,18 +287,11 @@ def _load_cuda() -> None:
             preload()
 
 
-def _tensor_specs(values: Sequence[Any], fixed_batch: bool) -> dict[str, TensorSpec]:
-    """Return types and shapes of a graph's inputs or outputs, by name.
-
-    Args:
-        values: ONNX Runtime's descriptions of them.
-        fixed_batch: the session fixed the batch dimension, so report it as dynamic, as it is in the file.
-    """
+def _tensor_specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
+    """Return types and shapes of a graph's inputs or outputs, by name."""
     kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
     specs: dict[str, TensorSpec] = {}
     for value in values:
         shape = [side if isinstance(side, int) else None for side in value.shape]
-        if fixed_batch:
-            shape[:1] = [None]
         specs[value.name] = kinds.get(value.type, value.type), shape
     return specs

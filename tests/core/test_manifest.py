@@ -481,8 +481,18 @@ def test_what_unpadding_needs(name: str, value: int, message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "path", "value", "message"),
     [
-        ("smart-resize", ("vision", "pixels_per_token"), None, "vision.pixels_per_token: must be"),
-        ("smart-resize", ("vision", "tokens_per_tile"), 4, "vision.pixels_per_token: must be null"),
+        (
+            "smart-resize",
+            ("vision", "pixels_per_token"),
+            None,
+            "vision.pixels_per_token: must be a number if tokens_per_tile is null",
+        ),
+        (
+            "smart-resize",
+            ("vision", "tokens_per_tile"),
+            4,
+            'vision.tokens_per_tile: must be null for the tiles of "smart-resize"',
+        ),
         ("smart-resize", ("vision", "pixels_per_token"), 0, "must be positive or null, is 0"),
         ("smart-resize", ("decoder", "attention"), "images", "only with tiles of one size"),
         (
@@ -513,6 +523,49 @@ def test_the_number_of_embeddings_fits_the_tiles() -> None:
     data["vision"]["pixels_per_token"] = None
     with pytest.raises(BundleError, match=r'tokens_per_tile: must be null for .* "smart-resize"'):
         Manifest.from_dict(data)
+
+
+FIXED: Manifest = dataclasses.replace(
+    EXAMPLE,
+    image=dataclasses.replace(EXAMPLE.image, tiling=StretchTiling((56, 84), "bicubic")),
+    vision=dataclasses.replace(EXAMPLE.vision, tokens_per_tile=6, pixels_per_token=28),
+)
+"""Of a checkpoint that takes images of any size, exported with one size."""
+
+
+@pytest.mark.parametrize("packing", [TiledPacking(), LinesPacking()], ids=lambda one: one.kind)
+@pytest.mark.parametrize("positions", ["sequential", "grid"])
+def test_an_image_size_that_the_export_fixed(packing: Packing, positions: Any) -> None:
+    example = dataclasses.replace(
+        FIXED,
+        vision=dataclasses.replace(FIXED.vision, packing=packing),
+        decoder=dataclasses.replace(FIXED.decoder, positions=positions),
+    )
+    if isinstance(packing, LinesPacking) and positions == "grid":
+        with pytest.raises(BundleError, match='and the packing "tiles"'):
+            Manifest.from_json(example.to_json())
+        return
+    found = Manifest.from_json(example.to_json())
+    assert found == example and found.vision.fixed_by_export
+    assert not EXAMPLE.vision.fixed_by_export
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("vision", "tokens_per_tile"), 5, "vision.tokens_per_tile: must be the number of squares"),
+        (("vision", "pixels_per_token"), 14, "of 14 x 14 pixels in a tile of 84 x 56, is 6"),
+        (("image", "tiling", "tile_size"), [56, 83], "in a tile of 83 x 56, is 6"),
+        (("image", "tiling", "kind"), "grid", 'image.tiling: must be "stretch" if'),
+    ],
+)
+def test_what_a_fixed_image_size_needs(path: tuple[str, ...], value: object, message: str) -> None:
+    data = replaced(path, value, FIXED)
+    if value == "grid":
+        data["image"]["tiling"]["tile_size"] = [56, 56]
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_dict(data)
+    assert message in str(caught.value)
 
 
 def test_unpadding_needs_tiles_of_any_resolution() -> None:

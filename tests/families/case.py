@@ -63,6 +63,8 @@ class Case:
         checkpoint = row.build(folder / "checkpoint")
         self.bundle = folder / "bundle"
         command = ["export", str(checkpoint), str(self.bundle), "--quiet", "--quick"]
+        if row.image_size is not None:
+            command += ["--image-size", "{}x{}".format(*row.image_size)]
         with contextlib.redirect_stderr(io.StringIO()) as messages:
             status = main([*command, "--vision", "fp32", "--decoder", row.decoder])
         assert status == 0, messages.getvalue()

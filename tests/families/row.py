@@ -97,6 +97,8 @@ class Row:
     """Arguments of the processor for images."""
     videos: bool = False
     """The checkpoint has the settings of a video processor, and videos are compared, too."""
+    image_size: tuple[int, int] | None = None
+    """Width and height to which the export fixes all images; transformers gets images of this size."""
 
 
 def text(content: str) -> dict[str, str]:
@@ -143,6 +145,7 @@ class Reference:
         self._image_arguments = dict(row.processor_images)
         tokenizer = self.processor.tokenizer
         self._learned_ids = tokenizer.convert_tokens_to_ids(list(row.learned_tokens))
+        self._image_size = row.image_size
 
     def inputs(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Any:
         """Return what the model takes."""
@@ -157,7 +160,7 @@ class Reference:
             )
         inputs = self.processor(
             text=[rendered],
-            images=list(images) or None,
+            images=[self.resize(image) for image in images] or None,
             return_tensors="pt",
             add_special_tokens=begin is None or not rendered.startswith(begin),
             **self._image_arguments,
@@ -170,10 +173,17 @@ class Reference:
         ids = inputs["input_ids"][0].tolist()
         return [image_id if token in self._learned_ids else token for token in ids]
 
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Return the image in the size that the export fixed, by the filter of the checkpoint."""
+        if self._image_size is None:
+            return image
+        return image.resize(self._image_size, self.processor.image_processor.resample)
+
     def pixels(self, image: Image.Image) -> list[NDArray[np.float32]]:
         """Return normalized tiles, float32 ``[height, width, 3]``."""
         processor = self.processor.image_processor
-        found = processor(images=[image], return_tensors="np", **self._image_arguments)
+        images = [self.resize(image)]
+        found = processor(images=images, return_tensors="np", **self._image_arguments)
         pixels = np.asarray(found["pixel_values"])
         if "spatial_shapes" in found:
             side = processor.encoder_patch_size

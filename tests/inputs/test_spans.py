@@ -135,5 +135,5 @@ def test_an_image_of_one_tile_is_processed_as_one_span() -> None:
     image = ImageProcessor(spec, VISION, "sequential").process(
         np.zeros((5, 9, 3), np.uint8), ImageBudget()
     )
-    assert image.layout == Layout(5, 9)
+    assert image.layout == Layout(5, 9, tile_sizes=((8, 8),))
     assert [span.length for span in image.spans] == [4]

@@ -177,10 +177,16 @@ def test_refuses_graphs_with_other_inputs_and_outputs(load: Load, tmp_path: Path
         load(write_graph(path, output_name="features"))
     with pytest.raises(LoadError, match=r"must be uint8 .*is float32"):
         load(write_graph(path, input_type=TensorProto.FLOAT))
-    with pytest.raises(LoadError, match="only n dynamic"):
+    with pytest.raises(LoadError, match="n dynamic or 1"):
         load(write_graph(path, tiles_shape=(4, SIDE, SIDE, 3)))
-    with pytest.raises(LoadError, match="only n dynamic, or n, height and width"):
+    with pytest.raises(LoadError, match="height and width both dynamic or both fixed"):
         load(write_graph(path, tiles_shape=("n", SIDE, "width", 3)))
+
+
+def test_a_graph_for_one_tile_encodes_several(load: Load, tmp_path: Path) -> None:
+    vision = load(write_graph(tmp_path / "vision.onnx", tiles_shape=(1, SIDE, SIDE, 3)))
+    for count in (1, 2, 9):
+        assert_encodes(vision, some_tiles(count))
 
 
 def write_free_graph(path: Path) -> Path:
@@ -278,7 +284,7 @@ def test_operators_that_a_device_lacks_run_beside_it() -> None:
     tensorrt = execution_providers.select_providers("tensorrt", None, every)
     assert cuda.providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert (
-        tensorrt.providers[1:] == cuda.providers and tensorrt.fixed_batch and not cuda.fixed_batch
+        tensorrt.providers[1:] == cuda.providers and tensorrt.fixed_shapes and not cuda.fixed_shapes
     )
 
 
@@ -318,15 +324,18 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
     np.testing.assert_array_equal(load_onnx(graph, device="cpu").encode(tiles), expected)
 
 
-def test_a_batch_of_one_for_devices_that_want_known_shapes(
-    graph: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_of_one_for_devices_that_need_known_shapes(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fixed = replace(execution_providers.ONNX_DEVICES["cpu"], fixed_batch=True)
+    fixed = replace(execution_providers.ONNX_DEVICES["cpu"], fixed_shapes=True)
     monkeypatch.setitem(execution_providers.ONNX_DEVICES, "cpu", fixed)
-    vision = load_onnx(graph, device="cpu")
-    assert vision._session.get_inputs()[0].shape == [1, SIDE, SIDE, 3]
-    tiles = some_tiles(5)
-    assert_encodes(vision, tiles)
+    one = write_graph(tmp_path / "one.onnx", tiles_shape=(1, SIDE, SIDE, 3))
+    for path in (graph, one):
+        vision = load_onnx(path, device="cpu")
+        assert vision._session.get_inputs()[0].shape == [1, SIDE, SIDE, 3]
+        assert_encodes(vision, some_tiles(5))
+    with pytest.raises(LoadError, match=r"device cpu needs .* of fixed shapes.*--image-size"):
+        load_onnx(write_free_graph(tmp_path / "free.onnx"), device="cpu")
 
 
 @pytest.mark.parametrize(

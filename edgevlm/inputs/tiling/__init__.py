@@ -42,6 +42,7 @@ from edgevlm.manifest import (
     GridTiling,
     LongestEdgeTiling,
     OwnSizeGridTiling,
+    OwnSizeTiling,
     PanAndScanTiling,
     ScaledGridTiling,
     SliceTiling,
@@ -56,6 +57,7 @@ __all__ = [
     "ImageBudget",
     "Layout",
     "Tiles",
+    "choose_own_size",
     "count_max_tiles",
     "split_image",
 ]
@@ -77,6 +79,14 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     SliceTiling: slices.split,
 }
 
+_CHOOSE_SIZE: dict[type, Callable[[int, int, Any], tuple[int, int]]] = {
+    SmartResizeTiling: smart_resize.choose_size,
+    FloorResizeTiling: floor_resize.choose_size,
+    OwnSizeGridTiling: own_size_grid.choose_size,
+    SliceTiling: slices.choose_size,
+    LongestEdgeTiling: longest_edge.choose_size,
+}
+
 
 def split_image(
     image: NDArray[np.uint8],
@@ -96,6 +106,19 @@ def split_image(
         ImageError: the strategy refuses the aspect ratio of the image.
     """
     return _SPLIT[type(tiling)](Image.fromarray(image), tiling, detail, max_tiles)
+
+
+def choose_own_size(height: int, width: int, tiling: OwnSizeTiling) -> tuple[int, int]:
+    """Return height and width of the tile that shows an image as a whole, where tiles differ in size.
+
+    Args:
+        height: height of the image in pixels.
+        width: its width in pixels.
+
+    Raises:
+        ImageError: the strategy refuses the aspect ratio of the image.
+    """
+    return _CHOOSE_SIZE[type(tiling)](height, width, tiling)
 
 
 def count_max_tiles(tiling: Tiling) -> int | None:

@@ -21,7 +21,7 @@ def split(
         tiling = limit_tokens(image.height, image.width, tiling, LOW_DETAIL_TOKENS)
     height, width = choose_size(image.height, image.width, tiling)
     tile = image.resize((width, height), FILTERS[tiling.resample])
-    return one_tile(tile, image, own_size=True)
+    return one_tile(tile, image)
 
 
 def limit_tokens(

@@ -25,25 +25,19 @@ def split(
     """Split an RGB image; see `edgevlm.inputs.tiling.split_image`.
 
     Raises:
-        ImageError: the image is so long for its width that it has more patches than the model takes.
+        ImageError: as of `choose_size`.
     """
-    max_pixels = max(tiling.max_pixels, tiling.tile_side**2 if tiling.max_tiles > 1 else 0)
     if detail == "auto":
         tiling = dataclasses.replace(tiling, min_pixels=tiling.factor**2)
     resample = FILTERS[tiling.resample]
-    height, width = fit_area(image.height, image.width, tiling, min_side=tiling.factor)
-    if height * width > max_pixels:
-        raise ImageError(
-            f"the image is {image.width} x {image.height} pixels, which become {width} x {height}, more than "
-            f"the {max_pixels} pixels that this model takes; crop it"
-        )
+    height, width = choose_size(image.height, image.width, tiling)
     overview = image.resize((width, height), resample)
     if not _is_large(image, tiling) or detail == "low":
-        return one_tile(overview, image, own_size=True)
+        return one_tile(overview, image)
     side = tiling.tile_side
     columns, rows = choose_grid(image.size, tiling, (side, side), detail, max_tiles)
     if columns * rows == 1:
-        return one_tile(overview, image, own_size=True)
+        return one_tile(overview, image)
     grid = cut_grid(image.resize((columns * side, rows * side), resample), (side, side))
     sizes = [(side, side)] * len(grid)
     if not tiling.overview:
@@ -53,6 +47,22 @@ def split(
         image.height, image.width, rows, columns, len(grid), tile_sizes=(*sizes, (height, width))
     )
     return Tiles((*grid, np.asarray(overview)), layout)
+
+
+def choose_size(height: int, width: int, tiling: OwnSizeGridTiling) -> tuple[int, int]:
+    """Return height and width of the tile of a whole image.
+
+    Raises:
+        ImageError: the image is so long for its width that it has more patches than the model takes.
+    """
+    max_pixels = max(tiling.max_pixels, tiling.tile_side**2 if tiling.max_tiles > 1 else 0)
+    tall, wide = fit_area(height, width, tiling, min_side=tiling.factor)
+    if tall * wide > max_pixels:
+        raise ImageError(
+            f"the image is {width} x {height} pixels, which become {wide} x {tall}, more than the "
+            f"{max_pixels} pixels that this model takes; crop it"
+        )
+    return tall, wide
 
 
 def _is_large(image: Image.Image, tiling: OwnSizeGridTiling) -> bool:

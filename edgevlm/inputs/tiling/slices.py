@@ -42,6 +42,16 @@ def split(
     return Tiles((np.asarray(overview), *slices), layout)
 
 
+def choose_size(height: int, width: int, tiling: SliceTiling) -> Size:
+    """Return height and width of the overview of an image, as the checkpoint's processor chooses them.
+
+    Raises:
+        ImageError: the image is too long for its width, or too wide for its height.
+    """
+    check_aspect_ratio(height, width, (height, width))
+    return overview_size(height, width, tiling, None)
+
+
 def overview_size(height: int, width: int, tiling: SliceTiling, detail: Detail | None) -> Size:
     """Return height and width of the overview of an image. With detail ``auto`` it is not enlarged."""
     if detail == "auto" and height * width <= tiling.tile_side**2:

@@ -32,7 +32,7 @@ def split(
     """
     height, width = choose_size(image.height, image.width, apply_detail(tiling, detail))
     tile = image.resize((width, height), FILTERS[tiling.resample])
-    return one_tile(tile, image, own_size=True)
+    return one_tile(tile, image)
 
 
 def apply_detail(tiling: Area, detail: Detail | None) -> Area:

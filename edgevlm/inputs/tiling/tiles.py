@@ -32,8 +32,7 @@ class Layout:
     overview: int | None = None
     """Index of the tile that shows the whole image beside a grid; None: there is none."""
     tile_sizes: tuple[tuple[int, int], ...] | None = None
-    """Height and width in pixels of each tile, where tiles differ in size; None: all have that of the
-    manifest."""
+    """Height and width in pixels of each tile; None: a grid whose tiles all have that of the manifest."""
 
     @property
     def tiles(self) -> int:
@@ -60,13 +59,9 @@ class Tiles:
         return len(self.pixels)
 
 
-def one_tile(tile: Image.Image, image: Image.Image, *, own_size: bool = False) -> Tiles:
-    """Return the tile of an image that is not split.
-
-    Args:
-        own_size: tiles differ in size.
-    """
-    sizes = ((tile.height, tile.width),) if own_size else None
+def one_tile(tile: Image.Image, image: Image.Image) -> Tiles:
+    """Return the tile of an image that is not split."""
+    sizes = ((tile.height, tile.width),)
     return Tiles((np.asarray(tile),), Layout(image.height, image.width, tile_sizes=sizes))
 
 
