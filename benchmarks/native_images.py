@@ -73,6 +73,7 @@ class ShapeFiles(Files):
             peers.Multimodal,
             decoder=self.decoder(DECODER),
             projector=self.mmproj(precision),
+            flash_attention=True,  # the faster one
             **given,
         )
 

@@ -97,15 +97,35 @@ class EdgeVLM(Memory):
 
 
 class Multimodal(Memory):
-    """llama.cpp's own multimodal stack, through llama-cpp-python's chat handler."""
+    """llama.cpp's own multimodal stack, through llama-cpp-python's chat handler.
 
-    def __init__(self, decoder: Path, projector: Path, threads: int, context_length: int) -> None:
-        self._open = lambda: self._make(decoder, projector, threads, context_length)
+    Args:
+        decoder: the GGUF file of the language model.
+        projector: the mmproj file.
+        threads: number of threads.
+        context_length: positions of the context.
+        flash_attention: flash attention in both. llama-cpp-python leaves it off unless asked.
+    """
+
+    def __init__(
+        self,
+        decoder: Path,
+        projector: Path,
+        threads: int,
+        context_length: int,
+        flash_attention: bool = False,
+    ) -> None:
+        self._open = lambda: self._make(
+            projector,
+            model_path=str(decoder),
+            n_ctx=context_length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            flash_attn=flash_attention,
+        )
         self._llama, self._handler = self._open()
 
-    def _make(
-        self, decoder: Path, projector: Path, threads: int, context_length: int
-    ) -> tuple[Any, Any]:
+    def _make(self, projector: Path, **options: Any) -> tuple[Any, Any]:
         import llama_cpp
         from llama_cpp import mtmd_cpp
         from llama_cpp.llama_chat_format import MTMDChatHandler
@@ -114,14 +134,7 @@ class Multimodal(Memory):
         for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
             set_log(self._quiet, ctypes.c_void_p(0))
         handler = MTMDChatHandler(clip_model_path=str(projector), verbose=False, use_gpu=False)
-        llama = llama_cpp.Llama(
-            str(decoder),
-            chat_handler=handler,
-            n_ctx=context_length,
-            n_threads=threads,
-            n_threads_batch=threads,
-            verbose=False,
-        )
+        llama = llama_cpp.Llama(chat_handler=handler, verbose=False, **options)
         handler._init_mtmd_context(llama)  # otherwise the first question does it
         return llama, handler
 
