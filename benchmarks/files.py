@@ -33,10 +33,10 @@ class Files:
     def make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.checkpoint.exists():
-            _run("-m", "tests.support.checkpoints", "smolvlm_256m", str(self.checkpoint))
+            run_python("-m", "tests.support.checkpoints", "smolvlm_256m", str(self.checkpoint))
         if not self.bundle.exists():
             precisions = ["--vision", "fp32,int8", "--decoder", "q8_0,q4_0"]
-            _run(
+            run_python(
                 "-m",
                 "edgevlm",
                 "export",
@@ -71,7 +71,7 @@ class Files:
         return path
 
 
-def _run(*arguments: str) -> None:
+def run_python(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, *arguments], check=True)
 
 

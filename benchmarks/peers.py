@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm import Detail
 from edgevlm.results import Stats
 from edgevlm.runtimes import system
 
@@ -33,6 +34,8 @@ class TimedAnswer:
     text: str
     stats: Stats | None = None
     """Time by phase; None if the peer does not report it."""
+    processor: float = 0.0
+    """Seconds of processor time of the whole answer, all threads together."""
 
 
 class Memory:
@@ -62,10 +65,17 @@ class EdgeVLM(Memory):
     def device(self) -> str:
         return f"vision {self._vlm.vision_device}, decoder {self._vlm.decoder_device}"
 
-    def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
-        """Return seconds for one image of a tile's size, and its embeddings ``[tokens, width]``."""
+    def embeddings(
+        self, image: NDArray[np.uint8], detail: Detail = "low"
+    ) -> tuple[float, NDArray[np.float32]]:
+        """Return seconds for one image, and its embeddings ``[tokens, width]``.
+
+        Args:
+            image: uint8 ``[height, width, 3]``.
+            detail: ``low``: one tile.
+        """
         start = time.perf_counter()
-        found = self._vlm.encode_image(tile, detail="low")
+        found = self._vlm.encode_image(image, detail=detail)
         return time.perf_counter() - start, found
 
     def answer(self, turns: Sequence[Message], tokens: int, **options: Any) -> TimedAnswer:
@@ -79,20 +89,43 @@ class EdgeVLM(Memory):
             }
             for role, images, text in turns
         ]
+        begun = time.process_time()
         answer = self._vlm.generate(messages, max_tokens=tokens, **options)
-        return TimedAnswer(answer.stats.first_token_ms / 1000, answer.text, answer.stats)
+        processor = time.process_time() - begun
+        stats = answer.stats
+        return TimedAnswer(stats.first_token_ms / 1000, answer.text, stats, processor)
 
 
 class Multimodal(Memory):
-    """llama.cpp's own multimodal stack, through llama-cpp-python's chat handler."""
+    """llama.cpp's own multimodal stack, through llama-cpp-python's chat handler.
 
-    def __init__(self, decoder: Path, projector: Path, threads: int, context_length: int) -> None:
-        self._open = lambda: self._make(decoder, projector, threads, context_length)
+    Args:
+        decoder: the GGUF file of the language model.
+        projector: the mmproj file.
+        threads: number of threads.
+        context_length: positions of the context.
+        flash_attention: flash attention in both. llama-cpp-python leaves it off unless asked.
+    """
+
+    def __init__(
+        self,
+        decoder: Path,
+        projector: Path,
+        threads: int,
+        context_length: int,
+        flash_attention: bool = False,
+    ) -> None:
+        self._open = lambda: self._make(
+            projector,
+            model_path=str(decoder),
+            n_ctx=context_length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            flash_attn=flash_attention,
+        )
         self._llama, self._handler = self._open()
 
-    def _make(
-        self, decoder: Path, projector: Path, threads: int, context_length: int
-    ) -> tuple[Any, Any]:
+    def _make(self, projector: Path, **options: Any) -> tuple[Any, Any]:
         import llama_cpp
         from llama_cpp import mtmd_cpp
         from llama_cpp.llama_chat_format import MTMDChatHandler
@@ -101,14 +134,7 @@ class Multimodal(Memory):
         for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
             set_log(self._quiet, ctypes.c_void_p(0))
         handler = MTMDChatHandler(clip_model_path=str(projector), verbose=False, use_gpu=False)
-        llama = llama_cpp.Llama(
-            str(decoder),
-            chat_handler=handler,
-            n_ctx=context_length,
-            n_threads=threads,
-            n_threads_batch=threads,
-            verbose=False,
-        )
+        llama = llama_cpp.Llama(chat_handler=handler, verbose=False, **options)
         handler._init_mtmd_context(llama)  # otherwise the first question does it
         return llama, handler
 
@@ -120,13 +146,14 @@ class Multimodal(Memory):
         llama.close()  # and the handler's context with it
         return seconds
 
-    def embeddings(self, tile: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+    def embeddings(self, image: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
         """Return seconds for the last slice of an image, which is the whole image, and its embeddings."""
+        import llama_cpp
         from llama_cpp import mtmd_cpp as mtmd
 
         context = self._handler.mtmd_ctx
-        height, width, _ = tile.shape
-        pixels = np.ascontiguousarray(tile)
+        height, width, _ = image.shape
+        pixels = np.ascontiguousarray(image)
         bitmap = mtmd.mtmd_bitmap_init(
             width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         )
@@ -145,17 +172,19 @@ class Multimodal(Memory):
             raise RuntimeError(f"mtmd_tokenize: {failed}")
         count = mtmd.mtmd_input_chunks_size(chunks)
         every = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(count)]
-        image = [
+        whole = [
             chunk
             for chunk in every
             if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE
         ][-1]
         start = time.perf_counter()
-        failed = mtmd.mtmd_encode_chunk(context, image)
+        failed = mtmd.mtmd_encode_chunk(context, whole)
         seconds = time.perf_counter() - start
         if failed:
             raise RuntimeError(f"mtmd_encode_chunk: {failed}")
-        tokens, wide = mtmd.mtmd_input_chunk_get_n_tokens(image), self._llama.n_embd()
+        tokens = mtmd.mtmd_input_chunk_get_n_tokens(whole)
+        # With features of inner layers (deepstack) wider than the decoder.
+        wide = llama_cpp.llama_model_n_embd_inp(self._llama.model)
         out = mtmd.mtmd_get_output_embd(context)
         found = np.ctypeslib.as_array(out, shape=(tokens * wide,)).reshape(tokens, wide).copy()
         mtmd.mtmd_input_chunks_free(chunks)
@@ -163,7 +192,7 @@ class Multimodal(Memory):
         return seconds, found
 
     def answer(self, turns: Sequence[Message], tokens: int) -> TimedAnswer:
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), time.process_time()
         messages = [
             {
                 "role": role,
@@ -183,7 +212,8 @@ class Multimodal(Memory):
             if delta.get("content"):
                 first_token = first_token or time.perf_counter() - start
                 text += delta["content"]
-        return TimedAnswer(first_token or time.perf_counter() - start, text)
+        first_token = first_token or time.perf_counter() - start
+        return TimedAnswer(first_token, text, processor=time.process_time() - begun)
 
 
 def _data_uri(file: Path) -> str:

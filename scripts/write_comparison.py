@@ -1,8 +1,9 @@
 """Write what `python -m benchmarks.comparison` measured into docs/performance.md and the README.
 
-`python scripts/write_comparison.py` replaces the text between the marks `<!-- table: begin -->` and
+`python -m scripts.write_comparison` replaces the text between the marks `<!-- table: begin -->` and
 `<!-- table: end -->` of docs/performance.md by one table of all machines in benchmarks/results/, a folder
-for each, and that between the same marks of the README by a few rows of one machine.
+for each, and that between the same marks of the README by a few rows of one machine. The table between the
+marks of ``native images`` is that of `benchmarks.native_images`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+from benchmarks import native_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -25,7 +28,7 @@ README_ROWS = {
     "peak memory, 17 tiles": "peak memory, image in 17 tiles",
 }
 """Work in the results to its words in the README."""
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+NATIVE_IMAGES = RESULTS / "epyc" / "native_images.json"
 PARTS = ("encoding", "answers", "loading", "decoding")
 
 
@@ -76,16 +79,19 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def put(path: Path, block: str) -> None:
+def put(path: Path, block: str, name: str = "table") -> None:
     """Replace the text between a document's marks."""
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    begin, end = (f"<!-- {name}: {mark} -->" for mark in ("begin", "end"))
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    path.write_text(f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def main() -> None:
     files = sorted(RESULTS.glob("*/results.json"))
     put(DOCUMENT, table([json.loads(file.read_text(encoding="utf-8")) for file in files]))
     put(README, summary(json.loads(README_MACHINE.read_text(encoding="utf-8"))))
+    result = json.loads(NATIVE_IMAGES.read_text(encoding="utf-8"))
+    put(DOCUMENT, native_images.table(result), "native images")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx_ir
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from edgevlm.errors import ExportError
 from edgevlm.export import onnx_file, plan, vision
+from edgevlm.export.attention import fuse_attention
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.families import find_family
 from edgevlm.export.parity import relative_error
@@ -22,6 +24,7 @@ from edgevlm.export.products import measure_activations
 from edgevlm.export.vision_quantization import convert_int8
 from edgevlm.manifest import ImageSpec, SmartResizeTiling
 from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.openvino import OpenVinoVision
 from tests.families.qwen2_5_vl import qwen2_5_vl
 from tests.families.qwen2_vl import qwen2_vl
 from tests.families.qwen3_vl import qwen3_vl
@@ -114,6 +117,25 @@ def test_fp16_stays_near(made: Made) -> None:
     """Positions would be far off in float16: those of a long image are sums of large angles."""
     worst = max(errors(made, "fp16").items(), key=lambda item: item[1])
     assert worst[1] < 3e-3, worst
+
+
+def test_attention_becomes_one_operator(made: Made) -> None:
+    """The graph of int8 has it. OpenVINO computes the same; windows keep their mask."""
+    model = onnx_ir.load(made.folder / "fp32.onnx")
+    settings = made.model.config.vision_config
+    layers = getattr(settings, "fullatt_block_indexes", range(settings.depth))
+    assert fuse_attention(model) == len(layers)
+    assert sum(node.op_type == "Softmax" for node in model.graph) == settings.depth - len(layers)
+    onnx_ir.save(model, made.folder / "fused.onnx")
+    worst = max(errors(made, "fused").items(), key=lambda item: item[1])
+    assert worst[1] < 1e-4, worst
+    tiles = made.tiles(5, 7, count=3)
+    runtime = OpenVinoVision(
+        made.folder / "fused.onnx", input_name=vision.INPUT_NAME, output_name=vision.OUTPUT_NAME
+    )
+    for tile, rows in zip(tiles, runtime.encode(tiles), strict=True):
+        assert relative_error(rows, reference(made, tile)) < 0.02  # bfloat16 on some CPUs
+    runtime.close()
 
 
 def test_tiles_of_a_batch_do_not_see_each_other(made: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import runpy
@@ -14,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import native_images
 from edgevlm.runtimes import system
+from tests.families import real_shapes
 from tests.support.checkpoints import smolvlm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,11 +120,53 @@ def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -
     assert run("drafts").count("times as fast") == 9
 
 
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Tiny towers that get images of the real sizes."""
+    folder = tmp_path_factory.mktemp("native")
+    for name, where in native_images.SHAPES.items():
+        shape = real_shapes.SHAPES[name]
+        kinds = ["conv", "full_attention"] * 2
+        text = {"layer_types": kinds} if "layer_types" in shape.text else {}
+        vision = {"patch_size": 16, "hidden_size": 64, "num_attention_heads": 4}
+        tiny = dataclasses.replace(shape, vision=vision, text=text, config={})
+        real_shapes.build(tiny, folder / where)
+    run("native_images", str(folder), "--rounds", "1")
+    result = json.loads((folder / "native_images.json").read_text(encoding="utf-8"))
+    shapes: dict[str, Any] = result["shapes"]
+    return shapes
+
+
+@pytest.mark.slow
+def test_native_images_are_the_same_in_llama_cpp(native: dict[str, Any]) -> None:
+    assert {name: shape["image_tokens"] for name, shape in native.items()} == {
+        "LFM2-VL 450M": 18 * 13,
+        "Qwen3-VL 2B": 20 * 15,
+    }
+    for shape in native.values():
+        errors = shape["errors"]
+        assert errors["mtmd f16"] < 3e-3 and max(errors.values()) < 0.05
+
+
+@pytest.mark.slow
+def test_nothing_of_a_native_image_is_computed_twice(native: dict[str, Any]) -> None:
+    for shape in native.values():
+        for setup, values in shape["values"].items():
+            assert min(values["first token"] + values["second question"]) > 0
+            if setup.startswith("edgevlm"):
+                whole, again = (
+                    values[f"{name} positions"][0] for name in ("prompt", "second question")
+                )
+                assert again < whole - shape["image_tokens"]
+
+
 def test_the_documents_have_what_was_measured() -> None:
     results = sorted((ROOT / "benchmarks" / "results").glob("*/results.json"))
     written = runpy.run_path(str(ROOT / "scripts" / "write_comparison.py"))
     table = written["table"]([json.loads(file.read_text(encoding="utf-8")) for file in results])
     assert table.count("\n") > 20
-    assert table in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    measured = json.loads(written["NATIVE_IMAGES"].read_text(encoding="utf-8"))
+    document = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert table in document and native_images.table(measured) in document
     summary = written["summary"](json.loads(written["README_MACHINE"].read_text(encoding="utf-8")))
     assert summary in (ROOT / "README.md").read_text(encoding="utf-8")
