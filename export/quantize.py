@@ -16,6 +16,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError
+from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.library import failure_reason, load_llama_cpp, recent_errors
 
 Importance: TypeAlias = "Mapping[str, NDArray[np.float32]]"
@@ -92,7 +93,7 @@ def quantize(
     llama = load_llama_cpp()
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{file_type.upper()}")
-    parameters.nthread = os.cpu_count() or 1
+    parameters.nthread = system.logical_cores()
     if importance:
         # The last entry of each array, without a name, is its end.
         entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()

@@ -38,6 +38,10 @@ _STACK_PER_BYTE = 1024
 """Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
 every character: 322 bytes were measured, and 26,000 digits in a row overflowed a main thread's 8 MB."""
 
+MAX_SHORT_TEXT_BYTES = 64
+"""Longest text, in bytes, that is tokenized in the calling thread: each thread has the stack for it. A new
+thread takes longer than such a text."""
+
 _stack_lock = threading.Lock()
 
 
@@ -200,10 +204,13 @@ class LlamaCppModel:
             )
         ids = (ctypes.c_int32 * (len(encoded) + 16))()
         arguments = (self._vocabulary, encoded, len(encoded), ids, len(ids), False, False)
-        count = _with_stack(
-            _STACK_PER_BYTE * (len(encoded) + 1024),
-            lambda: self._llama.llama_tokenize(*arguments),
-        )
+        if len(encoded) <= MAX_SHORT_TEXT_BYTES:
+            count = self._llama.llama_tokenize(*arguments)
+        else:
+            count = _with_stack(
+                _STACK_PER_BYTE * (len(encoded) + 1024),
+                lambda: self._llama.llama_tokenize(*arguments),
+            )
         if count < 0:
             raise InputError(f"text of {len(encoded)} bytes became more tokens: {-count}")
         return ids[:count]
