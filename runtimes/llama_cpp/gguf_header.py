@@ -74,9 +74,11 @@ class GgufHeader:
         for _ in range(self._tensor_count):
             name = self._string().decode()
             (rank,) = self._read("<I")
-            found.append((name, self._read(f"<{rank}Q"), *self._read("<IQ")))
+            shape = self._read(f"<{rank}Q")
+            type_number, offset = self._read("<IQ")
+            found.append(TensorInfo(name, shape, type_number, offset))
         start = math.ceil(self._offset / alignment) * alignment
-        return [TensorInfo(*entry, start + offset) for *entry, offset in found]
+        return [tensor._replace(offset=start + tensor.offset) for tensor in found]
 
     def tensor(self, name: str) -> tuple[tuple[int, int], int, int]:
         """Return shape ``(rows, columns)``, GGML type number and byte offset of a matrix."""
