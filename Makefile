@@ -5,7 +5,7 @@
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make check   check format, lint, types and imports; run the tests that need no PyTorch: a few minutes
 # make test    install everything into .venv; the same checks, and all tests
-# make coverage  all tests, and the lines that they do not reach; takes half as long again
+# make coverage  all tests, and the lines that none of them reaches; takes longer
 # make docs    build the documentation site into build/site
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
 # make check-wheel   build the wheel and run the core tests against it in a new environment
