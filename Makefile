@@ -5,6 +5,7 @@
 # make bench   compare with llama.cpp's multimodal stack and others; takes long, with nothing else running
 # make check   check format, lint, types and imports; run the tests that need no PyTorch: a few minutes
 # make test    install everything into .venv; the same checks, and all tests
+# make coverage  all tests, and the lines that none of them reaches; takes longer
 # make docs    build the documentation site into build/site
 # make screenshots  pictures of every tab of the demo in build/screenshots, to be looked at
 # make check-wheel   build the wheel and run the core tests against it in a new environment
@@ -35,9 +36,12 @@ EVERYTHING := $(VENV)/.everything
 # setuptools' warning about checkouts without src/ says nothing to who sets up this one.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet
 
+# Tests of a module share its models, so one process runs them all.
+ALL_TESTS := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 25
+
 export IMAGE QUESTION
 
-.PHONY: ask chat demo eval bench lint check test docs screenshots check-wheel dist format clean
+.PHONY: ask chat demo eval bench lint check test coverage docs screenshots check-wheel dist format clean
 .DELETE_ON_ERROR:
 
 ask: $(RUNTIME)
@@ -75,8 +79,10 @@ check: $(CHECK)
 
 test: $(EVERYTHING)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --cov --cov-report= --ignore tests/demo --numprocesses 2 --dist loadscope --no-loadscope-reorder
-	$(BIN)/pytest --cov --cov-append tests/demo
+	$(ALL_TESTS)
+
+coverage: $(EVERYTHING)
+	$(ALL_TESTS) --cov
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from edgevlm.errors import ExportError
+from edgevlm.runtimes import system
+from edgevlm.runtimes.llama_cpp.gguf_header import GgufHeader, TensorInfo
 from edgevlm.runtimes.llama_cpp.library import failure_reason, load_llama_cpp, recent_errors
 
 Importance: TypeAlias = "Mapping[str, NDArray[np.float32]]"
@@ -92,7 +95,7 @@ def quantize(
     llama = load_llama_cpp()
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{file_type.upper()}")
-    parameters.nthread = os.cpu_count() or 1
+    parameters.nthread = system.logical_cores()
     if importance:
         # The last entry of each array, without a name, is its end.
         entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()
@@ -121,10 +124,9 @@ def inspect(path: Path, file_type: str) -> Quantized:
     Args:
         file_type: the type that was asked for.
     """
-    reader = gguf.GGUFReader(path)
     matrices = [
         tensor
-        for tensor in reader.tensors
+        for tensor in list_tensors(path)
         if len(tensor.shape) > 1 and not tensor.name.endswith(CONVOLUTIONS)
     ]
     block_type = GGMLQuantizationType[BLOCK_TYPES.get(file_type, file_type.upper())]
@@ -133,14 +135,19 @@ def inspect(path: Path, file_type: str) -> Quantized:
         bits_per_weight=bits_per_weight(path),
         tensors=len(matrices),
         fallback={
-            tensor.name: tensor.tensor_type.name.lower()
+            tensor.name: GGMLQuantizationType(tensor.type_number).name.lower()
             for tensor in matrices
-            if int(tensor.shape[0]) % block
+            if tensor.shape[0] % block
         },
     )
 
 
 def bits_per_weight(path: Path) -> float:
     """Return the bits of the file per parameter."""
-    parameters = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    parameters = sum(math.prod(tensor.shape) for tensor in list_tensors(path))
     return path.stat().st_size * 8 / parameters
+
+
+def list_tensors(path: Path) -> list[TensorInfo]:
+    """Return the tensors of a GGUF file, without reading its vocabulary."""
+    return GgufHeader(np.memmap(path, np.uint8, mode="r").data).tensors()

@@ -34,7 +34,7 @@ from edgevlm.export.answers import (
     make_scenes,
 )
 from edgevlm.export.importance import context_length
-from edgevlm.export.quantize import Importance, quantize
+from edgevlm.export.quantize import Importance, list_tensors, quantize
 from edgevlm.export.stored_vision import StoredVision
 from edgevlm.manifest import Manifest
 
@@ -91,7 +91,7 @@ class Matrix:
 
 def list_matrices(path: Path) -> list[Matrix]:
     """Return the matrices of a GGUF file with a decoder."""
-    tensors = [tensor for tensor in gguf.GGUFReader(path).tensors if len(tensor.shape) > 1]
+    tensors = [tensor for tensor in list_tensors(path) if len(tensor.shape) > 1]
     layers = 1 + max(int(t.name.split(".")[1]) for t in tensors if t.name.startswith("blk."))
     found = []
     for tensor in tensors:
@@ -99,7 +99,7 @@ def list_matrices(path: Path) -> list[Matrix]:
         group = part[0]
         if group == "blk":
             group = f"{part[2]}, layers in part {int(part[1]) * BANDS // layers + 1} of {BANDS}"
-        columns, rows = (int(side) for side in tensor.shape)
+        columns, rows = tensor.shape
         found.append(Matrix(tensor.name, group, rows, columns))
     return found
 

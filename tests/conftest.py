@@ -1,4 +1,4 @@
-"""What the tests share: no network, bundles exported once per run, and ``--core``.
+"""What the tests share: no network, cores, bundles exported once per process, and ``--core``.
 
 `pytest --core` runs the quick tests that need neither PyTorch, transformers nor Gradio. It refuses those
 modules, so that it proves the same where they are installed.
@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+# Give each process of pytest-xdist its own cores. PyTorch, ONNX Runtime and llama.cpp start a thread per core
+# and wait actively for all of them: two processes on the same cores mostly wait.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[number::count] or [cores[number % len(cores)]])
 
 import hypothesis
 import numpy as np

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 _SCALAR_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Size in bytes of GGUF's metadata value types that have a fixed size."""
@@ -18,6 +18,18 @@ _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "?", 10: "Q", 11
 """GGUF's metadata value types that are integers or bools, as `struct` names them."""
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
+
+
+class TensorInfo(NamedTuple):
+    """What the header says about one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Columns first, as GGUF has it."""
+    type_number: int
+    """GGML's number of the type."""
+    offset: int
+    """Offset of the data in the file, in bytes."""
 
 
 class GgufHeader:
@@ -50,29 +62,33 @@ class GgufHeader:
                 break
         return []
 
-    def tensor(self, name: str) -> tuple[tuple[int, int], int, int]:
-        """Return shape ``(rows, columns)``, GGML type number and byte offset of a matrix."""
+    def tensors(self) -> list[TensorInfo]:
+        """Return all tensors, in the order of the file."""
         alignment = 32
         for key, kind in self._pairs():
             if key == b"general.alignment" and kind == _UINT32:
                 (alignment,) = self._read("<I")
             else:
                 self._skip_value(kind)
-        found: tuple[tuple[int, ...], int, int] | None = None
+        found = []
         for _ in range(self._tensor_count):
-            tensor_name = self._string()
+            name = self._string().decode()
             (rank,) = self._read("<I")
-            dimensions = self._read(f"<{rank}Q")
+            shape = self._read(f"<{rank}Q")
             type_number, offset = self._read("<IQ")
-            if tensor_name == name.encode():
-                found = dimensions, type_number, offset
+            found.append(TensorInfo(name, shape, type_number, offset))
+        start = math.ceil(self._offset / alignment) * alignment
+        return [tensor._replace(offset=start + tensor.offset) for tensor in found]
+
+    def tensor(self, name: str) -> tuple[tuple[int, int], int, int]:
+        """Return shape ``(rows, columns)``, GGML type number and byte offset of a matrix."""
+        found = {tensor.name: tensor for tensor in self.tensors()}.get(name)
         if found is None:
             raise ValueError("no such tensor")
-        dimensions, type_number, offset = found
-        if len(dimensions) != 2:
-            raise ValueError(f"not a matrix: {dimensions}")
-        start = math.ceil(self._offset / alignment) * alignment
-        return (dimensions[1], dimensions[0]), type_number, start + offset
+        if len(found.shape) != 2:
+            raise ValueError(f"not a matrix: {found.shape}")
+        columns, rows = found.shape
+        return (rows, columns), found.type_number, found.offset
 
     def _pairs(self) -> Iterator[tuple[bytes, int]]:
         """Iterate over keys and types of the metadata; the caller reads or skips each value."""

@@ -41,6 +41,10 @@ every character: 322 bytes were measured, and 26,000 digits in a row overflowed 
 _NO_SPLIT = b"superbpe"
 """llama.cpp's name for merges in texts that are split already: all that it splits itself are numbers."""
 
+MAX_SHORT_TEXT_BYTES = 64
+"""Longest text, in bytes, that is tokenized in the calling thread: each thread has the stack for it. A new
+thread takes longer than such a text."""
+
 _stack_lock = threading.Lock()
 
 
@@ -218,10 +222,13 @@ class LlamaCppModel:
             )
         ids = (ctypes.c_int32 * (len(encoded) + 16))()
         arguments = (self._vocabulary, encoded, len(encoded), ids, len(ids), False, False)
-        count = _with_stack(
-            _STACK_PER_BYTE * (len(encoded) + 1024),
-            lambda: self._llama.llama_tokenize(*arguments),
-        )
+        if len(encoded) <= MAX_SHORT_TEXT_BYTES:
+            count = self._llama.llama_tokenize(*arguments)
+        else:
+            count = _with_stack(
+                _STACK_PER_BYTE * (len(encoded) + 1024),
+                lambda: self._llama.llama_tokenize(*arguments),
+            )
         if count < 0:
             raise InputError(f"text of {len(encoded)} bytes became more tokens: {-count}")
         return ids[:count]

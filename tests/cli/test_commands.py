@@ -320,7 +320,7 @@ def test_chat_without_an_input_ends(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_chat_drops_its_oldest_turns_if_asked_to() -> None:
-    turns = "".join(f"What color is shape {number}?\n" for number in range(120))
+    turns = "".join(f"{'What color is it? ' * 20}\n" for _ in range(20))
     arguments = ("chat", SQUARE, "--model", "edgevlm-nano", "--max-tokens", "4")
     refused = edgevlm(*arguments, stdin=turns)
     assert refused.returncode == 1

@@ -115,17 +115,20 @@ def test_long_runs_do_not_overflow_the_stack(tiny_file: Path, tmp_path: Path) ->
     deep.write_bytes(content.replace(old, old[:-6] + b"falcon"))
     script = (
         "import sys, threading\n"
-        "from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES\n"
+        "from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES, MAX_SHORT_TEXT_BYTES\n"
         "from edgevlm.runtimes.llama_cpp.probe import BasicKernelsDecoder\n"
         "decoder = BasicKernelsDecoder(sys.argv[1], context_length=1, threads=1)\n"
-        "def tokenize(): print(len(decoder.tokenize('!' * MAX_TEXT_BYTES)))\n"
-        "threading.stack_size(256 * 1024)\n"
+        "def tokenize():\n"
+        "    for length in (MAX_SHORT_TEXT_BYTES, MAX_TEXT_BYTES):\n"
+        "        assert len(decoder.tokenize('!' * length)) == length\n"
+        "    print('tokenized')\n"
+        "threading.stack_size(128 * 1024)\n"
         "thread = threading.Thread(target=tokenize); thread.start(); thread.join()\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, str(deep)], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout) == (0, f"{MAX_TEXT_BYTES}\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "tokenized\n"), ended.stderr
 
 
 def test_files_that_are_no_decoder(tiny_file: Path, tmp_path: Path) -> None:
