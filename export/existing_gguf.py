@@ -62,7 +62,7 @@ class Reader(gguf.GGUFReader):
         self, offset: int, dtype: DTypeLike, count: int = 1, override_order: Any = None
     ) -> NDArray[Any]:
         if isinstance(self.data, np.memmap):  # whose slices take three times as long
-            self.data: NDArray[Any] = self.data.view(np.ndarray)
+            self.data = self.data.view(np.ndarray)  # type: ignore[assignment]
         end = int(offset) + int(count) * np.dtype(dtype).itemsize
         if end > len(self.data):
             raise EOFError(f"it has {len(self.data):,} bytes, and needs {end:,} or more")

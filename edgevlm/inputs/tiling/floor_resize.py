@@ -18,7 +18,7 @@ def split(
     """Resize an RGB image to one tile; see `edgevlm.inputs.tiling.split_image`."""
     height, width = choose_size(image.height, image.width, apply_detail(tiling, detail))
     tile = image.resize((width, height), FILTERS[tiling.resample])
-    return one_tile(tile, image, own_size=True)
+    return one_tile(tile, image)
 
 
 def choose_size(height: int, width: int, tiling: FloorResizeTiling) -> tuple[int, int]:

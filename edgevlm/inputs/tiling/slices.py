@@ -32,7 +32,7 @@ def split(
     overview = image.resize((wide, tall), resample)
     grid = choose_grid(height, width, tiling, detail, max_tiles)
     if grid is None:
-        return one_tile(overview, image, own_size=True)
+        return one_tile(overview, image)
     rows, columns = grid
     size = slice_size(height, width, grid, tiling)
     resized = image.resize((columns * size[1], rows * size[0]), resample)
