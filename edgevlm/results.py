@@ -87,21 +87,21 @@ class PromptText:
 
 @dataclass(frozen=True)
 class PromptTile:
-    """The place of one tile of an image in a prompt.
+    """The place of one tile of an image or a video in a prompt.
 
     Where the tiles of an image are packed together, their parts follow each other, each with its share.
     A tile whose lines stand in the prompt by themselves has a part for each line.
     """
 
     image: int
-    """Index of the image in the messages, from 0."""
+    """Index of the image or video in the messages, from 0."""
     tile: int
     """Index of the tile, from 0, in the order of the vision graph's input."""
     row: int
     """Row and column in the grid, from 1; both 0 for a tile that shows the whole image."""
     column: int
     pixels: NDArray[np.uint8]
-    """RGB uint8 ``[height, width, 3]``, the input of the vision graph."""
+    """RGB uint8 ``[height, width, 3]``, the input of the vision graph; or 6 channels of two frames."""
     tokens: int
     """Positions of this tile in the prompt."""
 
