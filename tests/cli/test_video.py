@@ -114,14 +114,14 @@ def test_inspect(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_video_in_messages(bundle: Path, clip: Path) -> None:
     """It may stand beside images, and its text is the template's."""
     video = {"type": "video", "path": str(clip), "frames": 3}
-    image = {"type": "image", "image": np.zeros((9, 9, 3), np.uint8), "detail": "low"}
+    image = {"type": "image", "image": np.full((9, 9, 3), 50, np.uint8), "detail": "low"}
     content = [video, image, {"type": "text", "text": "<video> What?"}]
     with VLM.from_pretrained(bundle) as vlm:
         prompt = vlm.prompt([{"role": "user", "content": content}])
         tiles = [part for part in prompt.parts if isinstance(part, PromptTile)]
         assert [tile.image for tile in tiles] == [0, 0, 0, 1]
         levels = [float(tile.pixels.mean()) for tile in tiles]
-        assert levels == pytest.approx([0, 8 * 14, 8 * 29, 0], abs=6)
+        assert levels == pytest.approx([0, 8 * 14, 8 * 29, 50], abs=6)
         texts = [part.text for part in prompt.parts if not isinstance(part, PromptTile)]
         assert texts[0].endswith("3 of 3.0:0.0 ")
         assert "<video> What?" in texts[-1], "a user cannot spell a video"
