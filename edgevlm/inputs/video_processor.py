@@ -62,8 +62,8 @@ class VideoProcessor:
         spec = self._spec
         if spec is None:
             raise InputError(
-                "this model takes no video; pass frames as several images, or export a SmolVLM2 or a "
-                "Qwen2-VL to Qwen3.5 with this edgevlm"
+                "this model takes no video; pass frames as several images. If its checkpoint takes videos, "
+                "export it again with this edgevlm, without --image-size"
             )
         if frames is not None:
             check_integer("frames", frames, 1, 2**20)

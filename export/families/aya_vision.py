@@ -11,20 +11,10 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.aya_vision.modeling_aya_vision import AyaVisionMultiModalProjector
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from edgevlm.export.cohere_tokens import mark_control_tokens
 from edgevlm.export.families import Family, llava
 from edgevlm.export.vision_parts import FeatureLayers
 
-CONTROL_TOKENS = (
-    "<|START_OF_TURN_TOKEN|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<|SYSTEM_TOKEN|>",
-    "<|USER_TOKEN|>",
-    "<|CHATBOT_TOKEN|>",
-    "<|START_OF_IMG|>",
-    "<|IMG_PATCH|>",
-    "<|IMG_LINE_BREAK|>",
-    "<|END_OF_IMG|>",
-)
 IMAGE_TEMPLATE = (
     "<|START_OF_IMG|>"
     "{% for tile in range(1, tiles) %}TILE_{{ tile }}{{ image }}{% endfor %}TILE_GLOBAL{{ image }}"
@@ -56,16 +46,6 @@ def processor(
     mark_control_tokens(tokenizer)
     side = math.isqrt(tokens_per_tile)
     return AyaVisionProcessor(image_processor, tokenizer, patch_size=1, img_size=side)
-
-
-def mark_control_tokens(tokenizer: TokenizersBackend) -> None:
-    """Make the tokens of turns and images special.
-
-    In Cohere's tokenizers some are not. A text of a user would become them, as it does in transformers.
-    """
-    vocabulary = tokenizer.get_vocab()
-    found = [token for token in CONTROL_TOKENS if token in vocabulary]
-    tokenizer.add_tokens(found, special_tokens=True)
 
 
 FAMILY = Family(

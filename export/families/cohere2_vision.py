@@ -13,8 +13,8 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.errors import ExportError
 from edgevlm.export.cohere2_images import Cohere2VisionImageProcessorPil
+from edgevlm.export.cohere_tokens import check_named_tokens, mark_control_tokens
 from edgevlm.export.families import Family, llava
-from edgevlm.export.families.aya_vision import mark_control_tokens
 from edgevlm.export.vision_parts import LastFeatures
 
 IMAGE_TEMPLATE = (
@@ -64,12 +64,7 @@ def processor(
             f"patch_size in the settings of the image processor is {image_processor.patch_size}, the lines "
             f"of embeddings of a tile; the model has {tokens_per_tile} embeddings"
         )
-    for name, text in NAMED_TOKENS.items():
-        found = getattr(tokenizer, name, None)
-        if found != text:
-            raise ExportError(
-                f"{name} in tokenizer_config.json is {found!r}; edgevlm exports this family with {text!r}"
-            )
+    check_named_tokens(tokenizer, NAMED_TOKENS)
     mark_control_tokens(tokenizer)
     return Cohere2VisionProcessor(image_processor, tokenizer)
 

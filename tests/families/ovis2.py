@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import Ovis2Config, Ovis2ForConditionalGeneration
 
-from edgevlm.export.families.ovis2 import LEARNED_TOKENS
+from edgevlm.export.ovis2_tower import LEARNED_TOKENS
 from tests.families.llava import text_config
 from tests.families.row import Row, save
 from tests.families.tokenizers import qwen2_tokenizer

@@ -142,8 +142,6 @@ def test_a_file_without_video() -> None:
 
 
 def test_a_truncated_file() -> None:
-    with pytest.raises(ImageError, match="cannot be decoded"), open_video(MP4[:-900], 1.0):
-        pass
     with open_video(MP4, 1.0) as video:
         video.length = VideoLength(25, 10.0)  # as the header of a file that was cut says
         with pytest.raises(ImageError, match="truncated: it has 25 frames, and no frame 22"):
