@@ -107,7 +107,7 @@ def test_an_answer_has_its_end_token_and_those_of_earlier_turns(
     pairs = enumerate(zip(said.token_ids, found.tokens, strict=False))
     other = next((place for place, (ours, theirs) in pairs if ours != theirs), None)
     if other is not None:
-        # The chat holds the image from its first turn. A prompt that is decoded at once rounds in another way.
+        # The chat holds the image from its first turn, and rounds in another way than one prompt.
         second, first = np.sort(found.logits[other])[-2:]
         assert other > 10 and first - second < NEAR_TIE
         return
