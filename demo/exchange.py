@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.boxes import find_boxes
+from edgevlm.boxes import Box
 from edgevlm.demo import attachments, conversation
 from edgevlm.demo.conversation import Turns
 from edgevlm.demo.drawing import draw_boxes
@@ -78,12 +78,13 @@ def exchange(
     yield Step(turns)
     stream = AnswerStream(models, label, messages, options)
     streams.begin(session, stream)
-    text, stats, finish_reason = "", None, None
+    text, stats, finish_reason, boxes = "", None, None, tuple[Box, ...]()
     logprobs: list[TokenLogprob] = []
     try:
         for chunk in stream:
             text, stats, finish_reason = text + chunk.text, chunk.stats, chunk.finish_reason
             logprobs += chunk.logprobs
+            boxes = chunk.boxes
             if text:
                 growing = conversation.assistant_turn(text)
                 yield Step([*turns, growing], AnswerRecord(label, messages, options))
@@ -91,7 +92,7 @@ def exchange(
             return
         if not text and stats is not None:
             raise InputError("the model answered nothing; ask in other words")
-        drawn = _drawn(models, label, text, turns)
+        drawn = _draw(boxes, turns)
     except Exception:
         yield unanswered
         raise
@@ -101,7 +102,8 @@ def exchange(
     note = _note(request, stats, finish_reason, drawn is not None and _image_count(turns) > 1)
     answer = conversation.assistant_turn(text, note, drawn)
     yield Step(
-        [*turns, answer], AnswerRecord(label, messages, options, text, tuple(logprobs), stats)
+        [*turns, answer],
+        AnswerRecord(label, messages, options, text, tuple(logprobs), stats, boxes),
     )
 
 
@@ -136,15 +138,14 @@ def _note(
     return " · ".join(facts)
 
 
-def _drawn(models: ModelPool, label: str | None, text: str, turns: Turns) -> str | None:
+def _draw(boxes: Sequence[Box], turns: Turns) -> str | None:
     """Draw the boxes of an answer on the last image; return the path, or None if there are no boxes."""
-    found = find_boxes(text, models.usage(label).boxes)
-    images = [path for turn in turns for path in conversation.images_of(turn)]
-    if not found or not images:
+    if not boxes:
         return None
+    images = [path for turn in turns for path in conversation.images_of(turn)]
     image = Image.fromarray(load_image(images[-1]))
     image.thumbnail((MAX_DRAWN_SIDE, MAX_DRAWN_SIDE))
-    return attachments.save_png(draw_boxes(image, found), "boxes")
+    return attachments.save_png(draw_boxes(image, boxes), "boxes")
 
 
 def _image_count(turns: Sequence[conversation.Turn]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.boxes import Box, BoxFormat, find_boxes
+from edgevlm.boxes import Box
 from edgevlm.demo import markup
 from edgevlm.demo.browsers import browser_of
 from edgevlm.demo.drawing import draw_boxes
@@ -73,7 +73,7 @@ def build(tab: gr.Tab, models: ModelPool, record: gr.State) -> None:
         if record is None:
             return None
         prompt_found, why = _prompt(models, record, request)
-        found = boxes_on_image(record, models.usage(record.label).boxes)
+        found = boxes_on_image(record)
         unfinished = markup.quiet(translate(request, "The answer was stopped before its end."))
         stats = record.stats
         return (
@@ -174,21 +174,12 @@ def prompt_rows(prompt: Prompt, request: gr.Request | None = None) -> list[tuple
     return [*listed, (translate(request, "all"), str(prompt.tokens))]
 
 
-def boxes_on_image(
-    record: AnswerRecord, box_format: BoxFormat
-) -> tuple[Image.Image, tuple[Box, ...]] | None:
-    """Return the last image and the boxes of the answer; None if there are no boxes or no image.
-
-    Args:
-        record: the answer.
-        box_format: the format in which the model writes boxes.
-    """
-    found = find_boxes(record.text, box_format)
-    sources = _images(record.messages)
-    if not found or not sources:
+def boxes_on_image(record: AnswerRecord) -> tuple[Image.Image, tuple[Box, ...]] | None:
+    """Return the last image and the boxes of the answer; None if there are no boxes, or the image is gone."""
+    if not record.boxes:
         return None
     try:
-        return Image.fromarray(load_image(sources[-1])), found
+        return Image.fromarray(load_image(_images(record.messages)[-1])), record.boxes
     except EdgeVLMError:  # it was deleted; the message is shown instead of the prompt
         return None
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boxes import find_boxes
 from edgevlm.camera import LatestFrame
 from edgevlm.demo.camera import camera
 from edgevlm.demo.gradio_setup import LATEST, error_text, gr, session_of
@@ -146,14 +145,13 @@ class LiveAnswers:
                     return None
                 try:
                     latest.put(frame.pixels)
-                    text = latest.get().answer.text
+                    answer = latest.get().answer
                 except ClosedError:
                     if active.stopped.is_set():
                         return None
                     raise
-            usage = loaded.vlm.manifest.usage
-            found = find_boxes(text, usage.boxes if usage else None)
-            return {"answer": text, "choices": [], "boxes": [asdict(box) for box in found]}
+            boxes = [asdict(box) for box in answer.boxes]
+            return {"answer": answer.text, "choices": [], "boxes": boxes}
 
     def _score(self, vlm: VLM, frame: Frame) -> dict[str, Any]:
         scores = vlm.score(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
+from edgevlm.grounding import ask_for
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
@@ -28,6 +31,9 @@ from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+LOCATE_MAX_TOKENS = 1024
+"""Limit of an answer of `VLM.detect` and `VLM.point` in tokens, or less where the context is shorter."""
 
 
 class VLM:
@@ -322,6 +328,74 @@ class VLM:
         generation = Generation(**options)
         images = self._process_images(messages, generation)
         return self._engine.stream(messages, images, generation, watch)
+
+    def detect(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Box]:
+        """Find the boxes of a thing on an image.
+
+        The question is that of the task ``detect`` in the manifest (`edgevlm inspect` shows it), and the
+        answer is that of `ask`, at most `LOCATE_MAX_TOKENS` tokens long.
+
+        Args:
+            image: an `ImageSource`.
+            thing: the name of the thing without an article, such as ``red key``.
+            language: language of the name, such as ``en``.
+            options: fields of `Generation`.
+
+        Returns:
+            The boxes in the order of the answer, each with its probability and with a label: that of the
+            model, or else `thing`. Empty if the model finds none.
+
+        Raises:
+            InputError: the model writes no boxes, or has no question in this language.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._ask_for("detect", image, thing, language, options)
+        return [dataclasses.replace(box, label=box.label or thing) for box in answer.boxes]
+
+    def point(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Point]:
+        """Find points on a thing on an image; arguments as of `detect`.
+
+        Returns:
+            The points in the order of the answer, with probability and label as of `detect`.
+
+        Raises:
+            InputError: the model writes no points, or has no question in this language. Of a model that
+                writes boxes, take `Box.center`.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._ask_for("point", image, thing, language, options)
+        return [dataclasses.replace(point, label=point.label or thing) for point in answer.points]
+
+    def _ask_for(
+        self,
+        task: Literal["detect", "point"],
+        image: ImageSource,
+        thing: str,
+        language: str,
+        options: GenerationOptions,
+    ) -> Answer:
+        """Ask for boxes or points, with the probabilities of the tokens."""
+        question = ask_for(task, self.manifest.usage, thing, language)
+        defaults: GenerationOptions = {
+            "max_tokens": LOCATE_MAX_TOKENS,
+            "cap_max_tokens": True,
+            "top_logprobs": 0,
+        }
+        return self.ask([image], question, **{**defaults, **options})
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]

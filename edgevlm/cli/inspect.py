@@ -6,7 +6,18 @@ import argparse
 import dataclasses
 
 from edgevlm.bundle import Bundle
-from edgevlm.manifest import Drift, FileEntry, Manifest, ParityReport, Tiling, VideoSpec
+from edgevlm.manifest import (
+    BoxTokenGrounding,
+    Drift,
+    FileEntry,
+    Grounding,
+    ListGrounding,
+    LocTokenGrounding,
+    Manifest,
+    ParityReport,
+    Tiling,
+    VideoSpec,
+)
 
 HELP = (
     "Show the content of a bundle: its origin, its files, and their difference from the checkpoint."
@@ -76,12 +87,25 @@ def format_manifest(manifest: Manifest) -> str:
             for language in usage.tasks
             for task, question in usage.questions(language).items()
         ]
-        if usage.boxes:
-            lines.append("  boxes       [left, top, right, bottom] in percent")
+        if usage.grounding:
+            lines.append(f"  boxes       {_grounding(usage.grounding)}")
     if manifest.golden:
         lines.append(f"golden        {manifest.golden.question!r}")
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     return "\n".join([*lines, f"made with     {made}"])
+
+
+def _grounding(grounding: Grounding) -> str:
+    """Return how a model writes boxes and points."""
+    if isinstance(grounding, ListGrounding):
+        return f"[left, top, right, bottom], 0 to {grounding.scale:g}"
+    if isinstance(grounding, LocTokenGrounding):
+        return f"<loc> tokens for top, left, bottom and right, {grounding.bins} bins"
+    if isinstance(grounding, BoxTokenGrounding):
+        return f"<|box_start|>(left,top),(right,bottom)<|box_end|>, 0 to {grounding.scale:g}"
+    keys = ", ".join((*grounding.box_keys, *grounding.point_keys))
+    unit = "pixels of the resized image" if grounding.scale is None else f"0 to {grounding.scale:g}"
+    return f"JSON with {keys}, {unit}"
 
 
 def _parity(parity: ParityReport) -> list[str]:

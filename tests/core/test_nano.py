@@ -46,7 +46,7 @@ def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
     }
     said = {task: nano.ask(SCENE, question).text for task, question in asked.items()}
     assert mentions(said["describe"])[2] == {"en": "key", "ru": "ключ"}[language]
-    found = find_box(said["find"])
+    found = find_box(said["detect"])
     assert found is not None and np.allclose(found, (62, 57, 87, 90), atol=5)
     assert said["count"] == "3"
     page = Image.new("RGB", (200, 80), "white")

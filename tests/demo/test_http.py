@@ -259,24 +259,18 @@ def test_inside_draws_the_box_of_an_answer(models: ModelPool) -> None:
     with models.acquire(NANO) as loaded:
         answer = loaded.vlm.ask(SCENE, "Where is the key?")
     record = AnswerRecord(
-        NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats
+        NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats, answer.boxes
     )
-    found = boxes_on_image(record, "percent")
+    found = boxes_on_image(record)
     assert found is not None
     picture, [box] = found
     percent = json.loads(answer.text)
     assert (box.left, box.top, box.right, box.bottom) == tuple(p / 100 for p in percent)
     assert np.array_equal(np.asarray(picture), load_image(SCENE))
-    assert boxes_on_image(record, None) is None, "a model that does not point"
     assert dict(facts(answer.stats))["tokens of the answer"].startswith(
         str(answer.stats.answer_tokens)
     )
-    for text in ("a key", "[900, 1, 950, 9]"):
-        assert boxes_on_image(AnswerRecord(NANO, record.messages, {}, text), "percent") is None
-    assert (
-        boxes_on_image(AnswerRecord(NANO, question("Where?", None), {}, answer.text), "percent")
-        is None
-    )
+    assert boxes_on_image(AnswerRecord(NANO, record.messages, {}, "a key")) is None
 
 
 def test_no_text_becomes_markup() -> None:

@@ -30,7 +30,15 @@ from edgevlm.export.pipeline import estimate_bytes, export
 from edgevlm.export.plan import make_plan
 from edgevlm.export.usage import USAGE_NAME
 from edgevlm.local_bundles import exported_bundles
-from edgevlm.manifest import MANIFEST_NAME, GridTiling, Manifest, StretchTiling, Usage
+from edgevlm.manifest import (
+    MANIFEST_NAME,
+    GridTiling,
+    ListGrounding,
+    LocTokenGrounding,
+    Manifest,
+    StretchTiling,
+    Usage,
+)
 from tests.conftest import Export
 from tests.families import llava
 from tests.support import checkpoints
@@ -86,22 +94,23 @@ def test_what_a_checkpoint_says_it_is_for_comes_before_its_family(
 ) -> None:
     assert make_plan(Checkpoint.open(pristine)).usage.images == "photographs"
     folder = shutil.copytree(pristine, tmp_path / "checkpoint")
-    (folder / USAGE_NAME).write_text('{"images": "drawings", "boxes": "percent"}')
-    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", "percent")
+    grounding = '{"kind": "list", "scale": 100}'
+    (folder / USAGE_NAME).write_text(f'{{"images": "drawings", "grounding": {grounding}}}')
+    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", ListGrounding(100))
 
 
 @pytest.mark.parametrize(
     ("repository", "tasks"),
     [
-        ("google/paligemma-3b-mix-224", {"describe", "count", "read"}),
-        ("paligemma2-3b-mix-448", {"describe", "count", "read"}),
+        ("google/paligemma-3b-mix-224", {"describe", "detect", "count", "read"}),
+        ("paligemma2-3b-mix-448", {"describe", "detect", "count", "read"}),
         ("google/paligemma-3b-pt-224", set()),
         ("mixed", set()),
     ],
 )
 def test_only_mix_checkpoints_of_paligemma_have_tasks(repository: str, tasks: set[str]) -> None:
     usage = find_family("paligemma").usage(repository)
-    assert usage.images == "photographs" and usage.boxes is None
+    assert usage.images == "photographs" and usage.grounding == LocTokenGrounding(1024)
     assert usage.questions("en").keys() == tasks
 
 
