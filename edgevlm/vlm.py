@@ -18,12 +18,12 @@ from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
-from edgevlm.grounding import ask_for
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import VideoSource, load_video_part
+from edgevlm.locations import ask_for
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect

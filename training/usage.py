@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 from edgevlm.export.usage import USAGE_NAME
-from edgevlm.manifest import ListGrounding, Tasks, Usage
+from edgevlm.manifest import ListFormat, Tasks, Usage
 
 USAGE = Usage(
     images="drawings",
-    grounding=ListGrounding(scale=100),
+    location_format=ListFormat(scale=100),
     tasks={
         "en": Tasks(
             describe="Describe the picture.",

@@ -23,12 +23,12 @@ from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
 from edgevlm.errors import ContextError, InputError
-from edgevlm.grounding import locate
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
+from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation
 from edgevlm.results import (
@@ -291,12 +291,12 @@ class Engine:
     ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
         """Return the boxes and points in an answer, on the last image of its messages."""
         usage = self._manifest.usage
-        if image is None or usage is None or usage.grounding is None:
+        if image is None or usage is None or usage.location_format is None:
             return (), ()
         return locate(
             [self._spell(token) for token in tokens],
             [one.logprob for one in logprobs],
-            usage.grounding,
+            usage.location_format,
             image.layout,
             self._manifest.image.tile_size,
         )

@@ -21,13 +21,6 @@ from pathlib import Path
 from edgevlm.errors import BundleError
 from edgevlm.manifest.decoder import DecoderSpec
 from edgevlm.manifest.files import FileEntry
-from edgevlm.manifest.grounding import (
-    BoxTokenGrounding,
-    Grounding,
-    JsonGrounding,
-    ListGrounding,
-    LocTokenGrounding,
-)
 from edgevlm.manifest.images import (
     AnyResolutionTiling,
     AreaTiling,
@@ -49,6 +42,13 @@ from edgevlm.manifest.images import (
     SmartResizeTiling,
     StretchTiling,
     Tiling,
+)
+from edgevlm.manifest.locations import (
+    BoxTokenFormat,
+    JsonFormat,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
 )
 from edgevlm.manifest.parsing import parse, require
 from edgevlm.manifest.prompt import PromptSpec, SpecialToken
@@ -81,7 +81,7 @@ __all__ = [
     "AnyResolutionTiling",
     "AreaTiling",
     "AspectGridTiling",
-    "BoxTokenGrounding",
+    "BoxTokenFormat",
     "CoveringGridTiling",
     "CropTiling",
     "DecoderSpec",
@@ -92,12 +92,12 @@ __all__ = [
     "FramePacking",
     "Golden",
     "GridTiling",
-    "Grounding",
     "ImageSpec",
-    "JsonGrounding",
+    "JsonFormat",
     "LinesPacking",
-    "ListGrounding",
-    "LocTokenGrounding",
+    "ListFormat",
+    "LocTokenFormat",
+    "LocationFormat",
     "LongestEdgeTiling",
     "Manifest",
     "Normalization",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgevlm.manifest.grounding import Grounding
+from edgevlm.manifest.locations import LocationFormat
 from edgevlm.manifest.parsing import parse, require
 from edgevlm.manifest.upgrade import upgrade_usage
 
@@ -166,7 +166,7 @@ class Tasks:
     """Question for a description of the image; may contain ``{thing}`` once, as may the others."""
     detect: str | None = None
     """Question for the boxes of a thing; contains ``{thing}`` once, which is replaced with the name of the
-    thing. `Usage.grounding` says how the boxes are written."""
+    thing. `Usage.location_format` says how the boxes are written."""
     point: str | None = None
     """Question for points on a thing; contains ``{thing}`` once."""
     count: str | None = None
@@ -200,7 +200,7 @@ class Usage:
 
     images: Literal["drawings", "photographs"] | None = None
     """Kind of the images that the model was trained on; null: not known."""
-    grounding: Grounding | None = None
+    location_format: LocationFormat | None = None
     """How boxes and points are written in answers; null: the model answers with words, or was not trained to
     find things."""
     tasks: dict[str, Tasks] = field(default_factory=dict)

@@ -33,15 +33,15 @@ def upgrade(data: dict[str, Any]) -> dict[str, Any]:
 def upgrade_usage(data: Any) -> Any:
     """Convert the parsed JSON of a section ``usage`` of edgevlm 0.1, which knew one format of boxes.
 
-    ``boxes`` becomes ``grounding``, and the task ``find`` becomes ``detect``. Other data stay as they are,
-    and the parser names their faults.
+    ``boxes`` becomes ``location_format``, and the task ``find`` becomes ``detect``. Other data stay as they
+    are, and the parser names their faults.
     """
     if not isinstance(data, dict):
         return data
     upgraded = dict(data)
-    if "boxes" in data and data["boxes"] in (None, "percent") and "grounding" not in data:
+    if "boxes" in data and data["boxes"] in (None, "percent") and "location_format" not in data:
         boxes = upgraded.pop("boxes")
-        upgraded["grounding"] = boxes and {"kind": "list", "scale": 100.0}
+        upgraded["location_format"] = boxes and {"kind": "list", "scale": 100.0}
     if isinstance(data.get("tasks"), dict):
         upgraded["tasks"] = {
             language: {_TASKS.get(name, name): question for name, question in tasks.items()}

@@ -15,7 +15,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, llava, read_template
 from edgevlm.export.vision_parts import LastFeatures
-from edgevlm.manifest import LocTokenGrounding, Tasks, Usage
+from edgevlm.manifest import LocTokenFormat, Tasks, Usage
 
 MIX = {
     "en": Tasks(
@@ -31,8 +31,8 @@ MIX = {
 def usage(repository: str) -> Usage:
     """Return the tasks of mix checkpoints; those of other checkpoints are not known."""
     mix = "mix" in repository.lower().rpartition("/")[2].split("-")
-    grounding = LocTokenGrounding(bins=1024)
-    return Usage(images="photographs", grounding=grounding, tasks=MIX if mix else {})
+    location_format = LocTokenFormat(bins=1024)
+    return Usage(images="photographs", location_format=location_format, tasks=MIX if mix else {})
 
 
 def vision(config: PretrainedConfig) -> LastFeatures:

@@ -10,7 +10,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import chat_usage, images_only, qwen2_vl
 from edgevlm.export.native_towers import WindowTower
-from edgevlm.manifest import JsonGrounding
+from edgevlm.manifest import JsonFormat
 
 
 def vision(config: PretrainedConfig) -> WindowTower:
@@ -28,7 +28,7 @@ def processor(
     return images_only(Qwen2_5_VLProcessor)(image_processor, tokenizer)
 
 
-GROUNDING = JsonGrounding(("bbox_2d",), ("point_2d",), "label", scale=None)
+LOCATION_FORMAT = JsonFormat(("bbox_2d",), ("point_2d",), "label", scale=None)
 DETECT = "Locate every {thing} in the image and output the bbox coordinates in JSON format."
 POINT = "Point to every {thing} in the image and output the point_2d coordinates in JSON format."
 
@@ -36,5 +36,5 @@ FAMILY = dataclasses.replace(
     qwen2_vl.FAMILY,
     vision=vision,
     processor=processor,
-    usage=lambda repository: chat_usage(GROUNDING, DETECT, POINT),
+    usage=lambda repository: chat_usage(LOCATION_FORMAT, DETECT, POINT),
 )

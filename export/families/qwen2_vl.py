@@ -10,7 +10,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from edgevlm.export.families import Family, chat_usage, images_only
 from edgevlm.export.native_towers import NativeTower
 from edgevlm.export.videos import FamilyVideo, read_qwen2
-from edgevlm.manifest import BoxTokenGrounding
+from edgevlm.manifest import BoxTokenFormat
 
 TENSORS = {
     r"(?:model\.)?visual\.": "tower.",
@@ -44,7 +44,7 @@ FAMILY = Family(
     image_token="<|image_pad|>",
     positions="grid",
     usage=lambda repository: chat_usage(
-        BoxTokenGrounding(scale=1000), "Detect the bounding box of {thing}."
+        BoxTokenFormat(scale=1000), "Detect the bounding box of {thing}."
     ),
     video=FamilyVideo(placeholder="<|video_pad|>", template="{{ image }}", read=read_qwen2),
 )

@@ -28,13 +28,13 @@ def processor(
     return images_only(Qwen3VLProcessor)(image_processor, tokenizer)
 
 
-GROUNDING = dataclasses.replace(qwen2_5_vl.GROUNDING, scale=1000)
+LOCATION_FORMAT = dataclasses.replace(qwen2_5_vl.LOCATION_FORMAT, scale=1000)
 
 FAMILY = dataclasses.replace(
     qwen2_vl.FAMILY,
     vision=vision,
     processor=processor,
-    usage=lambda repository: chat_usage(GROUNDING, qwen2_5_vl.DETECT, qwen2_5_vl.POINT),
+    usage=lambda repository: chat_usage(LOCATION_FORMAT, qwen2_5_vl.DETECT, qwen2_5_vl.POINT),
     video=FamilyVideo(
         placeholder="<|video_pad|>",
         # The chat template writes another pair of both tokens around all of this.

@@ -20,7 +20,7 @@ from edgevlm.manifest import (
     AnswerReport,
     AnyResolutionTiling,
     AspectGridTiling,
-    BoxTokenGrounding,
+    BoxTokenFormat,
     CoveringGridTiling,
     CropTiling,
     DecoderSpec,
@@ -31,12 +31,12 @@ from edgevlm.manifest import (
     FramePacking,
     Golden,
     GridTiling,
-    Grounding,
     ImageSpec,
-    JsonGrounding,
+    JsonFormat,
     LinesPacking,
-    ListGrounding,
-    LocTokenGrounding,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
     LongestEdgeTiling,
     Manifest,
     Normalization,
@@ -149,7 +149,7 @@ EXAMPLE = Manifest(
     created_with={"edgevlm": "0.1.0"},
     usage=Usage(
         "photographs",
-        ListGrounding(100),
+        ListFormat(100),
         {"en": Tasks("Describe it.", "Where is {thing}?", "Point to {thing}.")},
     ),
 )
@@ -177,7 +177,7 @@ def named(path: tuple[Any, ...]) -> str:
     return "manifest" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
 
 
-def json_grounding(**changed: object) -> dict[str, object]:
+def json_format(**changed: object) -> dict[str, object]:
     known = {"kind": "json", "box_keys": ["a"], "point_keys": [], "label_key": None, "scale": 1000}
     return {**known, **changed}
 
@@ -203,7 +203,7 @@ OPTIONAL = {
         "video_placeholder",
         "video_template",
         "images",
-        "grounding",
+        "location_format",
         "calibration",
         "default_max_tokens",
         "pixels_per_token",
@@ -302,21 +302,33 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("decoder", "text_embedding_scale"), 0, "must be positive or null"),
         (("surplus",), 1, "manifest.surplus: unknown field"),
         (("usage", "images"), "sketches", "one of drawings, photographs, is 'sketches'"),
-        (("usage", "grounding"), {"kind": "list", "scale": 0}, "scale: must be positive, is 0"),
         (
-            ("usage", "grounding"),
+            ("usage", "location_format"),
+            {"kind": "list", "scale": 0},
+            "scale: must be positive, is 0",
+        ),
+        (
+            ("usage", "location_format"),
             {"kind": "loc-tokens", "bins": 0},
             "bins: must be from 1 to 10000",
         ),
-        (("usage", "grounding"), {"kind": "box-tokens", "scale": -1}, "scale: must be positive"),
-        (("usage", "grounding"), json_grounding(box_keys=["a", "b"]), "must be one key or four"),
         (
-            ("usage", "grounding"),
-            json_grounding(point_keys=["x"] * 3),
+            ("usage", "location_format"),
+            {"kind": "box-tokens", "scale": -1},
+            "scale: must be positive",
+        ),
+        (("usage", "location_format"), json_format(box_keys=["a", "b"]), "must be one key or four"),
+        (
+            ("usage", "location_format"),
+            json_format(point_keys=["x"] * 3),
             "must be no key, one or two",
         ),
-        (("usage", "grounding"), json_grounding(scale=0), "scale: must be positive or null"),
-        (("usage", "grounding"), "percent", "manifest.usage.grounding: must be an object"),
+        (("usage", "location_format"), json_format(scale=0), "scale: must be positive or null"),
+        (
+            ("usage", "location_format"),
+            "percent",
+            "manifest.usage.location_format: must be an object",
+        ),
         (("usage", "boxes"), "pixels", "manifest.usage.boxes: unknown field"),
         (("usage", "tasks"), {"English": {}}, "two lower-case letters"),
         (("usage", "tasks", "en", "sing"), "Sing.", "manifest.usage.tasks.en.sing: unknown field"),
@@ -334,7 +346,7 @@ def test_a_value_out_of_range_is_named(path: tuple[Any, ...], value: object, mes
 
 SIZE = (64, 64)
 ANY_RESOLUTION = AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))
-MEMBERS: dict[str, tuple[str, str, Tiling | Packing | Grounding]] = {
+MEMBERS: dict[str, tuple[str, str, Tiling | Packing | LocationFormat]] = {
     "stretch": ("image", "tiling", StretchTiling(SIZE, "bicubic", longest_edge=7)),
     "grid": ("image", "tiling", GridTiling(SIZE, "lanczos")),
     "crop": ("image", "tiling", CropTiling(SIZE, "bicubic", 64, (1, 2, 3))),
@@ -357,10 +369,10 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing | Grounding]] = {
     "lines": ("vision", "packing", LinesPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
     "frame": ("vision", "packing", FramePacking()),
-    "list": ("usage", "grounding", ListGrounding(1)),
-    "loc-tokens": ("usage", "grounding", LocTokenGrounding(1024)),
-    "box-tokens": ("usage", "grounding", BoxTokenGrounding(1000)),
-    "json": ("usage", "grounding", JsonGrounding(("bbox_2d",), ("point_2d",), "label", 1000)),
+    "list": ("usage", "location_format", ListFormat(1)),
+    "loc-tokens": ("usage", "location_format", LocTokenFormat(1024)),
+    "box-tokens": ("usage", "location_format", BoxTokenFormat(1000)),
+    "json": ("usage", "location_format", JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000)),
 }
 """Each member of the unions by its kind, and the field that holds it."""
 OWN_SIZE: dict[str, Any] = {"tokens_per_tile": None, "pixels_per_token": 28}
@@ -396,7 +408,7 @@ def test_all_members_of_unions_are_tried() -> None:
     assert {type(member) for *_, member in MEMBERS.values()} == {
         *get_args(Tiling),
         *get_args(Packing),
-        *get_args(Grounding),
+        *get_args(LocationFormat),
     }
 
 
@@ -431,7 +443,7 @@ def test_every_damage_to_each_kind_is_named(kind: str) -> None:
         (replaced((*path, "kind"), None, example), f"{named((*path, 'kind'))}: must be one of"),
         (replaced((*path, "kind"), [kind], example), f"{named((*path, 'kind'))}: must be one of"),
     ]
-    if not isinstance(MEMBERS[kind][2], Grounding):
+    if not isinstance(MEMBERS[kind][2], LocationFormat):
         message = f"{named(path)}: must be an object, is None"
         damages.append((replaced(path, None, example), message))
     for damaged, message in damages:
@@ -443,12 +455,12 @@ def test_every_damage_to_each_kind_is_named(kind: str) -> None:
 def test_usage_of_older_bundles_is_read_in_the_words_of_today() -> None:
     tasks = {"en": {"describe": "Describe it.", "find": "Where is {thing}?"}}
     old = {"images": "drawings", "boxes": "percent", "tasks": tasks}
-    new = Usage("drawings", ListGrounding(100), {"en": Tasks("Describe it.", "Where is {thing}?")})
+    new = Usage("drawings", ListFormat(100), {"en": Tasks("Describe it.", "Where is {thing}?")})
     assert Usage.from_dict(old) == Manifest.from_dict(replaced(("usage",), old)).usage == new
     assert Usage.from_dict({"boxes": None}) == Usage()
     assert Usage.from_dict(json.loads(json.dumps(dataclasses.asdict(new)))) == new
     for damage, message in (
-        ({**old, "grounding": None}, "usage.boxes: unknown field"),
+        ({**old, "location_format": None}, "usage.boxes: unknown field"),
         ({"boxes": ["percent"]}, "usage.boxes: unknown field"),
         ({"tasks": {"en": {"find": "{thing}", "detect": "{thing}"}}}, "en.find: unknown field"),
         ({"tasks": {"en": []}}, "usage.tasks.en: must be an object"),

@@ -28,7 +28,10 @@ def test_an_export_says_what_version_1_said(family: str, tmp_path: Path) -> None
     # A message of PaliGemma's template was worded anew since.
     prompt["chat_template"] = prompt["chat_template"].replace("its pictures", "its images")
     if family == "paligemma":  # version 1 did not know how it writes boxes
-        data["usage"] = {"images": "photographs", "grounding": {"kind": "loc-tokens", "bins": 1024}}
+        data["usage"] = {
+            "images": "photographs",
+            "location_format": {"kind": "loc-tokens", "bins": 1024},
+        }
     assert without_measurements(found) == without_measurements(Manifest.from_dict(data))
 
 

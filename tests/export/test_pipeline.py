@@ -33,8 +33,8 @@ from edgevlm.local_bundles import exported_bundles
 from edgevlm.manifest import (
     MANIFEST_NAME,
     GridTiling,
-    ListGrounding,
-    LocTokenGrounding,
+    ListFormat,
+    LocTokenFormat,
     Manifest,
     StretchTiling,
     Usage,
@@ -94,9 +94,11 @@ def test_what_a_checkpoint_says_it_is_for_comes_before_its_family(
 ) -> None:
     assert make_plan(Checkpoint.open(pristine)).usage.images == "photographs"
     folder = shutil.copytree(pristine, tmp_path / "checkpoint")
-    grounding = '{"kind": "list", "scale": 100}'
-    (folder / USAGE_NAME).write_text(f'{{"images": "drawings", "grounding": {grounding}}}')
-    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", ListGrounding(100))
+    location_format = '{"kind": "list", "scale": 100}'
+    (folder / USAGE_NAME).write_text(
+        f'{{"images": "drawings", "location_format": {location_format}}}'
+    )
+    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", ListFormat(100))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_what_a_checkpoint_says_it_is_for_comes_before_its_family(
 )
 def test_only_mix_checkpoints_of_paligemma_have_tasks(repository: str, tasks: set[str]) -> None:
     usage = find_family("paligemma").usage(repository)
-    assert usage.images == "photographs" and usage.grounding == LocTokenGrounding(1024)
+    assert usage.images == "photographs" and usage.location_format == LocTokenFormat(1024)
     assert usage.questions("en").keys() == tasks
 
 

@@ -1,8 +1,8 @@
 """Boxes and points in answers: the question that asks for them, the parsers, and the way back to the image.
 
-How a model writes them is data in the manifest (`edgevlm.manifest.Usage.grounding`). What is none is left
-out: a wrong number of coordinates, coordinates outside of what the model sees, swapped corners, no area. Of
-an incomplete answer the complete boxes and points count.
+How a model writes them is data in the manifest (`edgevlm.manifest.Usage.location_format`). The parsers leave
+out what is none: a wrong number of coordinates, coordinates outside of what the model sees, swapped corners,
+no area. From an incomplete answer they take the complete boxes and points.
 
 Coordinates are those of what the model sees of the image as a whole (`Layout.region`). `locate` converts them
 to fractions of the image itself. It cuts off the part of a box that is on padding.
@@ -23,11 +23,11 @@ from edgevlm.boxes import Box, Point
 from edgevlm.errors import InputError
 from edgevlm.inputs.tiling import Layout
 from edgevlm.manifest import (
-    BoxTokenGrounding,
-    Grounding,
-    JsonGrounding,
-    ListGrounding,
-    LocTokenGrounding,
+    BoxTokenFormat,
+    JsonFormat,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
     Usage,
 )
 
@@ -82,7 +82,7 @@ def ask_for(
     """
     if not isinstance(thing, str) or not thing.strip():
         raise InputError(f"thing must be the name of a thing, is {thing!r}")
-    if usage is None or usage.grounding is None:
+    if usage is None or usage.location_format is None:
         raise InputError(
             "this model writes no boxes and no points; use one for which `edgevlm inspect` shows them, such "
             "as edgevlm-nano; if an older edgevlm exported the model, export it again"
@@ -105,7 +105,7 @@ def ask_for(
 def locate(
     pieces: Sequence[bytes],
     logprobs: Sequence[float],
-    grounding: Grounding,
+    location_format: LocationFormat,
     layout: Layout,
     tile_size: tuple[int, int] | None,
 ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
@@ -114,7 +114,7 @@ def locate(
     Args:
         pieces: UTF-8 bytes of the tokens of the answer, with special tokens spelled out.
         logprobs: natural logarithm of the probability of each token; empty: not known.
-        grounding: how the model writes boxes and points.
+        location_format: how the model writes boxes and points.
         layout: that of the image which they are on.
         tile_size: as of `Layout.region_size`.
     """
@@ -124,7 +124,7 @@ def locate(
     size = layout.width, layout.height
     boxes: list[Box] = []
     points: list[Point] = []
-    for written in parse("".join(texts), grounding, layout.region_size(tile_size)):
+    for written in parse("".join(texts), location_format, layout.region_size(tile_size)):
         chosen = [
             logprob
             for logprob, text, end in zip(logprobs, texts, ends, strict=False)
@@ -143,39 +143,41 @@ def locate(
     return tuple(boxes), tuple(points)
 
 
-def parse(text: str, grounding: Grounding, size: tuple[int, int]) -> list[Written]:
+def parse(text: str, location_format: LocationFormat, size: tuple[int, int]) -> list[Written]:
     """Return the boxes and points in a text, in order.
 
     Args:
         text: the answer, with special tokens spelled out; it may be incomplete.
         size: height and width in pixels of what the model sees.
     """
-    found = _PARSERS[type(grounding)](text, grounding, size)
+    found = _PARSERS[type(location_format)](text, location_format, size)
     return [written for written in found if written.valid]
 
 
-def _parse_lists(text: str, grounding: ListGrounding, size: tuple[int, int]) -> Iterator[Written]:
+def _parse_lists(
+    text: str, location_format: ListFormat, size: tuple[int, int]
+) -> Iterator[Written]:
     end = 0
     for match in _LIST.finditer(text):
         label = text[end : match.start()].rpartition("\n")[2].strip(_BETWEEN)
         end = match.end()
-        coordinates = tuple(float(number) / grounding.scale for number in match.groups())
+        coordinates = tuple(float(number) / location_format.scale for number in match.groups())
         yield Written(coordinates, label, *match.span())
 
 
 def _parse_loc_tokens(
-    text: str, grounding: LocTokenGrounding, size: tuple[int, int]
+    text: str, location_format: LocTokenFormat, size: tuple[int, int]
 ) -> Iterator[Written]:
     for match in _LOC_TOKENS.finditer(text):
         bins = [int(number) for number in re.findall(r"\d+", match["tokens"])]
-        if len(bins) == 4 and max(bins) < grounding.bins:
-            top, left, bottom, right = (index / grounding.bins for index in bins)
+        if len(bins) == 4 and max(bins) < location_format.bins:
+            top, left, bottom, right = (index / location_format.bins for index in bins)
             span = match.span("tokens")
             yield Written((left, top, right, bottom), match["label"].strip(), *span)
 
 
 def _parse_box_tokens(
-    text: str, grounding: BoxTokenGrounding, size: tuple[int, int]
+    text: str, location_format: BoxTokenFormat, size: tuple[int, int]
 ) -> Iterator[Written]:
     label = ""
     for match in _BOX_TOKENS.finditer(text):
@@ -183,13 +185,17 @@ def _parse_box_tokens(
             label = match["label"].strip()
             continue
         _, *corners = match.groups()
-        coordinates = tuple(float(number) / grounding.scale for number in corners)
+        coordinates = tuple(float(number) / location_format.scale for number in corners)
         yield Written(coordinates, label, *match.span())
 
 
-def _parse_json(text: str, grounding: JsonGrounding, size: tuple[int, int]) -> Iterator[Written]:
+def _parse_json(text: str, location_format: JsonFormat, size: tuple[int, int]) -> Iterator[Written]:
     height, width = size
-    scales = (width, height) if grounding.scale is None else (grounding.scale, grounding.scale)
+    scales = (
+        (width, height)
+        if location_format.scale is None
+        else (location_format.scale, location_format.scale)
+    )
     decoder = json.JSONDecoder()
     start = -1
     while (start := text.find("{", start + 1)) >= 0:
@@ -197,8 +203,8 @@ def _parse_json(text: str, grounding: JsonGrounding, size: tuple[int, int]) -> I
             values, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):  # incomplete, or no JSON
             continue
-        label = values.get(grounding.label_key)
-        for keys, count in ((grounding.box_keys, 4), (grounding.point_keys, 2)):
+        label = values.get(location_format.label_key)
+        for keys, count in ((location_format.box_keys, 4), (location_format.point_keys, 2)):
             numbers = _read_numbers(values, keys)
             if len(numbers) == count:
                 coordinates = tuple(
@@ -242,8 +248,8 @@ def _find_values(text: str, keys: Sequence[str], start: int, end: int) -> tuple[
 
 
 _PARSERS: dict[type, Callable[[str, Any, tuple[int, int]], Iterator[Written]]] = {
-    ListGrounding: _parse_lists,
-    LocTokenGrounding: _parse_loc_tokens,
-    BoxTokenGrounding: _parse_box_tokens,
-    JsonGrounding: _parse_json,
+    ListFormat: _parse_lists,
+    LocTokenFormat: _parse_loc_tokens,
+    BoxTokenFormat: _parse_box_tokens,
+    JsonFormat: _parse_json,
 }

@@ -1,6 +1,6 @@
 """How a model writes boxes and points: one dataclass for each format, with the settings of the checkpoint.
 
-`edgevlm.grounding` has the parser of each. A manifest names the format in the field ``kind``.
+`edgevlm.locations` has the parser of each. A manifest names the format in the field ``kind``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from edgevlm.manifest.parsing import require
 
 
 @dataclass(frozen=True)
-class ListGrounding:
+class ListFormat:
     """Four numbers in brackets, ``[left, top, right, bottom]``, after the label (edgevlm-nano).
 
     The label is the text before the box in the same line.
@@ -28,7 +28,7 @@ class ListGrounding:
 
 
 @dataclass(frozen=True)
-class LocTokenGrounding:
+class LocTokenFormat:
     """Four tokens for top, left, bottom and right, before the label (PaliGemma).
 
     ``<loc0114><loc0206><loc0835><loc1001> cat ; <loc0310>...``: a token is the index of a bin, 0 to
@@ -46,7 +46,7 @@ class LocTokenGrounding:
 
 
 @dataclass(frozen=True)
-class BoxTokenGrounding:
+class BoxTokenFormat:
     """Two corners between special tokens, after the label between two others (Qwen2-VL).
 
     ``<|object_ref_start|>cat<|object_ref_end|><|box_start|>(206,114),(835,902)<|box_end|>``. Several boxes
@@ -63,7 +63,7 @@ class BoxTokenGrounding:
 
 
 @dataclass(frozen=True)
-class JsonGrounding:
+class JsonFormat:
     """JSON objects, one for each thing, whatever stands around them (Qwen2.5-VL, Qwen3-VL, Moondream).
 
     - Qwen2.5-VL: ``{"bbox_2d": [x1, y1, x2, y2], "label": "cat"}`` and ``{"point_2d": [x, y], "label": ...}``
@@ -99,5 +99,5 @@ class JsonGrounding:
         )
 
 
-Grounding: TypeAlias = ListGrounding | LocTokenGrounding | BoxTokenGrounding | JsonGrounding
+LocationFormat: TypeAlias = ListFormat | LocTokenFormat | BoxTokenFormat | JsonFormat
 """How boxes and points are written in an answer."""

@@ -12,45 +12,45 @@ from hypothesis import strategies as st
 
 from edgevlm.boxes import Box, Point
 from edgevlm.errors import InputError
-from edgevlm.grounding import ask_for, locate
 from edgevlm.inputs.tiling import Layout
 from edgevlm.inputs.tiling.tiles import Region
+from edgevlm.locations import ask_for, locate
 from edgevlm.manifest import (
-    BoxTokenGrounding,
-    Grounding,
-    JsonGrounding,
-    ListGrounding,
-    LocTokenGrounding,
+    BoxTokenFormat,
+    JsonFormat,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
     Tasks,
     Usage,
 )
 
-PERCENT = ListGrounding(100)
-FRACTIONS = ListGrounding(1)
-LOC = LocTokenGrounding(1024)
-TOKENS = BoxTokenGrounding(1000)
-PIXELS = JsonGrounding(("bbox_2d",), ("point_2d",), "label", None)
-THOUSAND = JsonGrounding(("bbox_2d",), ("point_2d",), "label", 1000)
-SIDES = JsonGrounding(("x_min", "y_min", "x_max", "y_max"), ("x", "y"), None, 1)
+PERCENT = ListFormat(100)
+FRACTIONS = ListFormat(1)
+LOC = LocTokenFormat(1024)
+TOKENS = BoxTokenFormat(1000)
+PIXELS = JsonFormat(("bbox_2d",), ("point_2d",), "label", None)
+THOUSAND = JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000)
+SIDES = JsonFormat(("x_min", "y_min", "x_max", "y_max"), ("x", "y"), None, 1)
 
 LAYOUT = Layout(300, 400, tile_sizes=((200, 500),))
 """An image of 400 x 300 pixels, which the model sees in a tile of 500 x 200."""
 SIZE = (400, 300)
 
 
-def found(text: str, grounding: Grounding) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
-    return locate([text.encode()], [], grounding, LAYOUT, None)
+def found(text: str, location_format: LocationFormat) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
+    return locate([text.encode()], [], location_format, LAYOUT, None)
 
 
-def boxes(text: str, grounding: Grounding) -> list[tuple[float, ...]]:
-    return [(box.left, box.top, box.right, box.bottom) for box in found(text, grounding)[0]]
+def boxes(text: str, location_format: LocationFormat) -> list[tuple[float, ...]]:
+    return [(box.left, box.top, box.right, box.bottom) for box in found(text, location_format)[0]]
 
 
-def labels(text: str, grounding: Grounding) -> list[str]:
-    return [box.label for box in found(text, grounding)[0]]
+def labels(text: str, location_format: LocationFormat) -> list[str]:
+    return [box.label for box in found(text, location_format)[0]]
 
 
-ANSWERS: dict[str, tuple[Grounding, str, list[tuple[float, ...]], list[str]]] = {
+ANSWERS: dict[str, tuple[LocationFormat, str, list[tuple[float, ...]], list[str]]] = {
     "percent": (PERCENT, "[62, 57, 87, 90]", [(0.62, 0.57, 0.87, 0.9)], [""]),
     "percent with labels": (
         PERCENT,
@@ -108,17 +108,17 @@ ANSWERS: dict[str, tuple[Grounding, str, list[tuple[float, ...]], list[str]]] = 
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_each_format(case: str) -> None:
-    grounding, text, expected, names = ANSWERS[case]
-    assert boxes(text, grounding) == expected
-    assert labels(text, grounding) == names
+    location_format, text, expected, names = ANSWERS[case]
+    assert boxes(text, location_format) == expected
+    assert labels(text, location_format) == names
 
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_an_incomplete_answer_has_the_complete_boxes(case: str) -> None:
-    grounding, text, expected, _ = ANSWERS[case]
+    location_format, text, expected, _ = ANSWERS[case]
     numbers = set()
     for end in range(len(text) + 1):
-        cut = boxes(text[:end], grounding)
+        cut = boxes(text[:end], location_format)
         assert cut == expected[: len(cut)]
         numbers.add(len(cut))
     assert numbers == set(range(len(expected) + 1))
@@ -134,7 +134,7 @@ def test_points() -> None:
     assert found('{"point_2d": [501, 3]} {"point_2d": [5, 3, 4]} {"point_2d": 5}', PIXELS)[1] == ()
 
 
-NO_BOXES: dict[Grounding, list[str]] = {
+NO_BOXES: dict[LocationFormat, list[str]] = {
     PERCENT: [
         "",
         "key",
@@ -204,30 +204,32 @@ NO_BOXES: dict[Grounding, list[str]] = {
 
 
 @pytest.mark.parametrize(
-    ("grounding", "text"),
-    [(grounding, text) for grounding, texts in NO_BOXES.items() for text in texts],
+    ("location_format", "text"),
+    [(location_format, text) for location_format, texts in NO_BOXES.items() for text in texts],
     ids=lambda value: value[:30] if isinstance(value, str) else value.kind,
 )
-def test_what_is_no_box(grounding: Grounding, text: str) -> None:
-    assert boxes(text, grounding) == []
+def test_what_is_no_box(location_format: LocationFormat, text: str) -> None:
+    assert boxes(text, location_format) == []
 
 
-def write(grounding: Grounding, box: tuple[int, int, int, int], label: str) -> str:
+def write(location_format: LocationFormat, box: tuple[int, int, int, int], label: str) -> str:
     """Write a box in tenths of the image as a model does."""
     left, top, right, bottom = box
-    if isinstance(grounding, ListGrounding):
-        return f"{label} {[side * grounding.scale / 10 for side in box]}\n"
-    if isinstance(grounding, LocTokenGrounding):
+    if isinstance(location_format, ListFormat):
+        return f"{label} {[side * location_format.scale / 10 for side in box]}\n"
+    if isinstance(location_format, LocTokenFormat):
         bins = [side * 1023 // 10 for side in (top, left, bottom, right)]
         return "".join(f"<loc{index:04}>" for index in bins) + f" {label} ; "
-    if isinstance(grounding, BoxTokenGrounding):
+    if isinstance(location_format, BoxTokenFormat):
         return (
             f"<|object_ref_start|>{label}<|object_ref_end|>"
             f"<|box_start|>({left * 100},{top * 100}),({right * 100},{bottom * 100})<|box_end|>"
         )
-    if len(grounding.box_keys) == 4:
-        return json.dumps(dict(zip(grounding.box_keys, (side / 10 for side in box), strict=True)))
-    across, down = (50, 20) if grounding.scale is None else (100, 100)
+    if len(location_format.box_keys) == 4:
+        return json.dumps(
+            dict(zip(location_format.box_keys, (side / 10 for side in box), strict=True))
+        )
+    across, down = (50, 20) if location_format.scale is None else (100, 100)
     sides = [left * across, top * down, right * across, bottom * down]
     return json.dumps({"bbox_2d": sides, "label": label}, ensure_ascii=False)
 
@@ -240,24 +242,24 @@ def tenths(draw: st.DrawFn) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize(
-    "grounding",
+    "location_format",
     [PERCENT, FRACTIONS, LOC, TOKENS, PIXELS, THOUSAND, SIDES],
     ids=lambda one: one.kind,
 )
 @given(given=st.lists(st.tuples(tenths(), st.text("abя ", max_size=5)), max_size=4))
 def test_every_box_is_found(
-    grounding: Grounding, given: list[tuple[tuple[int, int, int, int], str]]
+    location_format: LocationFormat, given: list[tuple[tuple[int, int, int, int], str]]
 ) -> None:
-    text = "".join(write(grounding, box, label) for box, label in given)
-    places = boxes(text, grounding)
+    text = "".join(write(location_format, box, label) for box, label in given)
+    places = boxes(text, location_format)
     assert len(places) == len(given)
     for place, (box, _) in zip(places, given, strict=True):
         assert place == pytest.approx([side / 10 for side in box], abs=2 / 1024)
-    if grounding != SIDES:
-        assert labels(text, grounding) == [label.strip() for _, label in given]
+    if location_format != SIDES:
+        assert labels(text, location_format) == [label.strip() for _, label in given]
 
 
-@pytest.mark.parametrize("grounding", list(NO_BOXES), ids=lambda one: one.kind)
+@pytest.mark.parametrize("location_format", list(NO_BOXES), ids=lambda one: one.kind)
 @given(
     st.text(st.sampled_from("[], .-+0123456789e\n"), max_size=80)
     | st.text(max_size=80)
@@ -267,8 +269,10 @@ def test_every_box_is_found(
         )
     ).map("".join)
 )
-def test_whatever_is_said_a_box_is_inside_the_image(grounding: Grounding, text: str) -> None:
-    for left, top, right, bottom in boxes(text, grounding):
+def test_whatever_is_said_a_box_is_inside_the_image(
+    location_format: LocationFormat, text: str
+) -> None:
+    for left, top, right, bottom in boxes(text, location_format):
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
@@ -287,7 +291,7 @@ def test_a_box_of_a_padded_image_loses_what_is_on_padding() -> None:
     point = '{"point_2d": [40, %d]}'
     for y, expected in ((40, [(0.5, 0.5)]), (5, []), (75, [])):
         _, points = locate([(point % y).encode()], [], PIXELS, layout, None)
-        assert [(one.x, one.y) for one in points] == expected
+        assert [(one.x, one.y) for one in points] == pytest.approx(expected)
 
 
 def test_the_probability_is_that_of_the_coordinates() -> None:
@@ -332,10 +336,10 @@ def test_pixels_of_the_image() -> None:
 
 def test_questions() -> None:
     tasks = {"en": Tasks(detect="Where is the {thing}?"), "ru": Tasks(detect="Где {thing}?")}
-    usage = Usage(grounding=PERCENT, tasks=tasks)
+    usage = Usage(location_format=PERCENT, tasks=tasks)
     assert ask_for("detect", usage, " {thing} ", "en") == "Where is the {thing}?"
     assert ask_for("detect", usage, "ключ", "ru") == "Где ключ?"
-    pointing = Usage(grounding=PIXELS, tasks={"en": Tasks(point="Point to {thing}.")})
+    pointing = Usage(location_format=PIXELS, tasks={"en": Tasks(point="Point to {thing}.")})
     assert ask_for("point", pointing, "the handle", "en") == "Point to the handle."
     for of, task, thing, language, message in (
         (usage, "detect", "", "en", "thing must be the name of a thing, is ''"),
