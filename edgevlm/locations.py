@@ -46,7 +46,7 @@ _BOX_TOKENS = re.compile(
 
 
 @dataclass(frozen=True)
-class Written:
+class ParsedLocation:
     """Coordinates in a text."""
 
     coordinates: tuple[float, ...]
@@ -67,7 +67,7 @@ class Written:
         return left < right and top < bottom
 
 
-def ask_for(
+def location_question(
     task: Literal["detect", "point"], usage: Usage | None, thing: str, language: str
 ) -> str:
     """Return the question for the boxes of a thing or for points on it.
@@ -124,26 +124,28 @@ def locate(
     size = layout.width, layout.height
     boxes: list[Box] = []
     points: list[Point] = []
-    for written in parse("".join(texts), location_format, layout.region_size(tile_size)):
+    for location in parse("".join(texts), location_format, layout.region_size(tile_size)):
         chosen = [
             logprob
             for logprob, text, end in zip(logprobs, texts, ends, strict=False)
-            if end - len(text) < written.end and written.start < end
+            if end - len(text) < location.end and location.start < end
         ]
         probability = math.exp(sum(chosen) / len(chosen)) if chosen else None
-        x, y = layout.region.to_image(*written.coordinates[:2])
-        if len(written.coordinates) == 2:
+        x, y = layout.region.to_image(*location.coordinates[:2])
+        if len(location.coordinates) == 2:
             if 0 <= x <= 1 and 0 <= y <= 1:
-                points.append(Point(x, y, written.label, probability, size))
+                points.append(Point(x, y, location.label, probability, size))
             continue
-        right, bottom = layout.region.to_image(*written.coordinates[2:])
+        right, bottom = layout.region.to_image(*location.coordinates[2:])
         left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in (x, y, right, bottom))
         if left < right and top < bottom:
-            boxes.append(Box(left, top, right, bottom, written.label, probability, size))
+            boxes.append(Box(left, top, right, bottom, location.label, probability, size))
     return tuple(boxes), tuple(points)
 
 
-def parse(text: str, location_format: LocationFormat, size: tuple[int, int]) -> list[Written]:
+def parse(
+    text: str, location_format: LocationFormat, size: tuple[int, int]
+) -> list[ParsedLocation]:
     """Return the boxes and points in a text, in order.
 
     Args:
@@ -151,34 +153,34 @@ def parse(text: str, location_format: LocationFormat, size: tuple[int, int]) -> 
         size: height and width in pixels of what the model sees.
     """
     found = _PARSERS[type(location_format)](text, location_format, size)
-    return [written for written in found if written.valid]
+    return [location for location in found if location.valid]
 
 
 def _parse_lists(
     text: str, location_format: ListFormat, size: tuple[int, int]
-) -> Iterator[Written]:
+) -> Iterator[ParsedLocation]:
     end = 0
     for match in _LIST.finditer(text):
         label = text[end : match.start()].rpartition("\n")[2].strip(_BETWEEN)
         end = match.end()
         coordinates = tuple(float(number) / location_format.scale for number in match.groups())
-        yield Written(coordinates, label, *match.span())
+        yield ParsedLocation(coordinates, label, *match.span())
 
 
 def _parse_loc_tokens(
     text: str, location_format: LocTokenFormat, size: tuple[int, int]
-) -> Iterator[Written]:
+) -> Iterator[ParsedLocation]:
     for match in _LOC_TOKENS.finditer(text):
         bins = [int(number) for number in re.findall(r"\d+", match["tokens"])]
         if len(bins) == 4 and max(bins) < location_format.bins:
             top, left, bottom, right = (index / location_format.bins for index in bins)
             span = match.span("tokens")
-            yield Written((left, top, right, bottom), match["label"].strip(), *span)
+            yield ParsedLocation((left, top, right, bottom), match["label"].strip(), *span)
 
 
 def _parse_box_tokens(
     text: str, location_format: BoxTokenFormat, size: tuple[int, int]
-) -> Iterator[Written]:
+) -> Iterator[ParsedLocation]:
     label = ""
     for match in _BOX_TOKENS.finditer(text):
         if match["label"] is not None:
@@ -186,10 +188,12 @@ def _parse_box_tokens(
             continue
         _, *corners = match.groups()
         coordinates = tuple(float(number) / location_format.scale for number in corners)
-        yield Written(coordinates, label, *match.span())
+        yield ParsedLocation(coordinates, label, *match.span())
 
 
-def _parse_json(text: str, location_format: JsonFormat, size: tuple[int, int]) -> Iterator[Written]:
+def _parse_json(
+    text: str, location_format: JsonFormat, size: tuple[int, int]
+) -> Iterator[ParsedLocation]:
     height, width = size
     scales = (
         (width, height)
@@ -211,7 +215,7 @@ def _parse_json(text: str, location_format: JsonFormat, size: tuple[int, int]) -
                     number / scale
                     for number, scale in zip(numbers, itertools.cycle(scales), strict=False)
                 )
-                yield Written(
+                yield ParsedLocation(
                     coordinates,
                     label.strip() if isinstance(label, str) else "",
                     *_find_values(text, keys, start, end),
@@ -247,7 +251,7 @@ def _find_values(text: str, keys: Sequence[str], start: int, end: int) -> tuple[
     return min(spans)[0], max(spans)[1]
 
 
-_PARSERS: dict[type, Callable[[str, Any, tuple[int, int]], Iterator[Written]]] = {
+_PARSERS: dict[type, Callable[[str, Any, tuple[int, int]], Iterator[ParsedLocation]]] = {
     ListFormat: _parse_lists,
     LocTokenFormat: _parse_loc_tokens,
     BoxTokenFormat: _parse_box_tokens,

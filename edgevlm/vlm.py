@@ -23,7 +23,7 @@ from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import VideoSource, load_video_part
-from edgevlm.locations import ask_for
+from edgevlm.locations import location_question
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
@@ -356,7 +356,7 @@ class VLM:
             InputError: the model writes no boxes, or has no question in this language.
             ImageError, PromptError, ContextError: as `ask`.
         """
-        answer = self._ask_for("detect", image, thing, language, options)
+        answer = self._locate("detect", image, thing, language, options)
         return [dataclasses.replace(box, label=box.label or thing) for box in answer.boxes]
 
     def point(
@@ -377,10 +377,10 @@ class VLM:
                 writes boxes, take `Box.center`.
             ImageError, PromptError, ContextError: as `ask`.
         """
-        answer = self._ask_for("point", image, thing, language, options)
+        answer = self._locate("point", image, thing, language, options)
         return [dataclasses.replace(point, label=point.label or thing) for point in answer.points]
 
-    def _ask_for(
+    def _locate(
         self,
         task: Literal["detect", "point"],
         image: ImageSource,
@@ -389,7 +389,7 @@ class VLM:
         options: GenerationOptions,
     ) -> Answer:
         """Ask for boxes or points, with the probabilities of the tokens."""
-        question = ask_for(task, self.manifest.usage, thing, language)
+        question = location_question(task, self.manifest.usage, thing, language)
         defaults: GenerationOptions = {
             "max_tokens": LOCATE_MAX_TOKENS,
             "cap_max_tokens": True,

@@ -14,7 +14,7 @@ from edgevlm.boxes import Box, Point
 from edgevlm.errors import InputError
 from edgevlm.inputs.tiling import Layout
 from edgevlm.inputs.tiling.tiles import Region
-from edgevlm.locations import ask_for, locate
+from edgevlm.locations import locate, location_question
 from edgevlm.manifest import (
     BoxTokenFormat,
     JsonFormat,
@@ -337,10 +337,10 @@ def test_pixels_of_the_image() -> None:
 def test_questions() -> None:
     tasks = {"en": Tasks(detect="Where is the {thing}?"), "ru": Tasks(detect="Где {thing}?")}
     usage = Usage(location_format=PERCENT, tasks=tasks)
-    assert ask_for("detect", usage, " {thing} ", "en") == "Where is the {thing}?"
-    assert ask_for("detect", usage, "ключ", "ru") == "Где ключ?"
+    assert location_question("detect", usage, " {thing} ", "en") == "Where is the {thing}?"
+    assert location_question("detect", usage, "ключ", "ru") == "Где ключ?"
     pointing = Usage(location_format=PIXELS, tasks={"en": Tasks(point="Point to {thing}.")})
-    assert ask_for("point", pointing, "the handle", "en") == "Point to the handle."
+    assert location_question("point", pointing, "the handle", "en") == "Point to the handle."
     for of, task, thing, language, message in (
         (usage, "detect", "", "en", "thing must be the name of a thing, is ''"),
         (usage, "detect", None, "en", "thing must be the name of a thing, is None"),
@@ -357,4 +357,4 @@ def test_questions() -> None:
         (None, "detect", "key", "en", "writes no boxes and no points; use one"),
     ):
         with pytest.raises(InputError, match=message):
-            ask_for(task, of, thing, language)  # type: ignore[arg-type]
+            location_question(task, of, thing, language)  # type: ignore[arg-type]

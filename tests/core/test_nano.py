@@ -90,7 +90,7 @@ def iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
 def test_a_model_that_writes_boxes_only_says_so(nano: VLM) -> None:
     with pytest.raises(
-        InputError, match="no question for the task point; use detect, and Box.center"
+        InputError, match=r"no question for the task point; use detect, and Box\.center"
     ):
         nano.point(SCENE, "key")
     (box,) = nano.detect(SCENE, "ключ", language="ru")

@@ -32,8 +32,11 @@ from edgevlm.export.usage import USAGE_NAME
 from edgevlm.local_bundles import exported_bundles
 from edgevlm.manifest import (
     MANIFEST_NAME,
+    BoxTokenFormat,
     GridTiling,
+    JsonFormat,
     ListFormat,
+    LocationFormat,
     LocTokenFormat,
     Manifest,
     StretchTiling,
@@ -99,6 +102,28 @@ def test_what_a_checkpoint_says_it_is_for_comes_before_its_family(
         f'{{"images": "drawings", "location_format": {location_format}}}'
     )
     assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", ListFormat(100))
+
+
+@pytest.mark.parametrize(
+    ("family", "location_format", "points"),
+    [
+        ("qwen2_vl", BoxTokenFormat(1000), False),
+        ("qwen2_5_vl", JsonFormat(("bbox_2d",), ("point_2d",), "label", None), True),
+        ("qwen3_vl", JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000), True),
+        ("qwen3_5", JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000), True),
+        ("smolvlm", None, False),
+    ],
+)
+def test_families_say_how_they_write_boxes(
+    family: str, location_format: LocationFormat | None, points: bool
+) -> None:
+    usage = find_family(family).usage("owner/name")
+    assert usage.location_format == location_format
+    tasks = {"describe", "count", "read"}
+    tasks |= {"detect"} if location_format else set()
+    assert usage.questions("en").keys() == tasks | ({"point"} if points else set())
+    for task in usage.tasks.values():
+        task.check()
 
 
 @pytest.mark.parametrize(
