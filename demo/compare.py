@@ -16,7 +16,7 @@ from edgevlm.demo.answer_settings import (
     parse_detail,
 )
 from edgevlm.demo.comparison import SideResult, SideSettings, State, compare
-from edgevlm.demo.drawing import draw_boxes
+from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import (
     INTERNAL,
     error_text,
@@ -200,9 +200,9 @@ def view(
     answers = []
     for side, text in zip(sides, texts, strict=True):
         drawn = ""
-        if image is not None and side.boxes:
+        if image is not None and side.locations:
             drawn = markup.image_tag(
-                draw_boxes(image, side.boxes), translate(request, "Where the answer points")
+                draw_locations(image, side.locations), translate(request, "Where the answer points")
             )
         problem = (
             f'<div class="problem">{markup.escaped(side.problem)}</div>' if side.problem else ""

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.boxes import Box
+from edgevlm.boxes import Box, Point
 from edgevlm.demo import attachments, conversation
 from edgevlm.demo.conversation import Turns
-from edgevlm.demo.drawing import draw_boxes
+from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import translate
 from edgevlm.demo.model_pool import ModelPool
@@ -78,13 +78,14 @@ def exchange(
     yield Step(turns)
     stream = AnswerStream(models, label, messages, options)
     streams.begin(session, stream)
-    text, stats, finish_reason, boxes = "", None, None, tuple[Box, ...]()
+    text, stats, finish_reason = "", None, None
+    locations: tuple[Box | Point, ...] = ()
     logprobs: list[TokenLogprob] = []
     try:
         for chunk in stream:
             text, stats, finish_reason = text + chunk.text, chunk.stats, chunk.finish_reason
             logprobs += chunk.logprobs
-            boxes = chunk.boxes
+            locations = *chunk.boxes, *chunk.points
             if text:
                 growing = conversation.assistant_turn(text)
                 yield Step([*turns, growing], AnswerRecord(label, messages, options))
@@ -92,7 +93,7 @@ def exchange(
             return
         if not text and stats is not None:
             raise InputError("the model answered nothing; ask in other words")
-        drawn = _draw(boxes, turns)
+        drawn = _draw(locations, turns)
     except Exception:
         yield unanswered
         raise
@@ -103,7 +104,7 @@ def exchange(
     answer = conversation.assistant_turn(text, note, drawn)
     yield Step(
         [*turns, answer],
-        AnswerRecord(label, messages, options, text, tuple(logprobs), stats, boxes),
+        AnswerRecord(label, messages, options, text, tuple(logprobs), stats, locations),
     )
 
 
@@ -138,14 +139,14 @@ def _note(
     return " · ".join(facts)
 
 
-def _draw(boxes: Sequence[Box], turns: Turns) -> str | None:
-    """Draw the boxes of an answer on the last image; return the path, or None if there are no boxes."""
-    if not boxes:
+def _draw(locations: Sequence[Box | Point], turns: Turns) -> str | None:
+    """Draw boxes and points on the last image; return the path of the file, or None if there are none."""
+    if not locations:
         return None
     images = [path for turn in turns for path in conversation.images_of(turn)]
     image = Image.fromarray(load_image(images[-1]))
     image.thumbnail((MAX_DRAWN_SIDE, MAX_DRAWN_SIDE))
-    return attachments.save_png(draw_boxes(image, boxes), "boxes")
+    return attachments.save_png(draw_locations(image, locations), "boxes")
 
 
 def _image_count(turns: Sequence[conversation.Turn]) -> int:

@@ -105,8 +105,8 @@ class LiveAnswers:
         """Answer the question about a frame. Stop an earlier frame of the same page.
 
         Returns:
-            ``answer``: the text; ``choices``: each with its probability, 0 to 1; ``boxes`` of the answer,
-            each with the fields of `edgevlm.boxes.Box`. None if the frame was stopped.
+            ``answer``: the text; ``choices``: each with its probability, 0 to 1; ``boxes`` and ``points`` of
+            the answer, each with the fields of `edgevlm.boxes`. None if the frame was stopped.
 
         Raises:
             EdgeVLMError: the model cannot be loaded or cannot answer.
@@ -150,8 +150,12 @@ class LiveAnswers:
                     if active.stopped.is_set():
                         return None
                     raise
-            boxes = [asdict(box) for box in answer.boxes]
-            return {"answer": answer.text, "choices": [], "boxes": boxes}
+            return {
+                "answer": answer.text,
+                "choices": [],
+                "boxes": [asdict(box) for box in answer.boxes],
+                "points": [asdict(point) for point in answer.points],
+            }
 
     def _score(self, vlm: VLM, frame: Frame) -> dict[str, Any]:
         scores = vlm.score(
@@ -163,7 +167,7 @@ class LiveAnswers:
         )
         likeliest = max(scores, key=lambda score: score.logprob)
         probabilities = [[score.text, score.probability] for score in scores]
-        return {"answer": likeliest.text, "choices": probabilities, "boxes": []}
+        return {"answer": likeliest.text, "choices": probabilities, "boxes": [], "points": []}
 
 
 def parse_frame(sent: Mapping[str, Any], request: gr.Request | None = None) -> Frame:

@@ -21,7 +21,7 @@ from edgevlm import VLM, Bundle, BundleError, ContextError, InputError
 from edgevlm.demo import conversation, markup
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.chat import EXAMPLE_IMAGES, EXAMPLES
-from edgevlm.demo.inside import boxes_on_image, facts
+from edgevlm.demo.inside import locations_on_image, facts
 from edgevlm.demo.model_pool import MAX_LOADED, ModelPool
 from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
 from edgevlm.inputs.images import load_image
@@ -261,7 +261,7 @@ def test_inside_draws_the_box_of_an_answer(models: ModelPool) -> None:
     record = AnswerRecord(
         NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats, answer.boxes
     )
-    found = boxes_on_image(record)
+    found = locations_on_image(record)
     assert found is not None
     picture, [box] = found
     percent = json.loads(answer.text)
@@ -270,7 +270,7 @@ def test_inside_draws_the_box_of_an_answer(models: ModelPool) -> None:
     assert dict(facts(answer.stats))["tokens of the answer"].startswith(
         str(answer.stats.answer_tokens)
     )
-    assert boxes_on_image(AnswerRecord(NANO, record.messages, {}, "a key")) is None
+    assert locations_on_image(AnswerRecord(NANO, record.messages, {}, "a key")) is None
 
 
 def test_no_text_becomes_markup() -> None:
