@@ -21,7 +21,7 @@ from edgevlm import VLM, Bundle, BundleError, ContextError, InputError
 from edgevlm.demo import conversation, markup
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.chat import EXAMPLE_IMAGES, EXAMPLES
-from edgevlm.demo.inside import locations_on_image, facts
+from edgevlm.demo.inside import facts, locations_on_image
 from edgevlm.demo.model_pool import MAX_LOADED, ModelPool
 from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
 from edgevlm.inputs.images import load_image
