@@ -44,16 +44,17 @@ def upgrade_usage(data: Any) -> Any:
         upgraded["location_format"] = boxes and {"kind": "list", "scale": 100.0}
     if isinstance(data.get("tasks"), dict):
         upgraded["tasks"] = {
-            language: {_TASKS.get(name, name): question for name, question in tasks.items()}
-            if isinstance(tasks, dict) and not _TASKS.values() & tasks.keys()
-            else tasks
-            for language, tasks in data["tasks"].items()
+            language: _upgrade_tasks(tasks) for language, tasks in data["tasks"].items()
         }
     return upgraded
 
 
-_TASKS = {"find": "detect"}
-"""Task of edgevlm 0.1 to its name today."""
+def _upgrade_tasks(tasks: Any) -> Any:
+    if not isinstance(tasks, dict) or "detect" in tasks:
+        return tasks
+    if not isinstance(tasks.get("find", ()), str | None):
+        return tasks
+    return {"detect" if name == "find" else name: question for name, question in tasks.items()}
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def test_every_way_of_asking_has_boxes_on_the_last_image(
     assert last.boxes[0].pixels() == (6, 8, 18, 16)
     assert all(chunk.boxes == () for chunk in others)
     chat = writer.vlm.chat()
-    assert chat.send("Where?", [small, large], **options).boxes == last.boxes
-    assert chat.send("And now?", **options).boxes == last.boxes
+    assert chat.send("Where?", [small, large], **options).boxes[0].pixels() == (6, 8, 18, 16)
+    assert chat.send("And now?", **options).boxes[0].image_size == (60, 40)
     parts = [{"type": "image", "image": small}, {"type": "text", "text": "Where?"}]
     message = {"role": "user", "content": parts}
     assert writer.vlm.generate([message], **options).boxes[0].image_size == (30, 20)
