@@ -125,7 +125,7 @@ def compare(
                 if chunk.stats is not None:
                     with models.acquire(own.label) as loaded:
                         disk, memory = loaded.disk, loaded.memory
-                    locations = *chunk.boxes, *chunk.points
+                    locations: tuple[Box | Point, ...] = (*chunk.boxes, *chunk.points)
                     side = replace(side, state="done", stats=chunk.stats, locations=locations)
                     side = replace(side, disk=disk, memory=memory)
                 sides[at] = side

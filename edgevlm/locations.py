@@ -87,7 +87,7 @@ def location_question(
             "this model writes no boxes and no points; use one for which `edgevlm inspect` shows them, such "
             "as edgevlm-nano; if an older edgevlm exported the model, export it again"
         )
-    questions = {
+    questions: dict[str, str] = {
         code: question
         for code, tasks in usage.tasks.items()
         if (question := getattr(tasks, task)) is not None

@@ -390,12 +390,13 @@ class VLM:
     ) -> Answer:
         """Ask for boxes or points, with the probabilities of the tokens."""
         question = location_question(task, self.manifest.usage, thing, language)
-        defaults: GenerationOptions = {
+        all_options: GenerationOptions = {
             "max_tokens": LOCATE_MAX_TOKENS,
             "cap_max_tokens": True,
             "top_logprobs": 0,
+            **options,
         }
-        return self.ask([image], question, **{**defaults, **options})
+        return self.ask([image], question, **all_options)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]

@@ -17,7 +17,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from edgevlm import VLM, Bundle, BundleError, ContextError, InputError
+from edgevlm import VLM, Box, Bundle, BundleError, ContextError, InputError
 from edgevlm.demo import conversation, markup
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.chat import EXAMPLE_IMAGES, EXAMPLES
@@ -264,6 +264,7 @@ def test_inside_draws_the_box_of_an_answer(models: ModelPool) -> None:
     found = locations_on_image(record)
     assert found is not None
     picture, [box] = found
+    assert isinstance(box, Box)
     percent = json.loads(answer.text)
     assert (box.left, box.top, box.right, box.bottom) == tuple(p / 100 for p in percent)
     assert np.array_equal(np.asarray(picture), load_image(SCENE))
