@@ -143,7 +143,7 @@ def test_only_mix_checkpoints_of_paligemma_have_tasks(repository: str, tasks: se
 
 def test_what_paligemma_puts_into_the_manifest(exported: Export) -> None:
     manifest = Manifest.load(exported("paligemma2").bundle)
-    assert manifest.usage == Usage("photographs")
+    assert manifest.usage == Usage("photographs", LocTokenFormat(1024))
     assert manifest.image.tiling == StretchTiling((56, 56), "bicubic")
     assert manifest.decoder.attention == "prefix"
     assert manifest.decoder.embedding_scale == pytest.approx(1 / 8)
