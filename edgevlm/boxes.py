@@ -28,7 +28,8 @@ class Point:
         """Return column and row of the pixel under the point.
 
         Args:
-            width, height: size of the image in pixels; None: that of `image_size`.
+            width: width of the image in pixels; None: that of `image_size`, if `height` is None, too.
+            height: its height in pixels.
 
         Raises:
             InputError: the size is not known.
@@ -68,7 +69,8 @@ class Box:
         """Return left, top, right and bottom in pixels; right and bottom belong to the box.
 
         Args:
-            width, height: size of the image in pixels; None: that of `image_size`.
+            width: width of the image in pixels; None: that of `image_size`, if `height` is None, too.
+            height: its height in pixels.
 
         Raises:
             InputError: the size is not known.
