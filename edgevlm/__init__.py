@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from edgevlm import telemetry
 
 if TYPE_CHECKING:
+    from edgevlm.boxes import Box as Box
+    from edgevlm.boxes import Point as Point
     from edgevlm.bundle import Bundle as Bundle
     from edgevlm.camera import FrameResult as FrameResult
     from edgevlm.camera import LatestFrame as LatestFrame
@@ -69,6 +71,8 @@ _MODULES = {
     "VideoSource": "edgevlm.inputs.videos",
     "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",
+    "Box": "edgevlm.boxes",
+    "Point": "edgevlm.boxes",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
     "ChoiceScore": "edgevlm.results",

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgevlm.boxes import Box, Point
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -165,6 +167,10 @@ class Chunk:
     """Set on the last chunk only."""
     stats: Stats | None = None
     """Set on the last chunk only."""
+    boxes: tuple[Box, ...] = ()
+    """All boxes of the answer, as of `Answer`. On the last chunk only."""
+    points: tuple[Point, ...] = ()
+    """All points of the answer, as of `Answer`. On the last chunk only."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,11 @@ class Answer:
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `token_ids`, if the request sets ``top_logprobs``."""
+    boxes: tuple[Box, ...] = ()
+    """The boxes in the answer, in its order, on the last image of the messages; on a video, in its frames.
+    Empty if there is no image, or if the model writes none."""
+    points: tuple[Point, ...] = ()
+    """The points in the answer, as `boxes`."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
@@ -196,5 +207,7 @@ def collect(chunks: Iterable[Chunk]) -> Answer:
                 tuple(token_ids),
                 chunk.stats,
                 tuple(logprobs),
+                chunk.boxes,
+                chunk.points,
             )
     raise RuntimeError("the stream ended without a finish reason")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
@@ -21,6 +23,7 @@ from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import VideoSource, load_video_part
+from edgevlm.locations import location_question
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
@@ -28,6 +31,9 @@ from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+LOCATE_MAX_TOKENS = 1024
+"""Limit of an answer of `VLM.detect` and `VLM.point` in tokens, or less where the context is shorter."""
 
 
 class VLM:
@@ -322,6 +328,75 @@ class VLM:
         generation = Generation(**options)
         images = self._process_images(messages, generation)
         return self._engine.stream(messages, images, generation, watch)
+
+    def detect(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Box]:
+        """Find the boxes of a thing on an image.
+
+        The question is that of the task ``detect`` in the manifest (`edgevlm inspect` shows it), and the
+        answer is that of `ask`, at most `LOCATE_MAX_TOKENS` tokens long.
+
+        Args:
+            image: an `ImageSource`.
+            thing: the name of the thing without an article, such as ``red key``.
+            language: language of the name, such as ``en``.
+            options: fields of `Generation`.
+
+        Returns:
+            The boxes in the order of the answer, each with its probability and with a label: that of the
+            model, or else `thing`. Empty if the model finds none.
+
+        Raises:
+            InputError: the model writes no boxes, or has no question in this language.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._locate("detect", image, thing, language, options)
+        return [dataclasses.replace(box, label=box.label or thing) for box in answer.boxes]
+
+    def point(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Point]:
+        """Find points on a thing on an image; arguments as of `detect`.
+
+        Returns:
+            The points in the order of the answer, with probability and label as of `detect`.
+
+        Raises:
+            InputError: the model writes no points, or has no question in this language. Of a model that
+                writes boxes, take `Box.center`.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._locate("point", image, thing, language, options)
+        return [dataclasses.replace(point, label=point.label or thing) for point in answer.points]
+
+    def _locate(
+        self,
+        task: Literal["detect", "point"],
+        image: ImageSource,
+        thing: str,
+        language: str,
+        options: GenerationOptions,
+    ) -> Answer:
+        """Ask for boxes or points, with the probabilities of the tokens."""
+        question = location_question(task, self.manifest.usage, thing, language)
+        all_options: GenerationOptions = {
+            "max_tokens": LOCATE_MAX_TOKENS,
+            "cap_max_tokens": True,
+            "top_logprobs": 0,
+            **options,
+        }
+        return self.ask([image], question, **all_options)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
 from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.logprobs import next_logprobs, token_logprob
@@ -27,6 +28,7 @@ from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, S
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
+from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation
 from edgevlm.results import (
@@ -73,6 +75,7 @@ class Engine:
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
+        self._special = {token.id: token.text.encode() for token in manifest.prompt.special_tokens}
         self._image_processor = ImageProcessor(
             manifest.image, manifest.vision, manifest.decoder.positions
         )
@@ -125,15 +128,11 @@ class Engine:
 
     def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
-        special = {token.id: token.text for token in self._manifest.prompt.special_tokens}
         with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
             for segment in self._segments(messages, images):
                 if isinstance(segment, TextSegment):
-                    spelled = b"".join(
-                        special[token].encode() if token in special else self._decoder.piece(token)
-                        for token in segment.token_ids
-                    )
+                    spelled = b"".join(map(self._spell, segment.token_ids))
                     text = spelled.decode("utf-8", errors="replace")
                     parts.append(PromptText(text, segment.token_ids))
                     continue
@@ -216,7 +215,10 @@ class Engine:
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        chunks = self._generate(items, generation, max_tokens, expect_continuation, sampler, watch)
+        image = images[-1] if images else None
+        chunks = self._generate(
+            items, image, generation, max_tokens, expect_continuation, sampler, watch
+        )
         return ChunkStream(wrap(chunks), self._lock, watch)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
@@ -243,6 +245,7 @@ class Engine:
     def _generate(
         self,
         items: Sequence[PromptItem],
+        image: ProcessedImage | None,
         generation: Generation,
         max_tokens: int,
         expect_continuation: bool,
@@ -258,10 +261,12 @@ class Engine:
                 cache_images=generation.cache_images,
             )
             self._lookup.start(items)
-            first_token_ms, answer_tokens, text, finish = yield from self._answer(
+            first_token_ms, tokens, logprobs, text, finish = yield from self._answer(
                 prefill.place, generation, max_tokens, sampler, watch
             )
             self._lookup.finish()
+            boxes, points = self._locate(tokens, logprobs, image)
+            watch.lap("decode")
             stats = Stats(
                 load_ms=self._load_ms,
                 wait_ms=watch.ms("wait"),
@@ -275,11 +280,30 @@ class Engine:
                 cached_tokens=prefill.cached_positions,
                 encoded_tiles=prefill.encoded_tiles,
                 cached_tiles=prefill.cached_tiles,
-                answer_tokens=answer_tokens,
+                answer_tokens=len(tokens),
                 accepted_draft_tokens=self._lookup.accepted,
                 peak_memory=system.peak_memory(),
             )
-            yield Chunk(text, (), finish_reason=finish, stats=stats)
+            yield Chunk(text, (), finish_reason=finish, stats=stats, boxes=boxes, points=points)
+
+    def _locate(
+        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None
+    ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
+        """Return the boxes and points in an answer, on the last image of its messages."""
+        usage = self._manifest.usage
+        if image is None or usage is None or usage.location_format is None:
+            return (), ()
+        return locate(
+            [self._spell(token) for token in tokens],
+            [one.logprob for one in logprobs],
+            usage.location_format,
+            image.layout,
+            self._manifest.image.tile_size,
+        )
+
+    def _spell(self, token: int) -> bytes:
+        """Return the bytes of a token; those of its name if it is special."""
+        return self._special.get(token) or self._decoder.piece(token)
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
@@ -472,43 +496,47 @@ class Engine:
         max_tokens: int,
         sampler: Sampler,
         watch: Stopwatch,
-    ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
+    ) -> Generator[Chunk, None, tuple[float, list[int], list[TokenLogprob], str, FinishReason]]:
         """Sample until the model, a stop string or the limit ends the answer.
 
         Returns:
-            Time of the first token in milliseconds, number of tokens, remaining text, finish reason.
+            Time of the first token in milliseconds, tokens and their log-probabilities if the request asks
+            for them, remaining text, finish reason.
         """
         text = Detokenizer(tuple(generation.stop or ()))
         finish: FinishReason | None = None
         first_token_ms = 0.0
-        count = 0
+        tokens: list[int] = []
+        logprobs: list[TokenLogprob] = []
         following = [sampler.sample()]
         while finish is None:
             token = following.pop(0)
             watch.lap("decode")
-            if count == 0:
+            if not tokens:
                 first_token_ms = watch.total_ms
             self._lookup.append(token)
             if token in self._end_tokens:
                 finish = "stop"
                 break
-            count += 1
+            tokens.append(token)
             shown = text.push(self._decoder.piece(token))
             if text.stopped:
                 finish = "stop"
-            elif count == max_tokens:
+            elif len(tokens) == max_tokens:
                 finish = "length"
             watch.lap("decode")
-            yield Chunk(shown, (token,), self._logprobs(token, generation.top_logprobs))
+            logprob = self._logprobs(token, generation.top_logprobs)
+            logprobs += logprob
+            yield Chunk(shown, (token,), logprob)
             watch.lap("consumer")
             if finish is None and not following:
-                room = min(max_tokens - count - 1, self._decoder.max_removable)
+                room = min(max_tokens - len(tokens) - 1, self._decoder.max_removable)
                 draft = self._lookup.draft()[:room] if generation.draftable else ()
-                place = prompt.after(count - 1)
+                place = prompt.after(len(tokens) - 1)
                 following = self._advance(token, place, draft, sampler)
         rest = text.finish()
         watch.lap("decode")
-        return first_token_ms, count, rest, finish
+        return first_token_ms, tokens, logprobs, rest, finish
 
     def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
         return () if top is None else (token_logprob(self._decoder, token, top),)
