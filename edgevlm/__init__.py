@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgevlm.chat import Chat as Chat
     from edgevlm.chat import Overflow as Overflow
     from edgevlm.engine.model_lock import ChunkStream as ChunkStream
+    from edgevlm.errors import AnswerError as AnswerError
     from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import EdgeVLMError as EdgeVLMError
     from edgevlm.errors import ExportError as ExportError
     from edgevlm.errors import ImageError as ImageError
+    from edgevlm.errors import IncompleteAnswerError as IncompleteAnswerError
     from edgevlm.errors import InferenceError as InferenceError
     from edgevlm.errors import InputError as InputError
     from edgevlm.errors import LoadError as LoadError
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
     from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.manifest import FileEntry as FileEntry
     from edgevlm.manifest import Manifest as Manifest
+    from edgevlm.options import ExtractOptions as ExtractOptions
     from edgevlm.options import Generation as Generation
     from edgevlm.options import GenerationOptions as GenerationOptions
     from edgevlm.results import Answer as Answer
     from edgevlm.results import CacheInfo as CacheInfo
+    from edgevlm.results import Choice as Choice
     from edgevlm.results import ChoiceScore as ChoiceScore
     from edgevlm.results import Chunk as Chunk
     from edgevlm.results import FinishReason as FinishReason
@@ -63,6 +67,7 @@ _MODULES = {
     "Bundle": "edgevlm.bundle",
     "FileEntry": "edgevlm.manifest",
     "Manifest": "edgevlm.manifest",
+    "ExtractOptions": "edgevlm.options",
     "Generation": "edgevlm.options",
     "GenerationOptions": "edgevlm.options",
     "ImageSource": "edgevlm.inputs.images",
@@ -71,6 +76,7 @@ _MODULES = {
     "ChunkStream": "edgevlm.engine.model_lock",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
+    "Choice": "edgevlm.results",
     "ChoiceScore": "edgevlm.results",
     "Chunk": "edgevlm.results",
     "FinishReason": "edgevlm.results",
@@ -89,6 +95,8 @@ _MODULES = {
     "LoadError": "edgevlm.errors",
     "InferenceError": "edgevlm.errors",
     "ClosedError": "edgevlm.errors",
+    "AnswerError": "edgevlm.errors",
+    "IncompleteAnswerError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,15 @@ from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import VideoSource, load_video_part
 from edgevlm.manifest import FileEntry, Manifest
-from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
-from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
+from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
+from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
 from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+
+Value = TypeVar("Value")
 
 
 class VLM:
@@ -233,11 +236,75 @@ class VLM:
         text for this. Until it ends it holds the model, and other requests wait.
         """
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         budget = generation.image_budget
         processed = [self._engine.process_image(image, budget) for image in load_images(images)]
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.stream(messages, processed, generation, watch)
+
+    @overload
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        answer_type: type[Value],
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Value: ...
+
+    @overload
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        answer_type: Any,
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any: ...
+
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        answer_type: Any,
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any:
+        """Answer a question with a value of a type.
+
+        The answer is a JSON text that keeps to the JSON schema of the type. The model sees the question, and
+        the names of fields as it writes them; it does not see the schema.
+
+        Args:
+            images: as in `ask`.
+            question: as in `ask`.
+            answer_type: a pydantic model, dataclass, TypedDict, Enum, Literal or any other type that
+                pydantic's ``TypeAdapter`` takes; or a JSON schema as a mapping.
+            system: as in `ask`.
+            options: fields of `Generation`, without ``json_schema``, ``stop`` and ``top_logprobs``.
+
+        Returns:
+            A value of the type; for a JSON schema what ``json.loads`` returns.
+
+        Raises:
+            InputError: the type has no JSON schema that an answer can be kept to. The message names the place
+                in the schema. No image was loaded.
+            IncompleteAnswerError: ``max_tokens`` ended the answer.
+            AnswerError: a validator of the type refuses the value.
+            ImageError, PromptError, ContextError: as `ask`.
+            MissingDependencyError: the extra ``typed`` is not installed.
+        """
+        from edgevlm.typed_answers import answer_format
+
+        unknown = ", ".join(options.keys() - ExtractOptions.__annotations__.keys())
+        if unknown:
+            raise InputError(f"extract takes no {unknown}; use ask with json_schema")
+        wanted = answer_format(answer_type)
+        answer = self.ask(images, question, system=system, json_schema=wanted.schema, **options)
+        return wanted.value(answer)
 
     def ask_video(
         self,
@@ -286,7 +353,7 @@ class VLM:
     ) -> ChunkStream:
         """Answer as `ask_video` does, in chunks; see `stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         message = user_message(question, 0, videos=1)
         processed = self._engine.process_video(
             video, generation.image_budget, frames=frames, fps=fps
@@ -319,7 +386,7 @@ class VLM:
     ) -> ChunkStream:
         """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         images = self._process_images(messages, generation)
         return self._engine.stream(messages, images, generation, watch)
 
@@ -349,8 +416,7 @@ class VLM:
 
         The probability of a choice is the product of the probabilities of its tokens and of the end of the
         answer, at temperature 1 and without filters. Those with and without a space before the choice are
-        added. The tokens are those of the model's own tokenizer; other spellings do not count. A choice of
-        many tokens is less likely for this reason alone.
+        added. The tokens are those of the model's own tokenizer; other spellings do not count.
 
         Args:
             images: as in `ask`.
@@ -369,14 +435,66 @@ class VLM:
             ImageError, PromptError: as `ask`.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        if isinstance(choices, str) or not choices or not all(text.strip() for text in choices):
+        if (
+            isinstance(choices, str)
+            or not choices
+            or not all(isinstance(text, str) and text.strip() for text in choices)
+        ):
             raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
-        if len(set(choices)) < len(choices):
-            raise InputError(f"choices must differ, are {', '.join(choices)}")
+        if len({text.strip() for text in choices}) < len(choices):
+            raise InputError(
+                f"choices must differ in more than white space around them, are {choices!r}"
+            )
         budget = ImageBudget(detail, max_image_tokens)
         processed = [self._engine.process_image(image, budget) for image in load_images(images)]
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
+
+    def choose(
+        self,
+        images: ImageSource | Iterable[ImageSource] | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+        cache_images: bool = True,
+    ) -> Choice:
+        """Choose one of several answers, with the probability of each.
+
+        The probability of a choice is that of `score`, given that the model answers with one of the choices:
+        the product over the tokens of the choice and the end of the answer, divided by the sum over all
+        choices. There is no other correction for length. A longer choice loses nothing for tokens that are
+        certain after those before them.
+
+        Args:
+            images: as in `ask`.
+            question: as in `ask`.
+            choices: at least two texts, worded as the model would answer; they differ in more than white
+                space around them.
+            system: as in `ask`.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+            cache_images: as in `Generation`.
+
+        Raises:
+            InputError, ImageError, PromptError, ContextError: as `score`.
+        """
+        if not isinstance(choices, str) and len(choices) == 1:
+            raise InputError(f"choices must be at least two texts, is {choices!r}")
+        scores = self.score(
+            images,
+            question,
+            choices,
+            system=system,
+            detail=detail,
+            max_image_tokens=max_image_tokens,
+            cache_images=cache_images,
+        )
+        best, second = sorted(scores, key=lambda score: -score.probability)[:2]
+        probabilities = {score.text: score.probability for score in scores}
+        return Choice(best.text, probabilities, best.probability - second.probability)
 
     def logits(
         self,
@@ -460,7 +578,7 @@ class VLM:
 
         Raises:
             InputError: the schema is not valid, not supported or too expensive; the message names the place.
-            MissingDependencyError: the extra ``serve`` is not installed.
+            MissingDependencyError: the extra ``typed`` is not installed.
         """
         self._engine.check_json_schema(schema)
 
