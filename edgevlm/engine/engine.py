@@ -52,8 +52,8 @@ the logits differ by 1e-3 after 100 positions and by 3e-2 after 3,300 from those
 
 
 MAX_FORCED_TOKENS = 64
-"""Most tokens of an answer that are decoded at once because a JSON schema forces them. Who closes a stream waits
-for the batch."""
+"""Most tokens of an answer that are decoded at once because a JSON schema forces them. Who closes a stream
+waits for the batch."""
 
 
 class Engine:

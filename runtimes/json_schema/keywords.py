@@ -35,7 +35,7 @@ FORMATS = (
     "uuid8",
     "uri",
 )
-"""Formats that are honoured. Every other format is an annotation. Those of a UUID's version are pydantic's."""
+"""Formats that are honoured. Every other format is an annotation. ``uuid4`` and the like are pydantic's."""
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _QUARTER = "(?:0[48]|[2468][048]|[13579][26])"
@@ -63,8 +63,8 @@ PATTERNS = {
         for version in (1, 3, 4, 5, 6, 7, 8)
     },
 }
-"""Formats that edgevlm translates to patterns: dates that the calendar has, no leap seconds, and durations with
-numbers of at most six digits, which Python's ``timedelta`` holds."""
+"""Formats that edgevlm translates to patterns: dates that the calendar has, no leap seconds, and durations
+with numbers of at most six digits, which Python's ``timedelta`` holds."""
 
 LOCAL_DATE_TIME = rf"^{_DATE}T{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,6}})?$"
 """Pattern of a date and a time without a time zone, which no format describes."""
