@@ -350,6 +350,13 @@ def _is_duration(text: str) -> None:
     assert re.fullmatch(r"P(?!$)(\d+W|(\d+[YMD])*(T(\d+[HMS])+)?)", text)
 
 
+def _is_uuid(version: int) -> Callable[[str], object]:
+    def check(text: str) -> None:
+        assert uuid.UUID(text).version == version
+
+    return check
+
+
 VALID: dict[str, Callable[[str], object]] = {
     "date": datetime.date.fromisoformat,
     "time": _is_time,
@@ -360,6 +367,7 @@ VALID: dict[str, Callable[[str], object]] = {
     "ipv4": ipaddress.IPv4Address,
     "ipv6": ipaddress.IPv6Address,
     "uuid": uuid.UUID,
+    **{f"uuid{version}": _is_uuid(version) for version in (1, 3, 4, 5, 6, 7, 8)},
     "uri": urlsplit,
 }
 
