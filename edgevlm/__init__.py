@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.inputs.images import ImageSource as ImageSource
     from edgevlm.inputs.tiling import Detail as Detail
+    from edgevlm.inputs.videos import Video as Video
     from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.manifest import FileEntry as FileEntry
     from edgevlm.manifest import Manifest as Manifest
@@ -71,6 +72,7 @@ _MODULES = {
     "Generation": "edgevlm.options",
     "GenerationOptions": "edgevlm.options",
     "ImageSource": "edgevlm.inputs.images",
+    "Video": "edgevlm.inputs.videos",
     "VideoSource": "edgevlm.inputs.videos",
     "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",

@@ -20,7 +20,7 @@ from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
-from edgevlm.inputs.videos import VideoSource, load_video_part
+from edgevlm.inputs.videos import Video, VideoSource, load_video_part
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
@@ -200,17 +200,17 @@ class VLM:
 
     def ask(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Answer a question about one image, several images, or none.
+        """Answer a question about one image, several images, a video, or none of them.
 
         Args:
             images: an `ImageSource` (a path, a data URI, the bytes of a file, a binary file, a Pillow image,
-                an RGB array ``[height, width, 3]``), an iterable of these, or None.
+                an RGB array ``[height, width, 3]``), an iterable of these, a `Video`, or None.
             question: the text after the images.
             system: instructions before the question.
             options: fields of `Generation`.
@@ -224,7 +224,7 @@ class VLM:
 
     def stream(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         *,
         system: str | None = None,
@@ -237,15 +237,14 @@ class VLM:
         """
         watch = Stopwatch()
         generation = self._engine.generation(options)
-        budget = generation.image_budget
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
-        messages = [*system_messages(system), user_message(question, len(processed))]
+        message, processed = self._user_turn(images, question, generation.image_budget)
+        messages = [*system_messages(system), message]
         return self._engine.stream(messages, processed, generation, watch)
 
     @overload
     def extract(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         answer_type: type[Value],
         *,
@@ -256,7 +255,7 @@ class VLM:
     @overload
     def extract(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         answer_type: Any,
         *,
@@ -266,7 +265,7 @@ class VLM:
 
     def extract(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         answer_type: Any,
         *,
@@ -352,15 +351,7 @@ class VLM:
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
         """Answer as `ask_video` does, in chunks; see `stream`."""
-        watch = Stopwatch()
-        generation = self._engine.generation(options)
-        message = user_message(question, 0, videos=1)
-        processed = self._engine.process_video(
-            video, generation.image_budget, frames=frames, fps=fps
-        )
-        return self._engine.stream(
-            [*system_messages(system), message], [processed], generation, watch
-        )
+        return self.stream(Video(video, frames, fps), question, system=system, **options)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -403,7 +394,7 @@ class VLM:
 
     def score(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         choices: Sequence[str],
         *,
@@ -446,13 +437,13 @@ class VLM:
                 f"choices must differ in more than white space around them, are {choices!r}"
             )
         budget = ImageBudget(detail, max_image_tokens)
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
-        messages = [*system_messages(system), user_message(question, len(processed))]
+        message, processed = self._user_turn(images, question, budget)
+        messages = [*system_messages(system), message]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
 
     def choose(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         choices: Sequence[str],
         *,
@@ -525,6 +516,22 @@ class VLM:
         generation = Generation(detail=detail, max_image_tokens=max_image_tokens)
         images = self._process_images(messages, generation)
         return self._engine.logits(messages, images, answer)
+
+    def _user_turn(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        budget: ImageBudget,
+    ) -> tuple[dict[str, Any], list[ProcessedImage]]:
+        """Return the message of a question, and its images or video, read and split."""
+        if isinstance(images, Video):
+            message = user_message(question, 0, videos=1)
+            frames, fps = images.frames, images.fps
+            return message, [
+                self._engine.process_video(images.source, budget, frames=frames, fps=fps)
+            ]
+        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        return user_message(question, len(processed)), processed
 
     def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
