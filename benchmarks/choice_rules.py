@@ -2,8 +2,8 @@
 
 The built-in model names a drawing among six things, whose names have one to several tokens. Each rule makes
 probabilities of the log-probabilities of the choices. The columns are: share of right choices; the same where
-the right name has more tokens than the median of its choices, and where it has not; expected calibration error
-in ten bins.
+the right name has more tokens than the median of its choices, and where it has not; expected calibration
+error in ten bins.
 """
 
 from __future__ import annotations

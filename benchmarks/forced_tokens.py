@@ -1,8 +1,8 @@
 """Measure what forced tokens save: ``python -m benchmarks.forced_tokens [BUNDLE]``.
 
-The answer keeps to a JSON schema with long keys. A schema leaves no choice for most of its tokens. They are decoded
-in batches, and for comparison one at a time. The answers must be the same. The figures are medians; the default
-is the built-in model.
+The answer keeps to a JSON schema with long keys, which leaves no choice for most of its tokens. They are
+decoded in batches, and for comparison one at a time. The answers must be the same. The figures are medians;
+the default is the built-in model.
 """
 
 from __future__ import annotations
