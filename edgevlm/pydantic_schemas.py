@@ -6,7 +6,6 @@ another scheme, and ignores properties that they do not name. A grammar must all
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +22,6 @@ from edgevlm.runtimes.json_schema.translation import subschemas
 
 FREE_FORMATS = frozenset({"binary", "password", "path"})
 """Formats that any string keeps to."""
-
-SMALLEST_POSITIVE = 1e-12
-"""Bound that stands for "above 0": the smallest double would make the grammar too large."""
 
 _REFUSAL = "edgevlm: refused"
 """Key of a schema that no grammar can keep to. Its value is the reason."""
@@ -71,39 +67,31 @@ class StrictJsonSchema(GenerateJsonSchema):
         return written
 
     def float_schema(self, schema: Any) -> dict[str, Any]:
-        """Keep numbers finite, and away from bounds that rounding could reach."""
+        """Keep numbers finite and without exponents."""
         written = super().float_schema(schema)
-        if "exclusiveMinimum" in written:
-            bound = written.pop("exclusiveMinimum")
-            above = math.nextafter(bound, math.inf) if bound else SMALLEST_POSITIVE
-            written["minimum"] = max(above, written.get("minimum", above))
-        if "exclusiveMaximum" in written:
-            bound = written.pop("exclusiveMaximum")
-            below = math.nextafter(bound, -math.inf) if bound else -SMALLEST_POSITIVE
-            written["maximum"] = min(below, written.get("maximum", below))
-        if "multipleOf" not in written:  # which has no exponents, and bounds would cost too much
-            written.setdefault("minimum", -MAX_NUMBER)
-            written.setdefault("maximum", MAX_NUMBER)
+        if (
+            "multipleOf" not in written
+        ):  # such numbers have no exponents, and bounds would cost too much
+            if "exclusiveMinimum" not in written:
+                written.setdefault("minimum", -MAX_NUMBER)
+            if "exclusiveMaximum" not in written:
+                written.setdefault("maximum", MAX_NUMBER)
         return written
 
     def decimal_schema(self, schema: Any) -> dict[str, Any]:
         """Write a number, not a string; digits become bounds and a multiple."""
-        written: dict[str, Any] = super().decimal_schema(schema)["anyOf"][0]
         digits, places = schema.get("max_digits"), schema.get("decimal_places")
         if digits is not None and places is None:
             return _refused("max_digits needs decimal_places beside it")
         if places is not None:
-            if "multipleOf" in written:
+            if "multiple_of" in schema:
                 return _refused("multiple_of and decimal_places cannot stand together")
-            written["multipleOf"] = 10.0**-places if places else 1
+            schema = {**schema, "multiple_of": 10.0**-places}
+        written: dict[str, Any] = super().decimal_schema(schema)["anyOf"][0]
         if digits is not None:
-            most = float(10 ** (digits - places) - 10.0**-places)
+            most = 10.0 ** (digits - places) - 10.0**-places
             written["minimum"] = max(-most, written.get("minimum", -most))
             written["maximum"] = min(most, written.get("maximum", most))
-        elif places is not None:
-            for bound in ("minimum", "maximum"):
-                if abs(written.get(bound, 0)) == MAX_NUMBER:
-                    del written[bound]
         return written
 
     def date_schema(self, schema: Any) -> dict[str, Any]:
