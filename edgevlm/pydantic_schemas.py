@@ -43,9 +43,9 @@ class StrictJsonSchema(GenerateJsonSchema):
         """Return the schema of a core schema, with `_tighten` applied at each place."""
         written = super().generate(schema, mode)
         definitions = written.get("$defs", {})
-        _walk(written, (), definitions)
+        _tighten(written, (), definitions)
         for name, definition in definitions.items():
-            _walk(definition, ("$defs", name), definitions)
+            _tighten(definition, ("$defs", name), definitions)
         return written
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class StrictJsonSchema(GenerateJsonSchema):
     def str_schema(self, schema: Any) -> dict[str, Any]:
         """Forbid the white space that the parser would remove before it counts characters."""
         written = super().str_schema(schema)
-        if schema.get("strip_whitespace") and written.keys() & {"minLength", "pattern"}:
+        if schema.get("strip_whitespace", self._config.str_strip_whitespace):
             written["allOf"] = [{"pattern": r"^(?:\S(?:[\s\S]*\S)?)?$"}]
         return written
 
@@ -71,7 +71,7 @@ class StrictJsonSchema(GenerateJsonSchema):
         written = super().float_schema(schema)
         if (
             "multipleOf" not in written
-        ):  # such numbers have no exponents, and bounds would cost too much
+        ):  # multiples have no exponents, and bounds would cost too much
             if "exclusiveMinimum" not in written:
                 written.setdefault("minimum", -MAX_NUMBER)
             if "exclusiveMaximum" not in written:
@@ -162,7 +162,7 @@ class StrictJsonSchema(GenerateJsonSchema):
         return _refused("JSON within a string is not supported; use the type itself")
 
     def tagged_union_schema(self, schema: Any) -> dict[str, Any]:
-        """Write ``anyOf`` with the tag: `_walk` makes it required."""
+        """Write ``anyOf`` with the tag: `_tighten` makes it required."""
         written = super().tagged_union_schema(schema)
         written["anyOf"] = written.pop("oneOf")
         return written
@@ -194,8 +194,8 @@ def _repeatable(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _walk(schema: Any, place: SchemaPath, definitions: Mapping[str, Any]) -> None:
-    """Tighten a schema and those within it, in place.
+def _tighten(schema: Any, place: SchemaPath, definitions: Mapping[str, Any]) -> None:
+    """Make a schema and those within it as strict as the parser, in place.
 
     Raises:
         InputError: a part is refused.
@@ -214,7 +214,7 @@ def _walk(schema: Any, place: SchemaPath, definitions: Mapping[str, Any]) -> Non
         for option in schema["anyOf"]:
             _require(option, tag, definitions)
     for step, part in subschemas(schema):
-        _walk(part, (*place, *step), definitions)
+        _tighten(part, (*place, *step), definitions)
 
 
 def _require(option: dict[str, Any], tag: str, definitions: Mapping[str, Any]) -> None:
