@@ -124,29 +124,17 @@ class StrictJsonSchema(GenerateJsonSchema):
         return _repeatable(super().frozenset_schema(schema))
 
     def dict_schema(self, schema: Any) -> dict[str, Any]:
-        """Write the names that the type of the keys allows."""
+        """Write the names that the type of the keys allows, all of them as ``propertyNames``."""
         written = super().dict_schema(schema)
+        if "patternProperties" in written:
+            return {**written, "additionalProperties": False}
         keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
         keys = self.resolve_ref_schema(keys)
-        rules = {key: value for key, value in keys.items() if key in _KEY_RULES}
-        values = written.pop("additionalProperties", None)
-        if values is None:
-            (values,) = written.pop("patternProperties", {"": True}).values()
-        written.pop("propertyNames", None)
-        names = rules.get("enum", [rules["const"]] if "const" in rules else None)
-        closed = {**written, "additionalProperties": False}
-        if names is not None and all(isinstance(name, str) for name in names):
-            return {**closed, "properties": dict.fromkeys(names, values)}
-        if rules in ({}, {"type": "string"}):
-            return {**written, "additionalProperties": values}
-        if rules == {"type": "integer"}:
-            return {**closed, "patternProperties": {r"^(?:0|-?[1-9][0-9]{0,14})$": values}}
-        if rules.keys() == {"type", "pattern"}:
-            return {**closed, "patternProperties": {rules["pattern"]: values}}
-        if rules.keys() <= {"type", "minLength", "maxLength"} and rules.get("type") == "string":
-            size = f"{{{rules.get('minLength', 0)},{rules.get('maxLength', '')}}}"
-            return {**closed, "patternProperties": {rf"^[\s\S]{size}$": values}}
-        return _refused("keys of this type are not supported; use str, int, Literal or an Enum")
+        if keys.get("type") == "integer":
+            if keys.keys() - {"type", "title", "description"}:
+                return _refused("bounds of integers as keys are not supported")
+            keys = {"pattern": r"^(?:0|-?[1-9][0-9]{0,14})$"}
+        return {**written, "propertyNames": keys}
 
     def url_schema(self, schema: Any) -> dict[str, Any]:
         """Keep to the schemes that the parser takes, and to hosts of letters, digits and hyphens."""
@@ -166,13 +154,6 @@ class StrictJsonSchema(GenerateJsonSchema):
         written = super().tagged_union_schema(schema)
         written["anyOf"] = written.pop("oneOf")
         return written
-
-
-_KEY_RULES = frozenset(
-    {"type", "enum", "const", "pattern", "minLength", "maxLength", "minimum", "maximum", "format"}
-    | {"exclusiveMinimum", "exclusiveMaximum", "multipleOf", "anyOf", "oneOf", "allOf", _REFUSAL}
-)
-"""Keywords that limit the keys of a dictionary."""
 
 
 def _refused(reason: str) -> dict[str, Any]:
@@ -213,6 +194,7 @@ def _tighten(schema: Any, place: SchemaPath, definitions: Mapping[str, Any]) -> 
         tag = schema.pop("discriminator")["propertyName"]
         for option in schema["anyOf"]:
             _require(option, tag, definitions)
+    _tighten(schema.get("propertyNames"), (*place, "propertyNames"), definitions)
     for step, part in subschemas(schema):
         _tighten(part, (*place, *step), definitions)
 

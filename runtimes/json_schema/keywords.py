@@ -295,6 +295,7 @@ APPLICATORS = frozenset(
         "properties",
         "patternProperties",
         "additionalProperties",
+        "propertyNames",
     }
 )
 """Honoured keywords with schemas in them."""
@@ -323,7 +324,6 @@ UNSUPPORTED: Mapping[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] 
     "minContains": (_without("contains"), "; use prefixItems"),
     "maxContains": (_without("contains"), "; use prefixItems"),
     "uniqueItems": (_being(False), "; leave it out and look for repetitions in the answer"),
-    "propertyNames": (_being(True, {}), "; use patternProperties with additionalProperties: false"),
     "unevaluatedItems": (_being(True, {}), "; use items"),
     "unevaluatedProperties": (_being(True, {}), "; use additionalProperties"),
     "$dynamicRef": (lambda *_: False, "; use $ref"),

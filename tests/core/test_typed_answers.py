@@ -141,7 +141,7 @@ def test_a_validator_that_refuses_the_value(smolvlm: VLM) -> None:
         (list[pydantic.PastDate], "#/items: bounds of dates"),
         (dict[str, pydantic.IPvAnyAddress], "#/additionalProperties/format: .*'ipvanyaddress'"),
         (tuple[bool, pydantic.Json[int]], "#/prefixItems/1: JSON within a string"),
-        (dict[uuid.UUID, int], "keys of this type"),
+        (dict[uuid.UUID, int], "#/propertyNames: propertyNames takes"),
         (Annotated[set[int], Field(min_length=2)], "a set of at least two items"),
         (Annotated[str, Field(pattern="(?=a)")], "#/pattern: .*look-around"),
         (Annotated[int, Field(ge=5, le=4)], "json_schema: #"),
