@@ -38,7 +38,7 @@ def answer(vlm: VLM, batch: int) -> Answer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", nargs="?", default=DEFAULT_MODEL)
-    batches = {"in batches": engine.MAX_FORCED_TOKENS, "one at a time": 0}
+    batches = {"in batches": engine.MAX_FORCED_TOKENS, "one at a time": 1}
     found: dict[str, list[Answer]] = {name: [] for name in batches}
     with VLM.from_pretrained(parser.parse_args().bundle, threads=THREADS) as vlm:
         for _ in range(ROUNDS + 1):

@@ -64,12 +64,14 @@ def answer_format(answer_type: Any) -> AnswerFormat:
     pydantic = import_library(
         "pydantic", "pydantic", "a typed answer", INSTALL_TYPED, INSTALL_TYPED
     )
+    from pydantic_core import SchemaError
+
     from edgevlm.pydantic_schemas import StrictJsonSchema
 
     try:
         adapter = pydantic.TypeAdapter(answer_type)
         schema = adapter.json_schema(schema_generator=StrictJsonSchema)
-    except (pydantic.PydanticUserError, NameError) as error:
+    except (pydantic.PydanticUserError, SchemaError, NameError) as error:
         raise InputError(
             f"answer_type {answer_type!r} has no JSON schema: {_shorten(str(error))}"
         ) from error

@@ -559,7 +559,6 @@ class Engine:
         Returns:
             At least one token, and how many of them the JSON schema forces, without the end token.
         """
-        undecoded = [] if token is None else [token]
         if generation.draftable and token is not None:
             draft = self._lookup.draft()[: min(room - 1, self._decoder.max_removable)]
             return self._advance_with_draft(token, place, draft, sampler), 0
@@ -569,10 +568,13 @@ class Engine:
             return forced, len(forced) - 1
         if len(forced) == room:
             return forced, room
-        undecoded += forced
+        undecoded = [*([] if token is None else [token]), *forced]
+        more = len(forced) == MAX_FORCED_TOKENS
+        if more:  # others may be forced after the last of them
+            undecoded.pop()
         if undecoded:
             self._decode(undecoded, place)
-        return [*forced, sampler.sample()], len(forced)
+        return forced if more else [*forced, sampler.sample()], len(forced)
 
     def _advance_with_draft(
         self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
