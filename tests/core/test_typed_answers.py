@@ -90,8 +90,8 @@ def test_the_value_is_of_the_type(smolvlm: VLM, answer_type: Any) -> None:
 
 
 def test_a_json_schema_gives_what_the_json_says(smolvlm: VLM) -> None:
-    schema = {"type": "object", "properties": {"a": {"const": 7}}, "required": ["a"]}
-    schema["additionalProperties"] = False
+    schema: dict[str, Any] = {"type": "object", "properties": {"a": {"const": 7}}}
+    schema |= {"required": ["a"], "additionalProperties": False}
     assert smolvlm.extract(GREY, QUESTION, schema) == {"a": 7}
 
 
@@ -324,8 +324,10 @@ def models(fields: st.SearchStrategy[Any]) -> st.SearchStrategy[type[BaseModel]]
 
 
 def tagged(one: type[BaseModel], other: type[BaseModel]) -> Any:
-    first = pydantic.create_model("First", __base__=one, tag=(Literal["first"], "first"))
-    second = pydantic.create_model("Second", __base__=other, tag=(Literal["second"], ...))
+    with_default: dict[str, Any] = {"tag": (Literal["first"], "first")}
+    required: dict[str, Any] = {"tag": (Literal["second"], ...)}
+    first = pydantic.create_model("First", __base__=one, **with_default)
+    second = pydantic.create_model("Second", __base__=other, **required)
     return Annotated[first | second, Field(discriminator="tag")]
 
 
@@ -333,12 +335,19 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(
         models(inner),
         st.builds(
-            lambda kind, most: Annotated[list[kind], Field(max_length=most)],
+            lambda kind, most: Annotated[list[kind], Field(max_length=most)],  # type: ignore[valid-type]
             inner,
             st.integers(0, 2),
         ),
-        st.builds(lambda kind: Annotated[dict[str, kind], Field(max_length=1)], inner),
-        st.builds(lambda one, other: tuple[one, other], inner, inner),
+        st.builds(
+            lambda kind: Annotated[dict[str, kind], Field(max_length=1)],  # type: ignore[valid-type]
+            inner,
+        ),
+        st.builds(
+            lambda one, other: tuple[one, other],  # type: ignore[valid-type]
+            inner,
+            inner,
+        ),
         st.builds(lambda kind: kind | None if kind is not None else None, inner),
         st.builds(tagged, models(inner), models(inner)),
     )

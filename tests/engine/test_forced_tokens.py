@@ -143,8 +143,8 @@ VALUES = st.one_of(
 def test_forced_tokens_are_those_without_a_choice(
     texts: JsonConstraint, properties: dict[str, Any], seed: int
 ) -> None:
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    schema |= {"additionalProperties": False}
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    schema |= {"required": list(properties), "additionalProperties": False}
     matcher, single = texts.matcher(schema), texts.matcher(schema)
     choose = random.Random(seed)
     while True:
