@@ -356,27 +356,16 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 TYPES = st.recursive(LEAVES, nested, max_leaves=5)
 
 
-def check_extract(vlm: VLM, answer_type: Any, seed: int) -> None:
+@settings(
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(answer_type=models(TYPES), seed=st.integers(0, 1000))
+def test_every_answer_is_a_value(smolvlm: VLM, answer_type: Any, seed: int) -> None:
     try:
-        value = vlm.extract(GREY, QUESTION, answer_type, max_tokens=300, seed=seed, **WILD)
+        value = smolvlm.extract(GREY, QUESTION, answer_type, max_tokens=300, seed=seed, **WILD)
     except IncompleteAnswerError as error:
         assert len(error.token_ids) == 300
         return
     adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(answer_type)
     assert adapter.validate_python(value) == value
-
-
-QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-
-
-@settings(max_examples=40, suppress_health_check=QUIET)
-@given(answer_type=models(TYPES), seed=st.integers(0, 1000))
-def test_every_answer_is_a_value(smolvlm: VLM, answer_type: Any, seed: int) -> None:
-    check_extract(smolvlm, answer_type, seed)
-
-
-@pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=QUIET)
-@given(answer_type=models(TYPES), seed=st.integers(0, 1000))
-def test_every_answer_of_300_models_is_a_value(smolvlm: VLM, answer_type: Any, seed: int) -> None:
-    check_extract(smolvlm, answer_type, seed)
