@@ -216,7 +216,7 @@ STRICT: dict[str, Any] = {
     "duration": datetime.timedelta,
     "uuid": uuid.UUID,
     "uuid4": pydantic.UUID4,
-    "uuid7": pydantic.UUID7,
+    "uuid5": pydantic.UUID5,
     "url": pydantic.AnyUrl,
     "web address": pydantic.HttpUrl,
     "price": Annotated[decimal.Decimal, Field(max_digits=6, decimal_places=2, ge=0)],
@@ -277,6 +277,51 @@ def test_random_texts_are_values(texts: JsonConstraint, name: str) -> None:
     for text in found:
         wanted.parse(text)
     assert found
+
+
+BOTH: list[tuple[str, str, bool]] = [
+    ("stripped text", '"a b"', True),
+    ("stripped text", '" ab"', False),
+    ("stripped text", '"a "', False),
+    ("discriminated union", '{"kind":"cat","lives":9}', True),
+    ("discriminated union", '{"lives":9}', False),
+    ("discriminated union", '{"kind":"puppy","friends":[{"kind":"cat","lives":1}]}', True),
+    ("discriminated union", '{"kind":"puppy","friends":[{"kind":"dog","friends":[3]}]}', False),
+    ("naive datetime", '"2024-02-29T10:00:00"', True),
+    ("naive datetime", '"2024-02-29T10:00:00Z"', False),
+    ("aware datetime", '"2024-02-29T10:00:00Z"', True),
+    ("aware datetime", '"2023-02-29T10:00:00Z"', False),
+    ("web address", '"https://example.org/a/b"', True),
+    ("web address", '"ftp://example.org"', False),
+    ("price", "9999.99", True),
+    ("price", "10000", False),
+    ("price", "1.234", False),
+    ("share", "0.99", True),
+    ("share", "1", False),
+    ("share", "0", False),
+    ("keys that are integers", '{"-12":true}', True),
+    ("keys that are integers", '{"a":true}', False),
+    ("keys of an enum", '{"red":true}', True),
+    ("keys of an enum", '{"blue":true}', False),
+    ("bytes", '"abcd"', True),
+    ("bytes", '"éééé"', False),
+    ("duration", '"P1DT2H3M4S"', True),
+    ("duration", '"P"', False),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "right"), BOTH)
+def test_grammar_and_parser_agree(texts: JsonConstraint, name: str, text: str, right: bool) -> None:
+    wanted = answer_format(STRICT[name])
+    matcher = texts.matcher(wanted.schema)
+    allowed = True
+    for byte in text.encode():
+        allowed = allowed and byte in matcher.allowed_tokens()
+        if allowed:
+            matcher.accept(byte)
+    assert (allowed and END in matcher.allowed_tokens()) == right
+    if right:
+        wanted.parse(text)
 
 
 # Models that Hypothesis makes ---------------------------------------------------------------------
