@@ -306,10 +306,11 @@ class Engine:
             InputError: the schema is not supported.
             MissingDependencyError: the libraries for JSON schemas are not installed.
         """
-        if self._check_schema is None:
+        check = self._check_schema
+        if check is None:
             with self._lock.hold():
-                self._check_schema = self._decoder.schema_checker(self._end_tokens)
-        self._check_schema(schema)
+                check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
+        check(schema)
 
     def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
         """Count the positions of the prompt for these messages; errors as of `tokenize`."""
@@ -469,6 +470,7 @@ class Engine:
         self._lock.close()
 
     def _free(self) -> None:
+        self._check_schema = None  # its child process ends with the decoder
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
