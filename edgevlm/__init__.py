@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgevlm.chat import Chat as Chat
     from edgevlm.chat import Overflow as Overflow
     from edgevlm.engine.model_lock import ChunkStream as ChunkStream
+    from edgevlm.errors import AnswerError as AnswerError
     from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import EdgeVLMError as EdgeVLMError
     from edgevlm.errors import ExportError as ExportError
     from edgevlm.errors import ImageError as ImageError
+    from edgevlm.errors import IncompleteAnswerError as IncompleteAnswerError
     from edgevlm.errors import InferenceError as InferenceError
     from edgevlm.errors import InputError as InputError
     from edgevlm.errors import LoadError as LoadError
@@ -35,13 +37,16 @@ if TYPE_CHECKING:
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.inputs.images import ImageSource as ImageSource
     from edgevlm.inputs.tiling import Detail as Detail
+    from edgevlm.inputs.videos import Video as Video
     from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.manifest import FileEntry as FileEntry
     from edgevlm.manifest import Manifest as Manifest
+    from edgevlm.options import ExtractOptions as ExtractOptions
     from edgevlm.options import Generation as Generation
     from edgevlm.options import GenerationOptions as GenerationOptions
     from edgevlm.results import Answer as Answer
     from edgevlm.results import CacheInfo as CacheInfo
+    from edgevlm.results import Choice as Choice
     from edgevlm.results import ChoiceScore as ChoiceScore
     from edgevlm.results import Chunk as Chunk
     from edgevlm.results import FinishReason as FinishReason
@@ -65,9 +70,11 @@ _MODULES = {
     "Bundle": "edgevlm.bundle",
     "FileEntry": "edgevlm.manifest",
     "Manifest": "edgevlm.manifest",
+    "ExtractOptions": "edgevlm.options",
     "Generation": "edgevlm.options",
     "GenerationOptions": "edgevlm.options",
     "ImageSource": "edgevlm.inputs.images",
+    "Video": "edgevlm.inputs.videos",
     "VideoSource": "edgevlm.inputs.videos",
     "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",
@@ -75,6 +82,7 @@ _MODULES = {
     "Point": "edgevlm.boxes",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
+    "Choice": "edgevlm.results",
     "ChoiceScore": "edgevlm.results",
     "Chunk": "edgevlm.results",
     "FinishReason": "edgevlm.results",
@@ -93,6 +101,8 @@ _MODULES = {
     "LoadError": "edgevlm.errors",
     "InferenceError": "edgevlm.errors",
     "ClosedError": "edgevlm.errors",
+    "AnswerError": "edgevlm.errors",
+    "IncompleteAnswerError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",

@@ -95,7 +95,7 @@ class Chat:
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         budget = generation.image_budget
         processed = tuple(
             self._engine.process_image(image, budget) for image in load_images(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -52,6 +52,8 @@ class Stats:
     """Draft tokens that were accepted (see `edgevlm.engine.prompt_lookup`), including the end token."""
     peak_memory: int | None
     """Most memory in bytes that this process used since its start; None if the system does not report it."""
+    forced_tokens: int = 0
+    """Tokens that the JSON schema left no choice for; they are decoded in batches and not sampled."""
     dropped_turns: int = 0
     """Turns that a `Chat` dropped before this answer to fit the context; the oldest go first."""
     dropped_images: int = 0
@@ -132,6 +134,18 @@ class ChoiceScore:
     """Natural logarithm of the probability that the model answers with exactly this text."""
     probability: float
     """This probability divided by the sum over all choices."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The most probable of several answers; returned by `VLM.choose`."""
+
+    label: str
+    """The most probable choice; of several that are equally probable, the first."""
+    probabilities: Mapping[str, float]
+    """Probability of each choice, in the order of the request; they add up to 1."""
+    margin: float
+    """Difference between the two highest probabilities, 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
-from edgevlm.inputs.videos import VideoSource, load_video_part
+from edgevlm.inputs.videos import Video, VideoSource, load_video_part
 from edgevlm.locations import location_question
 from edgevlm.manifest import FileEntry, Manifest
-from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
-from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
+from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
+from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
 from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 LOCATE_MAX_TOKENS = 1024
 """Limit of an answer of `VLM.detect` and `VLM.point` in tokens, or less where the context is shorter."""
+
+
+Value = TypeVar("Value")
 
 
 class VLM:
@@ -203,17 +206,17 @@ class VLM:
 
     def ask(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Answer a question about one image, several images, or none.
+        """Answer a question about one image, several images, a video, or none of them.
 
         Args:
             images: an `ImageSource` (a path, a data URI, the bytes of a file, a binary file, a Pillow image,
-                an RGB array ``[height, width, 3]``), an iterable of these, or None.
+                an RGB array ``[height, width, 3]``), an iterable of these, a `Video`, or None.
             question: the text after the images.
             system: instructions before the question.
             options: fields of `Generation`.
@@ -227,7 +230,7 @@ class VLM:
 
     def stream(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         *,
         system: str | None = None,
@@ -239,11 +242,74 @@ class VLM:
         text for this. Until it ends it holds the model, and other requests wait.
         """
         watch = Stopwatch()
-        generation = Generation(**options)
-        budget = generation.image_budget
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
-        messages = [*system_messages(system), user_message(question, len(processed))]
+        generation = self._engine.generation(options)
+        message, processed = self._user_turn(images, question, generation.image_budget)
+        messages = [*system_messages(system), message]
         return self._engine.stream(messages, processed, generation, watch)
+
+    @overload
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        answer_type: type[Value],
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Value: ...
+
+    @overload
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        answer_type: Any,
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any: ...
+
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        answer_type: Any,
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any:
+        """Answer a question with a value of a type.
+
+        The answer is a JSON text that keeps to the JSON schema of the type. The model sees the question, and
+        the names of fields as it writes them; it does not see the schema.
+
+        Args:
+            images: as in `ask`.
+            question: as in `ask`.
+            answer_type: a pydantic model, dataclass, TypedDict, Enum, Literal or any other type that
+                pydantic's ``TypeAdapter`` takes; or a JSON schema as a mapping.
+            system: as in `ask`.
+            options: fields of `Generation`, without ``json_schema``, ``stop`` and ``top_logprobs``.
+
+        Returns:
+            A value of the type; for a JSON schema what ``json.loads`` returns.
+
+        Raises:
+            InputError: the type has no JSON schema that an answer can be kept to. The message names the place
+                in the schema. No image was loaded.
+            IncompleteAnswerError: ``max_tokens`` ended the answer.
+            AnswerError: a validator of the type refuses the value.
+            ImageError, PromptError, ContextError: as `ask`.
+            MissingDependencyError: the extra ``typed`` is not installed.
+        """
+        from edgevlm.typed_answers import answer_format
+
+        unknown = ", ".join(options.keys() - ExtractOptions.__annotations__.keys())
+        if unknown:
+            raise InputError(f"extract takes no {unknown}; use ask with json_schema")
+        wanted = answer_format(answer_type)
+        answer = self.ask(images, question, system=system, json_schema=wanted.schema, **options)
+        return wanted.value(answer)
 
     def ask_video(
         self,
@@ -291,15 +357,7 @@ class VLM:
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
         """Answer as `ask_video` does, in chunks; see `stream`."""
-        watch = Stopwatch()
-        generation = Generation(**options)
-        message = user_message(question, 0, videos=1)
-        processed = self._engine.process_video(
-            video, generation.image_budget, frames=frames, fps=fps
-        )
-        return self._engine.stream(
-            [*system_messages(system), message], [processed], generation, watch
-        )
+        return self.stream(Video(video, frames, fps), question, system=system, **options)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -325,7 +383,7 @@ class VLM:
     ) -> ChunkStream:
         """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         images = self._process_images(messages, generation)
         return self._engine.stream(messages, images, generation, watch)
 
@@ -411,7 +469,7 @@ class VLM:
 
     def score(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         choices: Sequence[str],
         *,
@@ -424,8 +482,7 @@ class VLM:
 
         The probability of a choice is the product of the probabilities of its tokens and of the end of the
         answer, at temperature 1 and without filters. Those with and without a space before the choice are
-        added. The tokens are those of the model's own tokenizer; other spellings do not count. A choice of
-        many tokens is less likely for this reason alone.
+        added. The tokens are those of the model's own tokenizer; other spellings do not count.
 
         Args:
             images: as in `ask`.
@@ -444,14 +501,66 @@ class VLM:
             ImageError, PromptError: as `ask`.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        if isinstance(choices, str) or not choices or not all(text.strip() for text in choices):
+        if (
+            isinstance(choices, str)
+            or not choices
+            or not all(isinstance(text, str) and text.strip() for text in choices)
+        ):
             raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
-        if len(set(choices)) < len(choices):
-            raise InputError(f"choices must differ, are {', '.join(choices)}")
+        if len({text.strip() for text in choices}) < len(choices):
+            raise InputError(
+                f"choices must differ in more than white space around them, are {choices!r}"
+            )
         budget = ImageBudget(detail, max_image_tokens)
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
-        messages = [*system_messages(system), user_message(question, len(processed))]
+        message, processed = self._user_turn(images, question, budget)
+        messages = [*system_messages(system), message]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
+
+    def choose(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+        cache_images: bool = True,
+    ) -> Choice:
+        """Choose one of several answers, with the probability of each.
+
+        The probability of a choice is that of `score`, given that the model answers with one of the choices:
+        the product over the tokens of the choice and the end of the answer, divided by the sum over all
+        choices. There is no other correction for length. A longer choice loses nothing for tokens that are
+        certain after those before them.
+
+        Args:
+            images: as in `ask`.
+            question: as in `ask`.
+            choices: at least two texts, worded as the model would answer; they differ in more than white
+                space around them.
+            system: as in `ask`.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+            cache_images: as in `Generation`.
+
+        Raises:
+            InputError, ImageError, PromptError, ContextError: as `score`.
+        """
+        if not isinstance(choices, str) and len(choices) == 1:
+            raise InputError(f"choices must be at least two texts, is {choices!r}")
+        scores = self.score(
+            images,
+            question,
+            choices,
+            system=system,
+            detail=detail,
+            max_image_tokens=max_image_tokens,
+            cache_images=cache_images,
+        )
+        best, second = sorted(scores, key=lambda score: -score.probability)[:2]
+        probabilities = {score.text: score.probability for score in scores}
+        return Choice(best.text, probabilities, best.probability - second.probability)
 
     def logits(
         self,
@@ -482,6 +591,22 @@ class VLM:
         generation = Generation(detail=detail, max_image_tokens=max_image_tokens)
         images = self._process_images(messages, generation)
         return self._engine.logits(messages, images, answer)
+
+    def _user_turn(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        budget: ImageBudget,
+    ) -> tuple[dict[str, Any], list[ProcessedImage]]:
+        """Return the message of a question, and its images or video, read and split."""
+        if isinstance(images, Video):
+            message = user_message(question, 0, videos=1)
+            frames, fps = images.frames, images.fps
+            return message, [
+                self._engine.process_video(images.source, budget, frames=frames, fps=fps)
+            ]
+        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        return user_message(question, len(processed)), processed
 
     def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
@@ -535,7 +660,7 @@ class VLM:
 
         Raises:
             InputError: the schema is not valid, not supported or too expensive; the message names the place.
-            MissingDependencyError: the extra ``serve`` is not installed.
+            MissingDependencyError: the extra ``typed`` is not installed.
         """
         self._engine.check_json_schema(schema)
 

@@ -108,6 +108,16 @@ class Sampler(Protocol):
         """Choose the next token from the logits of the last decoded position, and remember it."""
         ...
 
+    def forced(self, limit: int) -> list[int]:
+        """Return the tokens that come next whatever the logits are, and remember them.
+
+        `sample` would return the same tokens, one at a time.
+
+        Args:
+            limit: the most tokens to return, at least 1; later calls return the others.
+        """
+        ...
+
     def close(self) -> None:
         """Free the sampler. A second call does nothing."""
         ...

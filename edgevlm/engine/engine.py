@@ -30,7 +30,7 @@ from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
 from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
-from edgevlm.options import Generation
+from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import (
     CacheInfo,
     ChoiceScore,
@@ -51,6 +51,11 @@ FORCED_TOKENS_PER_CALL = 16
 """Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
 more than one token. llama.cpp's CPU kernels round such batches more after a long prompt: with random weights
 the logits differ by 1e-3 after 100 positions and by 3e-2 after 3,300 from those of single tokens."""
+
+
+MAX_FORCED_TOKENS = 64
+"""Most tokens of an answer that are decoded at once because a JSON schema forces them. Who closes a stream
+waits for the batch."""
 
 
 class Engine:
@@ -261,7 +266,7 @@ class Engine:
                 cache_images=generation.cache_images,
             )
             self._lookup.start(items)
-            first_token_ms, tokens, logprobs, text, finish = yield from self._answer(
+            first_token_ms, tokens, logprobs, forced, text, finish = yield from self._answer(
                 prefill.place, generation, max_tokens, sampler, watch
             )
             self._lookup.finish()
@@ -283,6 +288,7 @@ class Engine:
                 answer_tokens=len(tokens),
                 accepted_draft_tokens=self._lookup.accepted,
                 peak_memory=system.peak_memory(),
+                forced_tokens=forced,
             )
             yield Chunk(text, (), finish_reason=finish, stats=stats, boxes=boxes, points=points)
 
@@ -305,6 +311,18 @@ class Engine:
         """Return the bytes of a token; those of its name if it is special."""
         return self._special.get(token) or self._decoder.piece(token)
 
+    def generation(self, options: GenerationOptions) -> Generation:
+        """Return the settings of a request, with all checks that need no image.
+
+        Raises:
+            InputError: a setting is outside its range, or the JSON schema is not supported.
+            MissingDependencyError: the libraries for JSON schemas are not installed.
+        """
+        generation = Generation(**options)
+        if generation.json_schema is not None:
+            self.check_json_schema(generation.json_schema)
+        return generation
+
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
 
@@ -312,10 +330,11 @@ class Engine:
             InputError: the schema is not supported.
             MissingDependencyError: the libraries for JSON schemas are not installed.
         """
-        if self._check_schema is None:
+        check = self._check_schema
+        if check is None:
             with self._lock.hold():
-                self._check_schema = self._decoder.schema_checker(self._end_tokens)
-        self._check_schema(schema)
+                check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
+        check(schema)
 
     def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
         """Count the positions of the prompt for these messages; errors as of `tokenize`."""
@@ -475,6 +494,7 @@ class Engine:
         self._lock.close()
 
     def _free(self) -> None:
+        self._check_schema = None  # its child process ends with the decoder
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
@@ -485,9 +505,13 @@ class Engine:
             return self._prefill.cache_info()
 
     def _step(self, token: int, place: Place) -> None:
-        positions = np.array([place.position], np.int32)
-        self._decoder.decode_tokens([token], positions, logits=True)
-        self._kv_cache.extend([token])
+        self._decode([token], place)
+
+    def _decode(self, tokens: Sequence[int], place: Place) -> None:
+        """Decode tokens of an answer, the first of them at `place`, and compute the logits of the last."""
+        positions = np.arange(place.position, place.position + len(tokens), dtype=np.int32)
+        self._decoder.decode_tokens(tokens, positions, logits=True)
+        self._kv_cache.extend(tokens)
 
     def _answer(
         self,
@@ -496,20 +520,29 @@ class Engine:
         max_tokens: int,
         sampler: Sampler,
         watch: Stopwatch,
-    ) -> Generator[Chunk, None, tuple[float, list[int], list[TokenLogprob], str, FinishReason]]:
+    ) -> Generator[
+        Chunk, None, tuple[float, list[int], list[TokenLogprob], int, str, FinishReason]
+    ]:
         """Sample until the model, a stop string or the limit ends the answer.
 
         Returns:
             Time of the first token in milliseconds, tokens and their log-probabilities if the request asks
-            for them, remaining text, finish reason.
+            for them, number of forced tokens, remaining text, finish reason.
         """
         text = Detokenizer(tuple(generation.stop or ()))
         finish: FinishReason | None = None
         first_token_ms = 0.0
         tokens: list[int] = []
         logprobs: list[TokenLogprob] = []
-        following = [sampler.sample()]
+        forced_count = 0
+        following: list[int] = []
+        token: int | None = None
         while finish is None:
+            if not following:
+                place = prompt.after(max(len(tokens) - 1, 0))
+                room = max_tokens - len(tokens)
+                following, forced = self._advance(token, place, generation, sampler, room)
+                forced_count += forced
             token = following.pop(0)
             watch.lap("decode")
             if not tokens:
@@ -529,22 +562,56 @@ class Engine:
             logprobs += logprob
             yield Chunk(shown, (token,), logprob)
             watch.lap("consumer")
-            if finish is None and not following:
-                room = min(max_tokens - len(tokens) - 1, self._decoder.max_removable)
-                draft = self._lookup.draft()[:room] if generation.draftable else ()
-                place = prompt.after(len(tokens) - 1)
-                following = self._advance(token, place, draft, sampler)
         rest = text.finish()
         watch.lap("decode")
-        return first_token_ms, tokens, logprobs, rest, finish
+        return first_token_ms, tokens, logprobs, forced_count, rest, finish
 
     def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
         return () if top is None else (token_logprob(self._decoder, token, top),)
 
     def _advance(
+        self,
+        token: int | None,
+        place: Place,
+        generation: Generation,
+        sampler: Sampler,
+        room: int,
+    ) -> tuple[list[int], int]:
+        """Decode a token and return those that follow it.
+
+        All but the last of them are decoded too, unless the answer ends with them.
+
+        Args:
+            token: last token of the answer so far, at `place`; None: the answer begins there.
+            place: the place after what the decoder holds.
+            generation: settings of the answer.
+            sampler: sampler of the answer.
+            room: the most tokens to return, at least 1.
+
+        Returns:
+            At least one token, and how many of them the JSON schema forces, without the end token.
+        """
+        if generation.draftable and token is not None:
+            draft = self._lookup.draft()[: min(room - 1, self._decoder.max_removable)]
+            return self._advance_with_draft(token, place, draft, sampler), 0
+        single = generation.top_logprobs is not None  # which needs the logits before each token
+        forced = [] if single else sampler.forced(min(room, MAX_FORCED_TOKENS))
+        if forced and forced[-1] in self._end_tokens:
+            return forced, len(forced) - 1
+        if len(forced) == room:
+            return forced, room
+        undecoded = [*([] if token is None else [token]), *forced]
+        more = len(forced) == MAX_FORCED_TOKENS
+        if more:  # others may be forced after the last of them
+            undecoded.pop()
+        if undecoded:
+            self._decode(undecoded, place)
+        return forced if more else [*forced, sampler.sample()], len(forced)
+
+    def _advance_with_draft(
         self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
     ) -> list[int]:
-        """Decode a token and return those that follow it; all but the last of them are decoded too."""
+        """Decode a token and its draft; return the tokens that follow, all but the last decoded."""
         accepted: list[int] = []
         if draft:
             batch = [token, *draft]
