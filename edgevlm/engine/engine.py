@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
-from edgevlm.engine.logprobs import next_logprobs, token_logprob
+from edgevlm.engine.logprobs import token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.prefill import Prefill
 from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
+from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
 from edgevlm.errors import ContextError, InputError
@@ -317,7 +318,7 @@ class Engine:
         if not answer:
             raise InputError("answer must have at least one token id, has none")
         with self._lock.hold():
-            place, _ = self._prefill_anew(messages, images)
+            place = self._prefill_anew(messages, images)
             return self._force(answer, place, tokens_per_call)
 
     def greedy_answer(
@@ -330,30 +331,23 @@ class Engine:
             teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
         """
         with self._lock.hold():
-            place, items = self._prefill_anew(messages, images)
-            self._kv_cache.mark()
+            place = self._prefill_anew(messages, images)
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
-            while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                self._step(tokens[-1], place.after(len(tokens) - 1))
-                tokens.append(int(self._decoder.logits().argmax()))
-            self._kv_cache.truncate(items)
+            with open_branches(self._decoder, 1) as branch:
+                while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
+                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:])
+                    tokens.append(int(logits.argmax()))
             return tuple(tokens), self._force(tokens, place, FORCED_TOKENS_PER_CALL, first)
 
-    def _prefill_anew(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
-    ) -> tuple[Place, int]:
-        """Decode a prompt with nothing from the KV cache.
-
-        Returns:
-            The place after it, and its length in items.
-        """
+    def _prefill_anew(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Place:
+        """Decode a prompt with nothing from the KV cache, and return the place after it."""
         items = self.tokenize(messages, images)
         encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
         self._kv_cache.reset()
         for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
             pass
-        return place_after(items), len(items)
+        return place_after(items)
 
     def _force(
         self,
@@ -389,7 +383,8 @@ class Engine:
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
-        The prompt is prefilled once, as far as the caches do not hold it.
+        The prompt is prefilled once, as far as the caches do not hold it. The choices branch off it and are
+        decoded together.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
@@ -413,38 +408,28 @@ class Engine:
                 items, Stopwatch(), expect_continuation=False, cache_images=cache_images
             ):
                 pass
-            self._kv_cache.mark()
-            first = next_logprobs(self._decoder)
-            scores = []
-            for both in spellings:
-                logprobs = [
-                    self._answer_logprob(tokens, first, len(items), place_after(items))
-                    for tokens in sorted(both)
-                ]
-                scores.append(float(np.logaddexp.reduce(logprobs)))
+            distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
+            logprobs = dict(
+                zip(
+                    distinct,
+                    score_continuations(
+                        self._decoder,
+                        distinct,
+                        self._end_tokens,
+                        self.context_length - prompt_tokens,
+                    ),
+                    strict=True,
+                )
+            )
+        scores = [
+            float(np.logaddexp.reduce([logprobs[tokens] for tokens in sorted(both)]))
+            for both in spellings
+        ]
         total = np.logaddexp.reduce(scores)
         return [
             ChoiceScore(text, score, float(np.exp(score - total)))
             for text, score in zip(choices, scores, strict=True)
         ]
-
-    def _answer_logprob(
-        self, tokens: Sequence[int], first: NDArray[np.float64], items: int, place: Place
-    ) -> float:
-        """Return log P(tokens, end of answer) after the prompt that the decoder holds.
-
-        Args:
-            first: log-probabilities of the answer's first token.
-            items: length of the prompt in items.
-            place: the place after the prompt.
-        """
-        logprob, following = 0.0, first
-        for index, token in enumerate(tokens):
-            logprob += float(following[token])
-            self._step(token, place.after(index))
-            following = next_logprobs(self._decoder)
-        self._kv_cache.truncate(items)
-        return logprob + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
 
     def close(self) -> None:
         """End the open stream and free both runtimes. May be called again."""

@@ -21,7 +21,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.errors import InferenceError
 from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
@@ -67,7 +66,6 @@ class KVCache:
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
-        self._marked: tuple[tuple[CacheKey, ...], NDArray[np.uint8]] | None = None
 
     @property
     def held_positions(self) -> int:
@@ -138,40 +136,19 @@ class KVCache:
         if not self._can_cut and self.held_positions >= MIN_POSITIONS_WORTH_SAVING:
             self._saved[tuple(self._held)] = self._decoder.save()
 
-    def mark(self) -> None:
-        """Make sure that `truncate` can come back to what the decoder holds now."""
-        if not self._can_cut:
-            self._marked = tuple(self._held), self._decoder.save()
-
     def extend(self, items: Iterable[PromptItem]) -> None:
         """Record that the decoder has decoded these items."""
         self._held += map(_key, items)
 
-    def truncate(self, length: int) -> None:
-        """Make the decoder drop all but the first `length` items.
-
-        A decoder that cannot be cut back comes back to `mark` only, or to nothing.
-        """
-        del self._held[length:]
-        place = _place(self._held)
-        if self._decoder.truncate(place):
-            return
-        marked, copy = self._marked or ((), None)
-        if copy is None or marked != tuple(self._held):
-            raise InferenceError(
-                f"the memory of the decoder cannot be cut back to {place.entries} entries"
-            )
-        self._decoder.restore(copy, place)
-
     def reset(self) -> None:
         """Make the decoder drop everything. The copies stay."""
-        self.truncate(0)
+        self._held.clear()
+        self._decoder.truncate(START)
 
     def clear(self) -> None:
         """Forget everything, also the copies, without truncating the decoder."""
         self._held.clear()
         self._saved.clear()
-        self._marked = None
 
 
 def count_positions(items: Iterable[PromptItem]) -> int:

@@ -110,7 +110,7 @@ def test_pieces_of_any_size(opened: Opened, size: int) -> None:
 
 def test_batches(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call in several batches: the state goes from one to the next."""
-    monkeypatch.setattr(opened.decoder, "_batch_length", 7)
+    monkeypatch.setattr(opened.decoder, "batch_length", 7)
     check(opened, decode(opened, 0, TEXT), TEXT)
 
 
@@ -185,7 +185,7 @@ def test_a_failed_decoding_leaves_nothing_of_it(
         status: int = run(*arguments)
         return status
 
-    monkeypatch.setattr(decoder, "_batch_length", 7)
+    monkeypatch.setattr(decoder, "batch_length", 7)
     monkeypatch.setattr(decoder._llama, "llama_decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         decode(opened, 10, TEXT)

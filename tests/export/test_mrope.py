@@ -189,7 +189,7 @@ def test_a_call_for_each_entry(fresh: Opened) -> None:
 def test_an_image_in_several_batches(
     fresh: Opened, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(fresh.decoder, "_batch_length", size)
+    monkeypatch.setattr(fresh.decoder, "batch_length", size)
     test_a_call_for_each_part(fresh)
 
 
