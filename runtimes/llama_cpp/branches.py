@@ -1,7 +1,7 @@
 """The sequences that branched off the one that a decoder holds: their places, and the entries they take.
 
 A branch shares the entries that the held sequence had when it branched off. An entry stays in the KV cache
-until no sequence has it. So each entry has a serial number, and what is taken is the number of different ones.
+until no sequence has it. So each entry has a serial number; what is taken is the number of different ones.
 """
 
 from __future__ import annotations
