@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import InputError
+from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
@@ -238,6 +240,53 @@ class VLM:
         processed = [self._engine.process_image(image, budget) for image in load_images(images)]
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.stream(messages, processed, generation, watch)
+
+    def ask_many(
+        self,
+        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | None, str]],
+        *,
+        system: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Answer | EdgeVLMError]:
+        """Answer many questions. This takes less time than one `ask` after another.
+
+        Answers are decoded together, as parallel sequences of one context. Greedy answers are the same as those
+        of `ask`. With a temperature, a repetition penalty, a JSON schema or log-probabilities, and with models
+        that have recurrent layers or sliding windows, the questions are answered one after another. Requests of
+        other threads wait until all are answered.
+
+        Args:
+            requests: pairs of images and question, each as in `ask`.
+            system: as in `ask`, for all.
+            progress: called after each answer with the number of answers so far and of all requests.
+            options: fields of `Generation`, for all.
+
+        Returns:
+            For each request in order its answer; or its error, as `ask` raises it.
+
+        Raises:
+            InputError: an option is outside its range, or the JSON schema is not supported.
+            ClosedError: the model is closed.
+        """
+        generation = Generation(**options)
+        pairs = list(requests)
+
+        def prepare(
+            images: ImageSource | Iterable[ImageSource] | None, question: str
+        ) -> tuple[Sequence[Mapping[str, Any]], Sequence[ProcessedImage]]:
+            budget = generation.image_budget
+            processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+            return [*system_messages(system), user_message(question, len(processed))], processed
+
+        answers: dict[int, Answer | EdgeVLMError] = {}
+        prepared = [functools.partial(prepare, images, question) for images, question in pairs]
+        with contextlib.closing(self._engine.answer_many(prepared, generation)) as outcomes:
+            for index, outcome in outcomes:
+                answers[index] = outcome
+                if progress is not None:
+                    progress(len(answers), len(pairs))
+        return [answers[index] for index in range(len(pairs))]
 
     def ask_video(
         self,

@@ -7,22 +7,24 @@ It encodes and prefills only what the caches do not hold. It serves one request 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.detokenizer import Detokenizer
+from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.logprobs import token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.prefill import Prefill
+from edgevlm.engine.parallel import Finished, ParallelAnswers, Request
+from edgevlm.engine.prefill import Prefill, PrefillStats
 from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
 from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError, InputError
+from edgevlm.errors import ClosedError, ContextError, EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
@@ -31,20 +33,24 @@ from edgevlm.inputs.videos import VideoSource
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation
 from edgevlm.results import (
+    Answer,
     CacheInfo,
     ChoiceScore,
     Chunk,
-    FinishReason,
     Prompt,
     PromptText,
     PromptTile,
     Stats,
     TokenLogprob,
+    collect,
 )
 from edgevlm.runtimes import system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
+
+PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[ProcessedImage]]]"
+"""Reads and splits the images of a request, and returns its messages and images."""
 
 FORCED_TOKENS_PER_CALL = 16
 """Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
@@ -210,15 +216,26 @@ class Engine:
             self._lock.hold()
         ):  # the tokenizer belongs to the decoder, which another thread may close
             watch.lap("wait")
-            items = self.tokenize(messages, images)
+            request = self._request(messages, images, generation, watch)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
-        prompt_tokens = count_positions(items)
-        max_tokens = self._max_tokens(generation, prompt_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        chunks = self._generate(items, generation, max_tokens, expect_continuation, sampler, watch)
+        chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch)
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        generation: Generation,
+        watch: Stopwatch,
+    ) -> Request:
+        """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
+        items = self.tokenize(messages, images)
+        max_tokens = self._max_tokens(generation, count_positions(items))
+        watch.lap("prepare")
+        return Request(items, generation, max_tokens, watch)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -241,46 +258,114 @@ class Engine:
             )
         return min(wanted, left)
 
-    def _generate(
-        self,
-        items: Sequence[PromptItem],
-        generation: Generation,
-        max_tokens: int,
-        expect_continuation: bool,
-        sampler: Sampler,
-        watch: Stopwatch,
-    ) -> Chunks:
+    def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
+        generation, watch = request.generation, request.watch
         watch.lap("wait")
         with contextlib.closing(sampler):
             prefill = yield from self._prefill.run(
-                items,
+                request.items,
                 watch,
                 expect_continuation=expect_continuation,
                 cache_images=generation.cache_images,
             )
-            self._lookup.start(items)
-            first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                prefill.place, generation, max_tokens, sampler, watch
-            )
+            self._lookup.start(request.items)
+            first_token_ms, answer, text = yield from self._answer(request, prefill.place, sampler)
             self._lookup.finish()
-            stats = Stats(
-                load_ms=self._load_ms,
-                wait_ms=watch.ms("wait"),
-                prepare_ms=watch.ms("prepare"),
-                encode_ms=watch.ms("encode"),
-                prefill_ms=watch.ms("prefill"),
-                decode_ms=watch.ms("decode"),
-                first_token_ms=first_token_ms,
-                total_ms=watch.total_ms,
-                prompt_tokens=prefill.place.entries,
-                cached_tokens=prefill.cached_positions,
-                encoded_tiles=prefill.encoded_tiles,
-                cached_tiles=prefill.cached_tiles,
-                answer_tokens=answer_tokens,
-                accepted_draft_tokens=self._lookup.accepted,
-                peak_memory=system.peak_memory(),
+            stats = self._stats(
+                watch, prefill, prefill.place.entries, first_token_ms, answer, self._lookup.accepted
             )
-            yield Chunk(text, (), finish_reason=finish, stats=stats)
+            yield Chunk(text, (), finish_reason=answer.finish_reason, stats=stats)
+
+    def _stats(
+        self,
+        watch: Stopwatch,
+        prefill: PrefillStats,
+        prompt_tokens: int,
+        first_token_ms: float,
+        answer: AnswerText,
+        accepted_draft_tokens: int = 0,
+    ) -> Stats:
+        return Stats(
+            load_ms=self._load_ms,
+            wait_ms=watch.ms("wait"),
+            prepare_ms=watch.ms("prepare"),
+            encode_ms=watch.ms("encode"),
+            prefill_ms=watch.ms("prefill"),
+            decode_ms=watch.ms("decode"),
+            first_token_ms=first_token_ms,
+            total_ms=watch.total_ms,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=prefill.cached_positions,
+            encoded_tiles=prefill.encoded_tiles,
+            cached_tiles=prefill.cached_tiles,
+            answer_tokens=len(answer.token_ids),
+            accepted_draft_tokens=accepted_draft_tokens,
+            peak_memory=system.peak_memory(),
+        )
+
+    def answer_many(
+        self, requests: Sequence[PrepareRequest], generation: Generation
+    ) -> Generator[tuple[int, Answer | EdgeVLMError], None, None]:
+        """Answer many requests, decoded together where this can be done.
+
+        It can if the settings allow drafts and the memory of the decoder has independent branches. Else the
+        requests are answered one after another. Other requests wait until all are answered.
+
+        Args:
+            requests: each returns messages and images, or raises its error, when its turn comes.
+
+        Yields:
+            The index of a request, and its answer or its error, as soon as it is there.
+
+        Raises:
+            InputError: the JSON schema is not supported.
+            BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
+        """
+        watches = [Stopwatch() for _ in requests]
+
+        def prepare(index: int) -> Request:
+            self._lock.check_open()
+            watches[index].lap("wait")
+            return self._request(*requests[index](), generation, watches[index])
+
+        prepared = [functools.partial(prepare, index) for index in range(len(requests))]
+        with (
+            self._lock.hold(),
+            contextlib.closing(
+                self._decoder.sampler(generation.sampling, self._end_tokens)
+            ) as sampler,
+        ):
+            if generation.draftable and self._decoder.independent_branches:
+                answers = ParallelAnswers(
+                    self._decoder, self._prefill, self._kv_cache, self._end_tokens, sampler
+                )
+                for index, outcome in answers.run(prepared):
+                    yield (
+                        index,
+                        self._answer_of(outcome) if isinstance(outcome, Finished) else outcome,
+                    )
+                return
+            for index, one in enumerate(prepared):
+                try:
+                    request = one()
+                    own = self._decoder.sampler(generation.sampling, self._end_tokens)
+                    yield index, collect(self._generate(request, False, own))
+                except ClosedError:
+                    raise
+                except EdgeVLMError as error:
+                    yield index, error
+
+    def _answer_of(self, finished: Finished) -> Answer:
+        answer = finished.answer
+        stats = self._stats(
+            finished.watch,
+            finished.prefill,
+            finished.prompt_tokens,
+            finished.first_token_ms,
+            answer,
+        )
+        assert answer.finish_reason is not None
+        return Answer(finished.text, answer.finish_reason, tuple(answer.token_ids), stats)
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
@@ -451,49 +536,41 @@ class Engine:
         self._kv_cache.extend([token])
 
     def _answer(
-        self,
-        prompt: Place,
-        generation: Generation,
-        max_tokens: int,
-        sampler: Sampler,
-        watch: Stopwatch,
-    ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
+        self, request: Request, prompt: Place, sampler: Sampler
+    ) -> Generator[Chunk, None, tuple[float, AnswerText, str]]:
         """Sample until the model, a stop string or the limit ends the answer.
 
+        Args:
+            prompt: the place after the prompt.
+
         Returns:
-            Time of the first token in milliseconds, number of tokens, remaining text, finish reason.
+            Time of the first token in milliseconds, the answer, the text after its last token.
         """
-        text = Detokenizer(tuple(generation.stop or ()))
-        finish: FinishReason | None = None
+        generation, watch, max_tokens = request.generation, request.watch, request.max_tokens
+        answer = AnswerText(self._decoder.piece, self._end_tokens, max_tokens, generation)
         first_token_ms = 0.0
-        count = 0
         following = [sampler.sample()]
-        while finish is None:
+        while answer.finish_reason is None:
             token = following.pop(0)
             watch.lap("decode")
-            if count == 0:
+            if not answer.token_ids:
                 first_token_ms = watch.total_ms
             self._lookup.append(token)
-            if token in self._end_tokens:
-                finish = "stop"
-                break
-            count += 1
-            shown = text.push(self._decoder.piece(token))
-            if text.stopped:
-                finish = "stop"
-            elif count == max_tokens:
-                finish = "length"
+            shown = answer.append(token)
             watch.lap("decode")
+            if shown is None:
+                break
             yield Chunk(shown, (token,), self._logprobs(token, generation.top_logprobs))
             watch.lap("consumer")
-            if finish is None and not following:
+            count = len(answer.token_ids)
+            if answer.finish_reason is None and not following:
                 room = min(max_tokens - count - 1, self._decoder.max_removable)
                 draft = self._lookup.draft()[:room] if generation.draftable else ()
                 place = prompt.after(count - 1)
                 following = self._advance(token, place, draft, sampler)
-        rest = text.finish()
+        rest = answer.rest()
         watch.lap("decode")
-        return first_token_ms, count, rest, finish
+        return first_token_ms, answer, rest
 
     def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
         return () if top is None else (token_logprob(self._decoder, token, top),)

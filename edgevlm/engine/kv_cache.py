@@ -82,22 +82,25 @@ class KVCache:
         """Size of these copies."""
         return self._saved.size
 
-    def reuse_prefix(self, items: Sequence[PromptItem], *, expect_continuation: bool) -> int:
+    def reuse_prefix(
+        self, items: Sequence[PromptItem], *, expect_continuation: bool, logits: bool = True
+    ) -> int:
         """Make the decoder hold the longest known prefix of a prompt.
 
         Args:
             expect_continuation: a later prompt is expected to begin with this one, so save it before another
                 one takes its place.
+            logits: the logits after the prompt are needed, so the decoder must decode the last item.
 
         Returns:
-            How many items the decoder holds; at most all but the last, since the logits after the prompt are
-            needed.
+            How many items the decoder holds.
         """
-        wanted = [_key(item) for item in items[:-1]]
+        wanted = [_key(item) for item in (items[:-1] if logits else items)]
         shared = self._usable(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
         restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
+        restores = restores and _entries(best) <= self._decoder.room(0)
         copy = None
         if restores:
             # What cannot be cut back is needed again for the next question.
@@ -119,7 +122,12 @@ class KVCache:
             return shared
         # A prompt that was given up left entries that cannot be removed alone.
         self.reset()
-        return self.reuse_prefix(items, expect_continuation=expect_continuation)
+        return self.reuse_prefix(items, expect_continuation=expect_continuation, logits=logits)
+
+    def shared_entries(self, items: Sequence[PromptItem]) -> int:
+        """Count the entries at the beginning of a prompt that the decoder holds."""
+        keys = [_key(item) for item in items]
+        return _entries(keys[: _common_prefix(self._held, keys)])
 
     @property
     def _can_cut(self) -> bool:
