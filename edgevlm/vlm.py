@@ -251,10 +251,10 @@ class VLM:
     ) -> list[Answer | EdgeVLMError]:
         """Answer many questions. This takes less time than one `ask` after another.
 
-        Answers are decoded together, as parallel sequences of one context. Greedy answers are the same as those
-        of `ask`. With a temperature, a repetition penalty, a JSON schema or log-probabilities, and with models
-        that have recurrent layers or sliding windows, the questions are answered one after another. Requests of
-        other threads wait until all are answered.
+        Answers are decoded together, as parallel sequences of one context. Greedy answers are those of `ask`.
+        With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
+        recurrent layers or sliding windows, they are decoded one after another. Requests of other threads wait
+        until all are answered.
 
         Args:
             requests: pairs of images and question, each as in `ask`.

@@ -221,6 +221,24 @@ def test_texts_as_embeddings_take_one_number(fresh: Opened) -> None:
     check(fresh, [fresh.decoder.logits()], [len(BEFORE) - 1])
 
 
+def test_branches_after_an_image(fresh: Opened) -> None:
+    """They go on at the next position, which is not the number of entries."""
+    case, decoder = fresh.case, fresh.decoder
+    for part in case.parts[:-1]:
+        decode(decoder, part, len(part.entries))
+    one, two = decoder.branch(), decoder.branch()
+    tokens = case.parts[-1].entries
+    assert isinstance(tokens, list)
+    order = [branch for _ in tokens for branch in (one, two)]
+    logits = decoder.decode_branches(order, [token for token in tokens for _ in range(2)])
+    for found in (logits[::2], logits[1::2]):
+        check(fresh, list(found), slice(-len(tokens), None))
+    decoder.drop(one)
+    decoder.drop(two)
+    found = [decode(decoder, case.parts[-1], 1)]
+    check(fresh, list(found[0]), slice(-len(tokens), None))
+
+
 @pytest.mark.parametrize("border", range(5))
 def test_a_cache_that_is_cut_at_a_border(fresh: Opened, border: int) -> None:
     case, decoder = fresh.case, fresh.decoder
