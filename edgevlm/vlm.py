@@ -253,8 +253,8 @@ class VLM:
 
         Answers are decoded together, as parallel sequences of one context. Greedy answers are those of `ask`.
         With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
-        recurrent layers or sliding windows, they are decoded one after another. Requests of other threads wait
-        until all are answered.
+        recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
+        are answered.
 
         Args:
             requests: pairs of images and question, each as in `ask`.

@@ -36,6 +36,7 @@ class Branches:
     def __init__(self, count: int) -> None:
         self._count = count
         self._open: dict[int, _Branch] = {}
+        self._counts: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -55,7 +56,7 @@ class Branches:
             raise InferenceError(
                 f"all {self._count} branches of this decoder are open; drop one first"
             )
-        self._open[free[0]] = _Branch(shared.copy(), place)
+        self._set(free[0], _Branch(shared.copy(), place))
         return free[0]
 
     def place(self, branch: int) -> Place:
@@ -93,12 +94,12 @@ class Branches:
 
     def empty(self, branch: int) -> None:
         """Forget the entries of a branch, which stays open."""
-        self._open[branch] = _Branch(np.empty(0, np.int64), Place())
+        self._set(branch, _Branch(np.empty(0, np.int64), Place()))
 
     def drop(self, branch: int) -> None:
         """Forget a branch; errors as of `place`."""
         self._find(branch)
-        del self._open[branch]
+        self._set(branch, None)
 
     def count_entries(self, held: NDArray[np.int64]) -> int:
         """Count the entries that the held sequence and all branches take.
@@ -108,9 +109,18 @@ class Branches:
         """
         if not self._open:
             return len(held)
-        serials = [held, *(branch.shared for branch in self._open.values())]
-        own = sum(branch.own for branch in self._open.values())
-        return len(np.unique(np.concatenate(serials))) + own
+        last = int(held[-1]) if len(held) else -1  # the entries before an entry are always the same
+        if last not in self._counts:
+            serials = [held, *(branch.shared for branch in self._open.values())]
+            self._counts[last] = len(np.unique(np.concatenate(serials)))
+        return self._counts[last] + sum(branch.own for branch in self._open.values())
+
+    def _set(self, number: int, branch: _Branch | None) -> None:
+        self._counts.clear()
+        if branch is None:
+            del self._open[number]
+        else:
+            self._open[number] = branch
 
     def _find(self, branch: int) -> _Branch:
         if branch not in self._open:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
+from edgevlm.runtimes.llama_cpp.batch import LlamaCppBatch
 from edgevlm.runtimes.llama_cpp.branches import Branches
 from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
@@ -264,25 +265,7 @@ class LlamaCppDecoder:
         if not self._memory:
             raise LoadError(f"{self._path} has no KV cache; it is not a decoder")
         self.batch_length = llama.llama_n_batch(self._context)
-        self._create_batch()
-
-    def _create_batch(self) -> None:
-        """Allocate the buffers of all batches. New ones per batch cost as much as a small model's token."""
-        count = self.batch_length
-        self._ids = np.empty(count, np.int32)
-        self._positions = np.empty(4 * count, np.int32)  # an M-RoPE embedding has four numbers
-        self._output_flags = np.empty(count, np.int8)
-        self._sequence_ids = np.zeros(count, np.int32)
-        self._sequence_counts = (ctypes.c_int32 * count)(*[1] * count)
-        first, size = self._sequence_ids.ctypes.data, self._sequence_ids.itemsize
-        self._sequences = (ctypes.c_void_p * count)(*range(first, first + count * size, size))
-        self._ids_pointer = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self._batch = self._llama.llama_batch(
-            pos=self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            n_seq_id=self._sequence_counts,
-            seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=self._output_flags.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
+        self._batch = LlamaCppBatch(self.batch_length, mrope=self._model.mrope)
 
     def tokenize(self, text: str) -> list[int]:
         """Tokenize as `LlamaCppModel.tokenize` does."""
@@ -401,23 +384,17 @@ class LlamaCppDecoder:
         times = positions if positions.ndim == 1 else positions[0]
         self._has_logits = False
         llama = self._llama
-        batch = self._batch
         try:
             if bidirectional:
                 llama.llama_set_causal_attn(self._context, False)
             for first in range(0, count, self.batch_length):
                 last = min(first + self.batch_length, count)
-                size = batch.n_tokens = last - first
-                self._write_positions(positions[..., first:last], embeddings)
-                self._output_flags[:size] = 0
-                self._output_flags[max(0, count - outputs - first) : size] = 1
-                if embeddings:
-                    rows = entries[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-                    batch.token, batch.embd = None, rows
-                else:
-                    self._ids[:size] = entries[first:last]
-                    batch.token, batch.embd = self._ids_pointer, None
-                self._run_batch(int(times[first]), int(times[last - 1]))
+                self._batch.write(
+                    entries[first:last],
+                    positions[..., first:last],
+                    slice(max(0, count - outputs - first), None),
+                )
+                self._decode_batch(times[first:last])
             self._held.extend(positions)
             self._has_logits = outputs > 0
         except BaseException:
@@ -427,18 +404,13 @@ class LlamaCppDecoder:
             if bidirectional:
                 llama.llama_set_causal_attn(self._context, True)
 
-    def _run_batch(self, first: int, last: int) -> None:
-        """Decode the batch that was written.
-
-        Args:
-            first: its first position, for the message of an error.
-            last: its last position.
-        """
+    def _decode_batch(self, times: NDArray[np.int32]) -> None:
+        """Decode the batch that was written; `times` are its positions, for the message."""
         recent_errors.clear()
-        status = self._llama.llama_decode(self._context, self._batch)
+        status = self._llama.llama_decode(self._context, self._batch.struct)
         if status:
             raise InferenceError(
-                f"llama.cpp could not decode positions {first} to {last} "
+                f"llama.cpp could not decode positions {times.min()} to {times.max()} "
                 f"(status {status}){failure_reason()}"
             )
 
@@ -449,19 +421,6 @@ class LlamaCppDecoder:
             seq_rm(self._memory, 0, -1, -1)
             time = 0
         self._held.cut(time)
-
-    def _write_positions(self, positions: NDArray[np.int32], embeddings: bool) -> None:
-        """Write the positions of a batch, ``[n]`` or ``[3, n]``, where llama.cpp reads them.
-
-        For embeddings of an M-RoPE model it reads four numbers, ``[4, n]``. The last one is for vision
-        encoders, and zero. To tokens it gives three equal numbers itself.
-        """
-        size = positions.shape[-1]
-        if embeddings and self._model.mrope:
-            grid = self._positions[: 4 * size].reshape(4, size)
-            grid[:3], grid[3] = positions, 0
-        else:
-            self._positions[:size] = positions
 
     def branch(self) -> int:
         """Open a branch; see `DecoderRuntime.branch`."""
@@ -495,19 +454,13 @@ class LlamaCppDecoder:
         positions = self._branches.next_positions(branches)
         self._held.check_fits(size, self._branches.count_entries(self._held.serials))
         self._has_logits = False
-        self._batch.n_tokens = size
-        self._batch.token, self._batch.embd = self._ids_pointer, None
-        self._ids[:size], self._positions[:size] = ids, positions
-        self._output_flags[:size] = wanted
+        self._batch.write(ids, positions, wanted, branches)
         try:
-            self._sequence_ids[:size] = branches
-            self._run_batch(int(positions.min()), int(positions.max()))
+            self._decode_batch(positions)
         except BaseException:
             for branch in set(branches):
                 self._remove_from_branch(branch, self._branches.place(branch).position)
             raise
-        finally:
-            self._sequence_ids[:size] = 0
         self._branches.extend(branches)
         if not rows:
             return np.empty((0, self.vocabulary_size), np.float32)
