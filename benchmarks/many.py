@@ -1,8 +1,8 @@
 """Measure questions that are answered together: ``python -m benchmarks.many [BUNDLE] [--rounds N]``.
 
 Eight questions, about an image each or about one image, are answered by `VLM.ask_many` and by one `VLM.ask`
-after another. Each round has new images, which no cache holds, and takes both ways in turn, on two models. The
-figures are medians. The answers must be equal. The default is the built-in model.
+after another. Each round has new images, which no cache holds, and takes both ways in turn, on two models.
+The figures are medians. The default is the built-in model.
 """
 
 from __future__ import annotations
