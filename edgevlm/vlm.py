@@ -23,6 +23,7 @@ from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import VideoSource, load_video_part
+from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
@@ -30,6 +31,9 @@ from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+_RECENT_IMAGES = 8
+"""Processed images that `VLM.ask_many` keeps for further questions about the same object."""
 
 
 class VLM:
@@ -257,7 +261,8 @@ class VLM:
         are answered.
 
         Args:
-            requests: pairs of images and question, each as in `ask`.
+            requests: pairs of images and question, each as in `ask`. Questions about the same images should
+                stand together, and have the same object or the same path.
             system: as in `ask`, for all.
             progress: called after each answer with the number of answers so far and of all requests.
             options: fields of `Generation`, for all.
@@ -272,11 +277,18 @@ class VLM:
         generation = Generation(**options)
         pairs = list(requests)
 
+        recent: LruCache[object, list[ProcessedImage]] = LruCache(_RECENT_IMAGES)
+
         def prepare(
             images: ImageSource | Iterable[ImageSource] | None, question: str
         ) -> tuple[Sequence[Mapping[str, Any]], Sequence[ProcessedImage]]:
-            budget = generation.image_budget
-            processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+            key = images if isinstance(images, str | os.PathLike) else id(images)
+            if key not in recent:
+                budget = generation.image_budget
+                recent[key] = [
+                    self._engine.process_image(image, budget) for image in load_images(images)
+                ]
+            processed = recent[key]
             return [*system_messages(system), user_message(question, len(processed))], processed
 
         answers: dict[int, Answer | EdgeVLMError] = {}
