@@ -100,7 +100,8 @@ class KVCache:
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
         restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
-        restores = restores and _entries(best) <= self._decoder.room(0)
+        fits = max(_entries(best), _entries(wanted)) <= self._decoder.room(0)  # beside branches
+        restores = restores and fits
         copy = None
         if restores:
             # What cannot be cut back is needed again for the next question.

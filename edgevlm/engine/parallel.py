@@ -73,7 +73,8 @@ class _Running:
     branch: int
     prefill: PrefillStats
     tokens: list[int]
-    """Tokens that are decoded next: the rest of the prompt at first, then the last token of the answer."""
+    """Tokens that are decoded next: the rest of the prompt at first, then the last token of the answer; none
+    when it has ended."""
     text: str = ""
     first_token_ms: float = 0.0
 
@@ -168,10 +169,11 @@ class ParallelAnswers:
             self._decoder.piece, self._end_tokens, request.max_tokens, request.generation
         )
         rest = [item for item in prompt[head:] if isinstance(item, int)]
+        first = None if rest else self._sampler.sample()
         one = _Running(index, request, answer, self._decoder.branch(), prefill, rest)
         self._running.append(one)
-        if not rest:
-            self._append(one, self._sampler.sample())
+        if first is not None:
+            self._append(one, first)
 
     def _make_room(self) -> Iterator[_Running]:
         """Stop and yield the requests that began last, until the next tokens of the others fit."""
@@ -200,7 +202,7 @@ class ParallelAnswers:
         batch = self._next_batch()
         failed: dict[int, EdgeVLMError] = {}
         try:
-            following = self._decode(batch)
+            following = self._decode(batch) if batch else []
         except EdgeVLMError as error:
             failed = {one.index: error for one, _ in batch}
             following = []
@@ -256,7 +258,7 @@ class ParallelAnswers:
         if not one.answer.token_ids:
             one.first_token_ms = watch.total_ms
         one.text += one.answer.append(token) or ""
-        one.tokens = [token]
+        one.tokens = [token] if one.answer.finish_reason is None else []
 
     def _outcome(self, one: _Running) -> Finished | None:
         """Return the answer if it has ended."""
