@@ -204,7 +204,7 @@ class LlamaCppModel:
         channels = number("ssm.inner_size")
         size = number("ssm.state_size")
         convolved = channels + 2 * number("ssm.group_count") * size
-        width = self._llama.llama_model_n_embd(self.handle)
+        width: int = self._llama.llama_model_n_embd(self.handle)
         values = (
             max(0, number("shortconv.l_cache") - 1) * width
             + max(0, number("ssm.conv_kernel") - 1) * convolved

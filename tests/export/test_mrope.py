@@ -231,12 +231,12 @@ def test_branches_after_an_image(fresh: Opened) -> None:
     assert isinstance(tokens, list)
     order = [branch for _ in tokens for branch in (one, two)]
     logits = decoder.decode_branches(order, [token for token in tokens for _ in range(2)])
+    last = slice(-len(tokens), None)
     for found in (logits[::2], logits[1::2]):
-        check(fresh, list(found), slice(-len(tokens), None))
+        check(fresh, list(found), last)
     decoder.drop(one)
     decoder.drop(two)
-    found = [decode(decoder, case.parts[-1], 1)]
-    check(fresh, list(found[0]), slice(-len(tokens), None))
+    check(fresh, decode(decoder, case.parts[-1]), last)
 
 
 @pytest.mark.parametrize("border", range(5))
