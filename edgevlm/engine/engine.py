@@ -340,6 +340,9 @@ class Engine:
                     self._decoder, self._prefill, self._kv_cache, self._end_tokens, sampler
                 )
                 for index, outcome in answers.run(prepared):
+                    if isinstance(outcome, Request):
+                        yield index, self._answer_alone(outcome)
+                        continue
                     yield (
                         index,
                         self._answer_of(outcome) if isinstance(outcome, Finished) else outcome,
@@ -347,13 +350,20 @@ class Engine:
                 return
             for index, one in enumerate(prepared):
                 try:
-                    request = one()
-                    own = self._decoder.sampler(generation.sampling, self._end_tokens)
-                    yield index, collect(self._generate(request, False, own))
+                    answer = self._answer_alone(one())
                 except ClosedError:
                     raise
                 except EdgeVLMError as error:
                     yield index, error
+                else:
+                    yield index, answer
+
+    def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
+        sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
+        try:
+            return collect(self._generate(request, False, sampler))
+        except EdgeVLMError as error:
+            return error
 
     def _answer_of(self, finished: Finished) -> Answer:
         answer = finished.answer

@@ -5,9 +5,8 @@ in common with the prompt before it. Then a branch goes on with the text after t
 Each step decodes the next tokens of all branches in one batch. When an answer ends, the next request begins.
 
 Where the best logit is not clearly above the second, the token is computed again alone, as after a draft
-(`edgevlm.engine.prompt_lookup`). The entries before it keep the rounding of their batch. So an answer can
-still differ from that of one after another where two tokens are almost equally likely: of 80 answers of the
-built-in model 3 did, at log-probabilities that differ by 0.03 or less (`benchmarks/many.py`).
+(`edgevlm.engine.prompt_lookup`). The entries before it keep the rounding of their batch. So where two tokens
+are almost equally likely even then, the request is answered alone, after the others.
 """
 
 from __future__ import annotations
@@ -36,6 +35,11 @@ EXPECTED_TOKENS = 32
 answer that began last begins again later."""
 
 
+UNCERTAIN = 0.05
+"""Smallest difference between the two best logits that rounding in a batch cannot turn around. Differences of
+0.03 were turned around in 3 of 80 answers of the built-in model in q8_0."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt and the settings of its answer."""
@@ -60,7 +64,8 @@ class Finished:
     watch: Stopwatch
 
 
-Outcome: TypeAlias = "Finished | EdgeVLMError"
+Outcome: TypeAlias = "Finished | Request | EdgeVLMError"
+"""An answer, a request that must be answered alone, or an error."""
 
 _Waiting: TypeAlias = "deque[tuple[int, Callable[[], Request]]]"
 
@@ -79,6 +84,8 @@ class _Running:
     when it has ended."""
     text: str = ""
     first_token_ms: float = 0.0
+    uncertain: bool = False
+    """The answer must be decoded alone."""
 
 
 class ParallelAnswers:
@@ -104,6 +111,7 @@ class ParallelAnswers:
         self._end_tokens = end_tokens
         self._sampler = sampler
         self._running: list[_Running] = []
+        self._uncertain: list[tuple[int, Request]] = []
 
     def run(self, requests: Sequence[Callable[[], Request]]) -> Iterator[tuple[int, Outcome]]:
         """Answer all requests.
@@ -122,6 +130,9 @@ class ParallelAnswers:
                     waiting.appendleft((one.index, functools.partial(_identity, one.request)))
                 if self._running:
                     yield from self._step()
+            if self._uncertain:
+                self._kv_cache.reset()  # its entries lie between those of branches
+            yield from self._uncertain
         finally:
             for one in self._running:
                 self._decoder.drop(one.branch)
@@ -215,10 +226,13 @@ class ParallelAnswers:
                 failed[one.index] = error
         for one in list(self._running):
             outcome = failed.get(one.index) or self._outcome(one)
-            if outcome is not None:
+            if one.uncertain or outcome is not None:
                 self._running.remove(one)
                 self._decoder.drop(one.branch)
-                yield one.index, outcome
+                if one.uncertain:
+                    self._uncertain.append((one.index, one.request))
+                elif outcome is not None:
+                    yield one.index, outcome
 
     def _decode(
         self, batch: Sequence[tuple[_Running, list[int]]]
@@ -251,7 +265,9 @@ class ParallelAnswers:
         self._decoder.cut_branch(one.branch, len(tokens))
         wanted = np.zeros(len(tokens), np.bool_)
         wanted[-1] = True
-        self._decoder.decode_branches([one.branch] * len(tokens), tokens, wanted)
+        (logits,) = self._decoder.decode_branches([one.branch] * len(tokens), tokens, wanted)
+        second, best = np.partition(logits, -2)[-2:]
+        one.uncertain = best - second < UNCERTAIN
         return self._sampler.sample()
 
     def _append(self, one: _Running, token: int) -> None:
