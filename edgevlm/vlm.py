@@ -255,8 +255,8 @@ class VLM:
     ) -> list[Answer | EdgeVLMError]:
         """Answer many questions. This takes less time than one `ask` after another.
 
-        Answers are decoded together, as parallel sequences of one context. Greedy answers are those of `ask`,
-        but rounding can decide between two tokens that are almost equally likely.
+        Answers are decoded together, as parallel sequences of one context. Those in which rounding could decide
+        between two tokens are decoded again alone, so that greedy answers are those of `ask`.
         With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
         recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
         are answered.
