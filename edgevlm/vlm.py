@@ -253,10 +253,11 @@ class VLM:
         progress: Callable[[int, int], object] | None = None,
         **options: Unpack[GenerationOptions],
     ) -> list[Answer | EdgeVLMError]:
-        """Answer many questions. This takes less time than one `ask` after another.
+        """Answer many questions.
 
-        Answers are decoded together, as parallel sequences of one context. Those in which rounding could decide
-        between two tokens are decoded again alone, so that greedy answers are those of `ask`.
+        Answers are decoded together, as parallel sequences of one context. Those in which rounding could
+        decide between two tokens are decoded again alone, so that greedy answers are those of `ask`. This
+        saves time where questions are about the same image, or answers are long.
         With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
         recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
         are answered.

@@ -36,8 +36,8 @@ answer that began last begins again later."""
 
 
 UNCERTAIN = 0.25
-"""A token whose logit is not this much above the second, even if computed alone, makes an answer uncertain. Of
-480 answers of the built-in model in q8_0, 4 differed with 0.05, 1 with 0.1 and none with 0.25."""
+"""A token whose logit is not this much above the second, even if computed alone, makes an answer uncertain.
+Of 480 answers of the built-in model in q8_0, 4 differed with 0.05, 1 with 0.1 and none with 0.25."""
 
 
 @dataclass(frozen=True)
