@@ -257,7 +257,7 @@ class VLM:
 
         Answers are decoded together, as parallel sequences of one context. Those in which rounding could
         decide between two tokens are decoded again alone, so that greedy answers are those of `ask`. This
-        saves time where questions are about the same image, or answers are long.
+        saves time where questions are about the same image.
         With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
         recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
         are answered.
