@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,14 @@ from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import InputError
+from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import Video, VideoSource, load_video_part
 from edgevlm.locations import location_question
+from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 LOCATE_MAX_TOKENS = 1024
 """Limit of an answer of `VLM.detect` and `VLM.point` in tokens, or less where the context is shorter."""
+
+_RECENT_IMAGES = 8
+"""Processed images that `VLM.ask_many` keeps for further questions about the same object."""
 
 
 Value = TypeVar("Value")
@@ -310,6 +316,63 @@ class VLM:
         wanted = answer_format(answer_type)
         answer = self.ask(images, question, system=system, json_schema=wanted.schema, **options)
         return wanted.value(answer)
+
+    def ask_many(
+        self,
+        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | None, str]],
+        *,
+        system: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Answer | EdgeVLMError]:
+        """Answer many questions.
+
+        Answers are decoded together, as parallel sequences of one context. Those in which rounding could
+        decide between two tokens are decoded again alone, so that greedy answers are those of `ask`. This
+        saves time where questions are about the same image.
+        With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
+        recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
+        are answered.
+
+        Args:
+            requests: pairs of images and question, each as in `ask`. Questions about the same images should
+                stand together, and have the same object or the same path.
+            system: as in `ask`, for all.
+            progress: called after each answer with the number of answers so far and of all requests.
+            options: fields of `Generation`, for all.
+
+        Returns:
+            For each request in order its answer; or its error, as `ask` raises it.
+
+        Raises:
+            InputError: an option is outside its range, or the JSON schema is not supported.
+            ClosedError: the model is closed.
+        """
+        generation = self._engine.generation(options)
+        pairs = list(requests)
+
+        recent: LruCache[object, list[ProcessedImage]] = LruCache(_RECENT_IMAGES)
+
+        def prepare(
+            images: ImageSource | Iterable[ImageSource] | None, question: str
+        ) -> tuple[Sequence[Mapping[str, Any]], Sequence[ProcessedImage]]:
+            key = images if isinstance(images, str | os.PathLike) else id(images)
+            if key not in recent:
+                budget = generation.image_budget
+                recent[key] = [
+                    self._engine.process_image(image, budget) for image in load_images(images)
+                ]
+            processed = recent[key]
+            return [*system_messages(system), user_message(question, len(processed))], processed
+
+        answers: dict[int, Answer | EdgeVLMError] = {}
+        prepared = [functools.partial(prepare, images, question) for images, question in pairs]
+        with contextlib.closing(self._engine.answer_many(prepared, generation)) as outcomes:
+            for index, outcome in outcomes:
+                answers[index] = outcome
+                if progress is not None:
+                    progress(len(answers), len(pairs))
+        return [answers[index] for index in range(len(pairs))]
 
     def ask_video(
         self,

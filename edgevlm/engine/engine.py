@@ -7,6 +7,7 @@ It encodes and prefills only what the caches do not hold. It serves one request 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boxes import Box, Point
-from edgevlm.engine.detokenizer import Detokenizer
+from edgevlm.engine.answer_decoder import AnswerDecoder
+from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
-from edgevlm.engine.logprobs import next_logprobs, token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.prefill import Prefill
-from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
+from edgevlm.engine.parallel import Finished, ParallelAnswers
+from edgevlm.engine.prefill import Prefill, PrefillStats
+from edgevlm.engine.request import Request
+from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError, InputError
+from edgevlm.errors import ClosedError, ContextError, EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
@@ -32,30 +35,29 @@ from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import (
+    Answer,
     CacheInfo,
     ChoiceScore,
     Chunk,
-    FinishReason,
     Prompt,
     PromptText,
     PromptTile,
     Stats,
     TokenLogprob,
+    collect,
 )
 from edgevlm.runtimes import system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
+PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[ProcessedImage]]]"
+"""Reads and splits the images of a request, and returns its messages and images."""
+
 FORCED_TOKENS_PER_CALL = 16
 """Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
 more than one token. llama.cpp's CPU kernels round such batches more after a long prompt: with random weights
 the logits differ by 1e-3 after 100 positions and by 3e-2 after 3,300 from those of single tokens."""
-
-
-MAX_FORCED_TOKENS = 64
-"""Most tokens of an answer that are decoded at once because a JSON schema forces them. Who closes a stream
-waits for the batch."""
 
 
 class Engine:
@@ -89,7 +91,7 @@ class Engine:
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
-        self._lookup = PromptLookup()
+        self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
@@ -213,18 +215,26 @@ class Engine:
             self._lock.hold()
         ):  # the tokenizer belongs to the decoder, which another thread may close
             watch.lap("wait")
-            items = self.tokenize(messages, images)
+            request = self._request(messages, images, generation, watch)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
-        prompt_tokens = count_positions(items)
-        max_tokens = self._max_tokens(generation, prompt_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        image = images[-1] if images else None
-        chunks = self._generate(
-            items, image, generation, max_tokens, expect_continuation, sampler, watch
-        )
+        chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch)
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        generation: Generation,
+        watch: Stopwatch,
+    ) -> Request:
+        """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
+        items = self.tokenize(messages, images)
+        max_tokens = self._max_tokens(generation, count_positions(items))
+        watch.lap("prepare")
+        return Request(items, images[-1] if images else None, generation, max_tokens, watch)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -247,50 +257,118 @@ class Engine:
             )
         return min(wanted, left)
 
-    def _generate(
-        self,
-        items: Sequence[PromptItem],
-        image: ProcessedImage | None,
-        generation: Generation,
-        max_tokens: int,
-        expect_continuation: bool,
-        sampler: Sampler,
-        watch: Stopwatch,
-    ) -> Chunks:
+    def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
+        generation, watch = request.generation, request.watch
         watch.lap("wait")
         with contextlib.closing(sampler):
             prefill = yield from self._prefill.run(
-                items,
+                request.items,
                 watch,
                 expect_continuation=expect_continuation,
                 cache_images=generation.cache_images,
             )
-            self._lookup.start(items)
-            first_token_ms, tokens, logprobs, forced, text, finish = yield from self._answer(
-                prefill.place, generation, max_tokens, sampler, watch
-            )
-            self._lookup.finish()
-            boxes, points = self._locate(tokens, logprobs, image)
-            watch.lap("decode")
-            stats = Stats(
-                load_ms=self._load_ms,
-                wait_ms=watch.ms("wait"),
-                prepare_ms=watch.ms("prepare"),
-                encode_ms=watch.ms("encode"),
-                prefill_ms=watch.ms("prefill"),
-                decode_ms=watch.ms("decode"),
-                first_token_ms=first_token_ms,
-                total_ms=watch.total_ms,
-                prompt_tokens=prefill.place.entries,
-                cached_tokens=prefill.cached_positions,
-                encoded_tiles=prefill.encoded_tiles,
-                cached_tiles=prefill.cached_tiles,
-                answer_tokens=len(tokens),
-                accepted_draft_tokens=self._lookup.accepted,
-                peak_memory=system.peak_memory(),
-                forced_tokens=forced,
-            )
-            yield Chunk(text, (), finish_reason=finish, stats=stats, boxes=boxes, points=points)
+            answer = yield from self._answers.run(request, prefill.place, sampler)
+            yield self._last_chunk(request, answer, prefill, prefill.place.entries)
+
+    def _last_chunk(
+        self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
+    ) -> Chunk:
+        """Return the chunk after the last token: the rest of the text, and what the whole answer has."""
+        watch = request.watch
+        text = answer.rest()
+        boxes, points = self._locate(answer.token_ids, answer.logprobs, request.image)
+        watch.lap("decode")
+        stats = Stats(
+            load_ms=self._load_ms,
+            wait_ms=watch.ms("wait"),
+            prepare_ms=watch.ms("prepare"),
+            encode_ms=watch.ms("encode"),
+            prefill_ms=watch.ms("prefill"),
+            decode_ms=watch.ms("decode"),
+            first_token_ms=answer.first_token_ms,
+            total_ms=watch.total_ms,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=prefill.cached_positions,
+            encoded_tiles=prefill.encoded_tiles,
+            cached_tiles=prefill.cached_tiles,
+            answer_tokens=len(answer.token_ids),
+            accepted_draft_tokens=answer.accepted_draft_tokens,
+            peak_memory=system.peak_memory(),
+            forced_tokens=answer.forced_tokens,
+        )
+        return Chunk(
+            text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
+        )
+
+    def answer_many(
+        self, requests: Sequence[PrepareRequest], generation: Generation
+    ) -> Generator[tuple[int, Answer | EdgeVLMError], None, None]:
+        """Answer many requests, decoded together where this can be done.
+
+        It can if the settings allow drafts and the memory of the decoder has independent branches. Else the
+        requests are answered one after another. Other requests wait until all are answered.
+
+        Args:
+            requests: each returns messages and images, or raises its error, when its turn comes.
+
+        Yields:
+            The index of a request, and its answer or its error, as soon as it is there.
+
+        Raises:
+            InputError: the JSON schema is not supported.
+            BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
+        """
+        watches = [Stopwatch() for _ in requests]
+
+        def prepare(index: int) -> Request:
+            self._lock.check_open()
+            watches[index].lap("wait")
+            return self._request(*requests[index](), generation, watches[index])
+
+        prepared = [functools.partial(prepare, index) for index in range(len(requests))]
+        with (
+            self._lock.hold(),
+            contextlib.closing(
+                self._decoder.sampler(generation.sampling, self._end_tokens)
+            ) as sampler,
+        ):
+            if generation.draftable and self._decoder.independent_branches:
+                answers = ParallelAnswers(
+                    self._decoder, self._prefill, self._kv_cache, self._end_tokens, sampler
+                )
+                for index, outcome in answers.run(prepared):
+                    if isinstance(outcome, Request):
+                        yield index, self._answer_alone(outcome)
+                        continue
+                    yield (
+                        index,
+                        self._answer_of(outcome) if isinstance(outcome, Finished) else outcome,
+                    )
+                return
+            for index, one in enumerate(prepared):
+                try:
+                    answer = self._answer_alone(one())
+                except ClosedError:
+                    raise
+                except EdgeVLMError as error:
+                    yield index, error
+                else:
+                    yield index, answer
+
+    def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
+        sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
+        try:
+            return collect(self._generate(request, False, sampler))
+        except EdgeVLMError as error:
+            return error
+
+    def _answer_of(self, finished: Finished) -> Answer:
+        answer = finished.answer
+        last = self._last_chunk(
+            finished.request, answer, finished.prefill, count_positions(finished.request.items)
+        )
+        tokens = Chunk(finished.text, tuple(answer.token_ids))
+        return collect([tokens, last])
 
     def _locate(
         self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None
@@ -360,7 +438,7 @@ class Engine:
         if not answer:
             raise InputError("answer must have at least one token id, has none")
         with self._lock.hold():
-            place, _ = self._prefill_anew(messages, images)
+            place = self._prefill_anew(messages, images)
             return self._force(answer, place, tokens_per_call)
 
     def greedy_answer(
@@ -373,30 +451,23 @@ class Engine:
             teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
         """
         with self._lock.hold():
-            place, items = self._prefill_anew(messages, images)
-            self._kv_cache.mark()
+            place = self._prefill_anew(messages, images)
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
-            while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                self._step(tokens[-1], place.after(len(tokens) - 1))
-                tokens.append(int(self._decoder.logits().argmax()))
-            self._kv_cache.truncate(items)
+            with open_branches(self._decoder, 1) as branch:
+                while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
+                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:])
+                    tokens.append(int(logits.argmax()))
             return tuple(tokens), self._force(tokens, place, FORCED_TOKENS_PER_CALL, first)
 
-    def _prefill_anew(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
-    ) -> tuple[Place, int]:
-        """Decode a prompt with nothing from the KV cache.
-
-        Returns:
-            The place after it, and its length in items.
-        """
+    def _prefill_anew(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Place:
+        """Decode a prompt with nothing from the KV cache, and return the place after it."""
         items = self.tokenize(messages, images)
         encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
         self._kv_cache.reset()
         for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
             pass
-        return place_after(items), len(items)
+        return place_after(items)
 
     def _force(
         self,
@@ -432,7 +503,8 @@ class Engine:
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
-        The prompt is prefilled once, as far as the caches do not hold it.
+        The prompt is prefilled once, as far as the caches do not hold it. The choices branch off it and are
+        decoded together.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
@@ -456,38 +528,28 @@ class Engine:
                 items, Stopwatch(), expect_continuation=False, cache_images=cache_images
             ):
                 pass
-            self._kv_cache.mark()
-            first = next_logprobs(self._decoder)
-            scores = []
-            for both in spellings:
-                logprobs = [
-                    self._answer_logprob(tokens, first, len(items), place_after(items))
-                    for tokens in sorted(both)
-                ]
-                scores.append(float(np.logaddexp.reduce(logprobs)))
+            distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
+            logprobs = dict(
+                zip(
+                    distinct,
+                    score_continuations(
+                        self._decoder,
+                        distinct,
+                        self._end_tokens,
+                        self.context_length - prompt_tokens,
+                    ),
+                    strict=True,
+                )
+            )
+        scores = [
+            float(np.logaddexp.reduce([logprobs[tokens] for tokens in sorted(both)]))
+            for both in spellings
+        ]
         total = np.logaddexp.reduce(scores)
         return [
             ChoiceScore(text, score, float(np.exp(score - total)))
             for text, score in zip(choices, scores, strict=True)
         ]
-
-    def _answer_logprob(
-        self, tokens: Sequence[int], first: NDArray[np.float64], items: int, place: Place
-    ) -> float:
-        """Return log P(tokens, end of answer) after the prompt that the decoder holds.
-
-        Args:
-            first: log-probabilities of the answer's first token.
-            items: length of the prompt in items.
-            place: the place after the prompt.
-        """
-        logprob, following = 0.0, first
-        for index, token in enumerate(tokens):
-            logprob += float(following[token])
-            self._step(token, place.after(index))
-            following = next_logprobs(self._decoder)
-        self._kv_cache.truncate(items)
-        return logprob + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
 
     def close(self) -> None:
         """End the open stream and free both runtimes. May be called again."""
@@ -503,128 +565,3 @@ class Engine:
         """Return what the caches hold and what they saved; waits for other requests."""
         with self._lock.hold():
             return self._prefill.cache_info()
-
-    def _step(self, token: int, place: Place) -> None:
-        self._decode([token], place)
-
-    def _decode(self, tokens: Sequence[int], place: Place) -> None:
-        """Decode tokens of an answer, the first of them at `place`, and compute the logits of the last."""
-        positions = np.arange(place.position, place.position + len(tokens), dtype=np.int32)
-        self._decoder.decode_tokens(tokens, positions, logits=True)
-        self._kv_cache.extend(tokens)
-
-    def _answer(
-        self,
-        prompt: Place,
-        generation: Generation,
-        max_tokens: int,
-        sampler: Sampler,
-        watch: Stopwatch,
-    ) -> Generator[
-        Chunk, None, tuple[float, list[int], list[TokenLogprob], int, str, FinishReason]
-    ]:
-        """Sample until the model, a stop string or the limit ends the answer.
-
-        Returns:
-            Time of the first token in milliseconds, tokens and their log-probabilities if the request asks
-            for them, number of forced tokens, remaining text, finish reason.
-        """
-        text = Detokenizer(tuple(generation.stop or ()))
-        finish: FinishReason | None = None
-        first_token_ms = 0.0
-        tokens: list[int] = []
-        logprobs: list[TokenLogprob] = []
-        forced_count = 0
-        following: list[int] = []
-        token: int | None = None
-        while finish is None:
-            if not following:
-                place = prompt.after(max(len(tokens) - 1, 0))
-                room = max_tokens - len(tokens)
-                following, forced = self._advance(token, place, generation, sampler, room)
-                forced_count += forced
-            token = following.pop(0)
-            watch.lap("decode")
-            if not tokens:
-                first_token_ms = watch.total_ms
-            self._lookup.append(token)
-            if token in self._end_tokens:
-                finish = "stop"
-                break
-            tokens.append(token)
-            shown = text.push(self._decoder.piece(token))
-            if text.stopped:
-                finish = "stop"
-            elif len(tokens) == max_tokens:
-                finish = "length"
-            watch.lap("decode")
-            logprob = self._logprobs(token, generation.top_logprobs)
-            logprobs += logprob
-            yield Chunk(shown, (token,), logprob)
-            watch.lap("consumer")
-        rest = text.finish()
-        watch.lap("decode")
-        return first_token_ms, tokens, logprobs, forced_count, rest, finish
-
-    def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
-        return () if top is None else (token_logprob(self._decoder, token, top),)
-
-    def _advance(
-        self,
-        token: int | None,
-        place: Place,
-        generation: Generation,
-        sampler: Sampler,
-        room: int,
-    ) -> tuple[list[int], int]:
-        """Decode a token and return those that follow it.
-
-        All but the last of them are decoded too, unless the answer ends with them.
-
-        Args:
-            token: last token of the answer so far, at `place`; None: the answer begins there.
-            place: the place after what the decoder holds.
-            generation: settings of the answer.
-            sampler: sampler of the answer.
-            room: the most tokens to return, at least 1.
-
-        Returns:
-            At least one token, and how many of them the JSON schema forces, without the end token.
-        """
-        if generation.draftable and token is not None:
-            draft = self._lookup.draft()[: min(room - 1, self._decoder.max_removable)]
-            return self._advance_with_draft(token, place, draft, sampler), 0
-        single = generation.top_logprobs is not None  # which needs the logits before each token
-        forced = [] if single else sampler.forced(min(room, MAX_FORCED_TOKENS))
-        if forced and forced[-1] in self._end_tokens:
-            return forced, len(forced) - 1
-        if len(forced) == room:
-            return forced, room
-        undecoded = [*([] if token is None else [token]), *forced]
-        more = len(forced) == MAX_FORCED_TOKENS
-        if more:  # others may be forced after the last of them
-            undecoded.pop()
-        if undecoded:
-            self._decode(undecoded, place)
-        return forced if more else [*forced, sampler.sample()], len(forced)
-
-    def _advance_with_draft(
-        self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
-    ) -> list[int]:
-        """Decode a token and its draft; return the tokens that follow, all but the last decoded."""
-        accepted: list[int] = []
-        if draft:
-            batch = [token, *draft]
-            start = place.position
-            positions = np.arange(start, start + len(batch), dtype=np.int32)
-            logits = self._decoder.decode_draft(batch, positions)
-            accepted, conclusive = verify_draft(logits, draft)
-            self._lookup.record(len(accepted) - conclusive, len(draft))
-            *kept, token = [token, *accepted]
-            place = place.after(len(kept))
-            self._decoder.truncate(place)
-            self._kv_cache.extend(kept)
-            if conclusive:
-                return accepted
-        self._step(token, place)
-        return [*accepted, sampler.sample()]

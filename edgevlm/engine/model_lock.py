@@ -103,6 +103,15 @@ class ModelLock:
             self.release()
         raise ClosedError(CLOSED)
 
+    def check_open(self) -> None:
+        """Check that nobody has closed the model.
+
+        Raises:
+            ClosedError: somebody has.
+        """
+        if self.closed:
+            raise ClosedError(CLOSED)
+
     def is_held_by(self, stream: ChunkStream) -> bool:
         """Return True if this stream holds the model."""
         return self._holder == id(stream)
