@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
+    from edgevlm.errors import CancelledError as CancelledError
     from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
     from edgevlm.errors import DriftError as DriftError
@@ -90,6 +91,7 @@ _MODULES = {
     "InferenceError": "edgevlm.errors",
     "ClosedError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
+    "CancelledError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",
     "DriftError": "edgevlm.errors",

@@ -13,6 +13,7 @@
     │   ├── InferenceError    a computation that failed, or returned NaN
     │   └── ClosedError       a model that was closed, or that belongs to the parent process
     ├── BusyError             a model in use by a stream that nobody reads
+    ├── CancelledError        an answer that was cancelled before its end
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        a bundle that does not answer as its checkpoint does
@@ -63,6 +64,10 @@ class ClosedError(BackendError):
 
 class BusyError(EdgeVLMError):
     """A model in use by a stream that nobody reads, or that nobody can read while this request waits."""
+
+
+class CancelledError(EdgeVLMError):
+    """An answer that was cancelled before its end."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.logprobs import next_logprobs, token_logprob
@@ -117,8 +118,8 @@ class Engine:
         Returns:
             Float32 ``[tokens, width]``.
         """
-        with self._lock.hold():
-            rows = self._encoder.encode(image.tiles)
+        with self._lock.hold() as cancel:
+            rows = self._encoder.encode(image.tiles, cancel=cancel)
             return np.concatenate(
                 [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
             )
@@ -186,10 +187,10 @@ class Engine:
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
-        """Stream the answer to `messages`. Closing the stream stops the work.
+        """Stream the answer to `messages`. Closing or cancelling the stream stops the work.
 
         The request is checked now; the work begins with the first chunk. Chunks without text come during
-        prefill, so that a request can be cancelled there too.
+        prefill.
 
         Args:
             images: one for each image part of the messages, in their order.
@@ -216,8 +217,11 @@ class Engine:
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        chunks = self._generate(items, generation, max_tokens, expect_continuation, sampler, watch)
-        return ChunkStream(wrap(chunks), self._lock, watch)
+        cancel = CancelSignal()
+        chunks = self._generate(
+            items, generation, max_tokens, expect_continuation, sampler, watch, cancel
+        )
+        return ChunkStream(wrap(chunks), self._lock, watch, cancel)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -248,6 +252,7 @@ class Engine:
         expect_continuation: bool,
         sampler: Sampler,
         watch: Stopwatch,
+        cancel: CancelSignal,
     ) -> Chunks:
         watch.lap("wait")
         with contextlib.closing(sampler):
@@ -256,10 +261,11 @@ class Engine:
                 watch,
                 expect_continuation=expect_continuation,
                 cache_images=generation.cache_images,
+                cancel=cancel,
             )
             self._lookup.start(items)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                prefill.place, generation, max_tokens, sampler, watch
+                prefill.place, generation, max_tokens, sampler, watch, cancel
             )
             self._lookup.finish()
             stats = Stats(
@@ -316,9 +322,9 @@ class Engine:
         """
         if not answer:
             raise InputError("answer must have at least one token id, has none")
-        with self._lock.hold():
-            place, _ = self._prefill_anew(messages, images)
-            return self._force(answer, place, tokens_per_call)
+        with self._lock.hold() as cancel:
+            place, _ = self._prefill_anew(messages, images, cancel)
+            return self._force(answer, place, tokens_per_call, cancel)
 
     def greedy_answer(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage], max_tokens: int
@@ -329,19 +335,20 @@ class Engine:
             Token ids, with the end token if the answer ends before `max_tokens`; and their logits under
             teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
         """
-        with self._lock.hold():
-            place, items = self._prefill_anew(messages, images)
+        with self._lock.hold() as cancel:
+            place, items = self._prefill_anew(messages, images, cancel)
             self._kv_cache.mark()
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
             while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                self._step(tokens[-1], place.after(len(tokens) - 1))
+                self._step(tokens[-1], place.after(len(tokens) - 1), cancel)
                 tokens.append(int(self._decoder.logits().argmax()))
             self._kv_cache.truncate(items)
-            return tuple(tokens), self._force(tokens, place, FORCED_TOKENS_PER_CALL, first)
+            logits = self._force(tokens, place, FORCED_TOKENS_PER_CALL, cancel, first)
+            return tuple(tokens), logits
 
     def _prefill_anew(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
+        self, messages: Sequence[Message], images: Sequence[ProcessedImage], cancel: CancelSignal
     ) -> tuple[Place, int]:
         """Decode a prompt with nothing from the KV cache.
 
@@ -349,9 +356,10 @@ class Engine:
             The place after it, and its length in items.
         """
         items = self.tokenize(messages, images)
-        encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
+        tiles = [tile for image in images for tile in image.tiles]
+        encoded = self._encoder.encode(tiles, cancel=cancel)
         self._kv_cache.reset()
-        for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
+        for _ in self._prefill.decode(items, encoded.__getitem__, Place(), cancel=cancel):
             pass
         return place_after(items), len(items)
 
@@ -360,6 +368,7 @@ class Engine:
         answer: Sequence[int],
         place: Place,
         tokens_per_call: int,
+        cancel: CancelSignal,
         first: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Decode an answer in batches and return its logits, ``[len(answer), vocabulary]``.
@@ -375,7 +384,7 @@ class Engine:
             part = forced[start : start + tokens_per_call]
             position = place.after(start).position
             positions = np.arange(position, position + len(part), dtype=np.int32)
-            logits.append(self._decoder.decode_draft(part, positions).copy())
+            logits.append(self._decoder.decode_draft(part, positions, cancel=cancel).copy())
             self._kv_cache.extend(part)
         return np.concatenate(logits)
 
@@ -395,7 +404,7 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        with self._lock.hold():
+        with self._lock.hold() as cancel:
             items = self.tokenize(messages, images)
             spellings = [
                 {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
@@ -410,7 +419,11 @@ class Engine:
                     f"context_length"
                 )
             for _ in self._prefill.run(
-                items, Stopwatch(), expect_continuation=False, cache_images=cache_images
+                items,
+                Stopwatch(),
+                expect_continuation=False,
+                cache_images=cache_images,
+                cancel=cancel,
             ):
                 pass
             self._kv_cache.mark()
@@ -418,7 +431,7 @@ class Engine:
             scores = []
             for both in spellings:
                 logprobs = [
-                    self._answer_logprob(tokens, first, len(items), place_after(items))
+                    self._answer_logprob(tokens, first, len(items), place_after(items), cancel)
                     for tokens in sorted(both)
                 ]
                 scores.append(float(np.logaddexp.reduce(logprobs)))
@@ -429,7 +442,12 @@ class Engine:
         ]
 
     def _answer_logprob(
-        self, tokens: Sequence[int], first: NDArray[np.float64], items: int, place: Place
+        self,
+        tokens: Sequence[int],
+        first: NDArray[np.float64],
+        items: int,
+        place: Place,
+        cancel: CancelSignal,
     ) -> float:
         """Return log P(tokens, end of answer) after the prompt that the decoder holds.
 
@@ -441,7 +459,7 @@ class Engine:
         logprob, following = 0.0, first
         for index, token in enumerate(tokens):
             logprob += float(following[token])
-            self._step(token, place.after(index))
+            self._step(token, place.after(index), cancel)
             following = next_logprobs(self._decoder)
         self._kv_cache.truncate(items)
         return logprob + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
@@ -460,9 +478,9 @@ class Engine:
         with self._lock.hold():
             return self._prefill.cache_info()
 
-    def _step(self, token: int, place: Place) -> None:
+    def _step(self, token: int, place: Place, cancel: CancelSignal) -> None:
         positions = np.array([place.position], np.int32)
-        self._decoder.decode_tokens([token], positions, logits=True)
+        self._decoder.decode_tokens([token], positions, logits=True, cancel=cancel)
         self._kv_cache.extend([token])
 
     def _answer(
@@ -472,6 +490,7 @@ class Engine:
         max_tokens: int,
         sampler: Sampler,
         watch: Stopwatch,
+        cancel: CancelSignal,
     ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
         """Sample until the model, a stop string or the limit ends the answer.
 
@@ -505,7 +524,7 @@ class Engine:
                 room = min(max_tokens - count - 1, self._decoder.max_removable)
                 draft = self._lookup.draft()[:room] if generation.draftable else ()
                 place = prompt.after(count - 1)
-                following = self._advance(token, place, draft, sampler)
+                following = self._advance(token, place, draft, sampler, cancel)
         rest = text.finish()
         watch.lap("decode")
         return first_token_ms, count, rest, finish
@@ -514,7 +533,12 @@ class Engine:
         return () if top is None else (token_logprob(self._decoder, token, top),)
 
     def _advance(
-        self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
+        self,
+        token: int,
+        place: Place,
+        draft: Sequence[int],
+        sampler: Sampler,
+        cancel: CancelSignal,
     ) -> list[int]:
         """Decode a token and return those that follow it; all but the last of them are decoded too."""
         accepted: list[int] = []
@@ -522,7 +546,7 @@ class Engine:
             batch = [token, *draft]
             start = place.position
             positions = np.arange(start, start + len(batch), dtype=np.int32)
-            logits = self._decoder.decode_draft(batch, positions)
+            logits = self._decoder.decode_draft(batch, positions, cancel=cancel)
             accepted, conclusive = verify_draft(logits, draft)
             self._lookup.record(len(accepted) - conclusive, len(draft))
             *kept, token = [token, *accepted]
@@ -531,5 +555,5 @@ class Engine:
             self._kv_cache.extend(kept)
             if conclusive:
                 return accepted
-        self._step(token, place)
+        self._step(token, place, cancel)
         return [*accepted, sampler.sample()]

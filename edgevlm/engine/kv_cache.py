@@ -95,6 +95,7 @@ class KVCache:
             How many items the decoder holds; at most all but the last, since the logits after the prompt are
             needed.
         """
+        self.settle()
         wanted = [_key(item) for item in items[:-1]]
         shared = self._usable(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
@@ -108,20 +109,24 @@ class KVCache:
         # Another question about the same images loses little, and is no other conversation.
         differs = restores or 4 * lost >= self.held_positions
         saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs
-        # A prompt that was given up may have left a part of a span, which belongs to no conversation.
-        if saves and self._decoder.truncate(_place(self._held)):
+        if saves:
             self._saved[tuple(self._held)] = self._decoder.save()
         self._expect_continuation = expect_continuation
         if copy is not None:
             self._held.clear()
             self._decoder.restore(copy, _place(best))
             self._held, shared = list(best), known
-        if self._decoder.truncate(_place(wanted[:shared])):
-            del self._held[shared:]
-            return shared
-        # A prompt that was given up left entries that cannot be removed alone.
-        self.reset()
-        return self.reuse_prefix(items, expect_continuation=expect_continuation)
+        self.truncate(shared)
+        return shared
+
+    def settle(self) -> None:
+        """Make the decoder hold what is recorded here, or nothing.
+
+        A request that was stopped may have left a part of a span. A decoder that cannot be cut back may have
+        lost everything.
+        """
+        if not self._decoder.truncate(_place(self._held)):
+            self.reset()
 
     @property
     def _can_cut(self) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
@@ -27,6 +28,7 @@ from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_librar
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
     load_llama_cpp,
+    load_strlen,
     no_gpu_reason,
     out_of_memory,
     recent_errors,
@@ -229,6 +231,10 @@ class LlamaCppDecoder:
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
         parameters.swa_full = True  # so that sliding-window models can `truncate` at any position
         parameters.no_perf = True
+        self._abort_reason = ctypes.create_string_buffer(2)
+        """A C string; llama.cpp stops computing on the CPU when it is not empty."""
+        parameters.abort_callback = load_strlen()
+        parameters.abort_callback_data = ctypes.addressof(self._abort_reason)
         if self._eval_callback is not None:
             parameters.cb_eval = self._eval_callback
         recent_errors.clear()
@@ -274,7 +280,12 @@ class LlamaCppDecoder:
         return self._model.embed(token_ids)
 
     def decode_tokens(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode tokens into the KV cache.
 
@@ -282,22 +293,29 @@ class LlamaCppDecoder:
             token_ids: ``[n]``, n >= 1.
             positions: int32 ``[n]``, the next positions of the KV cache.
             logits: compute the logits of the last token.
+            cancel: stops this call from another thread: on the CPU between two nodes of the graph, on a GPU
+                between two batches; None: nothing does.
 
         Raises:
             InputError: ids or positions have the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
             ClosedError: the decoder is closed.
-            InferenceError: llama.cpp failed; the KV cache holds nothing of this call. That of a hybrid may be
-                empty then.
+            CancelledError: `cancel` stopped it; the KV cache holds nothing of this call. That of a hybrid may
+                be empty then.
+            InferenceError: llama.cpp failed; the KV cache is as after a CancelledError.
         """
         self._check_open()
         ids = self._model.check_tokens(token_ids)
-        self._decode(ids, positions, outputs=int(logits))
+        self._decode(ids, positions, outputs=int(logits), cancel=cancel)
 
     def decode_draft(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32]
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
-        """Decode at most `MAX_LOGITS` tokens as `decode_tokens` does.
+        """Decode at most `MAX_LOGITS` tokens; arguments and errors as of `decode_tokens`.
 
         Returns:
             float32 ``[n, vocabulary]``: a view of llama.cpp's logits after each token, valid until the next
@@ -309,7 +327,7 @@ class LlamaCppDecoder:
             raise InputError(
                 f"a draft may have up to {self.MAX_LOGITS} tokens, has {len(ids)}; use decode_tokens"
             )
-        self._decode(ids, positions, outputs=len(ids))
+        self._decode(ids, positions, outputs=len(ids), cancel=cancel)
         pointer = self._llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, shape=(len(ids), self.vocabulary_size))
 
@@ -320,6 +338,7 @@ class LlamaCppDecoder:
         *,
         logits: bool,
         bidirectional: bool = False,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode embeddings into the KV cache; errors as of `decode_tokens`.
 
@@ -331,6 +350,7 @@ class LlamaCppDecoder:
                 with the time, line and column of each entry. ``[n]`` means three equal numbers.
             logits: compute the logits of the last entry.
             bidirectional: each entry of this call attends to all others of this call and to all before it.
+            cancel: as of `decode_tokens`.
         """
         self._check_open()
         if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
@@ -354,7 +374,9 @@ class LlamaCppDecoder:
                 f"bidirectional={self.bidirectional}; create it with more"
             )
         rows = np.ascontiguousarray(embeddings)
-        self._decode(rows, positions, outputs=int(logits), bidirectional=bidirectional)
+        self._decode(
+            rows, positions, outputs=int(logits), bidirectional=bidirectional, cancel=cancel
+        )
 
     def _decode(
         self,
@@ -363,6 +385,7 @@ class LlamaCppDecoder:
         *,
         outputs: int,
         bidirectional: bool = False,
+        cancel: CancelSignal | None,
     ) -> None:
         """Decode entries in batches.
 
@@ -371,6 +394,7 @@ class LlamaCppDecoder:
             positions: as of `decode_embeddings`.
             outputs: number of the last entries that get logits.
             bidirectional: as of `decode_embeddings`.
+            cancel: as of `decode_tokens`.
         """
         count, embeddings = len(entries), entries.ndim == 2
         positions = self._held.check(positions, count, embeddings=embeddings)
@@ -378,36 +402,44 @@ class LlamaCppDecoder:
         self._has_logits = False
         llama = self._llama
         batch = self._batch
-        try:
-            if bidirectional:
-                llama.llama_set_causal_attn(self._context, False)
-            for first in range(0, count, self._batch_length):
-                last = min(first + self._batch_length, count)
-                size = batch.n_tokens = last - first
-                self._write_positions(positions[..., first:last], embeddings)
-                self._output_flags[:size] = 0
-                self._output_flags[max(0, count - outputs - first) : size] = 1
-                if embeddings:
-                    rows = entries[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-                    batch.token, batch.embd = None, rows
-                else:
-                    self._ids[:size] = entries[first:last]
-                    batch.token, batch.embd = self._ids_pointer, None
-                recent_errors.clear()
-                status = llama.llama_decode(self._context, batch)
-                if status:
-                    raise InferenceError(
-                        f"llama.cpp could not decode positions {times[first]} to {times[last - 1]} "
-                        f"(status {status}){failure_reason()}"
-                    )
-            self._held.extend(positions)
-            self._has_logits = outputs > 0
-        except BaseException:
-            self._undo(int(times[0]))
-            raise
-        finally:
-            if bidirectional:
-                llama.llama_set_causal_attn(self._context, True)
+        cancel = cancel or CancelSignal()
+        self._abort_reason.value = b""
+        with cancel.interrupting(self._abort):
+            try:
+                if bidirectional:
+                    llama.llama_set_causal_attn(self._context, False)
+                for first in range(0, count, self._batch_length):
+                    cancel.check()
+                    last = min(first + self._batch_length, count)
+                    size = batch.n_tokens = last - first
+                    self._write_positions(positions[..., first:last], embeddings)
+                    self._output_flags[:size] = 0
+                    self._output_flags[max(0, count - outputs - first) : size] = 1
+                    if embeddings:
+                        rows = entries[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+                        batch.token, batch.embd = None, rows
+                    else:
+                        self._ids[:size] = entries[first:last]
+                        batch.token, batch.embd = self._ids_pointer, None
+                    recent_errors.clear()
+                    status = llama.llama_decode(self._context, batch)
+                    if status:
+                        cancel.check()
+                        raise InferenceError(
+                            f"llama.cpp could not decode positions {times[first]} to "
+                            f"{times[last - 1]} (status {status}){failure_reason()}"
+                        )
+                self._held.extend(positions)
+                self._has_logits = outputs > 0
+            except BaseException:
+                self._undo(int(times[0]))
+                raise
+            finally:
+                if bidirectional:
+                    llama.llama_set_causal_attn(self._context, True)
+
+    def _abort(self) -> None:
+        self._abort_reason.value = b"!"
 
     def _undo(self, time: int) -> None:
         """Remove everything from a time on, after a call that failed; all if the memory cannot go back."""

@@ -26,7 +26,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from edgevlm import VLM, BusyError, Chunk, ChunkStream, ClosedError, InputError
+from edgevlm import VLM, BusyError, CancelledError, Chunk, ChunkStream, ClosedError, InputError
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
@@ -238,7 +239,7 @@ class Steps:
                 self.action()
                 yield Chunk("", ())
 
-        return ChunkStream((chunk for chunk in steps()), self.lock, Stopwatch())
+        return ChunkStream((chunk for chunk in steps()), self.lock, Stopwatch(), CancelSignal())
 
 
 def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -> None:
@@ -259,7 +260,7 @@ def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -
 def test_a_request_from_within_a_step_is_refused() -> None:
     steps = Steps()
     stream = steps.stream()
-    steps.action = steps.lock.acquire
+    steps.action = lambda: steps.lock.acquire(CancelSignal())
     with pytest.raises(BusyError, match="signal handler or a callback"):
         next(stream)
     steps.action = lambda: None
