@@ -192,9 +192,8 @@ class ModelLock:
 class ChunkStream(Iterator[Chunk]):
     """The chunks of one answer. They can be read once, from any thread.
 
-    Use it as a context manager, or call `close` or `cancel`, to stop early. The work stops after a node of the
-    vision graph or of the decoder; on a GPU, after a batch of the decoder. The next request finds the model as
-    if this one had not been made.
+    Use it as a context manager, or call `close` or `cancel`, to stop early. The work stops within a tile of
+    an image or a batch of the decoder, and does not affect the answers to later requests.
     """
 
     def __init__(
