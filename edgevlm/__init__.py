@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import CancelledError as CancelledError
     from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
+    from edgevlm.errors import DeadlineError as DeadlineError
     from edgevlm.errors import DriftError as DriftError
     from edgevlm.errors import EdgeVLMError as EdgeVLMError
     from edgevlm.errors import ExportError as ExportError
@@ -92,6 +93,7 @@ _MODULES = {
     "ClosedError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
     "CancelledError": "edgevlm.errors",
+    "DeadlineError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",
     "DriftError": "edgevlm.errors",

@@ -14,6 +14,7 @@
     │   └── ClosedError       a model that was closed, or that belongs to the parent process
     ├── BusyError             a model in use by a stream that nobody reads
     ├── CancelledError        an answer that was cancelled before its end
+    │   └── DeadlineError     no time was left for the first token (also a TimeoutError)
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        a bundle that does not answer as its checkpoint does
@@ -68,6 +69,10 @@ class BusyError(EdgeVLMError):
 
 class CancelledError(EdgeVLMError):
     """An answer that was cancelled before its end."""
+
+
+class DeadlineError(CancelledError, TimeoutError):
+    """A request whose time (``within``) was over before the first token of its answer."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):

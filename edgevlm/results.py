@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached."""
+FinishReason = Literal["stop", "length", "deadline"]
+"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached;
+``deadline``: the time of the request (``within``) was over."""
 
 
 @dataclass(frozen=True)

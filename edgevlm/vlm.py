@@ -216,6 +216,7 @@ class VLM:
             ImageError: an image cannot be read.
             PromptError: the question is empty, or the model does not support a system message.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
+            DeadlineError: the time that ``within`` allows is over before the first token.
         """
         return collect(self.stream(images, question, system=system, **options))
 

@@ -22,7 +22,7 @@ from edgevlm.engine.prefill import Prefill
 from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError, InputError
+from edgevlm.errors import ContextError, DeadlineError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
@@ -217,7 +217,7 @@ class Engine:
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        cancel = CancelSignal()
+        cancel = CancelSignal(generation.within, watch.elapsed)
         chunks = self._generate(
             items, generation, max_tokens, expect_continuation, sampler, watch, cancel
         )
@@ -255,7 +255,7 @@ class Engine:
         cancel: CancelSignal,
     ) -> Chunks:
         watch.lap("wait")
-        with contextlib.closing(sampler):
+        with contextlib.closing(sampler), cancel.timer():
             prefill = yield from self._prefill.run(
                 items,
                 watch,
@@ -492,7 +492,7 @@ class Engine:
         watch: Stopwatch,
         cancel: CancelSignal,
     ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
-        """Sample until the model, a stop string or the limit ends the answer.
+        """Sample until the model, a stop string, the limit or the deadline ends the answer.
 
         Returns:
             Time of the first token in milliseconds, number of tokens, remaining text, finish reason.
@@ -524,7 +524,10 @@ class Engine:
                 room = min(max_tokens - count - 1, self._decoder.max_removable)
                 draft = self._lookup.draft()[:room] if generation.draftable else ()
                 place = prompt.after(count - 1)
-                following = self._advance(token, place, draft, sampler, cancel)
+                try:
+                    following = self._advance(token, place, draft, sampler, cancel)
+                except DeadlineError:
+                    finish = "deadline"
         rest = text.finish()
         watch.lap("decode")
         return first_token_ms, count, rest, finish

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import BusyError, CancelledError, ClosedError
+from edgevlm.errors import BusyError, CancelledError, ClosedError, DeadlineError
 from edgevlm.results import Chunk
 from edgevlm.runtimes.forks import check_not_forked, is_forked
 
@@ -220,6 +220,7 @@ class ChunkStream(Iterator[Chunk]):
         Raises:
             BusyError: another stream holds the model and nobody reads it.
             CancelledError: the answer was cancelled before its end.
+            DeadlineError: its deadline expired before its first token.
             ClosedError: the model was closed before the end of the answer.
         """
         try:
@@ -234,6 +235,9 @@ class ChunkStream(Iterator[Chunk]):
         if not self._ended:
             try:
                 return self._step()
+            except DeadlineError:
+                self._ended = True
+                raise
             except CancelledError:
                 self._ended = True
             finally:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgevlm import VLM, Answer, CancelledError, ChunkStream, ClosedError
+from edgevlm import VLM, Answer, CancelledError, ChunkStream, ClosedError, DeadlineError, InputError
 from edgevlm.cancellation import CancelSignal
+from edgevlm.options import Generation
 from edgevlm.results import collect
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
@@ -367,3 +369,66 @@ def test_the_end_of_an_answer_cannot_be_cancelled(fresh: Callable[..., VLM]) -> 
     stream.cancel()
     assert list(stream) == []
     assert len(answer.token_ids) == 3
+
+
+# --- deadlines ----------------------------------------------------------------------------------
+
+
+def expire(stream: ChunkStream) -> Callable[[], None]:
+    """Return a function that lets the deadline of a stream expire now."""
+    return stream._signal._expire
+
+
+def test_an_answer_ends_at_its_deadline(calls: Calls) -> None:
+    """The deadline expires before each call of a runtime in turn."""
+    vlm = calls.vlm
+    whole = collect(one_question(vlm))
+    count, cut = len(calls.names), 0
+    for at in range(count):
+        vlm._engine._encoder.cache.clear()
+        vlm._engine._kv_cache.reset()
+        stream = vlm.stream(LARGE, "What is it?", max_tokens=12, within=1000)
+        calls.expect(at, expire(stream))
+        try:
+            answer = collect(stream)
+        except DeadlineError as error:
+            assert isinstance(error, TimeoutError) and "1000 s" in str(error)
+            assert not cut, "an answer that had begun was lost"
+        else:
+            cut += 1
+            assert answer.finish_reason == "deadline"
+            assert answer.token_ids == whole.token_ids[: len(answer.token_ids)]
+            assert 0 < len(answer.token_ids) < len(whole.token_ids)
+        assert len(calls.names) == at + 1
+        check_caches(vlm)
+    assert 0 < cut < count
+    calls.expect(-1, lambda: None)
+    again = vlm.ask(LARGE, "What is it?", max_tokens=12, within=1000)
+    assert (again.token_ids, again.finish_reason) == (whole.token_ids, whole.finish_reason)
+    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+
+
+def test_a_deadline_expires_while_the_request_waits(calls: Calls) -> None:
+    with calls.vlm.stream(None, "What?", max_tokens=50) as holding:
+        next(holding)
+        with ThreadPoolExecutor(1) as pool, pytest.raises(DeadlineError, match=r"0\.1 s"):
+            pool.submit(calls.vlm.ask, None, "What?", within=0.1).result(SECONDS)
+        next(holding)
+
+
+def test_a_timer_interrupts_what_computes() -> None:
+    signal, interrupted = CancelSignal(within=0.02), threading.Event()
+    with signal.timer(), signal.interrupting(interrupted.set):
+        assert interrupted.wait(SECONDS)
+        with pytest.raises(DeadlineError, match=r"the 0\.02 s"):
+            signal.check()
+    assert signal.expired and not signal.cancelled
+    signal.cancel()
+    with pytest.raises(CancelledError, match="cancelled"):
+        signal.check()
+
+
+@pytest.mark.parametrize("within", [0, -1, "1", True, float("nan"), float("inf")])
+def test_a_deadline_is_checked(within: Any) -> None:
+    with pytest.raises(InputError, match="within"):
+        Generation(within=within)
