@@ -203,12 +203,13 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
             InputError: the JSON schema is not supported.
+            DeadlineError: the time of the request was over before the model was free.
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        with (
-            self._lock.hold()
-        ):  # the tokenizer belongs to the decoder, which another thread may close
+        cancel = CancelSignal(generation.within, watch.elapsed)
+        # The tokenizer belongs to the decoder, which another thread may close.
+        with self._lock.hold(cancel):
             watch.lap("wait")
             items = self.tokenize(messages, images)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
@@ -217,7 +218,6 @@ class Engine:
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        cancel = CancelSignal(generation.within, watch.elapsed)
         chunks = self._generate(
             items, generation, max_tokens, expect_continuation, sampler, watch, cancel
         )

@@ -67,23 +67,29 @@ class ModelLock:
         self.closed = False
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[CancelSignal]:
-        """Use the model for a request without a stream.
+    def hold(self, cancel: CancelSignal | None = None) -> Iterator[CancelSignal]:
+        """Use the model without a stream.
+
+        Args:
+            cancel: signal of the request; None: a new one.
 
         Yields:
-            A signal that `close` cancels.
+            The signal, which `close` cancels.
 
         Raises:
+            CancelledError, DeadlineError: as the signal.
             BusyError: nobody reads the stream that holds the model, or nobody can read it during this wait.
             ClosedError: the model is closed, or this process was forked from one that used a model.
         """
-        cancel = CancelSignal()
+        cancel = cancel or CancelSignal()
         self.acquire(cancel)
         try:
             with self.computing():
                 yield cancel
         except CancelledError:
-            raise ClosedError(CLOSED) from None
+            if self.closed and cancel.cancelled:
+                raise ClosedError(CLOSED) from None
+            raise
         finally:
             self.release()
 
