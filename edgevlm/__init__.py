@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from edgevlm.results import CacheInfo as CacheInfo
     from edgevlm.results import ChoiceScore as ChoiceScore
     from edgevlm.results import Chunk as Chunk
+    from edgevlm.results import Deadline as Deadline
     from edgevlm.results import FinishReason as FinishReason
     from edgevlm.results import Prompt as Prompt
     from edgevlm.results import PromptText as PromptText
@@ -75,6 +76,7 @@ _MODULES = {
     "CacheInfo": "edgevlm.results",
     "ChoiceScore": "edgevlm.results",
     "Chunk": "edgevlm.results",
+    "Deadline": "edgevlm.results",
     "FinishReason": "edgevlm.results",
     "Prompt": "edgevlm.results",
     "PromptText": "edgevlm.results",

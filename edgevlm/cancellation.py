@@ -13,6 +13,10 @@ from contextlib import contextmanager
 
 from edgevlm.errors import CancelledError, DeadlineError
 
+MARGIN, MAX_MARGIN = 0.05, 0.05
+"""Share of a deadline, and most seconds, that work stops earlier: what runs needs a moment to stop, and the
+answer a moment to reach its reader."""
+
 
 class CancelSignal:
     """Tells the steps of one request to stop. Thread-safe, also for signal handlers.
@@ -24,7 +28,10 @@ class CancelSignal:
 
     def __init__(self, within: float | None = None, elapsed: float = 0.0) -> None:
         self._within = within
-        self._deadline = None if within is None else time.monotonic() + within - elapsed
+        self._deadline: float | None = None
+        if within is not None:
+            margin = min(MARGIN * within, MAX_MARGIN)
+            self._deadline = time.monotonic() + within - elapsed - margin
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt its own thread
         self._interrupts: list[Callable[[], object]] = []
         self._cancelled = False
@@ -37,7 +44,7 @@ class CancelSignal:
 
     @property
     def expired(self) -> bool:
-        """True after the deadline."""
+        """True after the deadline, less a margin."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._expired = True
         return self._expired

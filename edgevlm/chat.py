@@ -96,10 +96,10 @@ class Chat:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
         watch = Stopwatch()
         generation = Generation(**options)
+        loaded = load_images(images)
+        generation = self._engine.fit_deadline(generation, len(loaded), watch)
         budget = generation.image_budget
-        processed = tuple(
-            self._engine.process_image(image, budget) for image in load_images(images)
-        )
+        processed = tuple(self._engine.process_image(image, budget) for image in loaded)
         question = user_message(text, len(processed))
         turns, dropped = self._drop_turns(question, processed, generation)
 

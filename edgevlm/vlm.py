@@ -160,9 +160,12 @@ class VLM:
             vision_runtime = loaded.result()
         system.return_freed_memory()  # of the buffers that the files were read into
         watch.lap("prepare")
-        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
-        step(1.0, "loaded")
         devices = vision_runtime.device, decoder_runtime.device
+        costs = loading.load_costs((vision_file, decoder_file), devices, threads, kv)
+        engine = Engine(
+            manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout, costs
+        )
+        step(1.0, "loaded")
         return cls(bundle, engine, devices, (vision_file, decoder_file))
 
     @property
@@ -235,8 +238,10 @@ class VLM:
         """
         watch = Stopwatch()
         generation = Generation(**options)
+        loaded = load_images(images)
+        generation = self._engine.fit_deadline(generation, len(loaded), watch)
         budget = generation.image_budget
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        processed = [self._engine.process_image(image, budget) for image in loaded]
         messages = [*system_messages(system), user_message(question, len(processed))]
         return self._engine.stream(messages, processed, generation, watch)
 
@@ -288,6 +293,7 @@ class VLM:
         """Answer as `ask_video` does, in chunks; see `stream`."""
         watch = Stopwatch()
         generation = Generation(**options)
+        generation = self._engine.fit_deadline(generation, 1, watch)
         message = user_message(question, 0, videos=1)
         processed = self._engine.process_video(
             video, generation.image_budget, frames=frames, fps=fps
@@ -321,8 +327,10 @@ class VLM:
         """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
         generation = Generation(**options)
-        images = self._process_images(messages, generation)
-        return self._engine.stream(messages, images, generation, watch)
+        check_messages(messages)
+        generation = self._engine.fit_deadline(generation, len(_media_parts(messages)), watch)
+        processed = self._process_images(messages, generation)
+        return self._engine.stream(messages, processed, generation, watch)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import deadline
+from edgevlm.engine.costs import CostPhase, Costs
 from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.logprobs import next_logprobs, token_logprob
@@ -23,7 +25,7 @@ from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
 from edgevlm.errors import ContextError, DeadlineError, InputError
-from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
+from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
@@ -34,6 +36,7 @@ from edgevlm.results import (
     CacheInfo,
     ChoiceScore,
     Chunk,
+    Deadline,
     FinishReason,
     Prompt,
     PromptText,
@@ -45,6 +48,9 @@ from edgevlm.runtimes import system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
+
+MIN_MEASURED_POSITIONS, MIN_MEASURED_TOKENS = 32, 4
+"""Shorter prefills and answers say little about the cost of one position and one token."""
 
 FORCED_TOKENS_PER_CALL = 16
 """Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
@@ -58,6 +64,7 @@ class Engine:
     Args:
         load_ms: time that loading took, for `Stats`.
         wait_timeout: as in `ModelLock`.
+        costs: measured costs of this model; None: those of this engine alone.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Engine:
         decoder: DecoderRuntime,
         load_ms: float = 0.0,
         wait_timeout: float | None = WAIT_SECONDS,
+        costs: Costs | None = None,
     ) -> None:
         self._load_ms = load_ms
         self._manifest = manifest
@@ -83,6 +91,7 @@ class Engine:
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
         self._lookup = PromptLookup()
+        self._costs = costs or Costs()
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
@@ -111,6 +120,15 @@ class Engine:
     ) -> ProcessedImage:
         """Load a video and make tiles of its frames; arguments and errors as of `VideoProcessor.process`."""
         return self._video_processor.process(source, budget, frames=frames, fps=fps)
+
+    def fit_deadline(self, generation: Generation, images: int, watch: Stopwatch) -> Generation:
+        """Lower the limits of images so that the answer probably ends before its deadline.
+
+        Args:
+            images: number of images of the request.
+            watch: started when the request came.
+        """
+        return deadline.fit_images(generation, images, watch.elapsed, self._costs, self._manifest)
 
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
@@ -256,13 +274,17 @@ class Engine:
     ) -> Chunks:
         watch.lap("wait")
         with contextlib.closing(sampler), cancel.timer():
-            prefill = yield from self._prefill.run(
-                items,
-                watch,
-                expect_continuation=expect_continuation,
-                cache_images=generation.cache_images,
-                cancel=cancel,
-            )
+            try:
+                prefill = yield from self._prefill.run(
+                    items,
+                    watch,
+                    expect_continuation=expect_continuation,
+                    cache_images=generation.cache_images,
+                    cancel=cancel,
+                )
+            except DeadlineError:
+                self._record_overrun(items, watch)
+                raise
             self._lookup.start(items)
             first_token_ms, answer_tokens, text, finish = yield from self._answer(
                 prefill.place, generation, max_tokens, sampler, watch, cancel
@@ -284,8 +306,37 @@ class Engine:
                 answer_tokens=answer_tokens,
                 accepted_draft_tokens=self._lookup.accepted,
                 peak_memory=system.peak_memory(),
+                deadline=None
+                if generation.within is None
+                else Deadline(
+                    generation.within,
+                    generation.detail,
+                    generation.max_image_tokens,
+                    cut=finish == "deadline",
+                ),
             )
+            self._record_costs(items, stats)
             yield Chunk(text, (), finish_reason=finish, stats=stats)
+
+    def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
+        """Record what the phases of an answer cost, and keep it if answers have deadlines."""
+        tiles = stats.encoded_tiles + stats.cached_tiles
+        embeddings = _count_embeddings(items) * stats.encoded_tiles / max(1, tiles)
+        self._costs.record("encode", stats.encode_ms / 1000, embeddings)
+        prefilled = stats.prompt_tokens - stats.cached_tokens
+        if prefilled >= MIN_MEASURED_POSITIONS:
+            self._costs.record("prefill", stats.prefill_ms / 1000, prefilled)
+        if stats.answer_tokens >= MIN_MEASURED_TOKENS:
+            self._costs.record("decode", stats.decode_ms / 1000, stats.answer_tokens)
+        if stats.deadline is not None:
+            self._costs.save()
+
+    def _record_overrun(self, items: Sequence[PromptItem], watch: Stopwatch) -> None:
+        """Record that the deadline stopped encoding or prefill: it costs more than was known."""
+        phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
+        amount = count_positions(items) if phase == "prefill" else _count_embeddings(items)
+        self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
+        self._costs.save()
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
@@ -560,3 +611,8 @@ class Engine:
                 return accepted
         self._step(token, place, cancel)
         return [*accepted, sampler.sample()]
+
+
+def _count_embeddings(items: Sequence[PromptItem]) -> int:
+    """Return how many positions of a prompt images take."""
+    return sum(item.length for item in items if isinstance(item, Span))

@@ -13,6 +13,7 @@ from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.kv_cache import KVCache, count_positions, number_positions, place_after
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
+from edgevlm.errors import CancelledError
 from edgevlm.inputs.image_processor import ProcessedImage, Span, Tile
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.manifest import DecoderSpec
@@ -254,7 +255,11 @@ def _yield_after_each(
     steps: Iterable[None], phase: Phase, watch: Stopwatch
 ) -> Generator[Chunk, None, None]:
     """Run steps of a phase and yield an empty chunk after each."""
-    for _ in steps:
+    try:
+        for _ in steps:
+            watch.lap(phase)
+            yield Chunk("", ())
+            watch.lap("consumer")
+    except CancelledError:
         watch.lap(phase)
-        yield Chunk("", ())
-        watch.lap("consumer")
+        raise
