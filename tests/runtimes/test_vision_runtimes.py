@@ -323,6 +323,47 @@ def test_a_cancelled_graph_goes_on_as_before(graph: Path, load: Load) -> None:
             assert_encodes(vision, some_tiles(3))
 
 
+def write_long_graph(path: Path, layers: int = 400, width: int = 256) -> Path:
+    """Tiles of one row and `width` columns, through a chain of layers."""
+    random = np.random.default_rng(0)
+    matrix = (random.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "shape"], ["x0"]),
+    ]
+    for layer in range(layers):
+        nodes += [
+            helper.make_node("MatMul", [f"x{layer}", "matrix"], [f"y{layer}"]),
+            helper.make_node("Tanh", [f"y{layer}"], [f"x{layer + 1}"]),
+        ]
+    nodes.append(helper.make_node("Identity", [f"x{layers}"], ["embeddings"]))
+    graph = helper.make_graph(
+        nodes,
+        "vision",
+        [helper.make_tensor_value_info("tiles", TensorProto.UINT8, [1, width, width, 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [1, 3 * width, width])],
+        [
+            helper.make_tensor("shape", TensorProto.INT64, [3], [1, -1, width]),
+            helper.make_tensor("matrix", TensorProto.FLOAT, matrix.shape, matrix.ravel()),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
+    return path
+
+
+def test_openvino_stops_in_the_middle_of_a_graph(tmp_path: Path) -> None:
+    """The signal comes after the last check in Python, so OpenVINO alone can see it."""
+    vision = load_openvino(write_long_graph(tmp_path / "vision.onnx"), threads=1)
+    tile = np.random.default_rng(1).integers(0, 256, (1, 256, 256, 3), np.uint8)
+    expected = vision.encode(tile)
+    for _ in range(3):
+        with pytest.raises(CancelledError):
+            vision.encode(tile, cancel=Late(2))
+        np.testing.assert_array_equal(vision.encode(tile), expected)
+
+
 def test_says_what_it_runs_on(graph: Path) -> None:
     for arguments in ({}, {"device": "cpu"}, {"providers": ["CPUExecutionProvider"]}):
         assert load_onnx(graph, **arguments).device == "CPUExecutionProvider"
