@@ -24,6 +24,7 @@ from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from tests.conftest import picture
 from tests.support.oracle import BUNDLES
+from tests.support.serving import until
 
 SECONDS = 60
 """Longest time that a test waits, in seconds."""
@@ -405,7 +406,7 @@ def test_an_answer_ends_at_its_deadline(calls: Calls) -> None:
     calls.expect(-1, lambda: None)
     again = vlm.ask(LARGE, "What is it?", max_tokens=12, within=1000)
     assert (again.token_ids, again.finish_reason) == (whole.token_ids, whole.finish_reason)
-    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+    until(lambda: not any(isinstance(t, threading.Timer) for t in threading.enumerate()))
 
 
 def test_a_deadline_expires_while_the_request_waits(calls: Calls) -> None:
