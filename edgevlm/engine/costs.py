@@ -51,7 +51,10 @@ class Costs:
         if amount <= 0:
             return
         cost = seconds / amount
-        mean, deviation = self._costs.get(phase, (cost, cost / 2))
+        if phase not in self._costs:
+            self._costs[phase] = cost, cost / 2
+            return
+        mean, deviation = self._costs[phase]
         if stopped and cost <= mean:
             return
         deviation += _DEVIATION_WEIGHT * (abs(cost - mean) - deviation)
