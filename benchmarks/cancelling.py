@@ -26,6 +26,14 @@ QUESTION = "What is in the picture?"
 TOKENS = 24
 
 
+def models(files: Files) -> dict[str, dict[str, Any]]:
+    """Return arguments of `VLM.from_pretrained` by the name of the model."""
+    return {
+        "edgevlm-nano": {"model": "edgevlm-nano"},
+        "SmolVLM-256M's shape": {"model": files.bundle, "vision": "int8", "decoder": "q4_0"},
+    }
+
+
 def measure(vlm: VLM, files: Files, rounds: int) -> dict[str, dict[str, float]]:
     """Return number, median, 99th percentile and maximum of the milliseconds, for each phase."""
     random = np.random.default_rng(0)
@@ -73,10 +81,7 @@ def measure(vlm: VLM, files: Files, rounds: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     files, rounds = parse_arguments(__doc__, ROUNDS)
     result: dict[str, Any] = {}
-    for name, arguments in {
-        "edgevlm-nano": {"model": "edgevlm-nano"},
-        "SmolVLM-256M's shape": {"model": files.bundle, "vision": "int8", "decoder": "q4_0"},
-    }.items():
+    for name, arguments in models(files).items():
         for device in ("cpu", "openvino"):
             with VLM.from_pretrained(**arguments, threads=THREADS, device=device) as vlm:
                 result[f"{name}, {vlm.vision_device}"] = measure(vlm, files, rounds)

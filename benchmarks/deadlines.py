@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cancelling import QUESTION
+from benchmarks.cancelling import QUESTION, models
 from benchmarks.files import THREADS, Files, environment, parse_arguments
 from edgevlm import VLM, DeadlineError
 from edgevlm.evaluation.report import write_json
@@ -57,10 +57,7 @@ def main() -> None:
             busy = subprocess.Popen([sys.executable, "-c", BUSY])
             stack.callback(busy.wait)
             stack.callback(busy.kill)
-        for name, arguments in {
-            "edgevlm-nano": {"model": "edgevlm-nano"},
-            "SmolVLM-256M's shape": {"model": files.bundle, "vision": "int8", "decoder": "q4_0"},
-        }.items():
+        for name, arguments in models(files).items():
             with VLM.from_pretrained(**arguments, threads=THREADS, device="cpu") as vlm:
                 vlm.ask(files.image(20_001, IMAGE), QUESTION, max_tokens=16)
                 for within in SECONDS:

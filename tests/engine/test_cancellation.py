@@ -44,7 +44,8 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def test_a_signal_interrupts_what_runs_and_refuses_what_comes() -> None:
-    signal, interrupted = CancelSignal(), []
+    signal = CancelSignal()
+    interrupted: list[str] = []
     with signal.interrupting(functools.partial(interrupted.append, "first")):
         pass
     with signal.interrupting(functools.partial(interrupted.append, "second")):
