@@ -7,6 +7,7 @@ and formats that name further files, such as playlists, are refused.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, cast
@@ -36,6 +37,8 @@ VideoSource: TypeAlias = (
 
 PLAYLISTS = frozenset({"hls", "dash", "concat", "imf", "image2", "webvtt", "sdp", "rtsp"})
 """Formats of FFmpeg whose files name other files or addresses."""
+MAX_IMAGES = 10_000
+"""Most images of a video, so that an iterable without an end is an error."""
 MAX_FRAMES = 1 << 20
 """Most frames of a file; 4 hours at 60 in a second are 864,000."""
 
@@ -69,7 +72,7 @@ def open_video(source: VideoSource, fps: float) -> Iterator[Video]:
 
     Raises:
         ImageError: the file does not exist or is not a video.
-        InputError: there is no image.
+        InputError: there is no image, or there are too many.
         MissingDependencyError: the source is a file, and PyAV is not installed.
     """
     array = is_array(source)
@@ -88,7 +91,11 @@ def open_video(source: VideoSource, fps: float) -> Iterator[Video]:
         raise ImageError(
             f"an array of frames must have the shape [frames, height, width, 3], has {list(shape)}"
         )
-    images = list(cast("Iterable[ImageSource]", source))
+    images = list(itertools.islice(cast("Iterable[ImageSource]", source), MAX_IMAGES + 1))
+    if len(images) > MAX_IMAGES:
+        raise InputError(
+            f"the video has more than {MAX_IMAGES:,} images; pass fewer, a model sees some hundreds at most"
+        )
     if not images:
         raise InputError("the video has no frame; pass at least one image")
     yield VideoImages(images, fps)

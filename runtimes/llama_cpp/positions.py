@@ -8,6 +8,8 @@ the time alone, so before or after an image.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,8 +17,8 @@ from edgevlm.errors import ContextError, InputError
 from edgevlm.runtimes.protocols import Place
 from edgevlm.validation import check_integer
 
-MAX_POSITION = 2**30
-"""No number of a position reaches this. llama.cpp keeps 32 bits."""
+NO_GRID = -1, 0
+"""No image or video was decoded last."""
 
 
 class CachePositions:
@@ -31,6 +33,9 @@ class CachePositions:
         self.place = Place()
         """How far the sequence is."""
         self._mrope = mrope
+        self._grid = (
+            NO_GRID  # first position, and entries so far, of the image or video decoded last
+        )
         self._times = np.empty(context_length, np.int32)  # the first number of each position
 
     def check(
@@ -64,7 +69,7 @@ class CachePositions:
         if numbers.ndim == 1:
             self._check_counts_up(numbers)
         else:
-            self._check_grid(numbers)
+            self._follow_grid(numbers)
         if self.place.entries + count > len(self._times):
             raise ContextError(
                 f"{count} entries after {self.place.entries} cached ones do not fit into a context of "
@@ -80,35 +85,50 @@ class CachePositions:
                 f"from {positions[0]} to {positions[-1]}"
             )
 
-    def _check_grid(self, positions: NDArray[np.int64]) -> None:
-        entries, times = self.place.entries, positions[0]
-        first = self._times[entries - 1] if entries else 0
-        previous = np.append(first, times[:-1])
-        wrong = (
-            (times < previous)
-            | (positions < 0).any(axis=0)
-            | (positions >= MAX_POSITION).any(axis=0)
-        )
-        if wrong.any():
-            index = int(wrong.argmax())
-            raise InputError(
-                f"positions must have the time of the entry before or a later one, and numbers from 0 to "
-                f"{MAX_POSITION - 1}; entry {index} has {positions[:, index].tolist()} after the time "
-                f"{previous[index]}"
-            )
+    def _follow_grid(self, positions: NDArray[np.integer[Any]]) -> tuple[int, int]:
+        """Check positions of images and videos, and return what `_grid` is after them.
+
+        Args:
+            positions: ``[3, n]``.
+
+        Raises:
+            InputError: they do not continue the sequence.
+        """
+        (start, held), following = self._grid, self.place.position
+        last = int(self._times[self.place.entries - 1]) if held else -1
+        for index, (time, line, column) in enumerate(positions.T.tolist()):
+            # A later image of a video may have the next time, too, but begins with lines before it.
+            begins = time == following and min(line, column) >= time
+            if begins:
+                start, held = time, 0
+            offsets = line - start, column - start
+            continues = bool(held) and time >= last
+            # No entry takes more than one line or column.
+            if not (begins or continues) or not 0 <= min(offsets) <= max(offsets) <= held:
+                raise InputError(
+                    f"positions must have the next time, that of the entry before, or in a video a later "
+                    f"one, and lines and columns that count from the first time; entry {index} has "
+                    f"{[time, line, column]}, the time before it is {last}, the next one {following}"
+                )
+            last, held = time, held + 1
+            following = max(following, time + 1, line + 1, column + 1)
+        return start, held
 
     def extend(self, positions: NDArray[np.int32]) -> None:
         """Add checked positions, int32 ``[n]`` or ``[3, n]``."""
+        grid = NO_GRID if positions.ndim == 1 else self._follow_grid(positions)
         times = positions if positions.ndim == 1 else positions[0]
         entries = self.place.entries + len(times)
         self._times[self.place.entries : entries] = times
         self.place = Place(entries, max(self.place.position, int(positions.max()) + 1))
+        self._grid = grid
 
     def cut(self, time: int) -> None:
         """Drop all entries from this time on."""
         entries = int(np.searchsorted(self._times[: self.place.entries], time))
         if entries < self.place.entries:
             self.place = Place(entries, time)
+            self._grid = NO_GRID
 
     def reaches(self, place: Place) -> bool:
         """Return True if the sequence has come to a place, or has come further.
@@ -152,4 +172,5 @@ class CachePositions:
             return False
         self._times[: place.entries] = times
         self.place = place
+        self._grid = NO_GRID
         return True

@@ -224,7 +224,7 @@ def test_two_precisions_are_compared(page: Page, models: ModelPool) -> None:
     page.get_by_role("button", name="Ask both").click()
     page.locator("#compared").get_by_text("tokens per second").wait_for()
     for side in sides:
-        page.locator("#compared").get_by_text(sizes[side]).wait_for()
+        page.locator("#compared").get_by_text(sizes[side], exact=True).wait_for()
         page.locator(f"#{side} .answer", has_text=answers[side]).wait_for()
         page.locator(f"#{side} mark").first.wait_for()
     picture_of(page, "compare-precisions")

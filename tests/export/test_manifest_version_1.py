@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,19 @@ def test_an_export_says_what_version_1_said(family: str, tmp_path: Path) -> None
     prompt = data["prompt"]
     # A message of PaliGemma's template was worded anew since.
     prompt["chat_template"] = prompt["chat_template"].replace("its pictures", "its images")
+    found = without_videos(found, prompt["chat_template"])
     assert without_measurements(found) == without_measurements(Manifest.from_dict(data))
+
+
+def without_videos(manifest: Manifest, chat_template: str) -> Manifest:
+    """Return a manifest without what version 1 could not say; its chat template holds the older one."""
+    if manifest.video is None:
+        return manifest
+    assert chat_template in manifest.prompt.chat_template
+    prompt = dataclasses.replace(
+        manifest.prompt, chat_template=chat_template, video_placeholder=None, video_template=None
+    )
+    return dataclasses.replace(manifest, prompt=prompt, video=None)
 
 
 def without_measurements(manifest: Manifest) -> dict[str, Any]:

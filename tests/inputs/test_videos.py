@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import sys
 from pathlib import Path
@@ -126,6 +127,9 @@ def test_refused_sources(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"shape .* has \[48, 64, 3\]"), open_video(gray(1), 1.0):
         pass
     with pytest.raises(InputError, match="no frame"), open_video([], 1.0):
+        pass
+    endless = itertools.repeat(gray(1))
+    with pytest.raises(InputError, match="more than 10,000 images"), open_video(endless, 1.0):
         pass
 
 

@@ -158,6 +158,7 @@ def test_extras_are_those_that_are_promised() -> None:
         "heic",
         "openvino",
         "serve",
+        "video",
     ]
 
 
