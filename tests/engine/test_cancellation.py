@@ -225,19 +225,23 @@ def cancel_often(name: str, count: int, after_each: Callable[[int], object]) -> 
     hits: Counter[str] = Counter()
     with load(name) as vlm:
         calls = Calls(vlm)
-        durations, lengths = [], []
+        durations: list[float] = []
+        phases: list[dict[str, list[int]]] = []
+        """For each request, the numbers of the calls by their name."""
         for request in REQUESTS:
             calls.expect(-1, lambda: None)
             start = time.perf_counter()
             collect(request(vlm))
-            lengths.append(len(calls.names))
+            phases.append({name: [] for name in calls.names})
+            for number, called in enumerate(calls.names):
+                phases[-1][called].append(number)
             durations.append((time.perf_counter() - start) / len(calls.names))
         for trial in range(count):
             vlm._engine._encoder.cache.clear()
             if trial % 2:
                 vlm._engine._kv_cache.reset()
             which = int(random.integers(len(REQUESTS)))
-            at = int(random.integers(lengths[which]))
+            at = int(random.choice(phases[which][random.choice(list(phases[which]))]))
             wait = random.uniform(0, 1.2 * durations[which])
             if cancel_at(calls, REQUESTS[which], at, wait):
                 hits[calls.names[-1]] += 1
