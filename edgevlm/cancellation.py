@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 from edgevlm.errors import CancelledError, DeadlineError
 
-MARGIN, MAX_MARGIN = 0.05, 0.05
-"""Share of a deadline, and most seconds, that work stops earlier: what runs needs a moment to stop, and the
-answer a moment to reach its reader."""
+STOP_SECONDS = 0.02
+"""Time before a deadline at which work stops: what runs needs a moment to stop, and the answer to reach its
+reader. At most half of the time of the request."""
 
 
 class CancelSignal:
@@ -30,7 +30,7 @@ class CancelSignal:
         self._within = within
         self._deadline: float | None = None
         if within is not None:
-            margin = min(MARGIN * within, MAX_MARGIN)
+            margin = min(STOP_SECONDS, within / 2)
             self._deadline = time.monotonic() + within - elapsed - margin
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt its own thread
         self._interrupts: list[Callable[[], object]] = []
