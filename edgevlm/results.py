@@ -12,8 +12,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached."""
+FinishReason = Literal["stop", "length", "deadline"]
+"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached;
+``deadline``: the time of the request (``within``) was over."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """What an answer gave up to end in time."""
+
+    within: float
+    """Seconds that the request allowed."""
+    detail: str | None
+    """``detail`` that its images had; see `Generation`."""
+    max_image_tokens: int | None
+    """``max_image_tokens`` that its images had; see `Generation`."""
+    cut: bool
+    """True if the deadline ended the answer."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class Stats:
     """Turns that a `Chat` dropped before this answer to fit the context; the oldest go first."""
     dropped_images: int = 0
     """Images of earlier turns that a `Chat` dropped, including those of dropped turns."""
+    deadline: Deadline | None = None
+    """What ``within`` changed; None for a request without a deadline."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -175,9 +175,12 @@ class VLM:
             vision_runtime = loaded.result()
         system.return_freed_memory()  # of the buffers that the files were read into
         watch.lap("prepare")
-        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
-        step(1.0, "loaded")
         devices = vision_runtime.device, decoder_runtime.device
+        costs = loading.load_costs((vision_file, decoder_file), devices, threads, kv)
+        engine = Engine(
+            manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout, costs
+        )
+        step(1.0, "loaded")
         return cls(bundle, engine, devices, (vision_file, decoder_file))
 
     @property
@@ -231,6 +234,7 @@ class VLM:
             ImageError: an image cannot be read.
             PromptError: the question is empty, or the model does not support a system message.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
+            DeadlineError: the time that ``within`` allows is over before the first token.
         """
         return collect(self.stream(images, question, system=system, **options))
 
@@ -249,7 +253,10 @@ class VLM:
         """
         watch = Stopwatch()
         generation = self._engine.generation(options)
-        message, processed = self._user_turn(images, question, generation.image_budget)
+        media = _load_media(images)
+        count = 1 if isinstance(media, Video) else len(media)
+        generation = self._engine.fit_deadline(generation, count, watch)
+        message, processed = self._user_turn(media, question, generation.image_budget)
         messages = [*system_messages(system), message]
         return self._engine.stream(messages, processed, generation, watch)
 
@@ -319,7 +326,7 @@ class VLM:
 
     def ask_many(
         self,
-        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | None, str]],
+        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | Video | None, str]],
         *,
         system: str | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -354,16 +361,16 @@ class VLM:
         recent: LruCache[object, list[ProcessedImage]] = LruCache(_RECENT_IMAGES)
 
         def prepare(
-            images: ImageSource | Iterable[ImageSource] | None, question: str
+            images: ImageSource | Iterable[ImageSource] | Video | None, question: str
         ) -> tuple[Sequence[Mapping[str, Any]], Sequence[ProcessedImage]]:
             key = images if isinstance(images, str | os.PathLike) else id(images)
             if key not in recent:
-                budget = generation.image_budget
-                recent[key] = [
-                    self._engine.process_image(image, budget) for image in load_images(images)
-                ]
+                media = _load_media(images)
+                _, recent[key] = self._user_turn(media, question, generation.image_budget)
             processed = recent[key]
-            return [*system_messages(system), user_message(question, len(processed))], processed
+            images_count = 0 if isinstance(images, Video) else len(processed)
+            message = user_message(question, images_count, videos=len(processed) - images_count)
+            return [*system_messages(system), message], processed
 
         answers: dict[int, Answer | EdgeVLMError] = {}
         prepared = [functools.partial(prepare, images, question) for images, question in pairs]
@@ -447,8 +454,10 @@ class VLM:
         """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
         generation = self._engine.generation(options)
-        images = self._process_images(messages, generation)
-        return self._engine.stream(messages, images, generation, watch)
+        check_messages(messages)
+        generation = self._engine.fit_deadline(generation, len(_media_parts(messages)), watch)
+        processed = self._process_images(messages, generation)
+        return self._engine.stream(messages, processed, generation, watch)
 
     def detect(
         self,
@@ -575,7 +584,7 @@ class VLM:
                 f"choices must differ in more than white space around them, are {choices!r}"
             )
         budget = ImageBudget(detail, max_image_tokens)
-        message, processed = self._user_turn(images, question, budget)
+        message, processed = self._user_turn(_load_media(images), question, budget)
         messages = [*system_messages(system), message]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
 
@@ -656,19 +665,15 @@ class VLM:
         return self._engine.logits(messages, images, answer)
 
     def _user_turn(
-        self,
-        images: ImageSource | Iterable[ImageSource] | Video | None,
-        question: str,
-        budget: ImageBudget,
+        self, media: Video | Sequence[NDArray[np.uint8]], question: str, budget: ImageBudget
     ) -> tuple[dict[str, Any], list[ProcessedImage]]:
-        """Return the message of a question, and its images or video, read and split."""
-        if isinstance(images, Video):
-            message = user_message(question, 0, videos=1)
-            frames, fps = images.frames, images.fps
-            return message, [
-                self._engine.process_video(images.source, budget, frames=frames, fps=fps)
-            ]
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        """Return the message of a question, and its images or its video, split into tiles."""
+        if isinstance(media, Video):
+            video = self._engine.process_video(
+                media.source, budget, frames=media.frames, fps=media.fps
+            )
+            return user_message(question, 0, videos=1), [video]
+        processed = [self._engine.process_image(image, budget) for image in media]
         return user_message(question, len(processed)), processed
 
     def _process_images(
@@ -743,6 +748,13 @@ class VLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _load_media(
+    images: ImageSource | Iterable[ImageSource] | Video | None,
+) -> Video | Sequence[NDArray[np.uint8]]:
+    """Load images; return a video as it is."""
+    return images if isinstance(images, Video) else load_images(images)
 
 
 def _media_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -15,18 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boxes import Box, Point
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import deadline
 from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
+from edgevlm.engine.costs import CostPhase, Costs
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.parallel import Finished, ParallelAnswers
+from edgevlm.engine.parallel import Finished, ParallelAnswers, stops_all
 from edgevlm.engine.prefill import Prefill, PrefillStats
 from edgevlm.engine.request import Request
 from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ClosedError, ContextError, EdgeVLMError, InputError
-from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
+from edgevlm.errors import (
+    ContextError,
+    DeadlineError,
+    EdgeVLMError,
+    InputError,
+)
+from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
@@ -39,6 +47,7 @@ from edgevlm.results import (
     CacheInfo,
     ChoiceScore,
     Chunk,
+    Deadline,
     Prompt,
     PromptText,
     PromptTile,
@@ -54,6 +63,9 @@ Chunks: TypeAlias = "Generator[Chunk, None, None]"
 PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[ProcessedImage]]]"
 """Reads and splits the images of a request, and returns its messages and images."""
 
+MIN_MEASURED_POSITIONS, MIN_MEASURED_TOKENS = 32, 4
+"""Shorter prefills and answers say little about the cost of one position and one token."""
+
 FORCED_TOKENS_PER_CALL = 16
 """Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
 more than one token. llama.cpp's CPU kernels round such batches more after a long prompt: with random weights
@@ -66,6 +78,7 @@ class Engine:
     Args:
         load_ms: time that loading took, for `Stats`.
         wait_timeout: as in `ModelLock`.
+        costs: measured costs of this model; None: those of this engine alone.
     """
 
     def __init__(
@@ -75,6 +88,7 @@ class Engine:
         decoder: DecoderRuntime,
         load_ms: float = 0.0,
         wait_timeout: float | None = WAIT_SECONDS,
+        costs: Costs | None = None,
     ) -> None:
         self._load_ms = load_ms
         self._manifest = manifest
@@ -92,6 +106,7 @@ class Engine:
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
         self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
+        self._costs = costs or Costs()
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
@@ -121,14 +136,23 @@ class Engine:
         """Load a video and make tiles of its frames; arguments and errors as of `VideoProcessor.process`."""
         return self._video_processor.process(source, budget, frames=frames, fps=fps)
 
+    def fit_deadline(self, generation: Generation, images: int, watch: Stopwatch) -> Generation:
+        """Lower the limits of images so that the answer probably ends before its deadline.
+
+        Args:
+            images: number of images of the request.
+            watch: started when the request came.
+        """
+        return deadline.fit_images(generation, images, watch.elapsed, self._costs, self._manifest)
+
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
 
         Returns:
             Float32 ``[tokens, width]``.
         """
-        with self._lock.hold():
-            rows = self._encoder.encode(image.tiles)
+        with self._lock.hold() as cancel:
+            rows = self._encoder.encode(image.tiles, cancel=cancel)
             return np.concatenate(
                 [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
             )
@@ -192,10 +216,10 @@ class Engine:
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
-        """Stream the answer to `messages`. Closing the stream stops the work.
+        """Stream the answer to `messages`. Closing or cancelling the stream stops the work.
 
         The request is checked now; the work begins with the first chunk. Chunks without text come during
-        prefill, so that a request can be cancelled there too.
+        prefill.
 
         Args:
             images: one for each image part of the messages, in their order.
@@ -208,20 +232,21 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
             InputError: the JSON schema is not supported.
+            DeadlineError: the time of the request was over before the model was free.
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        with (
-            self._lock.hold()
-        ):  # the tokenizer belongs to the decoder, which another thread may close
+        cancel = CancelSignal(generation.within, watch.elapsed)
+        # The tokenizer belongs to the decoder, which another thread may close.
+        with self._lock.hold(cancel):
             watch.lap("wait")
-            request = self._request(messages, images, generation, watch)
+            request = self._request(messages, images, generation, watch, cancel)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
         chunks = self._generate(request, expect_continuation, sampler)
-        return ChunkStream(wrap(chunks), self._lock, watch)
+        return ChunkStream(wrap(chunks), self._lock, watch, cancel)
 
     def _request(
         self,
@@ -229,12 +254,14 @@ class Engine:
         images: Sequence[ProcessedImage],
         generation: Generation,
         watch: Stopwatch,
+        cancel: CancelSignal,
     ) -> Request:
         """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
         items = self.tokenize(messages, images)
         max_tokens = self._max_tokens(generation, count_positions(items))
         watch.lap("prepare")
-        return Request(items, images[-1] if images else None, generation, max_tokens, watch)
+        image = images[-1] if images else None
+        return Request(items, image, generation, max_tokens, watch, cancel)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -260,13 +287,18 @@ class Engine:
     def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
         generation, watch = request.generation, request.watch
         watch.lap("wait")
-        with contextlib.closing(sampler):
-            prefill = yield from self._prefill.run(
-                request.items,
-                watch,
-                expect_continuation=expect_continuation,
-                cache_images=generation.cache_images,
-            )
+        with contextlib.closing(sampler), request.cancel.timer():
+            try:
+                prefill = yield from self._prefill.run(
+                    request.items,
+                    watch,
+                    expect_continuation=expect_continuation,
+                    cache_images=generation.cache_images,
+                    cancel=request.cancel,
+                )
+            except DeadlineError:
+                self._record_overrun(request.items, watch)
+                raise
             answer = yield from self._answers.run(request, prefill.place, sampler)
             yield self._last_chunk(request, answer, prefill, prefill.place.entries)
 
@@ -274,7 +306,7 @@ class Engine:
         self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
     ) -> Chunk:
         """Return the chunk after the last token: the rest of the text, and what the whole answer has."""
-        watch = request.watch
+        watch, generation = request.watch, request.generation
         text = answer.rest()
         boxes, points = self._locate(answer.token_ids, answer.logprobs, request.image)
         watch.lap("decode")
@@ -295,7 +327,16 @@ class Engine:
             accepted_draft_tokens=answer.accepted_draft_tokens,
             peak_memory=system.peak_memory(),
             forced_tokens=answer.forced_tokens,
+            deadline=None
+            if generation.within is None
+            else Deadline(
+                generation.within,
+                generation.detail,
+                generation.max_image_tokens,
+                cut=answer.finish_reason == "deadline",
+            ),
         )
+        self._record_costs(request.items, stats)
         return Chunk(
             text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
         )
@@ -319,47 +360,47 @@ class Engine:
             BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
         """
         watches = [Stopwatch() for _ in requests]
-
-        def prepare(index: int) -> Request:
-            self._lock.check_open()
-            watches[index].lap("wait")
-            return self._request(*requests[index](), generation, watches[index])
-
-        prepared = [functools.partial(prepare, index) for index in range(len(requests))]
         with (
-            self._lock.hold(),
+            self._lock.hold(CancelSignal(generation.within)) as cancel,
+            cancel.timer(),
             contextlib.closing(
                 self._decoder.sampler(generation.sampling, self._end_tokens)
             ) as sampler,
         ):
+
+            def prepare(index: int) -> Request:
+                cancel.check()
+                watches[index].lap("wait")
+                return self._request(*requests[index](), generation, watches[index], cancel)
+
+            prepared = [functools.partial(prepare, index) for index in range(len(requests))]
             if generation.draftable and self._decoder.independent_branches:
-                answers = ParallelAnswers(
-                    self._decoder, self._prefill, self._kv_cache, self._end_tokens, sampler
+                together = ParallelAnswers(
+                    self._decoder, self._prefill, self._kv_cache, self._answers, sampler, cancel
                 )
-                for index, outcome in answers.run(prepared):
+                for index, outcome in together.run(prepared):
                     if isinstance(outcome, Request):
                         yield index, self._answer_alone(outcome)
-                        continue
-                    yield (
-                        index,
-                        self._answer_of(outcome) if isinstance(outcome, Finished) else outcome,
-                    )
+                    elif isinstance(outcome, Finished):
+                        yield index, self._answer_of(outcome)
+                    else:
+                        yield index, outcome
                 return
             for index, one in enumerate(prepared):
                 try:
-                    answer = self._answer_alone(one())
-                except ClosedError:
-                    raise
+                    yield index, self._answer_alone(one())
                 except EdgeVLMError as error:
+                    if stops_all(error):
+                        raise
                     yield index, error
-                else:
-                    yield index, answer
 
     def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
         sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
         try:
             return collect(self._generate(request, False, sampler))
         except EdgeVLMError as error:
+            if stops_all(error):
+                raise
             return error
 
     def _answer_of(self, finished: Finished) -> Answer:
@@ -401,6 +442,26 @@ class Engine:
             self.check_json_schema(generation.json_schema)
         return generation
 
+    def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
+        """Record what the phases of an answer cost, and keep it if answers have deadlines."""
+        tiles = stats.encoded_tiles + stats.cached_tiles
+        embeddings = _count_embeddings(items) * stats.encoded_tiles / max(1, tiles)
+        self._costs.record("encode", stats.encode_ms / 1000, embeddings)
+        prefilled = stats.prompt_tokens - stats.cached_tokens
+        if prefilled >= MIN_MEASURED_POSITIONS:
+            self._costs.record("prefill", stats.prefill_ms / 1000, prefilled)
+        if stats.answer_tokens >= MIN_MEASURED_TOKENS:
+            self._costs.record("decode", stats.decode_ms / 1000, stats.answer_tokens)
+        if stats.deadline is not None:
+            self._costs.save()
+
+    def _record_overrun(self, items: Sequence[PromptItem], watch: Stopwatch) -> None:
+        """Record that the deadline stopped encoding or prefill: it costs more than was known."""
+        phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
+        amount = count_positions(items) if phase == "prefill" else _count_embeddings(items)
+        self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
+        self._costs.save()
+
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
 
@@ -437,9 +498,9 @@ class Engine:
         """
         if not answer:
             raise InputError("answer must have at least one token id, has none")
-        with self._lock.hold():
-            place = self._prefill_anew(messages, images)
-            return self._force(answer, place, tokens_per_call)
+        with self._lock.hold() as cancel:
+            place = self._prefill_anew(messages, images, cancel)
+            return self._force(answer, place, tokens_per_call, cancel)
 
     def greedy_answer(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage], max_tokens: int
@@ -450,22 +511,26 @@ class Engine:
             Token ids, with the end token if the answer ends before `max_tokens`; and their logits under
             teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
         """
-        with self._lock.hold():
-            place = self._prefill_anew(messages, images)
+        with self._lock.hold() as cancel:
+            place = self._prefill_anew(messages, images, cancel)
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
             with open_branches(self._decoder, 1) as branch:
                 while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:])
+                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:], cancel=cancel)
                     tokens.append(int(logits.argmax()))
-            return tuple(tokens), self._force(tokens, place, FORCED_TOKENS_PER_CALL, first)
+            logits = self._force(tokens, place, FORCED_TOKENS_PER_CALL, cancel, first)
+            return tuple(tokens), logits
 
-    def _prefill_anew(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Place:
+    def _prefill_anew(
+        self, messages: Sequence[Message], images: Sequence[ProcessedImage], cancel: CancelSignal
+    ) -> Place:
         """Decode a prompt with nothing from the KV cache, and return the place after it."""
         items = self.tokenize(messages, images)
-        encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
+        tiles = [tile for image in images for tile in image.tiles]
+        encoded = self._encoder.encode(tiles, cancel=cancel)
         self._kv_cache.reset()
-        for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
+        for _ in self._prefill.decode(items, encoded.__getitem__, Place(), cancel=cancel):
             pass
         return place_after(items)
 
@@ -474,6 +539,7 @@ class Engine:
         answer: Sequence[int],
         place: Place,
         tokens_per_call: int,
+        cancel: CancelSignal,
         first: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Decode an answer in batches and return its logits, ``[len(answer), vocabulary]``.
@@ -489,7 +555,7 @@ class Engine:
             part = forced[start : start + tokens_per_call]
             position = place.after(start).position
             positions = np.arange(position, position + len(part), dtype=np.int32)
-            logits.append(self._decoder.decode_draft(part, positions).copy())
+            logits.append(self._decoder.decode_draft(part, positions, cancel=cancel).copy())
             self._kv_cache.extend(part)
         return np.concatenate(logits)
 
@@ -510,7 +576,7 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        with self._lock.hold():
+        with self._lock.hold() as cancel:
             items = self.tokenize(messages, images)
             spellings = [
                 {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
@@ -525,7 +591,11 @@ class Engine:
                     f"context_length"
                 )
             for _ in self._prefill.run(
-                items, Stopwatch(), expect_continuation=False, cache_images=cache_images
+                items,
+                Stopwatch(),
+                expect_continuation=False,
+                cache_images=cache_images,
+                cancel=cancel,
             ):
                 pass
             distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
@@ -537,6 +607,7 @@ class Engine:
                         distinct,
                         self._end_tokens,
                         self.context_length - prompt_tokens,
+                        cancel,
                     ),
                     strict=True,
                 )
@@ -565,3 +636,8 @@ class Engine:
         """Return what the caches hold and what they saved; waits for other requests."""
         with self._lock.hold():
             return self._prefill.cache_info()
+
+
+def _count_embeddings(items: Sequence[PromptItem]) -> int:
+    """Return how many positions of a prompt images take."""
+    return sum(item.length for item in items if isinstance(item, Span))

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.kv_cache import KVCache, count_positions
 from edgevlm.engine.prefill import Prefill, PrefillStats
 from edgevlm.engine.prompt_lookup import verify_draft
 from edgevlm.engine.request import Request
-from edgevlm.errors import ClosedError, EdgeVLMError
+from edgevlm.errors import CancelledError, ClosedError, DeadlineError, EdgeVLMError
 from edgevlm.results import Chunk
 from edgevlm.runtimes.protocols import DecoderRuntime, Sampler
 
@@ -77,8 +79,9 @@ class ParallelAnswers:
 
     Args:
         decoder: one with independent branches.
-        end_tokens: tokens that end an answer.
+        answers: makes the empty answers.
         sampler: a greedy sampler.
+        cancel: stops the work on all requests.
     """
 
     def __init__(
@@ -86,14 +89,16 @@ class ParallelAnswers:
         decoder: DecoderRuntime,
         prefill: Prefill,
         kv_cache: KVCache,
-        end_tokens: Collection[int],
+        answers: AnswerDecoder,
         sampler: Sampler,
+        cancel: CancelSignal,
     ) -> None:
         self._decoder = decoder
         self._prefill = prefill
         self._kv_cache = kv_cache
-        self._end_tokens = end_tokens
+        self._answers = answers
         self._sampler = sampler
+        self._cancel = cancel
         self._running: list[_Running] = []
         self._uncertain: list[tuple[int, Request]] = []
 
@@ -133,9 +138,9 @@ class ParallelAnswers:
                 else:
                     waiting.appendleft((index, functools.partial(_identity, request)))
                     return
-            except ClosedError:
-                raise
             except EdgeVLMError as error:
+                if stops_all(error):
+                    raise
                 yield index, error
 
     def _fits(self, request: Request) -> bool:
@@ -159,12 +164,11 @@ class ParallelAnswers:
                 watch,
                 expect_continuation=False,
                 cache_images=request.generation.cache_images,
+                cancel=request.cancel,
                 logits=head == len(prompt),
             )
         )
-        answer = AnswerText(
-            self._decoder.piece, self._end_tokens, request.max_tokens, request.generation
-        )
+        answer = self._answers.new_answer(request)
         rest = [item for item in prompt[head:] if isinstance(item, int)]
         first = None if rest else self._sampler.sample()
         one = _Running(index, request, answer, self._decoder.branch(), prefill, rest)
@@ -201,12 +205,16 @@ class ParallelAnswers:
         try:
             following = self._decode(batch) if batch else []
         except EdgeVLMError as error:
+            if stops_all(error):
+                raise
             failed = {one.index: error for one, _ in batch}
             following = []
         for one, tokens, token in following:
             try:
                 self._append(one, self._decode_alone(one, tokens) if token is None else token)
             except EdgeVLMError as error:
+                if stops_all(error):
+                    raise
                 failed[one.index] = error
         for one in list(self._running):
             outcome = failed.get(one.index) or self._outcome(one)
@@ -234,6 +242,7 @@ class ParallelAnswers:
                 [one.branch for one, tokens in batch for _ in tokens],
                 [token for _, tokens in batch for token in tokens],
                 wanted,
+                cancel=self._cancel,
             )
         )
         following: list[tuple[_Running, list[int], int | None]] = []
@@ -249,7 +258,9 @@ class ParallelAnswers:
         self._decoder.cut_branch(one.branch, len(tokens))
         wanted = np.zeros(len(tokens), np.bool_)
         wanted[-1] = True
-        (logits,) = self._decoder.decode_branches([one.branch] * len(tokens), tokens, wanted)
+        (logits,) = self._decoder.decode_branches(
+            [one.branch] * len(tokens), tokens, wanted, cancel=self._cancel
+        )
         second, best = np.partition(logits, -2)[-2:]
         one.uncertain = best - second < UNCERTAIN
         return self._sampler.sample()
@@ -267,6 +278,11 @@ class ParallelAnswers:
         if one.answer.finish_reason is None:
             return None
         return Finished(one.request, one.answer, one.text, one.prefill)
+
+
+def stops_all(error: EdgeVLMError) -> bool:
+    """Return True if an error is not one of a single request: the model was closed, or all is cancelled."""
+    return isinstance(error, ClosedError | CancelledError) and not isinstance(error, DeadlineError)
 
 
 def _identity(request: Request) -> Request:

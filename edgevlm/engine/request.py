@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.prompt import PromptItem
@@ -23,3 +24,5 @@ class Request:
     """Limit of the answer; prompt and answer fit the context together."""
     watch: Stopwatch
     """Started when the request came."""
+    cancel: CancelSignal
+    """Stops the work."""
