@@ -286,8 +286,8 @@ class DecoderRuntime(Protocol):
         Raises:
             InputError: there is no such branch, or an argument has the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
-            CancelledError: `cancel` stopped it; the branches hold nothing of this call. If the memory cannot be
-                cut back, they may be empty.
+            CancelledError: `cancel` stopped it; the branches hold nothing of this call, and nothing at all if
+                the memory cannot be cut back.
             InferenceError: the runtime failed; the branches are as after a CancelledError.
         """
         ...
