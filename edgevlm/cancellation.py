@@ -6,6 +6,8 @@ one node of a graph, not only between two steps.
 
 from __future__ import annotations
 
+import _thread
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,29 +15,35 @@ from contextlib import contextmanager
 
 from edgevlm.errors import CancelledError, DeadlineError
 
-STOP_SECONDS = 0.02
-"""Time before a deadline at which work stops: what runs needs a moment to stop, and the answer to reach its
-reader. At most half of the time of the request."""
-
 
 class CancelSignal:
     """Tells the steps of one request to stop. Thread-safe, also for signal handlers.
 
     Args:
-        within: seconds that the request may take; None for no limit.
-        elapsed: seconds that it has taken so far.
+        within: seconds that the request may take in all, for messages; None for no limit.
+        seconds: seconds from now after which its work stops; None: `within`.
     """
 
-    def __init__(self, within: float | None = None, elapsed: float = 0.0) -> None:
+    def __init__(self, within: float | None = None, seconds: float | None = None) -> None:
         self._within = within
-        self._deadline: float | None = None
+        self.stops_at = math.inf
+        """Time of `time.monotonic` at which the work stops."""
         if within is not None:
-            margin = min(STOP_SECONDS, within / 2)
-            self._deadline = time.monotonic() + within - elapsed - margin
+            self.stops_at = time.monotonic() + (within if seconds is None else seconds)
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt its own thread
         self._interrupts: list[Callable[[], object]] = []
         self._cancelled = False
         self._expired = False
+
+    @property
+    def has_deadline(self) -> bool:
+        """True if the request has a limit of time."""
+        return self._within is not None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the work stops, not negative; infinity without a deadline."""
+        return max(0.0, self.stops_at - time.monotonic())
 
     @property
     def cancelled(self) -> bool:
@@ -44,8 +52,8 @@ class CancelSignal:
 
     @property
     def expired(self) -> bool:
-        """True after the deadline, less a margin."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        """True once the work has to stop because of the deadline."""
+        if time.monotonic() >= self.stops_at:
             self._expired = True
         return self._expired
 
@@ -81,16 +89,22 @@ class CancelSignal:
     @contextmanager
     def timer(self) -> Iterator[None]:
         """Interrupt the steps that compute in the block when the deadline expires."""
-        if self._deadline is None:
+        if not self.has_deadline:
             yield
             return
-        timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._expire)
-        timer.daemon = True
-        timer.start()
+        ended = threading.Lock()
+        ended.acquire()
+
+        def watch() -> None:
+            if not ended.acquire(timeout=self.seconds_left):
+                self._expire()
+
+        # `Thread.start` would wait until the thread runs, which takes tens of milliseconds on busy cores.
+        _thread.start_new_thread(watch, ())
         try:
             yield
         finally:
-            timer.cancel()
+            ended.release()
 
     @contextmanager
     def interrupting(self, interrupt: Callable[[], object]) -> Iterator[None]:

@@ -31,6 +31,7 @@ class ExtractOptions(TypedDict, total=False):
     detail: Detail | None
     max_image_tokens: int | None
     cache_images: bool
+    within: float | None
 
 
 class GenerationOptions(ExtractOptions, total=False):
@@ -39,7 +40,6 @@ class GenerationOptions(ExtractOptions, total=False):
     stop: str | tuple[str, ...] | list[str] | None
     json_schema: Mapping[str, Any] | None
     top_logprobs: int | None
-    within: float | None
 
 
 DEFAULT_MAX_TOKENS = 256

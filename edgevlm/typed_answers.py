@@ -31,9 +31,10 @@ class AnswerFormat:
             AnswerError: a validator of the type refuses the value.
         """
         if answer.finish_reason != "stop":
+            limit = "within" if answer.finish_reason == "deadline" else "max_tokens"
             raise IncompleteAnswerError(
                 f"the answer was not complete after {len(answer.token_ids)} tokens: {_shorten(answer.text)}; "
-                f"raise max_tokens, or bound the texts, lists and numbers of the type",
+                f"raise {limit}, or bound the texts, lists and numbers of the type",
                 answer.text,
                 answer.token_ids,
             )

@@ -253,11 +253,9 @@ class VLM:
         """
         watch = Stopwatch()
         generation = self._engine.generation(options)
-        media = _load_media(images)
-        count = 1 if isinstance(media, Video) else len(media)
-        generation = self._engine.fit_deadline(generation, count, watch)
-        message, processed = self._user_turn(media, question, generation.image_budget)
-        messages = [*system_messages(system), message]
+        messages, processed, generation = self._read_request(
+            images, question, system, generation, watch
+        )
         return self._engine.stream(messages, processed, generation, watch)
 
     @overload
@@ -310,7 +308,8 @@ class VLM:
         Raises:
             InputError: the type has no JSON schema that an answer can be kept to. The message names the place
                 in the schema. No image was loaded.
-            IncompleteAnswerError: ``max_tokens`` ended the answer.
+            IncompleteAnswerError: ``max_tokens`` or ``within`` ended the answer.
+            DeadlineError: the time that ``within`` allows is over before the first token.
             AnswerError: a validator of the type refuses the value.
             ImageError, PromptError, ContextError: as `ask`.
             MissingDependencyError: the extra ``typed`` is not installed.
@@ -549,6 +548,7 @@ class VLM:
         detail: Detail | None = None,
         max_image_tokens: int | None = None,
         cache_images: bool = True,
+        within: float | None = None,
     ) -> list[ChoiceScore]:
         """Return the probability that the model gives to each of several answers.
 
@@ -563,6 +563,7 @@ class VLM:
             detail: as in `Generation`.
             max_image_tokens: as in `Generation`.
             cache_images: as in `Generation`.
+            within: seconds that the call may take, as in `Generation`; there are no scores of some choices.
             choices: at least one text; each is not empty and occurs once.
 
         Returns:
@@ -572,7 +573,9 @@ class VLM:
             InputError: there is no choice, or a choice is empty or occurs twice.
             ImageError, PromptError: as `ask`.
             ContextError: the prompt and the longest choice together are longer than the context.
+            DeadlineError: the time that ``within`` allows is over before all choices have their score.
         """
+        watch = Stopwatch()
         if (
             isinstance(choices, str)
             or not choices
@@ -583,10 +586,16 @@ class VLM:
             raise InputError(
                 f"choices must differ in more than white space around them, are {choices!r}"
             )
-        budget = ImageBudget(detail, max_image_tokens)
-        message, processed = self._user_turn(_load_media(images), question, budget)
-        messages = [*system_messages(system), message]
-        return self._engine.score(messages, processed, choices, cache_images=cache_images)
+        generation = Generation(
+            detail=detail,
+            max_image_tokens=max_image_tokens,
+            cache_images=cache_images,
+            within=within,
+        )
+        messages, processed, generation = self._read_request(
+            images, question, system, generation, watch, decodes=False
+        )
+        return self._engine.score(messages, processed, choices, generation, watch)
 
     def choose(
         self,
@@ -598,6 +607,7 @@ class VLM:
         detail: Detail | None = None,
         max_image_tokens: int | None = None,
         cache_images: bool = True,
+        within: float | None = None,
     ) -> Choice:
         """Choose one of several answers, with the probability of each.
 
@@ -615,9 +625,10 @@ class VLM:
             detail: as in `Generation`.
             max_image_tokens: as in `Generation`.
             cache_images: as in `Generation`.
+            within: as in `score`.
 
         Raises:
-            InputError, ImageError, PromptError, ContextError: as `score`.
+            InputError, ImageError, PromptError, ContextError, DeadlineError: as `score`.
         """
         if not isinstance(choices, str) and len(choices) == 1:
             raise InputError(f"choices must be at least two texts, is {choices!r}")
@@ -629,6 +640,7 @@ class VLM:
             detail=detail,
             max_image_tokens=max_image_tokens,
             cache_images=cache_images,
+            within=within,
         )
         best, second = sorted(scores, key=lambda score: -score.probability)[:2]
         probabilities = {score.text: score.probability for score in scores}
@@ -663,6 +675,31 @@ class VLM:
         generation = Generation(detail=detail, max_image_tokens=max_image_tokens)
         images = self._process_images(messages, generation)
         return self._engine.logits(messages, images, answer)
+
+    def _read_request(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        system: str | None,
+        generation: Generation,
+        watch: Stopwatch,
+        *,
+        decodes: bool = True,
+    ) -> tuple[list[dict[str, Any]], list[ProcessedImage], Generation]:
+        """Read images and split them as finely as the time of the request allows.
+
+        Args:
+            watch: started when the request came.
+            decodes: as in `fit_images`.
+
+        Returns:
+            Messages, images, and the settings with the detail of the images.
+        """
+        media = _load_media(images)
+        count = 1 if isinstance(media, Video) else len(media)
+        generation = self._engine.fit_deadline(generation, count, watch, decodes=decodes)
+        message, processed = self._user_turn(media, question, generation.image_budget)
+        return [*system_messages(system), message], processed, generation
 
     def _user_turn(
         self, media: Video | Sequence[NDArray[np.uint8]], question: str, budget: ImageBudget

@@ -15,15 +15,18 @@ ANSWER_TOKENS = 16
 TEXT_POSITIONS = 64
 """Positions of the prompt beside its images for which time is kept free."""
 
-MARGIN = 0.05
-"""Share of the time that is not planned for."""
-
 LEAST_OWN_SIZE = 256
 """Smallest limit of embeddings for models whose tiles differ in size; below it images get detail ``low``."""
 
 
 def fit_images(
-    generation: Generation, images: int, elapsed: float, costs: Costs, manifest: Manifest
+    generation: Generation,
+    images: int,
+    elapsed: float,
+    costs: Costs,
+    manifest: Manifest,
+    *,
+    decodes: bool = True,
 ) -> Generation:
     """Lower the limits of images so that an answer probably ends before its deadline.
 
@@ -35,6 +38,7 @@ def fit_images(
         elapsed: seconds since the request came.
         costs: measured costs of the model.
         manifest: manifest of the model.
+        decodes: False if the request only scores texts, in one batch after the prompt.
 
     Returns:
         The settings, perhaps with lower ``detail`` and ``max_image_tokens``.
@@ -42,11 +46,12 @@ def fit_images(
     if generation.within is None or not images:
         return generation
     least = dataclasses.replace(generation, detail="low")
-    encode, prefill, decode = (costs.bound(phase) for phase in ("encode", "prefill", "decode"))
+    encode, prefill = costs.bound("encode"), costs.bound("prefill")
+    decode = costs.bound("decode") if decodes else 0.0
     if encode is None or prefill is None or decode is None:
         return least
     answer = min(generation.max_tokens or ANSWER_TOKENS, ANSWER_TOKENS)
-    left = generation.within * (1 - MARGIN) - elapsed
+    left = costs.working_time(generation.within) - elapsed
     left -= decode * answer + prefill * TEXT_POSITIONS
     limit = int(max(0.0, left) / (encode + prefill) / images)
     own_size = isinstance(manifest.image.tiling, OwnSizeTiling)

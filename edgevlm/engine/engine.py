@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -136,14 +137,19 @@ class Engine:
         """Load a video and make tiles of its frames; arguments and errors as of `VideoProcessor.process`."""
         return self._video_processor.process(source, budget, frames=frames, fps=fps)
 
-    def fit_deadline(self, generation: Generation, images: int, watch: Stopwatch) -> Generation:
+    def fit_deadline(
+        self, generation: Generation, images: int, watch: Stopwatch, *, decodes: bool = True
+    ) -> Generation:
         """Lower the limits of images so that the answer probably ends before its deadline.
 
         Args:
             images: number of images of the request.
             watch: started when the request came.
+            decodes: as in `fit_images`.
         """
-        return deadline.fit_images(generation, images, watch.elapsed, self._costs, self._manifest)
+        return deadline.fit_images(
+            generation, images, watch.elapsed, self._costs, self._manifest, decodes=decodes
+        )
 
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
@@ -236,7 +242,7 @@ class Engine:
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        cancel = CancelSignal(generation.within, watch.elapsed)
+        cancel = self._signal(generation.within, watch)
         # The tokenizer belongs to the decoder, which another thread may close.
         with self._lock.hold(cancel):
             watch.lap("wait")
@@ -246,7 +252,24 @@ class Engine:
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
         chunks = self._generate(request, expect_continuation, sampler)
-        return ChunkStream(wrap(chunks), self._lock, watch, cancel)
+        return ChunkStream(wrap(chunks), self._lock, watch, cancel, self._costs.record_stop)
+
+    def _signal(self, within: float | None, watch: Stopwatch) -> CancelSignal:
+        """Return the signal of a request that may take `within` seconds since `watch` was started."""
+        if within is None:
+            return CancelSignal()
+        return CancelSignal(within, self._costs.working_time(within) - watch.elapsed)
+
+    @contextlib.contextmanager
+    def _hold(self, within: float | None, watch: Stopwatch) -> Iterator[CancelSignal]:
+        """Use the model without a stream, until the end of the block or a deadline; see `_signal`."""
+        signal = self._signal(within, watch)
+        try:
+            with self._lock.hold(signal), signal.timer():
+                yield signal
+        finally:
+            if signal.expired:
+                self._costs.record_stop(time.monotonic() - signal.stops_at)
 
     def _request(
         self,
@@ -285,22 +308,38 @@ class Engine:
         return min(wanted, left)
 
     def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
-        generation, watch = request.generation, request.watch
-        watch.lap("wait")
+        request.watch.lap("wait")
         with contextlib.closing(sampler), request.cancel.timer():
-            try:
-                prefill = yield from self._prefill.run(
-                    request.items,
-                    watch,
-                    expect_continuation=expect_continuation,
-                    cache_images=generation.cache_images,
-                    cancel=request.cancel,
-                )
-            except DeadlineError:
-                self._record_overrun(request.items, watch)
-                raise
+            prefill = yield from self._run_prefill(request, expect_continuation)
             answer = yield from self._answers.run(request, prefill.place, sampler)
             yield self._last_chunk(request, answer, prefill, prefill.place.entries)
+
+    def _run_prefill(
+        self, request: Request, expect_continuation: bool
+    ) -> Generator[Chunk, None, PrefillStats]:
+        """Prefill the prompt of a request as `Prefill.run` does, and record what this costs."""
+        items, watch = request.items, request.watch
+        try:
+            prefill = yield from self._prefill.run(
+                items,
+                watch,
+                expect_continuation=expect_continuation,
+                cache_images=request.generation.cache_images,
+                cancel=request.cancel,
+            )
+        except DeadlineError:
+            phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
+            amount = count_positions(items) if phase == "prefill" else _count_embeddings(items)
+            self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
+            self._costs.save()
+            raise
+        tiles = prefill.encoded_tiles + prefill.cached_tiles
+        embeddings = _count_embeddings(items) * prefill.encoded_tiles / max(1, tiles)
+        self._costs.record("encode", watch.ms("encode") / 1000, embeddings)
+        positions = prefill.place.entries - prefill.cached_positions
+        if positions >= MIN_MEASURED_POSITIONS:
+            self._costs.record("prefill", watch.ms("prefill") / 1000, positions)
+        return prefill
 
     def _last_chunk(
         self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
@@ -336,7 +375,10 @@ class Engine:
                 cut=answer.finish_reason == "deadline",
             ),
         )
-        self._record_costs(request.items, stats)
+        if stats.answer_tokens >= MIN_MEASURED_TOKENS:
+            self._costs.record("decode", stats.decode_ms / 1000, stats.answer_tokens)
+        if stats.deadline is not None:
+            self._costs.save()
         return Chunk(
             text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
         )
@@ -361,7 +403,7 @@ class Engine:
         """
         watches = [Stopwatch() for _ in requests]
         with (
-            self._lock.hold(CancelSignal(generation.within)) as cancel,
+            self._lock.hold(self._signal(generation.within, Stopwatch())) as cancel,
             cancel.timer(),
             contextlib.closing(
                 self._decoder.sampler(generation.sampling, self._end_tokens)
@@ -441,26 +483,6 @@ class Engine:
         if generation.json_schema is not None:
             self.check_json_schema(generation.json_schema)
         return generation
-
-    def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
-        """Record what the phases of an answer cost, and keep it if answers have deadlines."""
-        tiles = stats.encoded_tiles + stats.cached_tiles
-        embeddings = _count_embeddings(items) * stats.encoded_tiles / max(1, tiles)
-        self._costs.record("encode", stats.encode_ms / 1000, embeddings)
-        prefilled = stats.prompt_tokens - stats.cached_tokens
-        if prefilled >= MIN_MEASURED_POSITIONS:
-            self._costs.record("prefill", stats.prefill_ms / 1000, prefilled)
-        if stats.answer_tokens >= MIN_MEASURED_TOKENS:
-            self._costs.record("decode", stats.decode_ms / 1000, stats.answer_tokens)
-        if stats.deadline is not None:
-            self._costs.save()
-
-    def _record_overrun(self, items: Sequence[PromptItem], watch: Stopwatch) -> None:
-        """Record that the deadline stopped encoding or prefill: it costs more than was known."""
-        phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
-        amount = count_positions(items) if phase == "prefill" else _count_embeddings(items)
-        self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
-        self._costs.save()
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
@@ -564,19 +586,26 @@ class Engine:
         messages: Sequence[Message],
         images: Sequence[ProcessedImage],
         choices: Sequence[str],
-        *,
-        cache_images: bool = True,
+        generation: Generation,
+        watch: Stopwatch,
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
         The prompt is prefilled once, as far as the caches do not hold it. The choices branch off it and are
         decoded together.
 
+        Args:
+            generation: settings of the request, of which ``cache_images`` and ``within`` count.
+            watch: started when the request came.
+
         Raises:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the prompt and the longest choice together are longer than the context.
+            DeadlineError: the time of the request was over before its end.
         """
-        with self._lock.hold() as cancel:
+        watch.lap("prepare")
+        with self._hold(generation.within, watch) as cancel:
+            watch.lap("wait")
             items = self.tokenize(messages, images)
             spellings = [
                 {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
@@ -590,13 +619,8 @@ class Engine:
                     f"context has {self.context_length}; shorten them or load the model with a larger "
                     f"context_length"
                 )
-            for _ in self._prefill.run(
-                items,
-                Stopwatch(),
-                expect_continuation=False,
-                cache_images=cache_images,
-                cancel=cancel,
-            ):
+            request = Request(items, None, generation, longest, watch, cancel)
+            for _ in self._run_prefill(request, expect_continuation=False):
                 pass
             distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
             logprobs = dict(

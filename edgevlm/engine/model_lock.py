@@ -184,7 +184,9 @@ class ModelLock:
             )
         start = time.monotonic()
         collected = False
-        while not self._lock.acquire(timeout=min(self._patience(start), _CHECK_SECONDS)):
+        while not self._lock.acquire(
+            timeout=min(self._patience(start), _CHECK_SECONDS, cancel.seconds_left)
+        ):
             cancel.check()
             timed_out = self._patience(start) == 0
             if not collected and (timed_out or time.monotonic() - start >= _COLLECT_SECONDS):
@@ -209,6 +211,11 @@ class ChunkStream(Iterator[Chunk]):
 
     Use it as a context manager, or call `close` or `cancel`, to stop early. The work stops within a tile of
     an image or a batch of the decoder, and does not affect the answers to later requests.
+
+    Args:
+        cancel: stops the work in `chunks`.
+        record_stop: called with the seconds from the moment at which the deadline had to stop the work until
+            it had stopped, if this took any; the time of the reader does not count.
     """
 
     def __init__(
@@ -217,12 +224,15 @@ class ChunkStream(Iterator[Chunk]):
         lock: ModelLock,
         watch: Stopwatch,
         cancel: CancelSignal,
+        record_stop: Callable[[float], object],
     ) -> None:
         self._chunks = chunks
         self._lock = lock
         self._watch = watch
         self._signal = cancel
-        """Stops the work in `_chunks`."""
+        self._record_stop = record_stop
+        self._overrun = 0.0
+        """Seconds that steps took after the moment at which the deadline had to stop them."""
         self._reading = threading.RLock()
         """One reader at a time; reentrant, since a signal handler may close what its own thread reads."""
         self._stepping = False
@@ -248,6 +258,7 @@ class ChunkStream(Iterator[Chunk]):
         if self._stepping:
             raise BusyError("this stream is being read by a caller of this very function")
         if not self._ended:
+            begin = time.monotonic()
             try:
                 return self._step()
             except DeadlineError:
@@ -258,6 +269,7 @@ class ChunkStream(Iterator[Chunk]):
             finally:
                 if self._ended or self._signal.cancelled:
                     self._end()
+                self._measure_stop(begin)
         if self._cancelled:
             if self._lock.closed:
                 raise ClosedError("the model was closed before this answer's end; load it again")
@@ -281,6 +293,12 @@ class ChunkStream(Iterator[Chunk]):
         if chunk.finish_reason is not None:
             self._ended = True
         return chunk
+
+    def _measure_stop(self, begin: float) -> None:
+        """Measure how long a step, which began at `begin`, took after the moment at which it had to stop."""
+        self._overrun += max(0.0, time.monotonic() - max(begin, self._signal.stops_at))
+        if self._ended and self._overrun and not self._signal.cancelled:
+            self._record_stop(self._overrun)
 
     def close(self) -> None:
         """Stop the answer, wait until the work has stopped, and let the next request use the model.

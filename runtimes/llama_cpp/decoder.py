@@ -38,6 +38,7 @@ from edgevlm.runtimes.llama_cpp.library import (
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp.positions import CachePositions
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
+from edgevlm.runtimes.llama_cpp.thread_limit import Clocks, ThreadLimit
 from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
 
@@ -135,6 +136,8 @@ class LlamaCppDecoder:
                 raise LoadError(f"gpu_layers={gpu_layers}, but {reason}")
             self._check_gpu()
         self.on_cpu = gpu_layers == 0
+        self._threads = self._threads_now = threads
+        self._thread_limit = ThreadLimit(threads)
         # llama.cpp multiplies by quantized values in flash attention only.
         self._flash = not self.on_cpu or kv in BLOCK_SIZES or self._use_flash_attention()
         self.batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
@@ -445,13 +448,30 @@ class LlamaCppDecoder:
         """Decode the batch that was written, unless `cancel` stops it; `times` are its positions."""
         cancel.check()
         recent_errors.clear()
+        threads = self._choose_threads(cancel)
+        start = Clocks.now()
         status = self._llama.llama_decode(self._context, self._batch.struct)
+        self._thread_limit.add(threads, start)
         if status:
             cancel.check()
             raise InferenceError(
                 f"llama.cpp could not decode positions {times.min()} to {times.max()} "
                 f"(status {status}){failure_reason()}"
             )
+
+    def _choose_threads(self, cancel: CancelSignal) -> int:
+        """Set the threads of a batch, and return their number.
+
+        A request with a deadline gets no more than have a core. Others always get all, because single tokens
+        after a long prompt are rounded in another way with fewer.
+        """
+        threads = self._threads
+        if cancel.has_deadline and self.on_cpu:
+            threads = min(threads, self._thread_limit.limit)
+        if threads != self._threads_now:
+            self._llama.llama_set_n_threads(self._context, threads, threads)
+            self._threads_now = threads
+        return threads
 
     def _undo(self, time: int) -> None:
         """Remove everything from a time on, after a call that failed; all if the memory cannot go back."""

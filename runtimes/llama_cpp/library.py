@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import functools
+import importlib
 import logging
 import sys
 from types import ModuleType
@@ -38,6 +39,7 @@ def load_llama_cpp() -> ModuleType:
         MissingDependencyError: llama-cpp-python is not installed.
         LoadError: the version is not `LLAMA_CPP_PYTHON_VERSION`, or the library cannot be loaded.
     """
+    importlib.import_module("numpy.ctypeslib")  # takes milliseconds, which a request may not have
     llama_cpp = import_library(
         "llama_cpp", "llama-cpp-python", "the decoder", INSTALL_LLAMA_CPP, REBUILD_LLAMA_CPP
     )

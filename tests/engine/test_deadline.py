@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgevlm import VLM, Deadline
+from edgevlm import VLM, Deadline, DeadlineError, InputError
 from edgevlm.bundle import Bundle
-from edgevlm.engine.costs import PHASES, Costs
-from edgevlm.engine.deadline import ANSWER_TOKENS, MARGIN, TEXT_POSITIONS, fit_images
+from edgevlm.engine.costs import (
+    FIRST_MARGIN,
+    MARGIN_FACTOR,
+    MAX_MARGIN_SHARE,
+    MIN_MARGIN,
+    PHASES,
+    STOPS,
+    Costs,
+)
+from edgevlm.engine.deadline import ANSWER_TOKENS, TEXT_POSITIONS, fit_images
 from edgevlm.options import Generation
 from tests.conftest import picture
 from tests.support.oracle import BUNDLES
+from tests.support.serving import until
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +66,48 @@ def test_costs_are_kept(tmp_path: Path) -> None:
     costs = Costs(path)
     for phase in PHASES:
         costs.record(phase, 0.3, 7)
+    costs.record_stop(0.2)
     costs.save()
+    until(path.exists)
+    assert Costs(path).working_time(10) == 10 - 0.2 * MARGIN_FACTOR
     assert [Costs(path).bound(phase) for phase in PHASES] == [
         costs.bound(phase) for phase in PHASES
     ]
-    for damaged in ("", "[]", '{"encode": 1}', '{"encode": [NaN, 1]}', '{"encode": [-1, 1]}'):
+    stored = json.loads(path.read_text())
+    for damaged in (
+        "",
+        "[]",
+        *(
+            json.dumps(stored | changed)
+            for changed in (
+                {"encode": 1},
+                {"encode": [float("nan"), 1]},
+                {"encode": [-1, 1]},
+                {"stops": [float("inf")]},
+                {"stops": 1},
+            )
+        ),
+        json.dumps({"encode": [1, 1]}),
+    ):
         path.write_text(damaged)
-        assert Costs(path).bound("encode") is None
+        assert Costs(path).bound("encode") is None, damaged
+        assert Costs(path).working_time(10) == 10 - FIRST_MARGIN
+    path.write_text(json.dumps(stored))
+    assert Costs(path).bound("encode") is not None
+
+
+def test_work_stops_earlier_than_any_recent_stop_took() -> None:
+    costs = Costs()
+    assert costs.working_time(1) == 1 - FIRST_MARGIN
+    costs.record_stop(0.1)
+    assert costs.working_time(1) == pytest.approx(1 - 0.1 * MARGIN_FACTOR)
+    assert costs.working_time(0.1) == pytest.approx(0.1 * (1 - MAX_MARGIN_SHARE))
+    for _ in range(STOPS):
+        costs.record_stop(0.02)
+    assert costs.working_time(1) == pytest.approx(1 - 0.02 * MARGIN_FACTOR)
+    for _ in range(STOPS):
+        costs.record_stop(0.0)
+    assert costs.working_time(1) == 1 - MIN_MARGIN
 
 
 def fitted(generation: Generation, images: int, elapsed: float, costs: Costs) -> Generation:
@@ -77,7 +123,7 @@ def test_images_get_the_time_that_text_and_answer_leave() -> None:
         costs.record("decode", 0.1, 10)
     generation = Generation(within=10.0)
     found = fitted(generation, 2, 1.0, costs)
-    left = 10 * (1 - MARGIN) - 1.0 - 0.01 * ANSWER_TOKENS - 0.001 * TEXT_POSITIONS
+    left = 10 - FIRST_MARGIN - 1.0 - 0.01 * ANSWER_TOKENS - 0.001 * TEXT_POSITIONS
     assert found == dataclasses.replace(generation, max_image_tokens=int(left / 0.003 / 2))
     short = dataclasses.replace(generation, max_tokens=1)
     more = fitted(short, 2, 1.0, costs).max_image_tokens
@@ -115,9 +161,49 @@ def test_the_next_process_knows_the_costs(fresh: Callable[..., VLM], own_cache: 
     assert not own_cache.exists(), "without deadlines nothing is written"
     first = vlm.ask(picture(2, 256, 256), "What?", max_tokens=4, within=1000).stats
     assert first.encoded_tiles == 17
-    (path,) = own_cache.iterdir()
-    assert path.suffix == ".json"
+    until(lambda: own_cache.exists() and any(own_cache.glob("*.json")))
     second = fresh().ask(image, "What?", max_tokens=4, within=1000).stats
     assert second.encoded_tiles == 17
     other = fresh(threads=2)
     assert other.ask(image, "What?", max_tokens=4, within=1000).stats.encoded_tiles == 1
+
+
+def test_scores_have_a_deadline(fresh: Callable[..., VLM]) -> None:
+    vlm, image, choices = fresh(), picture(1, 256, 256), ["one", "two"]
+    scores = vlm.score(image, "Which?", choices)
+    assert vlm.score(image, "Which?", choices, within=1000) == scores
+    assert vlm.choose(image, "Which?", choices, within=1000).probabilities == {
+        score.text: score.probability for score in scores
+    }
+    costs = vlm._engine._costs
+    assert costs.bound("encode") is not None and costs.bound("prefill") is not None
+    costs.record("encode", 1000, 1, stopped=True)
+    before = vlm.cache_info().encoded_tiles
+    vlm.score(picture(2, 256, 256), "Which?", choices, within=1000)
+    assert vlm.cache_info().encoded_tiles - before == 1, "the least detail"
+    calls = costs.working_time(1)
+    with pytest.raises(DeadlineError, match="0\\.001 s"):
+        vlm.choose(image, "Which?", choices, within=0.001)
+    assert costs.working_time(1) != calls, "the stop was measured"
+    with pytest.raises(InputError, match="within"):
+        vlm.score(image, "Which?", choices, within=0)
+
+
+def test_the_time_of_a_stop_is_measured(fresh: Callable[..., VLM]) -> None:
+    """From the moment at which work had to stop, without the time of a reader."""
+    vlm = fresh()
+    stops: list[float] = []
+    vlm._engine._costs.record_stop = stops.append  # type: ignore[method-assign]
+    stream = vlm.stream(None, "What?", max_tokens=40, within=1000)
+    next(chunk for chunk in stream if chunk.text)
+    stream._signal.stops_at = time.monotonic()
+    time.sleep(0.5)
+    assert [chunk.finish_reason for chunk in stream] == ["deadline"]
+    (stop,) = stops
+    assert 0 < stop < 0.5
+    assert list(stream) == [] and stops == [stop]
+    vlm.ask(None, "What?", max_tokens=3, within=1000)
+    with vlm.stream(None, "What?", max_tokens=40, within=1000) as closed:
+        next(closed)
+        closed._signal.stops_at = time.monotonic()
+    assert stops == [stop], "neither a whole answer nor a closed stream was stopped by its deadline"

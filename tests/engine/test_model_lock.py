@@ -228,18 +228,22 @@ class Steps:
     def __init__(self) -> None:
         self.action: Callable[[], object] = lambda: None
         self.freed = 0
+        self.stops: list[float] = []
         self.lock = ModelLock(self._free)
 
     def _free(self) -> None:
         self.freed += 1
 
-    def stream(self) -> ChunkStream:
+    def stream(self, cancel: CancelSignal | None = None) -> ChunkStream:
         def steps() -> Iterator[Chunk]:
             while True:
                 self.action()
                 yield Chunk("", ())
 
-        return ChunkStream((chunk for chunk in steps()), self.lock, Stopwatch(), CancelSignal())
+        chunks = (chunk for chunk in steps())
+        return ChunkStream(
+            chunks, self.lock, Stopwatch(), cancel or CancelSignal(), self.stops.append
+        )
 
 
 def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -> None:
