@@ -193,7 +193,7 @@ def test_the_time_of_a_stop_is_measured(fresh: Callable[..., VLM]) -> None:
     """From the moment at which work had to stop, without the time of a reader."""
     vlm = fresh()
     stops: list[float] = []
-    vlm._engine._costs.record_stop = stops.append  # type: ignore[method-assign]
+    vlm._engine._costs.record_stop = stops.append  # type: ignore[method-assign, assignment]
     stream = vlm.stream(None, "What?", max_tokens=40, within=1000)
     next(chunk for chunk in stream if chunk.text)
     stream._signal.stops_at = time.monotonic()
