@@ -1,12 +1,14 @@
 """Measure how soon a cancelled answer stops: ``python -m benchmarks.cancelling FOLDER``.
 
-Another thread cancels at a random moment. The time is that from the call of `ChunkStream.cancel` until the
-reader has its error and the next request can use the model. The models are the built-in one, and one of
-SmolVLM-256M's shape with random weights. The result is in FOLDER/cancelling.json.
+Another thread cancels at a random moment, without and with other processes that keep the cores busy. The time
+is that from the call of `ChunkStream.cancel` until the reader has its error and the next request can use the
+model. The models are the built-in one, and one of SmolVLM-256M's shape with random weights. The result is in
+FOLDER/cancelling.json.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cores import BusyCores
 from benchmarks.files import THREADS, Files, environment, parse_arguments
 from edgevlm import VLM, CancelledError
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK
@@ -82,12 +85,17 @@ def main() -> None:
     files, rounds = parse_arguments(__doc__, ROUNDS)
     result: dict[str, Any] = {}
     for name, arguments in models(files).items():
-        for device in ("cpu", "openvino"):
-            with VLM.from_pretrained(**arguments, threads=THREADS, device=device) as vlm:
-                result[f"{name}, {vlm.vision_device}"] = measure(vlm, files, rounds)
+        for device, busy in itertools.product(("cpu", "openvino"), (0, THREADS)):
+            with (
+                VLM.from_pretrained(**arguments, threads=THREADS, device=device) as vlm,
+                BusyCores(busy),
+            ):
+                result[f"{name}, {vlm.vision_device}, {busy} busy cores"] = measure(
+                    vlm, files, rounds
+                )
     for name, phases in result.items():
         for phase, figures in phases.items():
-            print(f"{name:45} {phase:8}", *(f"{key} {value:.1f}" for key, value in figures.items()))
+            print(f"{name:60} {phase:8}", *(f"{key} {value:.1f}" for key, value in figures.items()))
     write_json(files.folder / "cancelling.json", environment(rounds) | result)
 
 

@@ -6,9 +6,9 @@ deadline. They are kept in the user's cache folder: the first request of the nex
 
 from __future__ import annotations
 
+import _thread
 import json
 import math
-import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -100,12 +100,19 @@ class Costs:
         return within - min(max(margin, MIN_MARGIN), within * MAX_MARGIN_SHARE)
 
     def save(self) -> None:
-        """Write the costs to the cache in another thread, unless this was done a moment ago."""
-        if self._path is None or time.monotonic() - self._saved_at < _SAVE_SECONDS:
-            return
-        self._saved_at = time.monotonic()
-        text = json.dumps(self._costs | {"stops": list(self._stops)})
-        threading.Thread(target=write_cached, args=(self._path, text)).start()
+        """Write the costs to the cache while the caller goes on, unless this was done a moment ago."""
+        if self._path is not None and time.monotonic() - self._saved_at >= _SAVE_SECONDS:
+            self._saved_at = time.monotonic()
+            # `Thread.start` would wait until the thread runs.
+            _thread.start_new_thread(write_cached, (self._path, self._text()))
+
+    def close(self) -> None:
+        """Write the costs to the cache if `save` was called."""
+        if self._path is not None and self._saved_at > -math.inf:
+            write_cached(self._path, self._text())
+
+    def _text(self) -> str:
+        return json.dumps(self._costs | {"stops": list(self._stops)})
 
     def _load(self, path: Path) -> None:
         """Take over the costs of the cache, unless there are none or the file is damaged."""

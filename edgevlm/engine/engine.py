@@ -607,6 +607,7 @@ class Engine:
 
     def _free(self) -> None:
         self._check_schema = None  # its child process ends with the decoder
+        self._costs.close()
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()

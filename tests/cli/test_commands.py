@@ -70,6 +70,7 @@ def test_help_of_a_command_has_examples(command: str) -> None:
         (["ask", "Q", "--max-tokens", "99999999999999999999"], "max_tokens must be from 1 to"),
         (["ask", "Q", "--temperature", "-1"], "temperature must be from 0"),
         (["ask", "Q", "--temperature", "nan"], "temperature must be a number, is nan"),
+        (["ask", "Q", "--within", "0"], "within must be from 0.001 to"),
         (["ask", "Q", "--seed", "-1"], "seed must be from 0 to"),
         (["ask", "Q", "--threads", "0"], "must be a positive integer, is 0"),
         (["ask", "Q", "--device", "abacus"], "invalid choice: 'abacus'"),
@@ -173,6 +174,16 @@ def test_ask_json_is_one_object() -> None:
 def test_ask_stops_at_max_tokens() -> None:
     done = edgevlm("ask", "What is in the picture?", SHAPES, "--json", "--max-tokens", "2")
     assert json.loads(done.stdout)["finish_reason"] == "length"
+
+
+def test_ask_has_a_deadline() -> None:
+    done = edgevlm("ask", "What color is it?", SQUARE, "--json", "--within", "1000")
+    deadline = json.loads(done.stdout)["stats"]["deadline"]
+    assert (deadline["within"], deadline["cut"]) == (1000, False)
+    late = edgevlm("ask", "What color is it?", SQUARE, "--within", "0.001")
+    assert late.returncode == 1
+    assert late.stdout == ""
+    assert "the 0.001 s of this request (within)" in late.stderr
 
 
 def test_ask_about_two_images_and_about_none() -> None:

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, StringConstraints
 from typing_extensions import NotRequired, TypedDict
 
-from edgevlm import VLM, AnswerError, IncompleteAnswerError, InputError
+from edgevlm import VLM, AnswerError, DeadlineError, IncompleteAnswerError, InputError
+from edgevlm.results import collect
 from edgevlm.runtimes.json_schema.constraint import JsonConstraint
 from edgevlm.typed_answers import answer_format
 
@@ -122,6 +123,23 @@ def test_an_answer_that_a_limit_ends(smolvlm: VLM) -> None:
     assert len(error.token_ids) == 5
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.text, copy.token_ids) == (str(error), error.text, error.token_ids)
+
+
+def test_an_answer_that_its_deadline_ends(smolvlm: VLM) -> None:
+    """A value has all its parts or there is none; the error says which limit to raise."""
+    kept = answer_format(Grasp)
+    options: dict[str, Any] = {"json_schema": kept.schema, "within": 1000.0}
+    with smolvlm.stream(GREY, QUESTION, **options) as stream:
+        chunks = [next(chunk for chunk in stream if chunk.text)]
+        stream._signal.stops_at = 0.0
+        answer = collect([*chunks, *stream])
+    assert answer.finish_reason == "deadline"
+    with pytest.raises(IncompleteAnswerError, match="raise within") as caught:
+        kept.value(answer)
+    assert caught.value.text == answer.text
+    with pytest.raises(DeadlineError):
+        smolvlm.extract(GREY, QUESTION, Grasp, within=0.001)
+    assert isinstance(smolvlm.extract(GREY, QUESTION, bool, within=1000), bool)
 
 
 def test_a_validator_that_refuses_the_value(smolvlm: VLM) -> None:

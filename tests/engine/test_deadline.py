@@ -69,6 +69,12 @@ def test_costs_are_kept(tmp_path: Path) -> None:
     costs.record_stop(0.2)
     costs.save()
     until(path.exists)
+    before = path.read_text()
+    costs.record_stop(0.1)
+    costs.save()  # a moment after the other
+    assert path.read_text() == before
+    costs.close()
+    assert len(json.loads(path.read_text())["stops"]) == 2
     assert Costs(path).working_time(10) == 10 - 0.2 * MARGIN_FACTOR
     assert [Costs(path).bound(phase) for phase in PHASES] == [
         costs.bound(phase) for phase in PHASES
