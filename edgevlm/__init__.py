@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
+    from edgevlm.errors import ChatFileError as ChatFileError
     from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
     from edgevlm.errors import DriftError as DriftError
@@ -88,6 +89,7 @@ _MODULES = {
     "BackendError": "edgevlm.errors",
     "LoadError": "edgevlm.errors",
     "InferenceError": "edgevlm.errors",
+    "ChatFileError": "edgevlm.errors",
     "ClosedError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",

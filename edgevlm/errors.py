@@ -6,7 +6,8 @@
     ├── InputError            an argument or a request that cannot be used (also a ValueError)
     │   ├── ImageError        an image that is missing, unreadable, empty or too large
     │   ├── PromptError       messages that the model's template cannot express
-    │   └── ContextError      prompt plus answer longer than the context
+    │   ├── ContextError      prompt plus answer longer than the context
+    │   └── ChatFileError     a saved conversation that cannot be written, read or continued
     ├── BundleError           a bundle that is missing, incomplete, altered or of an unknown version
     ├── BackendError          a vision graph, a decoder or a device that fails
     │   ├── LoadError         a file, a library or a device that cannot be loaded
@@ -39,6 +40,10 @@ class PromptError(InputError):
 
 class ContextError(InputError):
     """A prompt that, together with its answer, is longer than the decoder's context."""
+
+
+class ChatFileError(InputError):
+    """A saved conversation that cannot be written, is damaged, or belongs to another bundle."""
 
 
 class BundleError(EdgeVLMError):

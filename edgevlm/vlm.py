@@ -7,13 +7,15 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
-from edgevlm.chat import Chat, Overflow
+from edgevlm.chat import Chat, Overflow, load_chat
+from edgevlm.chat_file import ModelFiles
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
@@ -54,6 +56,7 @@ class VLM:
         self._engine = engine
         self._vision_device, self._decoder_device = devices
         self._vision_file, self._decoder_file = files
+        self._files = ModelFiles(bundle.digest(), *(entry.sha256 for entry in files))
 
     @classmethod
     def from_pretrained(
@@ -498,7 +501,24 @@ class VLM:
                 ``drop_images`` drops the images of the oldest turns first, and then turns. `Stats`
                 counts them.
         """
-        return Chat(self._engine, system, overflow)
+        return Chat(self._engine, self._files, system, overflow)
+
+    def load_chat(self, path: str | os.PathLike[str]) -> Chat:
+        """Continue a conversation that `Chat.save` wrote, in this process or an earlier one.
+
+        The bundle must be the same. If precisions, ``kv``, ``context_length`` and the version of llama.cpp
+        are also the same, the KV cache is restored, and the next answer prefills what is new. Otherwise a
+        warning is logged, and the next answer encodes and prefills the conversation again.
+
+        A checksum finds damage. It does not tell who wrote the file: load files that you or people you trust
+        saved.
+
+        Raises:
+            ChatFileError: there is no such file, it is damaged, or it belongs to another bundle.
+            BusyError: a stream that nobody reads holds the model.
+            ClosedError: the model is closed.
+        """
+        return load_chat(Path(path), self._engine, self._files)
 
     def encode_image(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.engine.answer_text import AnswerText
-from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
+from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, count_positions, place_after
 from edgevlm.engine.logprobs import token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.parallel import Finished, ParallelAnswers, Request
@@ -27,7 +27,7 @@ from edgevlm.engine.vision_encoder import VisionEncoder
 from edgevlm.errors import ClosedError, ContextError, EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
-from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
+from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
 from edgevlm.manifest import Manifest
@@ -106,6 +106,10 @@ class Engine:
             InputError: the budget is less than one tile.
         """
         return self._image_processor.process(image, budget)
+
+    def restore_image(self, tiles: Sequence[NDArray[np.uint8]], layout: Layout) -> ProcessedImage:
+        """Return an image of which tiles and layout were kept; see `ImageProcessor.restore`."""
+        return self._image_processor.restore(tiles, layout)
 
     def process_video(
         self,
@@ -534,6 +538,35 @@ class Engine:
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
+
+    @property
+    def copy_format(self) -> str:
+        """Format of the data of `copy_cache`. Only copies of an equal format can be loaded."""
+        return self._decoder.copy_format
+
+    def cached_items(self) -> tuple[CacheKey, ...]:
+        """Return what the KV cache holds. The caller's stream must hold the model."""
+        return self._kv_cache.held
+
+    def copy_cache(self, items: Sequence[CacheKey]) -> CacheCopy | None:
+        """Copy what the KV cache knows of a conversation.
+
+        Args:
+            items: the conversation, as `cached_items` returned it.
+
+        Returns:
+            The copy; None if nothing is known, or if nothing can be reused, since each prompt attends to all
+            of itself.
+        """
+        if self._manifest.decoder.attention == "prefix":
+            return None
+        with self._lock.hold():
+            return self._kv_cache.copy(items)
+
+    def load_cache(self, copy: CacheCopy) -> None:
+        """Make the KV cache hold a copy of `copy_cache`; errors as of `KVCache.load`."""
+        with self._lock.hold():
+            self._kv_cache.load(copy)
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved; waits for other requests."""

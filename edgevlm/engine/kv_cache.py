@@ -16,6 +16,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -40,6 +41,21 @@ class SpanKey(NamedTuple):
 
 CacheKey: TypeAlias = "int | SpanKey"
 """A prompt item without its pixels: a token id, or the key of a span."""
+
+
+@dataclass(frozen=True)
+class CacheCopy:
+    """A copy of the KV cache, and what it holds."""
+
+    items: tuple[CacheKey, ...]
+    data: NDArray[np.uint8]
+    """What `DecoderRuntime.save` returned, uint8 ``[bytes]``."""
+
+    @property
+    def entries(self) -> int:
+        """Number of entries in the KV cache."""
+        return _entries(self.items)
+
 
 MAX_SAVED_BYTES = 128 * 2**20
 """Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
@@ -66,6 +82,11 @@ class KVCache:
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
+
+    @property
+    def held(self) -> tuple[CacheKey, ...]:
+        """What the decoder's KV cache holds."""
+        return tuple(self._held)
 
     @property
     def held_positions(self) -> int:
@@ -96,6 +117,9 @@ class KVCache:
             How many items the decoder holds.
         """
         wanted = [_key(item) for item in (items[:-1] if logits else items)]
+        return self._hold_prefix(wanted, expect_continuation)
+
+    def _hold_prefix(self, wanted: Sequence[CacheKey], expect_continuation: bool) -> int:
         shared = self._usable(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
@@ -108,22 +132,57 @@ class KVCache:
             copy = self._saved.pop(best) if self._can_cut else self._saved[best]
         lost = _entries(self._held[shared:])
         # Another question about the same images loses little, and is no other conversation.
-        differs = restores or 4 * lost >= self.held_positions
-        saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs
-        # A prompt that was given up may have left a part of a span, which belongs to no conversation.
-        if saves and self._decoder.truncate(_place(self._held)):
-            self._saved[tuple(self._held)] = self._decoder.save()
+        if restores or 4 * lost >= self.held_positions:
+            self._save_held(lost)
         self._expect_continuation = expect_continuation
         if copy is not None:
-            self._held.clear()
-            self._decoder.restore(copy, _place(best))
-            self._held, shared = list(best), known
+            self._restore(best, copy)
+            shared = known
         if self._decoder.truncate(_place(wanted[:shared])):
             del self._held[shared:]
             return shared
         # A prompt that was given up left entries that cannot be removed alone.
         self.reset()
-        return self.reuse_prefix(items, expect_continuation=expect_continuation, logits=logits)
+        return self._hold_prefix(wanted, expect_continuation)
+
+    def _save_held(self, lost: int) -> None:
+        """Keep a copy of a conversation that is expected to continue, before it loses so many entries."""
+        saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING
+        # A prompt that was given up may have left a part of a span, which belongs to no conversation.
+        if saves and self._decoder.truncate(_place(self._held)):
+            self._saved[tuple(self._held)] = self._decoder.save()
+
+    def _restore(self, items: Sequence[CacheKey], copy: NDArray[np.uint8]) -> None:
+        self._held.clear()
+        self._decoder.restore(copy, _place(items))
+        self._held = list(items)
+
+    def copy(self, items: Sequence[CacheKey]) -> CacheCopy | None:
+        """Copy the longest known prefix of a conversation, for `load` in another process.
+
+        The decoder holds this prefix then, and nothing else. So the copy has nothing of other conversations.
+
+        Args:
+            items: the conversation, as `held` returned it.
+
+        Returns:
+            The copy; None if nothing of the conversation is known.
+        """
+        if not any(self._usable(known, items) for known in (self._held, *self._saved.keys())):
+            return None
+        shared = self._hold_prefix(items, expect_continuation=True)
+        return CacheCopy(tuple(items[:shared]), self._decoder.save()) if shared else None
+
+    def load(self, copy: CacheCopy) -> None:
+        """Make the decoder hold what `copy` copied.
+
+        Raises:
+            InputError: the items do not fit into the context.
+            InferenceError: the decoder cannot read the data. It holds nothing then.
+        """
+        self._save_held(self.held_positions)
+        self._expect_continuation = True
+        self._restore(copy.items, copy.data)
 
     def shared_entries(self, items: Sequence[PromptItem]) -> int:
         """Count the entries at the beginning of a prompt that the decoder holds."""
