@@ -179,7 +179,7 @@ def test_only_its_own_conversation_is_saved(fresh: Callable[..., VLM], tmp_path:
         with zipfile.ZipFile(tmp_path / f"{name}.zip") as archive:
             tokens[name] = json.loads(archive.read("chat.json"))["cache"]["tokens"]
             sizes[name] = archive.getinfo("kv-cache.bin").file_size
-    assert len(tokens["first"]) == len(first._cached_items) < len(tokens["second"])
+    assert 0 < len(tokens["first"]) <= len(first._cached_items) < len(tokens["second"])
     assert sizes["first"] < sizes["second"]
     loaded = fresh().load_chat(tmp_path / "first.zip")
     assert logprobs(go_on(loaded)) == logprobs(go_on(first))
@@ -348,7 +348,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(value[key])
 
 
-JSON = st.one_of(
+JSON: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(
         [None, True, -1, 0, 1, 2, 7, 10**9, 2**70, 1e308, "", "a", "00" * 16, [], {}, [[]]]
     ),
