@@ -188,10 +188,10 @@ class Chat:
             )
             for turn in self._turns
         )
-        cache = self._engine.copy_cache(self._cached_items)
+        copies = self._engine.copy_cache(self._cached_items)
         write_chat(
             Path(path),
-            SavedChat(self._system_text, self._overflow, turns, cache),
+            SavedChat(self._system_text, self._overflow, turns, copies),
             self._files,
             self._engine.copy_format,
         )
@@ -238,13 +238,13 @@ def _images(turns: Iterable[_Turn]) -> list[ProcessedImage]:
 def load_chat(path: Path, engine: Engine, files: ModelFiles) -> Chat:
     """Load a conversation that `Chat.save` wrote; see `VLM.load_chat`."""
     saved = read_chat(path, files, engine.copy_format)
-    misfit = saved.cache_misfit
+    misfit = saved.misfit
     try:
         chat = Chat(engine, files, saved.system, saved.overflow)
         chat._turns = [_restore_turn(turn, engine) for turn in saved.turns]
-        if saved.cache is not None:
-            engine.load_cache(saved.cache)
-            chat._cached_items = saved.cache.items
+        if saved.copies:
+            engine.load_cache(saved.copies)
+            chat._cached_items = saved.copies[-1].items
     except InferenceError as error:
         misfit = str(error)
     except (InputError, ArithmeticError, LookupError, AssertionError) as error:

@@ -1,7 +1,7 @@
 """Files of conversations: what `Chat.save` writes and `VLM.load_chat` reads.
 
 A file is a ZIP archive without compression, which any program for archives opens. ``chat.json`` holds the
-texts and describes the rest. Each tile is a PNG image. ``kv-cache.bin`` is the copy of the KV cache.
+texts and describes the rest. Each tile is a PNG image. ``kv-cache-1.bin`` is a copy of the KV cache.
 
 The comment at the end of the archive is the SHA-256 of everything before it. It is compared first, so nothing
 of a damaged file reaches llama.cpp.
@@ -37,7 +37,6 @@ VERSION = 1
 """Version of the format."""
 
 HEAD_NAME = "chat.json"
-CACHE_NAME = "kv-cache.bin"
 
 MAX_FILE_BYTES = 8 * 2**30
 """Largest file."""
@@ -93,10 +92,11 @@ class SavedChat:
     system: str | None
     overflow: Literal["error", "drop_images", "drop_turns"]
     turns: tuple[SavedTurn, ...]
-    cache: CacheCopy | None
-    """None: the KV cache held nothing of the conversation."""
-    cache_misfit: str | None = None
-    """Why the file has a copy of the KV cache that this model cannot use; None: it can, or there is none."""
+    copies: tuple[CacheCopy, ...]
+    """Copies of the KV cache, each of a prefix of the last one; none if it knew nothing of the conversation.
+    """
+    misfit: str | None = None
+    """Why this model cannot use the copies that the file has; None: it can, or there is none."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,10 @@ class _Cache:
     vision: str
     decoder: str
     tokens: tuple[int, ...]
-    """Token ids; -1 stands for the next of `spans`."""
+    """Token ids of the conversation; -1 stands for the next of `spans`."""
     spans: tuple[_Span, ...]
+    copies: tuple[int, ...]
+    """Number of items, tokens and spans, that each copy holds."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,11 @@ def write_chat(path: Path, chat: SavedChat, files: ModelFiles, copy_format: str)
         chat.system,
         chat.overflow,
         tuple(_describe_turn(turn) for turn in chat.turns),
-        None if chat.cache is None else _describe_cache(chat.cache, files, copy_format),
+        _describe_cache(chat.copies, files, copy_format) if chat.copies else None,
     )
     data = json.dumps(dataclasses.asdict(head)).encode()
     pixels = sum(tile.shape[0] * tile.shape[1] for tile in tiles)
-    size = len(data) + 3 * pixels + (0 if chat.cache is None else chat.cache.data.nbytes)
+    size = len(data) + 3 * pixels + sum(copy.data.nbytes for copy in chat.copies)
     if pixels > MAX_PIXELS or len(data) > MAX_HEAD_BYTES or 1.1 * size > MAX_FILE_BYTES:
         raise ChatFileError(
             f"this conversation is too large for a file: {pixels / 1e6:,.0f} million pixels and "
@@ -185,8 +187,8 @@ def write_chat(path: Path, chat: SavedChat, files: ModelFiles, copy_format: str)
                 archive.writestr(zipfile.ZipInfo(HEAD_NAME), data)
                 for name, tile in zip(_tile_names(head.turns), tiles, strict=True):
                     archive.writestr(zipfile.ZipInfo(name), _to_png(tile))
-                if chat.cache is not None:
-                    archive.writestr(zipfile.ZipInfo(CACHE_NAME), chat.cache.data.data)
+                for name, copy in zip(_copy_names(head.cache), chat.copies, strict=True):
+                    archive.writestr(zipfile.ZipInfo(name), copy.data.data)
             length = file.seek(0, os.SEEK_END) - _DIGEST_LENGTH
             digest = _digest(file, length)
             file.seek(length)
@@ -265,7 +267,7 @@ def _read_archive(
             f"install the version of edgevlm that saved it"
         )
     head: _Head = parse(_Head, data, HEAD_NAME)
-    names = [*_tile_names(head.turns), *([] if head.cache is None else [CACHE_NAME])]
+    names = [*_tile_names(head.turns), *_copy_names(head.cache)]
     if sorted(members) != sorted([HEAD_NAME, *names]) or len(members) != len(archive.infolist()):
         raise ChatFileError(f"{path} has other members than its {HEAD_NAME} says")
     if head.bundle != files.bundle:
@@ -296,10 +298,14 @@ def _read_archive(
         for turn in head.turns
     )
     misfit = None if head.cache is None else _find_misfit(head.cache, files, copy_format)
-    cache = None
+    copies: tuple[CacheCopy, ...] = ()
     if head.cache is not None and misfit is None:
-        cache = CacheCopy(_read_items(head.cache), _read_array(archive, members[CACHE_NAME]))
-    return SavedChat(head.system, head.overflow, turns, cache, misfit)
+        items = _read_items(head.cache)
+        copies = tuple(
+            CacheCopy(items[:count], _read_array(archive, members[name]))
+            for name, count in zip(_copy_names(head.cache), head.cache.copies, strict=True)
+        )
+    return SavedChat(head.system, head.overflow, turns, copies, misfit)
 
 
 def _parse_json(data: bytes) -> dict[str, Any]:
@@ -368,17 +374,19 @@ def _describe_turn(turn: SavedTurn) -> _Turn:
     return _Turn(turn.question, turn.answer, images)
 
 
-def _describe_cache(cache: CacheCopy, files: ModelFiles, copy_format: str) -> _Cache:
+def _describe_cache(copies: Sequence[CacheCopy], files: ModelFiles, copy_format: str) -> _Cache:
+    items = copies[-1].items
     return _Cache(
         copy_format,
         files.vision,
         files.decoder,
-        tuple(-1 if isinstance(item, SpanKey) else item for item in cache.items),
+        tuple(-1 if isinstance(item, SpanKey) else item for item in items),
         tuple(
             _Span(item.key.hex(), item.length, item.positions)
-            for item in cache.items
+            for item in items
             if isinstance(item, SpanKey)
         ),
+        tuple(len(copy.items) for copy in copies),
     )
 
 
@@ -390,6 +398,12 @@ def _tile_names(turns: Sequence[_Turn]) -> list[str]:
         for number, image in enumerate(images, 1)
         for tile in range(1, len(image.tiles) + 1)
     ]
+
+
+def _copy_names(cache: _Cache | None) -> list[str]:
+    """Return the names of the copies of the KV cache, the shortest first."""
+    count = 0 if cache is None else len(cache.copies)
+    return [f"kv-cache-{number}.bin" for number in range(1, count + 1)]
 
 
 def _to_png(tile: NDArray[np.uint8]) -> bytes:

@@ -548,25 +548,23 @@ class Engine:
         """Return what the KV cache holds. The caller's stream must hold the model."""
         return self._kv_cache.held
 
-    def copy_cache(self, items: Sequence[CacheKey]) -> CacheCopy | None:
-        """Copy what the KV cache knows of a conversation.
+    def copy_cache(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
+        """Copy what the KV cache knows of a conversation, as `KVCache.copies` does.
 
         Args:
             items: the conversation, as `cached_items` returned it.
 
         Returns:
-            The copy; None if nothing is known, or if nothing can be reused, since each prompt attends to all
-            of itself.
+            The copies; none if each prompt attends to all of itself, so that nothing can be reused.
         """
-        if self._manifest.decoder.attention == "prefix":
-            return None
         with self._lock.hold():
-            return self._kv_cache.copy(items)
+            prefix = self._manifest.decoder.attention == "prefix"
+            return () if prefix else self._kv_cache.copies(items)
 
-    def load_cache(self, copy: CacheCopy) -> None:
-        """Make the KV cache hold a copy of `copy_cache`; errors as of `KVCache.load`."""
+    def load_cache(self, copies: Sequence[CacheCopy]) -> None:
+        """Let the KV cache know what `copy_cache` copied; errors as of `KVCache.load`."""
         with self._lock.hold():
-            self._kv_cache.load(copy)
+            self._kv_cache.load(copies)
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved; waits for other requests."""

@@ -51,11 +51,6 @@ class CacheCopy:
     data: NDArray[np.uint8]
     """What `DecoderRuntime.save` returned, uint8 ``[bytes]``."""
 
-    @property
-    def entries(self) -> int:
-        """Number of entries in the KV cache."""
-        return _entries(self.items)
-
 
 MAX_SAVED_BYTES = 128 * 2**20
 """Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
@@ -157,24 +152,33 @@ class KVCache:
         self._decoder.restore(copy, _place(items))
         self._held = list(items)
 
-    def copy(self, items: Sequence[CacheKey]) -> CacheCopy | None:
-        """Copy the longest known prefix of a conversation, for `load` in another process.
+    def copies(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
+        """Copy what is known of a conversation, for `load` in another process.
 
-        The decoder holds this prefix then, and nothing else. So the copy has nothing of other conversations.
+        A copy has nothing of other conversations: it is cut back first. What cannot be cut back is known as a
+        whole, and as it was after the last image.
 
         Args:
             items: the conversation, as `held` returned it.
 
         Returns:
-            The copy; None if nothing of the conversation is known.
+            Copies of prefixes, the longest last.
         """
-        if not any(self._usable(known, items) for known in (self._held, *self._saved.keys())):
-            return None
-        shared = self._hold_prefix(items, expect_continuation=True)
-        return CacheCopy(tuple(items[:shared]), self._decoder.save()) if shared else None
+        if self._can_cut:
+            known = [self._held, *self._saved.keys()]
+            if not any(_common_prefix(one, items) for one in known):
+                return ()
+            shared = self._hold_prefix(items, expect_continuation=True)
+            return (CacheCopy(tuple(items[:shared]), self._decoder.save()),) if shared else ()
+        copies = [CacheCopy(one, data) for one, data in self._saved.items() if _begins(items, one)]
+        held = self.held
+        if _begins(items, held) and self._decoder.truncate(_place(held)):
+            copies = [copy for copy in copies if copy.items != held]
+            copies.append(CacheCopy(held, self._decoder.save()))
+        return tuple(sorted(copies, key=lambda copy: len(copy.items))[-2:])
 
-    def load(self, copy: CacheCopy) -> None:
-        """Make the decoder hold what `copy` copied.
+    def load(self, copies: Sequence[CacheCopy]) -> None:
+        """Know what `copies` copied. The decoder holds the last copy.
 
         Raises:
             InputError: the items do not fit into the context.
@@ -182,7 +186,10 @@ class KVCache:
         """
         self._save_held(self.held_positions)
         self._expect_continuation = True
-        self._restore(copy.items, copy.data)
+        for copy in copies:
+            self._restore(copy.items, copy.data)
+        for copy in copies[:-1]:
+            self._saved[copy.items] = copy.data
 
     def shared_entries(self, items: Sequence[PromptItem]) -> int:
         """Count the entries at the beginning of a prompt that the decoder holds."""
@@ -270,6 +277,11 @@ def _key(item: PromptItem) -> CacheKey:
     if isinstance(item, Span):
         return SpanKey(item.key, item.length, item.plan.positions)
     return item
+
+
+def _begins(items: Sequence[CacheKey], prefix: Sequence[CacheKey]) -> bool:
+    """Return True if a conversation begins with these items, of which there is at least one."""
+    return bool(prefix) and _common_prefix(prefix, items) == len(prefix)
 
 
 def _common_prefix(held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:

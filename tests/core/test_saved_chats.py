@@ -178,7 +178,7 @@ def test_only_its_own_conversation_is_saved(fresh: Callable[..., VLM], tmp_path:
         chat.save(tmp_path / f"{name}.zip")
         with zipfile.ZipFile(tmp_path / f"{name}.zip") as archive:
             tokens[name] = json.loads(archive.read("chat.json"))["cache"]["tokens"]
-            sizes[name] = archive.getinfo("kv-cache.bin").file_size
+            sizes[name] = archive.getinfo("kv-cache-1.bin").file_size
     assert 0 < len(tokens["first"]) <= len(first._cached_items) < len(tokens["second"])
     assert sizes["first"] < sizes["second"]
     loaded = fresh().load_chat(tmp_path / "first.zip")
@@ -226,7 +226,7 @@ def test_a_copy_that_llama_cpp_refuses_prefills_again(
     """The format says nothing of what only llama.cpp knows, such as the order of values on a GPU."""
 
     def change(members: dict[str, bytes]) -> None:
-        members["kv-cache.bin"] = members["kv-cache.bin"][:-8]
+        members["kv-cache-1.bin"] = members["kv-cache-1.bin"][:-8]
 
     (tmp_path / "talk.zip").write_bytes(repack(content, change))
     vlm = fresh()
@@ -397,7 +397,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "tiles of one size swapped": (swap, "has other pixels"),
     "no head": (lambda members: members.pop("chat.json"), "has no chat.json"),
     "no tile": (lambda members: members.pop("image-1/tile-1.png"), "other members"),
-    "no KV cache": (lambda members: members.pop("kv-cache.bin"), "other members"),
+    "no KV cache": (lambda members: members.pop("kv-cache-1.bin"), "other members"),
     "one more": (lambda members: members.update({"../secret": b""}), "other members"),
     "a huge tile": (
         lambda members: members.update({"image-1/tile-1.png": png(9000, 9000)}),
