@@ -23,7 +23,14 @@ from edgevlm.engine.engine import Chunks, Engine
 from edgevlm.engine.kv_cache import CacheKey
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import BusyError, ChatFileError, ContextError, InferenceError, InputError
+from edgevlm.errors import (
+    BusyError,
+    CancelledError,
+    ChatFileError,
+    ContextError,
+    InferenceError,
+    InputError,
+)
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_images
 from edgevlm.inputs.prompt import system_messages, user_message
@@ -73,8 +80,8 @@ class _Dropped:
 class Chat:
     """A conversation; created by `VLM.chat` and `VLM.load_chat`.
 
-    A turn that fails does not change the conversation. A turn whose stream is closed early keeps the text up
-    to this point.
+    A turn that fails does not change the conversation. A turn whose stream is closed or cancelled
+    keeps the text up to this point.
     """
 
     def __init__(
@@ -123,11 +130,11 @@ class Chat:
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
+        loaded = load_images(images)
+        generation = self._engine.fit_deadline(generation, len(loaded), watch)
         budget = generation.image_budget
-        processed = tuple(
-            self._engine.process_image(image, budget) for image in load_images(images)
-        )
+        processed = tuple(self._engine.process_image(image, budget) for image in loaded)
         question = user_message(text, len(processed))
         turns, dropped = self._drop_turns(question, processed, generation)
 
@@ -144,8 +151,8 @@ class Chat:
                         )
                         chunk = dataclasses.replace(chunk, stats=stats)
                     yield chunk
-            except Exception:
-                failed = True
+            except Exception as error:
+                failed = not isinstance(error, CancelledError)
                 raise
             finally:
                 chunks.close()

@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.errors import InferenceError
 from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
@@ -111,6 +112,7 @@ class KVCache:
         Returns:
             How many items the decoder holds.
         """
+        self.settle()
         wanted = [_key(item) for item in (items[:-1] if logits else items)]
         return self._hold_prefix(wanted, expect_continuation)
 
@@ -133,18 +135,25 @@ class KVCache:
         if copy is not None:
             self._restore(best, copy)
             shared = known
-        if self._decoder.truncate(_place(wanted[:shared])):
-            del self._held[shared:]
-            return shared
-        # A prompt that was given up left entries that cannot be removed alone.
-        self.reset()
-        return self._hold_prefix(wanted, expect_continuation)
+        if not self._decoder.truncate(_place(wanted[:shared])):
+            raise InferenceError(
+                f"the memory of the decoder cannot be cut back to {_entries(wanted[:shared])} entries"
+            )
+        del self._held[shared:]
+        return shared
+
+    def settle(self) -> None:
+        """Make the decoder hold what is recorded here, or nothing.
+
+        A request that was stopped may have left a part of a span. A decoder that cannot be cut back may have
+        lost everything.
+        """
+        if not self._decoder.truncate(_place(self._held)):
+            self.reset()
 
     def _save_held(self, lost: int) -> None:
         """Keep a copy of a conversation that is expected to continue, before it loses so many entries."""
-        saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING
-        # A prompt that was given up may have left a part of a span, which belongs to no conversation.
-        if saves and self._decoder.truncate(_place(self._held)):
+        if self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING:
             self._saved[tuple(self._held)] = self._decoder.save()
 
     def _restore(self, items: Sequence[CacheKey], copy: NDArray[np.uint8]) -> None:
@@ -164,6 +173,7 @@ class KVCache:
         Returns:
             Copies of prefixes, the longest last.
         """
+        self.settle()
         if self._can_cut:
             known = [self._held, *self._saved.keys()]
             if not any(_common_prefix(one, items) for one in known):
@@ -172,7 +182,7 @@ class KVCache:
             return (CacheCopy(tuple(items[:shared]), self._decoder.save()),) if shared else ()
         copies = [CacheCopy(one, data) for one, data in self._saved.items() if _begins(items, one)]
         held = self.held
-        if _begins(items, held) and self._decoder.truncate(_place(held)):
+        if _begins(items, held):
             copies = [copy for copy in copies if copy.items != held]
             copies.append(CacheCopy(held, self._decoder.save()))
         return tuple(sorted(copies, key=lambda copy: len(copy.items))[-2:])
@@ -184,6 +194,7 @@ class KVCache:
             InputError: the items do not fit into the context.
             InferenceError: the decoder cannot read the data. It holds nothing then.
         """
+        self.settle()
         self._save_held(self.held_positions)
         self._expect_continuation = True
         for copy in copies:

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.kv_cache import KVCache, count_positions
 from edgevlm.engine.prefill import Prefill, PrefillStats
 from edgevlm.engine.prompt_lookup import verify_draft
-from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import ClosedError, EdgeVLMError
-from edgevlm.inputs.prompt import PromptItem
-from edgevlm.options import Generation
+from edgevlm.engine.request import Request
+from edgevlm.errors import CancelledError, ClosedError, DeadlineError, EdgeVLMError
 from edgevlm.results import Chunk
 from edgevlm.runtimes.protocols import DecoderRuntime, Sampler
 
@@ -41,27 +41,14 @@ Of 480 answers of the built-in model in q8_0, 4 differed with 0.05, 1 with 0.1 a
 
 
 @dataclass(frozen=True)
-class Request:
-    """A prompt and the settings of its answer."""
-
-    items: Sequence[PromptItem]
-    generation: Generation
-    max_tokens: int
-    """Limit of the answer; prompt and answer fit the context together."""
-    watch: Stopwatch
-    """Started when the request came."""
-
-
-@dataclass(frozen=True)
 class Finished:
-    """An answer with what its `Stats` need."""
+    """A complete answer."""
 
-    text: str
+    request: Request
     answer: AnswerText
+    text: str
+    """All but `AnswerText.rest`."""
     prefill: PrefillStats
-    prompt_tokens: int
-    first_token_ms: float
-    watch: Stopwatch
 
 
 Outcome: TypeAlias = "Finished | Request | EdgeVLMError"
@@ -83,7 +70,6 @@ class _Running:
     """Tokens that are decoded next: the rest of the prompt at first, then the last token of the answer; none
     when it has ended."""
     text: str = ""
-    first_token_ms: float = 0.0
     uncertain: bool = False
     """The answer must be decoded alone."""
 
@@ -93,8 +79,9 @@ class ParallelAnswers:
 
     Args:
         decoder: one with independent branches.
-        end_tokens: tokens that end an answer.
+        answers: makes the empty answers.
         sampler: a greedy sampler.
+        cancel: stops the work on all requests.
     """
 
     def __init__(
@@ -102,14 +89,16 @@ class ParallelAnswers:
         decoder: DecoderRuntime,
         prefill: Prefill,
         kv_cache: KVCache,
-        end_tokens: Collection[int],
+        answers: AnswerDecoder,
         sampler: Sampler,
+        cancel: CancelSignal,
     ) -> None:
         self._decoder = decoder
         self._prefill = prefill
         self._kv_cache = kv_cache
-        self._end_tokens = end_tokens
+        self._answers = answers
         self._sampler = sampler
+        self._cancel = cancel
         self._running: list[_Running] = []
         self._uncertain: list[tuple[int, Request]] = []
 
@@ -149,9 +138,9 @@ class ParallelAnswers:
                 else:
                     waiting.appendleft((index, functools.partial(_identity, request)))
                     return
-            except ClosedError:
-                raise
             except EdgeVLMError as error:
+                if stops_all(error):
+                    raise
                 yield index, error
 
     def _fits(self, request: Request) -> bool:
@@ -175,12 +164,11 @@ class ParallelAnswers:
                 watch,
                 expect_continuation=False,
                 cache_images=request.generation.cache_images,
+                cancel=request.cancel,
                 logits=head == len(prompt),
             )
         )
-        answer = AnswerText(
-            self._decoder.piece, self._end_tokens, request.max_tokens, request.generation
-        )
+        answer = self._answers.new_answer(request)
         rest = [item for item in prompt[head:] if isinstance(item, int)]
         first = None if rest else self._sampler.sample()
         one = _Running(index, request, answer, self._decoder.branch(), prefill, rest)
@@ -217,12 +205,16 @@ class ParallelAnswers:
         try:
             following = self._decode(batch) if batch else []
         except EdgeVLMError as error:
+            if stops_all(error):
+                raise
             failed = {one.index: error for one, _ in batch}
             following = []
         for one, tokens, token in following:
             try:
                 self._append(one, self._decode_alone(one, tokens) if token is None else token)
             except EdgeVLMError as error:
+                if stops_all(error):
+                    raise
                 failed[one.index] = error
         for one in list(self._running):
             outcome = failed.get(one.index) or self._outcome(one)
@@ -250,6 +242,7 @@ class ParallelAnswers:
                 [one.branch for one, tokens in batch for _ in tokens],
                 [token for _, tokens in batch for token in tokens],
                 wanted,
+                cancel=self._cancel,
             )
         )
         following: list[tuple[_Running, list[int], int | None]] = []
@@ -265,7 +258,9 @@ class ParallelAnswers:
         self._decoder.cut_branch(one.branch, len(tokens))
         wanted = np.zeros(len(tokens), np.bool_)
         wanted[-1] = True
-        (logits,) = self._decoder.decode_branches([one.branch] * len(tokens), tokens, wanted)
+        (logits,) = self._decoder.decode_branches(
+            [one.branch] * len(tokens), tokens, wanted, cancel=self._cancel
+        )
         second, best = np.partition(logits, -2)[-2:]
         one.uncertain = best - second < UNCERTAIN
         return self._sampler.sample()
@@ -274,7 +269,7 @@ class ParallelAnswers:
         watch = one.request.watch
         watch.lap("decode")
         if not one.answer.token_ids:
-            one.first_token_ms = watch.total_ms
+            one.answer.first_token_ms = watch.total_ms
         one.text += one.answer.append(token) or ""
         one.tokens = [token] if one.answer.finish_reason is None else []
 
@@ -282,17 +277,12 @@ class ParallelAnswers:
         """Return the answer if it has ended."""
         if one.answer.finish_reason is None:
             return None
-        text = one.text + one.answer.rest()
-        watch = one.request.watch
-        watch.lap("decode")
-        return Finished(
-            text,
-            one.answer,
-            one.prefill,
-            count_positions(one.request.items),
-            one.first_token_ms,
-            watch,
-        )
+        return Finished(one.request, one.answer, one.text, one.prefill)
+
+
+def stops_all(error: EdgeVLMError) -> bool:
+    """Return True if an error is not one of a single request: the model was closed, or all is cancelled."""
+    return isinstance(error, ClosedError | CancelledError) and not isinstance(error, DeadlineError)
 
 
 def _identity(request: Request) -> Request:
