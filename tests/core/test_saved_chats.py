@@ -25,6 +25,7 @@ from edgevlm import (
     VLM,
     Answer,
     BusyError,
+    CancelledError,
     Chat,
     ChatFileError,
     ClosedError,
@@ -264,6 +265,27 @@ def test_a_failed_turn_is_not_saved(fresh: Callable[..., VLM], tmp_path: Path) -
         chat.send("What is this?" * 500, max_tokens=4)
     chat.save(tmp_path / "after.zip")
     assert (tmp_path / "after.zip").read_bytes() == (tmp_path / "before.zip").read_bytes()
+
+
+def test_a_loaded_turn_can_be_cancelled(
+    fresh: Callable[..., VLM], content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "talk.zip"
+    path.write_bytes(content)
+    found = []
+    for cancels in (True, False):
+        vlm = fresh()
+        chat = vlm.load_chat(path)
+        if cancels:
+            chunks = chat.stream("And this?", images=picture(5, 300, 200), max_tokens=8)
+            next(chunks)
+            chunks.cancel()
+            with pytest.raises(CancelledError):
+                next(chunks)
+            chat.save(tmp_path / "cancelled.zip")
+        found.append(logprobs(go_on(chat)))
+    assert found[0] == found[1]
+    assert (tmp_path / "cancelled.zip").read_bytes() == content
 
 
 def test_an_empty_conversation_can_be_saved(vlm: VLM, tmp_path: Path) -> None:
