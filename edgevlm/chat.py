@@ -245,7 +245,7 @@ def _images(turns: Iterable[_Turn]) -> list[ProcessedImage]:
 def load_chat(path: Path, engine: Engine, files: ModelFiles) -> Chat:
     """Load a conversation that `Chat.save` wrote; see `VLM.load_chat`."""
     saved = read_chat(path, files, engine.copy_format)
-    misfit = saved.misfit
+    mismatch = saved.mismatch
     try:
         chat = Chat(engine, files, saved.system, saved.overflow)
         chat._turns = [_restore_turn(turn, engine) for turn in saved.turns]
@@ -253,14 +253,14 @@ def load_chat(path: Path, engine: Engine, files: ModelFiles) -> Chat:
             engine.load_cache(saved.copies)
             chat._cached_items = saved.copies[-1].items
     except InferenceError as error:
-        misfit = str(error)
+        mismatch = str(error)
     except (InputError, ArithmeticError, LookupError, AssertionError) as error:
         raise ChatFileError(f"{path} was changed, and cannot be continued: {error}") from error
-    if misfit is not None:
+    if mismatch is not None:
         _logger.warning(
             "the KV cache in %s is not used: %s; the next answer prefills the conversation again",
             path,
-            misfit,
+            mismatch,
         )
     return chat
 

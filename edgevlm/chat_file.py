@@ -36,12 +36,12 @@ from edgevlm.manifest.parsing import parse
 VERSION = 1
 """Version of the format."""
 
-HEAD_NAME = "chat.json"
+HEADER_NAME = "chat.json"
 
 MAX_FILE_BYTES = 8 * 2**30
 """Largest file."""
 
-MAX_HEAD_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 64 * 2**20
 """Largest ``chat.json``; a context of 100,000 positions takes less than 2 MB."""
 
 MAX_PIXELS = 2**28
@@ -95,7 +95,7 @@ class SavedChat:
     copies: tuple[CacheCopy, ...]
     """Copies of the KV cache, each of a prefix of the last one; none if it knew nothing of the conversation.
     """
-    misfit: str | None = None
+    mismatch: str | None = None
     """Why this model cannot use the copies that the file has; None: it can, or there is none."""
 
 
@@ -140,7 +140,7 @@ class _Cache:
 
 
 @dataclass(frozen=True)
-class _Head:
+class _Header:
     """Content of ``chat.json``."""
 
     format: Literal["edgevlm-chat"]
@@ -163,7 +163,7 @@ def write_chat(path: Path, chat: SavedChat, files: ModelFiles, copy_format: str)
         ChatFileError: the file cannot be written, or is larger than `read_chat` reads.
     """
     tiles = [tile for turn in chat.turns for image in turn.images for tile in image.tiles]
-    head = _Head(
+    header = _Header(
         "edgevlm-chat",
         VERSION,
         files.bundle,
@@ -172,10 +172,10 @@ def write_chat(path: Path, chat: SavedChat, files: ModelFiles, copy_format: str)
         tuple(_describe_turn(turn) for turn in chat.turns),
         _describe_cache(chat.copies, files, copy_format) if chat.copies else None,
     )
-    data = json.dumps(dataclasses.asdict(head)).encode()
+    data = json.dumps(dataclasses.asdict(header)).encode()
     pixels = sum(tile.shape[0] * tile.shape[1] for tile in tiles)
     size = len(data) + 3 * pixels + sum(copy.data.nbytes for copy in chat.copies)
-    if pixels > MAX_PIXELS or len(data) > MAX_HEAD_BYTES or 1.1 * size > MAX_FILE_BYTES:
+    if pixels > MAX_PIXELS or len(data) > MAX_HEADER_BYTES or 1.1 * size > MAX_FILE_BYTES:
         raise ChatFileError(
             f"this conversation is too large for a file: {pixels / 1e6:,.0f} million pixels and "
             f"{size / 1e9:.1f} GB; start a new one"
@@ -184,10 +184,10 @@ def write_chat(path: Path, chat: SavedChat, files: ModelFiles, copy_format: str)
         with staged_file(path) as temporary, temporary.open("w+b") as file:
             with zipfile.ZipFile(file, "w") as archive:
                 archive.comment = b"0" * _DIGEST_LENGTH
-                archive.writestr(zipfile.ZipInfo(HEAD_NAME), data)
-                for name, tile in zip(_tile_names(head.turns), tiles, strict=True):
+                archive.writestr(zipfile.ZipInfo(HEADER_NAME), data)
+                for name, tile in zip(_tile_names(header.turns), tiles, strict=True):
                     archive.writestr(zipfile.ZipInfo(name), _to_png(tile))
-                for name, copy in zip(_copy_names(head.cache), chat.copies, strict=True):
+                for name, copy in zip(_copy_names(header.cache), chat.copies, strict=True):
                     archive.writestr(zipfile.ZipInfo(name), copy.data.data)
             length = file.seek(0, os.SEEK_END) - _DIGEST_LENGTH
             digest = _digest(file, length)
@@ -255,27 +255,29 @@ def _read_archive(
     archive: zipfile.ZipFile, path: Path, files: ModelFiles, copy_format: str
 ) -> SavedChat:
     members = {info.filename: info for info in archive.infolist()}
-    if any(info.file_size != info.compress_size for info in members.values()):
-        raise ChatFileError(f"{path} is compressed; load the file that edgevlm saved")
-    if HEAD_NAME not in members or members[HEAD_NAME].file_size > MAX_HEAD_BYTES:
-        raise ChatFileError(f"{path} has no {HEAD_NAME}, or a very large one")
-    data = _parse_json(archive.read(HEAD_NAME))
+    for info in members.values():
+        stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        if not stored or info.file_size > MAX_FILE_BYTES:
+            raise ChatFileError(f"{path} is compressed; load the file that edgevlm saved")
+    if HEADER_NAME not in members or members[HEADER_NAME].file_size > MAX_HEADER_BYTES:
+        raise ChatFileError(f"{path} has no {HEADER_NAME}, or a very large one")
+    data = _parse_json(archive.read(HEADER_NAME))
     version = data.get("version")
     if version != VERSION:
         raise ChatFileError(
             f"{path} has version {version!r} of the format, this edgevlm reads version {VERSION}; "
             f"install the version of edgevlm that saved it"
         )
-    head: _Head = parse(_Head, data, HEAD_NAME)
-    names = [*_tile_names(head.turns), *_copy_names(head.cache)]
-    if sorted(members) != sorted([HEAD_NAME, *names]) or len(members) != len(archive.infolist()):
-        raise ChatFileError(f"{path} has other members than its {HEAD_NAME} says")
-    if head.bundle != files.bundle:
+    header: _Header = parse(_Header, data, HEADER_NAME)
+    names = [*_tile_names(header.turns), *_copy_names(header.cache)]
+    if sorted(members) != sorted([HEADER_NAME, *names]) or len(members) != len(archive.infolist()):
+        raise ChatFileError(f"{path} has other members than its {HEADER_NAME} says")
+    if header.bundle != files.bundle:
         raise ChatFileError(
-            f"{path} belongs to another bundle: the SHA-256 of its manifest is {head.bundle}, that of the "
+            f"{path} belongs to another bundle: the SHA-256 of its manifest is {header.bundle}, that of the "
             f"loaded bundle is {files.bundle}; load the bundle that the conversation was held with"
         )
-    tiles = [tile for turn in head.turns for image in turn.images for tile in image.tiles]
+    tiles = [tile for turn in header.turns for image in turn.images for tile in image.tiles]
     if sum(max(0, tile.height) * max(0, tile.width) for tile in tiles) > MAX_PIXELS:
         raise ChatFileError(
             f"{path} has images of more than {MAX_PIXELS / 1e6:,.0f} million pixels"
@@ -283,7 +285,7 @@ def _read_archive(
     pixels = iter(
         [
             _read_tile(archive, name, tile)
-            for name, tile in zip(_tile_names(head.turns), tiles, strict=True)
+            for name, tile in zip(_tile_names(header.turns), tiles, strict=True)
         ]
     )
     turns = tuple(
@@ -295,17 +297,17 @@ def _read_archive(
                 for image in turn.images
             ),
         )
-        for turn in head.turns
+        for turn in header.turns
     )
-    misfit = None if head.cache is None else _find_misfit(head.cache, files, copy_format)
+    mismatch = None if header.cache is None else _find_mismatch(header.cache, files, copy_format)
     copies: tuple[CacheCopy, ...] = ()
-    if head.cache is not None and misfit is None:
-        items = _read_items(head.cache)
+    if header.cache is not None and mismatch is None:
+        items = _read_items(header.cache)
         copies = tuple(
             CacheCopy(items[:count], _read_array(archive, members[name]))
-            for name, count in zip(_copy_names(head.cache), head.cache.copies, strict=True)
+            for name, count in zip(_copy_names(header.cache), header.cache.copies, strict=True)
         )
-    return SavedChat(head.system, head.overflow, turns, copies, misfit)
+    return SavedChat(header.system, header.overflow, turns, copies, mismatch)
 
 
 def _parse_json(data: bytes) -> dict[str, Any]:
@@ -314,11 +316,11 @@ def _parse_json(data: bytes) -> dict[str, Any]:
     except RecursionError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{HEAD_NAME} is no JSON object")
+        raise ValueError(f"{HEADER_NAME} is no JSON object")
     return found
 
 
-def _find_misfit(cache: _Cache, files: ModelFiles, copy_format: str) -> str | None:
+def _find_mismatch(cache: _Cache, files: ModelFiles, copy_format: str) -> str | None:
     """Return why a copy of the KV cache cannot be used; None: it can."""
     if (cache.vision, cache.decoder) != (files.vision, files.decoder):
         return "the model is loaded in another precision"
@@ -331,10 +333,10 @@ def _read_tile(archive: zipfile.ZipFile, name: str, tile: _Tile) -> NDArray[np.u
     """Read a tile. Its size is compared before it is decompressed."""
     with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as image:
         if image.size != (tile.width, tile.height) or image.mode != "RGB":
-            raise ValueError(f"{name} has another size or mode than {HEAD_NAME} says")
+            raise ValueError(f"{name} has another size or mode than {HEADER_NAME} says")
         pixels = np.array(image)
     if hash_pixels(pixels).hex() != tile.key:
-        raise ValueError(f"{name} has other pixels than {HEAD_NAME} says")
+        raise ValueError(f"{name} has other pixels than {HEADER_NAME} says")
     return pixels
 
 
@@ -354,7 +356,7 @@ def _read_items(cache: _Cache) -> tuple[CacheKey, ...]:
         if token == -1:
             span = next(spans, None)
             if span is None or min(span.length, span.positions) < 1:
-                raise ValueError(f"the spans in {HEAD_NAME} do not fit its tokens")
+                raise ValueError(f"the spans in {HEADER_NAME} do not fit its tokens")
             items.append(SpanKey(bytes.fromhex(span.key), span.length, span.positions))
         else:
             items.append(token)

@@ -615,7 +615,7 @@ class Engine:
             return () if prefix else self._kv_cache.copies(items)
 
     def load_cache(self, copies: Sequence[CacheCopy]) -> None:
-        """Let the KV cache know what `copy_cache` copied; errors as of `KVCache.load`."""
+        """Restore what `copy_cache` returned; errors as of `KVCache.load`."""
         with self._lock.hold():
             self._kv_cache.load(copies)
 

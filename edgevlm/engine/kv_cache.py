@@ -180,15 +180,17 @@ class KVCache:
                 return ()
             shared = self._hold_prefix(items, expect_continuation=True)
             return (CacheCopy(tuple(items[:shared]), self._decoder.save()),) if shared else ()
-        copies = [CacheCopy(one, data) for one, data in self._saved.items() if _begins(items, one)]
+        copies = [
+            CacheCopy(one, data) for one, data in self._saved.items() if _is_prefix(one, items)
+        ]
         held = self.held
-        if _begins(items, held):
+        if _is_prefix(held, items):
             copies = [copy for copy in copies if copy.items != held]
             copies.append(CacheCopy(held, self._decoder.save()))
         return tuple(sorted(copies, key=lambda copy: len(copy.items))[-2:])
 
     def load(self, copies: Sequence[CacheCopy]) -> None:
-        """Know what `copies` copied. The decoder holds the last copy.
+        """Restore what `copies` returned. The decoder holds the last copy then, and the others are kept.
 
         Raises:
             InputError: the items do not fit into the context.
@@ -290,7 +292,7 @@ def _key(item: PromptItem) -> CacheKey:
     return item
 
 
-def _begins(items: Sequence[CacheKey], prefix: Sequence[CacheKey]) -> bool:
+def _is_prefix(prefix: Sequence[CacheKey], items: Sequence[CacheKey]) -> bool:
     """Return True if a conversation begins with these items, of which there is at least one."""
     return bool(prefix) and _common_prefix(prefix, items) == len(prefix)
 

@@ -175,10 +175,10 @@ class ImageProcessor:
         """
         sizes = tuple(tile.shape[:2] for tile in tiles)
         fixed = self._image.tile_size
-        expected = (fixed,) * layout.tiles if fixed is not None else layout.tile_sizes
+        expected = layout.tile_sizes if fixed is None else (fixed,) * len(tiles)
         if (
-            sizes != expected
-            or len(sizes) != layout.tiles
+            layout.tiles != len(tiles)
+            or sizes != expected
             or layout.tile_sizes not in (None, sizes)
         ):
             raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -99,13 +100,13 @@ def repack(data: bytes, change: Callable[[dict[str, bytes]], object], **settings
     return sign(buffer.getvalue())
 
 
-def change_head(data: bytes, change: Callable[[Any], object]) -> bytes:
+def change_header(data: bytes, change: Callable[[Any], object]) -> bytes:
     """Return a file with a changed ``chat.json``, and a checksum that fits."""
 
     def change_member(members: dict[str, bytes]) -> None:
-        head = json.loads(members["chat.json"])
-        change(head)
-        members["chat.json"] = json.dumps(head).encode()
+        header = json.loads(members["chat.json"])
+        change(header)
+        members["chat.json"] = json.dumps(header).encode()
 
     return repack(data, change_member)
 
@@ -385,14 +386,14 @@ JSON: st.SearchStrategy[Any] = st.one_of(
 
 @settings(max_examples=200)
 @given(st.data())
-def test_no_head_raises_another_error(
+def test_no_header_raises_another_error(
     vlm: VLM, content: bytes, path: Path, data: st.DataObject
 ) -> None:
     """Somebody changed ``chat.json``, and wrote a checksum that fits."""
 
-    def change(head: Any) -> None:
+    def change(header: Any) -> None:
         for _ in range(data.draw(st.integers(1, 3))):
-            found = list(places(head))
+            found = list(places(header))
             container, key = found[data.draw(st.integers(0, len(found) - 1))]
             if data.draw(st.booleans()):
                 container[key] = data.draw(JSON)
@@ -401,7 +402,7 @@ def test_no_head_raises_another_error(
             else:
                 container.append(container[key])
 
-    path.write_bytes(change_head(content, change))
+    path.write_bytes(change_header(content, change))
     with contextlib.suppress(ChatFileError):
         loaded = vlm.load_chat(path)
         with contextlib.suppress(EdgeVLMError):
@@ -422,7 +423,7 @@ def png(width: int, height: int) -> bytes:
 
 CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "tiles of one size swapped": (swap, "has other pixels"),
-    "no head": (lambda members: members.pop("chat.json"), "has no chat.json"),
+    "no header": (lambda members: members.pop("chat.json"), "has no chat.json"),
     "no tile": (lambda members: members.pop("image-1/tile-1.png"), "other members"),
     "no KV cache": (lambda members: members.pop("kv-cache-1.bin"), "other members"),
     "one more": (lambda members: members.update({"../secret": b""}), "other members"),
@@ -442,6 +443,19 @@ def test_changed_members_are_refused(vlm: VLM, content: bytes, path: Path, name:
     path.write_bytes(repack(content, change))
     with pytest.raises(ChatFileError, match=message):
         vlm.load_chat(path)
+
+
+def test_a_layout_of_other_tiles_is_refused(vlm: VLM, content: bytes, path: Path) -> None:
+    """Before any array of its size is made."""
+    for changed in ({"rows": 10**6, "columns": 10**6}, {"height": 0}, {"tile_sizes": [[9, 9]]}):
+        change = functools.partial(change_layout, **changed)
+        path.write_bytes(change_header(content, change))
+        with pytest.raises(ChatFileError, match="was changed, and cannot be continued"):
+            vlm.load_chat(path)
+
+
+def change_layout(header: Any, **changed: Any) -> None:
+    header["turns"][0]["images"][0]["layout"].update(changed)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
@@ -495,6 +509,6 @@ def test_another_bundle_and_another_version_are_refused(
         pytest.raises(ChatFileError, match="belongs to another bundle"),
     ):
         other.load_chat(path)
-    path.write_bytes(change_head(content, lambda head: head.update(version=2)))
+    path.write_bytes(change_header(content, lambda header: header.update(version=2)))
     with pytest.raises(ChatFileError, match="has version 2 of the format"):
         vlm.load_chat(path)
