@@ -62,6 +62,8 @@ class Seen:
     """Index of its source."""
     dropped: int
     """Frames of this source that came after the frame of the value before and before this one."""
+    seconds: float
+    """Time that the model took."""
 
     @property
     def age(self) -> float:
@@ -189,11 +191,13 @@ class Watch(Iterator[Seen]):
         if not self._changes(turn, frame):
             self._stats.unchanged += 1
             return None
-        turn.due = time.monotonic() + self._every
+        begin = time.monotonic()
+        turn.due = begin + self._every
         limits = [] if self._within is None else [self._within]
         if self._max_age is not None:
             limits.append(max(1e-3, self._max_age - frame.age))
         value, answer = self._question.answer(frame.image, min(limits, default=None))
+        seconds = time.monotonic() - begin
         if self._closed:
             return None
         if self._max_age is not None and frame.age > self._max_age:
@@ -204,7 +208,7 @@ class Watch(Iterator[Seen]):
             )
         turn.skipped = 0
         self._stats.answered += 1
-        return Seen(value, answer, frame.image, frame.time, frame.arrived, index, dropped)
+        return Seen(value, answer, frame.image, frame.time, frame.arrived, index, dropped, seconds)
 
     def _take(self) -> tuple[int, Frame] | None:
         """Wait for the next frame, and return it with the index of its source; None at the end."""

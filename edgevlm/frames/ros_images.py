@@ -6,6 +6,7 @@ of ``sensor_msgs/image_encodings.hpp``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from edgevlm.errors import ImageError
 from edgevlm.inputs.images import load_image
 
-CHANNELS = {
+CHANNELS: Mapping[str, tuple[type[np.uint8 | np.uint16], tuple[int, int, int]]] = {
     "rgb8": (np.uint8, (0, 1, 2)),
     "rgba8": (np.uint8, (0, 1, 2)),
     "bgr8": (np.uint8, (2, 1, 0)),
@@ -69,9 +70,12 @@ def image_from_message(message: Any) -> NDArray[np.uint8]:
         kind, order = CHANNELS[encoding]
         count = COUNTS.get(encoding, 3)
         lines = _lines(message, height, width * count * np.dtype(kind).itemsize, step)
-        values = lines.view(np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<"))
+        values: NDArray[np.uint16] = lines.view(
+            np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+        )
         pixels = values.reshape(height, width, count)[..., list(order)]
-        return np.asarray(pixels if kind is np.uint8 else pixels >> 8, np.uint8)
+        rgb: NDArray[np.uint8] = (pixels if kind is np.uint8 else pixels >> 8).astype(np.uint8)
+        return rgb
     if encoding in YUV:
         lines = _lines(message, height, width * 2, step)
         return _rgb_of_yuv(lines.reshape(height, width // 2, 4), YUV[encoding])
@@ -92,7 +96,8 @@ def _lines(message: Any, height: int, used: int, step: int) -> NDArray[np.uint8]
             f"an image of {message.width} x {height} pixels in {message.encoding} needs lines of {used} "
             f"bytes; the message has a step of {step} and {data.size} bytes"
         )
-    return np.ascontiguousarray(data[: height * step].reshape(height, step)[:, :used])
+    lines: NDArray[np.uint8] = data[: height * step].reshape(height, step)[:, :used]
+    return np.ascontiguousarray(lines)
 
 
 def _rgb_of_yuv(pairs: NDArray[np.uint8], luma: int) -> NDArray[np.uint8]:
