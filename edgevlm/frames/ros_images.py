@@ -120,7 +120,8 @@ def _rgb_of_yuv(pairs: NDArray[np.uint8], luma: int) -> NDArray[np.uint8]:
         axis=-1,
     )
     height, half = pairs.shape[:2]
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8).reshape(height, 2 * half, 3)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return rounded.reshape(height, 2 * half, 3)
 
 
 def _rgb_of_bayer(mosaic: NDArray[np.uint8], pattern: str) -> NDArray[np.uint8]:
