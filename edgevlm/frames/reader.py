@@ -119,6 +119,8 @@ class FrameReader:
         while not self._closed.is_set():
             before = self.frames
             error = self._read()
+            if self._closed.is_set():
+                return None
             if self.source.pace != "live" or not (error is None or isinstance(error, SourceError)):
                 self.error = error
                 return self._set("ended")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.watch import soak
 from edgevlm import VLM, Choice, IncompleteAnswerError, InputError, SourceError, StalledError
 from edgevlm.cli import main
 
@@ -167,3 +168,10 @@ def test_a_dead_camera_is_told(vlm: VLM) -> None:
         next(watch)
     with pytest.raises(SourceError, match="does not exist"):
         vlm.watch("no-such-file.mp4", QUESTION)
+
+
+def test_a_camera_that_fails_at_random(vlm: VLM) -> None:
+    """A short form of ``python -m benchmarks.watch``."""
+    found = soak(vlm, 6.0, 5)
+    assert found["answered"] > 0
+    assert found["wrong values"] == found["values older than max_age"] == 0
