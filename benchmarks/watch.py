@@ -27,7 +27,7 @@ from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.errors import EdgeVLMError, SourceError
 from edgevlm.frames.source import Pace, RawFrame
 from edgevlm.runtimes import system
-from edgevlm.vlm import Watch
+from edgevlm.watch import Watch
 
 RATE, SIZE = 30, (640, 480)
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220)}
