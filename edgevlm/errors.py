@@ -18,6 +18,8 @@
     ├── BusyError             a model in use by a stream that nobody reads
     ├── CancelledError        an answer that was cancelled before its end
     │   └── DeadlineError     no time was left for the first token (also a TimeoutError)
+    ├── SourceError           a source of frames that cannot be opened or read
+    │   └── StalledError      a source that gave no frame in time (also a TimeoutError)
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        a bundle that does not answer as its checkpoint does
@@ -105,6 +107,14 @@ class CancelledError(EdgeVLMError):
 
 class DeadlineError(CancelledError, TimeoutError):
     """A request whose time (``within``) was over before the first token of its answer."""
+
+
+class SourceError(EdgeVLMError):
+    """A camera, a video, a folder or a recording that cannot be opened or read."""
+
+
+class StalledError(SourceError, TimeoutError):
+    """A source that gave no frame in time (``max_age``). Do not act on an older one."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):
