@@ -49,7 +49,7 @@ class ChoiceQuestion:
     """A question whose answer is one of several labels.
 
     Args:
-        choose: chooses; takes the images.
+        choose: chooses; takes the images and ``within``.
     """
 
     def __init__(self, choose: Callable[..., Choice]) -> None:
@@ -57,7 +57,7 @@ class ChoiceQuestion:
 
     def answer(self, image: NDArray[np.uint8], within: float | None) -> tuple[str, Choice]:
         """Ask about an image; see `FrameQuestion.answer`."""
-        choice = self._choose([image])
+        choice = self._choose([image], within=within)
         return choice.label, choice
 
     def cancel(self) -> None:

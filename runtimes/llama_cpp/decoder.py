@@ -63,7 +63,8 @@ class LlamaCppDecoder:
     Args:
         path: the GGUF file.
         context_length: entries that the KV cache holds; at most the positions that the model was trained for.
-        threads: CPU threads; None takes one per physical core that this process may use.
+        threads: CPU threads; None takes one per physical core that this process may use. A request with a
+            deadline may get fewer; see `ThreadLimit`.
         gpu_layers: layers to put on a GPU; -1 all of them, 0 none.
         bidirectional: entries of the longest `decode_embeddings` with ``bidirectional=True``; 0 for none.
             Such a call is one batch. Without flash attention its scores take

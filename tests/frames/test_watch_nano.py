@@ -17,7 +17,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.watch import soak
-from edgevlm import VLM, Choice, IncompleteAnswerError, InputError, SourceError, StalledError
+from edgevlm import (
+    VLM,
+    Choice,
+    DeadlineError,
+    IncompleteAnswerError,
+    InputError,
+    SourceError,
+    StalledError,
+)
 from edgevlm.cli import main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -54,6 +62,11 @@ def test_choices(vlm: VLM) -> None:
         one = next(watch)
     assert one.value == "green"
     assert one.answer == vlm.choose(SQUARE, QUESTION, ["red", "green"])
+    with (
+        vlm.watch(iter([SQUARE]), QUESTION, choices=["red", "green"], within=0.001) as watch,
+        pytest.raises(DeadlineError),
+    ):
+        next(watch)
 
 
 def test_a_typed_value(vlm: VLM) -> None:

@@ -106,6 +106,18 @@ def test_copies_are_measured(folder: Path, compared: dict[str, Any]) -> None:
     assert all(value > 0 for value in found["conversations"].values())
 
 
+def test_deadlines_are_measured(folder: Path) -> None:
+    run("deadlines", str(folder), "--rounds", "1")
+    found = json.loads((folder / "deadlines.json").read_text(encoding="utf-8"))
+    assert found["others"] < 1
+    for model in ("edgevlm-nano", "SmolVLM-256M's shape"):
+        assert list(found[model]) == ["0.1 s", "0.3 s", "1.0 s"]
+        for settings in found[model].values():
+            for values in settings.values():
+                assert values["late"] in (0, 1)
+                assert (values["late"] == 1) == (values["latest ms"] > 0)
+
+
 def test_settings_are_compared(folder: Path, compared: dict[str, Any]) -> None:
     run("settings", str(folder), "--rounds", "1")
     found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
