@@ -2,8 +2,9 @@
 
 The log-probabilities of the choices are divided by the temperature before they are normalized. A temperature
 above 1 makes a model less sure, and the order of the choices stays. The method is temperature scaling: C. Guo
-et al., "On Calibration of Modern Neural Networks", ICML 2017. `edgevlm calibrate` measures the temperature and
-stores it in the bundle, in ``choice_calibration.json``.
+et al., "On Calibration of Modern Neural Networks", ICML 2017.
+
+`edgevlm calibrate` measures the temperature and stores it in the bundle, in ``choice_calibration.json``.
 """
 
 from __future__ import annotations
