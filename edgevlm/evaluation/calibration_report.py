@@ -37,10 +37,17 @@ def markdown(result: CalibrationResult) -> str:
             ),
         ],
     )
+    summary = (
+        f"{result.questions} questions, chosen right {100 * result.right:.1f} %; temperature "
+        f"{result.temperature:.2f} (95 % interval {result.low:.2f} to {result.high:.2f})"
+    )
+    if result.low <= 1 <= result.high:
+        summary += (
+            "\nThe interval contains 1: these questions do not show that a temperature is needed."
+        )
     return "\n\n".join(
         (
-            f"{result.questions} questions, chosen right {100 * result.right:.1f} %; temperature "
-            f"{result.temperature:.2f} (95 % interval {result.low:.2f} to {result.high:.2f})",
+            summary,
             scores,
             "Reliability at temperature 1:",
             _reliability(before),
