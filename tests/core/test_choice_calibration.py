@@ -161,7 +161,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(ValueError, match="cannot write .*No space left on device"):
+    with pytest.raises(ValueError, match=r"cannot write .*No space left on device"):
         saved.with_temperature(measured(bundle, 9.0)).save(bundle.folder)
     monkeypatch.undo()
     assert Bundle.open(bundle.folder).choice_calibration == saved

@@ -19,7 +19,7 @@ SKILLS = ("name", "attribute", "count", "relation", "read", "yes_no", "point", "
 
 def asked(skill: str, language: str, count: int) -> list[tuple[Scene, Question]]:
     rng = np.random.default_rng(11)
-    found = []
+    found: list[tuple[Scene, Question]] = []
     while len(found) < count:
         layouts = questions.LAYOUTS_FOR[skill]
         layout = layouts[int(rng.integers(len(layouts)))]
