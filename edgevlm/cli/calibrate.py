@@ -122,7 +122,7 @@ def _check_folder(bundle: Bundle, questions: str) -> None:
     """
     copy = f"./{bundle.folder.name}"
     remedy = (
-        f"copy it and calibrate the copy: cp -r {shlex.quote(str(bundle.folder))} {shlex.quote(copy)} && "
+        f"copy it and calibrate the copy: cp -rL {shlex.quote(str(bundle.folder))} {shlex.quote(copy)} && "
         f"edgevlm calibrate {shlex.quote(copy)} {shlex.quote(questions)}; or only measure with --dry-run"
     )
     if bundle.folder.parent == BUILT_IN:

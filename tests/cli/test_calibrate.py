@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
     assert cli.main(["calibrate", "edgevlm-nano", str(questions)]) == 1
     complaint = capsys.readouterr().err
     assert "edgevlm-nano is part of the edgevlm package" in complaint
-    assert f"cp -r {NANO} ./edgevlm-nano && edgevlm calibrate ./edgevlm-nano" in complaint
+    assert f"cp -rL {NANO} ./edgevlm-nano && edgevlm calibrate ./edgevlm-nano" in complaint
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert cli.main(["calibrate", str(nano), str(questions)]) == 1
     assert f"the bundle folder {nano} cannot be written to; copy it" in capsys.readouterr().err
