@@ -46,8 +46,8 @@ DEFAULT_MAX_TOKENS = 256
 
 MAX_LOGPROBS = 20
 
-MAX_WITHIN = 1e6
-"""Longest deadline in seconds, except None."""
+MIN_WITHIN, MAX_WITHIN = 1e-3, 1e6
+"""Shortest and longest ``within`` in seconds, except None."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Generation:
         if self.top_logprobs is not None:
             check_integer("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)
         if self.within is not None:
-            check_number("within", self.within, 1e-3, MAX_WITHIN)
+            check_number("within", self.within, MIN_WITHIN, MAX_WITHIN)
         _ = self.sampling, self.image_budget  # check the rest
 
     @property

@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "ask": Command("edgevlm.cli.ask", "answer a question about images"),
+    "detect": Command("edgevlm.cli.detect", "find a thing on an image"),
     "chat": Command("edgevlm.cli.chat", "talk about images in the terminal"),
     "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
     "inspect": Command("edgevlm.cli.inspect", "show the content of a bundle"),

@@ -56,17 +56,17 @@ class PendingAnswer:
     """First chunk; it proves that the request can be answered."""
     chunks: AsyncGenerator[Chunk, None]
     """The other chunks."""
+    logprobs: bool = False
+    """True: the client wants the log-probabilities of the tokens."""
+    thing: str | None = None
+    """Label of boxes and points that have none."""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     """Random id of the answer."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""
 
-    async def collect(self, *, logprobs: bool) -> responses.ChatCompletion:
-        """Wait for the whole answer.
-
-        Args:
-            logprobs: add the log-probabilities of its tokens.
-        """
+    async def collect(self) -> responses.ChatCompletion:
+        """Wait for the whole answer."""
         chunks = [chunk async for chunk in self._all_chunks()]
         finish_reason, stats = _end_of(chunks[-1])
         tokens = [token for chunk in chunks for token in chunk.logprobs]
@@ -79,8 +79,9 @@ class PendingAnswer:
                     message=responses.AnswerMessage(
                         content="".join(chunk.text for chunk in chunks)
                     ),
-                    logprobs=responses.to_logprobs(tokens) if logprobs else None,
+                    logprobs=responses.to_logprobs(tokens) if self.logprobs else None,
                     finish_reason=finish_reason,
+                    edgevlm=responses.to_details(chunks[-1], self.thing),
                 )
             ],
             usage=responses.to_usage(stats),
@@ -103,26 +104,34 @@ class PendingAnswer:
                 choices=list(choices),
                 usage=None if stats is None else responses.to_usage(stats),
             )
-            return f"data: {chunk.model_dump_json(exclude=None if usage else {'usage'})}\n\n"
+            written = responses.without_empty_details(chunk)
+            if not usage:
+                del written["usage"]
+            return f"data: {json.dumps(written, ensure_ascii=False)}\n\n"
 
         def delta_event(
             delta: responses.Delta,
             logprobs: responses.Logprobs | None = None,
             finish_reason: responses.FinishReason | None = None,
+            edgevlm: responses.Details | None = None,
         ) -> str:
             return event(
-                responses.ChunkChoice(delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+                responses.ChunkChoice(
+                    delta=delta, logprobs=logprobs, finish_reason=finish_reason, edgevlm=edgevlm
+                )
             )
 
         try:
             yield delta_event({"role": "assistant", "content": "", "refusal": None})
             async for chunk in self._all_chunks():
-                logprobs = responses.to_logprobs(chunk.logprobs) if chunk.logprobs else None
+                tokens = chunk.logprobs if self.logprobs else ()
+                logprobs = responses.to_logprobs(tokens) if tokens else None
                 if chunk.text or logprobs:
                     yield delta_event({"content": chunk.text}, logprobs)
                 if chunk.finish_reason is not None:
                     finish_reason, stats = _end_of(chunk)
-                    yield delta_event({}, finish_reason=finish_reason)
+                    details = responses.to_details(chunk, self.thing)
+                    yield delta_event({}, None, finish_reason, details)
                     if usage:
                         yield event(stats=stats)
             yield "data: [DONE]\n\n"

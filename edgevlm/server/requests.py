@@ -1,6 +1,6 @@
 """Requests of OpenAI's API as data classes.
 
-A request may also have ``top_k``, ``min_p``, ``repetition_penalty`` and ``max_image_tokens``. Each field of
+A request may also have the fields of `ChatCompletionRequest` that OpenAI's API does not have. Each field of
 OpenAI's is used, or is accepted only with values that ask for nothing (`RequestModel.unsupported`), or is a
 hint that never changes an answer (`RequestModel.ignored`).
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
-from edgevlm.options import MAX_LOGPROBS, GenerationOptions
+from edgevlm.options import MAX_LOGPROBS, MAX_WITHIN, MIN_WITHIN, GenerationOptions
 from edgevlm.server.errors import RequestError
 from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
 from edgevlm.server.validation import RequestModel, UnsupportedField
@@ -48,7 +48,10 @@ TopK: TypeAlias = Annotated[int, Field(ge=-1, le=2**31 - 1), BeforeValidator(_to
 TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_to_integer)]
 ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_to_integer)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Seconds: TypeAlias = Annotated[float, Field(ge=MIN_WITHIN, le=MAX_WITHIN)]
+Thing: TypeAlias = Annotated[str, Field(pattern=r"\S")]
 
+THING = "the name of a thing without an article, such as 'red key'"
 TOKENS = (
     "an integer from 1, or -1 for as many as fit the context; larger values are lowered to that"
 )
@@ -216,6 +219,30 @@ class ChatCompletionRequest(RequestModel):
     max_image_tokens: ImageTokens | None = Field(
         None, description="an integer from 1: the limit of positions for one image"
     )
+    timeout: Seconds | None = Field(
+        None, description=f"a number of seconds from {MIN_WITHIN:g} to {MAX_WITHIN:g}"
+    )
+    """Time from the arrival of the request to the end of its answer."""
+    detect: Thing | None = Field(None, description=THING)
+    """A thing whose boxes on the last image are wanted."""
+    point: Thing | None = Field(None, description=THING)
+    """A thing on which points are wanted."""
+
+    def location_task(self) -> tuple[Literal["detect", "point"], str] | None:
+        """Return the task of `detect` or `point` and its thing; None if there is neither.
+
+        Raises:
+            RequestError: there are both, or the last message is not one of the user.
+        """
+        if self.detect is not None and self.point is not None:
+            raise _contradiction("point", "and detect exclude each other; send one of them")
+        field: Literal["detect", "point"] = "point" if self.detect is None else "detect"
+        thing = self.point if self.detect is None else self.detect
+        if thing is None:
+            return None
+        if self.messages[-1].role != "user":
+            raise _contradiction(field, "needs a message of the user with the image at the end")
+        return field, thing
 
     @property
     def include_usage(self) -> bool:
@@ -247,6 +274,7 @@ class ChatCompletionRequest(RequestModel):
             "stop": self.stop,
             "json_schema": self.response_format.answer_schema() if self.response_format else None,
             "max_image_tokens": self.max_image_tokens,
+            "within": self.timeout,
             "seed": secrets.randbelow(SEED_RANGE) if seed == -1 else seed % SEED_RANGE,
         }
         if self.logprobs:
