@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from edgevlm.results import PromptTile as PromptTile
     from edgevlm.results import Stats as Stats
     from edgevlm.results import TokenLogprob as TokenLogprob
+    from edgevlm.tool_calls import ToolCall as ToolCall
     from edgevlm.vlm import VLM as VLM
 
 telemetry.disable()
@@ -95,6 +96,7 @@ _MODULES = {
     "PromptTile": "edgevlm.results",
     "Stats": "edgevlm.results",
     "TokenLogprob": "edgevlm.results",
+    "ToolCall": "edgevlm.tool_calls",
     "EdgeVLMError": "edgevlm.errors",
     "InputError": "edgevlm.errors",
     "ImageError": "edgevlm.errors",

@@ -18,10 +18,11 @@ Messages are transformers': ``{"role": "user", "content": [{"type": "image"}, {"
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -43,7 +44,7 @@ Message: TypeAlias = Mapping[str, Any]
 PromptItem: TypeAlias = "int | Span"
 """An item of a prompt: a token id, or a span of embeddings of an image."""
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 MAX_TOKEN_LENGTH = 128
 """Characters of the longest token that a vocabulary has: Llama 3's of 128 spaces. So a text of more
@@ -53,6 +54,10 @@ characters than this for each position cannot fit, which is known without tokeni
 TEMPLATE_ERRORS = (TypeError, ValueError, KeyError, IndexError, ArithmeticError)
 """What Python raises inside a template that does not fit its variables."""
 
+NO_TOOLS = (
+    "this model has no tools: its chat template takes none, or writes calls in a form that is not supported; "
+    "if an older edgevlm exported the model, export it again"
+)
 SHORTEN = "shorten the conversation or load the model with a larger context_length"
 
 
@@ -126,6 +131,7 @@ class PromptBuilder:
         *,
         add_generation_prompt: bool = True,
         max_positions: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[Segment]:
         """Build the prompt for `messages`, in time linear in their length.
 
@@ -133,6 +139,7 @@ class PromptBuilder:
             images: layout and number of spans of each image; of a video, its times instead of the layout.
             max_positions: positions of the context; None for no limit. Messages that cannot fit are refused
                 before the work.
+            tools: functions that the model may call, for a template that takes them.
 
         Raises:
             PromptError: messages of another form, or that the template refuses.
@@ -155,18 +162,25 @@ class PromptBuilder:
             )
         if "video" in kinds and self._spec.video_placeholder is None:
             raise PromptError("this model takes no video; pass frames as several images")
+        self._check_tool_use(checked, tools)
         texts = [
             part["text"]
             for message in checked
             for part in message["content"]
             if part["type"] == "text"
         ]
-        marks = self._marks(texts)
+        calls = [message["tool_calls"] for message in checked if "tool_calls" in message]
+        marks = self._marks([*texts, *_texts_in([calls, tools])])
+        mark = functools.partial(self._mark_special, marks=marks)
         for message in checked:
             for part in message["content"]:
                 if part["type"] == "text":
-                    part["text"] = self._mark_special(part["text"], marks)
-        rendered = self._render(checked, add_generation_prompt)
+                    part["text"] = mark(part["text"])
+            if "tool_calls" in message:
+                message["tool_calls"] = _map_texts(message["tool_calls"], mark)
+        rendered = self.render(
+            checked, add_generation_prompt=add_generation_prompt, tools=_map_texts(tools, mark)
+        )
         found = [self._placeholders[text] for text in self._placeholder_pattern.findall(rendered)]
         if found != kinds:
             raise PromptError(
@@ -252,12 +266,34 @@ class PromptBuilder:
             start = first + 1
         return "".join([*marked, text[start:]])
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def _check_tool_use(self, messages: Sequence[Message], tools: object) -> None:
+        """Check that the template takes tools, if there are any.
+
+        Raises:
+            PromptError: it does not.
+        """
+        used = any(message["role"] == "tool" or "tool_calls" in message for message in messages)
+        if (tools or used) and self._spec.tool_calls is None:
+            raise PromptError(NO_TOOLS)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Return what the chat template writes for checked messages.
+
+        Raises:
+            PromptError: the template refuses the messages, or fails.
+        """
         try:
             return self._template.render(
                 **self._spec.template_variables,
                 messages=messages,
                 add_generation_prompt=add_generation_prompt,
+                tools=tools or None,
             )
         except jinja2.TemplateError as error:
             raise PromptError(
@@ -413,7 +449,10 @@ def _check_message(message: Message, index: int) -> dict[str, Any]:
         )
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
-    if not isinstance(content, Sequence) or not content:
+    calls = message.get("tool_calls")
+    if calls is not None:
+        _check_calls(calls, role, index)
+    if not isinstance(content, Sequence) or (not content and not calls):
         raise PromptError(
             f"message {index}: content must be text or a list of parts, is {_shown(content)}"
         )
@@ -428,7 +467,54 @@ def _check_message(message: Message, index: int) -> dict[str, Any]:
             raise PromptError(
                 f"message {index}: a part must be an image, a video or a text, is {_shown(part)}"
             )
+    if calls:
+        return {"role": role, "content": parts, "tool_calls": calls}
     return {"role": role, "content": parts}
+
+
+def _check_calls(calls: object, role: str, index: int) -> None:
+    """Check the tool calls of a message.
+
+    Raises:
+        PromptError: they have another form, or the message is not one of the assistant.
+    """
+    if role != "assistant" or not isinstance(calls, Sequence):
+        raise PromptError(
+            f"message {index}: tool_calls must be a list, in a message of the assistant"
+        )
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if (
+            not isinstance(function, Mapping)
+            or not isinstance(function.get("name"), str)
+            or not isinstance(function.get("arguments"), Mapping)
+        ):
+            raise PromptError(
+                f'message {index}: a call must be {{"type": "function", "function": {{"name": a text, '
+                f'"arguments": a mapping}}}}, is {_shown(call)}'
+            )
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Yield all texts in a JSON value, names of properties included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts_in([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts_in(one)
+
+
+def _map_texts(value: Any, convert: Callable[[str], str]) -> Any:
+    """Return a copy of a JSON value with each text converted, names of properties included."""
+    if isinstance(value, str):
+        return convert(value)
+    if isinstance(value, Mapping):
+        return {_map_texts(key, convert): _map_texts(one, convert) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(one, convert) for one in value]
+    return value
 
 
 class _GenerationTag(jinja2.ext.Extension):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ import edgevlm
 from edgevlm.errors import DeadlineError, EdgeVLMError, InputError
 from edgevlm.locations import location_question
 from edgevlm.manifest import Usage
-from edgevlm.options import DEFAULT_MAX_TOKENS
+from edgevlm.options import DEFAULT_MAX_TOKENS, GenerationOptions
 from edgevlm.results import Chunk
 from edgevlm.server import openapi, responses
 from edgevlm.server.access import AccessControl, parse_origin
@@ -151,13 +152,24 @@ def create_app(
 
     guarded: dict[str, Any] = {"dependencies": [Depends(check_key)], "responses": ERRORS}
 
-    async def check_schema(schema: Any) -> None:
-        """Check a JSON schema before the request enters the queue, since a check can take seconds."""
+    async def check_options(options: GenerationOptions) -> None:
+        """Check JSON schema and tools before the request enters the queue, since this can take seconds."""
+        field = "tools" if options.get("tools") else "tool_choice"
+        if options.get("json_schema") is not None and field != "tools":
+            field = "response_format"
+        if (
+            options.get("json_schema") is None
+            and "tools" not in options
+            and "tool_choice" not in options
+        ):
+            return
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(schema_threads, vlm.check_json_schema, schema)
+            await loop.run_in_executor(
+                schema_threads, functools.partial(vlm.check_options, **options)
+            )
         except EdgeVLMError as error:
-            raise to_request_error(error, "response_format") from error
+            raise to_request_error(error, field) from error
 
     @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
     async def health() -> responses.Health:
@@ -281,8 +293,7 @@ def create_app(
             options.setdefault("top_logprobs", 0)
 
         async def begin() -> tuple[Chunk, AsyncGenerator[Chunk, None]]:
-            if options.get("json_schema") is not None:
-                await check_schema(options["json_schema"])
+            await check_options(options)
             messages = await images.read_messages(body.messages)
             chunks = worker.answer(messages, options, arrival)
             return await anext(chunks), chunks
@@ -295,13 +306,21 @@ def create_app(
             message = f"the {body.timeout:g} s of this request (timeout) were over before the model began; "
             raise to_request_error(DeadlineError(message + "allow more")) from None
         thing = None if task is None else task[1]
-        answer = PendingAnswer(model, first, chunks, bool(body.logprobs), thing)
+        tool_format = vlm.manifest.prompt.tool_calls if options.get("tools") else None
+        answer = PendingAnswer(
+            model,
+            first,
+            chunks,
+            logprobs=bool(body.logprobs),
+            thing=thing,
+            call_begin=None if tool_format is None else tool_format.begin,
+        )
         if body.stream:
             return StreamingResponse(
                 answer.events(usage=body.include_usage), media_type="text/event-stream"
             )
         completion = await cancel_on_disconnect(answer.collect(), request)
-        return JSONResponse(responses.without_empty_details(completion))
+        return JSONResponse(responses.to_json(completion))
 
     app.openapi_schema = openapi.openapi_schema(app, ChatCompletionRequest)
     return app

@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
 from edgevlm.options import MAX_LOGPROBS, MAX_WITHIN, MIN_WITHIN, GenerationOptions
 from edgevlm.server.errors import RequestError
-from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
+from edgevlm.server.messages import MAX_ITEMS, NO_FUNCTIONS, TEXT_ONLY, Message
 from edgevlm.server.validation import RequestModel, UnsupportedField
+from edgevlm.tool_calls import MODES
 
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
@@ -113,6 +114,33 @@ class ResponseFormat(RequestModel):
         return schema
 
 
+class NamedFunction(RequestModel):
+    """The name of a function."""
+
+    name: str = Field(description="the name of one of tools")
+
+
+class NamedTool(RequestModel):
+    """A tool that the answer has to call."""
+
+    type: Literal["function"] = Field(description="'function'")
+    function: NamedFunction = Field(description='an object such as {"name": "look"}')
+
+
+def _to_named_tool(value: Any) -> Any:
+    """Convert the name of a mode to the object that names a tool, so that errors have one form."""
+    if isinstance(value, str) and value in MODES:
+        return NamedTool(type="function", function=NamedFunction(name=value))
+    return value
+
+
+ToolChoice: TypeAlias = Annotated[
+    NamedTool,
+    BeforeValidator(
+        _to_named_tool, json_schema_input_type=NamedTool | Literal["auto", "none", "required"]
+    ),
+]
+
 Stops: TypeAlias = Annotated[list[str], Field(max_length=MAX_STOPS)]
 
 
@@ -130,8 +158,8 @@ class ChatCompletionRequest(RequestModel):
     unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
         "audio": UnsupportedField((None,), TEXT_ONLY),
         "frequency_penalty": UnsupportedField((None, 0), "this server has repetition_penalty"),
-        "function_call": UnsupportedField((None, "none", "auto"), NO_TOOLS),
-        "functions": UnsupportedField((None, []), NO_TOOLS),
+        "function_call": UnsupportedField((None, "none", "auto"), NO_FUNCTIONS),
+        "functions": UnsupportedField((None, []), NO_FUNCTIONS),
         "logit_bias": UnsupportedField(
             (None, {}), "this server does not change the probability of single tokens"
         ),
@@ -149,15 +177,12 @@ class ChatCompletionRequest(RequestModel):
             (None, "auto", "default"), "all requests wait in one queue"
         ),
         "store": UnsupportedField((None, False), "this server stores no answers"),
-        "tool_choice": UnsupportedField((None, "none", "auto"), NO_TOOLS),
-        "tools": UnsupportedField((None, []), NO_TOOLS),
         "verbosity": UnsupportedField((None, "medium"), "ask for it in a message instead"),
         "web_search_options": UnsupportedField((None,), "this server has no web search"),
     }
     ignored = frozenset(
         {
             "metadata",
-            "parallel_tool_calls",
             "prompt_cache_key",
             "prompt_cache_options",
             "prompt_cache_retention",
@@ -216,6 +241,13 @@ class ChatCompletionRequest(RequestModel):
     response_format: ResponseFormat | None = Field(
         None, description='an object such as {"type": "text"}'
     )
+    tools: list[dict[str, Any]] | None = Field(None, description="a list of functions")
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="'auto', 'none', 'required' or an object such as "
+        '{"type": "function", "function": {"name": "look"}}',
+    )
+    parallel_tool_calls: bool | None = Field(None, description="true or false")
     max_image_tokens: ImageTokens | None = Field(
         None, description="an integer from 1: the limit of positions for one image"
     )
@@ -277,6 +309,11 @@ class ChatCompletionRequest(RequestModel):
             "within": self.timeout,
             "seed": secrets.randbelow(SEED_RANGE) if seed == -1 else seed % SEED_RANGE,
         }
+        if self.tools:
+            options["tools"] = self.tools
+            options["parallel_tool_calls"] = self.parallel_tool_calls is not False
+        if self.tool_choice is not None:
+            options["tool_choice"] = self.tool_choice.function.name
         if self.logprobs:
             options["top_logprobs"] = self.top_logprobs or 0
         if self.temperature is not None:

@@ -6,6 +6,8 @@ generated from that description can read them.
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ from edgevlm.boxes import Box as FoundBox
 from edgevlm.boxes import Point as FoundPoint
 from edgevlm.results import Chunk, Stats, TokenLogprob
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 """Reasons that OpenAI's API has for the end of an answer."""
 
 
@@ -155,12 +157,28 @@ class Details(BaseModel):
     deadline: Deadline | None = Field(description="null for a request without timeout")
 
 
+class CalledFunction(BaseModel):
+    """A tool and its arguments."""
+
+    name: str
+    arguments: str = Field(description="a JSON object")
+
+
+class Call(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
     """The message of an answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[Call] | None = Field(None, description="left out if there are none")
 
 
 class Choice(BaseModel):
@@ -199,12 +217,19 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class CallDelta(Call):
+    """A whole call in a chunk."""
+
+    index: int
+
+
 class Delta(TypedDict, total=False):
     """The fields that a chunk adds to the message."""
 
     role: Literal["assistant"]
     content: str
     refusal: None
+    tool_calls: list[CallDelta]
 
 
 class ChunkChoice(BaseModel):
@@ -241,13 +266,36 @@ def to_usage(stats: Stats) -> Usage:
     )
 
 
-def without_empty_details(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
-    """Return an answer as JSON, without the field ``edgevlm`` of choices that have no details."""
+def to_json(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
+    """Return an answer as JSON, without the details and tool calls that it does not have."""
     written = answer.model_dump(mode="json")
     for choice in written["choices"]:
         if choice["edgevlm"] is None:
             del choice["edgevlm"]
+        if "message" in choice and choice["message"]["tool_calls"] is None:
+            del choice["message"]["tool_calls"]
     return written
+
+
+def to_finish_reason(chunk: Chunk) -> FinishReason:
+    """Return the reason for the end of an answer in OpenAI's words. A deadline is a limit, too."""
+    if chunk.finish_reason != "stop":
+        return "length"
+    return "tool_calls" if chunk.tool_calls else "stop"
+
+
+def to_calls(chunk: Chunk) -> list[CallDelta]:
+    """Return the tool calls of an answer, with random ids."""
+    return [
+        CallDelta(
+            index=index,
+            id=f"call_{secrets.token_hex(12)}",
+            function=CalledFunction(
+                name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)
+            ),
+        )
+        for index, call in enumerate(chunk.tool_calls)
+    ]
 
 
 def to_details(chunk: Chunk, thing: str | None) -> Details | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from edgevlm.runtimes.imports import import_library
+from edgevlm.runtimes.protocols import CallGrammar
 
 INSTALL_TYPED = "pip install 'edgevlm[typed]'"
 """Command that installs llguidance and pydantic."""
@@ -62,15 +63,44 @@ class Grammars:
         Returns:
             llguidance's matcher and an error message, which is empty if the matcher can be used.
         """
+        written = json.dumps(schema)
+        return self._compile(
+            lambda: self._make.grammar_from_json_schema(written, overrides=_options(written)),
+            self._openings,
+        )
+
+    def compile_calls(self, calls: CallGrammar, schema: Mapping[str, Any]) -> tuple[Any, str]:
+        """Compile the grammar of an answer with calls.
+
+        Args:
+            schema: that of the calls, translated.
+
+        Returns:
+            As `compile`.
+        """
+        options = {**_options(json.dumps(schema)), "item_separator": ", ", "key_separator": ": "}
+        call = f"%json {json.dumps({**schema, 'x-guidance': options})} {_quote(calls.end)}"
+        more = f"({_quote(calls.separator + calls.begin)} call)*" if calls.several else ""
+        lines = [f"call: {call}"]
+        if calls.required:
+            lines.append(f"start: {_quote(calls.begin)} call {more}")
+        else:
+            # A text ends where the first call begins, or it is the whole answer, without a call.
+            begin = _quote_pattern(calls.begin)
+            lines += [
+                f"start: TEXT | text_before_call call {more}",
+                f"TEXT: /(?s:.*)/ & ~/(?s:.*){begin}(?s:.*)/",
+                f"text_before_call[suffix={_quote(calls.begin)}]: /(?s:.*)/",
+            ]
+        return self._compile(lambda: self._make.grammar_from_lark("\n".join(lines)), [[]])
+
+    def _compile(
+        self, write: Callable[[], str], openings: Sequence[Sequence[int]]
+    ) -> tuple[Any, str]:
+        """Compile a grammar, and try the tokens of each opening."""
         try:
-            written = json.dumps(schema)
-            # No free white space, of which a small model may write without end. No \\u, which could write
-            # a property's name in a way that matches another rule, unless the schema needs it.
-            letters = 'nrbtf\\"u' if CONTROL_CHARACTERS.search(written) else 'nrbtf\\"'
-            options: Any = {"whitespace_flexible": False, "json_allowed_escapes": letters}
-            grammar = self._make.grammar_from_json_schema(written, overrides=options)
-            matcher = self._make(self._tokenizer, grammar, log_level=0, limits=self._limits)
-            for opening in self._openings:  # most schemas over a limit fail here
+            matcher = self._make(self._tokenizer, write(), log_level=0, limits=self._limits)
+            for opening in openings:  # most schemas over a limit fail here
                 begun = matcher.deep_copy()
                 begun.try_consume_tokens(opening)
                 begun.compute_bitmask()
@@ -85,6 +115,26 @@ class Grammars:
     def _longest(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.greedy_tokenize(text)
         return tokens
+
+
+def _options(schema: str) -> dict[str, Any]:
+    """Return llguidance's options for a schema as JSON.
+
+    No free white space, of which a small model may write without end. No escapes by number, which could write
+    a property's name in a way that matches another rule, unless the schema needs them.
+    """
+    letters = 'nrbtf\\"u' if CONTROL_CHARACTERS.search(schema) else 'nrbtf\\"'
+    return {"whitespace_flexible": False, "json_allowed_escapes": letters}
+
+
+def _quote(text: str) -> str:
+    """Return a text as llguidance's grammars write it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _quote_pattern(text: str) -> str:
+    """Return a regular expression of llguidance's grammars that matches a text alone."""
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 class _Vocabulary:
