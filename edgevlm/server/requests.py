@@ -241,7 +241,7 @@ class ChatCompletionRequest(RequestModel):
     response_format: ResponseFormat | None = Field(
         None, description='an object such as {"type": "text"}'
     )
-    tools: list[dict[str, Any]] | None = Field(None, description="a list of functions")
+    tools: list[Any] | None = Field(None, description="a list of functions")
     tool_choice: ToolChoice | None = Field(
         None,
         description="'auto', 'none', 'required' or an object such as "

@@ -17,7 +17,7 @@ from jsonschema import validate
 from tokenizers import AddedToken
 from transformers import Qwen3VLProcessor
 
-from edgevlm import VLM, ContextError, InputError, PromptError
+from edgevlm import VLM, ContextError, InputError, PromptError, PromptTile
 from edgevlm.export.tool_calls import find_tool_calls
 from edgevlm.manifest import ToolCallFormat
 from tests.families import qwen3_vl
@@ -129,7 +129,6 @@ def test_prompts_are_those_of_transformers(
     expected = case.reference.processor(
         text=[rendered], images=images or None, return_tensors="pt"
     )["input_ids"][0].tolist()
-    generation = {"tools": tools} if tools else {}
     found: list[int] = []
     remaining = iter(images)
     placed = [
@@ -142,9 +141,11 @@ def test_prompts_are_those_of_transformers(
         }
         for message in messages
     ]
-    for part in case.vlm.prompt(placed, **generation).parts:
-        ids = getattr(part, "token_ids", None)
-        found += [case.image_id] * part.tokens if ids is None else ids
+    for part in case.vlm.prompt(placed, tools=tools).parts:
+        if isinstance(part, PromptTile):
+            found += [case.image_id] * part.tokens
+        else:
+            found += part.token_ids
     assert found == expected, case.pieces(found)
 
 
@@ -257,14 +258,14 @@ def client(case: Case) -> Iterator[openai.OpenAI]:
         yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
 
 
-def test_client_calls_a_tool_and_sends_the_result(client: openai.OpenAI) -> None:
+def test_client_calls_a_tool_and_sends_the_result(client: Any) -> None:
     messages: list[Any] = asking("What is at the left?", data_uri("square.png"))
     for choice in ("required", {"type": "function", "function": {"name": "look"}}):
         answer = client.chat.completions.create(
             model=NAME,
             messages=messages,
-            tools=TOOLS,  # type: ignore[arg-type]
-            tool_choice=choice,  # type: ignore[arg-type]
+            tools=TOOLS,
+            tool_choice=choice,
             parallel_tool_calls=False,
             max_completion_tokens=200,
         )
@@ -283,7 +284,7 @@ def test_client_calls_a_tool_and_sends_the_result(client: openai.OpenAI) -> None
         assert final.choices[0].message.content is not None
 
 
-def test_stream_has_the_same_calls(client: openai.OpenAI) -> None:
+def test_stream_has_the_same_calls(client: Any) -> None:
     request: dict[str, Any] = {
         "model": NAME,
         "messages": asking("Look around."),
@@ -330,7 +331,7 @@ def test_stream_has_the_same_calls(client: openai.OpenAI) -> None:
     ],
 )
 def test_wrong_tools_are_refused_by_place(
-    client: openai.OpenAI, fields: dict[str, Any], parameter: str
+    client: Any, fields: dict[str, Any], parameter: str
 ) -> None:
     request = {"model": NAME, "messages": asking("Hello"), **fields}
     with pytest.raises(openai.BadRequestError) as caught:
@@ -340,16 +341,16 @@ def test_wrong_tools_are_refused_by_place(
 
 def test_a_model_without_tools_says_so() -> None:
     with serving() as address:
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        client: Any = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         with pytest.raises(openai.BadRequestError, match="this model has no tools"):
             client.chat.completions.create(
                 model=NAME,
                 messages=asking("Hello"),
-                tools=TOOLS,  # type: ignore[arg-type]
+                tools=TOOLS,
             )
         client.chat.completions.create(
             model=NAME,
             messages=asking("Hello"),
-            tools=TOOLS,  # type: ignore[arg-type]
+            tools=TOOLS,
             tool_choice="none",
         )

@@ -197,7 +197,7 @@ def test_langchain(address: str, said: tuple[str, str]) -> None:
         stream_usage=True,
     )
     assert len(everything.invoke("Hello").response_metadata["logprobs"]["content"]) > 1
-    with pytest.raises(openai.BadRequestError, match="this server has no tools"):
+    with pytest.raises(openai.BadRequestError, match="this model has no tools"):
         model.bind_tools([Seen]).invoke("Hello")
 
 
