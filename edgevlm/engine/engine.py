@@ -256,7 +256,7 @@ class Engine:
             images: one for each image part of the messages, in their order.
             watch: started when the request came.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
-                is so if the messages hold an earlier answer.
+                is so if the messages hold an earlier answer, or if the model may call tools.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
 
         Raises:
@@ -275,7 +275,8 @@ class Engine:
             sampler = self._sampler(generation)
         watch.lap("prepare")
         if expect_continuation is None:
-            expect_continuation = any(message["role"] == "assistant" for message in messages)
+            answered = any(message["role"] == "assistant" for message in messages)
+            expect_continuation = answered or bool(generation.callable_tools)
         chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch, cancel)
 
