@@ -147,7 +147,7 @@ class PromptBuilder:
         """
         check_messages(messages)
         if max_positions is not None:
-            _check_length(messages, max_positions)
+            _check_length(messages, max_positions, tools)
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
         places = [
             part["type"]
@@ -416,14 +416,18 @@ def check_messages(messages: object) -> None:
         raise PromptError("messages is empty; it needs at least one message of the user")
 
 
-def _check_length(messages: Sequence[Message], max_positions: int) -> None:
+def _check_length(
+    messages: Sequence[Message], max_positions: int, tools: Sequence[Mapping[str, Any]]
+) -> None:
     """Check what cannot fit with any vocabulary: each message takes at least one token.
 
     Raises:
         ContextError: the messages cannot fit.
     """
-    length = 0
+    length = sum(map(len, _texts_in(tools)))
     for message in messages:
+        if isinstance(message, Mapping):
+            length += sum(map(len, _texts_in(message.get("tool_calls"))))
         content = message.get("content") if isinstance(message, Mapping) else None
         parts = [{"text": content}] if isinstance(content, str) else content
         for part in parts if isinstance(parts, list | tuple) else ():

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 from jsonschema import validate
+from pydantic import BaseModel, SecretStr
 from tokenizers import AddedToken
 from transformers import Qwen3VLProcessor
 
@@ -24,7 +26,7 @@ from tests.families import qwen3_vl
 from tests.families.case import Case
 from tests.families.row import IMAGE, Row, load_without_video, text
 from tests.families.tokenizers import qwen2_tokenizer
-from tests.support.serving import asking, data_uri, serving
+from tests.support.serving import EXAMPLES, asking, data_uri, serving
 
 NAME = "edgevlm-nano"  # that of `serving`
 TEMPLATE = (
@@ -217,6 +219,9 @@ def test_errors_come_before_work(case: Case) -> None:
             case.vlm.ask("no such file.png", "Hello", **options)
     with VLM.from_pretrained() as nano, pytest.raises(PromptError, match="this model has no tools"):
         nano.ask("no such file.png", "Hello", tools=[LOOK])
+    with pytest.raises(ContextError, match="positions"):
+        long = {"type": "function", "function": {"name": "a", "description": "x y " * 2_000_000}}
+        case.vlm.ask(None, "Hello", tools=[long])
     with pytest.raises(ContextError):
         many = [
             {**STOP, "function": {"name": f"f{n}", "description": "x y " * 900}} for n in range(9)
@@ -282,6 +287,38 @@ def test_client_calls_a_tool_and_sends_the_result(client: Any) -> None:
             model=NAME, messages=messages, max_completion_tokens=8
         )
         assert final.choices[0].message.content is not None
+
+
+def test_code_of_the_documentation(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (EXAMPLES.parent / "docs" / "serving.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    (code,) = [block for block in blocks if "tools=tools" in block]
+    required = code.replace("tools=tools", 'tools=tools, tool_choice="required"')
+    for source, roles in ((code, ["assistant"]), (required, ["assistant", "tool"])):
+        messages = asking("What is at the left?", data_uri("square.png"))
+        exec(
+            source.replace("tools=tools", "tools=tools, parallel_tool_calls=False"),
+            {"client": client, "messages": messages},
+        )
+        found = [one["role"] if isinstance(one, dict) else one.role for one in messages]
+        assert found == ["user", *roles]  # random weights call no tool by themselves
+        assert capsys.readouterr().out.startswith("turn {") == ("tool" in roles)
+
+
+def test_langchain_calls_a_tool(client: openai.OpenAI) -> None:
+    from langchain_openai import ChatOpenAI
+
+    class Look(BaseModel):
+        """Turns the camera."""
+
+        side: Literal["left", "right"]
+        steps: Literal[1, 2]
+
+    model = ChatOpenAI(base_url=str(client.base_url), api_key=SecretStr("none"), model=NAME)
+    bound = model.bind_tools([Look], tool_choice="required", parallel_tool_calls=False)
+    (made,) = bound.invoke("Look around.").tool_calls
+    assert made["name"] == "Look"
+    Look.model_validate(made["args"])
 
 
 def test_stream_has_the_same_calls(client: Any) -> None:
