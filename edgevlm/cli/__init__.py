@@ -33,6 +33,9 @@ COMMANDS = {
     "ask": Command("edgevlm.cli.ask", "answer a question about images"),
     "detect": Command("edgevlm.cli.detect", "find a thing on an image"),
     "chat": Command("edgevlm.cli.chat", "talk about images in the terminal"),
+    "watch": Command(
+        "edgevlm.cli.watch", "ask about the newest frame of a camera, again and again"
+    ),
     "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
     "inspect": Command("edgevlm.cli.inspect", "show the content of a bundle"),
     "verify": Command("edgevlm.cli.verify", "check the files and the golden answer of a bundle"),
