@@ -38,15 +38,8 @@ from edgevlm.errors import (
     PromptError,
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
-from edgevlm.inputs.prompt import (
-    NO_TOOLS,
-    SHORTEN,
-    Message,
-    PromptBuilder,
-    PromptItem,
-    Segment,
-    TextSegment,
-)
+from edgevlm.inputs.message_checks import NO_TOOLS, SHORTEN
+from edgevlm.inputs.prompt import Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource

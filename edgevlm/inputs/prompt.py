@@ -21,8 +21,7 @@ import datetime
 import functools
 import json
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -34,6 +33,14 @@ import jinja2.sandbox
 
 from edgevlm.errors import BundleError, ContextError, PromptError
 from edgevlm.inputs.image_processor import Span
+from edgevlm.inputs.message_checks import (
+    NO_TOOLS,
+    SHORTEN,
+    check_length,
+    check_message,
+    map_texts,
+    texts_in,
+)
 from edgevlm.inputs.plain_text import PlainText
 from edgevlm.inputs.tiling import Layout
 from edgevlm.inputs.video_times import VideoTimes
@@ -44,21 +51,8 @@ Message: TypeAlias = Mapping[str, Any]
 PromptItem: TypeAlias = "int | Span"
 """An item of a prompt: a token id, or a span of embeddings of an image."""
 
-ROLES = ("system", "user", "assistant", "tool")
-
-MAX_TOKEN_LENGTH = 128
-"""Characters of the longest token that a vocabulary has: Llama 3's of 128 spaces. So a text of more
-characters than this for each position cannot fit, which is known without tokenizing it."""
-
-
 TEMPLATE_ERRORS = (TypeError, ValueError, KeyError, IndexError, ArithmeticError)
 """What Python raises inside a template that does not fit its variables."""
-
-NO_TOOLS = (
-    "this model has no tools: its chat template takes none, or writes calls in a form that is not supported; "
-    "if an older edgevlm exported the model, export it again"
-)
-SHORTEN = "shorten the conversation or load the model with a larger context_length"
 
 
 @dataclass(frozen=True)
@@ -147,8 +141,8 @@ class PromptBuilder:
         """
         check_messages(messages)
         if max_positions is not None:
-            _check_length(messages, max_positions, tools)
-        checked = [_check_message(message, index) for index, message in enumerate(messages)]
+            check_length(messages, max_positions, tools)
+        checked = [check_message(message, index) for index, message in enumerate(messages)]
         places = [
             part["type"]
             for message in checked
@@ -170,16 +164,16 @@ class PromptBuilder:
             if part["type"] == "text"
         ]
         calls = [message["tool_calls"] for message in checked if "tool_calls" in message]
-        marks = self._marks([*texts, *_texts_in([calls, tools])])
+        marks = self._marks([*texts, *texts_in([calls, tools])])
         mark = functools.partial(self._mark_special, marks=marks)
         for message in checked:
             for part in message["content"]:
                 if part["type"] == "text":
                     part["text"] = mark(part["text"])
             if "tool_calls" in message:
-                message["tool_calls"] = _map_texts(message["tool_calls"], mark)
+                message["tool_calls"] = map_texts(message["tool_calls"], mark)
         rendered = self.render(
-            checked, add_generation_prompt=add_generation_prompt, tools=_map_texts(tools, mark)
+            checked, add_generation_prompt=add_generation_prompt, tools=map_texts(tools, mark)
         )
         found = [self._placeholders[text] for text in self._placeholder_pattern.findall(rendered)]
         if found != kinds:
@@ -416,111 +410,6 @@ def check_messages(messages: object) -> None:
         raise PromptError("messages is empty; it needs at least one message of the user")
 
 
-def _check_length(
-    messages: Sequence[Message], max_positions: int, tools: Sequence[Mapping[str, Any]]
-) -> None:
-    """Check what cannot fit with any vocabulary: each message takes at least one token.
-
-    Raises:
-        ContextError: the messages cannot fit.
-    """
-    length = sum(map(len, _texts_in(tools)))
-    for message in messages:
-        if isinstance(message, Mapping):
-            length += sum(map(len, _texts_in(message.get("tool_calls"))))
-        content = message.get("content") if isinstance(message, Mapping) else None
-        parts = [{"text": content}] if isinstance(content, str) else content
-        for part in parts if isinstance(parts, list | tuple) else ():
-            text = part.get("text") if isinstance(part, Mapping) else None
-            length += len(text) if isinstance(text, str) else 0
-    if len(messages) > max_positions or length > max_positions * MAX_TOKEN_LENGTH:
-        raise ContextError(
-            f"{len(messages)} messages with {length} characters do not fit a context of {max_positions} "
-            f"positions; {SHORTEN}"
-        )
-
-
-def _check_message(message: Message, index: int) -> dict[str, Any]:
-    """Return a checked deep copy, with the content as a list of parts."""
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise PromptError(
-            f"message {index} must be a mapping with role and content, is {_shown(message)}"
-        )
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise PromptError(
-            f"message {index}: role must be one of {', '.join(ROLES)}, is {_shown(role)}"
-        )
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    calls = message.get("tool_calls")
-    if calls is not None:
-        _check_calls(calls, role, index)
-    if not isinstance(content, Sequence) or (not content and not calls):
-        raise PromptError(
-            f"message {index}: content must be text or a list of parts, is {_shown(content)}"
-        )
-    parts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in ("image", "video"):
-            parts.append({"type": kind})
-        elif kind == "text" and isinstance(part.get("text"), str):
-            parts.append({"type": "text", "text": part["text"]})
-        else:
-            raise PromptError(
-                f"message {index}: a part must be an image, a video or a text, is {_shown(part)}"
-            )
-    if calls:
-        return {"role": role, "content": parts, "tool_calls": calls}
-    return {"role": role, "content": parts}
-
-
-def _check_calls(calls: object, role: str, index: int) -> None:
-    """Check the tool calls of a message.
-
-    Raises:
-        PromptError: they have another form, or the message is not one of the assistant.
-    """
-    if role != "assistant" or not isinstance(calls, Sequence):
-        raise PromptError(
-            f"message {index}: tool_calls must be a list, in a message of the assistant"
-        )
-    for call in calls:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if (
-            not isinstance(function, Mapping)
-            or not isinstance(function.get("name"), str)
-            or not isinstance(function.get("arguments"), Mapping)
-        ):
-            raise PromptError(
-                f'message {index}: a call must be {{"type": "function", "function": {{"name": a text, '
-                f'"arguments": a mapping}}}}, is {_shown(call)}'
-            )
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """Yield all texts in a JSON value, names of properties included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _texts_in([*value.keys(), *value.values()])
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _texts_in(one)
-
-
-def _map_texts(value: Any, convert: Callable[[str], str]) -> Any:
-    """Return a copy of a JSON value with each text converted, names of properties included."""
-    if isinstance(value, str):
-        return convert(value)
-    if isinstance(value, Mapping):
-        return {_map_texts(key, convert): _map_texts(one, convert) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map_texts(one, convert) for one in value]
-    return value
-
-
 class _GenerationTag(jinja2.ext.Extension):
     """``{% generation %}``: marks an answer for training, and writes its content as it is."""
 
@@ -530,11 +419,6 @@ class _GenerationTag(jinja2.ext.Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _shown(value: object) -> str:
-    """Return a value for error messages, shortened if it is long."""
-    return reprlib.repr(value)
 
 
 def _pattern(texts: Iterable[str]) -> re.Pattern[str]:

@@ -20,6 +20,7 @@ from tokenizers import AddedToken
 from transformers import Qwen3VLProcessor
 
 from edgevlm import VLM, ContextError, InputError, PromptError, PromptTile
+from edgevlm.cli.inspect import format_manifest
 from edgevlm.export.tool_calls import find_tool_calls
 from edgevlm.manifest import ToolCallFormat
 from tests.families import qwen3_vl
@@ -116,6 +117,7 @@ CONVERSATIONS = {
 
 def test_the_exporter_finds_the_form_of_calls(case: Case) -> None:
     assert case.vlm.manifest.prompt.tool_calls == FORMAT
+    assert "tools         '<tool_call>\\n', JSON" in format_manifest(case.vlm.manifest)
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
