@@ -303,10 +303,14 @@ def create_app(
             work = asyncio.wait_for(begin(), left)
             first, chunks = await cancel_on_disconnect(work, request)
         except asyncio.TimeoutError:
-            message = f"the {body.timeout:g} s of this request (timeout) were over before the model began; "
-            raise to_request_error(DeadlineError(message + "allow more")) from None
+            message = (
+                f"the {body.timeout:g} s of this request (timeout) were over before the first token of its "
+                "answer; allow more"
+            )
+            raise to_request_error(DeadlineError(message)) from None
         thing = None if task is None else task[1]
-        tool_format = vlm.manifest.prompt.tool_calls if options.get("tools") else None
+        sees_tools = "tools" in options and options.get("tool_choice") != "none"
+        tool_format = vlm.manifest.prompt.tool_calls if sees_tools else None
         answer = PendingAnswer(
             model,
             first,
