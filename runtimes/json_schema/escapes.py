@@ -31,10 +31,9 @@ def check_escapes(translation: Translation) -> None:
     """
     if not needs_escapes(translation.schema):
         return
-    roots = [((), translation.schema)]
-    roots += [(("$defs", name), one) for name, one in translation.schema.get("$defs", {}).items()]
-    for place, schema in roots:
-        _check(schema, place, translation)
+    _check(translation.schema, (), translation)
+    for name, schema in translation.schema.get("$defs", {}).items():
+        _check(schema, ("$defs", name), translation)
 
 
 def _check(schema: Any, place: SchemaPath, translation: Translation) -> None:

@@ -1,4 +1,4 @@
-"""Check the values of ``multipleOf`` that meet. llguidance combines them in 32 bits, and an overflow is silent."""
+"""Check values of ``multipleOf`` that meet: llguidance combines them in 32 bits, and overflows silently."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ class _Multiples:
         """Return the least common multiple of two multiples, 0 for none."""
         if one == other or not one or not other:
             return one or other
-        scale = 10 ** max(_decimals(one), _decimals(other))
-        common = lcm(int(one * scale), int(other * scale))
+        decimals = max(_decimals(one), _decimals(other))
+        common = lcm(int(one.scaleb(decimals)), int(other.scaleb(decimals)))
         if common > MAX_MULTIPLE:
             refuse(
                 self._origin(place),
                 f"multipleOf {one} and {other} meet: without the decimal point, their common multiple may be "
                 f"{MAX_MULTIPLE} at most",
             )
-        return Decimal(common) / scale
+        return Decimal(common).scaleb(-decimals)
 
 
 def _decimals(number: Decimal) -> int:

@@ -1,7 +1,7 @@
 r"""Regular expressions that ECMAScript and Rust read alike.
 
-JSON Schema means ECMAScript's expressions, pydantic those of Rust. The two differ in ``\d``, ``\w``, ``\s``, their
-opposites and the dot: ``é`` is a ``\w`` of Rust alone. An answer keeps to both.
+JSON Schema means ECMAScript's expressions, pydantic those of Rust. The two differ in ``\d``, ``\w``, ``\s``,
+their opposites and the dot: ``é`` is a ``\w`` in Rust alone. An answer keeps to both.
 """
 
 from __future__ import annotations
