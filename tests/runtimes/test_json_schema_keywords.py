@@ -525,7 +525,7 @@ def test_escapes_write_no_name_in_another_way(texts: JsonConstraint) -> None:
     for opened in (schema, {"items": schema}, {"$defs": {"a": schema}, "$ref": "#/$defs/a"}):
         with pytest.raises(InputError, match=r"escapes.*additionalProperties: false"):
             texts.matcher(opened)
-    names = {"properties": {"a": {"type": "integer"}}}
+    names: dict[str, Any] = {"properties": {"a": {"type": "integer"}}}
     names["additionalProperties"] = {"pattern": r"\p{L}"}
     assert accepts(texts, names, '{"a":1,"b":"é"}') and not accepts(texts, names, '{"\\u0061":"é"}')
 
