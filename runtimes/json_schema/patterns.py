@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
-_SPACES = "\\t\\n\\f\\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_MORE_SPACES = f"{_SPACES}\\v\x85\ufeff"
-_WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
+_SPACES = r"\t\n\f\r\x20\u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}"
+_MORE_SPACES = rf"{_SPACES}\v\u{{85}}\u{{feff}}"
+_WORD = r"\p{Alphabetic}\p{Mark}\p{Decimal_Number}\p{Connector_Punctuation}\p{Join_Control}"
 
 _BOTH = {
     "d": "[0-9]",
-    "D": r"\P{Nd}",
+    "D": r"\P{Decimal_Number}",
     "w": "[0-9A-Za-z_]",
     "W": f"[^{_WORD}]",
     "s": f"[{_SPACES}]",
@@ -23,7 +23,7 @@ _BOTH = {
 """Characters that a class stands for in both languages."""
 
 _EITHER = {
-    "d": r"\p{Nd}",
+    "d": r"\p{Decimal_Number}",
     "D": "[^0-9]",
     "w": f"[{_WORD}]",
     "W": "[^0-9A-Za-z_]",
@@ -32,7 +32,7 @@ _EITHER = {
 }
 """Characters that a class stands for in one of the languages."""
 
-_DOT = "[^\\n\\r\u2028\u2029]"
+_DOT = r"[^\n\r\u{2028}\u{2029}]"
 """What a dot stands for in both languages."""
 
 _DOT_IS_ALL = re.compile(r"\(\?[a-zA-Z]*s")

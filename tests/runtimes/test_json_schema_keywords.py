@@ -526,8 +526,10 @@ def test_escapes_write_no_name_in_another_way(texts: JsonConstraint) -> None:
         with pytest.raises(InputError, match=r"escapes.*additionalProperties: false"):
             texts.matcher(opened)
     names: dict[str, Any] = {"properties": {"a": {"type": "integer"}}}
-    names["additionalProperties"] = {"pattern": r"\p{L}"}
-    assert accepts(texts, names, '{"a":1,"b":"é"}') and not accepts(texts, names, '{"\\u0061":"é"}')
+    for pattern in (r"\p{L}", r"\S", "."):
+        names["additionalProperties"] = {"pattern": pattern}
+        assert accepts(texts, names, '{"a":1,"b":"é"}')
+        assert not accepts(texts, names, '{"\\u0061":"é"}')
 
 
 CHARACTERS = "a0_ é٣.-\u0085\u00a0\u2028\ufeff\U0001d7d8😀"

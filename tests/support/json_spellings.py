@@ -41,7 +41,7 @@ def _numbers(value: int | float) -> Iterator[str]:
     plain = format(Decimal(repr(value)), "f")
     short = plain.rstrip("0").rstrip(".") if "." in plain else plain
     more = f"{short}0" if "." in short else f"{short}.0"
-    zero = ["-0", "-0.0"] if value == 0 else []
+    zero = ["0", "-0", "-0.0"] if value == 0 else []
     yield from dict.fromkeys([plain, short, more, repr(value), *zero])
 
 
