@@ -13,13 +13,13 @@ from typing import Any
 from edgevlm.runtimes.json_schema.keywords import SchemaPath, refuse
 from edgevlm.runtimes.json_schema.translation import Translation, subschemas
 
-_CONTROL_CHARACTERS = re.compile(r"\\u00[01]|\\x[01]|\\[xu]\{0*[01]?[0-9a-fA-F]\}")
-"""Matches control characters in a schema as JSON, and escapes of patterns that may stand for them."""
+_CONTROL_CHARACTER = re.compile(r"(?<!\\)(?:\\\\)*\\u00[01]")
+"""Matches a control character in a schema as JSON, but no escape of a pattern that stands for one."""
 
 
 def needs_escapes(schema: Mapping[str, Any]) -> bool:
     r"""Return True if answers to a translated schema may need ``\u`` escapes."""
-    return _CONTROL_CHARACTERS.search(json.dumps(schema)) is not None
+    return _CONTROL_CHARACTER.search(json.dumps(schema)) is not None
 
 
 def check_escapes(translation: Translation) -> None:

@@ -526,7 +526,7 @@ def test_escapes_write_no_name_in_another_way(texts: JsonConstraint) -> None:
         with pytest.raises(InputError, match=r"escapes.*additionalProperties: false"):
             texts.matcher(opened)
     names: dict[str, Any] = {"properties": {"a": {"type": "integer"}}}
-    for pattern in (r"\p{L}", r"\S", "."):
+    for pattern in (r"\p{L}", r"\S", ".", r"^[^\x00-\x1f\u0001]+$"):
         names["additionalProperties"] = {"pattern": pattern}
         assert accepts(texts, names, '{"a":1,"b":"é"}')
         assert not accepts(texts, names, '{"\\u0061":"é"}')
@@ -697,6 +697,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"type": "string", "pattern": "^a{2}$", "minLength": 3}, "#/pattern", "no string fits"),
     ({"type": "null", "enum": [1]}, "#/enum", "atisfi"),
     ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, "#/oneOf", "anyOf"),
+    ({"type": "string", "pattern": "^\\x01$"}, "#/pattern", "no sequence"),
     # no end
     ({"$ref": "#"}, "#", "no end"),
     ({"allOf": [{"$ref": "#"}]}, "#", "no end"),
