@@ -65,7 +65,7 @@ EXCLUDED: dict[str, Callable[[Case], bool]] = {
     "An `email` has no quoted name and no address in brackets.": lambda case: _is_text(
         case, r'["\[]', "email"
     ),
-    "An `ipv6` does not end like an `ipv4`.": lambda case: _is_text(case, r"\.", "ipv6"),
+    "An `ipv6` has no `ipv4` at its end.": lambda case: _is_text(case, r"\.", "ipv6"),
     "A `hostname` has no label like `xn--`.": lambda case: _is_text(
         case, r"(?i)(^|\.)xn--", "hostname"
     ),
