@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from edgevlm import telemetry
 
 if TYPE_CHECKING:
+    from edgevlm.boxes import Box as Box
+    from edgevlm.boxes import Point as Point
     from edgevlm.bundle import Bundle as Bundle
     from edgevlm.camera import FrameResult as FrameResult
     from edgevlm.camera import LatestFrame as LatestFrame
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
+    from edgevlm.errors import CancelledError as CancelledError
     from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
+    from edgevlm.errors import DeadlineError as DeadlineError
     from edgevlm.errors import DriftError as DriftError
     from edgevlm.errors import EdgeVLMError as EdgeVLMError
     from edgevlm.errors import ExportError as ExportError
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from edgevlm.results import Choice as Choice
     from edgevlm.results import ChoiceScore as ChoiceScore
     from edgevlm.results import Chunk as Chunk
+    from edgevlm.results import Deadline as Deadline
     from edgevlm.results import FinishReason as FinishReason
     from edgevlm.results import Prompt as Prompt
     from edgevlm.results import PromptText as PromptText
@@ -76,11 +81,14 @@ _MODULES = {
     "VideoSource": "edgevlm.inputs.videos",
     "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",
+    "Box": "edgevlm.boxes",
+    "Point": "edgevlm.boxes",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
     "Choice": "edgevlm.results",
     "ChoiceScore": "edgevlm.results",
     "Chunk": "edgevlm.results",
+    "Deadline": "edgevlm.results",
     "FinishReason": "edgevlm.results",
     "Prompt": "edgevlm.results",
     "PromptText": "edgevlm.results",
@@ -100,6 +108,8 @@ _MODULES = {
     "AnswerError": "edgevlm.errors",
     "IncompleteAnswerError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
+    "CancelledError": "edgevlm.errors",
+    "DeadlineError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",
     "DriftError": "edgevlm.errors",

@@ -15,6 +15,8 @@
     ├── AnswerError           an answer that is no value of the type that was asked for
     │   └── IncompleteAnswerError  an answer that a limit ended before it was complete
     ├── BusyError             a model in use by a stream that nobody reads
+    ├── CancelledError        an answer that was cancelled before its end
+    │   └── DeadlineError     no time was left for the first token (also a TimeoutError)
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        a bundle that does not answer as its checkpoint does
@@ -90,6 +92,14 @@ class IncompleteAnswerError(AnswerError):
 
 class BusyError(EdgeVLMError):
     """A model in use by a stream that nobody reads, or that nobody can read while this request waits."""
+
+
+class CancelledError(EdgeVLMError):
+    """An answer that was cancelled before its end."""
+
+
+class DeadlineError(CancelledError, TimeoutError):
+    """A request whose time (``within``) was over before the first token of its answer."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):

@@ -6,12 +6,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgevlm.boxes import Box, Point
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached."""
+FinishReason = Literal["stop", "length", "deadline"]
+"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached;
+``deadline``: the time of the request (``within``) was over."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """What an answer gave up to end in time."""
+
+    within: float
+    """Seconds that the request allowed."""
+    detail: str | None
+    """``detail`` that its images had; see `Generation`."""
+    max_image_tokens: int | None
+    """``max_image_tokens`` that its images had; see `Generation`."""
+    cut: bool
+    """True if the deadline ended the answer."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,8 @@ class Stats:
     """Turns that a `Chat` dropped before this answer to fit the context; the oldest go first."""
     dropped_images: int = 0
     """Images of earlier turns that a `Chat` dropped, including those of dropped turns."""
+    deadline: Deadline | None = None
+    """What ``within`` changed; None for a request without a deadline."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -179,6 +198,10 @@ class Chunk:
     """Set on the last chunk only."""
     stats: Stats | None = None
     """Set on the last chunk only."""
+    boxes: tuple[Box, ...] = ()
+    """All boxes of the answer, as of `Answer`. On the last chunk only."""
+    points: tuple[Point, ...] = ()
+    """All points of the answer, as of `Answer`. On the last chunk only."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +215,11 @@ class Answer:
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `token_ids`, if the request sets ``top_logprobs``."""
+    boxes: tuple[Box, ...] = ()
+    """The boxes in the answer, in its order, on the last image of the messages; on a video, in its frames.
+    Empty if there is no image, or if the model writes none."""
+    points: tuple[Point, ...] = ()
+    """The points in the answer, as `boxes`."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
@@ -210,5 +238,7 @@ def collect(chunks: Iterable[Chunk]) -> Answer:
                 tuple(token_ids),
                 chunk.stats,
                 tuple(logprobs),
+                chunk.boxes,
+                chunk.points,
             )
     raise RuntimeError("the stream ended without a finish reason")

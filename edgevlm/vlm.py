@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import InputError
+from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.inputs.videos import Video, VideoSource, load_video_part
+from edgevlm.locations import location_question
+from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
@@ -28,6 +34,12 @@ from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+LOCATE_MAX_TOKENS = 1024
+"""Limit of an answer of `VLM.detect` and `VLM.point` in tokens, or less where the context is shorter."""
+
+_RECENT_IMAGES = 8
+"""Processed images that `VLM.ask_many` keeps for further questions about the same object."""
 
 
 Value = TypeVar("Value")
@@ -163,9 +175,12 @@ class VLM:
             vision_runtime = loaded.result()
         system.return_freed_memory()  # of the buffers that the files were read into
         watch.lap("prepare")
-        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
-        step(1.0, "loaded")
         devices = vision_runtime.device, decoder_runtime.device
+        costs = loading.load_costs((vision_file, decoder_file), devices, threads, kv)
+        engine = Engine(
+            manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout, costs
+        )
+        step(1.0, "loaded")
         return cls(bundle, engine, devices, (vision_file, decoder_file))
 
     @property
@@ -219,6 +234,7 @@ class VLM:
             ImageError: an image cannot be read.
             PromptError: the question is empty, or the model does not support a system message.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
+            DeadlineError: the time that ``within`` allows is over before the first token.
         """
         return collect(self.stream(images, question, system=system, **options))
 
@@ -237,7 +253,10 @@ class VLM:
         """
         watch = Stopwatch()
         generation = self._engine.generation(options)
-        message, processed = self._user_turn(images, question, generation.image_budget)
+        media = _load_media(images)
+        count = 1 if isinstance(media, Video) else len(media)
+        generation = self._engine.fit_deadline(generation, count, watch)
+        message, processed = self._user_turn(media, question, generation.image_budget)
         messages = [*system_messages(system), message]
         return self._engine.stream(messages, processed, generation, watch)
 
@@ -304,6 +323,63 @@ class VLM:
         wanted = answer_format(answer_type)
         answer = self.ask(images, question, system=system, json_schema=wanted.schema, **options)
         return wanted.value(answer)
+
+    def ask_many(
+        self,
+        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | Video | None, str]],
+        *,
+        system: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Answer | EdgeVLMError]:
+        """Answer many questions.
+
+        Answers are decoded together, as parallel sequences of one context. Those in which rounding could
+        decide between two tokens are decoded again alone, so that greedy answers are those of `ask`. This
+        saves time where questions are about the same image.
+        With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
+        recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
+        are answered.
+
+        Args:
+            requests: pairs of images and question, each as in `ask`. Questions about the same images should
+                stand together, and have the same object or the same path.
+            system: as in `ask`, for all.
+            progress: called after each answer with the number of answers so far and of all requests.
+            options: fields of `Generation`, for all.
+
+        Returns:
+            For each request in order its answer; or its error, as `ask` raises it.
+
+        Raises:
+            InputError: an option is outside its range, or the JSON schema is not supported.
+            ClosedError: the model is closed.
+        """
+        generation = self._engine.generation(options)
+        pairs = list(requests)
+
+        recent: LruCache[object, list[ProcessedImage]] = LruCache(_RECENT_IMAGES)
+
+        def prepare(
+            images: ImageSource | Iterable[ImageSource] | Video | None, question: str
+        ) -> tuple[Sequence[Mapping[str, Any]], Sequence[ProcessedImage]]:
+            key = images if isinstance(images, str | os.PathLike) else id(images)
+            if key not in recent:
+                media = _load_media(images)
+                _, recent[key] = self._user_turn(media, question, generation.image_budget)
+            processed = recent[key]
+            images_count = 0 if isinstance(images, Video) else len(processed)
+            message = user_message(question, images_count, videos=len(processed) - images_count)
+            return [*system_messages(system), message], processed
+
+        answers: dict[int, Answer | EdgeVLMError] = {}
+        prepared = [functools.partial(prepare, images, question) for images, question in pairs]
+        with contextlib.closing(self._engine.answer_many(prepared, generation)) as outcomes:
+            for index, outcome in outcomes:
+                answers[index] = outcome
+                if progress is not None:
+                    progress(len(answers), len(pairs))
+        return [answers[index] for index in range(len(pairs))]
 
     def ask_video(
         self,
@@ -378,8 +454,79 @@ class VLM:
         """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
         generation = self._engine.generation(options)
-        images = self._process_images(messages, generation)
-        return self._engine.stream(messages, images, generation, watch)
+        check_messages(messages)
+        generation = self._engine.fit_deadline(generation, len(_media_parts(messages)), watch)
+        processed = self._process_images(messages, generation)
+        return self._engine.stream(messages, processed, generation, watch)
+
+    def detect(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Box]:
+        """Find the boxes of a thing on an image.
+
+        The question is that of the task ``detect`` in the manifest (`edgevlm inspect` shows it), and the
+        answer is that of `ask`, at most `LOCATE_MAX_TOKENS` tokens long.
+
+        Args:
+            image: an `ImageSource`.
+            thing: the name of the thing without an article, such as ``red key``.
+            language: language of the name, such as ``en``.
+            options: fields of `Generation`.
+
+        Returns:
+            The boxes in the order of the answer, each with its probability and with a label: that of the
+            model, or else `thing`. Empty if the model finds none.
+
+        Raises:
+            InputError: the model writes no boxes, or has no question in this language.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._locate("detect", image, thing, language, options)
+        return [dataclasses.replace(box, label=box.label or thing) for box in answer.boxes]
+
+    def point(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Point]:
+        """Find points on a thing on an image; arguments as of `detect`.
+
+        Returns:
+            The points in the order of the answer, with probability and label as of `detect`.
+
+        Raises:
+            InputError: the model writes no points, or has no question in this language. Of a model that
+                writes boxes, take `Box.center`.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._locate("point", image, thing, language, options)
+        return [dataclasses.replace(point, label=point.label or thing) for point in answer.points]
+
+    def _locate(
+        self,
+        task: Literal["detect", "point"],
+        image: ImageSource,
+        thing: str,
+        language: str,
+        options: GenerationOptions,
+    ) -> Answer:
+        """Ask for boxes or points, with the probabilities of the tokens."""
+        question = location_question(task, self.manifest.usage, thing, language)
+        all_options: GenerationOptions = {
+            "max_tokens": LOCATE_MAX_TOKENS,
+            "cap_max_tokens": True,
+            "top_logprobs": 0,
+            **options,
+        }
+        return self.ask([image], question, **all_options)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -437,7 +584,7 @@ class VLM:
                 f"choices must differ in more than white space around them, are {choices!r}"
             )
         budget = ImageBudget(detail, max_image_tokens)
-        message, processed = self._user_turn(images, question, budget)
+        message, processed = self._user_turn(_load_media(images), question, budget)
         messages = [*system_messages(system), message]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
 
@@ -518,19 +665,15 @@ class VLM:
         return self._engine.logits(messages, images, answer)
 
     def _user_turn(
-        self,
-        images: ImageSource | Iterable[ImageSource] | Video | None,
-        question: str,
-        budget: ImageBudget,
+        self, media: Video | Sequence[NDArray[np.uint8]], question: str, budget: ImageBudget
     ) -> tuple[dict[str, Any], list[ProcessedImage]]:
-        """Return the message of a question, and its images or video, read and split."""
-        if isinstance(images, Video):
-            message = user_message(question, 0, videos=1)
-            frames, fps = images.frames, images.fps
-            return message, [
-                self._engine.process_video(images.source, budget, frames=frames, fps=fps)
-            ]
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
+        """Return the message of a question, and its images or its video, split into tiles."""
+        if isinstance(media, Video):
+            video = self._engine.process_video(
+                media.source, budget, frames=media.frames, fps=media.fps
+            )
+            return user_message(question, 0, videos=1), [video]
+        processed = [self._engine.process_image(image, budget) for image in media]
         return user_message(question, len(processed)), processed
 
     def _process_images(
@@ -605,6 +748,13 @@ class VLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _load_media(
+    images: ImageSource | Iterable[ImageSource] | Video | None,
+) -> Video | Sequence[NDArray[np.uint8]]:
+    """Load images; return a video as it is."""
+    return images if isinstance(images, Video) else load_images(images)
 
 
 def _media_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

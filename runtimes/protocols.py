@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InputError
 from edgevlm.validation import check_integer, check_number
 
@@ -80,17 +81,21 @@ class VisionRuntime(Protocol):
     on_cpu: bool
     """True if the graph runs on the CPU and so competes with other work there."""
 
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(
+        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+    ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            cancel: stops this call from another thread; None: nothing does.
 
         Returns:
             float32 ``[n, rows, width]``.
 
         Raises:
             InputError: the dtype or the shape is not the graph's.
+            CancelledError: `cancel` stopped it. The next call is not affected.
             ClosedError: the runtime is closed.
             InferenceError: the runtime failed.
         """
@@ -124,7 +129,12 @@ class Sampler(Protocol):
 
 
 class DecoderRuntime(Protocol):
-    """A loaded decoder with the KV cache of one sequence: decodes tokens and embeddings to logits.
+    """A loaded decoder with its KV cache: decodes tokens and embeddings to logits.
+
+    The decoder holds one sequence. Further sequences, the branches, can branch off it. A branch shares the
+    entries that the held sequence has at this moment, and goes on with tokens of its own. Held sequence and
+    branches share the context. Tokens of several branches are decoded in one batch, which costs less than one
+    batch for each.
 
     The caller numbers the positions: the decode methods take one position per entry. They split input that is
     longer than a batch, and compute logits of the last entry only, if asked.
@@ -145,6 +155,15 @@ class DecoderRuntime(Protocol):
     max_removable: int
     """Number of the last entries that `truncate` can certainly remove; `context_length` for attention-only
     models."""
+    max_branches: int
+    """Most branches that can be open at the same time; at least 1."""
+    independent_branches: bool
+    """True: the held sequence may change while branches are open, and `cut_branch` works. False for memories
+    with recurrent layers or sliding windows."""
+    batch_length: int
+    """Most entries of one call of `decode_branches`."""
+    max_logits: int
+    """Most entries of one call that can have logits."""
     width: int
     """Width of an embedding. Deepstack models read several features from one embedding, side by side."""
     vocabulary_size: int
@@ -167,7 +186,12 @@ class DecoderRuntime(Protocol):
         ...
 
     def decode_tokens(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode tokens into the KV cache.
 
@@ -175,18 +199,25 @@ class DecoderRuntime(Protocol):
             token_ids: ``[n]``, n >= 1.
             positions: int32 ``[n]``, the next positions of the KV cache.
             logits: compute the logits of the last token.
+            cancel: stops this call from another thread; None: nothing does.
 
         Raises:
             InputError: ids or positions have the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
-            InferenceError: the runtime failed; the KV cache holds nothing of this call.
+            CancelledError: `cancel` stopped it; the KV cache holds nothing of this call. One that cannot be
+                cut back (`max_removable`) may be empty then.
+            InferenceError: the runtime failed; the KV cache is as after a CancelledError.
         """
         ...
 
     def decode_draft(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32]
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
-        """Decode a few tokens as `decode_tokens` does.
+        """Decode a few tokens; arguments and errors as of `decode_tokens`.
 
         Returns:
             float32 ``[n, vocabulary]``: the logits after each token, valid until the next decoding.
@@ -200,6 +231,7 @@ class DecoderRuntime(Protocol):
         *,
         logits: bool,
         bidirectional: bool = False,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode embeddings into the KV cache.
 
@@ -211,12 +243,74 @@ class DecoderRuntime(Protocol):
                 ``[n]`` means three equal numbers there.
             logits: compute the logits of the last entry.
             bidirectional: each entry of this call attends to all others of this call and to all before it.
+            cancel: as of `decode_tokens`.
 
         Raises:
             InputError: embeddings or positions have the wrong type, shape or range.
-            ContextError: the entries do not fit into the context.
-            InferenceError: the runtime failed; the KV cache holds nothing of this call.
+            ContextError, CancelledError, InferenceError: as `decode_tokens`.
         """
+        ...
+
+    def branch(self) -> int:
+        """Open a branch of the held sequence, and return its number.
+
+        Raises:
+            InferenceError: `max_branches` are open.
+        """
+        ...
+
+    def decode_branches(
+        self,
+        branches: Sequence[int],
+        token_ids: Sequence[int],
+        logits: NDArray[np.bool_] | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+    ) -> NDArray[np.float32]:
+        """Decode tokens of several branches in one batch.
+
+        Each token gets the next position of its branch. Tokens of one branch stand in their order; those of
+        others may be between them.
+
+        Args:
+            branches: ``[n]``, the branch of each token; n from 1 to `batch_length`.
+            token_ids: ``[n]``.
+            logits: bool ``[n]``, True for tokens after which logits are wanted, at most `max_logits`; None:
+                all.
+            cancel: as of `decode_tokens`.
+
+        Returns:
+            float32 ``[wanted, vocabulary]``: the logits after these tokens, valid until the next decoding. A
+            sampler takes those of the last one.
+
+        Raises:
+            InputError: there is no such branch, or an argument has the wrong type, shape or range.
+            ContextError: the entries do not fit into the context.
+            CancelledError: `cancel` stopped it; the branches hold nothing of this call, and nothing at all if
+                the memory cannot be cut back.
+            InferenceError: the runtime failed; the branches are as after a CancelledError.
+        """
+        ...
+
+    def cut_branch(self, branch: int, tokens: int) -> None:
+        """Remove the last `tokens` tokens of a branch.
+
+        Raises:
+            InputError: there is no such branch, it has fewer tokens of its own, or `independent_branches` is
+                False.
+        """
+        ...
+
+    def drop(self, branch: int) -> None:
+        """Close a branch, and free the entries that no other sequence has.
+
+        Raises:
+            InputError: there is no such branch.
+        """
+        ...
+
+    def room(self, entries: int) -> int:
+        """Return how many entries would be free if the held sequence had only its first `entries` ones."""
         ...
 
     def truncate(self, place: Place) -> bool:

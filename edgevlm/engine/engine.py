@@ -7,53 +7,65 @@ It encodes and prefills only what the caches do not hold. It serves one request 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.engine.detokenizer import Detokenizer
-from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
-from edgevlm.engine.logprobs import next_logprobs, token_logprob
+from edgevlm.boxes import Box, Point
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import deadline
+from edgevlm.engine.answer_decoder import AnswerDecoder
+from edgevlm.engine.answer_text import AnswerText
+from edgevlm.engine.costs import CostPhase, Costs
+from edgevlm.engine.kv_cache import KVCache, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.prefill import Prefill
-from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
+from edgevlm.engine.parallel import Finished, ParallelAnswers, stops_all
+from edgevlm.engine.prefill import Prefill, PrefillStats
+from edgevlm.engine.request import Request
+from edgevlm.engine.scoring import score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
+from edgevlm.engine.teacher_forcing import TeacherForcing
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError, InputError
-from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
+from edgevlm.errors import (
+    ContextError,
+    DeadlineError,
+    EdgeVLMError,
+    InputError,
+)
+from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
+from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import (
+    Answer,
     CacheInfo,
     ChoiceScore,
     Chunk,
-    FinishReason,
+    Deadline,
     Prompt,
     PromptText,
     PromptTile,
     Stats,
     TokenLogprob,
+    collect,
 )
 from edgevlm.runtimes import system
-from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
-FORCED_TOKENS_PER_CALL = 16
-"""Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
-more than one token. llama.cpp's CPU kernels round such batches more after a long prompt: with random weights
-the logits differ by 1e-3 after 100 positions and by 3e-2 after 3,300 from those of single tokens."""
+PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[ProcessedImage]]]"
+"""Reads and splits the images of a request, and returns its messages and images."""
 
-
-MAX_FORCED_TOKENS = 64
-"""Most tokens of an answer that are decoded at once because a JSON schema forces them. Who closes a stream
-waits for the batch."""
+MIN_MEASURED_POSITIONS, MIN_MEASURED_TOKENS = 32, 4
+"""Shorter prefills and answers say little about the cost of one position and one token."""
 
 
 class Engine:
@@ -62,6 +74,7 @@ class Engine:
     Args:
         load_ms: time that loading took, for `Stats`.
         wait_timeout: as in `ModelLock`.
+        costs: measured costs of this model; None: those of this engine alone.
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class Engine:
         decoder: DecoderRuntime,
         load_ms: float = 0.0,
         wait_timeout: float | None = WAIT_SECONDS,
+        costs: Costs | None = None,
     ) -> None:
         self._load_ms = load_ms
         self._manifest = manifest
@@ -78,6 +92,7 @@ class Engine:
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
+        self._special = {token.id: token.text.encode() for token in manifest.prompt.special_tokens}
         self._image_processor = ImageProcessor(
             manifest.image, manifest.vision, manifest.decoder.positions
         )
@@ -86,7 +101,11 @@ class Engine:
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
-        self._lookup = PromptLookup()
+        self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
+        self._forcing = TeacherForcing(
+            decoder, self._encoder, self._prefill, self._kv_cache, self._end_tokens
+        )
+        self._costs = costs or Costs()
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
@@ -116,29 +135,34 @@ class Engine:
         """Load a video and make tiles of its frames; arguments and errors as of `VideoProcessor.process`."""
         return self._video_processor.process(source, budget, frames=frames, fps=fps)
 
+    def fit_deadline(self, generation: Generation, images: int, watch: Stopwatch) -> Generation:
+        """Lower the limits of images so that the answer probably ends before its deadline.
+
+        Args:
+            images: number of images of the request.
+            watch: started when the request came.
+        """
+        return deadline.fit_images(generation, images, watch.elapsed, self._costs, self._manifest)
+
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
 
         Returns:
             Float32 ``[tokens, width]``.
         """
-        with self._lock.hold():
-            rows = self._encoder.encode(image.tiles)
+        with self._lock.hold() as cancel:
+            rows = self._encoder.encode(image.tiles, cancel=cancel)
             return np.concatenate(
                 [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
             )
 
     def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
-        special = {token.id: token.text for token in self._manifest.prompt.special_tokens}
         with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
             for segment in self._segments(messages, images):
                 if isinstance(segment, TextSegment):
-                    spelled = b"".join(
-                        special[token].encode() if token in special else self._decoder.piece(token)
-                        for token in segment.token_ids
-                    )
+                    spelled = b"".join(map(self._spell, segment.token_ids))
                     text = spelled.decode("utf-8", errors="replace")
                     parts.append(PromptText(text, segment.token_ids))
                     continue
@@ -191,10 +215,10 @@ class Engine:
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
-        """Stream the answer to `messages`. Closing the stream stops the work.
+        """Stream the answer to `messages`. Closing or cancelling the stream stops the work.
 
         The request is checked now; the work begins with the first chunk. Chunks without text come during
-        prefill, so that a request can be cancelled there too.
+        prefill.
 
         Args:
             images: one for each image part of the messages, in their order.
@@ -207,22 +231,36 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
             InputError: the JSON schema is not supported.
+            DeadlineError: the time of the request was over before the model was free.
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        with (
-            self._lock.hold()
-        ):  # the tokenizer belongs to the decoder, which another thread may close
+        cancel = CancelSignal(generation.within, watch.elapsed)
+        # The tokenizer belongs to the decoder, which another thread may close.
+        with self._lock.hold(cancel):
             watch.lap("wait")
-            items = self.tokenize(messages, images)
+            request = self._request(messages, images, generation, watch, cancel)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
-        prompt_tokens = count_positions(items)
-        max_tokens = self._max_tokens(generation, prompt_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        chunks = self._generate(items, generation, max_tokens, expect_continuation, sampler, watch)
-        return ChunkStream(wrap(chunks), self._lock, watch)
+        chunks = self._generate(request, expect_continuation, sampler)
+        return ChunkStream(wrap(chunks), self._lock, watch, cancel)
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        generation: Generation,
+        watch: Stopwatch,
+        cancel: CancelSignal,
+    ) -> Request:
+        """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
+        items = self.tokenize(messages, images)
+        max_tokens = self._max_tokens(generation, count_positions(items))
+        watch.lap("prepare")
+        image = images[-1] if images else None
+        return Request(items, image, generation, max_tokens, watch, cancel)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -245,47 +283,153 @@ class Engine:
             )
         return min(wanted, left)
 
-    def _generate(
-        self,
-        items: Sequence[PromptItem],
-        generation: Generation,
-        max_tokens: int,
-        expect_continuation: bool,
-        sampler: Sampler,
-        watch: Stopwatch,
-    ) -> Chunks:
+    def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
+        generation, watch = request.generation, request.watch
         watch.lap("wait")
-        with contextlib.closing(sampler):
-            prefill = yield from self._prefill.run(
-                items,
-                watch,
-                expect_continuation=expect_continuation,
-                cache_images=generation.cache_images,
-            )
-            self._lookup.start(items)
-            first_token_ms, answer_tokens, forced_tokens, text, finish = yield from self._answer(
-                prefill.place, generation, max_tokens, sampler, watch
-            )
-            self._lookup.finish()
-            stats = Stats(
-                load_ms=self._load_ms,
-                wait_ms=watch.ms("wait"),
-                prepare_ms=watch.ms("prepare"),
-                encode_ms=watch.ms("encode"),
-                prefill_ms=watch.ms("prefill"),
-                decode_ms=watch.ms("decode"),
-                first_token_ms=first_token_ms,
-                total_ms=watch.total_ms,
-                prompt_tokens=prefill.place.entries,
-                cached_tokens=prefill.cached_positions,
-                encoded_tiles=prefill.encoded_tiles,
-                cached_tiles=prefill.cached_tiles,
-                answer_tokens=answer_tokens,
-                accepted_draft_tokens=self._lookup.accepted,
-                peak_memory=system.peak_memory(),
-                forced_tokens=forced_tokens,
-            )
-            yield Chunk(text, (), finish_reason=finish, stats=stats)
+        with contextlib.closing(sampler), request.cancel.timer():
+            try:
+                prefill = yield from self._prefill.run(
+                    request.items,
+                    watch,
+                    expect_continuation=expect_continuation,
+                    cache_images=generation.cache_images,
+                    cancel=request.cancel,
+                )
+            except DeadlineError:
+                self._record_overrun(request.items, watch)
+                raise
+            answer = yield from self._answers.run(request, prefill.place, sampler)
+            last = self._last_chunk(request, answer, prefill, prefill.place.entries)
+            if last.stats is not None:
+                self._record_costs(request.items, last.stats)
+            yield last
+
+    def _last_chunk(
+        self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
+    ) -> Chunk:
+        """Return the chunk after the last token: the rest of the text, and what the whole answer has."""
+        watch, generation = request.watch, request.generation
+        text = answer.rest()
+        boxes, points = self._locate(answer.token_ids, answer.logprobs, request.image)
+        watch.lap("decode")
+        stats = Stats(
+            load_ms=self._load_ms,
+            wait_ms=watch.ms("wait"),
+            prepare_ms=watch.ms("prepare"),
+            encode_ms=watch.ms("encode"),
+            prefill_ms=watch.ms("prefill"),
+            decode_ms=watch.ms("decode"),
+            first_token_ms=answer.first_token_ms,
+            total_ms=watch.total_ms,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=prefill.cached_positions,
+            encoded_tiles=prefill.encoded_tiles,
+            cached_tiles=prefill.cached_tiles,
+            answer_tokens=len(answer.token_ids),
+            accepted_draft_tokens=answer.accepted_draft_tokens,
+            peak_memory=system.peak_memory(),
+            forced_tokens=answer.forced_tokens,
+            deadline=None
+            if generation.within is None
+            else Deadline(
+                generation.within,
+                generation.detail,
+                generation.max_image_tokens,
+                cut=answer.finish_reason == "deadline",
+            ),
+        )
+        return Chunk(
+            text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
+        )
+
+    def answer_many(
+        self, requests: Sequence[PrepareRequest], generation: Generation
+    ) -> Generator[tuple[int, Answer | EdgeVLMError], None, None]:
+        """Answer many requests, decoded together where this can be done.
+
+        It can if the settings allow drafts and the memory of the decoder has independent branches. Else the
+        requests are answered one after another. Other requests wait until all are answered.
+
+        Args:
+            requests: each returns messages and images, or raises its error, when its turn comes.
+
+        Yields:
+            The index of a request, and its answer or its error, as soon as it is there.
+
+        Raises:
+            InputError: the JSON schema is not supported.
+            BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
+        """
+        watches = [Stopwatch() for _ in requests]
+        with (
+            self._lock.hold(CancelSignal(generation.within)) as cancel,
+            cancel.timer(),
+            contextlib.closing(
+                self._decoder.sampler(generation.sampling, self._end_tokens)
+            ) as sampler,
+        ):
+
+            def prepare(index: int) -> Request:
+                cancel.check()
+                watches[index].lap("wait")
+                return self._request(*requests[index](), generation, watches[index], cancel)
+
+            prepared = [functools.partial(prepare, index) for index in range(len(requests))]
+            if generation.draftable and self._decoder.independent_branches:
+                together = ParallelAnswers(
+                    self._decoder, self._prefill, self._kv_cache, self._answers, sampler, cancel
+                )
+                for index, outcome in together.run(prepared):
+                    if isinstance(outcome, Request):
+                        yield index, self._answer_alone(outcome)
+                    elif isinstance(outcome, Finished):
+                        yield index, self._answer_of(outcome)
+                    else:
+                        yield index, outcome
+                return
+            for index, one in enumerate(prepared):
+                try:
+                    yield index, self._answer_alone(one())
+                except EdgeVLMError as error:
+                    if stops_all(error):
+                        raise
+                    yield index, error
+
+    def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
+        sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
+        try:
+            return collect(self._generate(request, False, sampler))
+        except EdgeVLMError as error:
+            if stops_all(error):
+                raise
+            return error
+
+    def _answer_of(self, finished: Finished) -> Answer:
+        answer = finished.answer
+        last = self._last_chunk(
+            finished.request, answer, finished.prefill, count_positions(finished.request.items)
+        )
+        tokens = Chunk(finished.text, tuple(answer.token_ids))
+        return collect([tokens, last])
+
+    def _locate(
+        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None
+    ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
+        """Return the boxes and points in an answer, on the last image of its messages."""
+        usage = self._manifest.usage
+        if image is None or usage is None or usage.location_format is None:
+            return (), ()
+        return locate(
+            [self._spell(token) for token in tokens],
+            [one.logprob for one in logprobs],
+            usage.location_format,
+            image.layout,
+            self._manifest.image.tile_size,
+        )
+
+    def _spell(self, token: int) -> bytes:
+        """Return the bytes of a token; those of its name if it is special."""
+        return self._special.get(token) or self._decoder.piece(token)
 
     def generation(self, options: GenerationOptions) -> Generation:
         """Return the settings of a request, with all checks that need no image.
@@ -298,6 +442,26 @@ class Engine:
         if generation.json_schema is not None:
             self.check_json_schema(generation.json_schema)
         return generation
+
+    def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
+        """Record what the phases of an answer cost, and keep it if answers have deadlines."""
+        tiles = stats.encoded_tiles + stats.cached_tiles
+        embeddings = _count_embeddings(items) * stats.encoded_tiles / max(1, tiles)
+        self._costs.record("encode", stats.encode_ms / 1000, embeddings)
+        prefilled = stats.prompt_tokens - stats.cached_tokens
+        if prefilled >= MIN_MEASURED_POSITIONS:
+            self._costs.record("prefill", stats.prefill_ms / 1000, prefilled)
+        if stats.answer_tokens >= MIN_MEASURED_TOKENS:
+            self._costs.record("decode", stats.decode_ms / 1000, stats.answer_tokens)
+        if stats.deadline is not None:
+            self._costs.save()
+
+    def _record_overrun(self, items: Sequence[PromptItem], watch: Stopwatch) -> None:
+        """Record that the deadline stopped encoding or prefill: it costs more than was known."""
+        phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
+        amount = count_positions(items) if phase == "prefill" else _count_embeddings(items)
+        self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
+        self._costs.save()
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
@@ -335,9 +499,9 @@ class Engine:
         """
         if not answer:
             raise InputError("answer must have at least one token id, has none")
-        with self._lock.hold():
-            place, _ = self._prefill_anew(messages, images)
-            return self._force(answer, place, tokens_per_call)
+        with self._lock.hold() as cancel:
+            items = self.tokenize(messages, images)
+            return self._forcing.logits(items, answer, tokens_per_call, cancel)
 
     def greedy_answer(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage], max_tokens: int
@@ -346,57 +510,10 @@ class Engine:
 
         Returns:
             Token ids, with the end token if the answer ends before `max_tokens`; and their logits under
-            teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
+            teacher forcing, equal to the last bit to those of `logits` with `FORCED_TOKENS_PER_CALL`.
         """
-        with self._lock.hold():
-            place, items = self._prefill_anew(messages, images)
-            self._kv_cache.mark()
-            first = self._decoder.logits()
-            tokens = [int(first.argmax())]
-            while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                self._step(tokens[-1], place.after(len(tokens) - 1))
-                tokens.append(int(self._decoder.logits().argmax()))
-            self._kv_cache.truncate(items)
-            return tuple(tokens), self._force(tokens, place, FORCED_TOKENS_PER_CALL, first)
-
-    def _prefill_anew(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
-    ) -> tuple[Place, int]:
-        """Decode a prompt with nothing from the KV cache.
-
-        Returns:
-            The place after it, and its length in items.
-        """
-        items = self.tokenize(messages, images)
-        encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
-        self._kv_cache.reset()
-        for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
-            pass
-        return place_after(items), len(items)
-
-    def _force(
-        self,
-        answer: Sequence[int],
-        place: Place,
-        tokens_per_call: int,
-        first: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
-        """Decode an answer in batches and return its logits, ``[len(answer), vocabulary]``.
-
-        Args:
-            place: the place after the prompt, which the decoder holds.
-            tokens_per_call: see `logits`.
-            first: logits after the prompt; None: those of the decoder.
-        """
-        logits = [(self._decoder.logits() if first is None else first)[None]]
-        forced = answer[:-1]
-        for start in range(0, len(forced), tokens_per_call):
-            part = forced[start : start + tokens_per_call]
-            position = place.after(start).position
-            positions = np.arange(position, position + len(part), dtype=np.int32)
-            logits.append(self._decoder.decode_draft(part, positions).copy())
-            self._kv_cache.extend(part)
-        return np.concatenate(logits)
+        with self._lock.hold() as cancel:
+            return self._forcing.greedy_answer(self.tokenize(messages, images), max_tokens, cancel)
 
     def score(
         self,
@@ -408,13 +525,14 @@ class Engine:
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
-        The prompt is prefilled once, as far as the caches do not hold it.
+        The prompt is prefilled once, as far as the caches do not hold it. The choices branch off it and are
+        decoded together.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        with self._lock.hold():
+        with self._lock.hold() as cancel:
             items = self.tokenize(messages, images)
             spellings = [
                 {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
@@ -429,41 +547,36 @@ class Engine:
                     f"context_length"
                 )
             for _ in self._prefill.run(
-                items, Stopwatch(), expect_continuation=False, cache_images=cache_images
+                items,
+                Stopwatch(),
+                expect_continuation=False,
+                cache_images=cache_images,
+                cancel=cancel,
             ):
                 pass
-            self._kv_cache.mark()
-            first = next_logprobs(self._decoder)
-            scores = []
-            for both in spellings:
-                logprobs = [
-                    self._answer_logprob(tokens, first, len(items), place_after(items))
-                    for tokens in sorted(both)
-                ]
-                scores.append(float(np.logaddexp.reduce(logprobs)))
+            distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
+            logprobs = dict(
+                zip(
+                    distinct,
+                    score_continuations(
+                        self._decoder,
+                        distinct,
+                        self._end_tokens,
+                        self.context_length - prompt_tokens,
+                        cancel,
+                    ),
+                    strict=True,
+                )
+            )
+        scores = [
+            float(np.logaddexp.reduce([logprobs[tokens] for tokens in sorted(both)]))
+            for both in spellings
+        ]
         total = np.logaddexp.reduce(scores)
         return [
             ChoiceScore(text, score, float(np.exp(score - total)))
             for text, score in zip(choices, scores, strict=True)
         ]
-
-    def _answer_logprob(
-        self, tokens: Sequence[int], first: NDArray[np.float64], items: int, place: Place
-    ) -> float:
-        """Return log P(tokens, end of answer) after the prompt that the decoder holds.
-
-        Args:
-            first: log-probabilities of the answer's first token.
-            items: length of the prompt in items.
-            place: the place after the prompt.
-        """
-        logprob, following = 0.0, first
-        for index, token in enumerate(tokens):
-            logprob += float(following[token])
-            self._step(token, place.after(index))
-            following = next_logprobs(self._decoder)
-        self._kv_cache.truncate(items)
-        return logprob + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
 
     def close(self) -> None:
         """End the open stream and free both runtimes. May be called again."""
@@ -480,121 +593,7 @@ class Engine:
         with self._lock.hold():
             return self._prefill.cache_info()
 
-    def _step(self, token: int, place: Place) -> None:
-        self._decode([token], place)
 
-    def _decode(self, tokens: Sequence[int], place: Place) -> None:
-        """Decode tokens of an answer, the first of them at `place`, and compute the logits of the last."""
-        positions = np.arange(place.position, place.position + len(tokens), dtype=np.int32)
-        self._decoder.decode_tokens(tokens, positions, logits=True)
-        self._kv_cache.extend(tokens)
-
-    def _answer(
-        self,
-        prompt: Place,
-        generation: Generation,
-        max_tokens: int,
-        sampler: Sampler,
-        watch: Stopwatch,
-    ) -> Generator[Chunk, None, tuple[float, int, int, str, FinishReason]]:
-        """Sample until the model, a stop string or the limit ends the answer.
-
-        Returns:
-            Time of the first token in milliseconds, number of tokens, of forced ones among them, remaining
-            text, finish reason.
-        """
-        text = Detokenizer(tuple(generation.stop or ()))
-        finish: FinishReason | None = None
-        first_token_ms = 0.0
-        count = forced_count = 0
-        following: list[int] = []
-        token: int | None = None
-        while finish is None:
-            if not following:
-                place = prompt.after(max(count - 1, 0))
-                room = max_tokens - count
-                following, forced = self._advance(token, place, generation, sampler, room)
-                forced_count += forced
-            token = following.pop(0)
-            watch.lap("decode")
-            if count == 0:
-                first_token_ms = watch.total_ms
-            self._lookup.append(token)
-            if token in self._end_tokens:
-                finish = "stop"
-                break
-            count += 1
-            shown = text.push(self._decoder.piece(token))
-            if text.stopped:
-                finish = "stop"
-            elif count == max_tokens:
-                finish = "length"
-            watch.lap("decode")
-            yield Chunk(shown, (token,), self._logprobs(token, generation.top_logprobs))
-            watch.lap("consumer")
-        rest = text.finish()
-        watch.lap("decode")
-        return first_token_ms, count, forced_count, rest, finish
-
-    def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
-        return () if top is None else (token_logprob(self._decoder, token, top),)
-
-    def _advance(
-        self,
-        token: int | None,
-        place: Place,
-        generation: Generation,
-        sampler: Sampler,
-        room: int,
-    ) -> tuple[list[int], int]:
-        """Decode a token and return those that follow it.
-
-        All but the last of them are decoded too, unless the answer ends with them.
-
-        Args:
-            token: last token of the answer so far, at `place`; None: the answer begins there.
-            place: the place after what the decoder holds.
-            generation: settings of the answer.
-            sampler: sampler of the answer.
-            room: the most tokens to return, at least 1.
-
-        Returns:
-            At least one token, and how many of them the JSON schema forces, without the end token.
-        """
-        if generation.draftable and token is not None:
-            draft = self._lookup.draft()[: min(room - 1, self._decoder.max_removable)]
-            return self._advance_with_draft(token, place, draft, sampler), 0
-        single = generation.top_logprobs is not None  # which needs the logits before each token
-        forced = [] if single else sampler.forced(min(room, MAX_FORCED_TOKENS))
-        if forced and forced[-1] in self._end_tokens:
-            return forced, len(forced) - 1
-        if len(forced) == room:
-            return forced, room
-        undecoded = [*([] if token is None else [token]), *forced]
-        more = len(forced) == MAX_FORCED_TOKENS
-        if more:  # others may be forced after the last of them
-            undecoded.pop()
-        if undecoded:
-            self._decode(undecoded, place)
-        return forced if more else [*forced, sampler.sample()], len(forced)
-
-    def _advance_with_draft(
-        self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
-    ) -> list[int]:
-        """Decode a token and its draft; return the tokens that follow, all but the last decoded."""
-        accepted: list[int] = []
-        if draft:
-            batch = [token, *draft]
-            start = place.position
-            positions = np.arange(start, start + len(batch), dtype=np.int32)
-            logits = self._decoder.decode_draft(batch, positions)
-            accepted, conclusive = verify_draft(logits, draft)
-            self._lookup.record(len(accepted) - conclusive, len(draft))
-            *kept, token = [token, *accepted]
-            place = place.after(len(kept))
-            self._decoder.truncate(place)
-            self._kv_cache.extend(kept)
-            if conclusive:
-                return accepted
-        self._step(token, place)
-        return [*accepted, sampler.sample()]
+def _count_embeddings(items: Sequence[PromptItem]) -> int:
+    """Return how many positions of a prompt images take."""
+    return sum(item.length for item in items if isinstance(item, Span))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgevlm import VLM
-from edgevlm.engine.engine import MAX_FORCED_TOKENS
+from edgevlm.engine.answer_decoder import MAX_FORCED_TOKENS
 from edgevlm.runtimes.json_schema.constraint import JsonConstraint
 from tests.support.oracle import BUNDLES
 

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
-from edgevlm.errors import ContextError, ExportError, InferenceError, InputError
+from edgevlm.cancellation import CancelSignal
+from edgevlm.errors import (
+    CancelledError,
+    ContextError,
+    ExportError,
+    InferenceError,
+    InputError,
+)
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters, write_decoder
@@ -189,7 +196,7 @@ def test_a_call_for_each_entry(fresh: Opened) -> None:
 def test_an_image_in_several_batches(
     fresh: Opened, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(fresh.decoder, "_batch_length", size)
+    monkeypatch.setattr(fresh.decoder, "batch_length", size)
     test_a_call_for_each_part(fresh)
 
 
@@ -219,6 +226,24 @@ def test_texts_as_embeddings_take_one_number(fresh: Opened) -> None:
     assert not rows[:, fresh.case.model.config.get_text_config().hidden_size :].any()
     fresh.decoder.decode_embeddings(rows, text.positions, logits=True)
     check(fresh, [fresh.decoder.logits()], [len(BEFORE) - 1])
+
+
+def test_branches_after_an_image(fresh: Opened) -> None:
+    """They go on at the next position, which is not the number of entries."""
+    case, decoder = fresh.case, fresh.decoder
+    for part in case.parts[:-1]:
+        decode(decoder, part, len(part.entries))
+    one, two = decoder.branch(), decoder.branch()
+    tokens = case.parts[-1].entries
+    assert isinstance(tokens, list)
+    order = [branch for _ in tokens for branch in (one, two)]
+    logits = decoder.decode_branches(order, [token for token in tokens for _ in range(2)])
+    last = slice(-len(tokens), None)
+    for found in (logits[::2], logits[1::2]):
+        check(fresh, list(found), last)
+    decoder.drop(one)
+    decoder.drop(two)
+    check(fresh, decode(decoder, case.parts[-1]), last)
 
 
 @pytest.mark.parametrize("border", range(5))
@@ -340,8 +365,9 @@ def test_tokens_take_one_number(fresh: Opened) -> None:
         fresh.decoder.decode_tokens([1, 2], np.zeros((3, 2), np.int32), logits=True)
 
 
+@pytest.mark.parametrize("failure", ["interrupted", "cancelled"])
 def test_a_failed_call_takes_the_whole_image(
-    fresh: Opened, monkeypatch: pytest.MonkeyPatch
+    fresh: Opened, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     """llama.cpp cannot drop the second part of an image alone."""
     case, decoder = fresh.case, fresh.decoder
@@ -349,12 +375,24 @@ def test_a_failed_call_takes_the_whole_image(
     image = case.parts[1]
     decode(decoder, Part(image.entries[:6], image.positions[:, :6]), 6)
 
-    def fail(*_: Any) -> int:
-        raise KeyboardInterrupt
+    run, cancel = decoder._llama.llama_decode, CancelSignal()
+
+    def fail(*arguments: Any) -> int:
+        if failure == "interrupted":
+            raise KeyboardInterrupt
+        cancel.cancel()  # after the last check in Python
+        status: int = run(*arguments)
+        return status
 
     monkeypatch.setattr(decoder._llama, "llama_decode", fail)
-    with pytest.raises(KeyboardInterrupt):
-        decode(decoder, Part(image.entries[6:], image.positions[:, 6:]), 9)
+    with pytest.raises((KeyboardInterrupt, CancelledError)):
+        decoder.decode_embeddings(
+            np.asarray(image.entries[6:], np.float32),
+            image.positions[:, 6:],
+            logits=True,
+            cancel=cancel,
+        )
+    assert cancel.cancelled == (failure == "cancelled")
     monkeypatch.undo()
     left = 1 if decoder.max_removable else 0  # a hybrid loses everything
     assert decoder._held.place == case.places[left]

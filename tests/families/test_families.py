@@ -12,6 +12,7 @@ from PIL import Image
 from edgevlm import Video
 from edgevlm.errors import ContextError
 from edgevlm.inputs.images import load_image
+from edgevlm.results import Answer
 from tests.families.case import (
     ANSWER_TOKENS,
     MAX_EMBEDDINGS_ERROR,
@@ -137,6 +138,20 @@ def test_scores_do_not_depend_on_the_order(case: Case) -> None:
             scores = vlm.score(image, "Which color?", order)
         found.append({score.text: score.logprob for score in scores})
     assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+def test_many_at_once(case: Case) -> None:
+    """Answers that are decoded together, where the memory allows it, are those of one after another."""
+    images = case.images(2)
+    questions = ["What is this?", "Which color is it, and why?", "Why?"]
+    requests = [(image, question) for question in questions for image in images]
+    with case.load() as vlm:
+        alone = [vlm.ask(*request, max_tokens=ANSWER_TOKENS) for request in requests]
+    with case.load() as vlm:
+        found = vlm.ask_many(requests, max_tokens=ANSWER_TOKENS)
+    for ours, theirs in zip(found, alone, strict=True):
+        assert isinstance(ours, Answer)
+        assert ours.token_ids == theirs.token_ids
 
 
 def test_kv_cache(case: Case) -> None:
