@@ -52,7 +52,7 @@ def test_the_suite_comes_with_its_licence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "schemas"), [(0, 300), pytest.param(1, 2000, marks=pytest.mark.slow)]
+    ("seed", "schemas"), [(0, 300), pytest.param(1, 1500, marks=pytest.mark.slow)]
 )
 def test_a_value_is_allowed_if_it_is_valid(seed: int, schemas: int) -> None:
     """The reference is the package jsonschema."""
