@@ -32,10 +32,16 @@ class Command(NamedTuple):
 COMMANDS = {
     "ask": Command("edgevlm.cli.ask", "answer a question about images"),
     "chat": Command("edgevlm.cli.chat", "talk about images in the terminal"),
+    "watch": Command(
+        "edgevlm.cli.watch", "ask about the newest frame of a camera, again and again"
+    ),
     "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
     "inspect": Command("edgevlm.cli.inspect", "show the content of a bundle"),
     "verify": Command("edgevlm.cli.verify", "check the files and the golden answer of a bundle"),
     "eval": Command("edgevlm.cli.eval", "measure how well a bundle answers"),
+    "calibrate": Command(
+        "edgevlm.cli.calibrate", "make the probabilities of a bundle's choices fit"
+    ),
     "bench": Command("edgevlm.cli.bench", "measure how fast a bundle is on this machine"),
     "doctor": Command("edgevlm.cli.doctor", "find problems of edgevlm on this machine"),
     "serve": Command("edgevlm.cli.serve", "serve a model over HTTP with OpenAI's API"),

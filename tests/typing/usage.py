@@ -77,6 +77,8 @@ def options(vlm: VLM) -> Answer:
 
 def chat(vlm: VLM) -> Answer:
     conversation = vlm.chat(system="Be brief.", overflow="drop_images")
+    conversation.save(Path("talk.zip"))
+    conversation = vlm.load_chat("talk.zip")
     assert_type(conversation, Chat)
     conversation.send("What is it?", images=["a.png"])
     return conversation.send("What color is it?")
@@ -113,6 +115,7 @@ def values(vlm: VLM, frame: NDArray[np.uint8]) -> float:
     choice = vlm.choose(Video("a.mp4", frames=8), "Is it open?", ["yes", "no"])
     assert_type(choice, Choice)
     assert_type(choice.label, str)
+    assert_type(choice.calibrated, bool)
     return choice.margin + choice.probabilities["yes"]
 
 
