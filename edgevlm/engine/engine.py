@@ -7,6 +7,7 @@ It encodes and prefills only what the caches do not hold. It serves one request 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,9 +36,11 @@ from edgevlm.errors import (
     DeadlineError,
     EdgeVLMError,
     InputError,
+    PromptError,
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
-from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
+from edgevlm.inputs.message_checks import NO_TOOLS, SHORTEN
+from edgevlm.inputs.prompt import Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
@@ -58,7 +61,13 @@ from edgevlm.results import (
     collect,
 )
 from edgevlm.runtimes import system
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampler, VisionRuntime
+from edgevlm.runtimes.protocols import (
+    CallGrammar,
+    DecoderRuntime,
+    Sampler,
+    VisionRuntime,
+)
+from edgevlm.tool_calls import ToolCall, call_grammar, parse_calls
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
@@ -166,11 +175,16 @@ class Engine:
                 [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
             )
 
-    def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
         with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
-            for segment in self._segments(messages, images):
+            for segment in self._segments(messages, images, tools):
                 if isinstance(segment, TextSegment):
                     spelled = b"".join(map(self._spell, segment.token_ids))
                     text = spelled.decode("utf-8", errors="replace")
@@ -193,16 +207,22 @@ class Engine:
             return Prompt(tuple(parts))
 
     def tokenize(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[PromptItem]:
         """Return the prompt for these messages as token ids and spans.
+
+        Args:
+            tools: functions that the model may call.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the texts are longer than the context.
         """
         items: list[PromptItem] = []
-        for segment in self._segments(messages, images):
+        for segment in self._segments(messages, images, tools):
             if isinstance(segment, TextSegment):
                 items += segment.token_ids
             else:
@@ -210,10 +230,15 @@ class Engine:
         return items
 
     def _segments(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        tools: Sequence[Mapping[str, Any]],
     ) -> list[Segment]:
         described = [(image.times or image.layout, len(image.plans)) for image in images]
-        return self._prompts.build(messages, described, max_positions=self.context_length)
+        return self._prompts.build(
+            messages, described, max_positions=self.context_length, tools=tools
+        )
 
     def stream(
         self,
@@ -234,7 +259,7 @@ class Engine:
             images: one for each image part of the messages, in their order.
             watch: started when the request came.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
-                is so if the messages hold an earlier answer.
+                is so if the messages hold an earlier answer, or if the model may call tools.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
 
         Raises:
@@ -250,10 +275,11 @@ class Engine:
         with self._lock.hold(cancel):
             watch.lap("wait")
             request = self._request(messages, images, generation, watch, cancel)
-            sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
+            sampler = self._sampler(generation)
         watch.lap("prepare")
         if expect_continuation is None:
-            expect_continuation = any(message["role"] == "assistant" for message in messages)
+            answered = any(message["role"] == "assistant" for message in messages)
+            expect_continuation = answered or bool(generation.callable_tools)
         chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch, cancel, self._costs.record_stop)
 
@@ -274,6 +300,29 @@ class Engine:
             if signal.expired:
                 self._costs.record_stop(time.monotonic() - signal.stops_at)
 
+    def _sampler(self, generation: Generation) -> Sampler:
+        """Return a new sampler for one answer; errors as of `generation`."""
+        sampling = dataclasses.replace(generation.sampling, calls=self._call_grammar(generation))
+        return self._decoder.sampler(sampling, self._end_tokens)
+
+    def _call_grammar(self, generation: Generation) -> CallGrammar | None:
+        """Return the grammar of an answer that may call tools; None for a request without tools.
+
+        Raises:
+            PromptError: the model has no tools.
+        """
+        tools, tool_format = generation.callable_tools, self._manifest.prompt.tool_calls
+        if not tools:
+            return None
+        if tool_format is None:
+            raise PromptError(NO_TOOLS)
+        return call_grammar(
+            tools,
+            generation.tool_choice,
+            tool_format,
+            parallel=generation.parallel_tool_calls,
+        )
+
     def _request(
         self,
         messages: Sequence[Message],
@@ -283,7 +332,7 @@ class Engine:
         cancel: CancelSignal,
     ) -> Request:
         """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
-        items = self.tokenize(messages, images)
+        items = self.tokenize(messages, images, generation.callable_tools)
         max_tokens = self._max_tokens(generation, count_positions(items))
         watch.lap("prepare")
         image = images[-1] if images else None
@@ -384,8 +433,22 @@ class Engine:
             ),
         )
         return Chunk(
-            text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
+            text,
+            (),
+            finish_reason=answer.finish_reason,
+            stats=stats,
+            boxes=boxes,
+            points=points,
+            tool_calls=self._tool_calls(answer.token_ids, generation),
         )
+
+    def _tool_calls(self, tokens: Sequence[int], generation: Generation) -> tuple[ToolCall, ...]:
+        """Return the complete calls in an answer."""
+        tool_format = self._manifest.prompt.tool_calls
+        if not generation.callable_tools or tool_format is None:
+            return ()
+        text = b"".join(map(self._spell, tokens)).decode("utf-8", errors="replace")
+        return parse_calls(text, tool_format)
 
     def answer_many(
         self, requests: Sequence[PrepareRequest], generation: Generation
@@ -409,9 +472,7 @@ class Engine:
         with (
             self._lock.hold(self._signal(generation.within, Stopwatch())) as cancel,
             cancel.timer(),
-            contextlib.closing(
-                self._decoder.sampler(generation.sampling, self._end_tokens)
-            ) as sampler,
+            contextlib.closing(self._sampler(generation)) as sampler,
         ):
 
             def prepare(index: int) -> Request:
@@ -441,7 +502,7 @@ class Engine:
                     yield index, error
 
     def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
-        sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
+        sampler = self._sampler(request.generation)
         try:
             return collect(self._generate(request, False, sampler))
         except EdgeVLMError as error:
@@ -480,12 +541,16 @@ class Engine:
         """Return the settings of a request, with all checks that need no image.
 
         Raises:
-            InputError: a setting is outside its range, or the JSON schema is not supported.
+            InputError: a setting is outside its range, a JSON schema is not supported, or the model has no
+                tools.
             MissingDependencyError: the libraries for JSON schemas are not installed.
         """
         generation = Generation(**options)
         if generation.json_schema is not None:
             self.check_json_schema(generation.json_schema)
+        calls = self._call_grammar(generation)
+        if calls is not None:
+            self.check_json_schema(calls.schema)
         return generation
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
