@@ -14,6 +14,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,24 @@ def measure_nano(rounds: int) -> dict[str, Any]:
     }
 
 
+def measure_threads(rounds: int) -> dict[str, float]:
+    """Return the median milliseconds of a token without a deadline, by the number of threads."""
+    ms: defaultdict[int, list[float]] = defaultdict(list)
+    with ExitStack() as stack:
+        vlms = {
+            threads: stack.enter_context(
+                VLM.from_pretrained("edgevlm-nano", threads=threads, device="cpu")
+            )
+            for threads in (1, THREADS)
+        }
+        for item in drawn_items(rounds):
+            image = np.asarray(item.images[0].load().convert("RGB"))
+            for threads, vlm in vlms.items():
+                stats = vlm.ask([image], item.turns[0], max_tokens=MAX_TOKENS).stats
+                ms[threads].append(stats.decode_ms / stats.answer_tokens)
+    return {f"{threads} threads": float(np.median(found)) for threads, found in ms.items()}
+
+
 def measure_detail(files: Files, rounds: int) -> dict[str, Any]:
     """Ask the model of SmolVLM-256M's shape about images that are new each time."""
     random = np.random.default_rng(0)
@@ -162,6 +181,7 @@ def measure_detail(files: Files, rounds: int) -> dict[str, Any]:
 def main() -> None:
     files, rounds = parse_arguments(__doc__, ROUNDS)
     with BusyCores(THREADS) as busy:
+        token_ms = measure_threads(-(-rounds // 20))
         result = {
             "edgevlm-nano": measure_nano(rounds),
             "SmolVLM-256M's shape": measure_detail(files, -(-rounds // 3)),
@@ -172,8 +192,12 @@ def main() -> None:
             for setting, values in settings.items():
                 shown = (f"{key} {value:.3g}" for key, value in values.items())
                 print(f"{model:22} {seconds:6} {setting:10}", *shown)
+    print("milliseconds of a token:", token_ms)
     print(f"other programs took {others:.0%} of the cores")
-    write_json(files.folder / "deadlines.json", environment(rounds) | {"others": others} | result)
+    write_json(
+        files.folder / "deadlines.json",
+        environment(rounds) | {"others": others, "token ms": token_ms} | result,
+    )
 
 
 if __name__ == "__main__":
