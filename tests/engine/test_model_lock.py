@@ -26,8 +26,18 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from edgevlm import VLM, BusyError, CancelledError, Chunk, ChunkStream, ClosedError, InputError
+from edgevlm import (
+    VLM,
+    BusyError,
+    CancelledError,
+    Chunk,
+    ChunkStream,
+    ClosedError,
+    DeadlineError,
+    InputError,
+)
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import model_lock
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
@@ -259,6 +269,29 @@ def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -
     assert steps.freed == 1
     with pytest.raises(ClosedError, match="closed"):
         next(stream)
+
+
+def test_a_request_waits_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not until it looks the next time who holds the model."""
+    monkeypatch.setattr(model_lock, "_is_only_thread", lambda: False)
+    steps = Steps()
+    signal = CancelSignal(within=0.01)
+    waits: list[float] = []
+
+    class Held:
+        """A lock that another thread holds until the deadline."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            if blocking:
+                waits.append(timeout)
+                signal.stops_at = 0.0
+            return False
+
+    steps.lock._lock = Held()  # type: ignore[assignment]
+    with pytest.raises(DeadlineError):
+        steps.lock.acquire(signal)
+    (wait,) = waits
+    assert 0 <= wait <= 0.01
 
 
 def test_a_request_from_within_a_step_is_refused() -> None:
