@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from edgevlm.boxes import Box, Point
 from edgevlm.demo.model_pool import ModelPool
 from edgevlm.errors import CancelledError
 from edgevlm.options import GenerationOptions
@@ -31,6 +32,8 @@ class AnswerRecord:
     logprobs: tuple[TokenLogprob, ...] = ()
     stats: Stats | None = None
     """None for an answer that is not finished or was stopped."""
+    locations: tuple[Box | Point, ...] = ()
+    """Boxes and points on the last image; none if the answer was stopped."""
 
 
 class AnswerStream:

@@ -95,7 +95,7 @@ class Chat:
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         loaded = load_images(images)
         generation = self._engine.fit_deadline(generation, len(loaded), watch)
         budget = generation.image_budget

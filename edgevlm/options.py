@@ -17,8 +17,8 @@ KVType = Literal["f16", "q8_0"]
 KV_TYPES: tuple[KVType, ...] = get_args(KVType)
 
 
-class GenerationOptions(TypedDict, total=False):
-    """Keyword arguments of `VLM.ask` and the other methods that answer; see `Generation` for defaults."""
+class ExtractOptions(TypedDict, total=False):
+    """Keyword arguments of `VLM.extract`; see `Generation` for defaults."""
 
     max_tokens: int | None
     cap_max_tokens: bool
@@ -31,6 +31,11 @@ class GenerationOptions(TypedDict, total=False):
     detail: Detail | None
     max_image_tokens: int | None
     cache_images: bool
+
+
+class GenerationOptions(ExtractOptions, total=False):
+    """Keyword arguments of `VLM.ask` and the other methods that answer; see `Generation` for defaults."""
+
     stop: str | tuple[str, ...] | list[str] | None
     json_schema: Mapping[str, Any] | None
     top_logprobs: int | None

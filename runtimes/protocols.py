@@ -113,13 +113,28 @@ class Sampler(Protocol):
         """Choose the next token from the logits of the last decoded position, and remember it."""
         ...
 
+    def forced(self, limit: int) -> list[int]:
+        """Return the tokens that come next whatever the logits are, and remember them.
+
+        `sample` would return the same tokens, one at a time.
+
+        Args:
+            limit: the most tokens to return, at least 1; later calls return the others.
+        """
+        ...
+
     def close(self) -> None:
         """Free the sampler. A second call does nothing."""
         ...
 
 
 class DecoderRuntime(Protocol):
-    """A loaded decoder with the KV cache of one sequence: decodes tokens and embeddings to logits.
+    """A loaded decoder with its KV cache: decodes tokens and embeddings to logits.
+
+    The decoder holds one sequence. Further sequences, the branches, can branch off it. A branch shares the
+    entries that the held sequence has at this moment, and goes on with tokens of its own. Held sequence and
+    branches share the context. Tokens of several branches are decoded in one batch, which costs less than one
+    batch for each.
 
     The caller numbers the positions: the decode methods take one position per entry. They split input that is
     longer than a batch, and compute logits of the last entry only, if asked.
@@ -140,6 +155,15 @@ class DecoderRuntime(Protocol):
     max_removable: int
     """Number of the last entries that `truncate` can certainly remove; `context_length` for attention-only
     models."""
+    max_branches: int
+    """Most branches that can be open at the same time; at least 1."""
+    independent_branches: bool
+    """True: the held sequence may change while branches are open, and `cut_branch` works. False for memories
+    with recurrent layers or sliding windows."""
+    batch_length: int
+    """Most entries of one call of `decode_branches`."""
+    max_logits: int
+    """Most entries of one call that can have logits."""
     width: int
     """Width of an embedding. Deepstack models read several features from one embedding, side by side."""
     vocabulary_size: int
@@ -225,6 +249,68 @@ class DecoderRuntime(Protocol):
             InputError: embeddings or positions have the wrong type, shape or range.
             ContextError, CancelledError, InferenceError: as `decode_tokens`.
         """
+        ...
+
+    def branch(self) -> int:
+        """Open a branch of the held sequence, and return its number.
+
+        Raises:
+            InferenceError: `max_branches` are open.
+        """
+        ...
+
+    def decode_branches(
+        self,
+        branches: Sequence[int],
+        token_ids: Sequence[int],
+        logits: NDArray[np.bool_] | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+    ) -> NDArray[np.float32]:
+        """Decode tokens of several branches in one batch.
+
+        Each token gets the next position of its branch. Tokens of one branch stand in their order; those of
+        others may be between them.
+
+        Args:
+            branches: ``[n]``, the branch of each token; n from 1 to `batch_length`.
+            token_ids: ``[n]``.
+            logits: bool ``[n]``, True for tokens after which logits are wanted, at most `max_logits`; None:
+                all.
+            cancel: as of `decode_tokens`.
+
+        Returns:
+            float32 ``[wanted, vocabulary]``: the logits after these tokens, valid until the next decoding. A
+            sampler takes those of the last one.
+
+        Raises:
+            InputError: there is no such branch, or an argument has the wrong type, shape or range.
+            ContextError: the entries do not fit into the context.
+            CancelledError: `cancel` stopped it; the branches hold nothing of this call, and nothing at all if
+                the memory cannot be cut back.
+            InferenceError: the runtime failed; the branches are as after a CancelledError.
+        """
+        ...
+
+    def cut_branch(self, branch: int, tokens: int) -> None:
+        """Remove the last `tokens` tokens of a branch.
+
+        Raises:
+            InputError: there is no such branch, it has fewer tokens of its own, or `independent_branches` is
+                False.
+        """
+        ...
+
+    def drop(self, branch: int) -> None:
+        """Close a branch, and free the entries that no other sequence has.
+
+        Raises:
+            InputError: there is no such branch.
+        """
+        ...
+
+    def room(self, entries: int) -> int:
+        """Return how many entries would be free if the held sequence had only its first `entries` ones."""
         ...
 
     def truncate(self, place: Place) -> bool:

@@ -84,7 +84,7 @@ def make_trained(config: PretrainedConfig, ids: NDArray[np.int64], steps: int) -
 def read_logits(path: Path, texts: NDArray[np.int64]) -> list[ExactAnswer]:
     """Return the logits of a decoder after each token of each text."""
     decoder = LlamaCppDecoder(path, context_length=LENGTH, threads=1, try_file=False)
-    size = decoder.MAX_LOGITS
+    size = decoder.max_logits
     found = []
     for text in texts.tolist():
         decoder.truncate(Place())

@@ -116,8 +116,8 @@ def force(decoder: LlamaCppDecoder, tokens: list[int]) -> Sample:
         decoder.decode_tokens([tokens[at]], places[at : at + 1], logits=True)
         logits.append(decoder.logits()[None])
     end = time.process_time()
-    for at in range(prompt + STEPS, len(tokens), decoder.MAX_LOGITS):
-        last = at + decoder.MAX_LOGITS
+    for at in range(prompt + STEPS, len(tokens), decoder.max_logits):
+        last = at + decoder.max_logits
         logits.append(decoder.decode_draft(tokens[at:last], places[at:last]).copy())
     return Sample(np.concatenate(logits), prompt / (prefilled - start), STEPS / (end - prefilled))
 

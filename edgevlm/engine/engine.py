@@ -7,47 +7,61 @@ It encodes and prefills only what the caches do not hold. It serves one request 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine import deadline
+from edgevlm.engine.answer_decoder import AnswerDecoder
+from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.costs import CostPhase, Costs
-from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
-from edgevlm.engine.logprobs import next_logprobs, token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.prefill import Prefill
-from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
+from edgevlm.engine.parallel import Finished, ParallelAnswers, stops_all
+from edgevlm.engine.prefill import Prefill, PrefillStats
+from edgevlm.engine.request import Request
+from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ContextError, DeadlineError, InputError
+from edgevlm.errors import (
+    ContextError,
+    DeadlineError,
+    EdgeVLMError,
+    InputError,
+)
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
+from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
-from edgevlm.options import Generation
+from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import (
+    Answer,
     CacheInfo,
     ChoiceScore,
     Chunk,
     Deadline,
-    FinishReason,
     Prompt,
     PromptText,
     PromptTile,
     Stats,
     TokenLogprob,
+    collect,
 )
 from edgevlm.runtimes import system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
+
+PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[ProcessedImage]]]"
+"""Reads and splits the images of a request, and returns its messages and images."""
 
 MIN_MEASURED_POSITIONS, MIN_MEASURED_TOKENS = 32, 4
 """Shorter prefills and answers say little about the cost of one position and one token."""
@@ -82,6 +96,7 @@ class Engine:
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
+        self._special = {token.id: token.text.encode() for token in manifest.prompt.special_tokens}
         self._image_processor = ImageProcessor(
             manifest.image, manifest.vision, manifest.decoder.positions
         )
@@ -90,7 +105,7 @@ class Engine:
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
-        self._lookup = PromptLookup()
+        self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
         self._costs = costs or Costs()
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
@@ -144,15 +159,11 @@ class Engine:
 
     def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
-        special = {token.id: token.text for token in self._manifest.prompt.special_tokens}
         with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
             for segment in self._segments(messages, images):
                 if isinstance(segment, TextSegment):
-                    spelled = b"".join(
-                        special[token].encode() if token in special else self._decoder.piece(token)
-                        for token in segment.token_ids
-                    )
+                    spelled = b"".join(map(self._spell, segment.token_ids))
                     text = spelled.decode("utf-8", errors="replace")
                     parts.append(PromptText(text, segment.token_ids))
                     continue
@@ -229,17 +240,28 @@ class Engine:
         # The tokenizer belongs to the decoder, which another thread may close.
         with self._lock.hold(cancel):
             watch.lap("wait")
-            items = self.tokenize(messages, images)
+            request = self._request(messages, images, generation, watch, cancel)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
-        prompt_tokens = count_positions(items)
-        max_tokens = self._max_tokens(generation, prompt_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
-        chunks = self._generate(
-            items, generation, max_tokens, expect_continuation, sampler, watch, cancel
-        )
+        chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch, cancel)
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        generation: Generation,
+        watch: Stopwatch,
+        cancel: CancelSignal,
+    ) -> Request:
+        """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
+        items = self.tokenize(messages, images)
+        max_tokens = self._max_tokens(generation, count_positions(items))
+        watch.lap("prepare")
+        image = images[-1] if images else None
+        return Request(items, image, generation, max_tokens, watch, cancel)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -262,61 +284,163 @@ class Engine:
             )
         return min(wanted, left)
 
-    def _generate(
-        self,
-        items: Sequence[PromptItem],
-        generation: Generation,
-        max_tokens: int,
-        expect_continuation: bool,
-        sampler: Sampler,
-        watch: Stopwatch,
-        cancel: CancelSignal,
-    ) -> Chunks:
+    def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
+        generation, watch = request.generation, request.watch
         watch.lap("wait")
-        with contextlib.closing(sampler), cancel.timer():
+        with contextlib.closing(sampler), request.cancel.timer():
             try:
                 prefill = yield from self._prefill.run(
-                    items,
+                    request.items,
                     watch,
                     expect_continuation=expect_continuation,
                     cache_images=generation.cache_images,
-                    cancel=cancel,
+                    cancel=request.cancel,
                 )
             except DeadlineError:
-                self._record_overrun(items, watch)
+                self._record_overrun(request.items, watch)
                 raise
-            self._lookup.start(items)
-            first_token_ms, answer_tokens, text, finish = yield from self._answer(
-                prefill.place, generation, max_tokens, sampler, watch, cancel
-            )
-            self._lookup.finish()
-            stats = Stats(
-                load_ms=self._load_ms,
-                wait_ms=watch.ms("wait"),
-                prepare_ms=watch.ms("prepare"),
-                encode_ms=watch.ms("encode"),
-                prefill_ms=watch.ms("prefill"),
-                decode_ms=watch.ms("decode"),
-                first_token_ms=first_token_ms,
-                total_ms=watch.total_ms,
-                prompt_tokens=prefill.place.entries,
-                cached_tokens=prefill.cached_positions,
-                encoded_tiles=prefill.encoded_tiles,
-                cached_tiles=prefill.cached_tiles,
-                answer_tokens=answer_tokens,
-                accepted_draft_tokens=self._lookup.accepted,
-                peak_memory=system.peak_memory(),
-                deadline=None
-                if generation.within is None
-                else Deadline(
-                    generation.within,
-                    generation.detail,
-                    generation.max_image_tokens,
-                    cut=finish == "deadline",
-                ),
-            )
-            self._record_costs(items, stats)
-            yield Chunk(text, (), finish_reason=finish, stats=stats)
+            answer = yield from self._answers.run(request, prefill.place, sampler)
+            yield self._last_chunk(request, answer, prefill, prefill.place.entries)
+
+    def _last_chunk(
+        self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
+    ) -> Chunk:
+        """Return the chunk after the last token: the rest of the text, and what the whole answer has."""
+        watch, generation = request.watch, request.generation
+        text = answer.rest()
+        boxes, points = self._locate(answer.token_ids, answer.logprobs, request.image)
+        watch.lap("decode")
+        stats = Stats(
+            load_ms=self._load_ms,
+            wait_ms=watch.ms("wait"),
+            prepare_ms=watch.ms("prepare"),
+            encode_ms=watch.ms("encode"),
+            prefill_ms=watch.ms("prefill"),
+            decode_ms=watch.ms("decode"),
+            first_token_ms=answer.first_token_ms,
+            total_ms=watch.total_ms,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=prefill.cached_positions,
+            encoded_tiles=prefill.encoded_tiles,
+            cached_tiles=prefill.cached_tiles,
+            answer_tokens=len(answer.token_ids),
+            accepted_draft_tokens=answer.accepted_draft_tokens,
+            peak_memory=system.peak_memory(),
+            forced_tokens=answer.forced_tokens,
+            deadline=None
+            if generation.within is None
+            else Deadline(
+                generation.within,
+                generation.detail,
+                generation.max_image_tokens,
+                cut=answer.finish_reason == "deadline",
+            ),
+        )
+        self._record_costs(request.items, stats)
+        return Chunk(
+            text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
+        )
+
+    def answer_many(
+        self, requests: Sequence[PrepareRequest], generation: Generation
+    ) -> Generator[tuple[int, Answer | EdgeVLMError], None, None]:
+        """Answer many requests, decoded together where this can be done.
+
+        It can if the settings allow drafts and the memory of the decoder has independent branches. Else the
+        requests are answered one after another. Other requests wait until all are answered.
+
+        Args:
+            requests: each returns messages and images, or raises its error, when its turn comes.
+
+        Yields:
+            The index of a request, and its answer or its error, as soon as it is there.
+
+        Raises:
+            InputError: the JSON schema is not supported.
+            BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
+        """
+        watches = [Stopwatch() for _ in requests]
+        with (
+            self._lock.hold(CancelSignal(generation.within)) as cancel,
+            cancel.timer(),
+            contextlib.closing(
+                self._decoder.sampler(generation.sampling, self._end_tokens)
+            ) as sampler,
+        ):
+
+            def prepare(index: int) -> Request:
+                cancel.check()
+                watches[index].lap("wait")
+                return self._request(*requests[index](), generation, watches[index], cancel)
+
+            prepared = [functools.partial(prepare, index) for index in range(len(requests))]
+            if generation.draftable and self._decoder.independent_branches:
+                together = ParallelAnswers(
+                    self._decoder, self._prefill, self._kv_cache, self._answers, sampler, cancel
+                )
+                for index, outcome in together.run(prepared):
+                    if isinstance(outcome, Request):
+                        yield index, self._answer_alone(outcome)
+                    elif isinstance(outcome, Finished):
+                        yield index, self._answer_of(outcome)
+                    else:
+                        yield index, outcome
+                return
+            for index, one in enumerate(prepared):
+                try:
+                    yield index, self._answer_alone(one())
+                except EdgeVLMError as error:
+                    if stops_all(error):
+                        raise
+                    yield index, error
+
+    def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
+        sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
+        try:
+            return collect(self._generate(request, False, sampler))
+        except EdgeVLMError as error:
+            if stops_all(error):
+                raise
+            return error
+
+    def _answer_of(self, finished: Finished) -> Answer:
+        answer = finished.answer
+        last = self._last_chunk(
+            finished.request, answer, finished.prefill, count_positions(finished.request.items)
+        )
+        tokens = Chunk(finished.text, tuple(answer.token_ids))
+        return collect([tokens, last])
+
+    def _locate(
+        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None
+    ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
+        """Return the boxes and points in an answer, on the last image of its messages."""
+        usage = self._manifest.usage
+        if image is None or usage is None or usage.location_format is None:
+            return (), ()
+        return locate(
+            [self._spell(token) for token in tokens],
+            [one.logprob for one in logprobs],
+            usage.location_format,
+            image.layout,
+            self._manifest.image.tile_size,
+        )
+
+    def _spell(self, token: int) -> bytes:
+        """Return the bytes of a token; those of its name if it is special."""
+        return self._special.get(token) or self._decoder.piece(token)
+
+    def generation(self, options: GenerationOptions) -> Generation:
+        """Return the settings of a request, with all checks that need no image.
+
+        Raises:
+            InputError: a setting is outside its range, or the JSON schema is not supported.
+            MissingDependencyError: the libraries for JSON schemas are not installed.
+        """
+        generation = Generation(**options)
+        if generation.json_schema is not None:
+            self.check_json_schema(generation.json_schema)
+        return generation
 
     def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
         """Record what the phases of an answer cost, and keep it if answers have deadlines."""
@@ -345,10 +469,11 @@ class Engine:
             InputError: the schema is not supported.
             MissingDependencyError: the libraries for JSON schemas are not installed.
         """
-        if self._check_schema is None:
+        check = self._check_schema
+        if check is None:
             with self._lock.hold():
-                self._check_schema = self._decoder.schema_checker(self._end_tokens)
-        self._check_schema(schema)
+                check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
+        check(schema)
 
     def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
         """Count the positions of the prompt for these messages; errors as of `tokenize`."""
@@ -374,7 +499,7 @@ class Engine:
         if not answer:
             raise InputError("answer must have at least one token id, has none")
         with self._lock.hold() as cancel:
-            place, _ = self._prefill_anew(messages, images, cancel)
+            place = self._prefill_anew(messages, images, cancel)
             return self._force(answer, place, tokens_per_call, cancel)
 
     def greedy_answer(
@@ -387,32 +512,27 @@ class Engine:
             teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
         """
         with self._lock.hold() as cancel:
-            place, items = self._prefill_anew(messages, images, cancel)
-            self._kv_cache.mark()
+            place = self._prefill_anew(messages, images, cancel)
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
-            while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                self._step(tokens[-1], place.after(len(tokens) - 1), cancel)
-                tokens.append(int(self._decoder.logits().argmax()))
-            self._kv_cache.truncate(items)
+            with open_branches(self._decoder, 1) as branch:
+                while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
+                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:], cancel=cancel)
+                    tokens.append(int(logits.argmax()))
             logits = self._force(tokens, place, FORCED_TOKENS_PER_CALL, cancel, first)
             return tuple(tokens), logits
 
     def _prefill_anew(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage], cancel: CancelSignal
-    ) -> tuple[Place, int]:
-        """Decode a prompt with nothing from the KV cache.
-
-        Returns:
-            The place after it, and its length in items.
-        """
+    ) -> Place:
+        """Decode a prompt with nothing from the KV cache, and return the place after it."""
         items = self.tokenize(messages, images)
         tiles = [tile for image in images for tile in image.tiles]
         encoded = self._encoder.encode(tiles, cancel=cancel)
         self._kv_cache.reset()
         for _ in self._prefill.decode(items, encoded.__getitem__, Place(), cancel=cancel):
             pass
-        return place_after(items), len(items)
+        return place_after(items)
 
     def _force(
         self,
@@ -449,7 +569,8 @@ class Engine:
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
-        The prompt is prefilled once, as far as the caches do not hold it.
+        The prompt is prefilled once, as far as the caches do not hold it. The choices branch off it and are
+        decoded together.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
@@ -477,49 +598,36 @@ class Engine:
                 cancel=cancel,
             ):
                 pass
-            self._kv_cache.mark()
-            first = next_logprobs(self._decoder)
-            scores = []
-            for both in spellings:
-                logprobs = [
-                    self._answer_logprob(tokens, first, len(items), place_after(items), cancel)
-                    for tokens in sorted(both)
-                ]
-                scores.append(float(np.logaddexp.reduce(logprobs)))
+            distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
+            logprobs = dict(
+                zip(
+                    distinct,
+                    score_continuations(
+                        self._decoder,
+                        distinct,
+                        self._end_tokens,
+                        self.context_length - prompt_tokens,
+                        cancel,
+                    ),
+                    strict=True,
+                )
+            )
+        scores = [
+            float(np.logaddexp.reduce([logprobs[tokens] for tokens in sorted(both)]))
+            for both in spellings
+        ]
         total = np.logaddexp.reduce(scores)
         return [
             ChoiceScore(text, score, float(np.exp(score - total)))
             for text, score in zip(choices, scores, strict=True)
         ]
 
-    def _answer_logprob(
-        self,
-        tokens: Sequence[int],
-        first: NDArray[np.float64],
-        items: int,
-        place: Place,
-        cancel: CancelSignal,
-    ) -> float:
-        """Return log P(tokens, end of answer) after the prompt that the decoder holds.
-
-        Args:
-            first: log-probabilities of the answer's first token.
-            items: length of the prompt in items.
-            place: the place after the prompt.
-        """
-        logprob, following = 0.0, first
-        for index, token in enumerate(tokens):
-            logprob += float(following[token])
-            self._step(token, place.after(index), cancel)
-            following = next_logprobs(self._decoder)
-        self._kv_cache.truncate(items)
-        return logprob + float(np.logaddexp.reduce(following[sorted(self._end_tokens)]))
-
     def close(self) -> None:
         """End the open stream and free both runtimes. May be called again."""
         self._lock.close()
 
     def _free(self) -> None:
+        self._check_schema = None  # its child process ends with the decoder
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
@@ -528,89 +636,6 @@ class Engine:
         """Return what the caches hold and what they saved; waits for other requests."""
         with self._lock.hold():
             return self._prefill.cache_info()
-
-    def _step(self, token: int, place: Place, cancel: CancelSignal) -> None:
-        positions = np.array([place.position], np.int32)
-        self._decoder.decode_tokens([token], positions, logits=True, cancel=cancel)
-        self._kv_cache.extend([token])
-
-    def _answer(
-        self,
-        prompt: Place,
-        generation: Generation,
-        max_tokens: int,
-        sampler: Sampler,
-        watch: Stopwatch,
-        cancel: CancelSignal,
-    ) -> Generator[Chunk, None, tuple[float, int, str, FinishReason]]:
-        """Sample until the model, a stop string, the limit or the deadline ends the answer.
-
-        Returns:
-            Time of the first token in milliseconds, number of tokens, remaining text, finish reason.
-        """
-        text = Detokenizer(tuple(generation.stop or ()))
-        finish: FinishReason | None = None
-        first_token_ms = 0.0
-        count = 0
-        following = [sampler.sample()]
-        while finish is None:
-            token = following.pop(0)
-            watch.lap("decode")
-            if count == 0:
-                first_token_ms = watch.total_ms
-            self._lookup.append(token)
-            if token in self._end_tokens:
-                finish = "stop"
-                break
-            count += 1
-            shown = text.push(self._decoder.piece(token))
-            if text.stopped:
-                finish = "stop"
-            elif count == max_tokens:
-                finish = "length"
-            watch.lap("decode")
-            yield Chunk(shown, (token,), self._logprobs(token, generation.top_logprobs))
-            watch.lap("consumer")
-            if finish is None and not following:
-                room = min(max_tokens - count - 1, self._decoder.max_removable)
-                draft = self._lookup.draft()[:room] if generation.draftable else ()
-                place = prompt.after(count - 1)
-                try:
-                    following = self._advance(token, place, draft, sampler, cancel)
-                except DeadlineError:
-                    finish = "deadline"
-        rest = text.finish()
-        watch.lap("decode")
-        return first_token_ms, count, rest, finish
-
-    def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
-        return () if top is None else (token_logprob(self._decoder, token, top),)
-
-    def _advance(
-        self,
-        token: int,
-        place: Place,
-        draft: Sequence[int],
-        sampler: Sampler,
-        cancel: CancelSignal,
-    ) -> list[int]:
-        """Decode a token and return those that follow it; all but the last of them are decoded too."""
-        accepted: list[int] = []
-        if draft:
-            batch = [token, *draft]
-            start = place.position
-            positions = np.arange(start, start + len(batch), dtype=np.int32)
-            logits = self._decoder.decode_draft(batch, positions, cancel=cancel)
-            accepted, conclusive = verify_draft(logits, draft)
-            self._lookup.record(len(accepted) - conclusive, len(draft))
-            *kept, token = [token, *accepted]
-            place = place.after(len(kept))
-            self._decoder.truncate(place)
-            self._kv_cache.extend(kept)
-            if conclusive:
-                return accepted
-        self._step(token, place, cancel)
-        return [*accepted, sampler.sample()]
 
 
 def _count_embeddings(items: Sequence[PromptItem]) -> int:

@@ -67,7 +67,6 @@ class KVCache:
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
-        self._marked: tuple[tuple[CacheKey, ...], NDArray[np.uint8]] | None = None
 
     @property
     def held_positions(self) -> int:
@@ -84,23 +83,27 @@ class KVCache:
         """Size of these copies."""
         return self._saved.size
 
-    def reuse_prefix(self, items: Sequence[PromptItem], *, expect_continuation: bool) -> int:
+    def reuse_prefix(
+        self, items: Sequence[PromptItem], *, expect_continuation: bool, logits: bool = True
+    ) -> int:
         """Make the decoder hold the longest known prefix of a prompt.
 
         Args:
             expect_continuation: a later prompt is expected to begin with this one, so save it before another
                 one takes its place.
+            logits: the logits after the prompt are needed, so the decoder must decode the last item.
 
         Returns:
-            How many items the decoder holds; at most all but the last, since the logits after the prompt are
-            needed.
+            How many items the decoder holds.
         """
         self.settle()
-        wanted = [_key(item) for item in items[:-1]]
+        wanted = [_key(item) for item in (items[:-1] if logits else items)]
         shared = self._usable(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
         restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
+        fits = max(_entries(best), _entries(wanted)) <= self._decoder.room(0)  # beside branches
+        restores = restores and fits
         copy = None
         if restores:
             # What cannot be cut back is needed again for the next question.
@@ -116,7 +119,11 @@ class KVCache:
             self._held.clear()
             self._decoder.restore(copy, _place(best))
             self._held, shared = list(best), known
-        self.truncate(shared)
+        if not self._decoder.truncate(_place(wanted[:shared])):
+            raise InferenceError(
+                f"the memory of the decoder cannot be cut back to {_entries(wanted[:shared])} entries"
+            )
+        del self._held[shared:]
         return shared
 
     def settle(self) -> None:
@@ -127,6 +134,11 @@ class KVCache:
         """
         if not self._decoder.truncate(_place(self._held)):
             self.reset()
+
+    def shared_entries(self, items: Sequence[PromptItem]) -> int:
+        """Count the entries at the beginning of a prompt that the decoder holds."""
+        keys = [_key(item) for item in items]
+        return _entries(keys[: _common_prefix(self._held, keys)])
 
     @property
     def _can_cut(self) -> bool:
@@ -143,40 +155,19 @@ class KVCache:
         if not self._can_cut and self.held_positions >= MIN_POSITIONS_WORTH_SAVING:
             self._saved[tuple(self._held)] = self._decoder.save()
 
-    def mark(self) -> None:
-        """Make sure that `truncate` can come back to what the decoder holds now."""
-        if not self._can_cut:
-            self._marked = tuple(self._held), self._decoder.save()
-
     def extend(self, items: Iterable[PromptItem]) -> None:
         """Record that the decoder has decoded these items."""
         self._held += map(_key, items)
 
-    def truncate(self, length: int) -> None:
-        """Make the decoder drop all but the first `length` items.
-
-        A decoder that cannot be cut back comes back to `mark` only, or to nothing.
-        """
-        del self._held[length:]
-        place = _place(self._held)
-        if self._decoder.truncate(place):
-            return
-        marked, copy = self._marked or ((), None)
-        if copy is None or marked != tuple(self._held):
-            raise InferenceError(
-                f"the memory of the decoder cannot be cut back to {place.entries} entries"
-            )
-        self._decoder.restore(copy, place)
-
     def reset(self) -> None:
         """Make the decoder drop everything. The copies stay."""
-        self.truncate(0)
+        self._held.clear()
+        self._decoder.truncate(START)
 
     def clear(self) -> None:
         """Forget everything, also the copies, without truncating the decoder."""
         self._held.clear()
         self._saved.clear()
-        self._marked = None
 
 
 def count_positions(items: Iterable[PromptItem]) -> int:

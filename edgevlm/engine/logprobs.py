@@ -9,17 +9,17 @@ from edgevlm.results import TokenLogprob
 from edgevlm.runtimes.protocols import DecoderRuntime
 
 
-def next_logprobs(decoder: DecoderRuntime) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the natural log-probability ``[vocabulary]`` of each next token."""
-    logits = decoder.logits().astype(np.float64)
-    logits -= logits.max()
-    logits -= np.log(np.exp(logits).sum())
-    return logits
+    logprobs = logits.astype(np.float64)
+    logprobs -= logprobs.max()
+    logprobs -= np.log(np.exp(logprobs).sum())
+    return logprobs
 
 
 def token_logprob(decoder: DecoderRuntime, token: int, top: int) -> TokenLogprob:
     """Return the log-probability of `token` and of the `top` most likely tokens."""
-    logprobs = next_logprobs(decoder)
+    logprobs = log_softmax(decoder.logits())
     best = np.argpartition(-logprobs, top)[:top]
     ordered = best[np.argsort(-logprobs[best], kind="stable")]
 

@@ -142,6 +142,15 @@ class ModelLock:
             self.release()
         raise ClosedError(CLOSED)
 
+    def check_open(self) -> None:
+        """Check that nobody has closed the model.
+
+        Raises:
+            ClosedError: somebody has.
+        """
+        if self.closed:
+            raise ClosedError(CLOSED)
+
     def is_held_by(self, cancel: CancelSignal) -> bool:
         """Return True if the request with this signal holds the model."""
         return self._holder is cancel

@@ -65,6 +65,17 @@ class Prefill:
         self._reused_positions = self._prefilled_positions = 0
         self._reused_tiles = self._encoded_tiles = 0
 
+    def head(self, items: Sequence[PromptItem]) -> int:
+        """Return how many items of a prompt `run` must decode if a branch decodes the tokens after them.
+
+        These are all up to the last span, all but the last token if there is no span, and the whole prompt if
+        its entries attend to each other.
+        """
+        if self._attention == "prefix":
+            return len(items)
+        spans = [index for index, item in enumerate(items) if isinstance(item, Span)]
+        return spans[-1] + 1 if spans else len(items) - 1
+
     def run(
         self,
         items: Sequence[PromptItem],
@@ -73,6 +84,7 @@ class Prefill:
         expect_continuation: bool,
         cache_images: bool,
         cancel: CancelSignal,
+        logits: bool = True,
     ) -> Generator[Chunk, None, PrefillStats]:
         """Make the decoder hold a prompt, with logits after its last item.
 
@@ -80,6 +92,7 @@ class Prefill:
             expect_continuation: as in `KVCache.reuse_prefix`.
             cache_images: keep new embeddings for later requests.
             cancel: stops the work, also from another thread.
+            logits: False: no logits are needed, so the decoder may hold all of it already.
 
         Yields:
             Chunks without text, so that a reader sees progress and can close the stream.
@@ -91,7 +104,9 @@ class Prefill:
         if self._attention == "prefix":
             self._kv_cache.reset()
         else:
-            cached = self._kv_cache.reuse_prefix(items, expect_continuation=expect_continuation)
+            cached = self._kv_cache.reuse_prefix(
+                items, expect_continuation=expect_continuation, logits=logits
+            )
         watch.lap("prefill")
         rest = items[cached:]
         tiles = dict.fromkeys(tiles_of(rest))

@@ -4,15 +4,15 @@ llama.cpp aborts the process when a precondition fails. So this module checks ar
 errors: ids, positions, shapes, batch sizes, memory, use after `close`. `edgevlm.runtimes.llama_cpp.guard`
 tries in a child process whether this build of llama.cpp and this file can be loaded at all.
 
-Not supported: more than one sequence; and recurrent models and encoder-decoder models, which raise an error
-at load.
+Not supported: recurrent models and encoder-decoder models, which raise an error at load.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
+from edgevlm.runtimes.llama_cpp.batch import LlamaCppBatch
+from edgevlm.runtimes.llama_cpp.branches import Branches
 from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
 from edgevlm.runtimes.llama_cpp.library import (
@@ -47,7 +49,10 @@ BLOCK_SIZES = {"q8_0": 32}
 
 
 class LlamaCppDecoder:
-    """A GGUF decoder with the KV cache of one sequence; implements `DecoderRuntime`.
+    """A GGUF decoder with its KV cache; implements `DecoderRuntime`.
+
+    The sequence that it holds is llama.cpp's sequence 0, and its branches are the following ones. All are in
+    one unified cache, so that a branch shares the entries before it.
 
     A context of llama.cpp has one attention kernel. Flash attention prefills faster, but Intel's CPUs decode
     long contexts faster without it. So it is off on Intel's CPUs with AMX, and on Intel's other CPUs in
@@ -84,8 +89,14 @@ class LlamaCppDecoder:
     """Entries per batch without flash attention. The scores of larger batches do not fit a CPU's caches
     (`benchmarks/settings.py`)."""
 
-    MAX_LOGITS = 16
+    max_logits = 16
     """Most entries of a batch that can have logits, and so the longest draft."""
+
+    MAX_BRANCHES = 8
+    """Most branches. llama.cpp's memory for logits has a row for each sequence at least."""
+
+    MAX_STATE_BYTES = 16 * 2**20
+    """Limit of the states of all branches. Recurrent layers keep a state for each sequence, used or not."""
 
     _eval_callback: Any = None
     """llama.cpp calls this C function for each node of its graph; set by `RecordingDecoder`."""
@@ -126,8 +137,8 @@ class LlamaCppDecoder:
         self.on_cpu = gpu_layers == 0
         # llama.cpp multiplies by quantized values in flash attention only.
         self._flash = not self.on_cpu or kv in BLOCK_SIZES or self._use_flash_attention()
-        self._batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
-        self._batch_length = max(self._batch_length, self.bidirectional)
+        self.batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
+        self.batch_length = max(self.batch_length, self.bidirectional)
         self.device = (
             f"gpu ({gpu_layers} layers)" if gpu_layers > 0 else "gpu" if gpu_layers else "cpu"
         )
@@ -147,9 +158,13 @@ class LlamaCppDecoder:
                     f"{self._model.trained_context_length} positions that {self._path.name} was trained for"
                 )
             self._check_head_size()
+            self.max_branches = self._count_branches()
+            self._branches = Branches(self.max_branches)
             self._check_memory()
             self.grid_positions = self._model.mrope
             self.max_removable = 0 if self._model.hybrid else self.context_length
+            self._slides = self._llama.llama_model_n_swa(self._model.handle) > 0
+            self.independent_branches = not (self._model.hybrid or self._slides)
             self._held = CachePositions(self.context_length, mrope=self._model.mrope)
             mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
@@ -190,18 +205,26 @@ class LlamaCppDecoder:
                     f"{self._path.name} have {size}; use kv='f16'"
                 )
 
+    def _count_branches(self) -> int:
+        """Return how many branches can be open: at least one, and more if their states are small."""
+        if not self._model.hybrid:
+            return self.MAX_BRANCHES
+        state = self._model.state_bytes or self.MAX_STATE_BYTES  # not known: one branch
+        return min(max(1, self.MAX_STATE_BYTES // state), self.MAX_BRANCHES)
+
     def _check_memory(self) -> None:
         """Check that the context fits into memory. Else the system would kill the process later.
 
         Raises:
             LoadError: the KV cache and the attention scores need more memory than is available.
         """
+        states = self._model.state_bytes * (1 + self.max_branches)
         positions = -(-self.context_length // 256) * 256
-        cache = int(self._model.kv_values * KV_BYTES[self.kv] * positions)
+        cache = int(self._model.kv_values * KV_BYTES[self.kv] * positions) + states
         batch = (
-            min(positions, -(-self._batch_length // 256) * 256)
+            min(positions, -(-self.batch_length // 256) * 256)
             if self.bidirectional
-            else self._batch_length
+            else self.batch_length
         )
         scores = 0 if self._flash else self._model.heads * positions * batch * 4
         available = system.available_memory()
@@ -216,9 +239,10 @@ class LlamaCppDecoder:
         llama = self._llama
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = self.context_length
-        parameters.n_batch = parameters.n_ubatch = self._batch_length
-        parameters.n_seq_max = 1
-        parameters.n_outputs_max = self.MAX_LOGITS  # no [batch, vocabulary] of logits
+        parameters.n_batch = parameters.n_ubatch = self.batch_length
+        parameters.n_seq_max = 1 + self.max_branches
+        parameters.kv_unified = True
+        parameters.n_outputs_max = self.max_logits  # no [batch, vocabulary] of logits
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.attention_type = llama.LLAMA_ATTENTION_TYPE_CAUSAL
         parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
@@ -247,25 +271,8 @@ class LlamaCppDecoder:
         self._memory = llama.llama_get_memory(self._context)
         if not self._memory:
             raise LoadError(f"{self._path} has no KV cache; it is not a decoder")
-        self._batch_length = llama.llama_n_batch(self._context)
-        self._create_batch()
-
-    def _create_batch(self) -> None:
-        """Allocate the buffers of all batches. New ones per batch cost as much as a small model's token."""
-        count = self._batch_length
-        self._ids = np.empty(count, np.int32)
-        self._positions = np.empty(4 * count, np.int32)  # an M-RoPE embedding has four numbers
-        self._output_flags = np.empty(count, np.int8)
-        sequence = ctypes.pointer(ctypes.c_int32(0))
-        self._sequence_counts = (ctypes.c_int32 * count)(*[1] * count)
-        self._sequences = (ctypes.POINTER(ctypes.c_int32) * count)(*[sequence] * count)
-        self._ids_pointer = self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self._batch = self._llama.llama_batch(
-            pos=self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            n_seq_id=self._sequence_counts,
-            seq_id=ctypes.cast(self._sequences, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=self._output_flags.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
+        self.batch_length = llama.llama_n_batch(self._context)
+        self._batch = LlamaCppBatch(self.batch_length, mrope=self._model.mrope)
 
     def tokenize(self, text: str) -> list[int]:
         """Tokenize as `LlamaCppModel.tokenize` does."""
@@ -315,7 +322,7 @@ class LlamaCppDecoder:
         *,
         cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
-        """Decode at most `MAX_LOGITS` tokens; arguments and errors as of `decode_tokens`.
+        """Decode at most `max_logits` tokens; arguments and errors as of `decode_tokens`.
 
         Returns:
             float32 ``[n, vocabulary]``: a view of llama.cpp's logits after each token, valid until the next
@@ -323,9 +330,9 @@ class LlamaCppDecoder:
         """
         self._check_open()
         ids = self._model.check_tokens(token_ids)
-        if len(ids) > self.MAX_LOGITS:
+        if len(ids) > self.max_logits:
             raise InputError(
-                f"a draft may have up to {self.MAX_LOGITS} tokens, has {len(ids)}; use decode_tokens"
+                f"a draft may have up to {self.max_logits} tokens, has {len(ids)}; use decode_tokens"
             )
         self._decode(ids, positions, outputs=len(ids), cancel=cancel)
         pointer = self._llama.llama_get_logits(self._context)
@@ -397,38 +404,23 @@ class LlamaCppDecoder:
             cancel: as of `decode_tokens`.
         """
         count, embeddings = len(entries), entries.ndim == 2
-        positions = self._held.check(positions, count, embeddings=embeddings)
+        taken = self._branches.count_entries(self._held.serials)
+        positions = self._held.check(positions, count, embeddings=embeddings, taken=taken)
         times = positions if positions.ndim == 1 else positions[0]
         self._has_logits = False
         llama = self._llama
-        batch = self._batch
-        cancel = cancel or CancelSignal()
-        self._abort_reason.value = b""
-        with cancel.interrupting(self._abort):
+        with self._interruptible(cancel) as signal:
             try:
                 if bidirectional:
                     llama.llama_set_causal_attn(self._context, False)
-                for first in range(0, count, self._batch_length):
-                    cancel.check()
-                    last = min(first + self._batch_length, count)
-                    size = batch.n_tokens = last - first
-                    self._write_positions(positions[..., first:last], embeddings)
-                    self._output_flags[:size] = 0
-                    self._output_flags[max(0, count - outputs - first) : size] = 1
-                    if embeddings:
-                        rows = entries[first:last].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-                        batch.token, batch.embd = None, rows
-                    else:
-                        self._ids[:size] = entries[first:last]
-                        batch.token, batch.embd = self._ids_pointer, None
-                    recent_errors.clear()
-                    status = llama.llama_decode(self._context, batch)
-                    if status:
-                        cancel.check()
-                        raise InferenceError(
-                            f"llama.cpp could not decode positions {times[first]} to "
-                            f"{times[last - 1]} (status {status}){failure_reason()}"
-                        )
+                for first in range(0, count, self.batch_length):
+                    last = min(first + self.batch_length, count)
+                    self._batch.write(
+                        entries[first:last],
+                        positions[..., first:last],
+                        slice(max(0, count - outputs - first), None),
+                    )
+                    self._decode_batch(times[first:last], signal)
                 self._held.extend(positions)
                 self._has_logits = outputs > 0
             except BaseException:
@@ -438,8 +430,28 @@ class LlamaCppDecoder:
                 if bidirectional:
                     llama.llama_set_causal_attn(self._context, True)
 
+    @contextlib.contextmanager
+    def _interruptible(self, cancel: CancelSignal | None) -> Iterator[CancelSignal]:
+        """Let a signal abort what llama.cpp computes in the block; None: nothing does."""
+        signal = cancel or CancelSignal()
+        self._abort_reason.value = b""
+        with signal.interrupting(self._abort):
+            yield signal
+
     def _abort(self) -> None:
         self._abort_reason.value = b"!"
+
+    def _decode_batch(self, times: NDArray[np.int32], cancel: CancelSignal) -> None:
+        """Decode the batch that was written, unless `cancel` stops it; `times` are its positions."""
+        cancel.check()
+        recent_errors.clear()
+        status = self._llama.llama_decode(self._context, self._batch.struct)
+        if status:
+            cancel.check()
+            raise InferenceError(
+                f"llama.cpp could not decode positions {times.min()} to {times.max()} "
+                f"(status {status}){failure_reason()}"
+            )
 
     def _undo(self, time: int) -> None:
         """Remove everything from a time on, after a call that failed; all if the memory cannot go back."""
@@ -449,18 +461,80 @@ class LlamaCppDecoder:
             time = 0
         self._held.cut(time)
 
-    def _write_positions(self, positions: NDArray[np.int32], embeddings: bool) -> None:
-        """Write the positions of a batch, ``[n]`` or ``[3, n]``, where llama.cpp reads them.
+    def branch(self) -> int:
+        """Open a branch; see `DecoderRuntime.branch`."""
+        self._check_open()
+        branch = self._branches.add(self._held.serials, self._held.place)
+        self._llama.llama_memory_seq_cp(self._memory, 0, branch, -1, -1)
+        return branch
 
-        For embeddings of an M-RoPE model it reads four numbers, ``[4, n]``. The last one is for vision
-        encoders, and zero. To tokens it gives three equal numbers itself.
-        """
-        size = positions.shape[-1]
-        if embeddings and self._model.mrope:
-            grid = self._positions[: 4 * size].reshape(4, size)
-            grid[:3], grid[3] = positions, 0
-        else:
-            self._positions[:size] = positions
+    def decode_branches(
+        self,
+        branches: Sequence[int],
+        token_ids: Sequence[int],
+        logits: NDArray[np.bool_] | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+    ) -> NDArray[np.float32]:
+        """Decode tokens of several branches in one batch; see `DecoderRuntime.decode_branches`."""
+        self._check_open()
+        ids = self._model.check_tokens(token_ids)
+        size = len(ids)
+        wanted = np.ones(size, np.bool_) if logits is None else logits
+        if len(branches) != size or wanted.shape != (size,) or wanted.dtype != np.bool_:
+            raise InputError(
+                f"{size} tokens need as many branches and bools for their logits; there are {len(branches)} "
+                f"and {wanted.dtype} {list(wanted.shape)}"
+            )
+        rows = int(wanted.sum())
+        if size > self.batch_length or rows > self.max_logits:
+            raise InputError(
+                f"a batch of branches may have up to {self.batch_length} tokens and {self.max_logits} "
+                f"logits, has {size} and {rows}; split it"
+            )
+        positions = self._branches.next_positions(branches)
+        self._held.check_fits(size, self._branches.count_entries(self._held.serials))
+        self._has_logits = False
+        self._batch.write(ids, positions, wanted, branches)
+        with self._interruptible(cancel) as signal:
+            try:
+                self._decode_batch(positions, signal)
+            except BaseException:
+                for branch in set(branches):
+                    self._remove_from_branch(branch, self._branches.place(branch).position)
+                raise
+        self._branches.extend(branches)
+        if not rows:
+            return np.empty((0, self.vocabulary_size), np.float32)
+        self._has_logits = True
+        pointer = self._llama.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(rows, self.vocabulary_size))
+
+    def _remove_from_branch(self, branch: int, position: int) -> None:
+        """Remove everything from a position on; all if the memory cannot go back."""
+        seq_rm = self._llama.llama_memory_seq_rm
+        if not seq_rm(self._memory, branch, position, -1):
+            seq_rm(self._memory, branch, -1, -1)
+            self._branches.empty(branch)
+
+    def cut_branch(self, branch: int, tokens: int) -> None:
+        """Remove the last tokens of a branch; see `DecoderRuntime.cut_branch`."""
+        self._check_open()
+        if not self.independent_branches:
+            raise InputError(f"the memory of {self._path.name} cannot cut a branch back")
+        self._branches.cut(branch, tokens)
+        self._remove_from_branch(branch, self._branches.place(branch).position)
+
+    def drop(self, branch: int) -> None:
+        """Close a branch; see `DecoderRuntime.drop`."""
+        self._check_open()
+        self._branches.drop(branch)
+        self._llama.llama_memory_seq_rm(self._memory, branch, -1, -1)
+
+    def room(self, entries: int) -> int:
+        """Return the free entries after a cut; see `DecoderRuntime.room`."""
+        held = self._held.serials[: check_integer("entries", entries, 0, 2**31 - 1)]
+        return self.context_length - self._branches.count_entries(held)
 
     def truncate(self, place: Place) -> bool:
         """Remove everything from `place` on from the KV cache.
@@ -487,10 +561,14 @@ class LlamaCppDecoder:
             InferenceError: llama.cpp failed.
         """
         self._check_open()
+        if self._slides and self._branches:
+            raise InferenceError(
+                "this KV cache cannot be copied while it has branches; drop them first"
+            )
         return copy_cache(
             self._context,
             self._held.numbers(),
-            slides=self._llama.llama_model_n_swa(self._model.handle) > 0,
+            slides=self._slides,
         )
 
     def restore(self, copy: NDArray[np.uint8], place: Place) -> None:

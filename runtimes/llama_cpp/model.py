@@ -187,6 +187,31 @@ class LlamaCppModel:
             for count, slide in zip(heads[:cached], slides, strict=False)
         )
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state, in f32, that the recurrent layers keep for a sequence of any length."""
+        if not self.hybrid:
+            return 0
+        architecture = self._metadata("general.architecture")
+        header = GgufHeader(np.memmap(self._path, np.uint8, mode="r").data)
+        recurrent = header.integers(f"{architecture}.attention.recurrent_layers") or [
+            not heads for heads in header.integers(f"{architecture}.attention.head_count_kv")
+        ]
+
+        def number(key: str) -> int:
+            return int(self._metadata(f"{architecture}.{key}") or 0)
+
+        channels = number("ssm.inner_size")
+        size = number("ssm.state_size")
+        convolved = channels + 2 * number("ssm.group_count") * size
+        width: int = self._llama.llama_model_n_embd(self.handle)
+        values = (
+            max(0, number("shortconv.l_cache") - 1) * width
+            + max(0, number("ssm.conv_kernel") - 1) * convolved
+            + size * channels
+        )
+        return 4 * values * sum(map(bool, recurrent))
+
     def _metadata(self, key: str) -> str:
         """Return a value of the GGUF metadata as text; empty if there is no such key."""
         buffer = ctypes.create_string_buffer(256)

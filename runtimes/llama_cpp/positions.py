@@ -37,9 +37,16 @@ class CachePositions:
             NO_GRID  # first position, and entries so far, of the image or video decoded last
         )
         self._times = np.empty(context_length, np.int32)  # the first number of each position
+        self._serials = np.empty(context_length, np.int64)
+        self._next_serial = 0
+
+    @property
+    def serials(self) -> NDArray[np.int64]:
+        """Serial numbers int64 ``[entries]``: no other entry of this KV cache ever had the same."""
+        return self._serials[: self.place.entries]
 
     def check(
-        self, positions: NDArray[np.int32], count: int, *, embeddings: bool
+        self, positions: NDArray[np.int32], count: int, *, embeddings: bool, taken: int
     ) -> NDArray[np.int32]:
         """Check that positions continue the sequence.
 
@@ -50,6 +57,7 @@ class CachePositions:
             positions: ``[n]``; for embeddings of an M-RoPE model also ``[3, n]``.
             count: n, the number of entries.
             embeddings: the entries are embeddings.
+            taken: entries that this sequence and its branches take.
 
         Returns:
             int32, in the same shape.
@@ -70,12 +78,24 @@ class CachePositions:
             self._check_counts_up(numbers)
         else:
             self._follow_grid(numbers)
-        if self.place.entries + count > len(self._times):
+        self.check_fits(count, taken)
+        return numbers.astype(np.int32)
+
+    def check_fits(self, count: int, taken: int) -> None:
+        """Check that further entries fit.
+
+        Args:
+            count: their number.
+            taken: as of `check`.
+
+        Raises:
+            ContextError: they do not.
+        """
+        if taken + count > len(self._times):
             raise ContextError(
-                f"{count} entries after {self.place.entries} cached ones do not fit into a context of "
+                f"{count} entries after {taken} cached ones do not fit into a context of "
                 f"{len(self._times)}"
             )
-        return numbers.astype(np.int32)
 
     def _check_counts_up(self, positions: NDArray[np.int64]) -> None:
         start = self.place.position
@@ -120,8 +140,15 @@ class CachePositions:
         times = positions if positions.ndim == 1 else positions[0]
         entries = self.place.entries + len(times)
         self._times[self.place.entries : entries] = times
+        self._number(self.place.entries, entries)
         self.place = Place(entries, max(self.place.position, int(positions.max()) + 1))
         self._grid = grid
+
+    def _number(self, first: int, last: int) -> None:
+        """Give new serial numbers to the entries from `first` to before `last`."""
+        end = self._next_serial + last - first
+        self._serials[first:last] = np.arange(self._next_serial, end)
+        self._next_serial = end
 
     def cut(self, time: int) -> None:
         """Drop all entries from this time on."""
@@ -171,6 +198,7 @@ class CachePositions:
         if last != (times[-1] if place.entries else -1):
             return False
         self._times[: place.entries] = times
+        self._number(0, place.entries)
         self.place = place
         self._grid = NO_GRID
         return True

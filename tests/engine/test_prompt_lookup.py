@@ -139,9 +139,9 @@ def test_logits_of_a_draft_are_the_references(decoder: ExactDecoder, reference: 
 
 
 def test_a_draft_that_llama_cpp_has_no_room_for_is_refused(decoder: ExactDecoder) -> None:
-    count = decoder.MAX_LOGITS + 1
+    count = decoder.max_logits + 1
     with pytest.raises(
-        InputError, match=f"may have up to {decoder.MAX_LOGITS} tokens, has {count}"
+        InputError, match=f"may have up to {decoder.max_logits} tokens, has {count}"
     ):
         decoder.decode_draft(some_tokens(count), positions(0, count))
     decoder.decode_draft(some_tokens(count - 1), positions(0, count - 1))

@@ -331,6 +331,32 @@ def test_a_cache_that_is_cut_or_restored_equals_a_fresh_one(
     check_cuts(written(row).open(), 1e-3)
 
 
+@pytest.mark.parametrize("row", ["gemma3_text", "llama"])
+def test_a_cache_is_whole_after_branches(written: Callable[[str], Written], row: str) -> None:
+    """A branch that is longer than the sliding window takes no entries away from the held sequence."""
+    decoder = written(row).open()
+    first, then = some_ids(LENGTH), some_ids(8, 2)
+    decoder.decode_tokens(first, positions(0, LENGTH), logits=False)
+    branches = [decoder.branch(), decoder.branch()]
+    for _ in range(2 * WINDOW):
+        logits = decoder.decode_branches(branches, [5, 6]).copy()
+    for branch in branches:
+        decoder.drop(branch)
+    for token, row_of_branch in zip((5, 6), logits, strict=True):
+        decoder.truncate(Place(LENGTH, LENGTH))
+        expected = step(decoder, [token] * 2 * WINDOW, LENGTH)[-1]
+        assert relative_error(row_of_branch, expected) < 1e-3
+    for cut in (LENGTH - WINDOW, 20, 1):
+        decoder.truncate(Place(cut, cut))
+        found = step(decoder, then, cut)
+        decoder.truncate(Place())
+        decoder.decode_tokens(first[:cut], positions(0, cut), logits=False)
+        assert relative_error(found, step(decoder, then, cut)) < 1e-3
+        decoder.truncate(Place())
+        decoder.decode_tokens(first, positions(0, LENGTH), logits=False)
+    decoder.close()
+
+
 SLIDE = {"gemma2": GEMMA2, "gemma3_text": GEMMA3, "gemma4_text": {**GEMMA4, "global_head_dim": 64}}
 
 

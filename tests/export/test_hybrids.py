@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.kv_cache import KVCache
-from edgevlm.errors import CancelledError, ContextError, ExportError, InferenceError
+from edgevlm.errors import (
+    CancelledError,
+    ContextError,
+    ExportError,
+    InferenceError,
+    InputError,
+)
 from edgevlm.export import quantize
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.bounds import decoder_bound
@@ -114,7 +120,7 @@ def test_pieces_of_any_size(opened: Opened, size: int) -> None:
 
 def test_batches(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call in several batches: the state goes from one to the next."""
-    monkeypatch.setattr(opened.decoder, "_batch_length", 7)
+    monkeypatch.setattr(opened.decoder, "batch_length", 7)
     check(opened, decode(opened, 0, TEXT), TEXT)
 
 
@@ -126,6 +132,52 @@ def test_a_draft(opened: Opened) -> None:
     assert opened.decoder.max_removable == 0
     assert not opened.decoder.truncate(place(43))
     check(opened, decode(opened, 46, TEXT), TEXT)
+
+
+def test_branches(opened: Opened) -> None:
+    """Each branch has a state of its own; the held sequence goes on as if nothing had been."""
+    decoder = opened.decoder
+    decode(opened, 0, 40)
+    branches = [decoder.branch() for _ in range(3)]
+    one, two, three = branches
+    other = decoder.decode_branches([two] * 3 + [one] * 2, [5, 6, 7, *opened.ids[40:42]])
+    assert relative_error(other[3:], opened.expected[40:42]) < opened.bound
+    logits = decoder.decode_branches(
+        [one, three, one], [opened.ids[42], opened.ids[40], opened.ids[43]]
+    )
+    assert relative_error(logits, opened.expected[[42, 40, 43]]) < opened.bound
+    with pytest.raises(InputError, match="cannot cut a branch"):
+        decoder.cut_branch(one, 1)
+    for branch in branches:
+        decoder.drop(branch)
+    check(opened, decode(opened, 40, TEXT), TEXT)
+
+
+def test_the_size_of_a_state(opened: Opened) -> None:
+    """A copy of an empty sequence has none, one of an entry has the state and this entry."""
+    decoder = opened.decoder
+    decode(opened, 0, 1)
+    model = decoder._model
+    entry = model.kv_values * (4 if opened.bound < 1e-4 else 2)
+    assert 0 < model.state_bytes <= decoder.save().nbytes - entry < model.state_bytes + 1000
+    assert decoder.max_branches == LlamaCppDecoder.MAX_BRANCHES
+    assert not decoder.independent_branches
+
+
+def test_large_states_leave_one_branch(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        LlamaCppDecoder, "MAX_STATE_BYTES", 2 * opened.decoder._model.state_bytes - 1
+    )
+    decoder = LlamaCppDecoder(opened.decoder._path, context_length=64, threads=1)
+    assert decoder.max_branches == 1
+    decoder.decode_tokens(opened.ids[:10], np.arange(10, dtype=np.int32), logits=True)
+    decoder.decode_tokens([7], np.array([10], np.int32), logits=True)
+    expected = decoder.logits()
+    decoder.truncate(Place())
+    decoder.decode_tokens(opened.ids[:10], np.arange(10, dtype=np.int32), logits=True)
+    (logits,) = decoder.decode_branches([decoder.branch()], [7])
+    assert relative_error(logits, expected) < opened.bound
+    decoder.close()
 
 
 @pytest.mark.parametrize("cut", [1, 21, 22, 47, TEXT - 1])
@@ -189,7 +241,7 @@ def test_a_failed_decoding_leaves_nothing_of_it(
         status: int = run(*arguments)
         return status
 
-    monkeypatch.setattr(decoder, "_batch_length", 7)
+    monkeypatch.setattr(decoder, "batch_length", 7)
     monkeypatch.setattr(decoder._llama, "llama_decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         decode(opened, 10, TEXT)

@@ -196,7 +196,7 @@ def test_a_call_for_each_entry(fresh: Opened) -> None:
 def test_an_image_in_several_batches(
     fresh: Opened, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(fresh.decoder, "_batch_length", size)
+    monkeypatch.setattr(fresh.decoder, "batch_length", size)
     test_a_call_for_each_part(fresh)
 
 
@@ -226,6 +226,24 @@ def test_texts_as_embeddings_take_one_number(fresh: Opened) -> None:
     assert not rows[:, fresh.case.model.config.get_text_config().hidden_size :].any()
     fresh.decoder.decode_embeddings(rows, text.positions, logits=True)
     check(fresh, [fresh.decoder.logits()], [len(BEFORE) - 1])
+
+
+def test_branches_after_an_image(fresh: Opened) -> None:
+    """They go on at the next position, which is not the number of entries."""
+    case, decoder = fresh.case, fresh.decoder
+    for part in case.parts[:-1]:
+        decode(decoder, part, len(part.entries))
+    one, two = decoder.branch(), decoder.branch()
+    tokens = case.parts[-1].entries
+    assert isinstance(tokens, list)
+    order = [branch for _ in tokens for branch in (one, two)]
+    logits = decoder.decode_branches(order, [token for token in tokens for _ in range(2)])
+    last = slice(-len(tokens), None)
+    for found in (logits[::2], logits[1::2]):
+        check(fresh, list(found), last)
+    decoder.drop(one)
+    decoder.drop(two)
+    check(fresh, decode(decoder, case.parts[-1]), last)
 
 
 @pytest.mark.parametrize("border", range(5))

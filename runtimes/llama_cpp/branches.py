@@ -1,0 +1,128 @@
+"""The sequences that branched off the one that a decoder holds: their places, and the entries they take.
+
+A branch shares the entries that the held sequence had when it branched off. An entry stays in the KV cache
+until no sequence has it. So each entry has a serial number; what is taken is the number of different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.errors import InferenceError, InputError
+from edgevlm.runtimes.protocols import Place
+from edgevlm.validation import check_integer
+
+
+@dataclass
+class _Branch:
+    shared: NDArray[np.int64]
+    """Serial numbers of the entries that the held sequence had."""
+    start: Place
+    own: int = 0
+    """Tokens that were decoded since."""
+
+
+class Branches:
+    """The open branches of a decoder, by their number.
+
+    Args:
+        count: most branches that can be open.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._open: dict[int, _Branch] = {}
+        self._counts: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, shared: NDArray[np.int64], place: Place) -> int:
+        """Open a branch and return its number, from 1 to `count`.
+
+        Args:
+            shared: serial numbers int64 ``[entries]`` of the entries of the held sequence.
+            place: the place after them.
+
+        Raises:
+            InferenceError: all branches are open.
+        """
+        free = [number for number in range(1, self._count + 1) if number not in self._open]
+        if not free:
+            raise InferenceError(
+                f"all {self._count} branches of this decoder are open; drop one first"
+            )
+        self._set(free[0], _Branch(shared.copy(), place))
+        return free[0]
+
+    def place(self, branch: int) -> Place:
+        """Return how far a branch is.
+
+        Raises:
+            InputError: there is no such branch.
+        """
+        found = self._find(branch)
+        return found.start.after(found.own)
+
+    def next_positions(self, branches: Sequence[int]) -> NDArray[np.int32]:
+        """Return the positions int32 ``[n]`` of further tokens of these branches; errors as of `place`."""
+        ahead: dict[int, int] = {}
+        positions = np.empty(len(branches), np.int32)
+        for index, branch in enumerate(branches):
+            position = ahead.get(branch) or self.place(branch).position
+            positions[index] = position
+            ahead[branch] = position + 1
+        return positions
+
+    def extend(self, branches: Sequence[int]) -> None:
+        """Count one more token for each of these branches."""
+        for branch in branches:
+            self._open[branch].own += 1
+
+    def cut(self, branch: int, tokens: int) -> None:
+        """Forget the last tokens of a branch.
+
+        Raises:
+            InputError: there is no such branch, or it has fewer tokens of its own.
+        """
+        found = self._find(branch)
+        found.own -= check_integer("tokens", tokens, 0, found.own)
+
+    def empty(self, branch: int) -> None:
+        """Forget the entries of a branch, which stays open."""
+        self._set(branch, _Branch(np.empty(0, np.int64), Place()))
+
+    def drop(self, branch: int) -> None:
+        """Forget a branch; errors as of `place`."""
+        self._find(branch)
+        self._set(branch, None)
+
+    def count_entries(self, held: NDArray[np.int64]) -> int:
+        """Count the entries that the held sequence and all branches take.
+
+        Args:
+            held: serial numbers int64 ``[entries]`` of the entries of the held sequence.
+        """
+        if not self._open:
+            return len(held)
+        last = int(held[-1]) if len(held) else -1  # the entries before an entry are always the same
+        if last not in self._counts:
+            serials = [held, *(branch.shared for branch in self._open.values())]
+            self._counts[last] = len(np.unique(np.concatenate(serials)))
+        return self._counts[last] + sum(branch.own for branch in self._open.values())
+
+    def _set(self, number: int, branch: _Branch | None) -> None:
+        self._counts.clear()
+        if branch is None:
+            del self._open[number]
+        else:
+            self._open[number] = branch
+
+    def _find(self, branch: int) -> _Branch:
+        if branch not in self._open:
+            raise InputError(f"there is no branch {branch!r}, or it was dropped")
+        return self._open[branch]
