@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from edgevlm.async_stream import AsyncChunkStream, collect_async
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.engine import Chunks, Engine
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
@@ -94,6 +97,33 @@ class Chat:
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
+        return self._stream(text, images, options)
+
+    async def asend(
+        self,
+        text: str,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer as `send` does, for asyncio; see `VLM.aask`."""
+        return await collect_async(self.astream(text, images, **options))
+
+    def astream(
+        self,
+        text: str,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncChunkStream:
+        """Answer as `send` does, for ``async for``; see `VLM.astream`."""
+        return AsyncChunkStream(functools.partial(self._stream, text, images, options))
+
+    def _stream(
+        self,
+        text: str,
+        images: ImageSource | Iterable[ImageSource] | None,
+        options: GenerationOptions,
+        cancel: CancelSignal | None = None,
+    ) -> ChunkStream:
         watch = Stopwatch()
         generation = self._engine.generation(options)
         loaded = load_images(images)
@@ -129,6 +159,7 @@ class Chat:
             [*_images(turns), *processed],
             generation,
             watch,
+            cancel=cancel,
             expect_continuation=True,
             wrap=record,
         )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.async_stream import AsyncChunkStream, collect_async
 from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.cancellation import CancelSignal
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
@@ -251,6 +253,45 @@ class VLM:
         Any thread may read the stream. Closing it stops the work; during prefill it yields chunks without
         text for this. Until it ends it holds the model, and other requests wait.
         """
+        return self._stream(images, question, system, options)
+
+    async def aask(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer as `ask` does, for asyncio.
+
+        Another thread works, so the event loop goes on meanwhile. Cancelling the task stops the work.
+        """
+        return await collect_async(self.astream(images, question, system=system, **options))
+
+    def astream(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncChunkStream:
+        """Answer as `stream` does, for ``async for``.
+
+        All work, also that of loading images, begins with the first chunk, in another thread. Each further
+        chunk is computed when it is asked for. Cancelling the task or leaving the loop stops the work.
+        """
+        return AsyncChunkStream(functools.partial(self._stream, images, question, system, options))
+
+    def _stream(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        system: str | None,
+        options: GenerationOptions,
+        cancel: CancelSignal | None = None,
+    ) -> ChunkStream:
         watch = Stopwatch()
         generation = self._engine.generation(options)
         media = _load_media(images)
@@ -258,7 +299,7 @@ class VLM:
         generation = self._engine.fit_deadline(generation, count, watch)
         message, processed = self._user_turn(media, question, generation.image_budget)
         messages = [*system_messages(system), message]
-        return self._engine.stream(messages, processed, generation, watch)
+        return self._engine.stream(messages, processed, generation, watch, cancel=cancel)
 
     @overload
     def extract(

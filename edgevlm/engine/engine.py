@@ -213,6 +213,7 @@ class Engine:
         generation: Generation,
         watch: Stopwatch,
         *,
+        cancel: CancelSignal | None = None,
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
@@ -224,6 +225,7 @@ class Engine:
         Args:
             images: one for each image part of the messages, in their order.
             watch: started when the request came.
+            cancel: signal of the request; None: a new one.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
                 is so if the messages hold an earlier answer.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
@@ -236,7 +238,8 @@ class Engine:
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        cancel = CancelSignal(generation.within, watch.elapsed)
+        cancel = cancel or CancelSignal()
+        cancel.limit(generation.within, watch.elapsed)
         # The tokenizer belongs to the decoder, which another thread may close.
         with self._lock.hold(cancel):
             watch.lap("wait")
