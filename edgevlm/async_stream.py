@@ -1,8 +1,10 @@
-"""Streams for asyncio: each runs a `ChunkStream` in a thread of its own."""
+"""Streams for asyncio: each has a thread of its own that works.
+
+A program without an event loop does not load asyncio, which takes as long as the rest of this package.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import queue
@@ -15,12 +17,14 @@ from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.errors import InputError
 from edgevlm.results import Answer, Chunk, collect
-from edgevlm.runtimes.forks import is_forked
+from edgevlm.runtimes.forks import check_not_forked, is_forked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
+
+_Start: TypeAlias = Callable[[CancelSignal], ChunkStream]
 
 
 class AsyncChunkStream(AsyncIterator[Chunk]):
@@ -35,69 +39,48 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
             variables.
     """
 
-    def __init__(self, start: Callable[[CancelSignal], ChunkStream]) -> None:
-        self._signal = CancelSignal()
-        self._start = start
-        self._chunks: ChunkStream | None = None
-        self._thread = _Thread()
-        self._closing: Future[None] | None = None
-        """The end of the work; None before `_stop`."""
+    def __init__(self, start: _Start) -> None:
+        self._thread = _StreamThread(start)
 
     async def __anext__(self) -> Chunk:
         """Compute the next chunk.
 
         Raises:
             InputError: no event loop of asyncio runs.
-            EdgeVLMError: as the synchronous method, with the same type and traceback.
+            Exception: as the method without ``a``, with the traceback of the thread.
         """
-        chunk = None if self._closing else await self._run(self._read)
+        chunk = None if self._thread.ended else await self._run(self._thread.read)
         if chunk is None or chunk.finish_reason is not None:
-            self._stop()
+            self._thread.end()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
         """Stop the answer and wait until the work has stopped. May be called again."""
-        # If this wait is cancelled, the work stops nevertheless.
-        await asyncio.shield(asyncio.wrap_future(self._stop()))
+        import asyncio
+
+        if not is_forked():
+            # If this wait is cancelled, the work stops nevertheless.
+            await asyncio.shield(asyncio.wrap_future(self._thread.end()))
 
     async def _run(self, function: Callable[[], T]) -> T:
         """Run a function in the thread. An error ends the answer; so does a caller that is cancelled."""
+        import asyncio
+
+        check_not_forked()
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise InputError(
-                "no event loop of asyncio runs here; in other frameworks call the method without 'a' in a "
-                "thread, such as trio.to_thread.run_sync(vlm.ask, image, question)"
+                "no event loop of asyncio runs here; in another framework call the method without 'a' in a "
+                "thread, as in trio.to_thread.run_sync(vlm.ask, image, question)"
             ) from None
         try:
             return await asyncio.wrap_future(self._thread.submit(function), loop=loop)
         except BaseException:  # also GeneratorExit, if the event loop drops the task
-            self._stop()
+            self._thread.end()
             raise
-
-    def _open(self) -> ChunkStream:
-        if self._chunks is None:
-            self._chunks = self._start(self._signal)
-        return self._chunks
-
-    def _read(self) -> Chunk | None:
-        return next(self._open(), None)
-
-    def _collect(self) -> Answer:
-        return collect(self._open())
-
-    def _stop(self) -> Future[None]:
-        """Cancel the work and end the thread. Return at once, also in the garbage collector."""
-        if self._closing is None:
-            self._signal.cancel()
-            self._closing = self._thread.end(self._close)
-        return self._closing
-
-    def _close(self) -> None:
-        if self._chunks is not None:
-            self._chunks.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,63 +89,88 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
         await self.aclose()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closing") and not is_forked():
-            self._stop()
+        if hasattr(self, "_thread") and not is_forked():
+            self._thread.end()
 
 
 async def collect_async(stream: AsyncChunkStream) -> Answer:
     """Read a stream to its end, in one call of its thread, and return the whole answer."""
-    answer = await stream._run(stream._collect)
-    stream._stop()
+    answer = await stream._run(stream._thread.collect)
+    stream._thread.end()
     return answer
 
 
-class _Thread:
-    """A thread that runs functions one after another, with the context variables of its creator.
+class _StreamThread:
+    """A thread that owns a stream and runs functions one after another.
 
-    It starts with the first function. A thread that waits does not keep the process from ending.
+    It starts with the first function. A thread that waits does not keep the process from ending. Since the
+    thread refers to the stream, the garbage collector does not touch what the thread works on.
+
+    Args:
+        start: as of `AsyncChunkStream`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: _Start) -> None:
+        self._start: _Start | None = start
+        self._stream: ChunkStream | None = None
+        self._signal = CancelSignal()
         self._context = contextvars.copy_context()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = False
+        self._end: Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True after `end`."""
+        return self._end is not None
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function after those before it."""
+        """Run a function after those before it, with the context variables of this object's creator."""
         if not self._started:
             self._started = True
-            threading.Thread(
-                target=_work, args=(self._jobs,), name="edgevlm-async", daemon=True
-            ).start()
-        return self._put(function)
-
-    def end(self, function: Callable[[], None]) -> Future[None]:
-        """Run a last function if others have been run, and end.
-
-        It takes no lock that its own thread may hold, so the garbage collector may call it.
-        """
-        if self._started:
-            future = self._put(function)
-            self._jobs.put(None)
-        else:
-            future = Future()
-            future.set_result(None)
-        return future
-
-    def _put(self, function: Callable[[], T]) -> Future[T]:
+            threading.Thread(target=self._work, name="edgevlm-async", daemon=True).start()
         future: Future[T] = Future()
         self._jobs.put(functools.partial(_run, future, self._context, function))
         return future
 
+    def end(self) -> Future[None]:
+        """Cancel the stream, close it in the thread, and end the thread. Return at once.
 
-_Job: TypeAlias = Callable[[], None]
+        It takes no lock that its own thread may hold, so the garbage collector may call it.
+        """
+        if self._end is None:
+            self._signal.cancel()
+            if self._started:
+                self._end = self.submit(self._close)
+                self._jobs.put(None)
+            else:
+                self._end = Future()
+                self._end.set_result(None)
+        return self._end
 
+    def read(self) -> Chunk | None:
+        """Return the next chunk, or None after the last one; called in the thread."""
+        return next(self._open(), None)
 
-def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
-        del job  # the stream that it refers to may be dropped now
+    def collect(self) -> Answer:
+        """Return the whole answer; called in the thread."""
+        return collect(self._open())
+
+    def _open(self) -> ChunkStream:
+        if self._stream is None:
+            assert self._start is not None
+            self._stream = self._start(self._signal)
+            self._start = None  # it refers to the images
+        return self._stream
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job  # it refers to the event loop
 
 
 def _run(future: Future[T], context: contextvars.Context, function: Callable[[], T]) -> None:

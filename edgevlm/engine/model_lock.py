@@ -300,8 +300,10 @@ class ChunkStream(Iterator[Chunk]):
             BusyError: another stream holds the model and nobody reads it.
             CancelledError: the answer was cancelled before its end.
             DeadlineError: its deadline expired before its first token.
-            ClosedError: the model was closed before the end of the answer.
+            ClosedError: the model was closed before the end of the answer, or this process was forked from
+                one that used a model.
         """
+        check_not_forked()
         try:
             with self._reading:
                 return self._read()
@@ -351,6 +353,8 @@ class ChunkStream(Iterator[Chunk]):
 
         The chunks end then, also for a reader in another thread. May be called again, from any thread.
         """
+        if is_forked():
+            return  # a thread of the parent may have been reading, and would be waited for
         self._signal.cancel()
         with self._reading:
             self._ended = True
@@ -363,6 +367,8 @@ class ChunkStream(Iterator[Chunk]):
         The reader gets a CancelledError. May be called again, from any thread and from a signal handler.
         Does nothing after the last chunk.
         """
+        if is_forked():
+            return
         self._cancelled = self._cancelled or not self._ended
         self._signal.cancel()
         self._end_if_cancelled()
@@ -391,7 +397,7 @@ class ChunkStream(Iterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_cancelled") and not is_forked():
+        if hasattr(self, "_cancelled"):
             self.close()
 
 
