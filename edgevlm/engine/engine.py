@@ -634,6 +634,7 @@ class Engine:
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
+        system.return_freed_memory()
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved; waits for other requests."""
