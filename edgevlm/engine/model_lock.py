@@ -172,8 +172,6 @@ class ModelLock:
         self.closed = True
         if is_forked():
             return  # the memory is the parent's, and its threads would be waited for
-        for waiting in tuple(self._waiting):
-            waiting.wake()
         holder, stream = self._holder, None if self._stream is None else self._stream()
         if stream is not None:
             stream.cancel()

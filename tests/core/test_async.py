@@ -230,9 +230,11 @@ def test_cancelling_a_task_stops_each_call_of_a_runtime(calls: RuntimeCalls) -> 
         assert len(calls.names) == at + 1
 
     async def read_stream() -> None:
-        async for _ in stream(calls.vlm):
+        kept.append(stream(calls.vlm))
+        async for _ in kept[-1]:
             pass
 
+    kept: list[AsyncChunkStream] = []
     calls.expect(-1, lambda: None)
     expected = ask(calls.vlm)
     count = len(calls.names)

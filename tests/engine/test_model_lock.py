@@ -28,6 +28,7 @@ from fastapi.responses import StreamingResponse
 
 from edgevlm import VLM, BusyError, CancelledError, Chunk, ChunkStream, ClosedError, InputError
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import model_lock
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
@@ -362,13 +363,21 @@ def queue_up(lock: ModelLock, action: Callable[[int], object], signals: list[Can
     return futures
 
 
-def test_requests_are_served_in_the_order_in_which_they_came() -> None:
-    """Those that go away do not change the order of the others."""
+def test_requests_are_served_in_the_order_in_which_they_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that go away do not change the order of the others, nor do those that wake between."""
+    monkeypatch.setattr(model_lock, "_CHECK_SECONDS", 0.001)
     steps, served = Steps(), list[int]()
     signals = [CancelSignal() for _ in range(16)]
+
+    def serve(number: int) -> None:
+        served.append(number)
+        time.sleep(0.005)
+
     with steps.stream() as holding:
         next(holding)
-        futures = queue_up(steps.lock, served.append, signals)
+        futures = queue_up(steps.lock, serve, signals)
         for number in (0, 7):
             signals[number].cancel()
             with pytest.raises(CancelledError):
