@@ -16,7 +16,7 @@ import numpy as np
 
 from edgevlm import VLM, Answer
 from edgevlm.bundle import DEFAULT_MODEL
-from edgevlm.engine import engine
+from edgevlm.engine import answer_decoder
 
 THREADS = 2
 ROUNDS = 15
@@ -31,14 +31,14 @@ SCHEMA: dict[str, Any] = {
 
 def answer(vlm: VLM, batch: int) -> Answer:
     image = np.full((224, 224, 3), 200, np.uint8)
-    with mock.patch.object(engine, "MAX_FORCED_TOKENS", batch):
+    with mock.patch.object(answer_decoder, "MAX_FORCED_TOKENS", batch):
         return vlm.ask(image, "How far away are the things?", json_schema=SCHEMA)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", nargs="?", default=DEFAULT_MODEL)
-    batches = {"in batches": engine.MAX_FORCED_TOKENS, "one at a time": 1}
+    batches = {"in batches": answer_decoder.MAX_FORCED_TOKENS, "one at a time": 1}
     found: dict[str, list[Answer]] = {name: [] for name in batches}
     with VLM.from_pretrained(parser.parse_args().bundle, threads=THREADS) as vlm:
         for _ in range(ROUNDS + 1):

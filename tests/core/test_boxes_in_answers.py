@@ -30,6 +30,9 @@ class Script:
     def sample(self) -> int:
         return next(self._tokens)
 
+    def forced(self, limit: int) -> list[int]:
+        return []
+
     def close(self) -> None:
         pass
 

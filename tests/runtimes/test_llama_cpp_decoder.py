@@ -449,7 +449,7 @@ def test_a_signal_from_another_thread_stops_llama_cpp(
     decoder: LlamaCppDecoder, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     """The signal comes after the last check in Python, so llama.cpp alone can see it."""
-    monkeypatch.setattr(decoder, "_batch_length", 512)
+    monkeypatch.setattr(decoder, "batch_length", 512)
     tokens = some_tokens(1100)
     expected = decoded(decoder, tokens)
     decoder.truncate(place(0))
