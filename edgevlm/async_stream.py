@@ -1,30 +1,42 @@
-"""Streams for asyncio: each has a thread of its own that works.
+"""Streams for asyncio: each has a thread of its own that works, and few of them work at once.
 
 A program without an event loop does not load asyncio, which takes as long as the rest of this package.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import queue
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import ChunkStream
+from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
 from edgevlm.results import Answer, Chunk, collect
 from edgevlm.runtimes.forks import check_not_forked, is_forked
 
 if TYPE_CHECKING:
+    import asyncio
+
     from typing_extensions import Self
 
 T = TypeVar("T")
 
-_Start: TypeAlias = Callable[[CancelSignal], ChunkStream]
+Start: TypeAlias = Callable[[Stopwatch, CancelSignal], ChunkStream]
+"""Begins an answer, whose time the stopwatch measures and which the signal cancels."""
+
+MAX_THREADS = 4
+"""Requests to one model that have a thread at once, for each event loop: one computes, the others read their
+images. More would take time from the event loop, and memory for images that wait."""
 
 
 class AsyncChunkStream(AsyncIterator[Chunk]):
@@ -35,12 +47,16 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
     stream as an asynchronous context manager, call `aclose`, or drop it.
 
     Args:
-        start: begins the answer, which the signal cancels; called in the thread, with the caller's context
-            variables.
+        engine: the engine that answers.
+        start: called in the thread, with the caller's context variables.
+        within: seconds that the request may take; None for no limit.
     """
 
-    def __init__(self, start: _Start) -> None:
+    def __init__(self, engine: Engine, start: Start, within: float | None) -> None:
+        self._engine = engine
+        self._within = within
         self._thread = _StreamThread(start)
+        self._queued = False
 
     async def __anext__(self) -> Chunk:
         """Compute the next chunk.
@@ -61,11 +77,16 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
         import asyncio
 
         if not is_forked():
+            self._thread.end()
             # If this wait is cancelled, the work stops nevertheless.
-            await asyncio.shield(asyncio.wrap_future(self._thread.end()))
+            await asyncio.shield(asyncio.wrap_future(self._thread.closed))
 
-    async def _run(self, function: Callable[[], T]) -> T:
-        """Run a function in the thread. An error ends the answer; so does a caller that is cancelled."""
+    async def _run(self, function: Callable[[], T]) -> T | None:
+        """Run a function in the thread. An error ends the answer; so does a caller that is cancelled.
+
+        Returns:
+            Its result, or None if the stream was closed before it began.
+        """
         import asyncio
 
         check_not_forked()
@@ -77,10 +98,26 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
                 "thread, as in trio.to_thread.run_sync(vlm.ask, image, question)"
             ) from None
         try:
+            if not self._queued:
+                self._queued = True
+                await self._wait_for_turn(loop)
+            if self._thread.ended:
+                return None
             return await asyncio.wrap_future(self._thread.submit(function), loop=loop)
         except BaseException:  # also GeneratorExit, if the event loop drops the task
             self._thread.end()
             raise
+
+    async def _wait_for_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until few other requests have threads; not longer than this request may take."""
+        turns = _turns.setdefault(self._engine, WeakKeyDictionary()).setdefault(loop, _Turns())
+
+        def leave(_: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(turns.leave)
+
+        if await turns.enter(self._within):
+            self._thread.closed.add_done_callback(leave)
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,8 +133,49 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
 async def collect_async(stream: AsyncChunkStream) -> Answer:
     """Read a stream to its end, in one call of its thread, and return the whole answer."""
     answer = await stream._run(stream._thread.collect)
+    assert answer is not None, "nobody else closes this stream"
     stream._thread.end()
     return answer
+
+
+class _Turns:
+    """The requests of one event loop to one model: those that have a thread, and the others in order."""
+
+    def __init__(self) -> None:
+        self._threads = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self, timeout: float | None) -> bool:
+        """Wait until it is the caller's turn. Return False if the time is over before."""
+        import asyncio
+
+        if self._threads < MAX_THREADS:
+            self._threads += 1
+            return True
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait([turn], timeout=timeout)
+        except BaseException:
+            if turn.done():
+                self.leave()
+            raise
+        finally:
+            if not turn.done():
+                self._waiting.remove(turn)
+        return turn.done()
+
+    def leave(self) -> None:
+        """Pass a turn that `enter` has given to the next request."""
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._threads -= 1
+
+
+_turns: WeakKeyDictionary[Engine, WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]] = (
+    WeakKeyDictionary()
+)
 
 
 class _StreamThread:
@@ -105,24 +183,20 @@ class _StreamThread:
 
     It starts with the first function. A thread that waits does not keep the process from ending. Since the
     thread refers to the stream, the garbage collector does not touch what the thread works on.
-
-    Args:
-        start: as of `AsyncChunkStream`.
     """
 
-    def __init__(self, start: _Start) -> None:
-        self._start: _Start | None = start
+    def __init__(self, start: Start) -> None:
+        self.closed: Future[None] = Future()
+        """Done when the work has stopped after `end`."""
+        self.ended = False
+        """True after `end`."""
+        self._start: Start | None = start
         self._stream: ChunkStream | None = None
+        self._watch = Stopwatch()
         self._signal = CancelSignal()
         self._context = contextvars.copy_context()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = False
-        self._end: Future[None] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """True after `end`."""
-        return self._end is not None
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Run a function after those before it, with the context variables of this object's creator."""
@@ -133,20 +207,20 @@ class _StreamThread:
         self._jobs.put(functools.partial(_run, future, self._context, function))
         return future
 
-    def end(self) -> Future[None]:
+    def end(self) -> None:
         """Cancel the stream, close it in the thread, and end the thread. Return at once.
 
         It takes no lock that its own thread may hold, so the garbage collector may call it.
         """
-        if self._end is None:
-            self._signal.cancel()
-            if self._started:
-                self._end = self.submit(self._close)
-                self._jobs.put(None)
-            else:
-                self._end = Future()
-                self._end.set_result(None)
-        return self._end
+        if self.ended:
+            return
+        self.ended = True
+        self._signal.cancel()
+        if self._started:
+            self._jobs.put(functools.partial(_run, self.closed, self._context, self._close))
+            self._jobs.put(None)
+        else:
+            self.closed.set_result(None)
 
     def read(self) -> Chunk | None:
         """Return the next chunk, or None after the last one; called in the thread."""
@@ -159,7 +233,8 @@ class _StreamThread:
     def _open(self) -> ChunkStream:
         if self._stream is None:
             assert self._start is not None
-            self._stream = self._start(self._signal)
+            self._watch.lap("wait")
+            self._stream = self._start(self._watch, self._signal)
             self._start = None  # it refers to the images
         return self._stream
 

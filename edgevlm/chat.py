@@ -97,7 +97,7 @@ class Chat:
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
-        return self._stream(text, images, options)
+        return self._stream(text, images, options, Stopwatch())
 
     async def asend(
         self,
@@ -115,16 +115,17 @@ class Chat:
         **options: Unpack[GenerationOptions],
     ) -> AsyncChunkStream:
         """Answer as `send` does, for ``async for``; see `VLM.astream`."""
-        return AsyncChunkStream(functools.partial(self._stream, text, images, options))
+        start = functools.partial(self._stream, text, images, options)
+        return AsyncChunkStream(self._engine, start, Generation(**options).within)
 
     def _stream(
         self,
         text: str,
         images: ImageSource | Iterable[ImageSource] | None,
         options: GenerationOptions,
+        watch: Stopwatch,
         cancel: CancelSignal | None = None,
     ) -> ChunkStream:
-        watch = Stopwatch()
         generation = self._engine.generation(options)
         loaded = load_images(images)
         generation = self._engine.fit_deadline(generation, len(loaded), watch)

@@ -253,7 +253,7 @@ class VLM:
         Any thread may read the stream. Closing it stops the work; during prefill it yields chunks without
         text for this. Until it ends it holds the model, and other requests wait.
         """
-        return self._stream(images, question, system, options)
+        return self._stream(images, question, system, options, Stopwatch())
 
     async def aask(
         self,
@@ -282,7 +282,8 @@ class VLM:
         All work, also that of loading images, begins with the first chunk, in another thread. Each further
         chunk is computed when it is asked for. Cancelling the task or leaving the loop stops the work.
         """
-        return AsyncChunkStream(functools.partial(self._stream, images, question, system, options))
+        start = functools.partial(self._stream, images, question, system, options)
+        return AsyncChunkStream(self._engine, start, Generation(**options).within)
 
     def _stream(
         self,
@@ -290,9 +291,9 @@ class VLM:
         question: str,
         system: str | None,
         options: GenerationOptions,
+        watch: Stopwatch,
         cancel: CancelSignal | None = None,
     ) -> ChunkStream:
-        watch = Stopwatch()
         generation = self._engine.generation(options)
         media = _load_media(images)
         count = 1 if isinstance(media, Video) else len(media)

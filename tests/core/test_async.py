@@ -19,7 +19,16 @@ import anyio
 import pytest
 from PIL import Image
 
-from edgevlm import VLM, AsyncChunkStream, ClosedError, ImageError, ImageSource, InputError
+from edgevlm import (
+    VLM,
+    AsyncChunkStream,
+    ClosedError,
+    DeadlineError,
+    ImageError,
+    ImageSource,
+    InputError,
+)
+from edgevlm.async_stream import MAX_THREADS, _turns
 from tests.conftest import picture
 from tests.support.runtime_calls import RuntimeCalls
 from tests.support.serving import until
@@ -403,13 +412,76 @@ def test_requests_are_answered_in_the_order_of_their_tasks(smolvlm: VLM) -> None
         with smolvlm.stream(None, "What?", max_tokens=500) as holding:
             next(holding)
             tasks = [asyncio.create_task(one(number)) for number in range(8)]
-            while len(smolvlm._engine._lock._waiting) < len(tasks):
+            while len(smolvlm._engine._lock._waiting) < MAX_THREADS:
                 await asyncio.sleep(0.001)
         await asyncio.gather(*tasks)
 
     done: list[int] = []
     asyncio.run(main())
     assert done == sorted(done)
+
+
+def test_requests_that_wait_have_no_threads(smolvlm: VLM) -> None:
+    """A deadline or its task ends such a request; the others keep their turns."""
+
+    async def main() -> None:
+        with smolvlm.stream(None, "What?", max_tokens=500) as holding:
+            next(holding)
+            tasks = [
+                asyncio.create_task(smolvlm.aask(IMAGE, QUESTION, max_tokens=TOKENS))
+                for _ in range(MAX_THREADS + 20)
+            ]
+            late = asyncio.create_task(smolvlm.aask(None, QUESTION, within=0.05))
+            with pytest.raises(DeadlineError):
+                await late
+            for task in (tasks.pop(), tasks.pop(1)):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            threads = [one for one in threading.enumerate() if one.name == "edgevlm-async"]
+            assert MAX_THREADS - 1 <= len(threads) <= MAX_THREADS + 1  # one ends, one begins
+        for task in tasks:
+            assert (await task).token_ids == expected
+        assert (await smolvlm.aask(IMAGE, QUESTION, max_tokens=TOKENS)).token_ids == expected
+        (turns,) = _turns[smolvlm._engine].values()
+        while turns._threads:
+            await asyncio.sleep(0.001)
+        assert not turns._waiting
+
+    expected = ask(smolvlm)
+    asyncio.run(main())
+
+
+def test_a_stream_that_is_closed_before_its_turn_ends(smolvlm: VLM) -> None:
+    async def main() -> None:
+        with smolvlm.stream(None, "What?", max_tokens=500) as holding:
+            next(holding)
+            tasks = [asyncio.create_task(smolvlm.aask(None, QUESTION)) for _ in range(MAX_THREADS)]
+            chunks = stream(smolvlm)
+            first = asyncio.ensure_future(anext(chunks, None))
+            await asyncio.sleep(0)
+            await chunks.aclose()
+            for task in tasks:
+                task.cancel()
+            assert await first is None
+            await asyncio.wait(tasks)
+
+    asyncio.run(main())
+
+
+def test_the_wait_counts_as_time_of_the_request(smolvlm: VLM) -> None:
+    async def main() -> None:
+        with smolvlm.stream(None, "What?", max_tokens=500) as holding:
+            next(holding)
+            tasks = [
+                asyncio.create_task(smolvlm.aask(None, QUESTION, max_tokens=1))
+                for _ in range(MAX_THREADS + 1)
+            ]
+            await asyncio.sleep(0.1)
+        stats = [(await task).stats for task in tasks]
+        assert min(one.wait_ms for one in stats) > 90
+
+    asyncio.run(main())
 
 
 def test_cancel_scopes_of_anyio_stop_the_work(calls: RuntimeCalls) -> None:
@@ -432,8 +504,8 @@ def test_closing_the_model_ends_what_computes_and_what_waits(calls: RuntimeCalls
         tasks = [asyncio.create_task(calls.vlm.aask(IMAGE, QUESTION))]
         await asyncio.to_thread(begun.wait, SECONDS)
         tasks += [asyncio.create_task(calls.vlm.aask(None, "What?")) for _ in range(4)]
-        while len(calls.vlm._engine._lock._waiting) < 4:
-            await asyncio.sleep(0)
+        while len(calls.vlm._engine._lock._waiting) < MAX_THREADS - 1:
+            await asyncio.sleep(0.001)
         closing = asyncio.create_task(asyncio.to_thread(calls.vlm.close))
         while not calls.vlm._engine._lock.closed:
             await asyncio.sleep(0)
