@@ -45,14 +45,14 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
     A thread of its own reads the images, waits for the model and computes a chunk when one is asked for. It
     ends with the answer, after an error, and when the task that reads is cancelled. To stop early, use the
     stream as an asynchronous context manager, call `aclose`, or drop it.
-
-    Args:
-        engine: the engine that answers.
-        start: called in the thread, with the caller's context variables.
-        within: seconds that the request may take; None for no limit.
     """
 
     def __init__(self, engine: Engine, start: Start, within: float | None) -> None:
+        """Prepare a stream of `engine`, which `start` begins in the thread.
+
+        Args:
+            within: seconds that the request may take; None for no limit.
+        """
         self._engine = engine
         self._within = within
         self._thread = _StreamThread(start)
