@@ -7,11 +7,13 @@ import contextvars
 import functools
 import gc
 import io
+import random
 import subprocess
 import sys
 import threading
 import traceback
 import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,7 @@ from edgevlm import (
     AsyncChunkStream,
     ClosedError,
     DeadlineError,
+    GenerationOptions,
     ImageError,
     ImageSource,
     InputError,
@@ -520,6 +523,53 @@ def test_closing_the_model_ends_what_computes_and_what_waits(calls: RuntimeCalls
 def test_another_framework_gets_an_error(smolvlm: VLM) -> None:
     with pytest.raises(InputError, match=r"trio\.to_thread\.run_sync"):
         smolvlm.aask(None, QUESTION).send(None)
+
+
+@pytest.mark.slow
+def test_tasks_that_are_cancelled_at_any_time_leave_nothing_behind(
+    fresh: Callable[..., VLM],
+) -> None:
+    """A thousand requests of eight tasks; each of them is read, left or cancelled."""
+
+    async def read(choice: float) -> None:
+        options: GenerationOptions = {"max_tokens": TOKENS, "cache_images": choice < 0.5}
+        if choice < 0.3:
+            assert (await vlm.aask(IMAGE, QUESTION, **options)).token_ids == expected
+            counts["answers"] += 1
+        elif choice < 0.6:
+            async with vlm.astream(IMAGE, QUESTION, **options) as chunks:
+                async for chunk in chunks:
+                    if chunk.token_ids and choice < 0.45:
+                        break
+        else:
+            async for chunk in vlm.astream(IMAGE, QUESTION, **options):
+                if chunk.token_ids and choice < 0.8:
+                    break
+
+    async def worker(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(125):
+            task = asyncio.create_task(read(chance.random()))
+            if chance.random() < 0.5:
+                await asyncio.sleep(chance.uniform(0, longest))
+                task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                counts["cancelled"] += 1
+
+    async def main() -> None:
+        await asyncio.gather(*map(worker, range(8)))
+
+    vlm, counts = fresh(), Counter[str]()
+    expected = ask(vlm)
+    longest = 2 * vlm.ask(IMAGE, QUESTION, max_tokens=TOKENS).stats.total_ms / 1000
+    asyncio.run(main())
+    assert counts["answers"] and counts["cancelled"]
+    until(lambda: not vlm._engine._lock._lock.locked())
+    assert ask(vlm) == expected
+    gc.collect()
+    assert not any(type(value) is AsyncChunkStream for value in gc.get_objects())
 
 
 EXIT = """
