@@ -20,7 +20,7 @@ from edgevlm.engine import deadline
 from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.costs import CostPhase, Costs
-from edgevlm.engine.kv_cache import KVCache, count_positions
+from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.parallel import Finished, ParallelAnswers, stops_all
 from edgevlm.engine.prefill import Prefill, PrefillStats
@@ -37,7 +37,7 @@ from edgevlm.errors import (
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
-from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
+from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
 from edgevlm.locations import locate
@@ -123,6 +123,10 @@ class Engine:
             InputError: the budget is less than one tile.
         """
         return self._image_processor.process(image, budget)
+
+    def restore_image(self, tiles: Sequence[NDArray[np.uint8]], layout: Layout) -> ProcessedImage:
+        """Return an image of which tiles and layout were kept; see `ImageProcessor.restore`."""
+        return self._image_processor.restore(tiles, layout)
 
     def process_video(
         self,
@@ -434,8 +438,13 @@ class Engine:
         """Return the bytes of a token; those of its name if it is special."""
         return self._special.get(token) or self._decoder.piece(token)
 
-    def generation(self, options: GenerationOptions) -> Generation:
+    def generation(
+        self, options: GenerationOptions, cancel: CancelSignal | None = None
+    ) -> Generation:
         """Return the settings of a request, with all checks that need no image.
+
+        Args:
+            cancel: signal of the request; None: a new one.
 
         Raises:
             InputError: a setting is outside its range, or the JSON schema is not supported.
@@ -443,7 +452,7 @@ class Engine:
         """
         generation = Generation(**options)
         if generation.json_schema is not None:
-            self.check_json_schema(generation.json_schema)
+            self.check_json_schema(generation.json_schema, cancel)
         return generation
 
     def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
@@ -466,8 +475,13 @@ class Engine:
         self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
         self._costs.save()
 
-    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
+    def check_json_schema(
+        self, schema: Mapping[str, Any], cancel: CancelSignal | None = None
+    ) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
+
+        Args:
+            cancel: as of `generation`.
 
         Raises:
             InputError: the schema is not supported.
@@ -475,13 +489,22 @@ class Engine:
         """
         check = self._check_schema
         if check is None:
-            with self._lock.hold():
+            with self._lock.hold(cancel):
                 check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
         check(schema)
 
-    def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
-        """Count the positions of the prompt for these messages; errors as of `tokenize`."""
-        with self._lock.hold():
+    def prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        cancel: CancelSignal | None = None,
+    ) -> int:
+        """Count the positions of the prompt for these messages; errors as of `tokenize`.
+
+        Args:
+            cancel: as of `generation`.
+        """
+        with self._lock.hold(cancel):
             return count_positions(self.tokenize(messages, images))
 
     def logits(
@@ -591,6 +614,33 @@ class Engine:
         self._encoder.close()
         self._decoder.close()
         system.return_freed_memory()
+
+    @property
+    def copy_format(self) -> str:
+        """Format of the data of `copy_cache`. Only copies of an equal format can be loaded."""
+        return self._decoder.copy_format
+
+    def cached_items(self) -> tuple[CacheKey, ...]:
+        """Return what the KV cache holds. The caller's stream must hold the model."""
+        return self._kv_cache.held
+
+    def copy_cache(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
+        """Copy what the KV cache knows of a conversation, as `KVCache.copies` does.
+
+        Args:
+            items: the conversation, as `cached_items` returned it.
+
+        Returns:
+            The copies; none if each prompt attends to all of itself, so that nothing can be reused.
+        """
+        with self._lock.hold():
+            prefix = self._manifest.decoder.attention == "prefix"
+            return () if prefix else self._kv_cache.copies(items)
+
+    def load_cache(self, copies: Sequence[CacheCopy]) -> None:
+        """Restore what `copy_cache` returned; errors as of `KVCache.load`."""
+        with self._lock.hold():
+            self._kv_cache.load(copies)
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved; waits for other requests."""
