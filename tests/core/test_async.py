@@ -31,7 +31,7 @@ from edgevlm import (
     ImageSource,
     InputError,
 )
-from edgevlm.async_stream import MAX_THREADS, _turns
+from edgevlm.async_stream import MAX_THREADS, _Turns, _turns
 from tests.conftest import picture
 from tests.support.runtime_calls import RuntimeCalls
 from tests.support.serving import until
@@ -52,7 +52,11 @@ def calls(fresh: Callable[..., VLM]) -> RuntimeCalls:
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    until(lambda: not any(thread.name == "edgevlm-async" for thread in threading.enumerate()))
+    until(lambda: not async_threads())
+
+
+def async_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "edgevlm-async"]
 
 
 def ask(vlm: VLM) -> tuple[int, ...]:
@@ -403,25 +407,34 @@ def test_nothing_is_computed_before_it_is_asked_for(calls: RuntimeCalls) -> None
     asyncio.run(main())
 
 
-def test_requests_are_answered_in_the_order_of_their_tasks(smolvlm: VLM) -> None:
-    """The images of later requests are ready first."""
-
-    async def one(number: int) -> None:
-        images = [IMAGE] * (8 - number)
-        await smolvlm.aask(images, f"Say {number}?", max_tokens=2, max_image_tokens=64)
-        done.append(number)
+def test_requests_get_threads_in_the_order_of_their_tasks() -> None:
+    """Those that are cancelled or late do not change the order of the others."""
 
     async def main() -> None:
-        with smolvlm.stream(None, "What?", max_tokens=500) as holding:
-            next(holding)
-            tasks = [asyncio.create_task(one(number)) for number in range(8)]
-            while len(smolvlm._engine._lock._waiting) < MAX_THREADS:
-                await asyncio.sleep(0.001)
-        await asyncio.gather(*tasks)
+        turns, order = _Turns(), list[int]()
 
-    done: list[int] = []
+        async def enter(number: int, timeout: float | None = None) -> None:
+            if await turns.enter(timeout):
+                order.append(number)
+
+        for number in range(MAX_THREADS):
+            await enter(number)
+        assert order == [*range(MAX_THREADS)]
+        order.clear()
+        tasks = [asyncio.create_task(enter(number)) for number in range(5)]
+        late = asyncio.create_task(enter(5, 0.001))
+        await late
+        tasks[1].cancel()
+        for count in range(1, 5):
+            turns.leave()
+            while len(order) < count:
+                await asyncio.sleep(0)
+            assert order == [0, 2, 3, 4][:count]
+        for _ in range(MAX_THREADS):
+            turns.leave()
+        assert turns._threads == 0 and not turns._waiting
+
     asyncio.run(main())
-    assert done == sorted(done)
 
 
 def test_requests_that_wait_have_no_threads(smolvlm: VLM) -> None:
@@ -441,8 +454,7 @@ def test_requests_that_wait_have_no_threads(smolvlm: VLM) -> None:
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-            threads = [one for one in threading.enumerate() if one.name == "edgevlm-async"]
-            assert MAX_THREADS - 1 <= len(threads) <= MAX_THREADS + 1  # one ends, one begins
+            await asyncio.to_thread(until, lambda: len(async_threads()) == MAX_THREADS)
         for task in tasks:
             assert (await task).token_ids == expected
         assert (await smolvlm.aask(IMAGE, QUESTION, max_tokens=TOKENS)).token_ids == expected
@@ -480,6 +492,7 @@ def test_the_wait_counts_as_time_of_the_request(smolvlm: VLM) -> None:
                 asyncio.create_task(smolvlm.aask(None, QUESTION, max_tokens=1))
                 for _ in range(MAX_THREADS + 1)
             ]
+            await asyncio.sleep(0)  # each task has made its request
             await asyncio.sleep(0.1)
         stats = [(await task).stats for task in tasks]
         assert min(one.wait_ms for one in stats) > 90
