@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections import Counter
@@ -57,6 +58,14 @@ def no_thread_is_left() -> Iterator[None]:
 
 def async_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "edgevlm-async"]
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    """Wait for a condition while the event loop goes on."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.001)
 
 
 def ask(vlm: VLM) -> tuple[int, ...]:
@@ -218,8 +227,7 @@ def test_the_event_loop_goes_on_while_a_request_waits(smolvlm: VLM) -> None:
         with smolvlm.stream(None, "What?", max_tokens=500) as holding:
             next(holding)
             task = asyncio.create_task(smolvlm.aask(IMAGE, QUESTION, max_tokens=TOKENS))
-            while not smolvlm._engine._lock._waiting:
-                await asyncio.sleep(0)
+            await happens(lambda: bool(smolvlm._engine._lock._waiting))
             next(holding)
         assert (await task).token_ids == expected
 
@@ -232,8 +240,7 @@ def test_cancelling_a_task_stops_each_call_of_a_runtime(calls: RuntimeCalls) -> 
 
     async def cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
-        while not task.done():
-            await asyncio.sleep(0)
+        await happens(task.done)
 
     async def main(at: int, read: Callable[[], Awaitable[Any]]) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.ensure_future(read())
@@ -269,15 +276,12 @@ def test_cancelling_ends_a_wait_for_the_model(calls: RuntimeCalls) -> None:
         with calls.vlm.stream(None, "What?", max_tokens=500) as holding:
             next(holding)
             task = asyncio.create_task(calls.vlm.aask(IMAGE, QUESTION))
-            while not calls.vlm._engine._lock._waiting:
-                await asyncio.sleep(0)
+            await happens(lambda: bool(calls.vlm._engine._lock._waiting))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            while (
-                calls.vlm._engine._lock._waiting
-            ):  # although the other stream still holds the model
-                await asyncio.sleep(0)
+            # although the other stream still holds the model
+            await happens(lambda: not calls.vlm._engine._lock._waiting)
             next(holding)
 
     asyncio.run(main())
@@ -425,11 +429,10 @@ def test_requests_get_threads_in_the_order_of_their_tasks() -> None:
         late = asyncio.create_task(enter(5, 0.001))
         await late
         tasks[1].cancel()
-        for count in range(1, 5):
+        for number in (0, 2, 3, 4):
             turns.leave()
-            while len(order) < count:
-                await asyncio.sleep(0)
-            assert order == [0, 2, 3, 4][:count]
+            await happens(functools.partial(order.__contains__, number))
+            assert order[-1] == number
         for _ in range(MAX_THREADS):
             turns.leave()
         assert turns._threads == 0 and not turns._waiting
@@ -459,8 +462,7 @@ def test_requests_that_wait_have_no_threads(smolvlm: VLM) -> None:
             assert (await task).token_ids == expected
         assert (await smolvlm.aask(IMAGE, QUESTION, max_tokens=TOKENS)).token_ids == expected
         (turns,) = _turns[smolvlm._engine].values()
-        while turns._threads:
-            await asyncio.sleep(0.001)
+        await happens(lambda: not turns._threads)
         assert not turns._waiting
 
     expected = ask(smolvlm)
@@ -520,11 +522,9 @@ def test_closing_the_model_ends_what_computes_and_what_waits(calls: RuntimeCalls
         tasks = [asyncio.create_task(calls.vlm.aask(IMAGE, QUESTION))]
         await asyncio.to_thread(begun.wait, SECONDS)
         tasks += [asyncio.create_task(calls.vlm.aask(None, "What?")) for _ in range(4)]
-        while len(calls.vlm._engine._lock._waiting) < MAX_THREADS - 1:
-            await asyncio.sleep(0.001)
+        await happens(lambda: len(calls.vlm._engine._lock._waiting) >= MAX_THREADS - 1)
         closing = asyncio.create_task(asyncio.to_thread(calls.vlm.close))
-        while not calls.vlm._engine._lock.closed:
-            await asyncio.sleep(0)
+        await happens(lambda: calls.vlm._engine._lock.closed)
         go_on.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ClosedError] * 5
