@@ -433,6 +433,12 @@ def test_requests_get_threads_in_the_order_of_their_tasks() -> None:
             turns.leave()
             await happens(functools.partial(order.__contains__, number))
             assert order[-1] == number
+        first, second = (asyncio.create_task(enter(number)) for number in (6, 7))
+        await asyncio.sleep(0)
+        turns.leave()
+        first.cancel()  # between its turn and its next step
+        await asyncio.wait_for(second, SECONDS)
+        assert order[-1] == 7
         for _ in range(MAX_THREADS):
             turns.leave()
         assert turns._threads == 0 and not turns._waiting
@@ -452,7 +458,7 @@ def test_requests_that_wait_have_no_threads(smolvlm: VLM) -> None:
             ]
             late = asyncio.create_task(smolvlm.aask(None, QUESTION, within=0.05))
             with pytest.raises(DeadlineError):
-                await late
+                await asyncio.wait_for(late, SECONDS)
             for task in (tasks.pop(), tasks.pop(1)):
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
