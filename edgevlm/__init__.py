@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from edgevlm.results import PromptTile as PromptTile
     from edgevlm.results import Stats as Stats
     from edgevlm.results import TokenLogprob as TokenLogprob
+    from edgevlm.tool_calls import ToolCall as ToolCall
     from edgevlm.vlm import VLM as VLM
     from edgevlm.watch import Seen as Seen
     from edgevlm.watch import Watch as Watch
@@ -110,6 +111,7 @@ _MODULES = {
     "PromptTile": "edgevlm.results",
     "Stats": "edgevlm.results",
     "TokenLogprob": "edgevlm.results",
+    "ToolCall": "edgevlm.tool_calls",
     "EdgeVLMError": "edgevlm.errors",
     "InputError": "edgevlm.errors",
     "ImageError": "edgevlm.errors",

@@ -587,8 +587,9 @@ class VLM:
         Raises:
             ImageError, PromptError: as `ask`.
         """
-        images = self._process_images(messages, Generation(**options))
-        return self._engine.prompt(messages, images)
+        generation = Generation(**options)
+        images = self._process_images(messages, generation)
+        return self._engine.prompt(messages, images, generation.callable_tools)
 
     def score(
         self,
@@ -902,6 +903,18 @@ class VLM:
             MissingDependencyError: the extra ``typed`` is not installed.
         """
         self._engine.check_json_schema(schema)
+
+    def check_options(self, **options: Unpack[GenerationOptions]) -> None:
+        """Check the options of an answer, before an image is read.
+
+        Any thread may call this while the model answers; see `check_json_schema`.
+
+        Raises:
+            InputError: an option is outside its range, a JSON schema is not supported, or the model has no
+                tools.
+            MissingDependencyError: the extra ``typed`` is not installed.
+        """
+        self._engine.generation(options)
 
     def cache_info(self) -> CacheInfo:
         """Return what is cached of images and conversations, and what this saved."""

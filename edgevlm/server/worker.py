@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from edgevlm.errors import CancelledError, EdgeVLMError
+from edgevlm.errors import CancelledError, DeadlineError, EdgeVLMError
 from edgevlm.inputs.images import load_image
-from edgevlm.options import GenerationOptions
+from edgevlm.options import MIN_WITHIN, GenerationOptions
 from edgevlm.results import Chunk
 from edgevlm.server.errors import RequestError, to_request_error
 from edgevlm.server.metrics import Metrics
@@ -31,13 +31,33 @@ MAX_REMEMBERED_TIMES = 32
 class _Job:
     """A request in the queue. It is created and read in the event loop, and filled by the worker."""
 
-    def __init__(self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions) -> None:
+    def __init__(
+        self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions, arrival: float
+    ) -> None:
         self.messages = messages
-        self.options = options
+        self._options = options
+        self._arrival = arrival
         self.abandoned = threading.Event()
         self._cancel: Callable[[], object] = self.abandoned.set
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+
+    @property
+    def options(self) -> GenerationOptions:
+        """The options for `VLM.stream_generate`, with the time that is left now.
+
+        Raises:
+            DeadlineError: no time is left.
+        """
+        within = self._options.get("within")
+        if within is None:
+            return self._options
+        left = within - (time.monotonic() - self._arrival)
+        if left < MIN_WITHIN:
+            raise DeadlineError(
+                f"the {within:g} s of this request (timeout) were over before its turn came; allow more"
+            )
+        return {**self._options, "within": left}
 
     def put(self, event: Chunk | Exception) -> None:
         """Add a chunk or an error; called by the worker's thread."""
@@ -103,13 +123,17 @@ class Worker:
         return 0.0 if progress is None else time.monotonic() - progress
 
     async def answer(
-        self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: GenerationOptions,
+        arrival: float | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Yield an answer in chunks. Closing the generator stops the work on the request.
 
         Args:
             messages: as for `VLM.stream_generate`.
-            options: as for `VLM.stream_generate`.
+            options: as for `VLM.stream_generate`; ``within`` counts from `arrival`.
+            arrival: time of ``time.monotonic`` at which the request came; None: now.
 
         Raises:
             RequestError: the queue is full, or the request cannot be answered.
@@ -124,7 +148,7 @@ class Worker:
                     headers={"Retry-After": str(self._seconds_until_room())},
                 )
             self._unfinished += 1
-        job = _Job(messages, options)
+        job = _Job(messages, options, time.monotonic() if arrival is None else arrival)
         self._jobs.put(job)
         try:
             while True:
@@ -149,9 +173,10 @@ class Worker:
             self._progress = start = time.monotonic()
             try:
                 self._answer(job)
-            except CancelledError:
-                self._metrics.count_abandoned()
             except Exception as error:
+                if isinstance(error, CancelledError) and not isinstance(error, DeadlineError):
+                    self._metrics.count_abandoned()
+                    continue
                 if not isinstance(error, EdgeVLMError):
                     _logger.exception("a request failed")
                 job.put(error)
