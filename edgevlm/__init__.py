@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgevlm import telemetry
 
 if TYPE_CHECKING:
+    from edgevlm.async_stream import AsyncChunkStream as AsyncChunkStream
     from edgevlm.boxes import Box as Box
     from edgevlm.boxes import Point as Point
     from edgevlm.bundle import Bundle as Bundle
@@ -97,6 +98,7 @@ _MODULES = {
     "ChunkStream": "edgevlm.engine.model_lock",
     "Box": "edgevlm.boxes",
     "Point": "edgevlm.boxes",
+    "AsyncChunkStream": "edgevlm.async_stream",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
     "Choice": "edgevlm.results",

@@ -7,6 +7,7 @@ one node of a graph, not only between two steps.
 from __future__ import annotations
 
 import _thread
+import itertools
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edgevlm.errors import CancelledError, DeadlineError
+
+_arrivals = itertools.count()
 
 
 class CancelSignal:
@@ -25,15 +28,22 @@ class CancelSignal:
     """
 
     def __init__(self, within: float | None = None, seconds: float | None = None) -> None:
-        self._within = within
+        self.arrival = next(_arrivals)
+        """Place of the request among all requests of this process, in the order in which they came."""
+        self._within: float | None = None
         self.stops_at = math.inf
         """Time of `time.monotonic` at which the work stops."""
         if within is not None:
-            self.stops_at = time.monotonic() + (within if seconds is None else seconds)
+            self.limit(within, within if seconds is None else seconds)
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt its own thread
         self._interrupts: list[Callable[[], object]] = []
         self._cancelled = False
         self._expired = False
+
+    def limit(self, within: float, seconds: float) -> None:
+        """Set the deadline of a request that has not begun to compute; arguments as of the class."""
+        self._within = within
+        self.stops_at = time.monotonic() + seconds
 
     @property
     def has_deadline(self) -> bool:
@@ -41,19 +51,19 @@ class CancelSignal:
         return self._within is not None
 
     @property
-    def seconds_left(self) -> float:
-        """Seconds until the work stops, not negative; infinity without a deadline."""
-        return max(0.0, self.stops_at - time.monotonic())
-
-    @property
     def cancelled(self) -> bool:
         """True after `cancel`; an expired deadline does not count."""
         return self._cancelled
 
     @property
+    def remaining(self) -> float:
+        """Seconds until the work stops, not negative; infinity without a deadline."""
+        return max(0.0, self.stops_at - time.monotonic())
+
+    @property
     def expired(self) -> bool:
         """True once the work has to stop because of the deadline."""
-        if time.monotonic() >= self.stops_at:
+        if self.remaining == 0:
             self._expired = True
         return self._expired
 
@@ -96,7 +106,7 @@ class CancelSignal:
         ended.acquire()
 
         def watch() -> None:
-            if not ended.acquire(timeout=self.seconds_left):
+            if not ended.acquire(timeout=self.remaining):
                 self._expire()
 
         # `Thread.start` would wait until the thread runs, which takes tens of milliseconds on busy cores.

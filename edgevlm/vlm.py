@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.async_stream import AsyncChunkStream, collect_async
 from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.cancellation import CancelSignal
 from edgevlm.chat import Chat, Overflow, load_chat
 from edgevlm.chat_file import ModelFiles
 from edgevlm.choice_calibration import scale_logprobs
@@ -259,12 +261,53 @@ class VLM:
         Any thread may read the stream. Closing it stops the work; during prefill it yields chunks without
         text for this. Until it ends it holds the model, and other requests wait.
         """
-        watch = Stopwatch()
-        generation = self._engine.generation(options)
+        return self._stream(images, question, system, options, Stopwatch())
+
+    async def aask(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer as `ask` does, for asyncio.
+
+        Another thread works, so the event loop goes on meanwhile. Cancelling the task stops the work.
+        """
+        return await collect_async(self.astream(images, question, system=system, **options))
+
+    def astream(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncChunkStream:
+        """Answer as `stream` does, for ``async for``.
+
+        All work, also that of loading images, begins with the first chunk, in another thread. Each further
+        chunk is computed when it is asked for. Cancelling the task or leaving the loop stops the work.
+        """
+        start = functools.partial(self._stream, images, question, system, options)
+        return AsyncChunkStream(self._engine, start, Generation(**options).within)
+
+    def _stream(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        system: str | None,
+        options: GenerationOptions,
+        watch: Stopwatch,
+        cancel: CancelSignal | None = None,
+    ) -> ChunkStream:
+        cancel = cancel or CancelSignal()
+        generation = self._engine.generation(options, cancel)
         messages, processed, generation = self._read_request(
             images, question, system, generation, watch
         )
-        return self._engine.stream(messages, processed, generation, watch)
+        return self._engine.stream(messages, processed, generation, watch, cancel=cancel)
 
     @overload
     def extract(

@@ -247,6 +247,7 @@ class Engine:
         generation: Generation,
         watch: Stopwatch,
         *,
+        cancel: CancelSignal | None = None,
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
@@ -258,6 +259,7 @@ class Engine:
         Args:
             images: one for each image part of the messages, in their order.
             watch: started when the request came.
+            cancel: signal of the request; None: a new one.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
                 is so if the messages hold an earlier answer, or if the model may call tools.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
@@ -270,7 +272,7 @@ class Engine:
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        cancel = self._signal(generation.within, watch)
+        cancel = self._signal(generation.within, watch, cancel)
         # The tokenizer belongs to the decoder, which another thread may close.
         with self._lock.hold(cancel):
             watch.lap("wait")
@@ -283,11 +285,18 @@ class Engine:
         chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch, cancel, self._costs.record_stop)
 
-    def _signal(self, within: float | None, watch: Stopwatch) -> CancelSignal:
-        """Return the signal of a request that may take `within` seconds since `watch` was started."""
-        if within is None:
-            return CancelSignal()
-        return CancelSignal(within, self._costs.working_time(within) - watch.elapsed)
+    def _signal(
+        self, within: float | None, watch: Stopwatch, cancel: CancelSignal | None = None
+    ) -> CancelSignal:
+        """Return the signal of a request that may take `within` seconds since `watch` was started.
+
+        Args:
+            cancel: the signal, if the request has one already.
+        """
+        cancel = cancel or CancelSignal()
+        if within is not None:
+            cancel.limit(within, self._costs.working_time(within) - watch.elapsed)
+        return cancel
 
     @contextlib.contextmanager
     def _hold(self, within: float | None, watch: Stopwatch) -> Iterator[CancelSignal]:
@@ -537,8 +546,13 @@ class Engine:
         """Return the bytes of a token; those of its name if it is special."""
         return self._special.get(token) or self._decoder.piece(token)
 
-    def generation(self, options: GenerationOptions) -> Generation:
+    def generation(
+        self, options: GenerationOptions, cancel: CancelSignal | None = None
+    ) -> Generation:
         """Return the settings of a request, with all checks that need no image.
+
+        Args:
+            cancel: signal of the request; None: a new one.
 
         Raises:
             InputError: a setting is outside its range, a JSON schema is not supported, or the model has no
@@ -547,14 +561,19 @@ class Engine:
         """
         generation = Generation(**options)
         if generation.json_schema is not None:
-            self.check_json_schema(generation.json_schema)
+            self.check_json_schema(generation.json_schema, cancel)
         calls = self._call_grammar(generation)
         if calls is not None:
-            self.check_json_schema(calls.schema)
+            self.check_json_schema(calls.schema, cancel)
         return generation
 
-    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
+    def check_json_schema(
+        self, schema: Mapping[str, Any], cancel: CancelSignal | None = None
+    ) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
+
+        Args:
+            cancel: as of `generation`.
 
         Raises:
             InputError: the schema is not supported.
@@ -562,13 +581,22 @@ class Engine:
         """
         check = self._check_schema
         if check is None:
-            with self._lock.hold():
+            with self._lock.hold(cancel):
                 check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
         check(schema)
 
-    def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
-        """Count the positions of the prompt for these messages; errors as of `tokenize`."""
-        with self._lock.hold():
+    def prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        cancel: CancelSignal | None = None,
+    ) -> int:
+        """Count the positions of the prompt for these messages; errors as of `tokenize`.
+
+        Args:
+            cancel: as of `generation`.
+        """
+        with self._lock.hold(cancel):
             return count_positions(self.tokenize(messages, images))
 
     def logits(
@@ -680,6 +708,7 @@ class Engine:
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
+        system.return_freed_memory()
 
     @property
     def copy_format(self) -> str:
