@@ -9,7 +9,6 @@ import sys
 
 from edgevlm.cli import images
 from edgevlm.cli.options import (
-    add_deadline_option,
     add_generation_options,
     add_model_options,
     generation_options,
@@ -58,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_options(parser)
     add_generation_options(parser)
-    add_deadline_option(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json",
@@ -79,7 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     sources = images.read_image_arguments(arguments.images)
     with load_model(arguments) as vlm:
         options = generation_options(arguments)
-        options["within"] = arguments.within
         if arguments.video is None:
             chunks = vlm.stream(sources, arguments.question, **options)
         else:

@@ -95,16 +95,6 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_deadline_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the time of an answer."""
-    parser.add_argument(
-        "--within",
-        metavar="SECONDS",
-        type=_checked("within", float),
-        help="time that the answer may take once the model is loaded; it is cut then (default: no limit)",
-    )
-
-
 def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
     """Return the settings of an answer as keyword arguments of `VLM.ask`."""
     return {

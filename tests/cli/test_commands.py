@@ -214,16 +214,6 @@ def test_ask_stops_at_max_tokens() -> None:
     assert json.loads(done.stdout)["finish_reason"] == "length"
 
 
-def test_ask_has_a_deadline() -> None:
-    done = edgevlm("ask", "What color is it?", SQUARE, "--json", "--within", "1000")
-    deadline = json.loads(done.stdout)["stats"]["deadline"]
-    assert (deadline["within"], deadline["cut"]) == (1000, False)
-    late = edgevlm("ask", "What color is it?", SQUARE, "--within", "0.001")
-    assert late.returncode == 1
-    assert late.stdout == ""
-    assert "the 0.001 s of this request (within)" in late.stderr
-
-
 def test_ask_about_two_images_and_about_none() -> None:
     for images, tiles in (([SHAPES, SQUARE], 2), ([], 0)):
         done = edgevlm("ask", "What color is it?", *images, "--json", "--max-tokens", "3")
