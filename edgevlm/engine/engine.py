@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -339,7 +340,7 @@ class Engine:
                 answers = ParallelAnswers(
                     self._decoder, self._prefill, self._kv_cache, self._end_tokens, sampler
                 )
-                for index, outcome in answers.run(prepared):
+                for index, outcome in answers.run(deque(enumerate(prepared))):
                     if isinstance(outcome, Request):
                         yield index, self._answer_alone(outcome)
                         continue

@@ -1,12 +1,14 @@
-"""Answers of several requests, decoded together as branches of one KV cache (continuous batching).
+"""Answers of several requests, decoded together as branches of one KV cache.
 
-Each prompt is prefilled up to its last image in the sequence that the decoder holds, so it shares what it has
-in common with the prompt before it. Then a branch goes on with the text after the image and with the answer.
-Each step decodes the next tokens of all branches in one batch. When an answer ends, the next request begins.
+Requests are answered in *groups*. First the prompt of each is prefilled up to its last image, in an empty KV cache as
+alone, and copied out. Then a branch for each goes on with the text after the image and with the answer. Each
+step decodes the next tokens of all branches in one batch. When an answer ends, a request about the same image may
+join; any other one waits for the next group.
 
-Where the best logit is not clearly above the second, the token is computed again alone, as after a draft
-(`edgevlm.engine.prompt_lookup`). The entries before it keep the rounding of their batch. So where two tokens
-are almost equally likely even then, the request is answered alone, after the others.
+So where the decoder rounds a batch as a single token (`DecoderRuntime.is_exact`), answers are to the last
+bit those of one request after another. Elsewhere a token whose logit is not clearly above the second is computed again
+alone, as after a draft (`edgevlm.engine.prompt_lookup`). The entries before it keep the rounding of their batch.
+So where two tokens are almost equally likely even then, the request is answered alone, after its group.
 """
 
 from __future__ import annotations
@@ -18,26 +20,27 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgevlm.engine.answer_text import AnswerText
-from edgevlm.engine.kv_cache import KVCache, count_positions
+from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.prefill import Prefill, PrefillStats
-from edgevlm.engine.prompt_lookup import verify_draft
+from edgevlm.engine.prompt_lookup import NEAR_TIE, verify_draft
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import ClosedError, EdgeVLMError
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.options import Generation
 from edgevlm.results import Chunk
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampler
+from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler
 
 EXPECTED_TOKENS = 32
 """Entries that must be free for an answer that begins beside others. If the context is full nevertheless, the
 answer that began last begins again later."""
 
-
 UNCERTAIN = 0.25
-"""A token whose logit is not this much above the second, even if computed alone, makes an answer uncertain.
-Of 480 answers of the built-in model in q8_0, 4 differed with 0.05, 1 with 0.1 and none with 0.25."""
+"""A token whose logit is not this much above the second, even if computed alone, makes an answer uncertain where
+batches are rounded otherwise. Of 480 answers of the built-in model in q8_0, 4 differed with 0.05, 1 with 0.1 and none
+with 0.25."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,25 @@ class Finished:
 Outcome: TypeAlias = "Finished | Request | EdgeVLMError"
 """An answer, a request that must be answered alone, or an error."""
 
-_Waiting: TypeAlias = "deque[tuple[int, Callable[[], Request]]]"
+Waiting: TypeAlias = "deque[tuple[int, Callable[[], Request]]]"
+"""Requests that wait: a number for each, and a function that returns it or raises its error."""
+
+
+@dataclass
+class _Head:
+    """The part of a prompt that is prefilled, up to its last image."""
+
+    items: list[PromptItem]
+    first: int | None
+    """The first token of the answer, if this is the whole prompt."""
+    copy: NDArray[np.uint8] | None = None
+    """What the decoder held after it; None while the decoder holds it."""
+    branch: int | None = None
+    """A branch of the copy."""
+
+    @property
+    def place(self) -> Place:
+        return place_after(self.items)
 
 
 @dataclass
@@ -77,11 +98,12 @@ class _Running:
     index: int
     request: Request
     answer: AnswerText
-    branch: int
+    head: _Head
     prefill: PrefillStats
     tokens: list[int]
     """Tokens that are decoded next: the rest of the prompt at first, then the last token of the answer; none
     when it has ended."""
+    branch: int = 0
     text: str = ""
     first_token_ms: float = 0.0
     uncertain: bool = False
@@ -112,81 +134,143 @@ class ParallelAnswers:
         self._sampler = sampler
         self._running: list[_Running] = []
         self._uncertain: list[tuple[int, Request]] = []
+        self._heads: list[_Head] = []
+        self._free = 0
+        """Entries that no request of this group is expected to need."""
 
-    def run(self, requests: Sequence[Callable[[], Request]]) -> Iterator[tuple[int, Outcome]]:
-        """Answer all requests.
+    def run(self, waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
+        """Answer all requests that wait.
 
         Args:
-            requests: each returns the request, or raises its error, when its turn comes.
+            waiting: a number for each request, and a function that returns the request, or raises its error,
+                when its turn comes. More may be added while this runs.
 
         Yields:
-            The index of a request and its outcome, as soon as it is there.
+            The number of a request and its outcome, as soon as it is there.
         """
-        waiting: _Waiting = deque(enumerate(requests))
         try:
-            while waiting or self._running:
-                yield from self._begin_waiting(waiting)
-                for one in self._make_room():
-                    waiting.appendleft((one.index, functools.partial(_identity, one.request)))
-                if self._running:
+            while waiting:
+                yield from self._begin_group(waiting)
+                while self._running:
+                    for one in self._make_room():
+                        waiting.appendleft((one.index, functools.partial(_identity, one.request)))
                     yield from self._step()
-            if self._uncertain:
-                self._kv_cache.reset()  # its entries lie between those of branches
-            yield from self._uncertain
+                    yield from self._join(waiting)
+                if self._uncertain:
+                    self._kv_cache.reset()  # decoded after nothing, as in a new model
+                uncertain, self._uncertain = self._uncertain, []
+                yield from uncertain
         finally:
-            for one in self._running:
-                self._decoder.drop(one.branch)
-            self._running.clear()
+            self._drop_all()
 
-    def _begin_waiting(self, waiting: _Waiting) -> Iterator[tuple[int, Outcome]]:
-        """Begin requests as long as there are branches and room; yield the errors of those that fail."""
+    def _drop_all(self) -> None:
+        for one in self._running:
+            if one.branch:
+                self._decoder.drop(one.branch)
+        self._running.clear()
+        self._heads.clear()
+
+    def _begin_group(self, waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
+        """Prefill the next requests and open their branches; yield the errors of those that fail."""
+        self._heads.clear()
+        self._free = self._decoder.context_length
+        yield from self._admit(waiting, self._begin)
+        for head in self._heads:
+            members = [one for one in self._running if one.head is head]
+            for one in members:
+                one.branch = self._open_branch(head)
+
+    def _join(self, waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
+        """Let requests whose prompts begin with the held head join; yield the errors of those that fail."""
+
+        def begin(index: int, request: Request) -> bool:
+            head = self._find_head(request)
+            if head is None or head.copy is not None:
+                return False
+            self._append(index, request, head)
+            self._running[-1].branch = self._decoder.branch()
+            return True
+
+        if self._running:
+            yield from self._admit(waiting, begin)
+
+    def _admit(
+        self, waiting: Waiting, begin: Callable[[int, Request], bool]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Begin requests, first come, first served, as long as there are branches and room."""
         while waiting and len(self._running) < self._decoder.max_branches:
             index, prepare = waiting.popleft()
             try:
                 request = prepare()
-                if not self._running or self._fits(request):
-                    self._begin(index, request)
-                else:
+                needed = self._entries(request)
+                fits = not self._running or needed <= self._free
+                if not fits or not begin(index, request):
                     waiting.appendleft((index, functools.partial(_identity, request)))
                     return
+                self._free -= needed
             except ClosedError:
                 raise
             except EdgeVLMError as error:
                 yield index, error
 
-    def _fits(self, request: Request) -> bool:
-        """Return True if the context has room for a request beside those that run."""
-        prompt = request.items
-        shared = self._kv_cache.shared_entries(prompt[: self._prefill.head(prompt)])
-        needed = count_positions(prompt) - shared + min(request.max_tokens, EXPECTED_TOKENS)
-        for one in self._running:
-            left = one.answer.max_tokens - len(one.answer.token_ids)
-            needed += len(one.tokens) + min(left, EXPECTED_TOKENS)
-        return needed <= self._decoder.room(shared)
+    def _entries(self, request: Request) -> int:
+        """Return how many entries a request is expected to need beside those that run."""
+        needed = count_positions(request.items) + min(request.max_tokens, EXPECTED_TOKENS)
+        head = self._find_head(request)
+        return needed if head is None else needed - count_positions(head.items)
 
-    def _begin(self, index: int, request: Request) -> None:
-        """Prefill a prompt up to its last image and open its branch."""
-        prompt, watch = request.items, request.watch
-        watch.lap("wait")
-        head = self._prefill.head(prompt)
-        prefill = _run(
-            self._prefill.run(
-                prompt[:head],
-                watch,
-                expect_continuation=False,
-                cache_images=request.generation.cache_images,
-                logits=head == len(prompt),
+    def _find_head(self, request: Request) -> _Head | None:
+        """Return the head of this group that the prompt of a request begins with."""
+        items = list(request.items[: self._prefill.head(request.items)])
+        return next((head for head in self._heads if head.items == items), None)
+
+    def _begin(self, index: int, request: Request) -> bool:
+        """Prefill the head of a prompt, if it is new, and add the request to the group."""
+        request.watch.lap("wait")
+        head = self._find_head(request)
+        prefill = None
+        if head is None:
+            items = list(request.items[: self._prefill.head(request.items)])
+            for other in self._heads:
+                if other.copy is None:
+                    other.copy = self._decoder.save()
+            whole = len(items) == len(request.items)
+            prefill = _run(
+                self._prefill.run(
+                    items,
+                    request.watch,
+                    expect_continuation=False,
+                    cache_images=request.generation.cache_images,
+                    logits=whole,
+                )
             )
-        )
+            head = _Head(items, self._sampler.sample() if whole else None)
+            self._heads.append(head)
+        self._append(index, request, head, prefill)
+        return True
+
+    def _append(
+        self, index: int, request: Request, head: _Head, prefill: PrefillStats | None = None
+    ) -> None:
+        """Add a request whose head was prefilled; None: for another request of this group."""
         answer = AnswerText(
             self._decoder.piece, self._end_tokens, request.max_tokens, request.generation
         )
-        rest = [item for item in prompt[head:] if isinstance(item, int)]
-        first = None if rest else self._sampler.sample()
-        one = _Running(index, request, answer, self._decoder.branch(), prefill, rest)
+        rest = [item for item in request.items[len(head.items) :] if isinstance(item, int)]
+        stats = prefill or self._prefill.reuse(head.items)
+        one = _Running(index, request, answer, head, stats, rest)
         self._running.append(one)
-        if first is not None:
-            self._append(one, first)
+        if head.first is not None:
+            self._add_token(one, head.first)
+
+    def _open_branch(self, head: _Head) -> int:
+        """Return a new branch of a head: of the first one, of its copy, or of the held sequence."""
+        if head.branch is not None:
+            return self._decoder.branch(head.branch)
+        if head.copy is None:
+            return self._decoder.branch()
+        head.branch = self._decoder.branch_of_copy(head.copy, head.place)
+        return head.branch
 
     def _make_room(self) -> Iterator[_Running]:
         """Stop and yield the requests that began last, until the next tokens of the others fit."""
@@ -203,7 +287,7 @@ class ParallelAnswers:
 
     def _next_batch(self) -> list[tuple[_Running, list[int]]]:
         """Return the tokens that are decoded next, for each request that has its turn."""
-        batch, room = [], self._decoder.batch_length
+        batch, room = [], self._decoder.exact_batch_length
         for one in self._running:
             if tokens := one.tokens[:room]:
                 batch.append((one, tokens))
@@ -221,7 +305,7 @@ class ParallelAnswers:
             following = []
         for one, tokens, token in following:
             try:
-                self._append(one, self._decode_alone(one, tokens) if token is None else token)
+                self._add_token(one, self._decode_alone(one, tokens) if token is None else token)
             except EdgeVLMError as error:
                 failed[one.index] = error
         for one in list(self._running):
@@ -240,9 +324,14 @@ class ParallelAnswers:
         """Decode a batch.
 
         Returns:
-            For each request without tokens left: those of this batch, and the next one; None for a near tie.
+            For each request without tokens left: those of this batch, and the next one; None if rounding
+            could decide which one it is.
         """
         complete = [len(tokens) == len(one.tokens) for one, tokens in batch]
+        ties = [
+            0.0 if self._decoder.is_exact(one.branch, len(tokens)) else NEAR_TIE
+            for one, tokens in batch
+        ]
         wanted = np.zeros(sum(len(tokens) for _, tokens in batch), np.bool_)
         wanted[np.cumsum([len(tokens) for _, tokens in batch]) - 1] = complete
         rows = iter(
@@ -253,10 +342,10 @@ class ParallelAnswers:
             )
         )
         following: list[tuple[_Running, list[int], int | None]] = []
-        for (one, tokens), whole in zip(batch, complete, strict=True):
+        for (one, tokens), whole, tie in zip(batch, complete, ties, strict=True):
             del one.tokens[: len(tokens)]
             if whole:
-                accepted, conclusive = verify_draft(next(rows)[None], ())
+                accepted, conclusive = verify_draft(next(rows)[None], (), tie)
                 following.append((one, tokens, accepted[0] if conclusive else None))
         return following
 
@@ -270,7 +359,7 @@ class ParallelAnswers:
         one.uncertain = best - second < UNCERTAIN
         return self._sampler.sample()
 
-    def _append(self, one: _Running, token: int) -> None:
+    def _add_token(self, one: _Running, token: int) -> None:
         watch = one.request.watch
         watch.lap("decode")
         if not one.answer.token_ids:

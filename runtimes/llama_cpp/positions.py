@@ -144,11 +144,15 @@ class CachePositions:
         self.place = Place(entries, max(self.place.position, int(positions.max()) + 1))
         self._grid = grid
 
+    def new_serials(self, count: int) -> NDArray[np.int64]:
+        """Return serial numbers int64 ``[count]`` that no entry has had."""
+        first = self._next_serial
+        self._next_serial += count
+        return np.arange(first, first + count)
+
     def _number(self, first: int, last: int) -> None:
         """Give new serial numbers to the entries from `first` to before `last`."""
-        end = self._next_serial + last - first
-        self._serials[first:last] = np.arange(self._next_serial, end)
-        self._next_serial = end
+        self._serials[first:last] = self.new_serials(last - first)
 
     def cut(self, time: int) -> None:
         """Drop all entries from this time on."""
