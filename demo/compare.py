@@ -8,7 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.boxes import find_boxes
 from edgevlm.demo import attachments, markup
 from edgevlm.demo.answer_settings import (
     MODEL_DEFAULT,
@@ -17,7 +16,7 @@ from edgevlm.demo.answer_settings import (
     parse_detail,
 )
 from edgevlm.demo.comparison import SideResult, SideSettings, State, compare
-from edgevlm.demo.drawing import draw_boxes
+from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import (
     INTERNAL,
     error_text,
@@ -119,7 +118,7 @@ def build(
         try:
             results = compare(models, streams, session, image, question, settings, defaults)
             for result in results:
-                yield (*view(result, models, shown, request), *_buttons(running=True))
+                yield (*view(result, shown, request), *_buttons(running=True))
         except EdgeVLMError as error:
             raise page_error(error) from error
 
@@ -184,7 +183,6 @@ def load_shown_image(path: str | None) -> Image.Image | None:
 
 def view(
     sides: Sequence[SideResult],
-    models: ModelPool,
     image: Image.Image | None = None,
     request: gr.Request | None = None,
 ) -> tuple[str, str, str]:
@@ -192,7 +190,6 @@ def view(
 
     Args:
         sides: the left and the right side.
-        models: the models of the labels.
         image: the image on which boxes of an answer are drawn.
         request: the page's request, for its language.
     """
@@ -203,10 +200,9 @@ def view(
     answers = []
     for side, text in zip(sides, texts, strict=True):
         drawn = ""
-        found = find_boxes(side.text, models.usage(side.settings.label).boxes) if side.stats else ()
-        if image is not None and found:
+        if image is not None and side.locations:
             drawn = markup.image_tag(
-                draw_boxes(image, found), translate(request, "Where the answer points")
+                draw_locations(image, side.locations), translate(request, "Where the answer points")
             )
         problem = (
             f'<div class="problem">{markup.escaped(side.problem)}</div>' if side.problem else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgevlm import Detail
+from edgevlm.boxes import Box, Point
 from edgevlm.demo.conversation import as_message, system_messages, user_turn
 from edgevlm.demo.gradio_setup import error_text
 from edgevlm.demo.model_pool import ModelPool
@@ -38,6 +39,8 @@ class SideResult:
     state: State = "waiting"
     text: str = ""
     stats: Stats | None = None
+    locations: tuple[Box | Point, ...] = ()
+    """Boxes and points on the image."""
     disk: int | None = None
     """Bytes of the files of the model."""
     memory: int | None = None
@@ -122,7 +125,9 @@ def compare(
                 if chunk.stats is not None:
                     with models.acquire(own.label) as loaded:
                         disk, memory = loaded.disk, loaded.memory
-                    side = replace(side, state="done", stats=chunk.stats, disk=disk, memory=memory)
+                    locations: tuple[Box | Point, ...] = (*chunk.boxes, *chunk.points)
+                    side = replace(side, state="done", stats=chunk.stats, locations=locations)
+                    side = replace(side, disk=disk, memory=memory)
                 sides[at] = side
                 yield list(sides)
         except Exception as error:  # the other side goes on

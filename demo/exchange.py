@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.boxes import find_boxes
+from edgevlm.boxes import Box, Point
 from edgevlm.demo import attachments, conversation
 from edgevlm.demo.conversation import Turns
-from edgevlm.demo.drawing import draw_boxes
+from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import translate
 from edgevlm.demo.model_pool import ModelPool
@@ -79,11 +79,13 @@ def exchange(
     stream = AnswerStream(models, label, messages, options)
     streams.begin(session, stream)
     text, stats, finish_reason = "", None, None
+    locations: tuple[Box | Point, ...] = ()
     logprobs: list[TokenLogprob] = []
     try:
         for chunk in stream:
             text, stats, finish_reason = text + chunk.text, chunk.stats, chunk.finish_reason
             logprobs += chunk.logprobs
+            locations = *chunk.boxes, *chunk.points
             if text:
                 growing = conversation.assistant_turn(text)
                 yield Step([*turns, growing], AnswerRecord(label, messages, options))
@@ -91,7 +93,7 @@ def exchange(
             return
         if not text and stats is not None:
             raise InputError("the model answered nothing; ask in other words")
-        drawn = _drawn(models, label, text, turns)
+        drawn = _draw(locations, turns)
     except Exception:
         yield unanswered
         raise
@@ -101,7 +103,8 @@ def exchange(
     note = _note(request, stats, finish_reason, drawn is not None and _image_count(turns) > 1)
     answer = conversation.assistant_turn(text, note, drawn)
     yield Step(
-        [*turns, answer], AnswerRecord(label, messages, options, text, tuple(logprobs), stats)
+        [*turns, answer],
+        AnswerRecord(label, messages, options, text, tuple(logprobs), stats, locations),
     )
 
 
@@ -136,15 +139,14 @@ def _note(
     return " · ".join(facts)
 
 
-def _drawn(models: ModelPool, label: str | None, text: str, turns: Turns) -> str | None:
-    """Draw the boxes of an answer on the last image; return the path, or None if there are no boxes."""
-    found = find_boxes(text, models.usage(label).boxes)
-    images = [path for turn in turns for path in conversation.images_of(turn)]
-    if not found or not images:
+def _draw(locations: Sequence[Box | Point], turns: Turns) -> str | None:
+    """Draw boxes and points on the last image; return the path of the file, or None if there are none."""
+    if not locations:
         return None
+    images = [path for turn in turns for path in conversation.images_of(turn)]
     image = Image.fromarray(load_image(images[-1]))
     image.thumbnail((MAX_DRAWN_SIDE, MAX_DRAWN_SIDE))
-    return attachments.save_png(draw_boxes(image, found), "boxes")
+    return attachments.save_png(draw_locations(image, locations), "boxes")
 
 
 def _image_count(turns: Sequence[conversation.Turn]) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from edgevlm.boxes import Box, BoxFormat, find_boxes
+from edgevlm.boxes import Box, Point
 from edgevlm.demo import markup
 from edgevlm.demo.browsers import browser_of
-from edgevlm.demo.drawing import draw_boxes
+from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import INTERNAL, error_text, gr, labelled_html, page_error
 from edgevlm.demo.language import label, translate
 from edgevlm.demo.model_pool import ModelPool
@@ -73,7 +73,7 @@ def build(tab: gr.Tab, models: ModelPool, record: gr.State) -> None:
         if record is None:
             return None
         prompt_found, why = _prompt(models, record, request)
-        found = boxes_on_image(record, models.usage(record.label).boxes)
+        found = locations_on_image(record)
         unfinished = markup.quiet(translate(request, "The answer was stopped before its end."))
         stats = record.stats
         return (
@@ -174,21 +174,14 @@ def prompt_rows(prompt: Prompt, request: gr.Request | None = None) -> list[tuple
     return [*listed, (translate(request, "all"), str(prompt.tokens))]
 
 
-def boxes_on_image(
-    record: AnswerRecord, box_format: BoxFormat
-) -> tuple[Image.Image, tuple[Box, ...]] | None:
-    """Return the last image and the boxes of the answer; None if there are no boxes or no image.
-
-    Args:
-        record: the answer.
-        box_format: the format in which the model writes boxes.
-    """
-    found = find_boxes(record.text, box_format)
-    sources = _images(record.messages)
-    if not found or not sources:
+def locations_on_image(
+    record: AnswerRecord,
+) -> tuple[Image.Image, tuple[Box | Point, ...]] | None:
+    """Return the last image, with boxes and points of the answer; None if there are none, or no image."""
+    if not record.locations:
         return None
     try:
-        return Image.fromarray(load_image(sources[-1])), found
+        return Image.fromarray(load_image(_images(record.messages)[-1])), record.locations
     except EdgeVLMError:  # it was deleted; the message is shown instead of the prompt
         return None
 
@@ -217,10 +210,10 @@ def _exchange(record: AnswerRecord, request: gr.Request) -> str:
     )
 
 
-def _pointed(found: tuple[Image.Image, tuple[Box, ...]] | None, request: gr.Request) -> Any:
+def _pointed(found: tuple[Image.Image, tuple[Box | Point, ...]] | None, request: gr.Request) -> Any:
     if found is None:
         return gr.update(value="", visible=False)
-    shown = markup.figure(draw_boxes(*found), translate(request, "Where the answer points"))
+    shown = markup.figure(draw_locations(*found), translate(request, "Where the answer points"))
     return gr.update(value=markup.block(shown), visible=True)
 
 

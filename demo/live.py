@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boxes import find_boxes
 from edgevlm.camera import LatestFrame
 from edgevlm.demo.camera import camera
 from edgevlm.demo.gradio_setup import LATEST, error_text, gr, session_of
@@ -106,8 +105,8 @@ class LiveAnswers:
         """Answer the question about a frame. Stop an earlier frame of the same page.
 
         Returns:
-            ``answer``: the text; ``choices``: each with its probability, 0 to 1; ``boxes`` of the answer,
-            each with the fields of `edgevlm.boxes.Box`. None if the frame was stopped.
+            ``answer``: the text; ``choices``: each with its probability, 0 to 1; ``boxes`` and ``points`` of
+            the answer, each with the fields of `edgevlm.boxes`. None if the frame was stopped.
 
         Raises:
             EdgeVLMError: the model cannot be loaded or cannot answer.
@@ -146,14 +145,17 @@ class LiveAnswers:
                     return None
                 try:
                     latest.put(frame.pixels)
-                    text = latest.get().answer.text
+                    answer = latest.get().answer
                 except ClosedError:
                     if active.stopped.is_set():
                         return None
                     raise
-            usage = loaded.vlm.manifest.usage
-            found = find_boxes(text, usage.boxes if usage else None)
-            return {"answer": text, "choices": [], "boxes": [asdict(box) for box in found]}
+            return {
+                "answer": answer.text,
+                "choices": [],
+                "boxes": [asdict(box) for box in answer.boxes],
+                "points": [asdict(point) for point in answer.points],
+            }
 
     def _score(self, vlm: VLM, frame: Frame) -> dict[str, Any]:
         scores = vlm.score(
@@ -165,7 +167,7 @@ class LiveAnswers:
         )
         likeliest = max(scores, key=lambda score: score.logprob)
         probabilities = [[score.text, score.probability] for score in scores]
-        return {"answer": likeliest.text, "choices": probabilities, "boxes": []}
+        return {"answer": likeliest.text, "choices": probabilities, "boxes": [], "points": []}
 
 
 def parse_frame(sent: Mapping[str, Any], request: gr.Request | None = None) -> Frame:

@@ -91,7 +91,8 @@ def _tasks(questions: Mapping[str, str], request: gr.Request) -> str:
     """Return buttons that write a question into the box; `assets/chat.js` makes them work."""
     names = {
         "describe": translate(request, "Describe"),
-        "find": translate(request, "Find"),
+        "detect": translate(request, "Find"),
+        "point": translate(request, "Point"),
         "count": translate(request, "Count"),
         "read": translate(request, "Read"),
     }

@@ -98,6 +98,7 @@ RUSSIAN = {
     "the boxes are on the last picture": "рамки относятся к последней картинке",
     "Describe": "Описать",
     "Find": "Найти",
+    "Point": "Указать",
     "Count": "Сосчитать",
     "Read": "Прочитать",
     "Describe the picture.": "Опиши картинку.",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from edgevlm.boxes import Box, Point
 from edgevlm.demo.model_pool import ModelPool
+from edgevlm.errors import CancelledError
 from edgevlm.options import GenerationOptions
 from edgevlm.results import Chunk, Stats, TokenLogprob
 
@@ -30,6 +32,8 @@ class AnswerRecord:
     logprobs: tuple[TokenLogprob, ...] = ()
     stats: Stats | None = None
     """None for an answer that is not finished or was stopped."""
+    locations: tuple[Box | Point, ...] = ()
+    """Boxes and points on the last image; none if the answer was stopped."""
 
 
 class AnswerStream:
@@ -53,6 +57,7 @@ class AnswerStream:
         self._options = options
         self._queue: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._cancel: Callable[[], object] = self._stopped.set
         self.abandoned = False
         """True if the page must not show the text so far."""
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -75,8 +80,9 @@ class AnswerStream:
             self.stop()
 
     def stop(self) -> None:
-        """Stop. Readers return at once; the model stops at the next token or prefill step."""
+        """Stop the answer, whatever the model computes. Readers return at once."""
         self._stopped.set()
+        self._cancel()
         self._queue.put(None)
 
     def join(self, timeout: float | None = None) -> bool:
@@ -90,8 +96,13 @@ class AnswerStream:
                 self._models.acquire(self._label) as loaded,
                 closing(loaded.vlm.stream_generate(self._messages, **self._options)) as chunks,
             ):
-                while not self._stopped.is_set() and (chunk := next(chunks, None)) is not None:
+                self._cancel = chunks.cancel
+                if self._stopped.is_set():
+                    chunks.cancel()
+                for chunk in chunks:
                     self._queue.put(chunk)
+        except CancelledError:
+            pass  # `stop`
         except Exception as error:
             self._queue.put(error)
         finally:

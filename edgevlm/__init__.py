@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 from edgevlm import telemetry
 
 if TYPE_CHECKING:
+    from edgevlm.boxes import Box as Box
+    from edgevlm.boxes import Point as Point
     from edgevlm.bundle import Bundle as Bundle
     from edgevlm.camera import FrameResult as FrameResult
     from edgevlm.camera import LatestFrame as LatestFrame
     from edgevlm.chat import Chat as Chat
     from edgevlm.chat import Overflow as Overflow
     from edgevlm.engine.model_lock import ChunkStream as ChunkStream
+    from edgevlm.errors import AnswerError as AnswerError
     from edgevlm.errors import BackendError as BackendError
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
+    from edgevlm.errors import CancelledError as CancelledError
     from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
+    from edgevlm.errors import DeadlineError as DeadlineError
     from edgevlm.errors import DriftError as DriftError
     from edgevlm.errors import EdgeVLMError as EdgeVLMError
     from edgevlm.errors import ExportError as ExportError
     from edgevlm.errors import ImageError as ImageError
+    from edgevlm.errors import IncompleteAnswerError as IncompleteAnswerError
     from edgevlm.errors import InferenceError as InferenceError
     from edgevlm.errors import InputError as InputError
     from edgevlm.errors import LoadError as LoadError
@@ -33,15 +39,19 @@ if TYPE_CHECKING:
     from edgevlm.errors import PromptError as PromptError
     from edgevlm.inputs.images import ImageSource as ImageSource
     from edgevlm.inputs.tiling import Detail as Detail
+    from edgevlm.inputs.videos import Video as Video
     from edgevlm.inputs.videos import VideoSource as VideoSource
     from edgevlm.manifest import FileEntry as FileEntry
     from edgevlm.manifest import Manifest as Manifest
+    from edgevlm.options import ExtractOptions as ExtractOptions
     from edgevlm.options import Generation as Generation
     from edgevlm.options import GenerationOptions as GenerationOptions
     from edgevlm.results import Answer as Answer
     from edgevlm.results import CacheInfo as CacheInfo
+    from edgevlm.results import Choice as Choice
     from edgevlm.results import ChoiceScore as ChoiceScore
     from edgevlm.results import Chunk as Chunk
+    from edgevlm.results import Deadline as Deadline
     from edgevlm.results import FinishReason as FinishReason
     from edgevlm.results import Prompt as Prompt
     from edgevlm.results import PromptText as PromptText
@@ -63,16 +73,22 @@ _MODULES = {
     "Bundle": "edgevlm.bundle",
     "FileEntry": "edgevlm.manifest",
     "Manifest": "edgevlm.manifest",
+    "ExtractOptions": "edgevlm.options",
     "Generation": "edgevlm.options",
     "GenerationOptions": "edgevlm.options",
     "ImageSource": "edgevlm.inputs.images",
+    "Video": "edgevlm.inputs.videos",
     "VideoSource": "edgevlm.inputs.videos",
     "Detail": "edgevlm.inputs.tiling",
     "ChunkStream": "edgevlm.engine.model_lock",
+    "Box": "edgevlm.boxes",
+    "Point": "edgevlm.boxes",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
+    "Choice": "edgevlm.results",
     "ChoiceScore": "edgevlm.results",
     "Chunk": "edgevlm.results",
+    "Deadline": "edgevlm.results",
     "FinishReason": "edgevlm.results",
     "Prompt": "edgevlm.results",
     "PromptText": "edgevlm.results",
@@ -89,7 +105,11 @@ _MODULES = {
     "LoadError": "edgevlm.errors",
     "InferenceError": "edgevlm.errors",
     "ClosedError": "edgevlm.errors",
+    "AnswerError": "edgevlm.errors",
+    "IncompleteAnswerError": "edgevlm.errors",
     "BusyError": "edgevlm.errors",
+    "CancelledError": "edgevlm.errors",
+    "DeadlineError": "edgevlm.errors",
     "MissingDependencyError": "edgevlm.errors",
     "ExportError": "edgevlm.errors",
     "DriftError": "edgevlm.errors",

@@ -19,6 +19,7 @@ from edgevlm.runtimes.forks import check_not_forked
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from edgevlm.engine.model_lock import ChunkStream
     from edgevlm.results import Chunk
     from edgevlm.vlm import VLM
 
@@ -94,6 +95,8 @@ class LatestFrame(Iterator[FrameResult]):
         self._waiting: _Frame | None = None
         self._result: tuple[_Frame, Answer | Exception] | None = None
         self._text = ""
+        self._stream: ChunkStream | None = None
+        """The answer that the model works on."""
         self._count = 0
         """Frames that were put."""
         self._read = -1
@@ -169,7 +172,7 @@ class LatestFrame(Iterator[FrameResult]):
         return self._text
 
     def close(self) -> None:
-        """Stop, and forget frames and results. Return at once; the model stops at its next step.
+        """Stop, also the answer that the model works on, and forget frames and results. Return at once.
 
         Readers get a ClosedError, and ``for`` loops end. May be called again, and from any thread. The model
         stays open.
@@ -178,6 +181,8 @@ class LatestFrame(Iterator[FrameResult]):
             self._closed = True
             self._waiting = self._result = None
             self._changed.notify_all()
+            if self._stream is not None:
+                self._stream.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -214,12 +219,14 @@ class LatestFrame(Iterator[FrameResult]):
         stream = self._vlm.stream(
             [frame.frame], self._question, system=self._system, **self._options
         )
-        with closing(stream):
-            return collect(self._until_closed(stream))
-
-    def _until_closed(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        for chunk in chunks:
+        with self._changed:
+            self._stream = stream
             if self._closed:
-                raise ClosedError("this LatestFrame is closed; create another one")
+                stream.cancel()
+        with closing(stream):
+            return collect(self._update_text(stream))
+
+    def _update_text(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
             self._text += chunk.text
             yield chunk

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from edgevlm.engine.engine import Chunks, Engine
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import ContextError, InputError
+from edgevlm.errors import CancelledError, ContextError, InputError
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_images
 from edgevlm.inputs.prompt import system_messages, user_message
@@ -54,8 +54,8 @@ class _Dropped:
 class Chat:
     """A conversation; created by `VLM.chat`.
 
-    A turn that fails does not change the conversation. A turn whose stream is closed early keeps the text up
-    to this point.
+    A turn that fails does not change the conversation. A turn whose stream is closed or cancelled
+    keeps the text up to this point.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Chat:
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
+        loaded = load_images(images)
+        generation = self._engine.fit_deadline(generation, len(loaded), watch)
         budget = generation.image_budget
-        processed = tuple(
-            self._engine.process_image(image, budget) for image in load_images(images)
-        )
+        processed = tuple(self._engine.process_image(image, budget) for image in loaded)
         question = user_message(text, len(processed))
         turns, dropped = self._drop_turns(question, processed, generation)
 
@@ -115,8 +115,8 @@ class Chat:
                         )
                         chunk = dataclasses.replace(chunk, stats=stats)
                     yield chunk
-            except Exception:
-                failed = True
+            except Exception as error:
+                failed = not isinstance(error, CancelledError)
                 raise
             finally:
                 chunks.close()

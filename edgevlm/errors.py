@@ -12,13 +12,19 @@
     │   ├── LoadError         a file, a library or a device that cannot be loaded
     │   ├── InferenceError    a computation that failed, or returned NaN
     │   └── ClosedError       a model that was closed, or that belongs to the parent process
+    ├── AnswerError           an answer that is no value of the type that was asked for
+    │   └── IncompleteAnswerError  an answer that a limit ended before it was complete
     ├── BusyError             a model in use by a stream that nobody reads
+    ├── CancelledError        an answer that was cancelled before its end
+    │   └── DeadlineError     no time was left for the first token (also a TimeoutError)
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        a bundle that does not answer as its checkpoint does
 
 Messages say what is wrong, with the value, and what to do about it.
 """
+
+from __future__ import annotations
 
 
 class EdgeVLMError(Exception):
@@ -61,8 +67,39 @@ class ClosedError(BackendError):
     """A model that was closed, or that was loaded before this process was forked."""
 
 
+class AnswerError(EdgeVLMError):
+    """An answer that is no value of the type that was asked for.
+
+    Args:
+        message: what is wrong, and what to do.
+        text: the text of the answer.
+        token_ids: its tokens, without the end token.
+    """
+
+    def __init__(self, message: str, text: str = "", token_ids: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.text = text
+        self.token_ids = token_ids
+
+    def __reduce__(self) -> tuple[type[AnswerError], tuple[str, str, tuple[int, ...]]]:
+        """Keep text and tokens in copies and in other processes."""
+        return type(self), (str(self), self.text, self.token_ids)
+
+
+class IncompleteAnswerError(AnswerError):
+    """An answer that a limit, such as ``max_tokens``, ended before it was complete."""
+
+
 class BusyError(EdgeVLMError):
     """A model in use by a stream that nobody reads, or that nobody can read while this request waits."""
+
+
+class CancelledError(EdgeVLMError):
+    """An answer that was cancelled before its end."""
+
+
+class DeadlineError(CancelledError, TimeoutError):
+    """A request whose time (``within``) was over before the first token of its answer."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):

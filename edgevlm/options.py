@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, get_args
 from edgevlm.errors import InputError
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.runtimes.protocols import Sampling
-from edgevlm.validation import check_integer
+from edgevlm.validation import check_integer, check_number
 
 KVType = Literal["f16", "q8_0"]
 """Type of the decoder's KV cache; see `VLM.from_pretrained`."""
@@ -17,8 +17,8 @@ KVType = Literal["f16", "q8_0"]
 KV_TYPES: tuple[KVType, ...] = get_args(KVType)
 
 
-class GenerationOptions(TypedDict, total=False):
-    """Keyword arguments of `VLM.ask` and the other methods that answer; see `Generation` for defaults."""
+class ExtractOptions(TypedDict, total=False):
+    """Keyword arguments of `VLM.extract`; see `Generation` for defaults."""
 
     max_tokens: int | None
     cap_max_tokens: bool
@@ -31,14 +31,23 @@ class GenerationOptions(TypedDict, total=False):
     detail: Detail | None
     max_image_tokens: int | None
     cache_images: bool
+
+
+class GenerationOptions(ExtractOptions, total=False):
+    """Keyword arguments of `VLM.ask` and the other methods that answer; see `Generation` for defaults."""
+
     stop: str | tuple[str, ...] | list[str] | None
     json_schema: Mapping[str, Any] | None
     top_logprobs: int | None
+    within: float | None
 
 
 DEFAULT_MAX_TOKENS = 256
 
 MAX_LOGPROBS = 20
+
+MAX_WITHIN = 1e6
+"""Longest deadline in seconds, except None."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,9 @@ class Generation:
     """The answer is a JSON text that follows this schema, unless ``max_tokens`` ends it early."""
     top_logprobs: int | None = None
     """Return the log-probability of each token and of this many alternatives, at most `MAX_LOGPROBS`."""
+    within: float | None = None
+    """Seconds that the answer may take from the call to its end. It is cut then, with ``finish_reason``
+    ``deadline``; before its first token DeadlineError is raised. None for no limit."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -96,6 +108,8 @@ class Generation:
         object.__setattr__(self, "stop", stop)
         if self.top_logprobs is not None:
             check_integer("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)
+        if self.within is not None:
+            check_number("within", self.within, 1e-3, MAX_WITHIN)
         _ = self.sampling, self.image_budget  # check the rest
 
     @property

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from edgevlm.boxes import Box, Point
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached."""
+FinishReason = Literal["stop", "length", "deadline"]
+"""``stop``: the model ended its answer or a stop string was found; ``length``: ``max_tokens`` was reached;
+``deadline``: the time of the request (``within``) was over."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """What an answer gave up to end in time."""
+
+    within: float
+    """Seconds that the request allowed."""
+    detail: str | None
+    """``detail`` that its images had; see `Generation`."""
+    max_image_tokens: int | None
+    """``max_image_tokens`` that its images had; see `Generation`."""
+    cut: bool
+    """True if the deadline ended the answer."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +67,14 @@ class Stats:
     """Draft tokens that were accepted (see `edgevlm.engine.prompt_lookup`), including the end token."""
     peak_memory: int | None
     """Most memory in bytes that this process used since its start; None if the system does not report it."""
+    forced_tokens: int = 0
+    """Tokens that the JSON schema left no choice for; they are decoded in batches and not sampled."""
     dropped_turns: int = 0
     """Turns that a `Chat` dropped before this answer to fit the context; the oldest go first."""
     dropped_images: int = 0
     """Images of earlier turns that a `Chat` dropped, including those of dropped turns."""
+    deadline: Deadline | None = None
+    """What ``within`` changed; None for a request without a deadline."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -133,6 +154,18 @@ class ChoiceScore:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The most probable of several answers; returned by `VLM.choose`."""
+
+    label: str
+    """The most probable choice; of several that are equally probable, the first."""
+    probabilities: Mapping[str, float]
+    """Probability of each choice, in the order of the request; they add up to 1."""
+    margin: float
+    """Difference between the two highest probabilities, 0 to 1."""
+
+
+@dataclass(frozen=True)
 class CacheInfo:
     """Content of the caches of a `VLM`, and what they saved; returned by `VLM.cache_info`."""
 
@@ -165,6 +198,10 @@ class Chunk:
     """Set on the last chunk only."""
     stats: Stats | None = None
     """Set on the last chunk only."""
+    boxes: tuple[Box, ...] = ()
+    """All boxes of the answer, as of `Answer`. On the last chunk only."""
+    points: tuple[Point, ...] = ()
+    """All points of the answer, as of `Answer`. On the last chunk only."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +215,11 @@ class Answer:
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `token_ids`, if the request sets ``top_logprobs``."""
+    boxes: tuple[Box, ...] = ()
+    """The boxes in the answer, in its order, on the last image of the messages; on a video, in its frames.
+    Empty if there is no image, or if the model writes none."""
+    points: tuple[Point, ...] = ()
+    """The points in the answer, as `boxes`."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
@@ -196,5 +238,7 @@ def collect(chunks: Iterable[Chunk]) -> Answer:
                 tuple(token_ids),
                 chunk.stats,
                 tuple(logprobs),
+                chunk.boxes,
+                chunk.points,
             )
     raise RuntimeError("the stream ended without a finish reason")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
@@ -22,18 +24,25 @@ from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
 from edgevlm.inputs.tiling import Detail, ImageBudget
-from edgevlm.inputs.videos import VideoSource, load_video_part
+from edgevlm.inputs.videos import Video, VideoSource, load_video_part
+from edgevlm.locations import location_question
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import FileEntry, Manifest
-from edgevlm.options import KV_TYPES, Generation, GenerationOptions, KVType
-from edgevlm.results import Answer, CacheInfo, ChoiceScore, Prompt, collect
+from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
+from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
 from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+LOCATE_MAX_TOKENS = 1024
+"""Limit of an answer of `VLM.detect` and `VLM.point` in tokens, or less where the context is shorter."""
+
 _RECENT_IMAGES = 8
 """Processed images that `VLM.ask_many` keeps for further questions about the same object."""
+
+
+Value = TypeVar("Value")
 
 
 class VLM:
@@ -166,9 +175,12 @@ class VLM:
             vision_runtime = loaded.result()
         system.return_freed_memory()  # of the buffers that the files were read into
         watch.lap("prepare")
-        engine = Engine(manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout)
-        step(1.0, "loaded")
         devices = vision_runtime.device, decoder_runtime.device
+        costs = loading.load_costs((vision_file, decoder_file), devices, threads, kv)
+        engine = Engine(
+            manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout, costs
+        )
+        step(1.0, "loaded")
         return cls(bundle, engine, devices, (vision_file, decoder_file))
 
     @property
@@ -203,17 +215,17 @@ class VLM:
 
     def ask(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         *,
         system: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Answer a question about one image, several images, or none.
+        """Answer a question about one image, several images, a video, or none of them.
 
         Args:
             images: an `ImageSource` (a path, a data URI, the bytes of a file, a binary file, a Pillow image,
-                an RGB array ``[height, width, 3]``), an iterable of these, or None.
+                an RGB array ``[height, width, 3]``), an iterable of these, a `Video`, or None.
             question: the text after the images.
             system: instructions before the question.
             options: fields of `Generation`.
@@ -222,12 +234,13 @@ class VLM:
             ImageError: an image cannot be read.
             PromptError: the question is empty, or the model does not support a system message.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
+            DeadlineError: the time that ``within`` allows is over before the first token.
         """
         return collect(self.stream(images, question, system=system, **options))
 
     def stream(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         *,
         system: str | None = None,
@@ -239,15 +252,81 @@ class VLM:
         text for this. Until it ends it holds the model, and other requests wait.
         """
         watch = Stopwatch()
-        generation = Generation(**options)
-        budget = generation.image_budget
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
-        messages = [*system_messages(system), user_message(question, len(processed))]
+        generation = self._engine.generation(options)
+        media = _load_media(images)
+        count = 1 if isinstance(media, Video) else len(media)
+        generation = self._engine.fit_deadline(generation, count, watch)
+        message, processed = self._user_turn(media, question, generation.image_budget)
+        messages = [*system_messages(system), message]
         return self._engine.stream(messages, processed, generation, watch)
+
+    @overload
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        answer_type: type[Value],
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Value: ...
+
+    @overload
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        answer_type: Any,
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any: ...
+
+    def extract(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        answer_type: Any,
+        *,
+        system: str | None = None,
+        **options: Unpack[ExtractOptions],
+    ) -> Any:
+        """Answer a question with a value of a type.
+
+        The answer is a JSON text that keeps to the JSON schema of the type. The model sees the question, and
+        the names of fields as it writes them; it does not see the schema.
+
+        Args:
+            images: as in `ask`.
+            question: as in `ask`.
+            answer_type: a pydantic model, dataclass, TypedDict, Enum, Literal or any other type that
+                pydantic's ``TypeAdapter`` takes; or a JSON schema as a mapping.
+            system: as in `ask`.
+            options: fields of `Generation`, without ``json_schema``, ``stop`` and ``top_logprobs``.
+
+        Returns:
+            A value of the type; for a JSON schema what ``json.loads`` returns.
+
+        Raises:
+            InputError: the type has no JSON schema that an answer can be kept to. The message names the place
+                in the schema. No image was loaded.
+            IncompleteAnswerError: ``max_tokens`` ended the answer.
+            AnswerError: a validator of the type refuses the value.
+            ImageError, PromptError, ContextError: as `ask`.
+            MissingDependencyError: the extra ``typed`` is not installed.
+        """
+        from edgevlm.typed_answers import answer_format
+
+        unknown = ", ".join(options.keys() - ExtractOptions.__annotations__.keys())
+        if unknown:
+            raise InputError(f"extract takes no {unknown}; use ask with json_schema")
+        wanted = answer_format(answer_type)
+        answer = self.ask(images, question, system=system, json_schema=wanted.schema, **options)
+        return wanted.value(answer)
 
     def ask_many(
         self,
-        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | None, str]],
+        requests: Iterable[tuple[ImageSource | Iterable[ImageSource] | Video | None, str]],
         *,
         system: str | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -276,22 +355,22 @@ class VLM:
             InputError: an option is outside its range, or the JSON schema is not supported.
             ClosedError: the model is closed.
         """
-        generation = Generation(**options)
+        generation = self._engine.generation(options)
         pairs = list(requests)
 
         recent: LruCache[object, list[ProcessedImage]] = LruCache(_RECENT_IMAGES)
 
         def prepare(
-            images: ImageSource | Iterable[ImageSource] | None, question: str
+            images: ImageSource | Iterable[ImageSource] | Video | None, question: str
         ) -> tuple[Sequence[Mapping[str, Any]], Sequence[ProcessedImage]]:
             key = images if isinstance(images, str | os.PathLike) else id(images)
             if key not in recent:
-                budget = generation.image_budget
-                recent[key] = [
-                    self._engine.process_image(image, budget) for image in load_images(images)
-                ]
+                media = _load_media(images)
+                _, recent[key] = self._user_turn(media, question, generation.image_budget)
             processed = recent[key]
-            return [*system_messages(system), user_message(question, len(processed))], processed
+            images_count = 0 if isinstance(images, Video) else len(processed)
+            message = user_message(question, images_count, videos=len(processed) - images_count)
+            return [*system_messages(system), message], processed
 
         answers: dict[int, Answer | EdgeVLMError] = {}
         prepared = [functools.partial(prepare, images, question) for images, question in pairs]
@@ -348,15 +427,7 @@ class VLM:
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
         """Answer as `ask_video` does, in chunks; see `stream`."""
-        watch = Stopwatch()
-        generation = Generation(**options)
-        message = user_message(question, 0, videos=1)
-        processed = self._engine.process_video(
-            video, generation.image_budget, frames=frames, fps=fps
-        )
-        return self._engine.stream(
-            [*system_messages(system), message], [processed], generation, watch
-        )
+        return self.stream(Video(video, frames, fps), question, system=system, **options)
 
     def generate(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -382,9 +453,80 @@ class VLM:
     ) -> ChunkStream:
         """Answer as `generate` does, in chunks; see `stream`."""
         watch = Stopwatch()
-        generation = Generation(**options)
-        images = self._process_images(messages, generation)
-        return self._engine.stream(messages, images, generation, watch)
+        generation = self._engine.generation(options)
+        check_messages(messages)
+        generation = self._engine.fit_deadline(generation, len(_media_parts(messages)), watch)
+        processed = self._process_images(messages, generation)
+        return self._engine.stream(messages, processed, generation, watch)
+
+    def detect(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Box]:
+        """Find the boxes of a thing on an image.
+
+        The question is that of the task ``detect`` in the manifest (`edgevlm inspect` shows it), and the
+        answer is that of `ask`, at most `LOCATE_MAX_TOKENS` tokens long.
+
+        Args:
+            image: an `ImageSource`.
+            thing: the name of the thing without an article, such as ``red key``.
+            language: language of the name, such as ``en``.
+            options: fields of `Generation`.
+
+        Returns:
+            The boxes in the order of the answer, each with its probability and with a label: that of the
+            model, or else `thing`. Empty if the model finds none.
+
+        Raises:
+            InputError: the model writes no boxes, or has no question in this language.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._locate("detect", image, thing, language, options)
+        return [dataclasses.replace(box, label=box.label or thing) for box in answer.boxes]
+
+    def point(
+        self,
+        image: ImageSource,
+        thing: str,
+        *,
+        language: str = "en",
+        **options: Unpack[GenerationOptions],
+    ) -> list[Point]:
+        """Find points on a thing on an image; arguments as of `detect`.
+
+        Returns:
+            The points in the order of the answer, with probability and label as of `detect`.
+
+        Raises:
+            InputError: the model writes no points, or has no question in this language. Of a model that
+                writes boxes, take `Box.center`.
+            ImageError, PromptError, ContextError: as `ask`.
+        """
+        answer = self._locate("point", image, thing, language, options)
+        return [dataclasses.replace(point, label=point.label or thing) for point in answer.points]
+
+    def _locate(
+        self,
+        task: Literal["detect", "point"],
+        image: ImageSource,
+        thing: str,
+        language: str,
+        options: GenerationOptions,
+    ) -> Answer:
+        """Ask for boxes or points, with the probabilities of the tokens."""
+        question = location_question(task, self.manifest.usage, thing, language)
+        all_options: GenerationOptions = {
+            "max_tokens": LOCATE_MAX_TOKENS,
+            "cap_max_tokens": True,
+            "top_logprobs": 0,
+            **options,
+        }
+        return self.ask([image], question, **all_options)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
@@ -399,7 +541,7 @@ class VLM:
 
     def score(
         self,
-        images: ImageSource | Iterable[ImageSource] | None,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
         question: str,
         choices: Sequence[str],
         *,
@@ -412,8 +554,7 @@ class VLM:
 
         The probability of a choice is the product of the probabilities of its tokens and of the end of the
         answer, at temperature 1 and without filters. Those with and without a space before the choice are
-        added. The tokens are those of the model's own tokenizer; other spellings do not count. A choice of
-        many tokens is less likely for this reason alone.
+        added. The tokens are those of the model's own tokenizer; other spellings do not count.
 
         Args:
             images: as in `ask`.
@@ -432,14 +573,66 @@ class VLM:
             ImageError, PromptError: as `ask`.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        if isinstance(choices, str) or not choices or not all(text.strip() for text in choices):
+        if (
+            isinstance(choices, str)
+            or not choices
+            or not all(isinstance(text, str) and text.strip() for text in choices)
+        ):
             raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
-        if len(set(choices)) < len(choices):
-            raise InputError(f"choices must differ, are {', '.join(choices)}")
+        if len({text.strip() for text in choices}) < len(choices):
+            raise InputError(
+                f"choices must differ in more than white space around them, are {choices!r}"
+            )
         budget = ImageBudget(detail, max_image_tokens)
-        processed = [self._engine.process_image(image, budget) for image in load_images(images)]
-        messages = [*system_messages(system), user_message(question, len(processed))]
+        message, processed = self._user_turn(_load_media(images), question, budget)
+        messages = [*system_messages(system), message]
         return self._engine.score(messages, processed, choices, cache_images=cache_images)
+
+    def choose(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        detail: Detail | None = None,
+        max_image_tokens: int | None = None,
+        cache_images: bool = True,
+    ) -> Choice:
+        """Choose one of several answers, with the probability of each.
+
+        The probability of a choice is that of `score`, given that the model answers with one of the choices:
+        the product over the tokens of the choice and the end of the answer, divided by the sum over all
+        choices. There is no other correction for length. A longer choice loses nothing for tokens that are
+        certain after those before them.
+
+        Args:
+            images: as in `ask`.
+            question: as in `ask`.
+            choices: at least two texts, worded as the model would answer; they differ in more than white
+                space around them.
+            system: as in `ask`.
+            detail: as in `Generation`.
+            max_image_tokens: as in `Generation`.
+            cache_images: as in `Generation`.
+
+        Raises:
+            InputError, ImageError, PromptError, ContextError: as `score`.
+        """
+        if not isinstance(choices, str) and len(choices) == 1:
+            raise InputError(f"choices must be at least two texts, is {choices!r}")
+        scores = self.score(
+            images,
+            question,
+            choices,
+            system=system,
+            detail=detail,
+            max_image_tokens=max_image_tokens,
+            cache_images=cache_images,
+        )
+        best, second = sorted(scores, key=lambda score: -score.probability)[:2]
+        probabilities = {score.text: score.probability for score in scores}
+        return Choice(best.text, probabilities, best.probability - second.probability)
 
     def logits(
         self,
@@ -470,6 +663,18 @@ class VLM:
         generation = Generation(detail=detail, max_image_tokens=max_image_tokens)
         images = self._process_images(messages, generation)
         return self._engine.logits(messages, images, answer)
+
+    def _user_turn(
+        self, media: Video | Sequence[NDArray[np.uint8]], question: str, budget: ImageBudget
+    ) -> tuple[dict[str, Any], list[ProcessedImage]]:
+        """Return the message of a question, and its images or its video, split into tiles."""
+        if isinstance(media, Video):
+            video = self._engine.process_video(
+                media.source, budget, frames=media.frames, fps=media.fps
+            )
+            return user_message(question, 0, videos=1), [video]
+        processed = [self._engine.process_image(image, budget) for image in media]
+        return user_message(question, len(processed)), processed
 
     def _process_images(
         self, messages: Sequence[Mapping[str, Any]], generation: Generation
@@ -523,7 +728,7 @@ class VLM:
 
         Raises:
             InputError: the schema is not valid, not supported or too expensive; the message names the place.
-            MissingDependencyError: the extra ``serve`` is not installed.
+            MissingDependencyError: the extra ``typed`` is not installed.
         """
         self._engine.check_json_schema(schema)
 
@@ -543,6 +748,13 @@ class VLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _load_media(
+    images: ImageSource | Iterable[ImageSource] | Video | None,
+) -> Video | Sequence[NDArray[np.uint8]]:
+    """Load images; return a video as it is."""
+    return images if isinstance(images, Video) else load_images(images)
 
 
 def _media_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -64,6 +64,8 @@ from edgevlm.manifest import (
 
 LONGEST_EDGE = 1 << 14
 """Longest side in pixels that a setting may ask for; a larger one is a mistake and would fill the memory."""
+FILTERS: Mapping[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's filters by their numbers."""
 OWN_SIZE_MAX_TOKENS = 1024
 """Default limit of embeddings of an image that keeps its own size. Checkpoints allow 16384, but a context has
 4096 positions by default, and the time of attention grows with the square."""
@@ -376,12 +378,11 @@ def resample(processor: Any) -> Resample:
     Raises:
         ValueError: the setting is not a number, or edgevlm does not support this filter.
     """
-    names: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
     value = processor.resample
-    if not isinstance(value, int) or isinstance(value, bool) or value not in names:
-        known = ", ".join(f"{number} ({name})" for number, name in names.items())
+    if not isinstance(value, int) or isinstance(value, bool) or value not in FILTERS:
+        known = ", ".join(f"{number} ({name})" for number, name in FILTERS.items())
         raise ValueError(f"resample is {value!r}, it must be one of the numbers {known}")
-    return names[value]
+    return FILTERS[value]
 
 
 def side_length(processor: Any, setting: str, key: str) -> int:

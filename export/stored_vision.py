@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.loading import load_vision
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.manifest import Manifest
@@ -38,7 +39,9 @@ class StoredVision:
         finally:
             runtime.close()
 
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(
+        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+    ) -> NDArray[np.float32]:
         """Return the rows of uint8 tiles ``[n, height, width, 3]``, float32 ``[n, rows, width]``."""
         return np.stack([self._rows[_key(tile)] for tile in tiles])
 

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from edgevlm.errors import PromptError
 from edgevlm.export.messages import one_line
+from edgevlm.export.preparations import FILTERS
 from edgevlm.inputs.prompt import PromptBuilder
 from edgevlm.inputs.video_times import VideoTimes
 from edgevlm.manifest import (
@@ -33,8 +34,6 @@ _logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 2048
 """Default limit of embeddings of a video: half of a context of 4096."""
-FILTERS: Mapping[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""Pillow's filters by their numbers."""
 FPS = 2.0
 """Frames in a second where a checkpoint says nothing, as in the ``qwen-vl-utils`` of Qwen's authors."""
 

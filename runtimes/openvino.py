@@ -6,6 +6,7 @@ loads a fraction of a second.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
@@ -89,11 +91,11 @@ class OpenVinoVision:
     ) -> None:
         check_not_forked()
         self._path = Path(path)
-        self._compiled: Any = None
+        self._request: Any = None
         threads = system.physical_cores() if threads is None else threads
         check_integer("threads", threads, 1, 512)
         target = OPENVINO_DEVICES[device]
-        mark_started(self, "_compiled")
+        mark_started(self, "_request")
         core = load_openvino().Core()
         found = {name.partition(".")[0] for name in core.available_devices}
         if target not in found:
@@ -128,10 +130,9 @@ class OpenVinoVision:
         self._batch_length = 8 if target == "GPU" and tiles.partial_shape[0].is_dynamic else 1
         if target != "GPU":  # a CPU gains nothing from batches, an NPU takes fixed shapes only
             graph.reshape([1, *(-1 if side is None else side for side in self._tile_shape)])
-        self._compiled = self._compile(
-            core, graph, target, options, cache or user_cache("openvino")
-        )
-        self._output = self._compiled.output(output_name)
+        compiled = self._compile(core, graph, target, options, cache or user_cache("openvino"))
+        self._output = compiled.output(output_name)
+        self._request = compiled.create_infer_request()
 
     def _compile(
         self, core: Any, graph: Any, target: str, options: dict[str, Any], cache: Path
@@ -150,37 +151,57 @@ class OpenVinoVision:
                 f"OpenVINO cannot compile {self._path} for {target}: {error}"
             ) from error
 
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(
+        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+    ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            cancel: stops this call from another thread; None: nothing does.
 
         Returns:
             float32 ``[n, tokens, width]``.
 
         Raises:
             InputError: the dtype or the shape is not the graph's.
+            CancelledError: `cancel` stopped it. The next call is not affected.
             ClosedError: the vision graph is closed.
             InferenceError: OpenVINO failed (memory, device).
         """
         check_not_forked()
-        if self._compiled is None:
+        if self._request is None:
             raise ClosedError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
+        cancel = cancel or CancelSignal()
         runs = []
         for start in range(0, len(tiles), self._batch_length):
             batch = np.ascontiguousarray(tiles[start : start + self._batch_length])
-            try:
-                # The result is a view of OpenVINO's memory, which the next run overwrites.
-                runs.append(self._compiled(batch)[self._output].copy())
-            except RuntimeError as error:
-                raise InferenceError(f"OpenVINO failed in {self._path}: {error}") from error
+            with cancel.interrupting(self._request.cancel):
+                try:
+                    self._run(batch, cancel)
+                except RuntimeError as error:
+                    cancel.check()
+                    raise InferenceError(f"OpenVINO failed in {self._path}: {error}") from error
+            # The tensor is a view of OpenVINO's memory, which the next run overwrites.
+            runs.append(self._request.get_tensor(self._output).data.copy())
         return np.concatenate(runs)
+
+    def _run(self, batch: NDArray[np.uint8], cancel: CancelSignal) -> None:
+        """Run the graph to its end, or stop it: a request that still runs takes no other batch."""
+        try:
+            self._request.start_async(batch, share_inputs=True)
+            cancel.check()  # OpenVINO forgets a cancel before the start
+            self._request.wait()
+        except BaseException:
+            self._request.cancel()
+            with contextlib.suppress(RuntimeError):
+                self._request.wait()
+            raise
 
     def close(self) -> None:
         """Free the graph. A second call does nothing; every other later call raises ClosedError."""
-        self._compiled = self._output = None
+        self._request = self._output = None
 
 
 def _tensor_specs(values: Sequence[Any]) -> dict[str, TensorSpec]:

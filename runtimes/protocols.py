@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InputError
 from edgevlm.validation import check_integer, check_number
 
@@ -80,17 +81,21 @@ class VisionRuntime(Protocol):
     on_cpu: bool
     """True if the graph runs on the CPU and so competes with other work there."""
 
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(
+        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+    ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            cancel: stops this call from another thread; None: nothing does.
 
         Returns:
             float32 ``[n, rows, width]``.
 
         Raises:
             InputError: the dtype or the shape is not the graph's.
+            CancelledError: `cancel` stopped it. The next call is not affected.
             ClosedError: the runtime is closed.
             InferenceError: the runtime failed.
         """
@@ -106,6 +111,16 @@ class Sampler(Protocol):
 
     def sample(self) -> int:
         """Choose the next token from the logits of the last decoded position, and remember it."""
+        ...
+
+    def forced(self, limit: int) -> list[int]:
+        """Return the tokens that come next whatever the logits are, and remember them.
+
+        `sample` would return the same tokens, one at a time.
+
+        Args:
+            limit: the most tokens to return, at least 1; later calls return the others.
+        """
         ...
 
     def close(self) -> None:
@@ -173,7 +188,12 @@ class DecoderRuntime(Protocol):
         ...
 
     def decode_tokens(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode tokens into the KV cache.
 
@@ -181,18 +201,25 @@ class DecoderRuntime(Protocol):
             token_ids: ``[n]``, n >= 1.
             positions: int32 ``[n]``, the next positions of the KV cache.
             logits: compute the logits of the last token.
+            cancel: stops this call from another thread; None: nothing does.
 
         Raises:
             InputError: ids or positions have the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
-            InferenceError: the runtime failed; the KV cache holds nothing of this call.
+            CancelledError: `cancel` stopped it; the KV cache holds nothing of this call. One that cannot be
+                cut back (`max_removable`) may be empty then.
+            InferenceError: the runtime failed; the KV cache is as after a CancelledError.
         """
         ...
 
     def decode_draft(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32]
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
-        """Decode a few tokens as `decode_tokens` does.
+        """Decode a few tokens; arguments and errors as of `decode_tokens`.
 
         Returns:
             float32 ``[n, vocabulary]``: the logits after each token, valid until the next decoding.
@@ -206,6 +233,7 @@ class DecoderRuntime(Protocol):
         *,
         logits: bool,
         bidirectional: bool = False,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode embeddings into the KV cache.
 
@@ -217,11 +245,11 @@ class DecoderRuntime(Protocol):
                 ``[n]`` means three equal numbers there.
             logits: compute the logits of the last entry.
             bidirectional: each entry of this call attends to all others of this call and to all before it.
+            cancel: as of `decode_tokens`.
 
         Raises:
             InputError: embeddings or positions have the wrong type, shape or range.
-            ContextError: the entries do not fit into the context.
-            InferenceError: the runtime failed; the KV cache holds nothing of this call.
+            ContextError, CancelledError, InferenceError: as `decode_tokens`.
         """
         ...
 
@@ -250,8 +278,9 @@ class DecoderRuntime(Protocol):
     def is_exact(self, branch: int, tokens: int) -> bool:
         """Return True if the next tokens of a branch get the logits that they would have alone.
 
-        That is to the last bit, as if the held sequence went on and had been empty before its prompt; in batches
-        of up to `exact_batch_length` entries. The first call may measure this, for which it decodes a few batches.
+        That is to the last bit, as if the held sequence went on and had been empty before its prompt; in
+        batches of up to `exact_batch_length` entries. The first call may measure this, for which it decodes a
+        few batches, so the logits before it are no longer valid.
 
         Args:
             branch: the branch.
@@ -267,6 +296,8 @@ class DecoderRuntime(Protocol):
         branches: Sequence[int],
         token_ids: Sequence[int],
         logits: NDArray[np.bool_] | None = None,
+        *,
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
         """Decode tokens of several branches in one batch.
 
@@ -278,6 +309,7 @@ class DecoderRuntime(Protocol):
             token_ids: ``[n]``.
             logits: bool ``[n]``, True for tokens after which logits are wanted, at most `max_logits`; None:
                 all.
+            cancel: as of `decode_tokens`.
 
         Returns:
             float32 ``[wanted, vocabulary]``: the logits after these tokens, valid until the next decoding. A
@@ -286,7 +318,9 @@ class DecoderRuntime(Protocol):
         Raises:
             InputError: there is no such branch, or an argument has the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
-            InferenceError: the runtime failed; the branches hold nothing of this call.
+            CancelledError: `cancel` stopped it; the branches hold nothing of this call, and nothing at all if
+                the memory cannot be cut back.
+            InferenceError: the runtime failed; the branches are as after a CancelledError.
         """
         ...
 

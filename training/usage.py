@@ -7,21 +7,21 @@ import json
 from pathlib import Path
 
 from edgevlm.export.usage import USAGE_NAME
-from edgevlm.manifest import Tasks, Usage
+from edgevlm.manifest import ListFormat, Tasks, Usage
 
 USAGE = Usage(
     images="drawings",
-    boxes="percent",
+    location_format=ListFormat(scale=100),
     tasks={
         "en": Tasks(
             describe="Describe the picture.",
-            find="Where is the {thing}?",
+            detect="Where is the {thing}?",
             count="How many things are there?",
             read="What is written here?",
         ),
         "ru": Tasks(
             describe="Опиши картинку.",
-            find="Где {thing}?",
+            detect="Где {thing}?",
             count="Сколько здесь предметов?",
             read="Что здесь написано?",
         ),

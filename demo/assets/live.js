@@ -149,6 +149,11 @@
           height: `${(bottom - top) * 100}%`,
         });
       }
+      for (const { x, y, label } of entry.points ?? []) {
+        const point = add(this._camera.boxes, "div", "point");
+        if (label) add(point, "span", "", label);
+        Object.assign(point.style, { left: `${x * 100}%`, top: `${y * 100}%` });
+      }
       this.tell();
     }
 
@@ -333,6 +338,7 @@
           const entry = { time, model, question, answer: result.answer, milliseconds };
           if (result.choices.length) entry.choices = Object.fromEntries(result.choices);
           if (result.boxes.length) entry.boxes = result.boxes;
+          if (result.points?.length) entry.points = result.points;
           answer.show(entry, result.choices);
           history.add(entry, canvas, image);
           patience = 1000;

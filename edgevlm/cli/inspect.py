@@ -6,7 +6,18 @@ import argparse
 import dataclasses
 
 from edgevlm.bundle import Bundle
-from edgevlm.manifest import Drift, FileEntry, Manifest, ParityReport, Tiling, VideoSpec
+from edgevlm.manifest import (
+    BoxTokenFormat,
+    Drift,
+    FileEntry,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
+    Manifest,
+    ParityReport,
+    Tiling,
+    VideoSpec,
+)
 
 HELP = (
     "Show the content of a bundle: its origin, its files, and their difference from the checkpoint."
@@ -76,12 +87,29 @@ def format_manifest(manifest: Manifest) -> str:
             for language in usage.tasks
             for task, question in usage.questions(language).items()
         ]
-        if usage.boxes:
-            lines.append("  boxes       [left, top, right, bottom] in percent")
+        if usage.location_format:
+            lines.append(f"  boxes       {_location_format(usage.location_format)}")
     if manifest.golden:
         lines.append(f"golden        {manifest.golden.question!r}")
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     return "\n".join([*lines, f"made with     {made}"])
+
+
+def _location_format(location_format: LocationFormat) -> str:
+    """Return how a model writes boxes and points."""
+    if isinstance(location_format, ListFormat):
+        return f"[left, top, right, bottom], 0 to {location_format.scale:g}"
+    if isinstance(location_format, LocTokenFormat):
+        return f"<loc> tokens for top, left, bottom and right, {location_format.bins} bins"
+    if isinstance(location_format, BoxTokenFormat):
+        return f"<|box_start|>(left,top),(right,bottom)<|box_end|>, 0 to {location_format.scale:g}"
+    keys = ", ".join((*location_format.box_keys, *location_format.point_keys))
+    unit = (
+        "pixels of the resized image"
+        if location_format.scale is None
+        else f"0 to {location_format.scale:g}"
+    )
+    return f"JSON with {keys}, {unit}"
 
 
 def _parity(parity: ParityReport) -> list[str]:

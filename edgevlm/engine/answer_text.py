@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from edgevlm.engine.detokenizer import Detokenizer
 from edgevlm.options import Generation
-from edgevlm.results import FinishReason
+from edgevlm.results import FinishReason, TokenLogprob
 
 
 class AnswerText:
@@ -32,8 +32,21 @@ class AnswerText:
         self._text = Detokenizer(tuple(generation.stop or ()))
         self.token_ids: list[int] = []
         """Tokens so far, without the end token."""
+        self.logprobs: list[TokenLogprob] = []
+        """One for each of these tokens, if the request asks for them."""
+        self.forced_tokens = 0
+        """Tokens that the JSON schema left no choice for."""
+        self.accepted_draft_tokens = 0
+        """Draft tokens that were accepted, including the end token."""
+        self.first_token_ms = 0.0
+        """Time from the request to the first token in milliseconds."""
         self.finish_reason: FinishReason | None = None
         """Why the answer has ended; None while it has not."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still come."""
+        return self.max_tokens - len(self.token_ids)
 
     def append(self, token: int) -> str | None:
         """Add a token, and return the text that is complete now; None for an end token."""
@@ -44,7 +57,7 @@ class AnswerText:
         shown = self._text.push(self._piece(token))
         if self._text.stopped:
             self.finish_reason = "stop"
-        elif len(self.token_ids) == self.max_tokens:
+        elif not self.room:
             self.finish_reason = "length"
         return shown
 

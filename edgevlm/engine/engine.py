@@ -15,29 +15,40 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.boxes import Box, Point
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import deadline
+from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
+from edgevlm.engine.costs import CostPhase, Costs
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
-from edgevlm.engine.logprobs import token_logprob
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.parallel import Finished, ParallelAnswers, Request
+from edgevlm.engine.parallel import Finished, ParallelAnswers, stops_all
 from edgevlm.engine.prefill import Prefill, PrefillStats
-from edgevlm.engine.prompt_lookup import PromptLookup, verify_draft
+from edgevlm.engine.request import Request
 from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
-from edgevlm.errors import ClosedError, ContextError, EdgeVLMError, InputError
-from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage
+from edgevlm.errors import (
+    ContextError,
+    DeadlineError,
+    EdgeVLMError,
+    InputError,
+)
+from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
+from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
-from edgevlm.options import Generation
+from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import (
     Answer,
     CacheInfo,
     ChoiceScore,
     Chunk,
+    Deadline,
     Prompt,
     PromptText,
     PromptTile,
@@ -53,6 +64,9 @@ Chunks: TypeAlias = "Generator[Chunk, None, None]"
 PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[ProcessedImage]]]"
 """Reads and splits the images of a request, and returns its messages and images."""
 
+MIN_MEASURED_POSITIONS, MIN_MEASURED_TOKENS = 32, 4
+"""Shorter prefills and answers say little about the cost of one position and one token."""
+
 FORCED_TOKENS_PER_CALL = 16
 """Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
 more than one token. llama.cpp's CPU kernels round such batches more after a long prompt: with random weights
@@ -65,6 +79,7 @@ class Engine:
     Args:
         load_ms: time that loading took, for `Stats`.
         wait_timeout: as in `ModelLock`.
+        costs: measured costs of this model; None: those of this engine alone.
     """
 
     def __init__(
@@ -74,6 +89,7 @@ class Engine:
         decoder: DecoderRuntime,
         load_ms: float = 0.0,
         wait_timeout: float | None = WAIT_SECONDS,
+        costs: Costs | None = None,
     ) -> None:
         self._load_ms = load_ms
         self._manifest = manifest
@@ -81,6 +97,7 @@ class Engine:
         self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
         self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
+        self._special = {token.id: token.text.encode() for token in manifest.prompt.special_tokens}
         self._image_processor = ImageProcessor(
             manifest.image, manifest.vision, manifest.decoder.positions
         )
@@ -89,7 +106,8 @@ class Engine:
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
-        self._lookup = PromptLookup()
+        self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
+        self._costs = costs or Costs()
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
 
@@ -119,29 +137,34 @@ class Engine:
         """Load a video and make tiles of its frames; arguments and errors as of `VideoProcessor.process`."""
         return self._video_processor.process(source, budget, frames=frames, fps=fps)
 
+    def fit_deadline(self, generation: Generation, images: int, watch: Stopwatch) -> Generation:
+        """Lower the limits of images so that the answer probably ends before its deadline.
+
+        Args:
+            images: number of images of the request.
+            watch: started when the request came.
+        """
+        return deadline.fit_images(generation, images, watch.elapsed, self._costs, self._manifest)
+
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
 
         Returns:
             Float32 ``[tokens, width]``.
         """
-        with self._lock.hold():
-            rows = self._encoder.encode(image.tiles)
+        with self._lock.hold() as cancel:
+            rows = self._encoder.encode(image.tiles, cancel=cancel)
             return np.concatenate(
                 [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
             )
 
     def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
-        special = {token.id: token.text for token in self._manifest.prompt.special_tokens}
         with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
             for segment in self._segments(messages, images):
                 if isinstance(segment, TextSegment):
-                    spelled = b"".join(
-                        special[token].encode() if token in special else self._decoder.piece(token)
-                        for token in segment.token_ids
-                    )
+                    spelled = b"".join(map(self._spell, segment.token_ids))
                     text = spelled.decode("utf-8", errors="replace")
                     parts.append(PromptText(text, segment.token_ids))
                     continue
@@ -194,10 +217,10 @@ class Engine:
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
-        """Stream the answer to `messages`. Closing the stream stops the work.
+        """Stream the answer to `messages`. Closing or cancelling the stream stops the work.
 
         The request is checked now; the work begins with the first chunk. Chunks without text come during
-        prefill, so that a request can be cancelled there too.
+        prefill.
 
         Args:
             images: one for each image part of the messages, in their order.
@@ -210,20 +233,21 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: prompt and ``max_tokens`` together are longer than the context.
             InputError: the JSON schema is not supported.
+            DeadlineError: the time of the request was over before the model was free.
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        with (
-            self._lock.hold()
-        ):  # the tokenizer belongs to the decoder, which another thread may close
+        cancel = CancelSignal(generation.within, watch.elapsed)
+        # The tokenizer belongs to the decoder, which another thread may close.
+        with self._lock.hold(cancel):
             watch.lap("wait")
-            request = self._request(messages, images, generation, watch)
+            request = self._request(messages, images, generation, watch, cancel)
             sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
         watch.lap("prepare")
         if expect_continuation is None:
             expect_continuation = any(message["role"] == "assistant" for message in messages)
         chunks = self._generate(request, expect_continuation, sampler)
-        return ChunkStream(wrap(chunks), self._lock, watch)
+        return ChunkStream(wrap(chunks), self._lock, watch, cancel)
 
     def _request(
         self,
@@ -231,12 +255,14 @@ class Engine:
         images: Sequence[ProcessedImage],
         generation: Generation,
         watch: Stopwatch,
+        cancel: CancelSignal,
     ) -> Request:
         """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
         items = self.tokenize(messages, images)
         max_tokens = self._max_tokens(generation, count_positions(items))
         watch.lap("prepare")
-        return Request(items, generation, max_tokens, watch)
+        image = images[-1] if images else None
+        return Request(items, image, generation, max_tokens, watch, cancel)
 
     def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
         """Return the token limit of the answer.
@@ -262,46 +288,58 @@ class Engine:
     def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
         generation, watch = request.generation, request.watch
         watch.lap("wait")
-        with contextlib.closing(sampler):
-            prefill = yield from self._prefill.run(
-                request.items,
-                watch,
-                expect_continuation=expect_continuation,
-                cache_images=generation.cache_images,
-            )
-            self._lookup.start(request.items)
-            first_token_ms, answer, text = yield from self._answer(request, prefill.place, sampler)
-            self._lookup.finish()
-            stats = self._stats(
-                watch, prefill, prefill.place.entries, first_token_ms, answer, self._lookup.accepted
-            )
-            yield Chunk(text, (), finish_reason=answer.finish_reason, stats=stats)
+        with contextlib.closing(sampler), request.cancel.timer():
+            try:
+                prefill = yield from self._prefill.run(
+                    request.items,
+                    watch,
+                    expect_continuation=expect_continuation,
+                    cache_images=generation.cache_images,
+                    cancel=request.cancel,
+                )
+            except DeadlineError:
+                self._record_overrun(request.items, watch)
+                raise
+            answer = yield from self._answers.run(request, prefill.place, sampler)
+            yield self._last_chunk(request, answer, prefill, prefill.place.entries)
 
-    def _stats(
-        self,
-        watch: Stopwatch,
-        prefill: PrefillStats,
-        prompt_tokens: int,
-        first_token_ms: float,
-        answer: AnswerText,
-        accepted_draft_tokens: int = 0,
-    ) -> Stats:
-        return Stats(
+    def _last_chunk(
+        self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
+    ) -> Chunk:
+        """Return the chunk after the last token: the rest of the text, and what the whole answer has."""
+        watch, generation = request.watch, request.generation
+        text = answer.rest()
+        boxes, points = self._locate(answer.token_ids, answer.logprobs, request.image)
+        watch.lap("decode")
+        stats = Stats(
             load_ms=self._load_ms,
             wait_ms=watch.ms("wait"),
             prepare_ms=watch.ms("prepare"),
             encode_ms=watch.ms("encode"),
             prefill_ms=watch.ms("prefill"),
             decode_ms=watch.ms("decode"),
-            first_token_ms=first_token_ms,
+            first_token_ms=answer.first_token_ms,
             total_ms=watch.total_ms,
             prompt_tokens=prompt_tokens,
             cached_tokens=prefill.cached_positions,
             encoded_tiles=prefill.encoded_tiles,
             cached_tiles=prefill.cached_tiles,
             answer_tokens=len(answer.token_ids),
-            accepted_draft_tokens=accepted_draft_tokens,
+            accepted_draft_tokens=answer.accepted_draft_tokens,
             peak_memory=system.peak_memory(),
+            forced_tokens=answer.forced_tokens,
+            deadline=None
+            if generation.within is None
+            else Deadline(
+                generation.within,
+                generation.detail,
+                generation.max_image_tokens,
+                cut=answer.finish_reason == "deadline",
+            ),
+        )
+        self._record_costs(request.items, stats)
+        return Chunk(
+            text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
         )
 
     def answer_many(
@@ -323,60 +361,107 @@ class Engine:
             BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
         """
         watches = [Stopwatch() for _ in requests]
-
-        def prepare(index: int) -> Request:
-            self._lock.check_open()
-            watches[index].lap("wait")
-            return self._request(*requests[index](), generation, watches[index])
-
-        prepared = [functools.partial(prepare, index) for index in range(len(requests))]
         with (
-            self._lock.hold(),
+            self._lock.hold(CancelSignal(generation.within)) as cancel,
+            cancel.timer(),
             contextlib.closing(
                 self._decoder.sampler(generation.sampling, self._end_tokens)
             ) as sampler,
         ):
+
+            def prepare(index: int) -> Request:
+                cancel.check()
+                watches[index].lap("wait")
+                return self._request(*requests[index](), generation, watches[index], cancel)
+
+            prepared = [functools.partial(prepare, index) for index in range(len(requests))]
             if generation.draftable and self._decoder.independent_branches:
-                answers = ParallelAnswers(
-                    self._decoder, self._prefill, self._kv_cache, self._end_tokens, sampler
+                together = ParallelAnswers(
+                    self._decoder, self._prefill, self._kv_cache, self._answers, sampler, cancel
                 )
-                for index, outcome in answers.run(deque(enumerate(prepared))):
+                for index, outcome in together.run(deque(enumerate(prepared))):
                     if isinstance(outcome, Request):
                         yield index, self._answer_alone(outcome)
-                        continue
-                    yield (
-                        index,
-                        self._answer_of(outcome) if isinstance(outcome, Finished) else outcome,
-                    )
+                    elif isinstance(outcome, Finished):
+                        yield index, self._answer_of(outcome)
+                    else:
+                        yield index, outcome
                 return
             for index, one in enumerate(prepared):
                 try:
-                    answer = self._answer_alone(one())
-                except ClosedError:
-                    raise
+                    yield index, self._answer_alone(one())
                 except EdgeVLMError as error:
+                    if stops_all(error):
+                        raise
                     yield index, error
-                else:
-                    yield index, answer
 
     def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
         sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
         try:
             return collect(self._generate(request, False, sampler))
         except EdgeVLMError as error:
+            if stops_all(error):
+                raise
             return error
 
     def _answer_of(self, finished: Finished) -> Answer:
         answer = finished.answer
-        stats = self._stats(
-            finished.watch,
-            finished.prefill,
-            finished.prompt_tokens,
-            finished.first_token_ms,
-            answer,
+        last = self._last_chunk(
+            finished.request, answer, finished.prefill, count_positions(finished.request.items)
         )
-        assert answer.finish_reason is not None
-        return Answer(finished.text, answer.finish_reason, tuple(answer.token_ids), stats)
+        tokens = Chunk(finished.text, tuple(answer.token_ids))
+        return collect([tokens, last])
+
+    def _locate(
+        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None
+    ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
+        """Return the boxes and points in an answer, on the last image of its messages."""
+        usage = self._manifest.usage
+        if image is None or usage is None or usage.location_format is None:
+            return (), ()
+        return locate(
+            [self._spell(token) for token in tokens],
+            [one.logprob for one in logprobs],
+            usage.location_format,
+            image.layout,
+            self._manifest.image.tile_size,
+        )
+
+    def _spell(self, token: int) -> bytes:
+        """Return the bytes of a token; those of its name if it is special."""
+        return self._special.get(token) or self._decoder.piece(token)
+
+    def generation(self, options: GenerationOptions) -> Generation:
+        """Return the settings of a request, with all checks that need no image.
+
+        Raises:
+            InputError: a setting is outside its range, or the JSON schema is not supported.
+            MissingDependencyError: the libraries for JSON schemas are not installed.
+        """
+        generation = Generation(**options)
+        if generation.json_schema is not None:
+            self.check_json_schema(generation.json_schema)
+        return generation
+
+    def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
+        """Record what the phases of an answer cost, and keep it if answers have deadlines."""
+        tiles = stats.encoded_tiles + stats.cached_tiles
+        embeddings = _count_embeddings(items) * stats.encoded_tiles / max(1, tiles)
+        self._costs.record("encode", stats.encode_ms / 1000, embeddings)
+        prefilled = stats.prompt_tokens - stats.cached_tokens
+        if prefilled >= MIN_MEASURED_POSITIONS:
+            self._costs.record("prefill", stats.prefill_ms / 1000, prefilled)
+        if stats.answer_tokens >= MIN_MEASURED_TOKENS:
+            self._costs.record("decode", stats.decode_ms / 1000, stats.answer_tokens)
+        if stats.deadline is not None:
+            self._costs.save()
+
+    def _record_overrun(self, items: Sequence[PromptItem], watch: Stopwatch) -> None:
+        """Record that the deadline stopped encoding or prefill: it costs more than was known."""
+        phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
+        amount = count_positions(items) if phase == "prefill" else _count_embeddings(items)
+        self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
+        self._costs.save()
 
     def check_json_schema(self, schema: Mapping[str, Any]) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
@@ -385,10 +470,11 @@ class Engine:
             InputError: the schema is not supported.
             MissingDependencyError: the libraries for JSON schemas are not installed.
         """
-        if self._check_schema is None:
+        check = self._check_schema
+        if check is None:
             with self._lock.hold():
-                self._check_schema = self._decoder.schema_checker(self._end_tokens)
-        self._check_schema(schema)
+                check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
+        check(schema)
 
     def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
         """Count the positions of the prompt for these messages; errors as of `tokenize`."""
@@ -413,9 +499,9 @@ class Engine:
         """
         if not answer:
             raise InputError("answer must have at least one token id, has none")
-        with self._lock.hold():
-            place = self._prefill_anew(messages, images)
-            return self._force(answer, place, tokens_per_call)
+        with self._lock.hold() as cancel:
+            place = self._prefill_anew(messages, images, cancel)
+            return self._force(answer, place, tokens_per_call, cancel)
 
     def greedy_answer(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage], max_tokens: int
@@ -426,22 +512,26 @@ class Engine:
             Token ids, with the end token if the answer ends before `max_tokens`; and their logits under
             teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
         """
-        with self._lock.hold():
-            place = self._prefill_anew(messages, images)
+        with self._lock.hold() as cancel:
+            place = self._prefill_anew(messages, images, cancel)
             first = self._decoder.logits()
             tokens = [int(first.argmax())]
             with open_branches(self._decoder, 1) as branch:
                 while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:])
+                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:], cancel=cancel)
                     tokens.append(int(logits.argmax()))
-            return tuple(tokens), self._force(tokens, place, FORCED_TOKENS_PER_CALL, first)
+            logits = self._force(tokens, place, FORCED_TOKENS_PER_CALL, cancel, first)
+            return tuple(tokens), logits
 
-    def _prefill_anew(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Place:
+    def _prefill_anew(
+        self, messages: Sequence[Message], images: Sequence[ProcessedImage], cancel: CancelSignal
+    ) -> Place:
         """Decode a prompt with nothing from the KV cache, and return the place after it."""
         items = self.tokenize(messages, images)
-        encoded = self._encoder.encode([tile for image in images for tile in image.tiles])
+        tiles = [tile for image in images for tile in image.tiles]
+        encoded = self._encoder.encode(tiles, cancel=cancel)
         self._kv_cache.reset()
-        for _ in self._prefill.decode(items, encoded.__getitem__, Place()):
+        for _ in self._prefill.decode(items, encoded.__getitem__, Place(), cancel=cancel):
             pass
         return place_after(items)
 
@@ -450,6 +540,7 @@ class Engine:
         answer: Sequence[int],
         place: Place,
         tokens_per_call: int,
+        cancel: CancelSignal,
         first: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Decode an answer in batches and return its logits, ``[len(answer), vocabulary]``.
@@ -465,7 +556,7 @@ class Engine:
             part = forced[start : start + tokens_per_call]
             position = place.after(start).position
             positions = np.arange(position, position + len(part), dtype=np.int32)
-            logits.append(self._decoder.decode_draft(part, positions).copy())
+            logits.append(self._decoder.decode_draft(part, positions, cancel=cancel).copy())
             self._kv_cache.extend(part)
         return np.concatenate(logits)
 
@@ -486,7 +577,7 @@ class Engine:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        with self._lock.hold():
+        with self._lock.hold() as cancel:
             items = self.tokenize(messages, images)
             spellings = [
                 {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
@@ -501,7 +592,11 @@ class Engine:
                     f"context_length"
                 )
             for _ in self._prefill.run(
-                items, Stopwatch(), expect_continuation=False, cache_images=cache_images
+                items,
+                Stopwatch(),
+                expect_continuation=False,
+                cache_images=cache_images,
+                cancel=cancel,
             ):
                 pass
             distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
@@ -513,6 +608,7 @@ class Engine:
                         distinct,
                         self._end_tokens,
                         self.context_length - prompt_tokens,
+                        cancel,
                     ),
                     strict=True,
                 )
@@ -532,6 +628,7 @@ class Engine:
         self._lock.close()
 
     def _free(self) -> None:
+        self._check_schema = None  # its child process ends with the decoder
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
@@ -541,68 +638,7 @@ class Engine:
         with self._lock.hold():
             return self._prefill.cache_info()
 
-    def _step(self, token: int, place: Place) -> None:
-        positions = np.array([place.position], np.int32)
-        self._decoder.decode_tokens([token], positions, logits=True)
-        self._kv_cache.extend([token])
 
-    def _answer(
-        self, request: Request, prompt: Place, sampler: Sampler
-    ) -> Generator[Chunk, None, tuple[float, AnswerText, str]]:
-        """Sample until the model, a stop string or the limit ends the answer.
-
-        Args:
-            prompt: the place after the prompt.
-
-        Returns:
-            Time of the first token in milliseconds, the answer, the text after its last token.
-        """
-        generation, watch, max_tokens = request.generation, request.watch, request.max_tokens
-        answer = AnswerText(self._decoder.piece, self._end_tokens, max_tokens, generation)
-        first_token_ms = 0.0
-        following = [sampler.sample()]
-        while answer.finish_reason is None:
-            token = following.pop(0)
-            watch.lap("decode")
-            if not answer.token_ids:
-                first_token_ms = watch.total_ms
-            self._lookup.append(token)
-            shown = answer.append(token)
-            watch.lap("decode")
-            if shown is None:
-                break
-            yield Chunk(shown, (token,), self._logprobs(token, generation.top_logprobs))
-            watch.lap("consumer")
-            count = len(answer.token_ids)
-            if answer.finish_reason is None and not following:
-                room = min(max_tokens - count - 1, self._decoder.max_removable)
-                draft = self._lookup.draft()[:room] if generation.draftable else ()
-                place = prompt.after(count - 1)
-                following = self._advance(token, place, draft, sampler)
-        rest = answer.rest()
-        watch.lap("decode")
-        return first_token_ms, answer, rest
-
-    def _logprobs(self, token: int, top: int | None) -> tuple[TokenLogprob, ...]:
-        return () if top is None else (token_logprob(self._decoder, token, top),)
-
-    def _advance(
-        self, token: int, place: Place, draft: Sequence[int], sampler: Sampler
-    ) -> list[int]:
-        """Decode a token and return those that follow it; all but the last of them are decoded too."""
-        accepted: list[int] = []
-        if draft:
-            batch = [token, *draft]
-            start = place.position
-            positions = np.arange(start, start + len(batch), dtype=np.int32)
-            logits = self._decoder.decode_draft(batch, positions)
-            accepted, conclusive = verify_draft(logits, draft)
-            self._lookup.record(len(accepted) - conclusive, len(draft))
-            *kept, token = [token, *accepted]
-            place = place.after(len(kept))
-            self._decoder.truncate(place)
-            self._kv_cache.extend(kept)
-            if conclusive:
-                return accepted
-        self._step(token, place)
-        return [*accepted, sampler.sample()]
+def _count_embeddings(items: Sequence[PromptItem]) -> int:
+    """Return how many positions of a prompt images take."""
+    return sum(item.length for item in items if isinstance(item, Span))

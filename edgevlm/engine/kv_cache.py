@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.errors import InferenceError
 from edgevlm.inputs.image_processor import Span
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.lru_cache import LruCache
@@ -95,6 +96,7 @@ class KVCache:
         Returns:
             How many items the decoder holds.
         """
+        self.settle()
         wanted = [_key(item) for item in (items[:-1] if logits else items)]
         shared = self._usable(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
@@ -110,20 +112,28 @@ class KVCache:
         # Another question about the same images loses little, and is no other conversation.
         differs = restores or 4 * lost >= self.held_positions
         saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs
-        # A prompt that was given up may have left a part of a span, which belongs to no conversation.
-        if saves and self._decoder.truncate(_place(self._held)):
+        if saves:
             self._saved[tuple(self._held)] = self._decoder.save()
         self._expect_continuation = expect_continuation
         if copy is not None:
             self._held.clear()
             self._decoder.restore(copy, _place(best))
             self._held, shared = list(best), known
-        if self._decoder.truncate(_place(wanted[:shared])):
-            del self._held[shared:]
-            return shared
-        # A prompt that was given up left entries that cannot be removed alone.
-        self.reset()
-        return self.reuse_prefix(items, expect_continuation=expect_continuation, logits=logits)
+        if not self._decoder.truncate(_place(wanted[:shared])):
+            raise InferenceError(
+                f"the memory of the decoder cannot be cut back to {_entries(wanted[:shared])} entries"
+            )
+        del self._held[shared:]
+        return shared
+
+    def settle(self) -> None:
+        """Make the decoder hold what is recorded here, or nothing.
+
+        A request that was stopped may have left a part of a span. A decoder that cannot be cut back may have
+        lost everything.
+        """
+        if not self._decoder.truncate(_place(self._held)):
+            self.reset()
 
     def shared_entries(self, items: Sequence[PromptItem]) -> int:
         """Count the entries at the beginning of a prompt that the decoder holds."""

@@ -5,16 +5,25 @@ Only this module passes data of the manifest to a runtime. Callers choose file, 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from edgevlm.engine.costs import Costs
 from edgevlm.errors import LoadError
 from edgevlm.inputs.packing import max_image_tokens
-from edgevlm.manifest import Manifest
+from edgevlm.manifest import FileEntry, Manifest
+from edgevlm.runtimes import system
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
 from edgevlm.runtimes.llama_cpp import library
 from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.protocols import VisionRuntime
+from edgevlm.user_cache import user_cache
+from edgevlm.versions import installed_versions
+
+RUNTIMES = ("edgevlm", "llama-cpp-python", "onnxruntime", "onnxruntime-gpu", "openvino")
+"""Distributions on whose version the costs of a request depend."""
 
 TEXT_LENGTH = 1024
 """Positions for prompt and answer beside one image."""
@@ -75,6 +84,22 @@ def load_decoder(
             f"not of one bundle, get it again"
         )
     return decoder
+
+
+def load_costs(
+    files: Sequence[FileEntry], devices: Sequence[str], threads: int | None, kv: str
+) -> Costs:
+    """Load what requests cost with these files and settings on this machine, as far as it was measured."""
+    parts = (
+        *(file.sha256 for file in files),
+        *devices,
+        str(system.physical_cores() if threads is None else threads),
+        kv,
+        system.cpu_model(),
+        *map(str, installed_versions(RUNTIMES).items()),
+    )
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return Costs(user_cache("costs") / f"{key}.json")
 
 
 def load_recording_decoder(

@@ -17,8 +17,9 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import BusyError, ClosedError
+from edgevlm.errors import BusyError, CancelledError, ClosedError, DeadlineError
 from edgevlm.results import Chunk
 from edgevlm.runtimes.forks import check_not_forked, is_forked
 
@@ -31,8 +32,12 @@ WAIT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 1e6
 """Longest ``wait_timeout``, except None."""
 
-_CHECK_SECONDS = 1.0
-"""How often a waiting request checks whether anybody reads the stream that it waits for."""
+_CHECK_SECONDS = 0.05
+"""How often a waiting request checks whether it was cancelled, and whether anybody reads the stream that it
+waits for."""
+
+_COLLECT_SECONDS = 1.0
+"""Time after which a waiting request collects garbage: the stream that it waits for may be in a cycle."""
 
 CLOSED = "the model is closed; load it again"
 
@@ -57,22 +62,34 @@ class ModelLock:
         self._idle_since: float | None = None
         """Time at which the stream that holds the model stopped computing; None while it computes."""
         self._stream: weakref.ref[ChunkStream] | None = None
-        self._holder: int | None = None
-        """``id`` of the stream: when it is finalized, weak references to it are dead already."""
+        self._holder: CancelSignal | None = None
+        """Signal of the request that holds the model."""
         self.closed = False
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Use the model for a request without a stream.
+    def hold(self, cancel: CancelSignal | None = None) -> Iterator[CancelSignal]:
+        """Use the model without a stream.
+
+        Args:
+            cancel: signal of the request; None: a new one.
+
+        Yields:
+            The signal, which `close` cancels.
 
         Raises:
+            CancelledError, DeadlineError: as the signal.
             BusyError: nobody reads the stream that holds the model, or nobody can read it during this wait.
             ClosedError: the model is closed, or this process was forked from one that used a model.
         """
-        self.acquire()
+        cancel = cancel or CancelSignal()
+        self.acquire(cancel)
         try:
             with self.computing():
-                yield
+                yield cancel
+        except CancelledError:
+            if self.closed and cancel.cancelled:
+                raise ClosedError(CLOSED) from None
+            raise
         finally:
             self.release()
 
@@ -85,8 +102,16 @@ class ModelLock:
         finally:
             self._computing, self._idle_since = None, time.monotonic()
 
-    def acquire(self, stream: ChunkStream | None = None) -> None:
-        """Wait until no other request uses the model; errors as of `hold`."""
+    def acquire(self, cancel: CancelSignal, stream: ChunkStream | None = None) -> None:
+        """Wait until no other request uses the model; errors as of `hold`.
+
+        Args:
+            cancel: signal of the request. It ends the wait, too.
+            stream: the stream of the request, if it has one.
+
+        Raises:
+            CancelledError: the request was cancelled while it waited.
+        """
         check_not_forked()
         if not self.closed:
             if self._computing == threading.get_ident():
@@ -95,9 +120,9 @@ class ModelLock:
                     "or a callback; make it after the other request has returned"
                 )
             if not self._lock.acquire(blocking=False):
-                self._wait()
-            if stream is not None:
-                self._stream, self._holder = weakref.ref(stream), id(stream)
+                self._wait(cancel)
+            self._holder = cancel
+            self._stream = None if stream is None else weakref.ref(stream)
             if not self.closed:
                 return
             self.release()
@@ -112,9 +137,9 @@ class ModelLock:
         if self.closed:
             raise ClosedError(CLOSED)
 
-    def is_held_by(self, stream: ChunkStream) -> bool:
-        """Return True if this stream holds the model."""
-        return self._holder == id(stream)
+    def is_held_by(self, cancel: CancelSignal) -> bool:
+        """Return True if the request with this signal holds the model."""
+        return self._holder is cancel
 
     def release(self) -> None:
         """Let the next request use the model. If the model was closed meanwhile, free it."""
@@ -124,7 +149,7 @@ class ModelLock:
         self._lock.release()
 
     def close(self) -> None:
-        """End the stream that holds the model, wait for the computation, and free the model.
+        """Cancel the request that holds the model, wait until it has stopped, and free the model.
 
         If this very thread computes with it, as in a signal handler, return at once; the model is freed when
         the step ends.
@@ -132,9 +157,11 @@ class ModelLock:
         self.closed = True
         if is_forked():
             return  # the memory is the parent's, and its threads would be waited for
-        stream = None if self._stream is None else self._stream()
+        holder, stream = self._holder, None if self._stream is None else self._stream()
         if stream is not None:
             stream.cancel()
+        elif holder is not None:
+            holder.cancel()
         if self._computing == threading.get_ident():
             return
         with self._lock:
@@ -146,7 +173,7 @@ class ModelLock:
             self._freed = True
             free()
 
-    def _wait(self) -> None:
+    def _wait(self, cancel: CancelSignal) -> None:
         if _is_only_thread():
             gc.collect()
             if self._lock.acquire(blocking=False):
@@ -158,10 +185,12 @@ class ModelLock:
         start = time.monotonic()
         collected = False
         while not self._lock.acquire(timeout=min(self._patience(start), _CHECK_SECONDS)):
-            if not collected:
-                gc.collect()  # a stream that nobody can read any more may be part of a reference cycle
+            cancel.check()
+            timed_out = self._patience(start) == 0
+            if not collected and (timed_out or time.monotonic() - start >= _COLLECT_SECONDS):
+                gc.collect()
                 collected = True
-            elif self._patience(start) == 0:
+            elif timed_out:
                 raise BusyError(
                     f"nobody has read the stream that holds this model for {self._wait_timeout:g} s "
                     "(wait_timeout); read it to its end or close() it"
@@ -178,15 +207,22 @@ class ModelLock:
 class ChunkStream(Iterator[Chunk]):
     """The chunks of one answer. They can be read once, from any thread.
 
-    Use it as a context manager, or call `close`, to stop early. The work ends after the current step.
+    Use it as a context manager, or call `close` or `cancel`, to stop early. The work stops within a tile of
+    an image or a batch of the decoder, and does not affect the answers to later requests.
     """
 
     def __init__(
-        self, chunks: Generator[Chunk, None, None], lock: ModelLock, watch: Stopwatch
+        self,
+        chunks: Generator[Chunk, None, None],
+        lock: ModelLock,
+        watch: Stopwatch,
+        cancel: CancelSignal,
     ) -> None:
         self._chunks = chunks
         self._lock = lock
         self._watch = watch
+        self._signal = cancel
+        """Stops the work in `_chunks`."""
         self._reading = threading.RLock()
         """One reader at a time; reentrant, since a signal handler may close what its own thread reads."""
         self._stepping = False
@@ -198,48 +234,90 @@ class ChunkStream(Iterator[Chunk]):
 
         Raises:
             BusyError: another stream holds the model and nobody reads it.
+            CancelledError: the answer was cancelled before its end.
+            DeadlineError: its deadline expired before its first token.
             ClosedError: the model was closed before the end of the answer.
         """
-        with self._reading:
-            if self._stepping:
-                raise BusyError("this stream is being read by a caller of this very function")
-            if not self._ended and not self._lock.is_held_by(self):
-                self._watch.lap("consumer")
-                self._lock.acquire(self)
-            if not self._ended:
-                self._stepping = True
-                try:
-                    with self._lock.computing():
-                        return next(self._chunks)
-                except BaseException:
-                    self._ended = True
-                    raise
-                finally:
-                    self._stepping = False
-                    if self._ended or self._cancelled:
-                        self._end()
-            if self._cancelled:
+        try:
+            with self._reading:
+                return self._read()
+        finally:
+            self._end_if_cancelled()
+
+    def _read(self) -> Chunk:
+        if self._stepping:
+            raise BusyError("this stream is being read by a caller of this very function")
+        if not self._ended:
+            try:
+                return self._step()
+            except DeadlineError:
+                self._ended = True
+                raise
+            except CancelledError:
+                self._ended = True
+            finally:
+                if self._ended or self._signal.cancelled:
+                    self._end()
+        if self._cancelled:
+            if self._lock.closed:
                 raise ClosedError("the model was closed before this answer's end; load it again")
-            raise StopIteration
+            self._signal.check()
+        raise StopIteration
+
+    def _step(self) -> Chunk:
+        """Compute a chunk. The model is free again after the last one, and after an error."""
+        if not self._lock.is_held_by(self._signal):
+            self._watch.lap("consumer")
+            self._lock.acquire(self._signal, self)
+        self._stepping = True
+        try:
+            with self._lock.computing():
+                chunk = next(self._chunks)
+        except BaseException:
+            self._ended = True
+            raise
+        finally:
+            self._stepping = False
+        if chunk.finish_reason is not None:
+            self._ended = True
+        return chunk
 
     def close(self) -> None:
-        """Stop the answer and let the next request use the model. May be called again, from any thread."""
+        """Stop the answer, wait until the work has stopped, and let the next request use the model.
+
+        The chunks end then, also for a reader in another thread. May be called again, from any thread.
+        """
+        self._signal.cancel()
         with self._reading:
             self._ended = True
             if not self._stepping:
                 self._end()
 
     def cancel(self) -> None:
-        """Close the stream so that its reader gets an error, not an early end."""
-        self._cancelled = True
-        self.close()
+        """Stop the answer. Return at once.
+
+        The reader gets a CancelledError. May be called again, from any thread and from a signal handler.
+        Does nothing after the last chunk.
+        """
+        self._cancelled = self._cancelled or not self._ended
+        self._signal.cancel()
+        self._end_if_cancelled()
+
+    def _end_if_cancelled(self) -> None:
+        """End a cancelled stream that nobody reads. Its reader ends it otherwise, after the step."""
+        if self._signal.cancelled and self._reading.acquire(blocking=False):
+            try:
+                if not self._stepping:
+                    self._end()
+            finally:
+                self._reading.release()
 
     def _end(self) -> None:
         self._ended = True
         try:
             self._chunks.close()
         finally:
-            if self._lock.is_held_by(self):
+            if self._lock.is_held_by(self._signal):
                 self._lock.release()
 
     def __enter__(self) -> Self:

@@ -1,35 +1,37 @@
 """Answers of several requests, decoded together as branches of one KV cache.
 
-Requests are answered in *groups*. First the prompt of each is prefilled up to its last image, in an empty KV cache as
-alone, and copied out. Then a branch for each goes on with the text after the image and with the answer. Each
-step decodes the next tokens of all branches in one batch. When an answer ends, a request about the same image may
-join; any other one waits for the next group.
+Requests are answered in *groups*. First the prompt of each is prefilled up to its last image, in an empty KV
+cache as alone, and copied out. Then a branch for each goes on with the text after the image and with the
+answer. Each step decodes the next tokens of all branches in one batch. When an answer ends, a request about
+the same image may join; any other one waits for the next group.
 
-So where the decoder rounds a batch as a single token (`DecoderRuntime.is_exact`), answers are to the last
-bit those of one request after another. Elsewhere a token whose logit is not clearly above the second is computed again
-alone, as after a draft (`edgevlm.engine.prompt_lookup`). The entries before it keep the rounding of their batch.
-So where two tokens are almost equally likely even then, the request is answered alone, after its group.
+So where the decoder rounds a batch as a single token (`DecoderRuntime.is_exact`), answers are to the last bit
+those of one request after another. Elsewhere a token whose logit is not clearly above the second is computed
+again alone, as after a draft (`edgevlm.engine.prompt_lookup`). The entries before it keep the rounding of
+their batch. So where two tokens are almost equally likely even then, the request is answered alone, after its
+group.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
 from edgevlm.engine.prefill import Prefill, PrefillStats
 from edgevlm.engine.prompt_lookup import NEAR_TIE, verify_draft
-from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import ClosedError, EdgeVLMError
+from edgevlm.engine.request import Request
+from edgevlm.errors import CancelledError, ClosedError, DeadlineError, EdgeVLMError
 from edgevlm.inputs.prompt import PromptItem
-from edgevlm.options import Generation
 from edgevlm.results import Chunk
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler
 
@@ -38,33 +40,20 @@ EXPECTED_TOKENS = 32
 answer that began last begins again later."""
 
 UNCERTAIN = 0.25
-"""A token whose logit is not this much above the second, even if computed alone, makes an answer uncertain where
-batches are rounded otherwise. Of 480 answers of the built-in model in q8_0, 4 differed with 0.05, 1 with 0.1 and none
-with 0.25."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt and the settings of its answer."""
-
-    items: Sequence[PromptItem]
-    generation: Generation
-    max_tokens: int
-    """Limit of the answer; prompt and answer fit the context together."""
-    watch: Stopwatch
-    """Started when the request came."""
+"""Where batches are rounded otherwise, a token whose logit is not this much above the second, even if
+computed alone, makes an answer uncertain. Of 480 answers of the built-in model that were decoded so, 4
+differed with 0.05, 1 with 0.1 and none with 0.25."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """An answer with what its `Stats` need."""
+    """A complete answer."""
 
-    text: str
+    request: Request
     answer: AnswerText
+    text: str
+    """All but `AnswerText.rest`."""
     prefill: PrefillStats
-    prompt_tokens: int
-    first_token_ms: float
-    watch: Stopwatch
 
 
 Outcome: TypeAlias = "Finished | Request | EdgeVLMError"
@@ -105,7 +94,6 @@ class _Running:
     when it has ended."""
     branch: int = 0
     text: str = ""
-    first_token_ms: float = 0.0
     uncertain: bool = False
     """The answer must be decoded alone."""
 
@@ -115,8 +103,9 @@ class ParallelAnswers:
 
     Args:
         decoder: one with independent branches.
-        end_tokens: tokens that end an answer.
+        answers: makes the empty answers.
         sampler: a greedy sampler.
+        cancel: stops the work on all requests.
     """
 
     def __init__(
@@ -124,14 +113,16 @@ class ParallelAnswers:
         decoder: DecoderRuntime,
         prefill: Prefill,
         kv_cache: KVCache,
-        end_tokens: Collection[int],
+        answers: AnswerDecoder,
         sampler: Sampler,
+        cancel: CancelSignal,
     ) -> None:
         self._decoder = decoder
         self._prefill = prefill
         self._kv_cache = kv_cache
-        self._end_tokens = end_tokens
+        self._answers = answers
         self._sampler = sampler
+        self._cancel = cancel
         self._running: list[_Running] = []
         self._uncertain: list[tuple[int, Request]] = []
         self._heads: list[_Head] = []
@@ -208,9 +199,9 @@ class ParallelAnswers:
                     waiting.appendleft((index, functools.partial(_identity, request)))
                     return
                 self._free -= needed
-            except ClosedError:
-                raise
             except EdgeVLMError as error:
+                if stops_all(error):
+                    raise
                 yield index, error
 
     def _entries(self, request: Request) -> int:
@@ -241,6 +232,7 @@ class ParallelAnswers:
                     request.watch,
                     expect_continuation=False,
                     cache_images=request.generation.cache_images,
+                    cancel=request.cancel,
                     logits=whole,
                 )
             )
@@ -253,9 +245,7 @@ class ParallelAnswers:
         self, index: int, request: Request, head: _Head, prefill: PrefillStats | None = None
     ) -> None:
         """Add a request whose head was prefilled; None: for another request of this group."""
-        answer = AnswerText(
-            self._decoder.piece, self._end_tokens, request.max_tokens, request.generation
-        )
+        answer = self._answers.new_answer(request)
         rest = [item for item in request.items[len(head.items) :] if isinstance(item, int)]
         stats = prefill or self._prefill.reuse(head.items)
         one = _Running(index, request, answer, head, stats, rest)
@@ -301,12 +291,20 @@ class ParallelAnswers:
         try:
             following = self._decode(batch) if batch else []
         except EdgeVLMError as error:
-            failed = {one.index: error for one, _ in batch}
+            if stops_all(error):
+                raise
             following = []
+            for one, _ in batch:
+                if isinstance(error, DeadlineError) and one.answer.token_ids:
+                    one.answer.finish_reason = "deadline"
+                else:
+                    failed[one.index] = error
         for one, tokens, token in following:
             try:
                 self._add_token(one, self._decode_alone(one, tokens) if token is None else token)
             except EdgeVLMError as error:
+                if stops_all(error):
+                    raise
                 failed[one.index] = error
         for one in list(self._running):
             outcome = failed.get(one.index) or self._outcome(one)
@@ -339,6 +337,7 @@ class ParallelAnswers:
                 [one.branch for one, tokens in batch for _ in tokens],
                 [token for _, tokens in batch for token in tokens],
                 wanted,
+                cancel=self._cancel,
             )
         )
         following: list[tuple[_Running, list[int], int | None]] = []
@@ -354,7 +353,9 @@ class ParallelAnswers:
         self._decoder.cut_branch(one.branch, len(tokens))
         wanted = np.zeros(len(tokens), np.bool_)
         wanted[-1] = True
-        (logits,) = self._decoder.decode_branches([one.branch] * len(tokens), tokens, wanted)
+        (logits,) = self._decoder.decode_branches(
+            [one.branch] * len(tokens), tokens, wanted, cancel=self._cancel
+        )
         second, best = np.partition(logits, -2)[-2:]
         one.uncertain = best - second < UNCERTAIN
         return self._sampler.sample()
@@ -363,7 +364,7 @@ class ParallelAnswers:
         watch = one.request.watch
         watch.lap("decode")
         if not one.answer.token_ids:
-            one.first_token_ms = watch.total_ms
+            one.answer.first_token_ms = watch.total_ms
         one.text += one.answer.append(token) or ""
         one.tokens = [token] if one.answer.finish_reason is None else []
 
@@ -371,17 +372,12 @@ class ParallelAnswers:
         """Return the answer if it has ended."""
         if one.answer.finish_reason is None:
             return None
-        text = one.text + one.answer.rest()
-        watch = one.request.watch
-        watch.lap("decode")
-        return Finished(
-            text,
-            one.answer,
-            one.prefill,
-            count_positions(one.request.items),
-            one.first_token_ms,
-            watch,
-        )
+        return Finished(one.request, one.answer, one.text, one.prefill)
+
+
+def stops_all(error: EdgeVLMError) -> bool:
+    """Return True if an error is not one of a single request: the model was closed, or all is cancelled."""
+    return isinstance(error, ClosedError | CancelledError) and not isinstance(error, DeadlineError)
 
 
 def _identity(request: Request) -> Request:

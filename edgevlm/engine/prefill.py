@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.kv_cache import KVCache, count_positions, number_positions, place_after
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
+from edgevlm.errors import CancelledError
 from edgevlm.inputs.image_processor import ProcessedImage, Span, Tile
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.manifest import DecoderSpec
@@ -23,8 +25,8 @@ MAX_INLINE_TEXT_TOKENS = 64
 or embeddings, and one of few entries costs as much as one of many."""
 
 MAX_ENTRIES_PER_CALL = 512
-"""Entries of a longer text or span that are decoded at once. A request can be cancelled between two calls.
-llama.cpp's batches are no longer than this, so the calls cost nothing."""
+"""Entries of a longer text or span that are decoded between two chunks of a stream. llama.cpp's batches are
+no longer than this, so the calls cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Prefill:
         *,
         expect_continuation: bool,
         cache_images: bool,
+        cancel: CancelSignal,
         logits: bool = True,
     ) -> Generator[Chunk, None, PrefillStats]:
         """Make the decoder hold a prompt, with logits after its last item.
@@ -96,10 +99,14 @@ class Prefill:
         Args:
             expect_continuation: as in `KVCache.reuse_prefix`.
             cache_images: keep new embeddings for later requests.
+            cancel: stops the work, also from another thread.
             logits: False: no logits are needed, so the decoder may hold all of it already.
 
         Yields:
-            Chunks without text, so that the request can be cancelled between two of them.
+            Chunks without text, so that a reader sees progress and can close the stream.
+
+        Raises:
+            CancelledError: `cancel` stopped the work.
         """
         cached = 0
         if self._attention == "prefix":
@@ -114,14 +121,16 @@ class Prefill:
         encoded_tiles = self._encoder.count_missing(tiles)
         start = place_after(items[:cached])
         if self._encoder.ahead:
-            with self._encoder.encode_ahead(tiles, watch, keep=cache_images) as wait:
-                decoding = self.decode(rest, wait, start, checkpoint=cache_images)
+            with self._encoder.encode_ahead(tiles, watch, keep=cache_images, cancel=cancel) as wait:
+                decoding = self.decode(rest, wait, start, checkpoint=cache_images, cancel=cancel)
                 yield from _yield_after_each(decoding, "prefill", watch)
         else:
             encoded: dict[Tile, NDArray[np.float32]] = {}
-            steps = map(encoded.update, self._encoder.encode_chunks(tiles, keep=cache_images))
-            yield from _yield_after_each(steps, "encode", watch)
-            decoding = self.decode(rest, encoded.__getitem__, start, checkpoint=cache_images)
+            chunks = self._encoder.encode_chunks(tiles, keep=cache_images, cancel=cancel)
+            yield from _yield_after_each(map(encoded.update, chunks), "encode", watch)
+            decoding = self.decode(
+                rest, encoded.__getitem__, start, checkpoint=cache_images, cancel=cancel
+            )
             yield from _yield_after_each(decoding, "prefill", watch)
         cached_tiles = sum(1 for _ in tiles_of(items)) - encoded_tiles
         self._reused_positions += start.entries
@@ -137,11 +146,13 @@ class Prefill:
         place: Place,
         *,
         checkpoint: bool = False,
+        cancel: CancelSignal,
     ) -> Iterator[None]:
         """Decode items from `place` on, with logits after the last; yield after each call of the decoder.
 
         Args:
             checkpoint: call `KVCache.checkpoint` after the last span.
+            cancel: as of `run`.
         """
         done = 0
         last_span = max((i for i, item in enumerate(items) if isinstance(item, Span)), default=-1)
@@ -159,10 +170,10 @@ class Prefill:
                 positions = numbers[..., first : first + size]
                 logits = last and first + size >= len(entries)
                 if isinstance(part, list):
-                    self._decoder.decode_tokens(part, positions, logits=logits)
+                    self._decoder.decode_tokens(part, positions, logits=logits, cancel=cancel)
                 else:
                     self._decoder.decode_embeddings(
-                        part, positions, logits=logits, bidirectional=bidirectional
+                        part, positions, logits=logits, bidirectional=bidirectional, cancel=cancel
                     )
                 if first + size < len(entries):
                     yield
@@ -197,6 +208,7 @@ class Prefill:
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved."""
+        self._kv_cache.settle()
         return CacheInfo(
             positions=self._kv_cache.held_positions,
             conversations=self._kv_cache.saved,
@@ -266,7 +278,11 @@ def _yield_after_each(
     steps: Iterable[None], phase: Phase, watch: Stopwatch
 ) -> Generator[Chunk, None, None]:
     """Run steps of a phase and yield an empty chunk after each."""
-    for _ in steps:
+    try:
+        for _ in steps:
+            watch.lap(phase)
+            yield Chunk("", ())
+            watch.lap("consumer")
+    except CancelledError:
         watch.lap(phase)
-        yield Chunk("", ())
-        watch.lap("consumer")
+        raise

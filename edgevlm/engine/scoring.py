@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.logprobs import log_softmax
 from edgevlm.runtimes.protocols import DecoderRuntime
 
@@ -29,6 +30,7 @@ def score_continuations(
     continuations: Sequence[Sequence[int]],
     end_tokens: Collection[int],
     room: int,
+    cancel: CancelSignal,
 ) -> list[float]:
     """Return log P(tokens, then an end token) of each continuation of what the decoder holds.
 
@@ -38,6 +40,10 @@ def score_continuations(
         continuations: token ids of each; those of the longest fit into `room`.
         end_tokens: tokens that end an answer.
         room: free entries of the decoder.
+        cancel: stops the work.
+
+    Raises:
+        CancelledError: `cancel` stopped it.
     """
     ends = sorted(end_tokens)
     following = [[*([token] for token in tokens), ends] for tokens in continuations]
@@ -55,6 +61,7 @@ def score_continuations(
                 rows = decoder.decode_branches(
                     [branch for branch, _, _ in batch],
                     [continuations[index][at] for _, index, at in batch],
+                    cancel=cancel,
                 )
                 for row, (_, index, at) in zip(rows, batch, strict=True):
                     expected = following[index][at + 1]

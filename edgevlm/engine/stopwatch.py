@@ -14,7 +14,7 @@ class Stopwatch:
     """Splits time into phases without a gap: each lasts from the end of the one before."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._start = self._last = time.perf_counter()
         self._ms: defaultdict[Phase, float] = defaultdict(float)
 
     def lap(self, phase: Phase) -> None:
@@ -26,6 +26,11 @@ class Stopwatch:
     def ms(self, phase: Phase) -> float:
         """Return the milliseconds of a phase."""
         return self._ms[phase]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start, with the consumer's."""
+        return time.perf_counter() - self._start
 
     @property
     def total_ms(self) -> float:

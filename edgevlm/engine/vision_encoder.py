@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.inputs.image_processor import Tile
 from edgevlm.lru_cache import LruCache
@@ -27,7 +28,7 @@ MAX_CACHE_BYTES = 64 * 2**20
 """Embeddings of recent tiles; an image of SmolVLM-256M in 17 tiles has 2.5 MB."""
 
 TILES_PER_CHUNK = 4
-"""Tiles in one run of the vision graph. A request can be cancelled between two runs."""
+"""Tiles that are encoded between two chunks of a stream."""
 
 
 class VisionEncoder:
@@ -51,12 +52,16 @@ class VisionEncoder:
         return sum(tile.key not in self.cache for tile in tiles)
 
     def encode(
-        self, tiles: Collection[Tile], *, keep: bool = True
+        self, tiles: Collection[Tile], *, keep: bool = True, cancel: CancelSignal
     ) -> dict[Tile, NDArray[np.float32]]:
         """Return the scaled rows ``[rows, width]`` of each tile.
 
         Args:
             keep: put new embeddings into the cache.
+            cancel: stops this call, also from another thread; no tile of it is kept then.
+
+        Raises:
+            CancelledError: `cancel` stopped it.
         """
         found = {tile: self.cache[tile.key] for tile in tiles if tile.key in self.cache}
         missing = [tile for tile in dict.fromkeys(tiles) if tile not in found]
@@ -64,7 +69,7 @@ class VisionEncoder:
         for _, group in itertools.groupby(missing, lambda tile: tile.pixels.shape):
             tiles_of_run = list(group)
             pixels = np.stack([tile.pixels for tile in tiles_of_run])
-            encoded = self._vision.encode(pixels) * self._scale
+            encoded = self._vision.encode(pixels, cancel=cancel) * self._scale
             found.update(zip(tiles_of_run, encoded, strict=True))
         if keep:
             for tile, embeddings in found.items():
@@ -72,15 +77,15 @@ class VisionEncoder:
         return found
 
     def encode_chunks(
-        self, tiles: Collection[Tile], *, keep: bool = True
+        self, tiles: Collection[Tile], *, keep: bool = True, cancel: CancelSignal
     ) -> Iterator[dict[Tile, NDArray[np.float32]]]:
         """Encode as `encode` does, a few tiles at a time."""
         for chunk in _chunks(tiles):
-            yield self.encode(chunk, keep=keep)
+            yield self.encode(chunk, keep=keep, cancel=cancel)
 
     @contextlib.contextmanager
     def encode_ahead(
-        self, tiles: Collection[Tile], watch: Stopwatch, *, keep: bool = True
+        self, tiles: Collection[Tile], watch: Stopwatch, *, keep: bool = True, cancel: CancelSignal
     ) -> Iterator[EmbeddingLookup]:
         """Encode tiles in a second thread.
 
@@ -90,7 +95,7 @@ class VisionEncoder:
         with ThreadPoolExecutor(1, "edgevlm-vision") as thread:
             pending: dict[Tile, Future[dict[Tile, NDArray[np.float32]]]] = {}
             for chunk in _chunks(tiles):
-                encoded = thread.submit(self.encode, chunk, keep=keep)
+                encoded = thread.submit(self.encode, chunk, keep=keep, cancel=cancel)
                 pending |= dict.fromkeys(chunk, encoded)
 
             def wait(tile: Tile) -> NDArray[np.float32]:

@@ -101,7 +101,7 @@ class VideoProcessor:
             frames=len(indices),
             times=span_times([index / video.length.fps for index in indices], len(plans), spec),
         )
-        layout = Layout(height, width)
+        layout = Layout(height, width, tile_sizes=tuple(tile.shape[:2] for tile in tiles))
         keys = tuple(map(hash_pixels, tiles))
         return ProcessedImage(keys, layout, plans, lambda: Tiles(tiles, layout), times)
 

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -43,7 +44,20 @@ MAX_FRAMES = 1 << 20
 """Most frames of a file; 4 hours at 60 in a second are 864,000."""
 
 
-class Video(Protocol):
+@dataclass(frozen=True)
+class Video:
+    """A video in place of images, for the methods of `VLM`; the model sees several frames of it."""
+
+    source: VideoSource
+    frames: int | None = None
+    """Number of frames, evenly spread; with `fps`, the most frames. None: as many as `fps` asks for, and not
+    more than the model's default."""
+    fps: float | None = None
+    """Frames of a file that the model sees in a second; for a list of images, how many there are in a second.
+    None: the rate of the checkpoint."""
+
+
+class OpenVideo(Protocol):
     """An open video."""
 
     length: VideoLength
@@ -64,7 +78,7 @@ class Video(Protocol):
 
 
 @contextlib.contextmanager
-def open_video(source: VideoSource, fps: float) -> Iterator[Video]:
+def open_video(source: VideoSource, fps: float) -> Iterator[OpenVideo]:
     """Open a video.
 
     Args:

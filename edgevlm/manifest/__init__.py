@@ -43,6 +43,13 @@ from edgevlm.manifest.images import (
     StretchTiling,
     Tiling,
 )
+from edgevlm.manifest.locations import (
+    BoxTokenFormat,
+    JsonFormat,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
+)
 from edgevlm.manifest.parsing import parse, require
 from edgevlm.manifest.prompt import PromptSpec, SpecialToken
 from edgevlm.manifest.reports import (
@@ -55,7 +62,7 @@ from edgevlm.manifest.reports import (
     Tasks,
     Usage,
 )
-from edgevlm.manifest.upgrade import upgrade
+from edgevlm.manifest.upgrade import upgrade, upgrade_usage
 from edgevlm.manifest.video import VideoSpec
 from edgevlm.manifest.vision import (
     FramePacking,
@@ -74,6 +81,7 @@ __all__ = [
     "AnyResolutionTiling",
     "AreaTiling",
     "AspectGridTiling",
+    "BoxTokenFormat",
     "CoveringGridTiling",
     "CropTiling",
     "DecoderSpec",
@@ -85,7 +93,11 @@ __all__ = [
     "Golden",
     "GridTiling",
     "ImageSpec",
+    "JsonFormat",
     "LinesPacking",
+    "ListFormat",
+    "LocTokenFormat",
+    "LocationFormat",
     "LongestEdgeTiling",
     "Manifest",
     "Normalization",
@@ -142,7 +154,7 @@ class Manifest:
     created_with: dict[str, str]
     """Versions of the packages that made the bundle, by package name."""
     usage: Usage | None = None
-    """Advice for people who ask the model; null: not known, as in older bundles."""
+    """What the model was trained to see and to answer; null: not known, as in older bundles."""
     video: VideoSpec | None = None
     """How videos become tiles; null: the model takes no video, or the bundle is of an older edgevlm."""
 
@@ -284,6 +296,8 @@ class Manifest:
                 f"manifest.schema_version: {data['schema_version']!r} is unknown, this edgevlm reads 1 and "
                 f"{SCHEMA_VERSION}; install the edgevlm that made the bundle, or export it again"
             )
+        if "usage" in data:
+            data = {**data, "usage": upgrade_usage(data["usage"])}
         manifest: Manifest = parse(cls, data, "manifest")
         return manifest
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgevlm.manifest.locations import LocationFormat
 from edgevlm.manifest.parsing import parse, require
+from edgevlm.manifest.upgrade import upgrade_usage
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,11 @@ class Tasks:
 
     describe: str | None = None
     """Question for a description of the image; may contain ``{thing}`` once, as may the others."""
-    find: str | None = None
-    """Question for the place of a thing; contains ``{thing}`` once, which is replaced with the name of the
-    thing. The answer is a box; see `Usage.boxes`."""
+    detect: str | None = None
+    """Question for the boxes of a thing; contains ``{thing}`` once, which is replaced with the name of the
+    thing. `Usage.location_format` says how the boxes are written."""
+    point: str | None = None
+    """Question for points on a thing; contains ``{thing}`` once."""
     count: str | None = None
     """Question for a number of things."""
     read: str | None = None
@@ -182,18 +186,23 @@ class Tasks:
                     question,
                     "may contain {thing} once and no other braces",
                 )
-                require(name != "find" or plain != question, name, question, "must contain {thing}")
+                require(
+                    name not in ("detect", "point") or plain != question,
+                    name,
+                    question,
+                    "must contain {thing}",
+                )
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Advice for people who ask the model; the runtime does not use it."""
+    """What the model was trained to see and to answer."""
 
     images: Literal["drawings", "photographs"] | None = None
     """Kind of the images that the model was trained on; null: not known."""
-    boxes: Literal["percent"] | None = None
-    """Form of the boxes in answers. ``percent``: ``[left, top, right, bottom]``, each from 0 to 100 of the
-    width or height of the image. null: the model answers with words, or was not trained to find things."""
+    location_format: LocationFormat | None = None
+    """How boxes and points are written in answers; null: the model answers with words, or was not trained to
+    find things."""
     tasks: dict[str, Tasks] = field(default_factory=dict)
     """Questions by language (ISO 639-1 code such as ``en`` or ``ru``); empty: not known."""
 
@@ -219,5 +228,5 @@ class Usage:
         Raises:
             BundleError: a field is unknown or wrong; the message names it, such as ``usage.tasks``.
         """
-        usage: Usage = parse(cls, data, "usage")
+        usage: Usage = parse(cls, upgrade_usage(data), "usage")
         return usage

@@ -1,4 +1,4 @@
-"""Read manifests of schema version 1: the same bundle in the words of version 2."""
+"""Read manifests of schema version 1 and of edgevlm 0.1: the same bundle in the words of today."""
 
 from __future__ import annotations
 
@@ -28,6 +28,33 @@ def upgrade(data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data.get(name), dict):
             upgraded[name] = upgrade_section(data[name])
     return upgraded
+
+
+def upgrade_usage(data: Any) -> Any:
+    """Convert the parsed JSON of a section ``usage`` of edgevlm 0.1, which knew one format of boxes.
+
+    ``boxes`` becomes ``location_format``, and the task ``find`` becomes ``detect``. Other data stay as they
+    are, and the parser names their faults.
+    """
+    if not isinstance(data, dict):
+        return data
+    upgraded = dict(data)
+    if "boxes" in data and data["boxes"] in (None, "percent") and "location_format" not in data:
+        boxes = upgraded.pop("boxes")
+        upgraded["location_format"] = boxes and {"kind": "list", "scale": 100.0}
+    if isinstance(data.get("tasks"), dict):
+        upgraded["tasks"] = {
+            language: _upgrade_tasks(tasks) for language, tasks in data["tasks"].items()
+        }
+    return upgraded
+
+
+def _upgrade_tasks(tasks: Any) -> Any:
+    if not isinstance(tasks, dict) or "detect" in tasks:
+        return tasks
+    if not isinstance(tasks.get("find", ()), str | None):
+        return tasks
+    return {"detect" if name == "find" else name: question for name, question in tasks.items()}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import Request
 
-from edgevlm.results import Chunk, FinishReason, Stats
+from edgevlm.results import Chunk, Stats
 from edgevlm.server import responses
 from edgevlm.server.errors import RequestError, failure_body
 
@@ -108,7 +108,7 @@ class PendingAnswer:
         def delta_event(
             delta: responses.Delta,
             logprobs: responses.Logprobs | None = None,
-            finish_reason: FinishReason | None = None,
+            finish_reason: responses.FinishReason | None = None,
         ) -> str:
             return event(
                 responses.ChunkChoice(delta=delta, logprobs=logprobs, finish_reason=finish_reason)
@@ -139,7 +139,7 @@ class PendingAnswer:
             yield chunk
 
 
-def _end_of(chunk: Chunk) -> tuple[FinishReason, Stats]:
+def _end_of(chunk: Chunk) -> tuple[responses.FinishReason, Stats]:
     if chunk.finish_reason is None or chunk.stats is None:
         raise RuntimeError("the answer ended without a finish reason")
-    return chunk.finish_reason, chunk.stats
+    return "stop" if chunk.finish_reason == "stop" else "length", chunk.stats

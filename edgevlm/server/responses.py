@@ -12,7 +12,10 @@ from typing import Literal
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from edgevlm.results import FinishReason, Stats, TokenLogprob
+from edgevlm.results import Stats, TokenLogprob
+
+FinishReason = Literal["stop", "length"]
+"""Reasons that OpenAI's API has for the end of an answer."""
 
 
 class ErrorDetail(BaseModel):

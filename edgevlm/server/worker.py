@@ -10,11 +10,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import CancelledError, EdgeVLMError
 from edgevlm.inputs.images import load_image
 from edgevlm.options import GenerationOptions
 from edgevlm.results import Chunk
@@ -35,6 +35,7 @@ class _Job:
         self.messages = messages
         self.options = options
         self.abandoned = threading.Event()
+        self._cancel: Callable[[], object] = self.abandoned.set
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
 
@@ -42,6 +43,17 @@ class _Job:
         """Add a chunk or an error; called by the worker's thread."""
         with contextlib.suppress(RuntimeError):  # the event loop may be closed
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def start(self, cancel: Callable[[], object]) -> None:
+        """Tell how the answer that begins is cancelled; called by the worker's thread."""
+        self._cancel = cancel
+        if self.abandoned.is_set():
+            cancel()
+
+    def abandon(self) -> None:
+        """Stop the work on this request; called in the event loop."""
+        self.abandoned.set()
+        self._cancel()
 
     async def get(self) -> Chunk:
         """Wait for the next chunk.
@@ -121,7 +133,7 @@ class Worker:
                 if chunk.finish_reason is not None:
                     return
         finally:
-            job.abandoned.set()
+            job.abandon()
 
     def close(self) -> None:
         """Stop after the requests in the queue, and wait for this."""
@@ -137,6 +149,8 @@ class Worker:
             self._progress = start = time.monotonic()
             try:
                 self._answer(job)
+            except CancelledError:
+                self._metrics.count_abandoned()
             except Exception as error:
                 if not isinstance(error, EdgeVLMError):
                     _logger.exception("a request failed")
@@ -163,11 +177,9 @@ class Worker:
                 parts.append(_decode_image(part))
             messages.append({**message, "content": parts})
         with contextlib.closing(self._vlm.stream_generate(messages, **job.options)) as chunks:
+            job.start(chunks.cancel)
             for chunk in chunks:
                 self._progress = time.monotonic()
-                if job.abandoned.is_set():
-                    self._metrics.count_abandoned()
-                    return
                 job.put(chunk)
                 if chunk.stats is not None:
                     self._metrics.count_answered(chunk.stats)

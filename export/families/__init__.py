@@ -5,6 +5,7 @@ A family module has one name, ``FAMILY``. Adding a family is adding a file and i
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from edgevlm.errors import ExportError
 from edgevlm.export.model_types import find_alternative
 from edgevlm.export.videos import FamilyVideo
-from edgevlm.manifest import Packing, Tasks, TiledPacking, Usage
+from edgevlm.manifest import LocationFormat, Packing, Tasks, TiledPacking, Usage
 
 MODULES = (
     "smolvlm",
@@ -66,6 +67,17 @@ CHAT_USAGE = Usage(
     },
 )
 """Chat models, trained on English; they answer in words where something is."""
+
+
+def chat_usage(location_format: LocationFormat, detect: str, point: str | None = None) -> Usage:
+    """Return `CHAT_USAGE` of models that write boxes.
+
+    Args:
+        location_format: how they write them.
+        detect, point: English questions for boxes and for points; None: the models write no points.
+    """
+    tasks = dataclasses.replace(CHAT_USAGE.tasks["en"], detect=detect, point=point)
+    return dataclasses.replace(CHAT_USAGE, location_format=location_format, tasks={"en": tasks})
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,24 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, llava, read_template
 from edgevlm.export.vision_parts import LastFeatures
-from edgevlm.manifest import Tasks, Usage
+from edgevlm.manifest import LocTokenFormat, Tasks, Usage
 
 MIX = {
     "en": Tasks(
         describe="caption en",
+        detect="detect {thing}",
         count="answer en how many {thing} are there?",
         read="ocr",
     )
 }
-"""Prefixes that the mix checkpoints were trained with. Other checkpoints must be trained for a task first. To
-``detect`` they answer with location tokens, not in percent."""
+"""Prefixes that the mix checkpoints were trained with. Other checkpoints must be trained for a task first."""
 
 
 def usage(repository: str) -> Usage:
     """Return the tasks of mix checkpoints; those of other checkpoints are not known."""
     mix = "mix" in repository.lower().rpartition("/")[2].split("-")
-    return Usage(images="photographs", tasks=MIX if mix else {})
+    location_format = LocTokenFormat(bins=1024)
+    return Usage(images="photographs", location_format=location_format, tasks=MIX if mix else {})
 
 
 def vision(config: PretrainedConfig) -> LastFeatures:

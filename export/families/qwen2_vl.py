@@ -7,9 +7,10 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import Family, images_only
+from edgevlm.export.families import Family, chat_usage, images_only
 from edgevlm.export.native_towers import NativeTower
 from edgevlm.export.videos import FamilyVideo, read_qwen2
+from edgevlm.manifest import BoxTokenFormat
 
 TENSORS = {
     r"(?:model\.)?visual\.": "tower.",
@@ -42,5 +43,8 @@ FAMILY = Family(
     processor=processor,
     image_token="<|image_pad|>",
     positions="grid",
+    usage=lambda repository: chat_usage(
+        BoxTokenFormat(scale=1000), "Detect the bounding box of {thing}."
+    ),
     video=FamilyVideo(placeholder="<|video_pad|>", template="{{ image }}", read=read_qwen2),
 )

@@ -8,7 +8,7 @@ from transformers import AutoModel, PretrainedConfig, Qwen3VLProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from edgevlm.export.families import images_only, qwen2_vl
+from edgevlm.export.families import chat_usage, images_only, qwen2_5_vl, qwen2_vl
 from edgevlm.export.native_towers import DeepstackTower
 from edgevlm.export.videos import FamilyVideo, read_qwen3
 
@@ -28,10 +28,13 @@ def processor(
     return images_only(Qwen3VLProcessor)(image_processor, tokenizer)
 
 
+LOCATION_FORMAT = dataclasses.replace(qwen2_5_vl.LOCATION_FORMAT, scale=1000)
+
 FAMILY = dataclasses.replace(
     qwen2_vl.FAMILY,
     vision=vision,
     processor=processor,
+    usage=lambda repository: chat_usage(LOCATION_FORMAT, qwen2_5_vl.DETECT, qwen2_5_vl.POINT),
     video=FamilyVideo(
         placeholder="<|video_pad|>",
         # The chat template writes another pair of both tokens around all of this.

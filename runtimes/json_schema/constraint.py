@@ -53,6 +53,7 @@ class JsonConstraint:
         self._grammars = Grammars(pieces, end_tokens, tokenize)
         self._vocabulary = encode_vocabulary(list(pieces), sorted(end_tokens))
         self._vocabulary_size = len(pieces)
+        self._end_token = min(end_tokens)
         self._try_lock = threading.Lock()
         """Held while a schema is tried. Schemas that are remembered do not wait for it."""
         self._helper: HelperProcess | None = None
@@ -79,7 +80,7 @@ class JsonConstraint:
         matcher, error = self._grammars.compile(translation.schema)
         if error:
             refuse((), error)
-        return JsonMatcher(matcher, self._vocabulary_size)
+        return JsonMatcher(matcher, self._vocabulary_size, self._end_token)
 
     def _message(self, translation: Translation) -> str:
         """Return why a schema is not supported, remembered or tried; an empty string if it is."""
@@ -109,9 +110,24 @@ class JsonConstraint:
 class JsonMatcher:
     """The state of one JSON text while the model writes it."""
 
-    def __init__(self, matcher: Any, vocabulary_size: int) -> None:
+    def __init__(self, matcher: Any, vocabulary_size: int, end_token: int) -> None:
         self._matcher = matcher
         self._vocabulary_size = vocabulary_size
+        self._end_token = end_token
+
+    def accept_forced(self) -> list[int]:
+        """Continue the text as far as the schema leaves no choice, and return the tokens of it.
+
+        The tokens are those that the model's tokenizer makes of the forced text. They end with an end token
+        if the text is complete and nothing can follow.
+
+        Raises:
+            InputError: the schema became too complex.
+        """
+        forced: list[int] = self._call(self._matcher.compute_ff_tokens)
+        if forced:
+            self._call(self._matcher.consume_tokens, forced)
+        return [*forced, self._end_token] if self._matcher.is_stopped() else forced
 
     def allowed_tokens(self) -> NDArray[np.int64]:
         """Return the ids of the tokens that can come next, ascending; at least one.
@@ -134,7 +150,7 @@ class JsonMatcher:
         """
         self._call(self._matcher.consume_token, token)
 
-    def _call(self, method: Callable[..., Any], *arguments: int) -> Any:
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call one of llguidance's methods and return its result, or raise InputError."""
         try:
             found = method(*arguments)

@@ -9,8 +9,8 @@ from typing import Any
 
 from edgevlm.runtimes.imports import import_library
 
-INSTALL_LLGUIDANCE = "pip install 'edgevlm[serve]'"
-"""Command that installs llguidance."""
+INSTALL_TYPED = "pip install 'edgevlm[typed]'"
+"""Command that installs llguidance and pydantic."""
 
 MAX_LEXER_STATES = 50_000
 """Most states of a grammar's lexer; one takes 1 to 2 kB."""
@@ -40,7 +40,7 @@ class Grammars:
         tokenize: Callable[[str], list[int]] | None = None,
     ) -> None:
         llguidance = import_library(
-            "llguidance", "llguidance", "a JSON schema", INSTALL_LLGUIDANCE, INSTALL_LLGUIDANCE
+            "llguidance", "llguidance", "a JSON schema", INSTALL_TYPED, INSTALL_TYPED
         )
         openings = (b"{", b"[")
         self._openings = [[], *([pieces.index(text)] for text in openings if text in pieces)]

@@ -26,9 +26,16 @@ FORMATS = (
     "ipv4",
     "ipv6",
     "uuid",
+    "uuid1",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "uuid6",
+    "uuid7",
+    "uuid8",
     "uri",
 )
-"""Formats that are honoured. Every other format is an annotation."""
+"""Formats that are honoured. Every other format is an annotation. ``uuid4`` and the like are pydantic's."""
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _QUARTER = "(?:0[48]|[2468][048]|[13579][26])"
@@ -40,12 +47,27 @@ _DATE = (
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]+)?(?:[zZ]|[+-]{_CLOCK})"
 
+_COUNT = "[0-9]{1,6}"
+_DAYS = f"(?:{_COUNT}Y(?:{_COUNT}M(?:{_COUNT}D)?)?|{_COUNT}M(?:{_COUNT}D)?|{_COUNT}D)"
+_HOURS = f"T(?:{_COUNT}H(?:{_COUNT}M(?:{_COUNT}S)?)?|{_COUNT}M(?:{_COUNT}S)?|{_COUNT}S)"
+
+_HEX = "[0-9a-fA-F]"
+
 PATTERNS = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}[tT]{_TIME}$",
+    "duration": f"^P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|{_COUNT}W)$",
+    **{
+        f"uuid{version}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}$"
+        for version in (1, 3, 4, 5, 6, 7, 8)
+    },
 }
-"""Formats that edgevlm translates to patterns: dates that the calendar has, and no leap seconds."""
+"""Formats that edgevlm translates to patterns: dates that the calendar has, no leap seconds, and durations
+with numbers of at most six digits, which Python's ``timedelta`` holds."""
+
+LOCAL_DATE_TIME = rf"^{_DATE}T{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,6}})?$"
+"""Pattern of a date and a time without a time zone, which no format describes."""
 
 DRAFTS = (
     "https://json-schema.org/draft/2020-12/schema",
@@ -273,6 +295,7 @@ APPLICATORS = frozenset(
         "properties",
         "patternProperties",
         "additionalProperties",
+        "propertyNames",
     }
 )
 """Honoured keywords with schemas in them."""
@@ -301,7 +324,6 @@ UNSUPPORTED: Mapping[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] 
     "minContains": (_without("contains"), "; use prefixItems"),
     "maxContains": (_without("contains"), "; use prefixItems"),
     "uniqueItems": (_being(False), "; leave it out and look for repetitions in the answer"),
-    "propertyNames": (_being(True, {}), "; use patternProperties with additionalProperties: false"),
     "unevaluatedItems": (_being(True, {}), "; use items"),
     "unevaluatedProperties": (_being(True, {}), "; use additionalProperties"),
     "$dynamicRef": (lambda *_: False, "; use $ref"),

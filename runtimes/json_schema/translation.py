@@ -138,6 +138,8 @@ class _Translator:
                     refuse(here, f"{keyword} is not supported{reason}")
             elif keyword in IDENTIFIERS:
                 self._identify(keyword, value, here)
+        if "propertyNames" in schema:
+            self._name_properties(schema["propertyNames"], written, (*place, "propertyNames"))
         self._complete(written, place)
         return written
 
@@ -159,6 +161,8 @@ class _Translator:
         elif keyword == "additionalItems":
             if isinstance(schema.get("items"), list):
                 written["items"] = self._schema(value, place)
+        elif keyword == "propertyNames":
+            pass  # `_name_properties` needs the other keywords
         elif keyword in _SCHEMA_KEYWORDS:
             written[keyword] = self._schema(value, place)
         elif keyword in _SCHEMA_MAP_KEYWORDS:
@@ -175,6 +179,44 @@ class _Translator:
             ]
         else:
             written[keyword] = self._list(check_array(value, place), place)
+
+    def _name_properties(self, names: Any, written: dict[str, Any], place: SchemaPath) -> None:
+        """Translate ``propertyNames`` to ``properties`` or ``patternProperties``, which llguidance has."""
+        for _ in range(MAX_DEPTH):
+            if isinstance(names, Mapping) and set(names) == {"$ref"}:
+                target = self._target(check_string(names["$ref"], place), (*place, "$ref"))
+                names = _at(self._root, target)
+        rules = self._schema(names, place)
+        if isinstance(rules, bool):
+            rules = {} if rules else {"enum": []}
+        types = rules.pop("type", "string")
+        if "string" not in ([types] if isinstance(types, str) else types):
+            rules = {"enum": []}
+        if not rules:
+            return
+        if "const" in rules:
+            rules["enum"] = [rules.pop("const")]
+        if rules.keys() == {"allOf"} and len(rules["allOf"]) == 1:  # as `_complete` writes a format
+            (rules,) = rules["allOf"]
+        values = written.pop("additionalProperties", True)
+        beside = [word for word in ("properties", "patternProperties") if word in written]
+        if beside:
+            refuse(
+                place, f"propertyNames with {beside[0]} beside it is not supported; use one of them"
+            )
+        if rules.keys() == {"enum"}:
+            allowed = [name for name in rules["enum"] if isinstance(name, str)]
+            written["properties"] = dict.fromkeys(allowed, values)
+        elif rules.keys() == {"pattern"}:
+            written["patternProperties"] = {rules["pattern"]: values}
+        elif rules.keys() <= {"minLength", "maxLength"}:
+            size = f"{rules.get('minLength', 0)},{rules.get('maxLength', '')}"
+            written["patternProperties"] = {rf"^[\s\S]{{{size}}}$": values}
+        else:
+            refuse(
+                place, "propertyNames takes one of enum, const, pattern, or minLength and maxLength"
+            )
+        written["additionalProperties"] = False
 
     def _list(self, schemas: Sequence[Any], place: SchemaPath) -> list[Any]:
         return [self._schema(one, (*place, index)) for index, one in enumerate(schemas)]

@@ -1,7 +1,7 @@
 """Whether llama.cpp computes a token in a batch to the last bit as alone.
 
-Its matrix kernels depend on the size of a batch. For some types of weights the kernels of one row and of several
-add up in the same order (q8_0 and q4_0 on x86), for others they do not. So this is measured, once for
+Its matrix kernels depend on the size of a batch. For some types of weights the kernels of one row and of
+several add up in the same order (q8_0 and q4_0 on x86), for others they do not. So this is measured, once for
 each decoder.
 """
 

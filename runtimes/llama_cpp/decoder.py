@@ -9,15 +9,17 @@ Not supported: recurrent models and encoder-decoder models, which raise an error
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
@@ -33,6 +35,7 @@ from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_librar
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
     load_llama_cpp,
+    load_strlen,
     no_gpu_reason,
     out_of_memory,
     recent_errors,
@@ -264,6 +267,10 @@ class LlamaCppDecoder:
         parameters.offload_kqv = parameters.op_offload = bool(gpu_layers)
         parameters.swa_full = True  # so that sliding-window models can `truncate` at any position
         parameters.no_perf = True
+        self._abort_reason = ctypes.create_string_buffer(2)
+        """A C string; llama.cpp stops computing on the CPU when it is not empty."""
+        parameters.abort_callback = load_strlen()
+        parameters.abort_callback_data = ctypes.addressof(self._abort_reason)
         if self._eval_callback is not None:
             parameters.cb_eval = self._eval_callback
         recent_errors.clear()
@@ -292,7 +299,12 @@ class LlamaCppDecoder:
         return self._model.embed(token_ids)
 
     def decode_tokens(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32], *, logits: bool
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        logits: bool,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode tokens into the KV cache.
 
@@ -300,22 +312,29 @@ class LlamaCppDecoder:
             token_ids: ``[n]``, n >= 1.
             positions: int32 ``[n]``, the next positions of the KV cache.
             logits: compute the logits of the last token.
+            cancel: stops this call from another thread: on the CPU between two nodes of the graph, on a GPU
+                between two batches; None: nothing does.
 
         Raises:
             InputError: ids or positions have the wrong type, shape or range.
             ContextError: the entries do not fit into the context.
             ClosedError: the decoder is closed.
-            InferenceError: llama.cpp failed; the KV cache holds nothing of this call. That of a hybrid may be
-                empty then.
+            CancelledError: `cancel` stopped it; the KV cache holds nothing of this call. That of a hybrid may
+                be empty then.
+            InferenceError: llama.cpp failed; the KV cache is as after a CancelledError.
         """
         self._check_open()
         ids = self._model.check_tokens(token_ids)
-        self._decode(ids, positions, outputs=int(logits))
+        self._decode(ids, positions, outputs=int(logits), cancel=cancel)
 
     def decode_draft(
-        self, token_ids: Sequence[int], positions: NDArray[np.int32]
+        self,
+        token_ids: Sequence[int],
+        positions: NDArray[np.int32],
+        *,
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
-        """Decode at most `max_logits` tokens as `decode_tokens` does.
+        """Decode at most `max_logits` tokens; arguments and errors as of `decode_tokens`.
 
         Returns:
             float32 ``[n, vocabulary]``: a view of llama.cpp's logits after each token, valid until the next
@@ -327,7 +346,7 @@ class LlamaCppDecoder:
             raise InputError(
                 f"a draft may have up to {self.max_logits} tokens, has {len(ids)}; use decode_tokens"
             )
-        self._decode(ids, positions, outputs=len(ids))
+        self._decode(ids, positions, outputs=len(ids), cancel=cancel)
         pointer = self._llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, shape=(len(ids), self.vocabulary_size))
 
@@ -338,6 +357,7 @@ class LlamaCppDecoder:
         *,
         logits: bool,
         bidirectional: bool = False,
+        cancel: CancelSignal | None = None,
     ) -> None:
         """Decode embeddings into the KV cache; errors as of `decode_tokens`.
 
@@ -349,6 +369,7 @@ class LlamaCppDecoder:
                 with the time, line and column of each entry. ``[n]`` means three equal numbers.
             logits: compute the logits of the last entry.
             bidirectional: each entry of this call attends to all others of this call and to all before it.
+            cancel: as of `decode_tokens`.
         """
         self._check_open()
         if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
@@ -372,7 +393,9 @@ class LlamaCppDecoder:
                 f"bidirectional={self.bidirectional}; create it with more"
             )
         rows = np.ascontiguousarray(embeddings)
-        self._decode(rows, positions, outputs=int(logits), bidirectional=bidirectional)
+        self._decode(
+            rows, positions, outputs=int(logits), bidirectional=bidirectional, cancel=cancel
+        )
 
     def _decode(
         self,
@@ -381,6 +404,7 @@ class LlamaCppDecoder:
         *,
         outputs: int,
         bidirectional: bool = False,
+        cancel: CancelSignal | None,
     ) -> None:
         """Decode entries in batches.
 
@@ -389,6 +413,7 @@ class LlamaCppDecoder:
             positions: as of `decode_embeddings`.
             outputs: number of the last entries that get logits.
             bidirectional: as of `decode_embeddings`.
+            cancel: as of `decode_tokens`.
         """
         count, embeddings = len(entries), entries.ndim == 2
         taken = self._count_taken(count)
@@ -398,31 +423,45 @@ class LlamaCppDecoder:
         times = positions if positions.ndim == 1 else positions[0]
         self._has_logits = False
         llama = self._llama
-        try:
-            if bidirectional:
-                llama.llama_set_causal_attn(self._context, False)
-            for first in range(0, count, self.batch_length):
-                last = min(first + self.batch_length, count)
-                self._batch.write(
-                    entries[first:last],
-                    positions[..., first:last],
-                    slice(max(0, count - outputs - first), None),
-                )
-                self._decode_batch(times[first:last])
-            self._held.extend(positions)
-            self._has_logits = outputs > 0
-        except BaseException:
-            self._undo(int(times[0]))
-            raise
-        finally:
-            if bidirectional:
-                llama.llama_set_causal_attn(self._context, True)
+        with self._interruptible(cancel) as signal:
+            try:
+                if bidirectional:
+                    llama.llama_set_causal_attn(self._context, False)
+                for first in range(0, count, self.batch_length):
+                    last = min(first + self.batch_length, count)
+                    self._batch.write(
+                        entries[first:last],
+                        positions[..., first:last],
+                        slice(max(0, count - outputs - first), None),
+                    )
+                    self._decode_batch(times[first:last], signal)
+                self._held.extend(positions)
+                self._has_logits = outputs > 0
+            except BaseException:
+                self._undo(int(times[0]))
+                raise
+            finally:
+                if bidirectional:
+                    llama.llama_set_causal_attn(self._context, True)
 
-    def _decode_batch(self, times: NDArray[np.int32]) -> None:
-        """Decode the batch that was written; `times` are its positions, for the message."""
+    @contextlib.contextmanager
+    def _interruptible(self, cancel: CancelSignal | None) -> Iterator[CancelSignal]:
+        """Let a signal abort what llama.cpp computes in the block; None: nothing does."""
+        signal = cancel or CancelSignal()
+        self._abort_reason.value = b""
+        with signal.interrupting(self._abort):
+            yield signal
+
+    def _abort(self) -> None:
+        self._abort_reason.value = b"!"
+
+    def _decode_batch(self, times: NDArray[np.int32], cancel: CancelSignal) -> None:
+        """Decode the batch that was written, unless `cancel` stops it; `times` are its positions."""
+        cancel.check()
         recent_errors.clear()
         status = self._llama.llama_decode(self._context, self._batch.struct)
         if status:
+            cancel.check()
             raise InferenceError(
                 f"llama.cpp could not decode positions {times.min()} to {times.max()} "
                 f"(status {status}){failure_reason()}"
@@ -493,9 +532,11 @@ class LlamaCppDecoder:
         entries, places = np.array(ids, np.int32), np.array(positions, np.int32)
         outputs = np.arange(len(entries)) == wanted
         self._batch.write(entries, places, outputs, numbers)
-        self._decode_batch(places)
+        with self._interruptible(None) as signal:
+            self._decode_batch(places, signal)
         pointer = self._llama.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, shape=(1, self.vocabulary_size))[0]
+        logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self.vocabulary_size,))
+        return logits
 
     def _count_taken(self, count: int) -> int:
         """Return how many entries are taken; free those of dropped branches if `count` more need it."""
@@ -511,6 +552,8 @@ class LlamaCppDecoder:
         branches: Sequence[int],
         token_ids: Sequence[int],
         logits: NDArray[np.bool_] | None = None,
+        *,
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
         """Decode tokens of several branches in one batch; see `DecoderRuntime.decode_branches`."""
         self._check_open()
@@ -542,14 +585,16 @@ class LlamaCppDecoder:
             )
         else:
             self._batch.write(ids, positions, wanted, branches)
-        try:
-            self._decode_batch(positions)
-            if padded:
-                self._llama.llama_memory_seq_rm(self._memory, self._spare[0], -1, -1)
-        except BaseException:
-            for branch in set(branches):
-                self._remove_from_branch(branch, self._branches.place(branch).position)
-            raise
+        with self._interruptible(cancel) as signal:
+            try:
+                self._decode_batch(positions, signal)
+            except BaseException:
+                for branch in set(branches):
+                    self._remove_from_branch(branch, self._branches.place(branch).position)
+                raise
+            finally:
+                if padded:
+                    self._llama.llama_memory_seq_rm(self._memory, self._spare[0], -1, -1)
         self._branches.extend(branches)
         if not rows:
             return np.empty((0, self.vocabulary_size), np.float32)

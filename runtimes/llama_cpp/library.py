@@ -6,6 +6,7 @@ import collections
 import ctypes
 import functools
 import logging
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -60,6 +61,17 @@ def load_llama_cpp() -> ModuleType:
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+@functools.cache
+def load_strlen() -> Any:
+    """Return C's ``strlen`` as an abort callback for llama.cpp.
+
+    llama.cpp calls it after each node of a graph with the address of a C string, and stops if the string is
+    not empty. A Python function would wait for the GIL there, up to milliseconds for each node.
+    """
+    library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+    return ctypes.cast(library.strlen, load_llama_cpp().ggml_abort_callback)
 
 
 def no_gpu_reason() -> str:

@@ -49,6 +49,8 @@ class LlamaCppSampler:
         self._context = context
         self._last_logits = last_logits
         self._matcher = matcher
+        self._forced: list[int] = []
+        """Tokens that come next, which the matcher has accepted."""
         self._greedy = (
             sampling.temperature == 0 and sampling.repetition_penalty == 1 and matcher is None
         )
@@ -91,9 +93,28 @@ class LlamaCppSampler:
             return best
         _check_not_nan(logits.sum())
         if self._matcher is not None:
-            return self._sample_allowed(self._matcher)
+            forced = self.forced(1)
+            return forced[0] if forced else self._sample_allowed(self._matcher)
         token: int = self._sample(self._chain, self._context, -1)
         return token
+
+    def forced(self, limit: int) -> list[int]:
+        """Return the tokens that the JSON schema forces, and remember them; see `Sampler.forced`.
+
+        Raises:
+            InputError: the schema became too complex.
+            ClosedError: the sampler is closed.
+        """
+        if not self._chain:
+            raise ClosedError("the sampler is closed; create a new one")
+        if self._matcher is None:
+            return []
+        if not self._forced:
+            self._forced = self._matcher.accept_forced()
+        tokens, self._forced = self._forced[:limit], self._forced[limit:]
+        for token in tokens:
+            self._llama.llama_sampler_accept(self._chain, token)
+        return tokens
 
     def _sample_allowed(self, matcher: JsonMatcher) -> int:
         allowed = matcher.allowed_tokens()

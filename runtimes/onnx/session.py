@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.atomic_file import staged_file
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import ClosedError, InferenceError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
@@ -242,17 +243,21 @@ class OnnxVision:
             names = ", ".join(map(execution_providers.provider_name, providers))
             raise LoadError(f"ONNX Runtime cannot load {path} with {names}: {error}") from error
 
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(
+        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+    ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            cancel: stops this call from another thread, between two nodes of the graph; None: nothing does.
 
         Returns:
             float32 ``[n, tokens, width]``.
 
         Raises:
             InputError: the dtype or the shape is not the graph's.
+            CancelledError: `cancel` stopped it. The next call is not affected.
             ClosedError: the vision graph is closed.
             InferenceError: ONNX Runtime failed (memory, device).
         """
@@ -260,15 +265,26 @@ class OnnxVision:
         if self._session is None:
             raise ClosedError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
+        cancel = cancel or CancelSignal()
         runs = []
         for start in range(0, len(tiles), self.BATCH_SIZE):
-            batch = tiles[start : start + self.BATCH_SIZE]
-            try:
-                (embeddings,) = self._session.run([self._output_name], {self._input_name: batch})
-            except Exception as error:  # see _create_session
-                raise InferenceError(f"ONNX Runtime failed in {self._path}: {error}") from error
-            runs.append(embeddings)
+            runs.append(self._run(tiles[start : start + self.BATCH_SIZE], cancel))
         return np.concatenate(runs)
+
+    def _run(self, batch: NDArray[np.uint8], cancel: CancelSignal) -> NDArray[np.float32]:
+        options = (
+            load_onnxruntime().RunOptions()
+        )  # of this run alone, so `terminate` stops no other
+        with cancel.interrupting(functools.partial(setattr, options, "terminate", True)):
+            try:
+                embeddings: NDArray[np.float32]
+                (embeddings,) = self._session.run(
+                    [self._output_name], {self._input_name: batch}, options
+                )
+            except Exception as error:  # see _create_session
+                cancel.check()
+                raise InferenceError(f"ONNX Runtime failed in {self._path}: {error}") from error
+        return embeddings
 
     def close(self) -> None:
         """Free the session. A second call does nothing; every other later call raises ClosedError."""

@@ -78,13 +78,13 @@ def test_they_are_decoded_together(nano: VLM, monkeypatch: pytest.MonkeyPatch) -
     sizes = []
     decode = LlamaCppDecoder.decode_branches
 
-    def counted(self: Any, branches: list[int], *arguments: Any) -> Any:
+    def counted(self: Any, branches: list[int], *arguments: Any, **options: Any) -> Any:
         sizes.append(len(set(branches)))
-        return decode(self, branches, *arguments)
+        return decode(self, branches, *arguments, **options)
 
     monkeypatch.setattr(LlamaCppDecoder, "decode_branches", counted)
     monkeypatch.setattr(
-        LlamaCppDecoder, "decode_draft", lambda *_: pytest.fail("an answer was decoded alone")
+        LlamaCppDecoder, "decode_draft", lambda *_, **__: pytest.fail("an answer was decoded alone")
     )
     found = nano.ask_many(REQUESTS)
     tokens = sum(answer.stats.answer_tokens for answer in found if isinstance(answer, Answer))

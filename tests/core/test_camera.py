@@ -13,7 +13,16 @@ from typing import Any, cast
 
 import pytest
 
-from edgevlm import VLM, ClosedError, FrameResult, ImageError, InputError, LatestFrame, PromptError
+from edgevlm import (
+    VLM,
+    CancelledError,
+    ClosedError,
+    FrameResult,
+    ImageError,
+    InputError,
+    LatestFrame,
+    PromptError,
+)
 from edgevlm.results import Chunk
 from edgevlm.runtimes import forks
 
@@ -149,17 +158,24 @@ def test_closing_ends_readers_and_writers(vlm: VLM) -> None:
 
 
 class EndlessModel:
-    """Answers as `VLM.stream` does, and never ends."""
+    """Answers as `VLM.stream` does, and never ends unless it is cancelled."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
 
-    def stream(self, *_: Any, **__: Any) -> Iterator[Chunk]:
-        try:
-            while True:
-                yield Chunk("more ", (1,))
-        finally:
-            self.stopped.set()
+    def stream(self, *_: Any, **__: Any) -> EndlessModel:
+        return self
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while not self.stopped.is_set():
+            yield Chunk("more ", (1,))
+        raise CancelledError
+
+    def cancel(self) -> None:
+        self.stopped.set()
+
+    def close(self) -> None:
+        pass
 
 
 def test_closing_stops_an_answer_that_is_being_made() -> None:

@@ -20,6 +20,7 @@ from edgevlm.manifest import (
     AnswerReport,
     AnyResolutionTiling,
     AspectGridTiling,
+    BoxTokenFormat,
     CoveringGridTiling,
     CropTiling,
     DecoderSpec,
@@ -31,7 +32,11 @@ from edgevlm.manifest import (
     Golden,
     GridTiling,
     ImageSpec,
+    JsonFormat,
     LinesPacking,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
     LongestEdgeTiling,
     Manifest,
     Normalization,
@@ -142,7 +147,11 @@ EXAMPLE = Manifest(
     ),
     golden=Golden("AAAA", "What?", (5, 4)),
     created_with={"edgevlm": "0.1.0"},
-    usage=Usage("photographs", "percent", {"en": Tasks("Describe it.", "Where is {thing}?")}),
+    usage=Usage(
+        "photographs",
+        ListFormat(100),
+        {"en": Tasks("Describe it.", "Where is {thing}?", "Point to {thing}.")},
+    ),
 )
 
 
@@ -168,6 +177,11 @@ def named(path: tuple[Any, ...]) -> str:
     return "manifest" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
 
 
+def json_format(**changed: object) -> dict[str, object]:
+    known = {"kind": "json", "box_keys": ["a"], "point_keys": [], "label_key": None, "scale": 1000}
+    return {**known, **changed}
+
+
 PATHS = list(paths(json.loads(EXAMPLE.to_json())))
 OPTIONAL = {
     (name,)
@@ -189,13 +203,14 @@ OPTIONAL = {
         "video_placeholder",
         "video_template",
         "images",
-        "boxes",
+        "location_format",
         "calibration",
         "default_max_tokens",
         "pixels_per_token",
         "tasks",
         "describe",
-        "find",
+        "detect",
+        "point",
         "count",
         "read",
     )
@@ -287,12 +302,39 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (("decoder", "text_embedding_scale"), 0, "must be positive or null"),
         (("surplus",), 1, "manifest.surplus: unknown field"),
         (("usage", "images"), "sketches", "one of drawings, photographs, is 'sketches'"),
-        (("usage", "boxes"), "pixels", "must be one of percent"),
+        (
+            ("usage", "location_format"),
+            {"kind": "list", "scale": 0},
+            "scale: must be positive, is 0",
+        ),
+        (
+            ("usage", "location_format"),
+            {"kind": "loc-tokens", "bins": 0},
+            "bins: must be from 1 to 10000",
+        ),
+        (
+            ("usage", "location_format"),
+            {"kind": "box-tokens", "scale": -1},
+            "scale: must be positive",
+        ),
+        (("usage", "location_format"), json_format(box_keys=["a", "b"]), "must be one key or four"),
+        (
+            ("usage", "location_format"),
+            json_format(point_keys=["x"] * 3),
+            "must be no key, one or two",
+        ),
+        (("usage", "location_format"), json_format(scale=0), "scale: must be positive or null"),
+        (
+            ("usage", "location_format"),
+            "percent",
+            "manifest.usage.location_format: must be an object",
+        ),
+        (("usage", "boxes"), "pixels", "manifest.usage.boxes: unknown field"),
         (("usage", "tasks"), {"English": {}}, "two lower-case letters"),
         (("usage", "tasks", "en", "sing"), "Sing.", "manifest.usage.tasks.en.sing: unknown field"),
-        (("usage", "tasks", "en", "find"), "Where is it?", "must contain {thing}"),
+        (("usage", "tasks", "en", "detect"), "Where is it?", "must contain {thing}"),
         (("usage", "tasks", "en", "count"), "How many {things}?", "no other braces"),
-        (("usage", "tasks", "en", "find"), "{thing} or {thing}?", "{thing} once"),
+        (("usage", "tasks", "en", "point"), "{thing} or {thing}?", "{thing} once"),
         (("usage", "tasks", "en", "read"), " ", "must not be empty"),
     ],
 )
@@ -304,7 +346,7 @@ def test_a_value_out_of_range_is_named(path: tuple[Any, ...], value: object, mes
 
 SIZE = (64, 64)
 ANY_RESOLUTION = AnyResolutionTiling(SIZE, "bicubic", ((64, 128), SIZE))
-MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
+MEMBERS: dict[str, tuple[str, str, Tiling | Packing | LocationFormat]] = {
     "stretch": ("image", "tiling", StretchTiling(SIZE, "bicubic", longest_edge=7)),
     "grid": ("image", "tiling", GridTiling(SIZE, "lanczos")),
     "crop": ("image", "tiling", CropTiling(SIZE, "bicubic", 64, (1, 2, 3))),
@@ -327,6 +369,10 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing]] = {
     "lines": ("vision", "packing", LinesPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
     "frame": ("vision", "packing", FramePacking()),
+    "list": ("usage", "location_format", ListFormat(1)),
+    "loc-tokens": ("usage", "location_format", LocTokenFormat(1024)),
+    "box-tokens": ("usage", "location_format", BoxTokenFormat(1000)),
+    "json": ("usage", "location_format", JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000)),
 }
 """Each member of the unions by its kind, and the field that holds it."""
 OWN_SIZE: dict[str, Any] = {"tokens_per_tile": None, "pixels_per_token": 28}
@@ -362,6 +408,7 @@ def test_all_members_of_unions_are_tried() -> None:
     assert {type(member) for *_, member in MEMBERS.values()} == {
         *get_args(Tiling),
         *get_args(Packing),
+        *get_args(LocationFormat),
     }
 
 
@@ -392,15 +439,35 @@ def test_every_damage_to_each_kind_is_named(kind: str) -> None:
         ),
         (replaced((*path, "surplus"), 1, example), f"{named((*path, 'surplus'))}: unknown field"),
         (replaced(path, [kind], example), f"{named(path)}: must be an object"),
-        (replaced(path, None, example), f"{named(path)}: must be an object, is None"),
         (replaced((*path, "kind"), "magic", example), f"{named((*path, 'kind'))}: must be one of"),
         (replaced((*path, "kind"), None, example), f"{named((*path, 'kind'))}: must be one of"),
         (replaced((*path, "kind"), [kind], example), f"{named((*path, 'kind'))}: must be one of"),
     ]
+    if not isinstance(MEMBERS[kind][2], LocationFormat):
+        message = f"{named(path)}: must be an object, is None"
+        damages.append((replaced(path, None, example), message))
     for damaged, message in damages:
         with pytest.raises(BundleError) as caught:
             Manifest.from_dict(damaged)
         assert message in str(caught.value)
+
+
+def test_usage_of_older_bundles_is_read_in_the_words_of_today() -> None:
+    tasks = {"en": {"describe": "Describe it.", "find": "Where is {thing}?"}}
+    old = {"images": "drawings", "boxes": "percent", "tasks": tasks}
+    new = Usage("drawings", ListFormat(100), {"en": Tasks("Describe it.", "Where is {thing}?")})
+    assert Usage.from_dict(old) == Manifest.from_dict(replaced(("usage",), old)).usage == new
+    assert Usage.from_dict({"boxes": None}) == Usage()
+    assert Usage.from_dict(json.loads(json.dumps(dataclasses.asdict(new)))) == new
+    for damage, message in (
+        ({**old, "location_format": None}, "usage.boxes: unknown field"),
+        ({"boxes": ["percent"]}, "usage.boxes: unknown field"),
+        ({"tasks": {"en": {"find": "{thing}", "detect": "{thing}"}}}, "en.find: unknown field"),
+        ({"tasks": {"en": []}}, "usage.tasks.en: must be an object"),
+        ([], "usage: must be an object"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            Usage.from_dict(damage)
 
 
 def test_a_field_of_another_kind_is_unknown() -> None:

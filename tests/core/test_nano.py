@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from edgevlm import VLM
+from edgevlm import VLM, InputError
 from edgevlm.boxes import find_box
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.evaluation import report, runner, test_set
 from edgevlm.evaluation.metrics import mentions
+from edgevlm.scenes import composition, questions
+from edgevlm.scenes.view import View
 
 SCENE = Path(__file__).resolve().parents[2] / "examples" / "scene.png"
 SEED = 90_001
@@ -46,12 +48,56 @@ def test_it_answers_the_questions_it_names(nano: VLM, language: str) -> None:
     }
     said = {task: nano.ask(SCENE, question).text for task, question in asked.items()}
     assert mentions(said["describe"])[2] == {"en": "key", "ru": "ключ"}[language]
-    found = find_box(said["find"])
+    found = find_box(said["detect"])
     assert found is not None and np.allclose(found, (62, 57, 87, 90), atol=5)
     assert said["count"] == "3"
     page = Image.new("RGB", (200, 80), "white")
     ImageDraw.Draw(page).text((30, 20), "TEA", fill="black", font=ImageFont.load_default(40))
     assert nano.ask(page, asked["read"]).text.strip('"').lower() == "tea"
+
+
+def test_detect_finds_what_is_drawn(nano: VLM) -> None:
+    """As often as the model card says of the task ``point``: in 99 of 100 images, with an IoU above 0.5."""
+    rng = np.random.default_rng(SEED)
+    overlaps: list[float] = []
+    while len(overlaps) < 20:
+        layouts = questions.LAYOUTS_FOR["point"]
+        scene = composition.sample(
+            rng, layouts[int(rng.integers(len(layouts)))], sides=test_set.SIDES
+        )
+        view = View(scene, rng, "en", unseen=False)
+        known = [pair for pair in view.referable() if view.box_answers(pair[0]) is not None]
+        if not known:
+            continue
+        thing, (name, color) = known[0]
+        image = composition.draw(scene)
+        boxes = nano.detect(image, f"{color} {name}" if color else name)
+        overlaps.append(max((iou(box.pixels(), view.box(thing)) for box in boxes), default=0.0))
+        assert all(box.image_size == image.size for box in boxes)
+        assert all(box.label and 0 < (box.probability or 0) <= 1 for box in boxes)
+    assert np.mean(np.array(overlaps) > 0.5) >= 0.9
+    assert np.median(overlaps) > 0.8
+
+
+def iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Return the intersection over union of two boxes."""
+    left, top = max(one[0], other[0]), max(one[1], other[1])
+    right, bottom = min(one[2], other[2]), min(one[3], other[3])
+    shared = max(0.0, right - left) * max(0.0, bottom - top)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+def test_a_model_that_writes_boxes_only_says_so(nano: VLM) -> None:
+    with pytest.raises(
+        InputError, match=r"no question for the task point; use detect, and Box\.center"
+    ):
+        nano.point(SCENE, "key")
+    (box,) = nano.detect(SCENE, "ключ", language="ru")
+    with Image.open(SCENE) as image:
+        assert box.image_size == image.size
+    assert box.label == "ключ"
+    assert nano.detect(SCENE, "house") == []
 
 
 def card() -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevlm import VLM, ContextError, InputError
+from edgevlm import VLM, ContextError, InputError, Video
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.prompt import user_message
 from edgevlm.inputs.tiling import Detail
@@ -93,10 +93,39 @@ def test_choices_that_cannot_be_scored(smolvlm: VLM) -> None:
     for choices in ([], ["a", ""], ["a", " "], "abc"):
         with pytest.raises(InputError, match="choices must be several texts"):
             smolvlm.score(None, QUESTION, choices)
-    with pytest.raises(InputError, match="choices must differ"):
-        smolvlm.score(None, QUESTION, ["a", "a"])
+    for choices in (["a", "a"], ["a", " a"]):  # "a" is scored with and without a space before it
+        with pytest.raises(InputError, match="choices must differ"):
+            smolvlm.score(None, QUESTION, choices)
     with pytest.raises(ContextError, match="the longest choice"):
         smolvlm.score(None, QUESTION, ["word " * 5000])
+
+
+def test_a_choice_is_the_likeliest_score(smolvlm: VLM) -> None:
+    labels = ["red", "a cat", "a cat on a mat", "12"]
+    images = [picture(0), picture(1)]
+    scores = smolvlm.score(images, QUESTION, labels)
+    choice = smolvlm.choose(images, QUESTION, labels)
+    # the formula of the documentation, written out
+    likely = np.exp([score.logprob for score in scores])
+    expected = likely / likely.sum()
+    assert list(choice.probabilities) == labels
+    np.testing.assert_allclose(list(choice.probabilities.values()), expected, rtol=1e-6)
+    assert choice.label == labels[int(expected.argmax())]
+    second, best = np.sort(expected)[-2:]
+    assert choice.margin == pytest.approx(best - second)
+
+
+def test_one_choice_is_none(smolvlm: VLM) -> None:
+    with pytest.raises(InputError, match="at least two texts"):
+        smolvlm.choose("there is no such image", QUESTION, ["red"])
+
+
+def test_a_video_for_a_model_that_takes_none(smolvlm: VLM) -> None:
+    video = Video([picture(0), picture(1)], fps=2)
+    with pytest.raises(InputError, match="video"):
+        smolvlm.choose(video, QUESTION, ["yes", "no"])
+    with pytest.raises(InputError, match="video"):
+        smolvlm.extract(video, QUESTION, bool)
 
 
 def test_loading_tells_its_steps() -> None:

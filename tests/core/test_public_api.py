@@ -11,8 +11,8 @@ import pytest
 
 import edgevlm
 
-INTERNAL = {"ImageBudget", "Sampling"}
-"""Properties of `Generation` that only the engine reads."""
+INTERNAL = {"ImageBudget", "Sampling", "Value"}
+"""Properties of `Generation` that only the engine reads, and a type variable."""
 
 
 def annotations_of(source: str) -> Iterator[ast.expr]:

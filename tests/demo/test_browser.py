@@ -19,6 +19,7 @@ import pytest
 from edgevlm import VLM, Chunk
 from tests.support import browser
 from tests.support.demo import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
+from tests.support.streams import as_stream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -127,6 +128,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
     state = Endless()
     generate = VLM.stream_generate
 
+    @as_stream
     def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Chunk]:
         try:
             with closing(generate(vlm, *arguments, **options)) as chunks:

@@ -16,6 +16,7 @@ from PIL import Image
 from edgevlm import VLM, Chunk, ContextError
 from tests.support import browser
 from tests.support.demo import CHANGED, MARKS, SCENE, SHAPES, SQUARE, picture_of
+from tests.support.streams import as_stream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -78,6 +79,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     script = Scripted()
     generate = VLM.stream_generate
 
+    @as_stream
     def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Chunk]:
         script.begun.set()
         if script.wait:

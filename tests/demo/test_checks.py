@@ -18,7 +18,7 @@ from edgevlm.demo.comparison import SideResult, SideSettings, can_differ, compar
 from edgevlm.demo.model_pool import ModelEntry, ModelPool
 from edgevlm.demo.streaming import ActiveStreams
 from edgevlm.local_bundles import remember
-from edgevlm.manifest import Usage
+from edgevlm.manifest import ListFormat, Usage
 
 NANO = "edgevlm-nano"
 SCENE = str(Path(__file__).resolve().parents[2] / "examples" / "scene.png")
@@ -178,7 +178,7 @@ def test_a_folder_that_is_deleted(folder: Path, models: ModelPool) -> None:
         assert loaded.vlm.ask(SCENE, "Where is the key?").text
     with pytest.raises(InputError, match="choose another under Models"):
         list(models.load("one"))
-    assert models.usage("other").boxes == "percent", "it is still loaded"
+    assert models.usage("other").location_format == ListFormat(100), "it is still loaded"
     assert models.usage("one") == Usage()
 
 
@@ -256,7 +256,7 @@ def test_one_model_in_two_settings(models: ModelPool) -> None:
         models, ActiveStreams(), SideSettings(NANO), SideSettings(NANO, system="Ответь.")
     )
     assert left.state == right.state == "done" and left.text == "[62, 57, 87, 90]"
-    shown = view([left, right], models)
+    shown = view([left, right])
     assert "data:image" not in shown[0], "there is no picture to draw on"
 
 

@@ -17,11 +17,11 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from edgevlm import VLM, Bundle, BundleError, ContextError, InputError
+from edgevlm import VLM, Box, Bundle, BundleError, ContextError, InputError
 from edgevlm.demo import conversation, markup
 from edgevlm.demo.app import build, launch
 from edgevlm.demo.chat import EXAMPLE_IMAGES, EXAMPLES
-from edgevlm.demo.inside import boxes_on_image, facts
+from edgevlm.demo.inside import facts, locations_on_image
 from edgevlm.demo.model_pool import MAX_LOADED, ModelPool
 from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
 from edgevlm.inputs.images import load_image
@@ -259,24 +259,19 @@ def test_inside_draws_the_box_of_an_answer(models: ModelPool) -> None:
     with models.acquire(NANO) as loaded:
         answer = loaded.vlm.ask(SCENE, "Where is the key?")
     record = AnswerRecord(
-        NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats
+        NANO, question("Where is the key?", SCENE), {}, answer.text, (), answer.stats, answer.boxes
     )
-    found = boxes_on_image(record, "percent")
+    found = locations_on_image(record)
     assert found is not None
     picture, [box] = found
+    assert isinstance(box, Box)
     percent = json.loads(answer.text)
     assert (box.left, box.top, box.right, box.bottom) == tuple(p / 100 for p in percent)
     assert np.array_equal(np.asarray(picture), load_image(SCENE))
-    assert boxes_on_image(record, None) is None, "a model that does not point"
     assert dict(facts(answer.stats))["tokens of the answer"].startswith(
         str(answer.stats.answer_tokens)
     )
-    for text in ("a key", "[900, 1, 950, 9]"):
-        assert boxes_on_image(AnswerRecord(NANO, record.messages, {}, text), "percent") is None
-    assert (
-        boxes_on_image(AnswerRecord(NANO, question("Where?", None), {}, answer.text), "percent")
-        is None
-    )
+    assert locations_on_image(AnswerRecord(NANO, record.messages, {}, "a key")) is None
 
 
 def test_no_text_becomes_markup() -> None:

@@ -48,6 +48,7 @@ def test_live_answers_and_scores(models: ModelPool) -> None:
         "answer": "green",
         "choices": [],
         "boxes": [],
+        "points": [],
     }
     frame = live.parse_frame(sent(choices=" red, green,, blue,"))
     assert frame.choices == ("red", "green", "blue")

@@ -17,6 +17,7 @@ from edgevlm import VLM, Bundle
 from edgevlm.local_bundles import remember
 from tests.support import browser
 from tests.support.demo import MARKS, SCENE, SQUARE, picture_of
+from tests.support.streams import as_stream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -66,6 +67,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go_on = threading.Event()
     generate = VLM.stream_generate
 
+    @as_stream
     def generated(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Any]:
         with closing(generate(vlm, *arguments, **options)) as chunks:
             for chunk in chunks:

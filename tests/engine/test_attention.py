@@ -1,10 +1,10 @@
-"""Prefill on a Llama in numpy: what attends to what, in which calls, and when a request can be cancelled."""
+"""Prefill on a Llama in numpy: what attends to what, in which calls, and when a request can be given up."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
-from edgevlm.engine.prefill import MAX_ENTRIES_PER_CALL, MAX_INLINE_TEXT_TOKENS, Prefill
+from edgevlm.engine.prefill import (
+    MAX_ENTRIES_PER_CALL,
+    MAX_INLINE_TEXT_TOKENS,
+    Prefill,
+    PrefillStats,
+)
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import VisionEncoder
 from edgevlm.inputs.image_processor import ProcessedImage, Span
@@ -23,6 +29,7 @@ from edgevlm.inputs.packing import SpanPlan
 from edgevlm.inputs.prompt import PromptItem
 from edgevlm.inputs.tiling import Layout, Tiles
 from edgevlm.manifest import DecoderSpec
+from edgevlm.results import Chunk
 from edgevlm.runtimes.protocols import Place
 from tests.support.tiny_decoder import (
     CONTEXT_LENGTH,
@@ -45,7 +52,9 @@ class RandomVision:
     device = "cpu"
     on_cpu = True
 
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(
+        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+    ) -> NDArray[np.float32]:
         return np.stack([rows_of(int(tile[0, 0, 0])) for tile in tiles])
 
     def close(self) -> None:
@@ -58,16 +67,15 @@ class RecordingDecoder(ExactDecoder):
     calls: list[tuple[str, int, bool, bool]]
     embeddings: list[NDArray[np.float32]]
 
-    def decode_tokens(self, token_ids: Sequence[int], positions: Any, *, logits: bool) -> None:
-        self.calls.append(("tokens", len(token_ids), False, logits))
-        super().decode_tokens(token_ids, positions, logits=logits)
+    def decode_tokens(self, token_ids: Sequence[int], *arguments: Any, **named: Any) -> None:
+        self.calls.append(("tokens", len(token_ids), False, named["logits"]))
+        super().decode_tokens(token_ids, *arguments, **named)
 
-    def decode_embeddings(
-        self, embeddings: Any, positions: Any, *, logits: bool, bidirectional: bool = False
-    ) -> None:
-        self.calls.append(("embeddings", len(embeddings), bidirectional, logits))
+    def decode_embeddings(self, embeddings: Any, *arguments: Any, **named: Any) -> None:
+        bidirectional = named.get("bidirectional", False)
+        self.calls.append(("embeddings", len(embeddings), bidirectional, named["logits"]))
         self.embeddings.append(embeddings)
-        super().decode_embeddings(embeddings, positions, logits=logits, bidirectional=bidirectional)
+        super().decode_embeddings(embeddings, *arguments, **named)
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +126,15 @@ def prefill(
     return Prefill(emptied(decoder), encoder, KVCache(decoder), spec)
 
 
+def start(prefill: Prefill, items: Sequence[PromptItem]) -> Generator[Chunk, None, PrefillStats]:
+    return prefill.run(
+        items, Stopwatch(), expect_continuation=True, cache_images=True, cancel=CancelSignal()
+    )
+
+
 def run(prefill: Prefill, items: Sequence[PromptItem]) -> int:
-    """Prefill a prompt to its end; return how often it could have been cancelled."""
-    chunks = list(prefill.run(items, Stopwatch(), expect_continuation=True, cache_images=True))
+    """Prefill a prompt to its end; return how often it could have been given up."""
+    chunks = list(start(prefill, items))
     assert all(chunk.text == "" and chunk.token_ids == () for chunk in chunks)
     return len(chunks)
 
@@ -279,7 +293,7 @@ def test_a_span_that_attends_to_itself_is_one_call_however_long(
 
 @pytest.mark.parametrize("given_up_after", range(1, 7))
 @pytest.mark.parametrize("attention", ["causal", "images"])
-def test_a_request_cancelled_in_the_middle_leaves_nothing_wrong(
+def test_a_request_given_up_in_the_middle_leaves_nothing_wrong(
     decoder: RecordingDecoder, model: TinyLlama, attention: Attention, given_up_after: int
 ) -> None:
     """The next prompts begin alike, and end before, in and after what was decoded."""
@@ -290,10 +304,10 @@ def test_a_request_cancelled_in_the_middle_leaves_nothing_wrong(
         LONG,
     ]
     for following in prompts:
-        cancelled = filled.run(LONG, Stopwatch(), expect_continuation=True, cache_images=True)
-        for _ in itertools.islice(cancelled, given_up_after):
+        given_up = start(filled, LONG)
+        for _ in itertools.islice(given_up, given_up_after):
             pass
-        cancelled.close()
+        given_up.close()
         held = filled.cache_info().positions
         assert held in {count_positions(LONG[:count]) for count in range(len(LONG) + 1)}
         run(filled, following)

@@ -26,7 +26,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from edgevlm import VLM, BusyError, Chunk, ChunkStream, ClosedError, InputError
+from edgevlm import VLM, BusyError, CancelledError, Chunk, ChunkStream, ClosedError, InputError
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
@@ -238,7 +239,7 @@ class Steps:
                 self.action()
                 yield Chunk("", ())
 
-        return ChunkStream((chunk for chunk in steps()), self.lock, Stopwatch())
+        return ChunkStream((chunk for chunk in steps()), self.lock, Stopwatch(), CancelSignal())
 
 
 def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -> None:
@@ -259,7 +260,7 @@ def test_closing_from_a_signal_handler_waits_for_the_step_that_it_interrupts() -
 def test_a_request_from_within_a_step_is_refused() -> None:
     steps = Steps()
     stream = steps.stream()
-    steps.action = steps.lock.acquire
+    steps.action = lambda: steps.lock.acquire(CancelSignal())
     with pytest.raises(BusyError, match="signal handler or a callback"):
         next(stream)
     steps.action = lambda: None
@@ -273,6 +274,76 @@ def test_reading_a_stream_within_itself_is_refused() -> None:
     steps.action = lambda: next(stream)
     with pytest.raises(BusyError, match="being read"):
         next(stream)
+
+
+def test_cancelling_a_stream_that_nobody_reads_frees_the_model() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    next(stream)
+    stream.cancel()
+    with steps.lock.hold():
+        pass
+    for _ in range(2):
+        with pytest.raises(CancelledError, match="cancelled before its end"):
+            next(stream)
+    unread = steps.stream()
+    unread.cancel()
+    with pytest.raises(CancelledError):
+        next(unread)
+
+
+def test_cancelling_does_not_wait_for_the_step_that_computes() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    computing, allowed = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        computing.set()
+        assert allowed.wait(60)
+
+    steps.action = compute
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(next, stream)
+        assert computing.wait(60)
+        stream.cancel()
+        assert not reading.done()
+        allowed.set()
+        reading.result(60)  # this step does not look at the signal
+    with steps.lock.hold():
+        pass
+    with pytest.raises(CancelledError):
+        next(stream)
+
+
+def test_cancelling_ends_a_wait_for_the_model() -> None:
+    steps = Steps()
+    with steps.stream() as holding, ThreadPoolExecutor(1) as pool:
+        next(holding)
+        stream = steps.stream()
+        waiting = pool.submit(next, stream)
+        until(lambda: waiting.running())
+        time.sleep(0.1)
+        stream.cancel()
+        with pytest.raises(CancelledError):
+            waiting.result(60)
+        next(holding)
+    with steps.lock.hold():
+        pass
+
+
+def test_cancelling_in_a_signal_handler_of_the_reader() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    previous = signal.signal(signal.SIGUSR1, lambda *_: stream.cancel())
+    try:
+        steps.action = functools.partial(signal.raise_signal, signal.SIGUSR1)
+        next(stream)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    with pytest.raises(CancelledError):
+        next(stream)
+    with steps.lock.hold():
+        pass
 
 
 RUN = """

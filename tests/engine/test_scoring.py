@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.runtimes.protocols import Place
 from tests.support.tiny_decoder import (
@@ -45,13 +46,13 @@ def test_scores(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, branches: int)
     sizes: list[int] = []
     decode = decoder.decode_branches
 
-    def counted(numbers: list[int], *arguments: Any) -> Any:
+    def counted(numbers: list[int], *arguments: Any, **options: Any) -> Any:
         sizes.append(len(set(numbers)))
-        return decode(numbers, *arguments)
+        return decode(numbers, *arguments, **options)
 
     monkeypatch.setattr(decoder, "decode_branches", counted)
     decoded(decoder, PROMPT)
-    found = score_continuations(decoder, CONTINUATIONS, ENDS, CONTEXT - len(PROMPT))
+    found = score_continuations(decoder, CONTINUATIONS, ENDS, CONTEXT - len(PROMPT), CancelSignal())
     np.testing.assert_allclose(found, [expected(model, each) for each in CONTINUATIONS], atol=1e-3)
     assert max(sizes) == min(branches, 5)
     assert decoder.room(0) == CONTEXT

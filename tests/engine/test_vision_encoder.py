@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevlm import VLM
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, VisionEncoder
 from edgevlm.errors import InferenceError
@@ -79,10 +80,10 @@ def test_the_decoder_works_while_tiles_are_encoded(
         decode(*arguments, **named)
         tile_decoded.set()
 
-    def wait(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def wait(tiles: NDArray[np.uint8], **named: Any) -> NDArray[np.float32]:
         assert not batches or tile_decoded.wait(60), "the decoder waits for all tiles"
         batches.append(len(tiles))
-        return encode(tiles)
+        return encode(tiles, **named)
 
     monkeypatch.setattr(decoder, "decode_embeddings", tell)
     monkeypatch.setattr(vision, "encode", wait)
@@ -97,12 +98,12 @@ def test_a_failure_in_the_middle_is_told_and_nothing_wrong_is_kept(
     encode = vision.encode
     count = 0
 
-    def fail(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def fail(tiles: NDArray[np.uint8], **named: Any) -> NDArray[np.float32]:
         nonlocal count
         count += 1
         if count == 3:
             raise InferenceError("out of memory")
-        return encode(tiles)
+        return encode(tiles, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(vision, "encode", fail)
@@ -119,11 +120,12 @@ def test_waiting_and_working_add_up(ahead: VLM) -> None:
     keys = tuple(bytes([i]) for i in range(6))
     layout = Layout(128, 192, 2, 3)
     tiles = ProcessedImage(keys, layout, (), lambda: Tiles(tuple(pixels), layout)).tiles
-    with encoder(ahead).encode_ahead(tiles, watch) as embeddings:
+    with encoder(ahead).encode_ahead(tiles, watch, cancel=CancelSignal()) as embeddings:
         rows = [embeddings(tile) for tile in tiles]
     watch.lap("prefill")
     assert watch.total_ms == pytest.approx(watch.ms("encode") + watch.ms("prefill"))
-    assert np.array_equal(np.stack(rows), np.stack(list(encoder(ahead).encode(tiles).values())))
+    encoded = encoder(ahead).encode(tiles, cancel=CancelSignal())
+    assert np.array_equal(np.stack(rows), np.stack(list(encoded.values())))
 
 
 @pytest.mark.parametrize("kind", ["ahead", "fresh"])
@@ -135,9 +137,9 @@ def test_a_request_can_be_given_up_while_its_prompt_is_tile_decoded(
     encode = vision.encode
     batches: list[int] = []
 
-    def count(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def count(tiles: NDArray[np.uint8], **named: Any) -> NDArray[np.float32]:
         batches.append(len(tiles))
-        return encode(tiles)
+        return encode(tiles, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(vision, "encode", count)

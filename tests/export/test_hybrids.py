@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.errors import ContextError, ExportError, InferenceError, InputError
+from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.kv_cache import KVCache
+from edgevlm.errors import (
+    CancelledError,
+    ContextError,
+    ExportError,
+    InferenceError,
+    InputError,
+)
 from edgevlm.export import quantize
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.bounds import decoder_bound
@@ -23,6 +32,7 @@ from edgevlm.export.decoder import hyperparameters
 from edgevlm.export.parity import relative_error
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+from edgevlm.runtimes.llama_cpp.library import load_strlen
 from edgevlm.runtimes.protocols import Place
 from tests.export.test_architectures import QWEN35
 from tests.support import text_models
@@ -238,6 +248,37 @@ def test_a_failed_decoding_leaves_nothing_of_it(
     monkeypatch.undo()
     assert decoder.truncate(place(10)) == (batches == 0)
     check(opened, decode(opened, 0 if batches else 10, TEXT), TEXT)
+
+
+@pytest.mark.parametrize("node", [1, 30, 90])
+def test_a_cancelled_decoding_leaves_nothing_of_it(opened: Opened, node: int) -> None:
+    """The recurrent state has changed by then, so all is lost; the record of the engine follows."""
+    decoder = opened.decoder
+    cache, cancel, nodes = KVCache(decoder), CancelSignal(), 0
+    decode(opened, 0, 10)
+    cache.extend(opened.ids[:10])
+
+    @decoder._llama.ggml_abort_callback  # type: ignore[untyped-decorator]  # ctypes makes it
+    def stop(_: object) -> bool:
+        nonlocal nodes
+        nodes += 1
+        if nodes == node:
+            cancel.cancel()
+        return nodes >= node
+
+    positions = np.arange(10, TEXT, dtype=np.int32)
+    llama, before = decoder._llama, load_strlen()
+    llama.llama_set_abort_callback(decoder._context, stop, None)
+    try:
+        with pytest.raises(CancelledError):
+            decoder.decode_embeddings(opened.rows[10:], positions, logits=True, cancel=cancel)
+    finally:
+        address = ctypes.addressof(decoder._abort_reason)
+        llama.llama_set_abort_callback(decoder._context, before, address)
+    assert nodes == node
+    cache.settle()
+    assert cache.held_positions == decoder._held.place.entries
+    check(opened, decode(opened, cache.held_positions, TEXT), TEXT)
 
 
 def test_the_context_ends(opened: Opened) -> None:

@@ -166,6 +166,8 @@ def test_questions_are_those_of_the_model(tmp_path: Path) -> None:
     _, manifest, _, _ = write_files(checkpoints.smolvlm(tmp_path / "checkpoint"))
     unknown = dataclasses.replace(manifest, usage=Usage())
     assert importance.find_questions(unknown) == importance.QUESTIONS
-    tasks = {"en": Tasks(describe="Describe it.", find="Where is the {thing}?", count="How many?")}
+    tasks = {
+        "en": Tasks(describe="Describe it.", detect="Where is the {thing}?", count="How many?")
+    }
     known = dataclasses.replace(manifest, usage=Usage(tasks=tasks))
     assert importance.find_questions(known) == ["Describe it.", "How many?"]

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
-from edgevlm.errors import ContextError, ExportError, InferenceError, InputError
+from edgevlm.cancellation import CancelSignal
+from edgevlm.errors import (
+    CancelledError,
+    ContextError,
+    ExportError,
+    InferenceError,
+    InputError,
+)
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder import hyperparameters, write_decoder
@@ -358,8 +365,9 @@ def test_tokens_take_one_number(fresh: Opened) -> None:
         fresh.decoder.decode_tokens([1, 2], np.zeros((3, 2), np.int32), logits=True)
 
 
+@pytest.mark.parametrize("failure", ["interrupted", "cancelled"])
 def test_a_failed_call_takes_the_whole_image(
-    fresh: Opened, monkeypatch: pytest.MonkeyPatch
+    fresh: Opened, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     """llama.cpp cannot drop the second part of an image alone."""
     case, decoder = fresh.case, fresh.decoder
@@ -367,12 +375,24 @@ def test_a_failed_call_takes_the_whole_image(
     image = case.parts[1]
     decode(decoder, Part(image.entries[:6], image.positions[:, :6]), 6)
 
-    def fail(*_: Any) -> int:
-        raise KeyboardInterrupt
+    run, cancel = decoder._llama.llama_decode, CancelSignal()
+
+    def fail(*arguments: Any) -> int:
+        if failure == "interrupted":
+            raise KeyboardInterrupt
+        cancel.cancel()  # after the last check in Python
+        status: int = run(*arguments)
+        return status
 
     monkeypatch.setattr(decoder._llama, "llama_decode", fail)
-    with pytest.raises(KeyboardInterrupt):
-        decode(decoder, Part(image.entries[6:], image.positions[:, 6:]), 9)
+    with pytest.raises((KeyboardInterrupt, CancelledError)):
+        decoder.decode_embeddings(
+            np.asarray(image.entries[6:], np.float32),
+            image.positions[:, 6:],
+            logits=True,
+            cancel=cancel,
+        )
+    assert cancel.cancelled == (failure == "cancelled")
     monkeypatch.undo()
     left = 1 if decoder.max_removable else 0  # a hybrid loses everything
     assert decoder._held.place == case.places[left]

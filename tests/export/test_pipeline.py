@@ -30,7 +30,18 @@ from edgevlm.export.pipeline import estimate_bytes, export
 from edgevlm.export.plan import make_plan
 from edgevlm.export.usage import USAGE_NAME
 from edgevlm.local_bundles import exported_bundles
-from edgevlm.manifest import MANIFEST_NAME, GridTiling, Manifest, StretchTiling, Usage
+from edgevlm.manifest import (
+    MANIFEST_NAME,
+    BoxTokenFormat,
+    GridTiling,
+    JsonFormat,
+    ListFormat,
+    LocationFormat,
+    LocTokenFormat,
+    Manifest,
+    StretchTiling,
+    Usage,
+)
 from tests.conftest import Export
 from tests.families import llava
 from tests.support import checkpoints
@@ -86,28 +97,53 @@ def test_what_a_checkpoint_says_it_is_for_comes_before_its_family(
 ) -> None:
     assert make_plan(Checkpoint.open(pristine)).usage.images == "photographs"
     folder = shutil.copytree(pristine, tmp_path / "checkpoint")
-    (folder / USAGE_NAME).write_text('{"images": "drawings", "boxes": "percent"}')
-    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", "percent")
+    location_format = '{"kind": "list", "scale": 100}'
+    (folder / USAGE_NAME).write_text(
+        f'{{"images": "drawings", "location_format": {location_format}}}'
+    )
+    assert make_plan(Checkpoint.open(folder)).usage == Usage("drawings", ListFormat(100))
+
+
+@pytest.mark.parametrize(
+    ("family", "location_format", "points"),
+    [
+        ("qwen2_vl", BoxTokenFormat(1000), False),
+        ("qwen2_5_vl", JsonFormat(("bbox_2d",), ("point_2d",), "label", None), True),
+        ("qwen3_vl", JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000), True),
+        ("qwen3_5", JsonFormat(("bbox_2d",), ("point_2d",), "label", 1000), True),
+        ("smolvlm", None, False),
+    ],
+)
+def test_families_say_how_they_write_boxes(
+    family: str, location_format: LocationFormat | None, points: bool
+) -> None:
+    usage = find_family(family).usage("owner/name")
+    assert usage.location_format == location_format
+    tasks = {"describe", "count", "read"}
+    tasks |= {"detect"} if location_format else set()
+    assert usage.questions("en").keys() == tasks | ({"point"} if points else set())
+    for task in usage.tasks.values():
+        task.check()
 
 
 @pytest.mark.parametrize(
     ("repository", "tasks"),
     [
-        ("google/paligemma-3b-mix-224", {"describe", "count", "read"}),
-        ("paligemma2-3b-mix-448", {"describe", "count", "read"}),
+        ("google/paligemma-3b-mix-224", {"describe", "detect", "count", "read"}),
+        ("paligemma2-3b-mix-448", {"describe", "detect", "count", "read"}),
         ("google/paligemma-3b-pt-224", set()),
         ("mixed", set()),
     ],
 )
 def test_only_mix_checkpoints_of_paligemma_have_tasks(repository: str, tasks: set[str]) -> None:
     usage = find_family("paligemma").usage(repository)
-    assert usage.images == "photographs" and usage.boxes is None
+    assert usage.images == "photographs" and usage.location_format == LocTokenFormat(1024)
     assert usage.questions("en").keys() == tasks
 
 
 def test_what_paligemma_puts_into_the_manifest(exported: Export) -> None:
     manifest = Manifest.load(exported("paligemma2").bundle)
-    assert manifest.usage == Usage("photographs")
+    assert manifest.usage == Usage("photographs", LocTokenFormat(1024))
     assert manifest.image.tiling == StretchTiling((56, 56), "bicubic")
     assert manifest.decoder.attention == "prefix"
     assert manifest.decoder.embedding_scale == pytest.approx(1 / 8)

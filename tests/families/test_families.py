@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgevlm import Video
 from edgevlm.errors import ContextError
 from edgevlm.inputs.images import load_image
 from edgevlm.results import Answer
@@ -210,6 +211,32 @@ def test_videos(case: Case, tmp_path: Path) -> None:
         tokens, logits = reference_logits(case, inputs, ANSWER_TOKENS)
         found = engine.logits(request.messages, processed, tokens)
         assert relative_error(found, logits[:, : found.shape[1]]) < MAX_LOGITS_ERROR
+
+
+def test_scores_over_a_video(case: Case) -> None:
+    """The reference is the logits of the same video in a message."""
+    if not case.row.videos:
+        pytest.skip("takes no videos")
+    video = frames("scores", 5, 100, 70)
+    choices = ["yes", "no"]
+    parts = [{"type": "video", "video": video, "fps": 2}, {"type": "text", "text": "Is it red?"}]
+    with case.load() as vlm:
+        choice = vlm.choose(Video(video, fps=2), "Is it red?", choices)
+        ends = sorted(vlm.manifest.prompt.end_token_ids)
+        expected = []
+        for text in choices:
+            likely = 0.0
+            for tokens in {
+                tuple(vlm._engine._prompts.tokenize(start + text)) for start in ("", " ")
+            }:
+                logits = vlm.logits([{"role": "user", "content": parts}], [*tokens, ends[0]])
+                rows = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+                rows /= rows.sum(axis=1, keepdims=True)
+                steps = [rows[at, token] for at, token in enumerate(tokens)]
+                likely += float(np.prod(steps) * rows[len(tokens), ends].sum())
+            expected.append(likely)
+    shares = np.array(expected) / np.sum(expected)
+    np.testing.assert_allclose([choice.probabilities[text] for text in choices], shares, rtol=2e-2)
 
 
 def test_a_second_question_about_a_video(case: Case) -> None:

@@ -97,9 +97,9 @@ def test_other_logits_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = LlamaCppDecoder.decode_draft
     calls = []
 
-    def wrong_the_second_time(self: LlamaCppDecoder, *arguments: Any) -> Any:
+    def wrong_the_second_time(self: LlamaCppDecoder, *arguments: Any, **named: Any) -> Any:
         calls.append(1)
-        logits = drafts(self, *arguments).copy()
+        logits = drafts(self, *arguments, **named).copy()
         return logits if len(calls) == 1 else np.roll(logits, 1, axis=1)
 
     monkeypatch.setattr(LlamaCppDecoder, "decode_draft", wrong_the_second_time)

@@ -135,6 +135,7 @@ HONOURED: dict[str, tuple[dict[str, Any], str, str]] = {
         '{"ab":null}',
         '{"ab":1}',
     ),
+    "propertyNames": ({"propertyNames": {"maxLength": 2}}, '{"ab":1}', '{"abc":1}'),
     "minProperties": ({"minProperties": 1}, '{"a":1}', "{}"),
     "maxProperties": ({"maxProperties": 1}, '{"a":1}', '{"a":1,"b":1}'),
     "allOf": ({"allOf": [{"type": "integer"}, {"minimum": 3}]}, "3", "2"),
@@ -184,6 +185,55 @@ def test_annotations_say_nothing(texts: JsonConstraint, keyword: str) -> None:
         assert not accepts(texts, {**schema, keyword: value}, '{"a":1}')
 
 
+NAMED: list[tuple[Any, list[str], list[str]]] = [
+    (True, ['{"a":1}', "{}"], []),
+    ({"type": "string"}, ['{"a":1}'], []),
+    (False, ["{}"], ['{"a":1}']),
+    ({"type": "null"}, ["{}"], ['{"a":1}']),
+    (
+        {"enum": ["a", "b", 1]},
+        ["{}", '{"b":1}', '{"a":1,"b":2}'],
+        ['{"c":1}', '{"1":1}', '{"a":"x"}'],
+    ),
+    ({"const": "a"}, ['{"a":1}'], ['{"b":1}']),
+    ({"$ref": "#/$defs/color"}, ['{"red":1}'], ['{"blue":1}']),
+    ({"type": "string", "pattern": "^a"}, ['{"ab":1}'], ['{"b":1}', '{"ab":null}']),
+    ({"minLength": 2}, ['{"ab":1}', '{"éé":1}'], ['{"a":1}']),
+    ({"format": "date"}, ['{"2026-02-28":1}'], ['{"2026-02-29":1}', '{"a":1}']),
+]
+
+
+@pytest.mark.parametrize(("names", "right", "wrong"), NAMED)
+def test_names_of_properties(
+    texts: JsonConstraint, names: Any, right: list[str], wrong: list[str]
+) -> None:
+    schema = {"type": "object", "propertyNames": names, "additionalProperties": {"type": "integer"}}
+    schema["$defs"] = {"color": {"enum": ["red", "green"]}}
+    for valid, written in [(True, right), (False, wrong)]:
+        for text in written:
+            assert accepts(texts, schema, text) == valid
+            if "format" not in str(names):  # which jsonschema takes as an annotation
+                validator = jsonschema.Draft202012Validator(schema)
+                assert validator.is_valid(json.loads(text)) == valid
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"propertyNames": {"pattern": "^a", "maxLength": 3}},
+        {"propertyNames": {"anyOf": [{"const": "a"}, {"const": "b"}]}},
+        {"propertyNames": {"format": "email"}},
+        {"propertyNames": {"const": "a"}, "properties": {"a": True}},
+        {"propertyNames": {"const": "a"}, "patternProperties": {"a": True}},
+    ],
+)
+def test_names_of_properties_that_are_refused(
+    texts: JsonConstraint, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=r"^json_schema: #/items/propertyNames: propertyNames "):
+        texts.matcher({"items": schema})
+
+
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "not": ({"not": {"type": "null"}}, {"not": False}),
     "if": ({"if": {}, "then": {}}, {"if": {}}),
@@ -193,7 +243,6 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "minContains": ({"minContains": 1, "contains": {}}, {"minContains": 1}),
     "maxContains": ({"maxContains": 1, "contains": {}}, {"maxContains": 1}),
     "uniqueItems": ({"uniqueItems": True}, {"uniqueItems": False}),
-    "propertyNames": ({"propertyNames": {"maxLength": 3}}, {"propertyNames": {}}),
     "unevaluatedItems": ({"unevaluatedItems": False}, {"unevaluatedItems": True}),
     "unevaluatedProperties": ({"unevaluatedProperties": False}, {"unevaluatedProperties": True}),
     "dependentRequired": ({"dependentRequired": {"a": ["b"]}}, {"dependentRequired": {}}),
@@ -350,6 +399,13 @@ def _is_duration(text: str) -> None:
     assert re.fullmatch(r"P(?!$)(\d+W|(\d+[YMD])*(T(\d+[HMS])+)?)", text)
 
 
+def _is_uuid(version: int) -> Callable[[str], object]:
+    def check(text: str) -> None:
+        assert uuid.UUID(text).version == version
+
+    return check
+
+
 VALID: dict[str, Callable[[str], object]] = {
     "date": datetime.date.fromisoformat,
     "time": _is_time,
@@ -360,6 +416,7 @@ VALID: dict[str, Callable[[str], object]] = {
     "ipv4": ipaddress.IPv4Address,
     "ipv6": ipaddress.IPv6Address,
     "uuid": uuid.UUID,
+    **{f"uuid{version}": _is_uuid(version) for version in (1, 3, 4, 5, 6, 7, 8)},
     "uri": urlsplit,
 }
 

@@ -253,6 +253,6 @@ def test_a_panic_while_an_answer_is_written_is_an_error_of_the_request(
         consume_token = is_error = compute_bitmask
 
     with pytest.raises(InputError, match=r"llguidance fails on it \(Panic\)$"):
-        JsonMatcher(Matcher(), END + 1).allowed_tokens()
+        JsonMatcher(Matcher(), END + 1, END).allowed_tokens()
     with pytest.raises(InputError, match="cannot continue the text"):
         texts.matcher({"const": 1}).accept(PIECES.index(b"x"))

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError, LoadError
+from edgevlm.cancellation import CancelSignal
+from edgevlm.errors import (
+    CancelledError,
+    ClosedError,
+    ContextError,
+    InferenceError,
+    InputError,
+    LoadError,
+)
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.llama_cpp.library import load_llama_cpp
@@ -397,6 +405,73 @@ def test_a_failed_decoding_leaves_nothing(tiny_file: Path, monkeypatch: pytest.M
         decoder.decode_tokens(tokens[5:], positions(5, 1100), logits=True)
     monkeypatch.undo()
     assert relative_error(decoded(decoder, tokens[5:], 5), expected) < 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_decoding_that_is_cancelled_at_any_node_leaves_nothing(
+    tiny_file: Path, threads: int
+) -> None:
+    """llama.cpp stops after each of its nodes in turn, also in the second batch of a call."""
+    decoder = LlamaCppDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=threads)
+    tokens = some_tokens(600)
+    decoded(decoder, tokens[:5])
+    expected = decoded(decoder, tokens[5:], 5)
+    cancel, nodes, last = CancelSignal(), 0, -1
+
+    @decoder._llama.ggml_abort_callback  # type: ignore[untyped-decorator]  # ctypes makes it
+    def count(_: object) -> bool:
+        nonlocal nodes
+        nodes += 1
+        if nodes == last:
+            cancel.cancel()
+        return cancel.cancelled
+
+    decoder._llama.llama_set_abort_callback(decoder._context, count, None)
+    decoder.truncate(place(5))
+    decoded(decoder, tokens[5:], 5)
+    total = nodes
+    for last in range(1, total + 1, 3):
+        decoder.truncate(place(5))
+        cancel, nodes = CancelSignal(), 0
+        with pytest.raises(CancelledError):
+            decoder.decode_tokens(tokens[5:], positions(5, 600), logits=True, cancel=cancel)
+        assert nodes == last
+        assert decoder._llama.llama_memory_seq_pos_max(decoder._memory, 0) == 4
+        with pytest.raises(InputError, match="there are no logits"):
+            decoder.logits()
+        cancel = CancelSignal()
+        np.testing.assert_array_equal(decoded(decoder, tokens[5:], 5), expected)
+    decoder.close()
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_signal_from_another_thread_stops_llama_cpp(
+    decoder: LlamaCppDecoder, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """The signal comes after the last check in Python, so llama.cpp alone can see it."""
+    monkeypatch.setattr(decoder, "batch_length", 512)
+    tokens = some_tokens(1100)
+    expected = decoded(decoder, tokens)
+    decoder.truncate(place(0))
+    cancel, decode = CancelSignal(), decoder._llama.llama_decode
+    statuses: list[int] = []
+
+    def cancelled(*arguments: Any) -> int:
+        if len(statuses) == calls - 1:
+            thread = threading.Thread(target=cancel.cancel)
+            thread.start()
+            thread.join()
+        statuses.append(decode(*arguments))
+        return statuses[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder._llama, "llama_decode", cancelled)
+        with pytest.raises(CancelledError, match="cancelled before its end"):
+            decoder.decode_tokens(tokens, positions(0, 1100), logits=True, cancel=cancel)
+    assert statuses == [0] * (calls - 1) + [2]
+    with pytest.raises(CancelledError):
+        decoder.decode_tokens(tokens, positions(0, 1100), logits=True, cancel=cancel)
+    np.testing.assert_array_equal(decoded(decoder, tokens), expected)
 
 
 @pytest.mark.parametrize("position", [-1, 1.5, "0", None, True])

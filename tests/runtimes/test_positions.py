@@ -25,7 +25,7 @@ def video(start: int, tiles: int, height: int, width: int, step: int) -> NDArray
 
 
 def add(held: CachePositions, positions: NDArray[np.int32]) -> None:
-    held.check(positions, positions.shape[-1], embeddings=True)
+    held.check(positions, positions.shape[-1], embeddings=True, taken=held.place.entries)
     held.extend(positions)
 
 
@@ -69,8 +69,8 @@ def test_wrong_positions_of_a_video(wrong: list[list[int]]) -> None:
     held = CachePositions(50, mrope=True)
     add(held, text(0, 4))
     with pytest.raises(InputError, match="positions must have the next time"):
-        held.check(np.array(wrong), len(wrong[0]), embeddings=True)
+        held.check(np.array(wrong), len(wrong[0]), embeddings=True, taken=held.place.entries)
     assert held.place == Place(4, 4)
     add(held, text(4, 1))
     with pytest.raises(InputError, match="the next one 5"):
-        held.check(np.array([[7], [5], [5]]), 1, embeddings=True)
+        held.check(np.array([[7], [5], [5]]), 1, embeddings=True, taken=held.place.entries)

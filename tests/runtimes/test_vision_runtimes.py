@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgevlm.errors import ClosedError, InputError, LoadError
+from edgevlm.cancellation import CancelSignal
+from edgevlm.errors import CancelledError, ClosedError, InputError, LoadError
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.onnx import execution_providers
 from edgevlm.runtimes.onnx import session as onnx_runtime
@@ -228,6 +230,138 @@ def test_tiles_of_any_size(load: Load, tmp_path: Path) -> None:
     for shape in ((1, 4, 4, 1), (1, 0, 4, 3), (4, 4, 3)):
         with pytest.raises(InputError, match=r"must have shape \[\?, \?, \?, 3\]"):
             runtime.encode(np.zeros(shape, np.uint8))
+
+
+def write_endless_graph(path: Path) -> Path:
+    """Tiles to their first value, after one turn of a loop; after 10**12 turns if this value is not zero."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["before"], ["kept"]),
+            helper.make_node("Add", ["sum", "one"], ["more"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("before", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("kept", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor("one", TensorProto.FLOAT, [1], [0.0])],
+    )
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["wide"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["wide", "flat"], ["values"]),
+        helper.make_node("Gather", ["values", "zero"], ["first"]),
+        helper.make_node("Mul", ["first", "many"], ["product"]),
+        helper.make_node("Max", ["product", "single"], ["turns"]),
+        helper.make_node("Cast", ["first"], ["start"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["start", "flat"], ["starts"]),
+        helper.make_node("Loop", ["turns", "", "starts"], ["end"], body=body),
+        helper.make_node("Reshape", ["end", "shape"], ["embeddings"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "vision",
+        [helper.make_tensor_value_info("tiles", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [1, 1, 1])],
+        [
+            helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+            helper.make_tensor("zero", TensorProto.INT64, [], [0]),
+            helper.make_tensor("single", TensorProto.INT64, [], [1]),
+            helper.make_tensor("many", TensorProto.INT64, [], [10**12]),
+            helper.make_tensor("shape", TensorProto.INT64, [3], [1, 1, 1]),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
+    return path
+
+
+def test_a_run_that_would_never_end_is_cancelled(tmp_path: Path) -> None:
+    """The session is as good as new then."""
+    vision = load_onnx(write_endless_graph(tmp_path / "vision.onnx"), threads=1)
+    tile = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    for _ in range(3):
+        cancel = CancelSignal()
+        timer = threading.Timer(0.02, cancel.cancel)
+        timer.start()
+        with pytest.raises(CancelledError, match="cancelled before its end"):
+            vision.encode(tile + 1, cancel=cancel)
+        timer.join()
+        assert vision.encode(tile).tolist() == [[[0.0]]]
+
+
+class Late(CancelSignal):
+    """A signal that is cancelled right after its n-th check."""
+
+    def __init__(self, checks: int) -> None:
+        super().__init__()
+        self._checks = checks
+
+    def check(self) -> None:
+        super().check()
+        self._checks -= 1
+        if self._checks == 0:
+            thread = threading.Thread(target=self.cancel)
+            thread.start()
+            thread.join()
+
+
+def test_a_cancelled_graph_goes_on_as_before(graph: Path, load: Load) -> None:
+    """The signal comes before the run, when it begins, or while it runs."""
+    vision = load(graph, threads=1)
+    cancelled = CancelSignal()
+    cancelled.cancel()
+    for _ in range(20):
+        for cancel in (cancelled, Late(1), Late(2), Late(4)):
+            with pytest.raises(CancelledError, match="cancelled before its end"):
+                vision.encode(some_tiles(9), cancel=cancel)
+            assert_encodes(vision, some_tiles(3))
+
+
+def write_long_graph(path: Path, layers: int = 400, width: int = 256) -> Path:
+    """Tiles of one row and `width` columns, through a chain of layers."""
+    random = np.random.default_rng(0)
+    matrix = (random.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "shape"], ["x0"]),
+    ]
+    for layer in range(layers):
+        nodes += [
+            helper.make_node("MatMul", [f"x{layer}", "matrix"], [f"y{layer}"]),
+            helper.make_node("Tanh", [f"y{layer}"], [f"x{layer + 1}"]),
+        ]
+    nodes.append(helper.make_node("Identity", [f"x{layers}"], ["embeddings"]))
+    graph = helper.make_graph(
+        nodes,
+        "vision",
+        [helper.make_tensor_value_info("tiles", TensorProto.UINT8, [1, width, width, 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [1, 3 * width, width])],
+        [
+            helper.make_tensor("shape", TensorProto.INT64, [3], [1, -1, width]),
+            helper.make_tensor("matrix", TensorProto.FLOAT, matrix.shape, matrix.ravel()),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
+    return path
+
+
+def test_openvino_stops_in_the_middle_of_a_graph(tmp_path: Path) -> None:
+    """The signal comes after the last check in Python, so OpenVINO alone can see it."""
+    vision = load_openvino(write_long_graph(tmp_path / "vision.onnx"), threads=1)
+    tile = np.random.default_rng(1).integers(0, 256, (1, 256, 256, 3), np.uint8)
+    expected = vision.encode(tile)
+    for _ in range(3):
+        with pytest.raises(CancelledError):
+            vision.encode(tile, cancel=Late(2))
+        np.testing.assert_array_equal(vision.encode(tile), expected)
 
 
 def test_says_what_it_runs_on(graph: Path) -> None:

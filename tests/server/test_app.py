@@ -41,6 +41,7 @@ from tests.support.serving import (
     serving,
     until,
 )
+from tests.support.streams import as_stream
 
 QUESTION = "What color is it?"
 ENDLESS = {
@@ -404,6 +405,7 @@ class Breaking:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._vlm, name)
 
+    @as_stream
     def stream_generate(self, *arguments: Any, **options: Any) -> Iterator[Chunk]:
         with contextlib.closing(self._vlm.stream_generate(*arguments, **options)) as chunks:
             for chunk in chunks:

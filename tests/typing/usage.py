@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from edgevlm import (
     BusyError,
     CacheInfo,
     Chat,
+    Choice,
     ChoiceScore,
     Chunk,
     ChunkStream,
@@ -23,6 +26,7 @@ from edgevlm import (
     FinishReason,
     GenerationOptions,
     ImageSource,
+    IncompleteAnswerError,
     InputError,
     Manifest,
     Prompt,
@@ -30,6 +34,7 @@ from edgevlm import (
     PromptTile,
     Stats,
     TokenLogprob,
+    Video,
 )
 
 
@@ -95,9 +100,27 @@ def look_inside(vlm: VLM, frame: NDArray[np.uint8]) -> int:
     return tokens
 
 
+@dataclass
+class Size:
+    width: int
+
+
+def values(vlm: VLM, frame: NDArray[np.uint8]) -> float:
+    assert_type(vlm.extract(frame, "How wide is it?", Size, max_tokens=32), Size)
+    assert_type(vlm.extract(frame, "Is it red?", bool), bool)
+    vlm.extract(frame, "Where is it?", Literal["left", "right"])
+    vlm.extract(frame, "Where is it?", {"enum": ["left", "right"]})
+    choice = vlm.choose(Video("a.mp4", frames=8), "Is it open?", ["yes", "no"])
+    assert_type(choice, Choice)
+    assert_type(choice.label, str)
+    return choice.margin + choice.probabilities["yes"]
+
+
 def errors(vlm: VLM) -> str:
     try:
         vlm.ask(None, "What?")
+    except IncompleteAnswerError as error:
+        return error.text
     except BusyError as error:
         return str(error)
     except (InputError, BackendError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from edgevlm.inputs.tiling.budget import Detail
-from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, one_tile
+from edgevlm.inputs.tiling.tiles import FILTERS, Tiles, cut_region, one_tile
 from edgevlm.manifest import FitTiling
 
 
@@ -18,5 +18,7 @@ def split(
     width, height = (max(round(length * scale), tiling.min_side) for length in image.size)
     tile = Image.new("RGB", (side, side), tiling.pad_color)
     resized = image.resize((width, height), FILTERS[tiling.resample])
-    tile.paste(resized, ((side - width) // 2, (side - height) // 2))
-    return one_tile(tile, image)
+    left, top = (side - width) // 2, (side - height) // 2
+    tile.paste(resized, (left, top))
+    region = cut_region((width, height), -left, -top, side - left, side - top)
+    return one_tile(tile, image, region)

@@ -20,6 +20,46 @@ FILTERS: dict[Resample, Image.Resampling] = {
 
 
 @dataclass(frozen=True)
+class Region:
+    """A rectangle in fractions of the width and height of an image.
+
+    A side below 0 or above 1 is outside of the image, where padding is.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    right: float = 1.0
+    bottom: float = 1.0
+
+    def to_image(self, x: float, y: float) -> tuple[float, float]:
+        """Convert a point from fractions of the region to fractions of the image."""
+        return (
+            self.left + x * (self.right - self.left),
+            self.top + y * (self.bottom - self.top),
+        )
+
+    def part(self, inner: Region) -> Region:
+        """Return a region that is given in fractions of this one in fractions of the image."""
+        return Region(
+            *self.to_image(inner.left, inner.top), *self.to_image(inner.right, inner.bottom)
+        )
+
+
+WHOLE = Region()
+"""All of an image."""
+
+
+def cut_region(size: tuple[int, int], left: int, top: int, right: int, bottom: int) -> Region:
+    """Return what a rectangle of pixels cuts out of an image; it may reach outside.
+
+    Args:
+        size: width and height of the image in pixels.
+    """
+    width, height = size
+    return Region(left / width, top / height, right / width, bottom / height)
+
+
+@dataclass(frozen=True)
 class Layout:
     """How the tiles of an image lie in it."""
 
@@ -33,11 +73,30 @@ class Layout:
     """Index of the tile that shows the whole image beside a grid; None: there is none."""
     tile_sizes: tuple[tuple[int, int], ...] | None = None
     """Height and width in pixels of each tile; None: a grid whose tiles all have that of the manifest."""
+    region: Region = WHOLE
+    """What the model sees of the image as a whole: all of it, unless the tile is cropped or padded. Boxes and
+    points that the model writes are within it."""
 
     @property
     def tiles(self) -> int:
         """Number of tiles."""
         return max(1, self.rows * self.columns + (self.overview is not None))
+
+    def region_size(self, tile_size: tuple[int, int] | None) -> tuple[int, int]:
+        """Return height and width in pixels of the region, as it was resized for the model.
+
+        It is the tile that shows all of it; a grid without an overview shows it together.
+
+        Args:
+            tile_size: height and width of a tile in the manifest; None: tiles differ in size.
+        """
+        if self.tile_sizes is not None:
+            tile_size = self.tile_sizes[self.overview or 0]
+        assert tile_size is not None
+        height, width = tile_size
+        if self.columns and self.overview is None:
+            return self.rows * height, self.columns * width
+        return height, width
 
     def place(self, tile: int) -> tuple[int, int] | None:
         """Return row and column of a tile in the grid, from 0; None for a tile that shows the whole image."""
@@ -59,10 +118,15 @@ class Tiles:
         return len(self.pixels)
 
 
-def one_tile(tile: Image.Image, image: Image.Image) -> Tiles:
-    """Return the tile of an image that is not split."""
+def one_tile(tile: Image.Image, image: Image.Image, region: Region = WHOLE) -> Tiles:
+    """Return the tile of an image that is not split.
+
+    Args:
+        region: what the tile shows of the image.
+    """
     sizes = ((tile.height, tile.width),)
-    return Tiles((np.asarray(tile),), Layout(image.height, image.width, tile_sizes=sizes))
+    layout = Layout(image.height, image.width, tile_sizes=sizes, region=region)
+    return Tiles((np.asarray(tile),), layout)
 
 
 def cut_grid(image: Image.Image, tile_size: tuple[int, int]) -> NDArray[np.uint8]:
