@@ -41,7 +41,7 @@ from edgevlm.runtimes.llama_cpp.library import (
     recent_errors,
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
-from edgevlm.runtimes.llama_cpp.positions import CachePositions
+from edgevlm.runtimes.llama_cpp.positions import CachePositions, belong_together
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.protocols import Place, Sampling
 from edgevlm.validation import check_integer
@@ -493,8 +493,7 @@ class LlamaCppDecoder:
         self._held.check_fits(entries, self._count_taken(entries))
         branch = self._branches.add(self._held.new_serials(entries), place)
         try:
-            state, _ = split_copy(copy, entries + 1)
-            self._read_copy(state, branch)
+            self._read_copy(copy, place, branch)
         except BaseException:
             self.drop(branch)
             raise
@@ -692,32 +691,26 @@ class LlamaCppDecoder:
         self._ordered &= not self._branches
         self._held_ordered = not self._branches
         self._count_taken(entries)
-        state, numbers = split_copy(copy, entries + 1)
-        last = self._read_copy(state, 0)
-        if not self._held.restore(numbers, Place(entries, position), last):
-            llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
-            raise InferenceError(
-                f"llama.cpp could not restore its KV cache from {copy.nbytes} bytes: they are no copy of "
-                f"{entries} entries"
-            )
+        self._held.restore(self._read_copy(copy, Place(entries, position), 0), place)
 
-    def _read_copy(self, state: NDArray[np.uint8], sequence: int) -> int:
-        """Let a sequence be what llama.cpp's bytes hold, and return the time of its last entry.
+    def _read_copy(self, copy: NDArray[np.uint8], place: Place, sequence: int) -> NDArray[np.int32]:
+        """Let a sequence be what a copy holds, and return the numbers in it; see `CachePositions.numbers`.
 
         Raises:
-            InferenceError: llama.cpp cannot read them; the sequence is empty then.
+            InferenceError: llama.cpp cannot read the copy; the sequence is empty then.
         """
+        state, numbers = split_copy(copy, place.entries + 1)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         recent_errors.clear()
         read = self._llama.llama_state_seq_set_data(self._context, pointer, state.nbytes, sequence)
-        if read != state.nbytes:
+        last = self._llama.llama_memory_seq_pos_max(self._memory, sequence)
+        if read != state.nbytes or not belong_together(numbers, place, last):
             self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             raise InferenceError(
-                f"llama.cpp could not restore its KV cache from {state.nbytes} bytes"
+                f"llama.cpp could not restore its KV cache from {copy.nbytes} bytes"
                 f"{failure_reason()}"
             )
-        last: int = self._llama.llama_memory_seq_pos_max(self._memory, sequence)
-        return last
+        return numbers
 
     def logits(self) -> NDArray[np.float32]:
         """Return a copy, float32 ``[vocabulary]``, of the logits of the last decoded position.

@@ -185,24 +185,23 @@ class CachePositions:
         times = self._times[: self.place.entries]
         return np.append(times, np.int32(self.place.position))
 
-    def restore(self, numbers: NDArray[np.int32], place: Place, last: int) -> bool:
-        """Replace the sequence with one of which `numbers` were kept.
-
-        Args:
-            numbers: as `numbers` returned them.
-            place: how far the sequence was.
-            last: time of its last entry; -1 without entries.
-
-        Returns:
-            False if they do not belong together; nothing has changed then.
-        """
-        times, position = numbers[:-1], numbers[-1:]
-        if len(times) != place.entries or position != place.position:
-            return False
-        if last != (times[-1] if place.entries else -1):
-            return False
-        self._times[: place.entries] = times
+    def restore(self, numbers: NDArray[np.int32], place: Place) -> None:
+        """Replace the sequence with one of which `numbers` were kept at `place`."""
+        self._times[: place.entries] = numbers[:-1]
         self._number(0, place.entries)
         self.place = place
         self._grid = NO_GRID
-        return True
+
+
+def belong_together(numbers: NDArray[np.int32], place: Place, last: int) -> bool:
+    """Return True if a sequence has the numbers that were kept of it.
+
+    Args:
+        numbers: as `CachePositions.numbers` returned them.
+        place: how far the sequence was.
+        last: time of its last entry; -1 without entries.
+    """
+    times = numbers[:-1]
+    if len(times) != place.entries or numbers[-1] != place.position:
+        return False
+    return last == (times[-1] if place.entries else -1)
