@@ -14,11 +14,11 @@ group.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,20 +47,30 @@ differed with 0.05, 1 with 0.1 and none with 0.25."""
 
 @dataclass(frozen=True)
 class Finished:
-    """A complete answer."""
+    """A complete answer, whose chunks were yielded before."""
 
     request: Request
     answer: AnswerText
-    text: str
-    """All but `AnswerText.rest`."""
     prefill: PrefillStats
 
 
-Outcome: TypeAlias = "Finished | Request | EdgeVLMError"
-"""An answer, a request that must be answered alone, or an error."""
+@dataclass(frozen=True)
+class Uncertain:
+    """A request that must be answered alone."""
 
-Waiting: TypeAlias = "deque[tuple[int, Callable[[], Request]]]"
-"""Requests that wait: a number for each, and a function that returns it or raises its error."""
+    request: Request
+    told: int
+    """Tokens of its answer whose chunks were yielded before; they are right."""
+
+
+Event: TypeAlias = "Chunk | Finished | Uncertain | EdgeVLMError"
+"""A chunk of an answer, the end of an answer, or the error of its request."""
+
+Item = TypeVar("Item")
+"""What a request is made from when its turn comes."""
+
+Waiting: TypeAlias = "deque[tuple[int, Item | Request]]"
+"""Requests that wait, each with a number."""
 
 
 @dataclass
@@ -93,15 +103,19 @@ class _Running:
     """Tokens that are decoded next: the rest of the prompt at first, then the last token of the answer; none
     when it has ended."""
     branch: int = 0
-    text: str = ""
+    untold: list[Chunk] = field(default_factory=list)
+    """Chunks that were not yielded yet."""
+    exact: bool = True
+    """All tokens so far are those of the request alone, to the last bit."""
     uncertain: bool = False
     """The answer must be decoded alone."""
 
 
-class ParallelAnswers:
+class ParallelAnswers(Generic[Item]):
     """Decodes greedy answers together.
 
     Args:
+        prepare: makes a request, or raises its error.
         decoder: one with independent branches.
         answers: makes the empty answers.
         sampler: a greedy sampler.
@@ -110,6 +124,7 @@ class ParallelAnswers:
 
     def __init__(
         self,
+        prepare: Callable[[Item], Request],
         decoder: DecoderRuntime,
         prefill: Prefill,
         kv_cache: KVCache,
@@ -117,6 +132,7 @@ class ParallelAnswers:
         sampler: Sampler,
         cancel: CancelSignal,
     ) -> None:
+        self._prepare = prepare
         self._decoder = decoder
         self._prefill = prefill
         self._kv_cache = kv_cache
@@ -124,27 +140,29 @@ class ParallelAnswers:
         self._sampler = sampler
         self._cancel = cancel
         self._running: list[_Running] = []
-        self._uncertain: list[tuple[int, Request]] = []
+        self._uncertain: list[tuple[int, Uncertain]] = []
+        self._told: dict[int, int] = {}
+        """Tokens of each request whose chunks were yielded."""
         self._heads: list[_Head] = []
         self._free = 0
         """Entries that no request of this group is expected to need."""
 
-    def run(self, waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
-        """Answer all requests that wait.
-
-        Args:
-            waiting: a number for each request, and a function that returns the request, or raises its error,
-                when its turn comes. More may be added while this runs.
+    def run(self, waiting: Waiting[Item]) -> Iterator[tuple[int, Event]]:
+        """Answer all requests that wait. More may be added while this runs.
 
         Yields:
-            The number of a request and its outcome, as soon as it is there.
+            The number of a request, and what happened to it. Where rounding could change an answer, its
+            chunks come at its end.
+
+        Raises:
+            CancelledError, ClosedError: the work on all requests was stopped.
         """
         try:
             while waiting:
                 yield from self._begin_group(waiting)
                 while self._running:
                     for one in self._make_room():
-                        waiting.appendleft((one.index, functools.partial(_identity, one.request)))
+                        waiting.appendleft((one.index, one.request))
                     yield from self._step()
                     yield from self._join(waiting)
                 if self._uncertain:
@@ -161,7 +179,7 @@ class ParallelAnswers:
         self._running.clear()
         self._heads.clear()
 
-    def _begin_group(self, waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
+    def _begin_group(self, waiting: Waiting[Item]) -> Iterator[tuple[int, Event]]:
         """Prefill the next requests and open their branches; yield the errors of those that fail."""
         self._heads.clear()
         self._free = self._decoder.context_length
@@ -171,7 +189,7 @@ class ParallelAnswers:
             for one in members:
                 one.branch = self._open_branch(head)
 
-    def _join(self, waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
+    def _join(self, waiting: Waiting[Item]) -> Iterator[tuple[int, Event]]:
         """Let requests whose prompts begin with the held head join; yield the errors of those that fail."""
 
         def begin(index: int, request: Request) -> bool:
@@ -186,22 +204,22 @@ class ParallelAnswers:
             yield from self._admit(waiting, begin)
 
     def _admit(
-        self, waiting: Waiting, begin: Callable[[int, Request], bool]
-    ) -> Iterator[tuple[int, Outcome]]:
+        self, waiting: Waiting[Item], begin: Callable[[int, Request], bool]
+    ) -> Iterator[tuple[int, Event]]:
         """Begin requests, first come, first served, as long as there are branches and room."""
         while waiting and len(self._running) < self._decoder.max_branches:
-            index, prepare = waiting.popleft()
+            index, item = waiting.popleft()
             try:
-                request = prepare()
+                request = item if isinstance(item, Request) else self._prepare(item)
+                request.cancel.check()
                 needed = self._entries(request)
                 fits = not self._running or needed <= self._free
                 if not fits or not begin(index, request):
-                    waiting.appendleft((index, functools.partial(_identity, request)))
+                    waiting.appendleft((index, request))
                     return
                 self._free -= needed
             except EdgeVLMError as error:
-                if stops_all(error):
-                    raise
+                raise_if_fatal(error, self._cancel)
                 yield index, error
 
     def _entries(self, request: Request) -> int:
@@ -226,16 +244,18 @@ class ParallelAnswers:
                 if other.copy is None:
                     other.copy = self._decoder.save()
             whole = len(items) == len(request.items)
-            prefill = _run(
-                self._prefill.run(
-                    items,
-                    request.watch,
-                    expect_continuation=False,
-                    cache_images=request.generation.cache_images,
-                    cancel=request.cancel,
-                    logits=whole,
-                )
+            steps = self._prefill.run(
+                items,
+                request.watch,
+                expect_continuation=False,
+                cache_images=request.generation.cache_images,
+                cancel=request.cancel,
+                logits=whole,
             )
+            with contextlib.ExitStack() as stack:
+                if request.cancel is not self._cancel:
+                    stack.enter_context(self._cancel.interrupting(request.cancel.cancel))
+                prefill = _run(steps)
             head = _Head(items, self._sampler.sample() if whole else None)
             self._heads.append(head)
         self._append(index, request, head, prefill)
@@ -284,37 +304,66 @@ class ParallelAnswers:
                 room -= len(tokens)
         return batch
 
-    def _step(self) -> Iterator[tuple[int, Outcome]]:
-        """Decode one batch, and yield the answers that end with it."""
-        batch = self._next_batch()
-        failed: dict[int, EdgeVLMError] = {}
+    def _step(self) -> Iterator[tuple[int, Event]]:
+        """Decode one batch; yield the new chunks, and the answers that end."""
+        failed = self._find_cancelled()
+        batch = [(one, tokens) for one, tokens in self._next_batch() if one.index not in failed]
+        following: list[tuple[_Running, list[int], int | None]] = []
         try:
             following = self._decode(batch) if batch else []
         except EdgeVLMError as error:
-            if stops_all(error):
-                raise
-            following = []
+            raise_if_fatal(error, self._cancel)
             for one, _ in batch:
-                if isinstance(error, DeadlineError) and one.answer.token_ids:
-                    one.answer.finish_reason = "deadline"
-                else:
-                    failed[one.index] = error
+                self._fail(one, error, failed)
         for one, tokens, token in following:
             try:
                 self._add_token(one, self._decode_alone(one, tokens) if token is None else token)
             except EdgeVLMError as error:
-                if stops_all(error):
-                    raise
-                failed[one.index] = error
+                raise_if_fatal(error, self._cancel)
+                self._fail(one, error, failed)
         for one in list(self._running):
-            outcome = failed.get(one.index) or self._outcome(one)
-            if one.uncertain or outcome is not None:
+            failure = failed.get(one.index)
+            ended = one.uncertain or failure is not None or one.answer.finish_reason is not None
+            if ended:
                 self._running.remove(one)
                 self._decoder.drop(one.branch)
-                if one.uncertain:
-                    self._uncertain.append((one.index, one.request))
-                elif outcome is not None:
-                    yield one.index, outcome
+            if one.uncertain:
+                told = self._told.get(one.index, 0)
+                self._uncertain.append((one.index, Uncertain(one.request, told)))
+                continue
+            if one.exact or (ended and failure is None):
+                yield from self._tell(one)
+            if failure is not None:
+                yield one.index, failure
+            elif ended:
+                yield one.index, Finished(one.request, one.answer, one.prefill)
+
+    def _find_cancelled(self) -> dict[int, EdgeVLMError]:
+        """Return the errors of requests that were cancelled, by their numbers."""
+        failed: dict[int, EdgeVLMError] = {}
+        for one in self._running:
+            try:
+                one.request.cancel.check()
+            except CancelledError as error:
+                raise_if_fatal(error, self._cancel)
+                self._fail(one, error, failed)
+        return failed
+
+    def _fail(self, one: _Running, error: EdgeVLMError, failed: dict[int, EdgeVLMError]) -> None:
+        """End a request with an error. A deadline ends an answer that has begun."""
+        if isinstance(error, DeadlineError) and one.answer.token_ids:
+            one.answer.finish_reason, one.tokens = "deadline", []
+        else:
+            failed[one.index] = error
+
+    def _tell(self, one: _Running) -> Iterator[tuple[int, Event]]:
+        """Yield the chunks that were not yielded before, also not before the request began once more."""
+        first = len(one.answer.token_ids) - sum(len(chunk.token_ids) for chunk in one.untold)
+        for at, chunk in enumerate(one.untold, first):
+            if at >= self._told.get(one.index, 0):
+                self._told[one.index] = at + 1
+                yield one.index, chunk
+        one.untold.clear()
 
     def _decode(
         self, batch: Sequence[tuple[_Running, list[int]]]
@@ -326,10 +375,8 @@ class ParallelAnswers:
             could decide which one it is.
         """
         complete = [len(tokens) == len(one.tokens) for one, tokens in batch]
-        ties = [
-            0.0 if self._decoder.is_exact(one.branch, len(tokens)) else NEAR_TIE
-            for one, tokens in batch
-        ]
+        for one, tokens in batch:
+            one.exact &= self._decoder.is_exact(one.branch, len(tokens))
         wanted = np.zeros(sum(len(tokens) for _, tokens in batch), np.bool_)
         wanted[np.cumsum([len(tokens) for _, tokens in batch]) - 1] = complete
         rows = iter(
@@ -341,10 +388,11 @@ class ParallelAnswers:
             )
         )
         following: list[tuple[_Running, list[int], int | None]] = []
-        for (one, tokens), whole, tie in zip(batch, complete, ties, strict=True):
+        for (one, tokens), whole in zip(batch, complete, strict=True):
             del one.tokens[: len(tokens)]
             if whole:
-                accepted, conclusive = verify_draft(next(rows)[None], (), tie)
+                near_tie = 0.0 if one.exact else NEAR_TIE
+                accepted, conclusive = verify_draft(next(rows)[None], (), near_tie)
                 following.append((one, tokens, accepted[0] if conclusive else None))
         return following
 
@@ -365,23 +413,17 @@ class ParallelAnswers:
         watch.lap("decode")
         if not one.answer.token_ids:
             one.answer.first_token_ms = watch.total_ms
-        one.text += one.answer.append(token) or ""
+        shown = one.answer.append(token)
+        if shown is not None:
+            one.untold.append(Chunk(shown, (token,)))
         one.tokens = [token] if one.answer.finish_reason is None else []
 
-    def _outcome(self, one: _Running) -> Finished | None:
-        """Return the answer if it has ended."""
-        if one.answer.finish_reason is None:
-            return None
-        return Finished(one.request, one.answer, one.text, one.prefill)
 
-
-def stops_all(error: EdgeVLMError) -> bool:
-    """Return True if an error is not one of a single request: the model was closed, or all is cancelled."""
-    return isinstance(error, ClosedError | CancelledError) and not isinstance(error, DeadlineError)
-
-
-def _identity(request: Request) -> Request:
-    return request
+def raise_if_fatal(error: EdgeVLMError, cancel: CancelSignal) -> None:
+    """Raise an error that is not of one request: the model was closed, or `cancel` stops all requests."""
+    stopped = isinstance(error, CancelledError) and cancel.cancelled
+    if stopped or isinstance(error, ClosedError):
+        raise error
 
 
 def _run(steps: Generator[Chunk, None, PrefillStats]) -> PrefillStats:
