@@ -6,18 +6,21 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.cancellation import CancelSignal
 from edgevlm.chat import Chat, Overflow
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
+from edgevlm.engine.parallel import Waiting
+from edgevlm.engine.request import PreparedRequest
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.inputs.image_processor import ProcessedImage
@@ -29,7 +32,7 @@ from edgevlm.locations import location_question
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
-from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
+from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Chunk, Prompt, collect
 from edgevlm.validation import check_number
 
 if TYPE_CHECKING:
@@ -43,6 +46,23 @@ _RECENT_IMAGES = 8
 
 
 Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """A request to `VLM.stream_many`."""
+
+    messages: Callable[[], Sequence[Mapping[str, Any]]]
+    """Returns the messages, as for `VLM.generate`, or raises an EdgeVLMError, when its turn comes."""
+    generation: Generation
+    """Settings that are `Generation.draftable`, without `Generation.within`."""
+    cancel: CancelSignal = dataclasses.field(default_factory=CancelSignal)
+    """Stops the work on this request."""
+    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+
+
+WaitingConversations: TypeAlias = "Waiting[Conversation]"
+"""A deque of conversations that wait, each with a number."""
 
 
 class VLM:
@@ -458,6 +478,30 @@ class VLM:
         generation = self._engine.fit_deadline(generation, len(_media_parts(messages)), watch)
         processed = self._process_images(messages, generation)
         return self._engine.stream(messages, processed, generation, watch)
+
+    def stream_many(
+        self, waiting: WaitingConversations
+    ) -> Generator[tuple[int, Chunk | EdgeVLMError], None, None]:
+        """Answer conversations that wait, in chunks. Greedy answers are decoded together, as in `ask_many`.
+
+        Args:
+            waiting: a deque of pairs, a number and a conversation each, from which they are taken. More may
+                be added between two chunks.
+
+        Yields:
+            The number of a conversation, and the next chunk of its answer or its error.
+
+        Raises:
+            ClosedError: the model is closed.
+        """
+
+        def prepare(one: Conversation) -> PreparedRequest:
+            one.watch.lap("wait")
+            messages = one.messages()
+            images = self._process_images(messages, one.generation)
+            return PreparedRequest(messages, images, one.generation, one.watch, one.cancel)
+
+        return self._engine.stream_many(waiting, prepare)
 
     def detect(
         self,

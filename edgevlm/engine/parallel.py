@@ -164,7 +164,7 @@ class ParallelAnswers(Generic[Item]):
                     for one in self._make_room():
                         waiting.appendleft((one.index, one.request))
                     yield from self._step()
-                    yield from self._join(waiting)
+                    yield from self._admit(waiting, join=True)
                 if self._uncertain:
                     self._kv_cache.reset()  # decoded after nothing, as in a new model
                 uncertain, self._uncertain = self._uncertain, []
@@ -183,40 +183,33 @@ class ParallelAnswers(Generic[Item]):
         """Prefill the next requests and open their branches; yield the errors of those that fail."""
         self._heads.clear()
         self._free = self._decoder.context_length
-        yield from self._admit(waiting, self._begin)
+        yield from self._admit(waiting)
         for head in self._heads:
             members = [one for one in self._running if one.head is head]
             for one in members:
                 one.branch = self._open_branch(head)
 
-    def _join(self, waiting: Waiting[Item]) -> Iterator[tuple[int, Event]]:
-        """Let requests whose prompts begin with the held head join; yield the errors of those that fail."""
+    def _admit(self, waiting: Waiting[Item], *, join: bool = False) -> Iterator[tuple[int, Event]]:
+        """Begin requests, first come, first served, as long as there are branches and room.
 
-        def begin(index: int, request: Request) -> bool:
-            head = self._find_head(request)
-            if head is None or head.copy is not None:
-                return False
-            self._append(index, request, head)
-            self._running[-1].branch = self._decoder.branch()
-            return True
-
-        if self._running:
-            yield from self._admit(waiting, begin)
-
-    def _admit(
-        self, waiting: Waiting[Item], begin: Callable[[int, Request], bool]
-    ) -> Iterator[tuple[int, Event]]:
-        """Begin requests, first come, first served, as long as there are branches and room."""
+        Args:
+            join: only requests whose prompts begin with the held head, which join the others at once.
+        """
         while waiting and len(self._running) < self._decoder.max_branches:
             index, item = waiting.popleft()
             try:
                 request = item if isinstance(item, Request) else self._prepare(item)
                 request.cancel.check()
                 needed = self._entries(request)
-                fits = not self._running or needed <= self._free
-                if not fits or not begin(index, request):
+                head = self._find_head(request)
+                held = head is not None and head.copy is None
+                if (join and not held) or (self._running and needed > self._free):
                     waiting.appendleft((index, request))
                     return
+                for chunk in self._begin(index, request, head):
+                    yield index, chunk
+                if join:
+                    self._running[-1].branch = self._decoder.branch()
                 self._free -= needed
             except EdgeVLMError as error:
                 raise_if_fatal(error, self._cancel)
@@ -233,10 +226,15 @@ class ParallelAnswers(Generic[Item]):
         items = list(request.items[: self._prefill.head(request.items)])
         return next((head for head in self._heads if head.items == items), None)
 
-    def _begin(self, index: int, request: Request) -> bool:
-        """Prefill the head of a prompt, if it is new, and add the request to the group."""
+    def _begin(
+        self, index: int, request: Request, head: _Head | None
+    ) -> Generator[Chunk, None, None]:
+        """Prefill the head of a prompt, if it is new, and add the request to the group.
+
+        Yields:
+            Chunks without text during prefill.
+        """
         request.watch.lap("wait")
-        head = self._find_head(request)
         prefill = None
         if head is None:
             items = list(request.items[: self._prefill.head(request.items)])
@@ -255,11 +253,10 @@ class ParallelAnswers(Generic[Item]):
             with contextlib.ExitStack() as stack:
                 if request.cancel is not self._cancel:
                     stack.enter_context(self._cancel.interrupting(request.cancel.cancel))
-                prefill = _run(steps)
+                prefill = yield from steps
             head = _Head(items, self._sampler.sample() if whole else None)
             self._heads.append(head)
         self._append(index, request, head, prefill)
-        return True
 
     def _append(
         self, index: int, request: Request, head: _Head, prefill: PrefillStats | None = None
@@ -424,13 +421,3 @@ def raise_if_fatal(error: EdgeVLMError, cancel: CancelSignal) -> None:
     stopped = isinstance(error, CancelledError) and cancel.cancelled
     if stopped or isinstance(error, ClosedError):
         raise error
-
-
-def _run(steps: Generator[Chunk, None, PrefillStats]) -> PrefillStats:
-    """Run a prefill to its end and return its cost."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            stats: PrefillStats = end.value
-            return stats
