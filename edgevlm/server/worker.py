@@ -246,8 +246,11 @@ class Worker:
                         left -= 1
                     self._answering = len(jobs) - len(waiting)
         except Exception as error:
+            unbegun = [jobs.pop(number) for number, _ in waiting] if self._answering else []
             for job in jobs.values():
                 self._end(job, error)
+            with self._lock:
+                self._jobs.extendleft(reversed(unbegun))
 
     def _take_greedy(self) -> _Job | None:
         """Take the first request from the queue if it can be decoded together with others."""
