@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from edgevlm.bundle import Bundle
 from edgevlm.divergence import Divergence, divergence, log_probabilities, same_start
-from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
+from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import TEXT_LENGTH, load_decoder
+from edgevlm.engine.teacher_forcing import FORCED_TOKENS_PER_CALL
 from edgevlm.errors import DriftError
 from edgevlm.export.bounds import Scale, answer_bounds
 from edgevlm.export.calibration import PHOTOGRAPHS, find_images

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
+from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import TEXT_LENGTH, load_decoder, load_recording_decoder
+from edgevlm.engine.teacher_forcing import FORCED_TOKENS_PER_CALL
 from edgevlm.export.quantize import Importance
 from edgevlm.export.stored_vision import StoredVision
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgevlm.divergence import divergence
-from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
+from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import load_decoder
+from edgevlm.engine.teacher_forcing import FORCED_TOKENS_PER_CALL
 from edgevlm.export.answers import (
     EXACT_VISION,
     ExactAnswer,

@@ -20,7 +20,7 @@ from edgevlm.engine import deadline
 from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.costs import CostPhase, Costs
-from edgevlm.engine.kv_cache import KVCache, count_positions, place_after
+from edgevlm.engine.kv_cache import KVCache, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.parallel import (
     Finished,
@@ -32,8 +32,9 @@ from edgevlm.engine.parallel import (
 )
 from edgevlm.engine.prefill import Prefill, PrefillStats
 from edgevlm.engine.request import PreparedRequest, Request
-from edgevlm.engine.scoring import open_branches, score_continuations
+from edgevlm.engine.scoring import score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
+from edgevlm.engine.teacher_forcing import TeacherForcing
 from edgevlm.engine.vision_encoder import VisionEncoder
 from edgevlm.errors import (
     ContextError,
@@ -63,7 +64,7 @@ from edgevlm.results import (
     collect,
 )
 from edgevlm.runtimes import system
-from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampler, VisionRuntime
+from edgevlm.runtimes.protocols import DecoderRuntime, Sampler, VisionRuntime
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
@@ -72,11 +73,6 @@ PrepareRequest: TypeAlias = "Callable[[], tuple[Sequence[Message], Sequence[Proc
 
 MIN_MEASURED_POSITIONS, MIN_MEASURED_TOKENS = 32, 4
 """Shorter prefills and answers say little about the cost of one position and one token."""
-
-FORCED_TOKENS_PER_CALL = 16
-"""Tokens of a forced answer that are decoded at once where two decoders are compared: one batch costs little
-more than one token. llama.cpp's CPU kernels round such batches more after a long prompt: with random weights
-the logits differ by 1e-3 after 100 positions and by 3e-2 after 3,300 from those of single tokens."""
 
 
 class Engine:
@@ -113,6 +109,9 @@ class Engine:
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
         self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
         self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
+        self._forcing = TeacherForcing(
+            decoder, self._encoder, self._prefill, self._kv_cache, self._end_tokens
+        )
         self._costs = costs or Costs()
         self._lock = ModelLock(self._free, wait_timeout)
         self._check_schema: Callable[[Mapping[str, Any]], object] | None = None
@@ -307,7 +306,10 @@ class Engine:
                 self._record_overrun(request.items, watch)
                 raise
             answer = yield from self._answers.run(request, prefill.place, sampler)
-            yield self._last_chunk(request, answer, prefill, prefill.place.entries)
+            last = self._last_chunk(request, answer, prefill, prefill.place.entries)
+            if last.stats is not None:
+                self._record_costs(request.items, last.stats)
+            yield last
 
     def _last_chunk(
         self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
@@ -343,7 +345,6 @@ class Engine:
                 cut=answer.finish_reason == "deadline",
             ),
         )
-        self._record_costs(request.items, stats)
         return Chunk(
             text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
         )
@@ -559,8 +560,8 @@ class Engine:
         if not answer:
             raise InputError("answer must have at least one token id, has none")
         with self._lock.hold() as cancel:
-            place = self._prefill_anew(messages, images, cancel)
-            return self._force(answer, place, tokens_per_call, cancel)
+            items = self.tokenize(messages, images)
+            return self._forcing.logits(items, answer, tokens_per_call, cancel)
 
     def greedy_answer(
         self, messages: Sequence[Message], images: Sequence[ProcessedImage], max_tokens: int
@@ -569,55 +570,10 @@ class Engine:
 
         Returns:
             Token ids, with the end token if the answer ends before `max_tokens`; and their logits under
-            teacher forcing, as `logits` returns them with `FORCED_TOKENS_PER_CALL`, to the last bit.
+            teacher forcing, equal to the last bit to those of `logits` with `FORCED_TOKENS_PER_CALL`.
         """
         with self._lock.hold() as cancel:
-            place = self._prefill_anew(messages, images, cancel)
-            first = self._decoder.logits()
-            tokens = [int(first.argmax())]
-            with open_branches(self._decoder, 1) as branch:
-                while len(tokens) < max_tokens and tokens[-1] not in self._end_tokens:
-                    (logits,) = self._decoder.decode_branches(branch, tokens[-1:], cancel=cancel)
-                    tokens.append(int(logits.argmax()))
-            logits = self._force(tokens, place, FORCED_TOKENS_PER_CALL, cancel, first)
-            return tuple(tokens), logits
-
-    def _prefill_anew(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage], cancel: CancelSignal
-    ) -> Place:
-        """Decode a prompt with nothing from the KV cache, and return the place after it."""
-        items = self.tokenize(messages, images)
-        tiles = [tile for image in images for tile in image.tiles]
-        encoded = self._encoder.encode(tiles, cancel=cancel)
-        self._kv_cache.reset()
-        for _ in self._prefill.decode(items, encoded.__getitem__, Place(), cancel=cancel):
-            pass
-        return place_after(items)
-
-    def _force(
-        self,
-        answer: Sequence[int],
-        place: Place,
-        tokens_per_call: int,
-        cancel: CancelSignal,
-        first: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
-        """Decode an answer in batches and return its logits, ``[len(answer), vocabulary]``.
-
-        Args:
-            place: the place after the prompt, which the decoder holds.
-            tokens_per_call: see `logits`.
-            first: logits after the prompt; None: those of the decoder.
-        """
-        logits = [(self._decoder.logits() if first is None else first)[None]]
-        forced = answer[:-1]
-        for start in range(0, len(forced), tokens_per_call):
-            part = forced[start : start + tokens_per_call]
-            position = place.after(start).position
-            positions = np.arange(position, position + len(part), dtype=np.int32)
-            logits.append(self._decoder.decode_draft(part, positions, cancel=cancel).copy())
-            self._kv_cache.extend(part)
-        return np.concatenate(logits)
+            return self._forcing.greedy_answer(self.tokenize(messages, images), max_tokens, cancel)
 
     def score(
         self,

@@ -20,8 +20,9 @@ from PIL import Image
 from edgevlm import VLM
 from edgevlm.cli.inspect import format_manifest
 from edgevlm.divergence import same_start
-from edgevlm.engine.engine import FORCED_TOKENS_PER_CALL, Engine
+from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import load_decoder
+from edgevlm.engine.teacher_forcing import FORCED_TOKENS_PER_CALL
 from edgevlm.errors import DriftError
 from edgevlm.export import answers, bounds, parity
 from edgevlm.export.answers import Files, Scene, measure_answers
