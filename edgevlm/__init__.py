@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import BundleError as BundleError
     from edgevlm.errors import BusyError as BusyError
     from edgevlm.errors import CancelledError as CancelledError
+    from edgevlm.errors import ChatFileError as ChatFileError
     from edgevlm.errors import ClosedError as ClosedError
     from edgevlm.errors import ContextError as ContextError
     from edgevlm.errors import DeadlineError as DeadlineError
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from edgevlm.errors import LoadError as LoadError
     from edgevlm.errors import MissingDependencyError as MissingDependencyError
     from edgevlm.errors import PromptError as PromptError
+    from edgevlm.errors import SourceError as SourceError
+    from edgevlm.errors import StalledError as StalledError
+    from edgevlm.frames.find import CameraSource as CameraSource
     from edgevlm.inputs.images import ImageSource as ImageSource
     from edgevlm.inputs.tiling import Detail as Detail
     from edgevlm.inputs.videos import Video as Video
@@ -59,6 +63,9 @@ if TYPE_CHECKING:
     from edgevlm.results import Stats as Stats
     from edgevlm.results import TokenLogprob as TokenLogprob
     from edgevlm.vlm import VLM as VLM
+    from edgevlm.watch import Seen as Seen
+    from edgevlm.watch import Watch as Watch
+    from edgevlm.watch import WatchStats as WatchStats
 
 telemetry.disable()
 
@@ -70,6 +77,12 @@ _MODULES = {
     "Overflow": "edgevlm.chat",
     "LatestFrame": "edgevlm.camera",
     "FrameResult": "edgevlm.camera",
+    "CameraSource": "edgevlm.frames.find",
+    "Seen": "edgevlm.watch",
+    "Watch": "edgevlm.watch",
+    "WatchStats": "edgevlm.watch",
+    "SourceError": "edgevlm.errors",
+    "StalledError": "edgevlm.errors",
     "Bundle": "edgevlm.bundle",
     "FileEntry": "edgevlm.manifest",
     "Manifest": "edgevlm.manifest",
@@ -104,6 +117,7 @@ _MODULES = {
     "BackendError": "edgevlm.errors",
     "LoadError": "edgevlm.errors",
     "InferenceError": "edgevlm.errors",
+    "ChatFileError": "edgevlm.errors",
     "ClosedError": "edgevlm.errors",
     "AnswerError": "edgevlm.errors",
     "IncompleteAnswerError": "edgevlm.errors",

@@ -123,6 +123,14 @@ class Bundle:
         """
         return _choose_file("decoder", self.manifest.decoder.files, precision, DECODER_PREFERENCE)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the manifest, which holds those of all files.
+
+        Raises:
+            BundleError: the manifest cannot be read.
+        """
+        return sha256(self.folder / MANIFEST_NAME)
+
     def check_hashes(self, entries: Sequence[FileEntry] | None = None) -> None:
         """Compare the SHA-256 of files with the manifest.
 

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from edgevlm.chat_file import (
+    ModelFiles,
+    SavedChat,
+    SavedImage,
+    SavedTurn,
+    read_chat,
+    write_chat,
+)
 from edgevlm.engine.engine import Chunks, Engine
+from edgevlm.engine.kv_cache import CacheKey
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
-from edgevlm.errors import CancelledError, ContextError, InputError
+from edgevlm.errors import (
+    BusyError,
+    CancelledError,
+    ChatFileError,
+    ContextError,
+    InferenceError,
+    InputError,
+)
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_images
 from edgevlm.inputs.prompt import system_messages, user_message
@@ -20,6 +39,8 @@ from edgevlm.results import Answer, collect
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_logger = logging.getLogger("edgevlm")
 
 Overflow = Literal["error", "drop_images", "drop_turns"]
 """Action for a conversation that no longer fits the context; see `VLM.chat`."""
@@ -40,6 +61,11 @@ class _Turn:
         parts = [{"type": "text", "text": self.answer}]
         return [self.question, {"role": "assistant", "content": parts}]
 
+    @property
+    def text(self) -> str:
+        text: str = self.question["content"][-1]["text"]
+        return text
+
     def without_images(self) -> _Turn:
         parts = [part for part in self.question["content"] if part["type"] != "image"]
         return _Turn({**self.question, "content": parts}, self.answer, ())
@@ -52,23 +78,32 @@ class _Dropped:
 
 
 class Chat:
-    """A conversation; created by `VLM.chat`.
+    """A conversation; created by `VLM.chat` and `VLM.load_chat`.
 
     A turn that fails does not change the conversation. A turn whose stream is closed or cancelled
     keeps the text up to this point.
     """
 
     def __init__(
-        self, engine: Engine, system: str | None = None, overflow: Overflow = "error"
+        self,
+        engine: Engine,
+        files: ModelFiles,
+        system: str | None = None,
+        overflow: Overflow = "error",
     ) -> None:
         if overflow not in get_args(Overflow):
             raise InputError(
                 f"overflow must be one of {', '.join(get_args(Overflow))}, is {overflow!r}"
             )
         self._engine = engine
+        self._files = files
+        self._system_text = system
         self._system = system_messages(system)
         self._overflow = overflow
         self._turns: list[_Turn] = []
+        self._cached_items: tuple[CacheKey, ...] = ()
+        """What the KV cache held after the last turn."""
+        self._answering = False
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -106,6 +141,7 @@ class Chat:
         def record(chunks: Chunks) -> Chunks:
             texts: list[str] = []
             failed = False
+            self._answering = True
             try:
                 for chunk in chunks:
                     texts.append(chunk.text)
@@ -123,6 +159,8 @@ class Chat:
                 answer = "".join(texts)
                 if answer and not failed:
                     self._turns = [*turns, _Turn(question, answer, processed)]
+                    self._cached_items = self._engine.cached_items()
+                self._answering = False
 
         return self._engine.stream(
             [*self._messages(turns), question],
@@ -131,6 +169,38 @@ class Chat:
             watch,
             expect_continuation=True,
             wrap=record,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the conversation into a file, for `VLM.load_chat`. An existing file is replaced.
+
+        The file holds texts, the tiles of the images, the action for an overflow, and the decoder's KV cache
+        if that still holds the conversation. If this raises an error, an existing file stays as it is.
+
+        Raises:
+            BusyError: a stream of this conversation is not at its end, or another one holds the model.
+            ChatFileError: the file cannot be written, or the conversation is too large.
+            ClosedError: the model is closed.
+        """
+        if self._answering:
+            raise BusyError(
+                "this conversation is in the middle of an answer; read its stream to the end, or close it, "
+                "and then save"
+            )
+        turns = tuple(
+            SavedTurn(
+                turn.text,
+                turn.answer,
+                tuple(SavedImage(image.layout, image.split().pixels) for image in turn.images),
+            )
+            for turn in self._turns
+        )
+        copies = self._engine.copy_cache(self._cached_items)
+        write_chat(
+            Path(path),
+            SavedChat(self._system_text, self._overflow, turns, copies),
+            self._files,
+            self._engine.copy_format,
         )
 
     def _messages(self, turns: Sequence[_Turn]) -> list[dict[str, Any]]:
@@ -170,3 +240,31 @@ class Chat:
 
 def _images(turns: Iterable[_Turn]) -> list[ProcessedImage]:
     return [image for turn in turns for image in turn.images]
+
+
+def load_chat(path: Path, engine: Engine, files: ModelFiles) -> Chat:
+    """Load a conversation that `Chat.save` wrote; see `VLM.load_chat`."""
+    saved = read_chat(path, files, engine.copy_format)
+    mismatch = saved.mismatch
+    try:
+        chat = Chat(engine, files, saved.system, saved.overflow)
+        chat._turns = [_restore_turn(turn, engine) for turn in saved.turns]
+        if saved.copies:
+            engine.load_cache(saved.copies)
+            chat._cached_items = saved.copies[-1].items
+    except InferenceError as error:
+        mismatch = str(error)
+    except (InputError, ArithmeticError, LookupError, AssertionError) as error:
+        raise ChatFileError(f"{path} was changed, and cannot be continued: {error}") from error
+    if mismatch is not None:
+        _logger.warning(
+            "the KV cache in %s is not used: %s; the next answer prefills the conversation again",
+            path,
+            mismatch,
+        )
+    return chat
+
+
+def _restore_turn(saved: SavedTurn, engine: Engine) -> _Turn:
+    images = tuple(engine.restore_image(image.tiles, image.layout) for image in saved.images)
+    return _Turn(user_message(saved.question, len(images)), saved.answer, images)

@@ -6,7 +6,8 @@
     ├── InputError            an argument or a request that cannot be used (also a ValueError)
     │   ├── ImageError        an image that is missing, unreadable, empty or too large
     │   ├── PromptError       messages that the model's template cannot express
-    │   └── ContextError      prompt plus answer longer than the context
+    │   ├── ContextError      prompt plus answer longer than the context
+    │   └── ChatFileError     a saved conversation that cannot be written, read or continued
     ├── BundleError           a bundle that is missing, incomplete, altered or of an unknown version
     ├── BackendError          a vision graph, a decoder or a device that fails
     │   ├── LoadError         a file, a library or a device that cannot be loaded
@@ -17,6 +18,8 @@
     ├── BusyError             a model in use by a stream that nobody reads
     ├── CancelledError        an answer that was cancelled before its end
     │   └── DeadlineError     no time was left for the first token (also a TimeoutError)
+    ├── SourceError           a source of frames that cannot be opened or read
+    │   └── StalledError      a source that gave no frame in time (also a TimeoutError)
     ├── MissingDependencyError  an extra that is not installed (also an ImportError)
     └── ExportError           a checkpoint that cannot become a bundle
         └── DriftError        a bundle that does not answer as its checkpoint does
@@ -45,6 +48,10 @@ class PromptError(InputError):
 
 class ContextError(InputError):
     """A prompt that, together with its answer, is longer than the decoder's context."""
+
+
+class ChatFileError(InputError):
+    """A saved conversation that cannot be written, is damaged, or belongs to another bundle."""
 
 
 class BundleError(EdgeVLMError):
@@ -100,6 +107,14 @@ class CancelledError(EdgeVLMError):
 
 class DeadlineError(CancelledError, TimeoutError):
     """A request whose time (``within``) was over before the first token of its answer."""
+
+
+class SourceError(EdgeVLMError):
+    """A camera, a video, a folder or a recording that cannot be opened or read."""
+
+
+class StalledError(SourceError, TimeoutError):
+    """A source that gave no frame in time (``max_age``). Do not act on an older one."""
 
 
 class MissingDependencyError(EdgeVLMError, ImportError):

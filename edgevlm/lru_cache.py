@@ -35,6 +35,10 @@ class LruCache(Generic[Key, Value]):
         """Return all keys, the least recently used first."""
         return self._values.keys()
 
+    def items(self) -> Iterable[tuple[Key, Value]]:
+        """Return all keys with their values, the least recently used first."""
+        return self._values.items()
+
     def __getitem__(self, key: Key) -> Value:
         """Return a value and mark it as used."""
         value = self._values[key]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import operator
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -16,13 +18,16 @@ from numpy.typing import NDArray
 from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cancellation import CancelSignal
-from edgevlm.chat import Chat, Overflow
+from edgevlm.chat import Chat, Overflow, load_chat
+from edgevlm.chat_file import ModelFiles
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.parallel import Waiting
 from edgevlm.engine.request import PreparedRequest
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.frame_questions import ChoiceQuestion, TextQuestion
+from edgevlm.frames.find import CameraSource, find_source
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.images import ImageSource, load_image, load_image_part, load_images
 from edgevlm.inputs.prompt import check_messages, system_messages, user_message
@@ -34,6 +39,7 @@ from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
 from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Chunk, Prompt, collect
 from edgevlm.validation import check_number
+from edgevlm.watch import FrameQuestion, Watch
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -83,6 +89,7 @@ class VLM:
         self._engine = engine
         self._vision_device, self._decoder_device = devices
         self._vision_file, self._decoder_file = files
+        self._files = ModelFiles(bundle.digest(), *(entry.sha256 for entry in files))
 
     @classmethod
     def from_pretrained(
@@ -617,16 +624,7 @@ class VLM:
             ImageError, PromptError: as `ask`.
             ContextError: the prompt and the longest choice together are longer than the context.
         """
-        if (
-            isinstance(choices, str)
-            or not choices
-            or not all(isinstance(text, str) and text.strip() for text in choices)
-        ):
-            raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
-        if len({text.strip() for text in choices}) < len(choices):
-            raise InputError(
-                f"choices must differ in more than white space around them, are {choices!r}"
-            )
+        check_choices(choices)
         budget = ImageBudget(detail, max_image_tokens)
         message, processed = self._user_turn(_load_media(images), question, budget)
         messages = [*system_messages(system), message]
@@ -737,6 +735,109 @@ class VLM:
             for part in _media_parts(messages)
         ]
 
+    def watch(
+        self,
+        source: CameraSource | list[CameraSource] | tuple[CameraSource, ...],
+        question: str,
+        *,
+        schema: Any = None,
+        choices: Sequence[str] | None = None,
+        max_age: float | None = None,
+        every: float = 0.0,
+        min_change: float = 0.0,
+        every_frame: bool = False,
+        topic: str | None = None,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Watch:
+        """Ask one question about the newest frame of a camera or another source, again and again.
+
+            with vlm.watch(0, "Is the path clear?", choices=["yes", "no"], max_age=0.5) as seen:
+                for one in seen:
+                    print(one.value, one.age)
+
+        Args:
+            source: a `CameraSource`; or a list or tuple of them, which take turns.
+            question: the text after each frame.
+            schema: a type or a JSON schema as of `extract`, whose value is wanted; None: the text.
+            choices: labels as of `choose`, one of which is wanted.
+            max_age: age in seconds above which a frame is not answered, and no value of it returned. A source
+                that gives no frame for so long is a StalledError. The answer has the time that is left of it.
+            every: seconds between the beginnings of two answers about one source.
+            min_change: skip frames whose mean change of brightness since the last answer is less than this, 0
+                to 1; 0 skips none. Noise of a camera is about 0.01.
+            every_frame: read files and recordings frame by frame, as fast as the model answers. Otherwise
+                their frames come at their times, and replace each other as those of a camera.
+            topic: topic of a recording.
+            system: as in `ask`.
+            options: fields of `Generation`; with ``choices`` only ``detail``, ``max_image_tokens`` and
+                ``cache_images``. ``within`` is the time of one answer. ``cache_images`` is False unless it
+                is given, since the frames of a camera do not come again.
+
+        Raises:
+            InputError: an argument is outside its range, or `schema` has no JSON schema.
+            SourceError: a file does not exist, or an address has an unknown scheme.
+            MissingDependencyError: the extra ``typed`` is not installed, and there is a schema.
+        """
+        options.setdefault("cache_images", False)
+        within = options.pop("within", None)
+        for name, value in (("max_age", max_age), ("within", within)):
+            if value is not None:
+                check_number(name, value, 1e-3, 1e6)
+        check_number("every", every, 0, 1e6)
+        check_number("min_change", min_change, 0, 1)
+        sources = [
+            find_source(one, topic)
+            for one in (source if isinstance(source, list | tuple) else [source])
+        ]
+        if not sources:
+            raise InputError("watch needs at least one source, has none")
+        asked = self._frame_question(question, schema, choices, system, options)
+        return Watch(
+            sources,
+            asked,
+            max_age=max_age,
+            within=within,
+            every=every,
+            min_change=min_change,
+            every_frame=every_frame,
+        )
+
+    def _frame_question(
+        self,
+        question: str,
+        schema: Any,
+        choices: Sequence[str] | None,
+        system: str | None,
+        options: GenerationOptions,
+    ) -> FrameQuestion:
+        """Return what `watch` asks about each frame; all that needs no frame is checked."""
+        _ = system_messages(system), user_message(question, 1)
+        if choices is not None:
+            unknown = options.keys() - {"detail", "max_image_tokens", "cache_images"}
+            if schema is not None or unknown:
+                raise InputError(
+                    f"choices take no {'schema' if schema is not None else ', '.join(sorted(unknown))}"
+                )
+            check_choices(choices)
+            settings: Any = options
+            return ChoiceQuestion(
+                functools.partial(
+                    self.choose, question=question, choices=choices, system=system, **settings
+                )
+            )
+        parse: Callable[[Answer], Any] = operator.attrgetter("text")
+        if schema is not None:
+            from edgevlm.typed_answers import answer_format
+
+            wanted = answer_format(schema)
+            parse = wanted.value
+            options["json_schema"] = wanted.schema
+        self._engine.generation(options)
+        return TextQuestion(
+            functools.partial(self.stream, question=question, system=system, **options), parse
+        )
+
     def chat(self, system: str | None = None, *, overflow: Overflow = "error") -> Chat:
         """Start a conversation. Conversations may be interleaved; each keeps its KV cache.
 
@@ -747,7 +848,24 @@ class VLM:
                 ``drop_images`` drops the images of the oldest turns first, and then turns. `Stats`
                 counts them.
         """
-        return Chat(self._engine, system, overflow)
+        return Chat(self._engine, self._files, system, overflow)
+
+    def load_chat(self, path: str | os.PathLike[str]) -> Chat:
+        """Continue a conversation that `Chat.save` wrote, in this process or an earlier one.
+
+        The bundle must be the same. If precisions, ``kv``, ``context_length`` and the version of llama.cpp
+        are also the same, the KV cache is restored, and the next answer prefills what is new. Otherwise a
+        warning is logged, and the next answer encodes and prefills the conversation again.
+
+        A checksum finds damage. It does not tell who wrote the file: load files that you or people you trust
+        saved.
+
+        Raises:
+            ChatFileError: there is no such file, it is damaged, or it belongs to another bundle.
+            BusyError: a stream that nobody reads holds the model.
+            ClosedError: the model is closed.
+        """
+        return load_chat(Path(path), self._engine, self._files)
 
     def encode_image(
         self,
@@ -792,6 +910,24 @@ class VLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_choices(choices: Sequence[str]) -> None:
+    """Check texts of which one is chosen.
+
+    Raises:
+        InputError: there is none, one is empty, or two differ only in white space around them.
+    """
+    if (
+        isinstance(choices, str)
+        or not choices
+        or not all(isinstance(text, str) and text.strip() for text in choices)
+    ):
+        raise InputError(f"choices must be several texts, none of them empty, is {choices!r}")
+    if len({text.strip() for text in choices}) < len(choices):
+        raise InputError(
+            f"choices must differ in more than white space around them, are {choices!r}"
+        )
 
 
 def _load_media(

@@ -170,6 +170,8 @@ class DecoderRuntime(Protocol):
     """Width of an embedding. Deepstack models read several features from one embedding, side by side."""
     vocabulary_size: int
     """Number of tokens; ids are below it."""
+    copy_format: str
+    """Format of the copies of `save`. A decoder of the same file reads copies of an equal format."""
 
     def tokenize(self, text: str) -> list[int]:
         """Convert plain text to token ids; neither recognize nor add special tokens."""

@@ -32,6 +32,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "ask": Command("edgevlm.cli.ask", "answer a question about images"),
     "chat": Command("edgevlm.cli.chat", "talk about images in the terminal"),
+    "watch": Command(
+        "edgevlm.cli.watch", "ask about the newest frame of a camera, again and again"
+    ),
     "export": Command("edgevlm.export.cli", "make a bundle from a checkpoint"),
     "inspect": Command("edgevlm.cli.inspect", "show the content of a bundle"),
     "verify": Command("edgevlm.cli.verify", "check the files and the golden answer of a bundle"),

@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.cli.images import check_image_names, split_image_names
@@ -32,6 +33,7 @@ Talk about images. Each line of the terminal or of a pipe is a turn; its answer 
   /image PATH ...  add images to the next turn. A path can be in quotes, begin with ~, or be a
                    file:// URL or a data URI, as terminals write them for a dropped file
   /new             start a new conversation
+  /save FILE       write the conversation into a file, for --resume
   /quit            leave (the end of the input does the same)
 
 Ctrl-C stops an answer. In a pipe, questions after a failed /image are not answered until another /image
@@ -40,6 +42,7 @@ works, or /new starts a new conversation."""
 EXAMPLES = """\
   edgevlm chat photo.jpg
   edgevlm chat --model ./smolvlm-256m --temperature 0.7
+  edgevlm chat --resume kitchen.zip
   printf '/image a.png\\nWhat is this?\\nAnd its color?\\n' | edgevlm chat"""
 
 
@@ -55,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="if a turn does not fit the context: refuse it, drop the images of the oldest turns, or drop "
         "the oldest turns (default: %(default)s)",
     )
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="continue a conversation that /save wrote with the same bundle; its --overflow stays",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,8 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
     lacks_image = False
     with load_model(arguments) as vlm:
         if interactive:
-            print("/image PATH adds an image, /new starts again, /quit leaves", file=sys.stderr)
-        chat = vlm.chat(overflow=arguments.overflow)
+            print(
+                "/image PATH adds an image, /new starts again, /save FILE saves, /quit leaves",
+                file=sys.stderr,
+            )
+        if arguments.resume is None:
+            chat = vlm.chat(overflow=arguments.overflow)
+        else:
+            chat = vlm.load_chat(arguments.resume)
         for line in _lines(interactive):
             command, rest, *_ = [*line.split(maxsplit=1), ""]
             try:
@@ -82,8 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
                     lacks_image = not interactive  # a person sees the error and decides
                     images += load_images(split_image_names(rest))
                     lacks_image = False
+                elif command == "/save":
+                    if not rest:
+                        raise InputError("/save needs the name of a file: /save FILE")
+                    chat.save(Path(rest).expanduser())
                 elif command.startswith("/"):
-                    raise InputError(f"no command {command[:60]}; use /image PATH, /new or /quit")
+                    raise InputError(
+                        f"no command {command[:60]}; use /image PATH, /new, /save FILE or /quit"
+                    )
                 elif lacks_image:
                     images = []  # the other images of this turn are not for the next one
                     raise InputError(f"{shorten(line)} is not answered: its /image failed")

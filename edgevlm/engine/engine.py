@@ -20,7 +20,7 @@ from edgevlm.engine import deadline
 from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.costs import CostPhase, Costs
-from edgevlm.engine.kv_cache import KVCache, count_positions
+from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.parallel import (
     Finished,
@@ -44,7 +44,7 @@ from edgevlm.errors import (
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
-from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget
+from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
 from edgevlm.locations import locate
@@ -130,6 +130,10 @@ class Engine:
             InputError: the budget is less than one tile.
         """
         return self._image_processor.process(image, budget)
+
+    def restore_image(self, tiles: Sequence[NDArray[np.uint8]], layout: Layout) -> ProcessedImage:
+        """Return an image of which tiles and layout were kept; see `ImageProcessor.restore`."""
+        return self._image_processor.restore(tiles, layout)
 
     def process_video(
         self,
@@ -647,6 +651,33 @@ class Engine:
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
+
+    @property
+    def copy_format(self) -> str:
+        """Format of the data of `copy_cache`. Only copies of an equal format can be loaded."""
+        return self._decoder.copy_format
+
+    def cached_items(self) -> tuple[CacheKey, ...]:
+        """Return what the KV cache holds. The caller's stream must hold the model."""
+        return self._kv_cache.held
+
+    def copy_cache(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
+        """Copy what the KV cache knows of a conversation, as `KVCache.copies` does.
+
+        Args:
+            items: the conversation, as `cached_items` returned it.
+
+        Returns:
+            The copies; none if each prompt attends to all of itself, so that nothing can be reused.
+        """
+        with self._lock.hold():
+            prefix = self._manifest.decoder.attention == "prefix"
+            return () if prefix else self._kv_cache.copies(items)
+
+    def load_cache(self, copies: Sequence[CacheCopy]) -> None:
+        """Restore what `copy_cache` returned; errors as of `KVCache.load`."""
+        with self._lock.hold():
+            self._kv_cache.load(copies)
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved; waits for other requests."""

@@ -16,6 +16,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -42,6 +43,16 @@ class SpanKey(NamedTuple):
 CacheKey: TypeAlias = "int | SpanKey"
 """A prompt item without its pixels: a token id, or the key of a span."""
 
+
+@dataclass(frozen=True)
+class CacheCopy:
+    """A copy of the KV cache, and what it holds."""
+
+    items: tuple[CacheKey, ...]
+    data: NDArray[np.uint8]
+    """What `DecoderRuntime.save` returned, uint8 ``[bytes]``."""
+
+
 MAX_SAVED_BYTES = 128 * 2**20
 """Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
 
@@ -67,6 +78,11 @@ class KVCache:
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
+
+    @property
+    def held(self) -> tuple[CacheKey, ...]:
+        """What the decoder's KV cache holds."""
+        return tuple(self._held)
 
     @property
     def held_positions(self) -> int:
@@ -98,6 +114,9 @@ class KVCache:
         """
         self.settle()
         wanted = [_key(item) for item in (items[:-1] if logits else items)]
+        return self._hold_prefix(wanted, expect_continuation)
+
+    def _hold_prefix(self, wanted: Sequence[CacheKey], expect_continuation: bool) -> int:
         shared = self._usable(self._held, wanted)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
@@ -110,15 +129,12 @@ class KVCache:
             copy = self._saved.pop(best) if self._can_cut else self._saved[best]
         lost = _entries(self._held[shared:])
         # Another question about the same images loses little, and is no other conversation.
-        differs = restores or 4 * lost >= self.held_positions
-        saves = self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING and differs
-        if saves:
-            self._saved[tuple(self._held)] = self._decoder.save()
+        if restores or 4 * lost >= self.held_positions:
+            self._save_held(lost)
         self._expect_continuation = expect_continuation
         if copy is not None:
-            self._held.clear()
-            self._decoder.restore(copy, _place(best))
-            self._held, shared = list(best), known
+            self._restore(best, copy)
+            shared = known
         if not self._decoder.truncate(_place(wanted[:shared])):
             raise InferenceError(
                 f"the memory of the decoder cannot be cut back to {_entries(wanted[:shared])} entries"
@@ -134,6 +150,59 @@ class KVCache:
         """
         if not self._decoder.truncate(_place(self._held)):
             self.reset()
+
+    def _save_held(self, lost: int) -> None:
+        """Keep a copy of a conversation that is expected to continue, before it loses so many entries."""
+        if self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING:
+            self._saved[tuple(self._held)] = self._decoder.save()
+
+    def _restore(self, items: Sequence[CacheKey], copy: NDArray[np.uint8]) -> None:
+        self._held.clear()
+        self._decoder.restore(copy, _place(items))
+        self._held = list(items)
+
+    def copies(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
+        """Copy what is known of a conversation, for `load` in another process.
+
+        A copy has nothing of other conversations: it is cut back first. What cannot be cut back is known as a
+        whole, and as it was after the last image.
+
+        Args:
+            items: the conversation, as `held` returned it.
+
+        Returns:
+            Copies of prefixes, the longest last.
+        """
+        self.settle()
+        if self._can_cut:
+            known = [self._held, *self._saved.keys()]
+            if not any(_common_prefix(one, items) for one in known):
+                return ()
+            shared = self._hold_prefix(items, expect_continuation=True)
+            return (CacheCopy(tuple(items[:shared]), self._decoder.save()),) if shared else ()
+        copies = [
+            CacheCopy(one, data) for one, data in self._saved.items() if _is_prefix(one, items)
+        ]
+        held = self.held
+        if _is_prefix(held, items):
+            copies = [copy for copy in copies if copy.items != held]
+            copies.append(CacheCopy(held, self._decoder.save()))
+        return tuple(sorted(copies, key=lambda copy: len(copy.items))[-2:])
+
+    def load(self, copies: Sequence[CacheCopy]) -> None:
+        """Restore what `copies` returned. The decoder holds the last copy then, and the others are kept.
+
+        Raises:
+            InputError: the items do not fit into the context.
+            InferenceError: the decoder cannot read the data. It holds nothing then.
+        """
+        self.settle()
+        self._save_held(self.held_positions)
+        self._expect_continuation = True
+        for copy in copies:
+            self._restore(copy.items, copy.data)
+        for copy in copies[:-1]:
+            self._saved[copy.items] = copy.data
 
     def shared_entries(self, items: Sequence[PromptItem]) -> int:
         """Count the entries at the beginning of a prompt that the decoder holds."""
@@ -221,6 +290,11 @@ def _key(item: PromptItem) -> CacheKey:
     if isinstance(item, Span):
         return SpanKey(item.key, item.length, item.plan.positions)
     return item
+
+
+def _is_prefix(prefix: Sequence[CacheKey], items: Sequence[CacheKey]) -> bool:
+    """Return True if a conversation begins with these items, of which there is at least one."""
+    return bool(prefix) and _common_prefix(prefix, items) == len(prefix)
 
 
 def _common_prefix(held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:

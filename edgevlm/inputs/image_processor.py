@@ -10,7 +10,7 @@ import functools
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -163,6 +163,31 @@ class ImageProcessor:
         with self._lock:
             self._remembered[name] = processed.keys, processed.layout
         return processed
+
+    def restore(self, tiles: Sequence[NDArray[np.uint8]], layout: Layout) -> ProcessedImage:
+        """Return an image of which tiles and layout were kept.
+
+        Args:
+            tiles: RGB uint8 ``[height, width, 3]`` of each tile.
+
+        Raises:
+            InputError: number or sizes of the tiles are not those of the layout and of this model.
+        """
+        sizes = tuple(tile.shape[:2] for tile in tiles)
+        fixed = self._image.tile_size
+        expected = layout.tile_sizes if fixed is None else (fixed,) * len(tiles)
+        if (
+            layout.tiles != len(tiles)
+            or sizes != expected
+            or layout.tile_sizes not in (None, sizes)
+        ):
+            raise InputError(
+                f"tiles of {' and '.join(f'{w} x {h}' for h, w in sorted(set(sizes)))} pixels are not those "
+                f"of an image in {layout.rows} rows and {layout.columns} columns in this model"
+            )
+        if min(layout.height, layout.width) < 1 or min(layout.rows, layout.columns) < 0:
+            raise InputError(f"an image of {layout.width} x {layout.height} pixels has no tiles")
+        return self._processed(Tiles(tuple(tiles), layout))
 
     def _split_by_own_size(
         self,

@@ -32,6 +32,7 @@ from edgevlm.runtimes.llama_cpp.batch_rounding import (
 from edgevlm.runtimes.llama_cpp.branches import Branches
 from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
+from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
 from edgevlm.runtimes.llama_cpp.library import (
     failure_reason,
     load_llama_cpp,
@@ -148,6 +149,10 @@ class LlamaCppDecoder:
         self.on_cpu = gpu_layers == 0
         # llama.cpp multiplies by quantized values in flash attention only.
         self._flash = not self.on_cpu or kv in BLOCK_SIZES or self._use_flash_attention()
+        self.copy_format = (
+            f"llama-cpp-python {LLAMA_CPP_PYTHON_VERSION}, kv {kv}, context {context_length}, "
+            f"flash attention {'on' if self._flash else 'off'}"
+        )
         self.batch_length = self.BATCH_SIZE if self._flash else self.BATCH_SIZE_WITHOUT_FLASH
         self.batch_length = max(self.batch_length, self.bidirectional)
         self.device = (

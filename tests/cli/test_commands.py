@@ -247,6 +247,20 @@ def test_chat_commands() -> None:
     assert (done.returncode, done.stdout) == (0, "3\ngreen\n")
 
 
+def test_chat_saves_and_resumes(tmp_path: Path) -> None:
+    saved, missing = tmp_path / "a talk.zip", tmp_path / "missing" / "talk.zip"
+    turns = f"What color is it?\n/save\n/save {missing}\n/save {saved}\n"
+    done = edgevlm("chat", SQUARE, stdin=turns)
+    assert (done.returncode, done.stdout) == (1, "green\n")
+    assert "/save needs the name of a file" in done.stderr
+    assert f"cannot write {missing}" in done.stderr
+    resumed = edgevlm("chat", "--resume", str(saved), stdin="What shape is it?\n")
+    assert (resumed.returncode, resumed.stdout) == (0, "square\n")
+    refused = edgevlm("chat", "--resume", str(missing), stdin="What shape is it?\n")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"cannot read {missing}" in refused.stderr
+
+
 def test_chat_goes_on_after_an_error() -> None:
     turns = f"/image missing.png\n/paint\n/image {SQUARE}\nWhat color is it?\n"
     done = edgevlm("chat", stdin=turns)

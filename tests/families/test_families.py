@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevlm import Video
+from edgevlm import GenerationOptions, Video
 from edgevlm.errors import ContextError
 from edgevlm.inputs.images import load_image
 from edgevlm.results import Answer
@@ -187,6 +187,39 @@ def test_kv_cache(case: Case) -> None:
         assert cached.token_ids == fresh.token_ids
         for ours, theirs in zip(cached.logprobs, fresh.logprobs, strict=True):
             assert ours.logprob == pytest.approx(theirs.logprob, abs=0.02)
+
+
+def test_a_saved_chat_goes_on_alike(case: Case, tmp_path: Path) -> None:
+    """Also where positions have three numbers, a memory cannot be cut back, or windows slide."""
+    if case.row.single_question:
+        pytest.skip("the model answers one question only")
+    questions = ("What is this? Describe it well, please.", "Why?", "Which color is it?")
+    # Greedy answers of random weights may have no text, and so are no turns.
+    any_text: GenerationOptions = {
+        "max_tokens": ANSWER_TOKENS,
+        "temperature": 20.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+    }
+    path = tmp_path / "talk.zip"
+    with case.load() as vlm:
+        chat = vlm.chat()
+        chat.send(questions[0], images=case.images(2), **any_text)
+        chat.send(questions[1], **any_text)
+        assert len(chat.messages) == 4
+        chat.save(path)
+        expected = chat.send(questions[2], max_tokens=ANSWER_TOKENS, top_logprobs=2)
+    with case.load() as vlm:
+        loaded = vlm.load_chat(path)
+        again = tmp_path / "again.zip"
+        loaded.save(again)
+        assert again.read_bytes() == path.read_bytes()
+        found = loaded.send(questions[2], max_tokens=ANSWER_TOKENS, top_logprobs=2)
+    assert found.logprobs == expected.logprobs
+    assert found.stats.cached_tokens == expected.stats.cached_tokens
+    if case.vlm.manifest.decoder.attention != "prefix":
+        assert found.stats.encoded_tiles == 0 < found.stats.cached_tokens
 
 
 def test_videos(case: Case, tmp_path: Path) -> None:

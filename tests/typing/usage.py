@@ -77,6 +77,8 @@ def options(vlm: VLM) -> Answer:
 
 def chat(vlm: VLM) -> Answer:
     conversation = vlm.chat(system="Be brief.", overflow="drop_images")
+    conversation.save(Path("talk.zip"))
+    conversation = vlm.load_chat("talk.zip")
     assert_type(conversation, Chat)
     conversation.send("What is it?", images=["a.png"])
     return conversation.send("What color is it?")
