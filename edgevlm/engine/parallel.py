@@ -80,8 +80,10 @@ class _Head:
     items: list[PromptItem]
     first: int | None
     """The first token of the answer, if this is the whole prompt."""
+    held: bool = True
+    """The decoder holds it."""
     copy: NDArray[np.uint8] | None = None
-    """What the decoder held after it; None while the decoder holds it."""
+    """What the decoder held after it, until a branch of it is open."""
     branch: int | None = None
     """A branch of the copy."""
 
@@ -184,10 +186,10 @@ class ParallelAnswers(Generic[Item]):
         self._heads.clear()
         self._free = self._decoder.context_length
         yield from self._admit(waiting)
-        for head in self._heads:
-            members = [one for one in self._running if one.head is head]
-            for one in members:
-                one.branch = self._open_branch(head)
+        if not any(head.held for head in self._heads):
+            self._kv_cache.reset()  # of a prompt that failed
+        for one in self._running:
+            one.branch = self._open_branch(one.head)
 
     def _admit(self, waiting: Waiting[Item], *, join: bool = False) -> Iterator[tuple[int, Event]]:
         """Begin requests, first come, first served, as long as there are branches and room.
@@ -202,7 +204,7 @@ class ParallelAnswers(Generic[Item]):
                 request.cancel.check()
                 needed = self._entries(request)
                 head = self._find_head(request)
-                held = head is not None and head.copy is None
+                held = head is not None and head.held
                 if (join and not held) or (self._running and needed > self._free):
                     waiting.appendleft((index, request))
                     return
@@ -239,8 +241,8 @@ class ParallelAnswers(Generic[Item]):
         if head is None:
             items = list(request.items[: self._prefill.head(request.items)])
             for other in self._heads:
-                if other.copy is None:
-                    other.copy = self._decoder.save()
+                if other.held:
+                    other.copy, other.held = self._decoder.save(), False
             whole = len(items) == len(request.items)
             steps = self._prefill.run(
                 items,
@@ -277,6 +279,7 @@ class ParallelAnswers(Generic[Item]):
         if head.copy is None:
             return self._decoder.branch()
         head.branch = self._decoder.branch_of_copy(head.copy, head.place)
+        head.copy = None
         return head.branch
 
     def _make_room(self) -> Iterator[_Running]:
