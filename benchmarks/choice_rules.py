@@ -3,7 +3,7 @@
 The built-in model names a drawing among six things, whose names have one to several tokens. Each rule makes
 probabilities of the log-probabilities of the choices. The columns are: share of right choices; the same where
 the right name has more tokens than the median of its choices, and where it has not; expected calibration
-error in ten bins.
+error.
 """
 
 from __future__ import annotations
@@ -15,24 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm import VLM
-from edgevlm.evaluation import test_set
+from edgevlm.choice_calibration import scale_logprobs
+from edgevlm.evaluation import calibration, test_set
 from edgevlm.evaluation.dataset import Item
+from edgevlm.evaluation.temperature_scaling import ScoredChoices
 
 TASKS = ("name", "name, style never trained on")
 CHOICES = 6
 ITEMS = 150
-BINS = 10
-
-
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Return the expected calibration error: the mean distance of confidence and accuracy in bins."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return float(
-        sum(
-            abs(confidence[bins == one].mean() - right[bins == one].mean()) * (bins == one).mean()
-            for one in np.unique(bins)
-        )
-    )
 
 
 def choices_of(item: Item, names: list[str], rng: np.random.Generator) -> list[str]:
@@ -48,7 +38,7 @@ def main() -> None:
     items = [item for item in test_set.items(count) if item.task in TASKS]
     names = sorted({item.answers[0] for item in items})
     rng = np.random.default_rng(0)
-    probabilities: dict[str, list[NDArray[np.float64]]] = {}
+    logprobs: dict[str, list[NDArray[np.float64]]] = {}
     longer = []
     with VLM.from_pretrained("edgevlm-nano") as vlm:
         tokenize = vlm._engine._decoder.tokenize
@@ -65,14 +55,14 @@ def main() -> None:
                 "mean per token": scores / tokens,
                 "less the sum without image": scores - blind,
             }.items():
-                shares = np.exp(values - np.logaddexp.reduce(values))
-                probabilities.setdefault(rule, []).append(shares)
+                logprobs.setdefault(rule, []).append(scale_logprobs(values, 1.0))
     long = np.array(longer)
     print(f"{len(items)} items, {long.sum()} with a long right name, {CHOICES} choices")
-    for rule, rows in probabilities.items():
+    for rule, rows in logprobs.items():
         found = np.array(rows)
         right = found.argmax(axis=1) == 0
-        error = calibration_error(found.max(axis=1), right)
+        scored = ScoredChoices(found, np.zeros(len(items), np.int64), np.arange(len(items)))
+        error = calibration.calibration_scores(found, scored).calibration_error.mean
         print(
             f"{rule:28} {right.mean():.3f} {right[long].mean():.3f} {right[~long].mean():.3f} {error:.3f}"
         )

@@ -7,9 +7,11 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgevlm.choice_calibration import FILE_NAME as CHOICE_CALIBRATION_NAME
+from edgevlm.choice_calibration import ChoiceCalibration
 from edgevlm.errors import BundleError, InputError
 from edgevlm.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgevlm.user_cache import user_cache, write_cached
@@ -37,6 +39,8 @@ class Bundle:
     """Folder of the bundle."""
     manifest: Manifest
     """Content of its ``manifest.json``."""
+    choice_calibration: ChoiceCalibration = field(default_factory=ChoiceCalibration)
+    """Content of its ``choice_calibration.json``; without this file, no temperatures."""
 
     @classmethod
     def open(
@@ -59,7 +63,8 @@ class Bundle:
 
         Raises:
             InputError: `model` is not a text, or is empty.
-            BundleError: there is no such model, or the bundle is not complete.
+            BundleError: there is no such model, the bundle is not complete, or its
+                ``choice_calibration.json`` is damaged or of another bundle.
         """
         name = os.fspath(model)
         if not isinstance(name, str) or not name:
@@ -81,7 +86,8 @@ class Bundle:
                 )
         elif not (folder / MANIFEST_NAME).is_file():
             raise BundleError(_explain_no_bundle(folder))
-        bundle = cls(folder, Manifest.load(folder))
+        manifest = Manifest.load(folder)
+        bundle = cls(folder, manifest, ChoiceCalibration.load(folder, manifest))
         for entry in bundle.manifest.files():
             path = bundle.path(entry)
             size = path.stat().st_size if path.is_file() else None
@@ -264,7 +270,13 @@ def _download(
                 cache_dir=None if cache_dir is None else Path(cache_dir),
                 token=token,
                 local_files_only=local_files_only,
-                allow_patterns=[MANIFEST_NAME, "vision*.onnx", "decoder*.gguf", "README.md"],
+                allow_patterns=[
+                    MANIFEST_NAME,
+                    CHOICE_CALIBRATION_NAME,
+                    "vision*.onnx",
+                    "decoder*.gguf",
+                    "README.md",
+                ],
             )
         )
     except Exception as error:

@@ -163,6 +163,8 @@ class Choice:
     """Probability of each choice, in the order of the request; they add up to 1."""
     margin: float
     """Difference between the two highest probabilities, 0 to 1."""
+    calibrated: bool = False
+    """True: a temperature that `edgevlm calibrate` measured is applied; False: the model's own numbers."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cancellation import CancelSignal
 from edgevlm.chat import Chat, Overflow, load_chat
 from edgevlm.chat_file import ModelFiles
+from edgevlm.choice_calibration import scale_logprobs
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
 from edgevlm.engine.parallel import Waiting
@@ -646,7 +647,8 @@ class VLM:
         The probability of a choice is that of `score`, given that the model answers with one of the choices:
         the product over the tokens of the choice and the end of the answer, divided by the sum over all
         choices. There is no other correction for length. A longer choice loses nothing for tokens that are
-        certain after those before them.
+        certain after those before them. If `edgevlm calibrate` measured a temperature for the loaded files,
+        the log-probabilities are divided by it first.
 
         Args:
             images: as in `ask`.
@@ -672,9 +674,17 @@ class VLM:
             max_image_tokens=max_image_tokens,
             cache_images=cache_images,
         )
-        best, second = sorted(scores, key=lambda score: -score.probability)[:2]
-        probabilities = {score.text: score.probability for score in scores}
-        return Choice(best.text, probabilities, best.probability - second.probability)
+        measured = self._bundle.choice_calibration.find(self._vision_file, self._decoder_file)
+        temperature = 1.0 if measured is None else measured.temperature
+        logprobs = np.array([score.logprob for score in scores])
+        probabilities = np.exp(scale_logprobs(logprobs, temperature)).tolist()
+        best, second = sorted(range(len(scores)), key=lambda index: -probabilities[index])[:2]
+        return Choice(
+            label=scores[best].text,
+            probabilities=dict(zip(choices, probabilities, strict=True)),
+            margin=probabilities[best] - probabilities[second],
+            calibrated=measured is not None,
+        )
 
     def logits(
         self,

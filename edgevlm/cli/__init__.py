@@ -39,6 +39,9 @@ COMMANDS = {
     "inspect": Command("edgevlm.cli.inspect", "show the content of a bundle"),
     "verify": Command("edgevlm.cli.verify", "check the files and the golden answer of a bundle"),
     "eval": Command("edgevlm.cli.eval", "measure how well a bundle answers"),
+    "calibrate": Command(
+        "edgevlm.cli.calibrate", "make the probabilities of a bundle's choices fit"
+    ),
     "bench": Command("edgevlm.cli.bench", "measure how fast a bundle is on this machine"),
     "doctor": Command("edgevlm.cli.doctor", "find problems of edgevlm on this machine"),
     "serve": Command("edgevlm.cli.serve", "serve a model over HTTP with OpenAI's API"),

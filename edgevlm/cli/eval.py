@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.cli import options
+from edgevlm.cli.progress import print_progress
 from edgevlm.errors import InputError
 
 HELP = """\
@@ -148,27 +147,12 @@ def run(arguments: argparse.Namespace) -> int:
             "seed": None if arguments.questions else test_set.SEED,
         }
         bundle = runner.BundleAnswerer(vlm)
-        answered = runner.run(bundle, items, progress=_progress(name, len(items)))
+        answered = runner.run(bundle, items, progress=print_progress(name, len(items)))
         compared = None
         if reference is not None:
-            progress = _progress(f"reference {reference.description}", len(items))
+            progress = print_progress(f"reference {reference.description}", len(items))
             compared = compare(vlm, reference, items, progress=progress)
     print(report.markdown(answered, compared), flush=True)
     if arguments.json:
         report.write_json(arguments.json, about | report.as_dict(answered, compared))
     return 0
-
-
-def _progress(name: str, items: int) -> Callable[[int], None]:
-    """Return a function that prints the progress to stderr every 10 seconds and at the end."""
-    start = last = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 10 or done == items:
-            last = now
-            seconds = f"{now - start:.0f} s"
-            print(f"edgevlm: {name}: {done} of {items} items, {seconds}", file=sys.stderr)
-
-    return show

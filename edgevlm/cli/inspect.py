@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"folder        {bundle.folder}")
         print(format_manifest(bundle.manifest))
+        print(format_choice_calibration(bundle))
     return 0
 
 
@@ -93,6 +94,24 @@ def format_manifest(manifest: Manifest) -> str:
         lines.append(f"golden        {manifest.golden.question!r}")
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     return "\n".join([*lines, f"made with     {made}"])
+
+
+def format_choice_calibration(bundle: Bundle) -> str:
+    """Return the temperatures of `edgevlm calibrate` as text for people."""
+    measured = bundle.choice_calibration.temperatures
+    if not measured:
+        return "choices       not calibrated"
+    names = {
+        entry.sha256: precision
+        for files in (bundle.manifest.vision.files, bundle.manifest.decoder.files)
+        for precision, entry in files.items()
+    }
+    return "\n".join(
+        f"choices       {names[one.vision]} with {names[one.decoder]}: temperature {one.temperature:.2f}, "
+        f"expected calibration error {one.error_before:.3f} before, {one.error_after:.3f} after "
+        f"({one.questions} questions, {one.date[:10]})"
+        for one in measured
+    )
 
 
 def _location_format(location_format: LocationFormat) -> str:

@@ -14,6 +14,8 @@
 - ``question_type``: chance is computed for each question type. Default: the task.
 - ``chance``: the score of a model that only reads the question, at least. Use 0.5 for a question that
   offers two answers. Default: 0.
+- ``choices``: at least two texts for `VLM.choose`, of which the metric scores one best: the right one. Only
+  `edgevlm calibrate` uses them; `edgevlm eval` lets the model answer freely. Default: none.
 
 System messages and images in later turns are not supported.
 """
@@ -38,7 +40,7 @@ from edgevlm.inputs.images import load_image
 
 FILE_NAME = "questions.jsonl"
 
-_FIELDS = ("task", "images", "turns", "answers", "metric", "question_type", "chance")
+_FIELDS = ("task", "images", "turns", "answers", "metric", "question_type", "chance", "choices")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Item:
     metric: str
     question_type: str
     chance: float = 0.0
+    choices: tuple[str, ...] = ()
+
+    def choice_scores(self) -> list[float]:
+        """Return the score of each choice as an answer, 0 to 1."""
+        return [metrics.score(self.metric, choice, self.answers) for choice in self.choices]
 
 
 def read(path: str | os.PathLike[str]) -> list[Item]:
@@ -116,7 +123,27 @@ def _parse(data: Any, folder: Path) -> Item:
     chance = data.get("chance", 0.0)
     if not isinstance(chance, int | float) or not 0 <= chance <= 1:
         raise ValueError(f"chance: must be a number from 0 to 1, is {chance!r}")
-    return Item(task, tuple(images), turns, answers, metric, question_type, float(chance))
+    choices = _texts(data, "choices") if data.get("choices", []) != [] else ()
+    item = Item(task, tuple(images), turns, answers, metric, question_type, float(chance), choices)
+    if choices:
+        _check_choices(item)
+    return item
+
+
+def _check_choices(item: Item) -> None:
+    """Check that the model can choose, and that one choice is right; a `ValueError` says what is wrong."""
+    if len({choice.strip() for choice in item.choices}) < max(2, len(item.choices)):
+        raise ValueError(
+            f"choices: must be at least two different strings, are {list(item.choices)!r}"
+        )
+    if len(item.turns) > 1:
+        raise ValueError(f"choices: need a question of one turn, turns has {len(item.turns)}")
+    scores = item.choice_scores()
+    if max(scores) == 0 or scores.count(max(scores)) > 1:
+        raise ValueError(
+            f"choices: the metric {item.metric!r} must score one of them best, the scores of "
+            f"{list(item.choices)!r} are {scores}"
+        )
 
 
 def _text(data: dict[str, Any], field: str, default: str) -> str:
@@ -152,6 +179,7 @@ def to_json(item: Item) -> dict[str, Any]:
         "metric": item.metric,
         "question_type": item.question_type,
         "chance": item.chance,
+        "choices": item.choices,
     }
 
 

@@ -154,7 +154,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are padded to one width."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, *lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     texts = [" | ".join(map(str.ljust, line, widths)) for line in cells]
@@ -162,7 +163,7 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {text} |" for text in (texts[0], rule, *texts[1:]))
 
 
-def _interval(mean: Mean, scale: float, digits: str) -> str:
+def with_interval(mean: Mean, scale: float, digits: str) -> str:
     """Return a mean with its interval, such as ``97.1 (95.2 to 98.8)``."""
     text = f"{scale * mean.mean:{digits}}"
     if mean.low is None or mean.high is None:
@@ -188,16 +189,16 @@ def _scores_table(results: Sequence[TaskResult]) -> str:
         interval = f"{100 * task.right.low:.1f} to {100 * task.right.high:.1f} %"
         line = [task.name, str(task.items), _percent(task.right.share), interval]
         if task.reference is not None and task.difference is not None:
-            line += [_percent(task.reference.share), _interval(task.difference, 1, "+.1f")]
+            line += [_percent(task.reference.share), with_interval(task.difference, 1, "+.1f")]
         lines.append(line)
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _grounding_table(results: Sequence[TaskResult]) -> str:
     grounded = [(task.name, task.grounding) for task in results if task.grounding is not None]
     if not grounded:
         return "Grounding is not measured: no task has two items with different images."
-    text = _table(
+    text = table(
         (
             "task",
             "items",
@@ -233,7 +234,7 @@ def _divergence_table(results: Sequence[TaskResult], total: DivergenceResult) ->
     rows = [(task.name, task.divergence) for task in results if task.divergence is not None]
     if len(rows) > 1:
         rows.append(("all", total))
-    return _table(
+    return table(
         (
             "task",
             "answers",
@@ -248,10 +249,10 @@ def _divergence_table(results: Sequence[TaskResult], total: DivergenceResult) ->
                 name,
                 str(one.answers),
                 str(one.positions),
-                _interval(one.kl, 1, ".2g"),
+                with_interval(one.kl, 1, ".2g"),
                 f"{one.max_kl:.2g}",
-                _interval(one.top1_agreement, 100, ".1f"),
-                _interval(one.same_start, 100, ".1f"),
+                with_interval(one.top1_agreement, 100, ".1f"),
+                with_interval(one.same_start, 100, ".1f"),
             ]
             for name, one in rows
         ],

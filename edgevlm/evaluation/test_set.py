@@ -2,7 +2,8 @@
 
 It has one task for each skill in each language. Three more tasks show what training never showed: a
 style of drawing, typefaces, and phrasings. All words to read are unseen in training, too. The test set
-has no photographs. An image is drawn when it is loaded, so that a large set fits into memory.
+has no photographs. An item of one turn has choices if there are wrong answers of the same kind. An image is
+drawn when it is loaded, so that a large set fits into memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from edgevlm.errors import InputError
 from edgevlm.evaluation.dataset import Item, LazyImage
 from edgevlm.scenes import composition, drawings, pairs, questions
+from edgevlm.scenes.choices import choices as make_choices
 
 SEED = 7_700_000
 """Seed of the test set. The seeds of training are sequences of small numbers."""
@@ -69,10 +71,11 @@ def items(per_task: int, seed: int = SEED) -> Iterator[Item]:
         raise InputError(f"items per task must be 1 or more, is {per_task}")
     for number, task in enumerate(TASKS):
         for index in range(per_task):
-            yield _item(task, index, np.random.default_rng([seed, number, index]))
+            yield _item(task, index, (seed, number, index))
 
 
-def _item(task: Task, index: int, rng: np.random.Generator) -> Item:
+def _item(task: Task, index: int, seed: tuple[int, ...]) -> Item:
+    rng = np.random.default_rng(seed)
     skill = task.skills[index % len(task.skills)]
     wording: dict[str, Any] = {"language": task.language, "unseen_phrasing": task.unseen_phrasing}
     options = {"sides": SIDES, **task.scene_options}
@@ -96,6 +99,8 @@ def _item(task: Task, index: int, rng: np.random.Generator) -> Item:
         LazyImage(f"{folder}/{index:04}{letter}.png", partial(composition.draw, scene))
         for letter, scene in zip("ab" if len(shown) > 1 else ("",), shown, strict=True)
     )
+    # a generator of their own, so that an item is the same with choices and without
+    choices = make_choices(question, shown[0], np.random.default_rng((*seed, 1)))
     return Item(
         task=task.name,
         images=images,
@@ -104,6 +109,7 @@ def _item(task: Task, index: int, rng: np.random.Generator) -> Item:
         metric=question.metric,
         question_type=question.question_type,
         chance=_chance(question),
+        choices=choices,
     )
 
 

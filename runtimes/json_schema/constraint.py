@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from edgevlm.errors import InputError
 from edgevlm.lru_cache import LruCache
 from edgevlm.runtimes.json_schema.ends import check_ends
+from edgevlm.runtimes.json_schema.escapes import check_escapes
 from edgevlm.runtimes.json_schema.grammar import Grammars, reason
 from edgevlm.runtimes.json_schema.keywords import refusal, refuse
+from edgevlm.runtimes.json_schema.multiples import check_multiples
 from edgevlm.runtimes.json_schema.process import HelperEndedError, HelperProcess, encode_vocabulary
 from edgevlm.runtimes.json_schema.translation import Translation, translate
 
@@ -185,4 +187,6 @@ def check_schema(schema: Mapping[str, Any]) -> Translation:
         refuse((), f"has {size} characters as JSON; at most {MAX_CHARACTERS} are accepted")
     translation = translate(schema)
     check_ends(translation)
+    check_multiples(translation)
+    check_escapes(translation)
     return translation

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgevlm.runtimes.json_schema.keywords import TYPES, SchemaPath, refuse
-from edgevlm.runtimes.json_schema.translation import Translation
+from edgevlm.runtimes.json_schema.translation import Translation, definition_name
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf")
 
@@ -41,15 +41,10 @@ def _same_place(schema: Any) -> Iterator[str]:
     """Yield the definitions that a schema refers to for the same place of the answer."""
     if isinstance(schema, dict):
         if "$ref" in schema:
-            yield _referred(schema)
+            yield definition_name(schema)
         for keyword in _IN_PLACE:
             for one in schema.get(keyword, ()):
                 yield from _same_place(one)
-
-
-def _referred(schema: Mapping[str, Any]) -> str:
-    reference: str = schema["$ref"]
-    return reference.rpartition("/")[2]
 
 
 class _Circuit:
@@ -119,7 +114,7 @@ class _Circuit:
     def _needs(self, schema: dict[str, Any]) -> list[int]:
         needs = [self._schema(one) for one in schema.get("allOf", ())]
         if "$ref" in schema:
-            needs.append(self._definitions[_referred(schema)])
+            needs.append(self._definitions[definition_name(schema)])
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 needs.append(self._any([self._schema(one) for one in schema[keyword]]))

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from edgevlm.runtimes.imports import import_library
+from edgevlm.runtimes.json_schema.escapes import needs_escapes
 
 INSTALL_TYPED = "pip install 'edgevlm[typed]'"
 """Command that installs llguidance and pydantic."""
 
 MAX_LEXER_STATES = 50_000
 """Most states of a grammar's lexer; one takes 1 to 2 kB."""
-
-CONTROL_CHARACTERS = re.compile(r"\\u00[01]|\\[xc]|\\p|\\P|\\0")
-"""Matches, in a schema as JSON, characters that an answer can write only with ``\\u``, or patterns that may
-match them."""
 
 
 class Grammars:
@@ -64,9 +60,8 @@ class Grammars:
         """
         try:
             written = json.dumps(schema)
-            # No free white space, of which a small model may write without end. No \\u, which could write
-            # a property's name in a way that matches another rule, unless the schema needs it.
-            letters = 'nrbtf\\"u' if CONTROL_CHARACTERS.search(written) else 'nrbtf\\"'
+            letters = 'nrbtf\\"u' if needs_escapes(schema) else 'nrbtf\\"'
+            # No free white space, of which a small model may write without end.
             options: Any = {"whitespace_flexible": False, "json_allowed_escapes": letters}
             grammar = self._make.grammar_from_json_schema(written, overrides=options)
             matcher = self._make(self._tokenizer, grammar, log_level=0, limits=self._limits)
@@ -131,6 +126,7 @@ _REASONS = (
         "too many or too large patterns, enums or multiples; write a smaller schema",
     ),
     ("lexer precomputation", "too many or too large patterns; write a smaller schema"),
+    ("too many digits", "doubles do not hold this multiple; take another, such as 0.01 or 0.25"),
     ("too big", "too large; write a smaller schema"),
     (
         "schema too large",
@@ -142,6 +138,10 @@ _REASONS = (
     ("Failed to generate regex for", "its bounds are too far apart or too close together"),
     ("can't determine if patternProperty", "too complex to tell whether patternProperties overlap"),
     ("NoExtension", "no sequence of the model's tokens fits it"),
+    (
+        "min/maxProperties only",
+        "minProperties and maxProperties need every name of properties in required",
+    ),
     ("are not disjoint", "some names fit two of patternProperties; a name may fit only one"),
 )
 """Parts of llguidance's messages, and the cause in the words of JSON Schema."""

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from edgevlm.runtimes.json_schema.grammar import Grammars, reason
 from edgevlm.runtimes.json_schema.keywords import SchemaPath
-from edgevlm.runtimes.json_schema.translation import subschemas
+from edgevlm.runtimes.json_schema.translation import definition_name, subschemas
 
 HEADER = struct.Struct("<I")
 """Header of a frame: the length of its body in bytes."""
@@ -92,7 +92,7 @@ class Helper:
                 if isinstance(part, dict) and fails(part)
             )
             step, part = next(within, ((), None))
-            name = schema.get("$ref", "").rpartition("/")[2]
+            name = definition_name(schema)
             if part is not None:
                 place += step
             elif name and name not in followed and fails(definitions[name]):

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, NoReturn, TypeAlias
 
 from edgevlm.errors import InputError
+from edgevlm.runtimes.json_schema.patterns import common_pattern
 
 SchemaPath: TypeAlias = tuple[str | int, ...]
 """Keys and indices from the root of a schema to a place in it."""
@@ -51,6 +52,13 @@ _COUNT = "[0-9]{1,6}"
 _DAYS = f"(?:{_COUNT}Y(?:{_COUNT}M(?:{_COUNT}D)?)?|{_COUNT}M(?:{_COUNT}D)?|{_COUNT}D)"
 _HOURS = f"T(?:{_COUNT}H(?:{_COUNT}M(?:{_COUNT}S)?)?|{_COUNT}M(?:{_COUNT}S)?|{_COUNT}S)"
 
+_LETTER = "[A-Za-z0-9]"
+_LETTERS = "[A-Za-z0-9-]"
+_LABEL = (  # at most 63 characters, and no hyphens in third and fourth place
+    f"{_LETTER}(?:{_LETTER}|{_LETTERS}{_LETTER}(?:{_LETTERS}{{0,59}}{_LETTER})?|"
+    f"{_LETTERS}-{_LETTER}(?:{_LETTERS}{{0,58}}{_LETTER})?)?"
+)
+
 _HEX = "[0-9a-fA-F]"
 
 PATTERNS = {
@@ -58,13 +66,17 @@ PATTERNS = {
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}[tT]{_TIME}$",
     "duration": f"^P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|{_COUNT}W)$",
+    "hostname": rf"^{_LABEL}(?:\.{_LABEL})*$",
     **{
         f"uuid{version}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}$"
         for version in (1, 3, 4, 5, 6, 7, 8)
     },
 }
-"""Formats that edgevlm translates to patterns: dates that the calendar has, no leap seconds, and durations
-with numbers of at most six digits, which Python's ``timedelta`` holds."""
+"""Formats that edgevlm translates to patterns: dates that the calendar has, no leap seconds, durations with
+numbers of at most six digits, which Python's ``timedelta`` holds, and no ``xn--`` in names of hosts."""
+
+MAX_HOSTNAME = 253
+"""Longest ``hostname`` in characters."""
 
 LOCAL_DATE_TIME = rf"^{_DATE}T{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,6}})?$"
 """Pattern of a date and a time without a time zone, which no format describes."""
@@ -88,6 +100,9 @@ MAX_MULTIPLE = 10_000
 
 MAX_NUMBER = 2**53
 """Largest number in ``const`` and ``enum``. A larger bound counts as this one."""
+
+SMALLEST_NUMBER = 1e-16
+"""Smallest number that is not 0, in answers to an exclusive bound of 0."""
 
 MAX_SIZE = 2**31 - 1
 """Largest ``minLength``, ``maxItems`` and so on. A larger one counts as this one."""
@@ -160,7 +175,8 @@ def check_array(value: Any, place: SchemaPath) -> Sequence[Any]:
         InputError: the value is not an array, or is empty.
     """
     if not isinstance(value, list | tuple) or not value:
-        refuse(place, f"{place[-1]} must be an array of at least one item, is {json_type(value)}")
+        found = "empty" if value in ([], ()) else json_type(value)
+        refuse(place, f"{place[-1]} must be an array of at least one item, is {found}")
     return value
 
 
@@ -278,7 +294,7 @@ VALUE_CHECKS: Mapping[str, _Check] = {
     "maxItems": _size,
     "minProperties": _size,
     "maxProperties": _size,
-    "pattern": check_string,
+    "pattern": lambda value, place: common_pattern(check_string(value, place)),
     "format": check_string,
 }
 """Honoured keywords without schemas in them, each with a function that checks and translates its value."""

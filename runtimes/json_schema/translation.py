@@ -6,6 +6,7 @@ refused with its place. So no unknown keyword or format, and no option of llguid
 
 from __future__ import annotations
 
+import math
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from edgevlm.runtimes.json_schema.keywords import (
     FORMATS,
     IDENTIFIERS,
     MAX_DEPTH,
+    MAX_HOSTNAME,
     MAX_NUMBER,
     PATTERNS,
+    SMALLEST_NUMBER,
     UNSUPPORTED,
     VALUE_CHECKS,
     SchemaPath,
@@ -28,6 +31,7 @@ from edgevlm.runtimes.json_schema.keywords import (
     refuse,
     shorten,
 )
+from edgevlm.runtimes.json_schema.patterns import common_pattern
 
 MAX_SUBSCHEMAS = 10_000
 """Most schemas within one schema, references resolved."""
@@ -57,6 +61,12 @@ def translate(schema: Mapping[str, Any]) -> Translation:
             JSON pointer.
     """
     return _Translator(schema).translation()
+
+
+def definition_name(schema: Mapping[str, Any]) -> str:
+    """Return the entry of ``$defs`` that the ``$ref`` of a translated schema names; empty without one."""
+    reference: str = schema.get("$ref", "")
+    return reference.rpartition("/")[2]
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[SchemaPath, Any]]:
@@ -153,7 +163,7 @@ class _Translator:
     ) -> None:
         """Translate a keyword that has schemas in it."""
         if keyword == "$ref":
-            written["$ref"] = f"#/$defs/{self._definition(check_string(value, place), place)}"
+            self._refer(self._target(check_string(value, place), place), place, written)
         elif keyword == "items" and isinstance(value, list):  # as older drafts write tuples
             if "prefixItems" in schema:
                 refuse(place, "items is an array and there is prefixItems, too; use one of them")
@@ -168,17 +178,25 @@ class _Translator:
         elif keyword in _SCHEMA_MAP_KEYWORDS:
             if not isinstance(value, Mapping):
                 refuse(place, f"{keyword} must be an object of schemas, is {json_type(value)}")
-            written[keyword] = {
-                check_string(name, place): self._schema(one, (*place, name))
-                for name, one in value.items()
-            }
+            closed = keyword == "patternProperties" and schema.get("additionalProperties") is False
+            schemas = {}
+            for name, one in value.items():
+                rule = check_string(name, place)
+                rule = common_pattern(rule) if closed else rule
+                if rule in schemas:
+                    refuse(
+                        place, "some names fit two of patternProperties; a name may fit only one"
+                    )
+                schemas[rule] = self._schema(one, (*place, name))
+            written[keyword] = schemas
         elif keyword == "oneOf":
             written[keyword] = [
                 self._option(one, (*place, index))
                 for index, one in enumerate(check_array(value, place))
             ]
-        else:
-            written[keyword] = self._list(check_array(value, place), place)
+        else:  # what `$ref` or a format added to allOf comes after it
+            added = written.get(keyword, ())
+            written[keyword] = [*self._list(check_array(value, place), place), *added]
 
     def _name_properties(self, names: Any, written: dict[str, Any], place: SchemaPath) -> None:
         """Translate ``propertyNames`` to ``properties`` or ``patternProperties``, which llguidance has."""
@@ -234,9 +252,14 @@ class _Translator:
                 return written
         return self._schema(schema, place)
 
-    def _definition(self, reference: str, place: SchemaPath) -> str:
-        target = self._target(reference, place)
-        return self._names.setdefault(target, f"d{len(self._names)}")
+    def _refer(self, target: SchemaPath, place: SchemaPath, written: dict[str, Any]) -> None:
+        """Write a ``$ref``. Copy boolean schemas, since llguidance crashes on references to ``false``."""
+        found = _at(self._root, target)
+        if isinstance(found, bool):
+            written["allOf"] = [*written.get("allOf", ()), self._schema(found, place)]
+        else:
+            name = self._names.setdefault(target, f"d{len(self._names)}")
+            written["$ref"] = f"#/$defs/{name}"
 
     def _target(self, reference: str, place: SchemaPath) -> SchemaPath:
         """Return the place of the schema that a ``$ref`` names."""
@@ -286,9 +309,20 @@ class _Translator:
         if "integer" in types and "number" not in types and "multipleOf" not in written:
             written.setdefault("minimum", -MAX_NUMBER)
             written.setdefault("maximum", MAX_NUMBER)
+        if types != ["integer"]:
+            for keyword, end in (("exclusiveMinimum", math.inf), ("exclusiveMaximum", -math.inf)):
+                if keyword in written:
+                    written[keyword] = _next_bound(written[keyword], end)
         if written.get("format") in PATTERNS:
-            pattern = PATTERNS[written.pop("format")]
-            written["allOf"] = [*written.get("allOf", ()), {"pattern": pattern}]
+            name = written.pop("format")
+            rules: dict[str, Any] = {"pattern": PATTERNS[name]}
+            if name == "hostname":
+                rules["maxLength"] = MAX_HOSTNAME
+            written["allOf"] = [*written.get("allOf", ()), rules]
+        if "additionalProperties" in written and "patternProperties" in written:
+            # llguidance reads keywords in order, and forgets the patterns at an allOf between the two.
+            for keyword in ("patternProperties", "additionalProperties"):
+                written[keyword] = written.pop(keyword)
         required = written.get("required", ())
         wanted = written.get("minProperties", 0)
         if wanted > len(set(required)) + 1:
@@ -296,6 +330,16 @@ class _Translator:
                 (*place, "minProperties"),
                 "minProperties may be at most one more than the required names, as names may repeat",
             )
+
+
+def _next_bound(bound: int | float, end: float) -> int | float:
+    """Return an exclusive bound that llguidance keeps to, at most one double nearer to `end`.
+
+    llguidance allows an integer itself if the other bound is less than 1 away, such as 0 in 0 < x < 0.5.
+    """
+    if bound != int(bound) or abs(bound) >= 2**52:
+        return bound
+    return math.nextafter(bound, end) if bound else math.copysign(SMALLEST_NUMBER, end)
 
 
 def _at(root: Any, path: SchemaPath) -> Any:

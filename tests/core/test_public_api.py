@@ -11,8 +11,8 @@ import pytest
 
 import edgevlm
 
-INTERNAL = {"ImageBudget", "Sampling", "Value"}
-"""Properties of `Generation` that only the engine reads, and a type variable."""
+INTERNAL = {"ChoiceCalibration", "ImageBudget", "Sampling", "Value"}
+"""What only `VLM.choose` and the engine read of `Bundle` and `Generation`, and a type variable."""
 
 
 def annotations_of(source: str) -> Iterator[ast.expr]:

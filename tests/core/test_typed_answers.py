@@ -24,6 +24,8 @@ from typing_extensions import NotRequired, TypedDict
 from edgevlm import VLM, AnswerError, IncompleteAnswerError, InputError
 from edgevlm.runtimes.json_schema.constraint import JsonConstraint
 from edgevlm.typed_answers import answer_format
+from tests.support.json_texts import END, PIECES, byte_constraint, refused_at
+from tests.support.random_types import MODELS, TYPES
 
 GREY = np.full((32, 32, 3), 128, np.uint8)
 QUESTION = "What is this?"
@@ -242,15 +244,10 @@ STRICT: dict[str, Any] = {
     "any": Any,
 }
 
-PIECES = [bytes([byte]) for byte in range(256)] + [
-    b'{"', b'":', b'","', b"true", b"false", b"null", b"]}", b"00", b"-", b"abc", "é".encode(), b"2026", b"",
-]  # fmt: skip
-END = len(PIECES) - 1
-
 
 @pytest.fixture(scope="module")
 def texts() -> JsonConstraint:
-    return JsonConstraint(PIECES, [END], lambda text: list(text.encode()))
+    return byte_constraint()
 
 
 def random_text(texts: JsonConstraint, schema: Any, seed: int, size: int = 250) -> str | None:
@@ -313,99 +310,19 @@ BOTH: list[tuple[str, str, bool]] = [
 @pytest.mark.parametrize(("name", "text", "right"), BOTH)
 def test_grammar_and_parser_agree(texts: JsonConstraint, name: str, text: str, right: bool) -> None:
     wanted = answer_format(STRICT[name])
-    matcher = texts.matcher(wanted.schema)
-    allowed = True
-    for byte in text.encode():
-        allowed = allowed and byte in matcher.allowed_tokens()
-        if allowed:
-            matcher.accept(byte)
-    assert (allowed and END in matcher.allowed_tokens()) == right
+    assert (refused_at(texts, dict(wanted.schema), text.encode()) is None) == right
     if right:
         wanted.parse(text)
 
 
 # Models that Hypothesis makes ---------------------------------------------------------------------
 
-LEAVES: st.SearchStrategy[Any] = st.one_of(
-    st.sampled_from([bool, None, Color, datetime.date, uuid.UUID, Size, Part]),
-    st.lists(st.sampled_from(["a", "ab", "é", 'x"', 1, 2, None]), min_size=1, unique=True).map(
-        lambda values: Literal[tuple(values)]
-    ),
-    st.builds(
-        lambda low, more: Annotated[int, Field(ge=low, lt=low + more)],
-        st.integers(-1000, 1000),
-        st.integers(1, 500),
-    ),
-    st.builds(
-        lambda low, more: Annotated[float, Field(ge=low, le=low + more, multiple_of=0.25)],
-        st.integers(-100, 100),
-        st.integers(0, 50),
-    ),
-    st.builds(
-        lambda least, more: Annotated[str, Field(min_length=least, max_length=least + more)],
-        st.integers(0, 3),
-        st.integers(0, 4),
-    ),
-    st.sampled_from(["^[a-c]{1,4}$", "^(ab|cd)?$", "^[0-9]{2}-[0-9]{2}$"]).map(
-        lambda pattern: Annotated[str, Field(pattern=pattern)]
-    ),
-)
-
-NAMES = st.text("abcxyz_", min_size=1, max_size=6).filter(lambda name: name.strip("_") == name)
-
-
-def models(fields: st.SearchStrategy[Any]) -> st.SearchStrategy[type[BaseModel]]:
-    def make(types: dict[str, Any], optional: int) -> type[BaseModel]:
-        made: dict[str, Any] = {
-            name: (kind | None, None) if number < optional and kind is not None else (kind, ...)
-            for number, (name, kind) in enumerate(types.items())
-        }
-        return pydantic.create_model("Made", **made)
-
-    names = NAMES.filter(lambda name: not hasattr(BaseModel, name))
-    return st.builds(
-        make, st.dictionaries(names, fields, min_size=1, max_size=3), st.integers(0, 1)
-    )
-
-
-def tagged(one: type[BaseModel], other: type[BaseModel]) -> Any:
-    with_default: dict[str, Any] = {"tag": (Literal["first"], "first")}
-    required: dict[str, Any] = {"tag": (Literal["second"], ...)}
-    first = pydantic.create_model("First", __base__=one, **with_default)
-    second = pydantic.create_model("Second", __base__=other, **required)
-    return Annotated[first | second, Field(discriminator="tag")]
-
-
-def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(
-        models(inner),
-        st.builds(
-            lambda kind, most: Annotated[list[kind], Field(max_length=most)],  # type: ignore[valid-type]
-            inner,
-            st.integers(0, 2),
-        ),
-        st.builds(
-            lambda kind: Annotated[dict[str, kind], Field(max_length=1)],  # type: ignore[valid-type]
-            inner,
-        ),
-        st.builds(
-            lambda one, other: tuple[one, other],  # type: ignore[valid-type]
-            inner,
-            inner,
-        ),
-        st.builds(lambda kind: kind | None if kind is not None else None, inner),
-        st.builds(tagged, models(inner), models(inner)),
-    )
-
-
-TYPES = st.recursive(LEAVES, nested, max_leaves=5)
-
 
 @settings(
     max_examples=300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(answer_type=models(TYPES), seed=st.integers(0, 1000))
+@given(answer_type=MODELS, seed=st.integers(0, 1000))
 def test_every_answer_is_a_value(smolvlm: VLM, answer_type: Any, seed: int) -> None:
     try:
         value = smolvlm.extract(GREY, QUESTION, answer_type, max_tokens=300, seed=seed, **WILD)
@@ -414,3 +331,17 @@ def test_every_answer_is_a_value(smolvlm: VLM, answer_type: Any, seed: int) -> N
         return
     adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(answer_type)
     assert adapter.validate_python(value) == value
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=1000,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(answer_type=TYPES, seed=st.integers(0, 1000))
+def test_every_random_text_is_a_value(texts: JsonConstraint, answer_type: Any, seed: int) -> None:
+    wanted = answer_format(answer_type)
+    for number in range(4):
+        text = random_text(texts, wanted.schema, 4 * seed + number)
+        if text is not None:
+            wanted.parse(text)

@@ -201,9 +201,12 @@ def test_the_test_set_has_every_skill_and_what_training_never_showed(
 
 def test_what_is_written_is_read_again(generated: list[Item], tmp_path: Path) -> None:
     items = [
-        item for item in generated if item.task in ("two_pictures", "many_turns (ru)", "refuse")
+        item
+        for item in generated
+        if item.task in ("count", "two_pictures", "many_turns (ru)", "refuse")
     ]
-    assert dataset.write(tmp_path / "set", items) == len(items) == 6
+    assert [bool(item.choices) for item in items] == [True] * 2 + [False] * 6
+    assert dataset.write(tmp_path / "set", items) == len(items) == 8
     again = dataset.read(tmp_path / "set" / dataset.FILE_NAME)
     for one, other in zip(items, again, strict=True):
         assert replace(one, images=()) == replace(other, images=())
@@ -223,6 +226,19 @@ def test_images_by_address(tmp_path: Path) -> None:
     path.write_text(json.dumps({"turns": ["Q?"], "answers": ["red"], "images": images}))
     (item,) = dataset.read(path)
     assert [image.load().getpixel((2, 1)) for image in item.images] == [(1, 2, 3)] * 3
+
+
+def test_the_right_choice_is_what_the_metric_scores_best(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    people = ["red"] * 6 + ["orange"] * 2 + ["pink"] * 2
+    lines: list[dict[str, Any]] = [
+        {"answers": ["Red."], "choices": ["blue", "red", "green"]},
+        {"answers": people, "metric": "vqa_accuracy", "choices": ["orange", "blue", "red"]},
+    ]
+    path.write_text("".join(json.dumps({"turns": ["Color?"]} | line) + "\n" for line in lines))
+    found = [item.choice_scores() for item in dataset.read(path)]
+    assert found[0] == [0, 1, 0]
+    assert 0 == found[1][1] < found[1][0] < found[1][2] == 1
 
 
 def test_fields_may_be_left_out(tmp_path: Path) -> None:
@@ -255,6 +271,22 @@ def test_fields_may_be_left_out(tmp_path: Path) -> None:
         ({"question_type": ""}, "question_type: must be a string"),
         ({"chance": 2}, "chance: must be a number from 0 to 1, is 2"),
         ({"question": "?"}, "question: unknown field; the fields are task, images"),
+        ({"choices": "red"}, "choices: must be a list of one or more strings, is 'red'"),
+        ({"choices": ["red"]}, "choices: must be at least two different strings, are ['red']"),
+        ({"choices": ["red", " red"]}, "choices: must be at least two different strings"),
+        (
+            {"choices": ["green", "blue"]},
+            "choices: the metric 'exact' must score one of them best, the scores of "
+            "['green', 'blue'] are [0.0, 0.0]",
+        ),
+        (
+            {"choices": ["red", "Red.", "blue"]},
+            "choices: the metric 'exact' must score one of them best",
+        ),
+        (
+            {"choices": ["red", "blue"], "turns": ["Is it a star?", "What color is it?"]},
+            "choices: need a question of one turn, turns has 2",
+        ),
     ],
 )
 def test_bad_lines_are_named(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:

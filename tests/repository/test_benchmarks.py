@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import native_images
+from benchmarks import native_images, reliability
+from edgevlm.choice_calibration import scale_logprobs
+from edgevlm.evaluation import calibration
+from edgevlm.evaluation.temperature_scaling import ScoredChoices
 from edgevlm.runtimes import system
 from tests.families import real_shapes
 from tests.support.checkpoints import smolvlm
@@ -170,3 +174,19 @@ def test_the_documents_have_what_was_measured() -> None:
     assert table in document and native_images.table(measured) in document
     summary = written["summary"](json.loads(written["README_MACHINE"].read_text(encoding="utf-8")))
     assert summary in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_reliability_is_written_and_drawn(tmp_path: Path) -> None:
+    measured = json.loads(
+        (ROOT / "benchmarks" / "results" / "epyc" / "reliability.json").read_text(encoding="utf-8")
+    )
+    document = (ROOT / "docs" / "typed-answers.md").read_text(encoding="utf-8")
+    assert reliability.table(measured) in document
+    generator = np.random.default_rng(0)
+    logprobs = scale_logprobs(generator.normal(size=(300, 4)), 0.3)
+    right = (np.exp(logprobs).cumsum(axis=1) < generator.random((300, 1))).sum(axis=1).clip(max=3)
+    result = calibration.calibrate(ScoredChoices(logprobs, right, np.arange(300)))
+    reliability.draw({"one": result, "other": result}, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.width > 800
+    assert (tmp_path / "plot.png").stat().st_size < 60_000

@@ -23,18 +23,15 @@ from jsonschema_specifications import REGISTRY
 from edgevlm.errors import InputError
 from edgevlm.runtimes.json_schema import keywords
 from edgevlm.runtimes.json_schema.constraint import JsonConstraint, check_schema
+from tests.support.json_spellings import allowed_spelling
+from tests.support.json_texts import END, PIECES, byte_constraint, refused_at
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "json-schemas.md"
-
-PIECES = [bytes([byte]) for byte in range(256)] + [
-    b'{"', b'":', b'","', b"true", b"false", b"null", b"]}", b"00", b"-", b"abc", "é".encode(), b"2026", b"",
-]  # fmt: skip
-END = len(PIECES) - 1
 
 
 @pytest.fixture(scope="module")
 def texts() -> JsonConstraint:
-    return JsonConstraint(PIECES, [END], lambda text: list(text.encode()))
+    return byte_constraint()
 
 
 def written(
@@ -57,12 +54,7 @@ def written(
 
 
 def accepts(texts: JsonConstraint, schema: dict[str, Any], text: str) -> bool:
-    matcher = texts.matcher(schema)
-    for byte in text.encode():
-        if byte not in matcher.allowed_tokens():
-            return False
-        matcher.accept(byte)
-    return END in matcher.allowed_tokens()
+    return refused_at(texts, schema, text.encode()) is None
 
 
 # Every keyword of the standard -----------------------------------------------------------------
@@ -474,6 +466,107 @@ def test_every_character_can_be_asked_for(texts: JsonConstraint, value: str) -> 
     assert text is not None and json.loads(text) == value
 
 
+@pytest.mark.parametrize("high", ["maximum", "exclusiveMaximum"])
+@pytest.mark.parametrize("low", ["minimum", "exclusiveMinimum"])
+@pytest.mark.parametrize(
+    ("least", "most"), [(0, 0.5), (-0.5, 0), (1, 1.5), (-1.5, -1), (0, 1), (10, 10.25), (-1, 1)]
+)
+def test_exclusive_bounds(
+    texts: JsonConstraint, least: float, most: float, low: str, high: str
+) -> None:
+    schema = {"allOf": [{low: least}, {"type": "number", high: most}]}
+    for number in {-1.5, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 1.25, 1.5, 10, 10.125, 10.25}:
+        above = number > least or (number == least and low == "minimum")
+        below = number < most or (number == most and high == "maximum")
+        assert (allowed_spelling(texts, schema, number) is not None) == (above and below), number
+
+
+def test_a_reference_to_false_allows_nothing(texts: JsonConstraint) -> None:
+    schema = {"properties": {"a": {"$ref": "#/$defs/no"}}, "$defs": {"no": False, "yes": True}}
+    assert accepts(texts, schema, '{"b":1}') and not accepts(texts, schema, '{"a":1}')
+    assert accepts(texts, schema | {"$ref": "#/$defs/yes"}, '{"b":1}')
+    with pytest.raises(InputError, match="schema is false"):
+        texts.matcher(schema | {"$ref": "#/$defs/no", "allOf": [True]})
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        {"allOf": [{"multipleOf": 4}, {"multipleOf": 6}]},
+        {"multipleOf": 4, "$ref": "#/$defs/six"},
+        {"multipleOf": 4, "anyOf": [{"multipleOf": 6}, {"type": "null"}]},
+        {"$ref": "#/$defs/six", "oneOf": [{"type": "integer", "multipleOf": 4}]},
+    ],
+)
+def test_multiples_that_meet(texts: JsonConstraint, several: dict[str, Any]) -> None:
+    schema = several | {"type": "integer", "$defs": {"six": {"multipleOf": 6}}}
+    assert accepts(texts, schema, "12") and not accepts(texts, schema, "18")
+    large = json.loads(json.dumps(schema).replace("4", "9999"))
+    with pytest.raises(
+        InputError, match=r"json_schema: #.*: multipleOf 9999 and 6 meet|6 and 9999"
+    ):
+        texts.matcher({"items": large, "$defs": schema["$defs"]})
+    assert accepts(texts, {"anyOf": [{"multipleOf": 9999}, {"multipleOf": 6}]}, "12")
+
+
+@pytest.mark.parametrize("between", [{"allOf": [{"minProperties": 0}]}, {"enum": [{"ab": 1}]}])
+def test_patterns_hold_wherever_they_stand(texts: JsonConstraint, between: dict[str, Any]) -> None:
+    patterns = {"patternProperties": {"^a": {"type": "integer"}}}
+    closed = {"additionalProperties": False}
+    for schema in ({**patterns, **between, **closed}, {**closed, **between, **patterns}):
+        assert accepts(texts, schema, '{"ab":1}') and not accepts(texts, schema, '{"b":1}')
+
+
+def test_escapes_write_no_name_in_another_way(texts: JsonConstraint) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": "\x01"}}}
+    closed = {**schema, "additionalProperties": False}
+    assert accepts(texts, closed, '{"a":"\\u0001"}')
+    assert not accepts(texts, closed, '{"\\u0061":"\\u0001"}')
+    for opened in (schema, {"items": schema}, {"$defs": {"a": schema}, "$ref": "#/$defs/a"}):
+        with pytest.raises(InputError, match=r"escapes.*additionalProperties: false"):
+            texts.matcher(opened)
+    names: dict[str, Any] = {"properties": {"a": {"type": "integer"}}}
+    for pattern in (r"\p{L}", r"\S", ".", r"^[^\x00-\x1f\u0001]+$"):
+        names["additionalProperties"] = {"pattern": pattern}
+        assert accepts(texts, names, '{"a":1,"b":"é"}')
+        assert not accepts(texts, names, '{"\\u0061":"é"}')
+
+
+CHARACTERS = "a0_ é٣.-\u0085\u00a0\u2028\ufeff\U0001d7d8😀"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        (r"^\d$", "0"),
+        (r"^\D$", "a_ é.-\u0085\u00a0\u2028\ufeff😀"),
+        (r"^\w$", "a0_"),
+        (r"^\W$", " .-\u0085\u00a0\u2028\ufeff😀"),
+        (r"^\s$", " \u00a0\u2028"),
+        (r"^\S$", "a0_é٣.-\U0001d7d8😀"),
+        (r"^.$", CHARACTERS.replace("\u2028", "")),
+        (r"^(?s:.)$", CHARACTERS),
+        (r"^[\w.]$", "a0_."),
+        (r"^[^\w.]$", " -\u0085\u00a0\u2028\ufeff😀"),
+        (r"^[^\s\d]$", "a_é.-😀"),
+        (r"^[^\W]$", "a0_"),
+        (r"^[^]a\]]$", CHARACTERS.replace("a", "")),
+        (r"^\.$", "."),
+        (r"^[\s\S]$", CHARACTERS),
+        (r"^[\w\W]$", CHARACTERS),
+    ],
+)
+def test_patterns_match_what_both_languages_match(
+    texts: JsonConstraint, pattern: str, matched: str
+) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    found = [char for char in CHARACTERS if accepts(texts, schema, f'"{char}"')]
+    assert found == list(matched)
+    parser = pydantic.TypeAdapter(Annotated[str, pydantic.Field(pattern=pattern)])
+    for char in found:
+        assert parser.validate_python(char) == char
+
+
 def test_options_of_a_union_may_be_references(texts: JsonConstraint) -> None:
     kinds = {
         name: {"type": "object", "properties": {"kind": {"const": name}}, "required": ["kind"]}
@@ -604,6 +697,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"type": "string", "pattern": "^a{2}$", "minLength": 3}, "#/pattern", "no string fits"),
     ({"type": "null", "enum": [1]}, "#/enum", "atisfi"),
     ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, "#/oneOf", "anyOf"),
+    ({"type": "string", "pattern": "^\\x01$"}, "#/pattern", "no sequence"),
     # no end
     ({"$ref": "#"}, "#", "no end"),
     ({"allOf": [{"$ref": "#"}]}, "#", "no end"),

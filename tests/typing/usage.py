@@ -115,6 +115,7 @@ def values(vlm: VLM, frame: NDArray[np.uint8]) -> float:
     choice = vlm.choose(Video("a.mp4", frames=8), "Is it open?", ["yes", "no"])
     assert_type(choice, Choice)
     assert_type(choice.label, str)
+    assert_type(choice.calibrated, bool)
     return choice.margin + choice.probabilities["yes"]
 
 
