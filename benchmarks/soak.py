@@ -93,6 +93,7 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
     asking(image("scene.png"), text("Where is the key?")),
     asking(image("scene.png"), image("changed.png"), text("What changed?")),
     asking(image("square.png"), text("What is in the picture?"), stream=True),
+    asking(image("square.png"), text("What shape is it?"), timeout=600),
     asking(
         image("square.png"),
         text("What color is it?"),
@@ -125,7 +126,8 @@ class Soak:
         self.found = Found()
         self._port = port
         self._url = f"http://127.0.0.1:{port}"
-        self._end = time.monotonic() + seconds
+        self._seconds = seconds
+        self._end = 0.0
         self._seed = seed
         self._files: list[str] = []
         self._right: list[str] = []
@@ -138,6 +140,7 @@ class Soak:
                 if status != httpx.codes.OK:
                     raise RuntimeError(f"the server does not answer: {status} {content}")
                 self._right.append(content)
+        self._end = time.monotonic() + self._seconds
         good = [self._good(index) for index in range(GOOD)]
         bad = [self._bad(index) for index in range(BAD)]
         await asyncio.gather(*good, *bad)
@@ -185,6 +188,7 @@ class Soak:
             self.keeps_a_connection,
             self.sends_bad_json,
             self.opens_many_connections,
+            self.has_no_time,
         ]
         while time.monotonic() < self._end:
             behavior = choose.choice(behaviors)
@@ -373,6 +377,15 @@ class Soak:
                 await stack.enter_async_context(self._connection())
             await asyncio.sleep(choose.random())
         self.found.note("opens_many_connections", "left", ("left",))
+
+    async def has_no_time(self, choose: random.Random) -> None:
+        body = asking(image("scene.png"), text("Where is the key?"), stream=choose.random() < 0.5)
+        body["timeout"] = choose.choice([0.001, 0.02, 0.1, 0.5])
+        async with self._client() as http:
+            response = await http.post(CHAT, json=body)
+        late = response.status_code == 504 or '"code": "DeadlineError"' in response.text
+        outcome = "late" if late else str(response.status_code)
+        self.found.note("has_no_time", outcome, ("200", "late"))
 
     # Helpers -----------------------------------------------------------------------------------
 

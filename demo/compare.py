@@ -16,7 +16,6 @@ from edgevlm.demo.answer_settings import (
     parse_detail,
 )
 from edgevlm.demo.comparison import SideResult, SideSettings, State, compare
-from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import (
     INTERNAL,
     error_text,
@@ -29,6 +28,7 @@ from edgevlm.demo.gradio_setup import (
 from edgevlm.demo.language import label, translate
 from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.streaming import ActiveStreams
+from edgevlm.drawing import draw_locations
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inputs.images import load_image
 from edgevlm.options import Generation, GenerationOptions

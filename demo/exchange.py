@@ -14,11 +14,11 @@ from PIL import Image
 from edgevlm.boxes import Box, Point
 from edgevlm.demo import attachments, conversation
 from edgevlm.demo.conversation import Turns
-from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import gr
 from edgevlm.demo.language import translate
 from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.streaming import ActiveStreams, AnswerRecord, AnswerStream
+from edgevlm.drawing import draw_locations
 from edgevlm.errors import InputError
 from edgevlm.inputs.images import load_image
 from edgevlm.options import GenerationOptions

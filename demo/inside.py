@@ -12,11 +12,11 @@ from PIL import Image
 from edgevlm.boxes import Box, Point
 from edgevlm.demo import markup
 from edgevlm.demo.browsers import browser_of
-from edgevlm.demo.drawing import draw_locations
 from edgevlm.demo.gradio_setup import INTERNAL, error_text, gr, labelled_html, page_error
 from edgevlm.demo.language import label, translate
 from edgevlm.demo.model_pool import ModelPool
 from edgevlm.demo.streaming import AnswerRecord
+from edgevlm.drawing import draw_locations
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inputs.images import load_image
 from edgevlm.results import Prompt, PromptText, PromptTile, Stats

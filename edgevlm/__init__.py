@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgevlm import telemetry
 
 if TYPE_CHECKING:
+    from edgevlm.async_stream import AsyncChunkStream as AsyncChunkStream
     from edgevlm.boxes import Box as Box
     from edgevlm.boxes import Point as Point
     from edgevlm.bundle import Bundle as Bundle
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from edgevlm.results import PromptTile as PromptTile
     from edgevlm.results import Stats as Stats
     from edgevlm.results import TokenLogprob as TokenLogprob
+    from edgevlm.tool_calls import ToolCall as ToolCall
     from edgevlm.vlm import VLM as VLM
     from edgevlm.watch import Seen as Seen
     from edgevlm.watch import Watch as Watch
@@ -96,6 +98,7 @@ _MODULES = {
     "ChunkStream": "edgevlm.engine.model_lock",
     "Box": "edgevlm.boxes",
     "Point": "edgevlm.boxes",
+    "AsyncChunkStream": "edgevlm.async_stream",
     "Answer": "edgevlm.results",
     "CacheInfo": "edgevlm.results",
     "Choice": "edgevlm.results",
@@ -108,6 +111,7 @@ _MODULES = {
     "PromptTile": "edgevlm.results",
     "Stats": "edgevlm.results",
     "TokenLogprob": "edgevlm.results",
+    "ToolCall": "edgevlm.tool_calls",
     "EdgeVLMError": "edgevlm.errors",
     "InputError": "edgevlm.errors",
     "ImageError": "edgevlm.errors",

@@ -6,6 +6,8 @@ one node of a graph, not only between two steps.
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,9 @@ STOP_SECONDS = 0.02
 reader. At most half of the time of the request."""
 
 
+_arrivals = itertools.count()
+
+
 class CancelSignal:
     """Tells the steps of one request to stop. Thread-safe, also for signal handlers.
 
@@ -27,15 +32,22 @@ class CancelSignal:
     """
 
     def __init__(self, within: float | None = None, elapsed: float = 0.0) -> None:
-        self._within = within
-        self._deadline: float | None = None
-        if within is not None:
-            margin = min(STOP_SECONDS, within / 2)
-            self._deadline = time.monotonic() + within - elapsed - margin
+        self.arrival = next(_arrivals)
+        """Place of the request among all requests of this process, in the order in which they came."""
+        self._within: float | None = None
+        self._deadline = math.inf
+        self.limit(within, elapsed)
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt its own thread
         self._interrupts: list[Callable[[], object]] = []
         self._cancelled = False
         self._expired = False
+
+    def limit(self, within: float | None, elapsed: float = 0.0) -> None:
+        """Set the deadline of a request that has not begun to compute; arguments as of the class."""
+        if within is not None:
+            margin = min(STOP_SECONDS, within / 2)
+            self._within = within
+            self._deadline = time.monotonic() + within - elapsed - margin
 
     @property
     def cancelled(self) -> bool:
@@ -43,9 +55,14 @@ class CancelSignal:
         return self._cancelled
 
     @property
+    def remaining(self) -> float:
+        """Seconds until the deadline, less a margin; infinite without one."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    @property
     def expired(self) -> bool:
         """True after the deadline, less a margin."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self.remaining == 0:
             self._expired = True
         return self._expired
 
@@ -81,10 +98,10 @@ class CancelSignal:
     @contextmanager
     def timer(self) -> Iterator[None]:
         """Interrupt the steps that compute in the block when the deadline expires."""
-        if self._deadline is None:
+        if self._within is None:
             yield
             return
-        timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._expire)
+        timer = threading.Timer(self.remaining, self._expire)
         timer.daemon = True
         timer.start()
         try:

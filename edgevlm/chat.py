@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from edgevlm.async_stream import AsyncChunkStream, collect_async
+from edgevlm.cancellation import CancelSignal
 from edgevlm.chat_file import (
     ModelFiles,
     SavedChat,
@@ -129,14 +132,43 @@ class Chat:
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
         """Answer as `send` does, in chunks; see `VLM.stream`."""
-        watch = Stopwatch()
-        generation = self._engine.generation(options)
+        return self._stream(text, images, options, Stopwatch())
+
+    async def asend(
+        self,
+        text: str,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer as `send` does, for asyncio; see `VLM.aask`."""
+        return await collect_async(self.astream(text, images, **options))
+
+    def astream(
+        self,
+        text: str,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncChunkStream:
+        """Answer as `send` does, for ``async for``; see `VLM.astream`."""
+        start = functools.partial(self._stream, text, images, options)
+        return AsyncChunkStream(self._engine, start, Generation(**options).within)
+
+    def _stream(
+        self,
+        text: str,
+        images: ImageSource | Iterable[ImageSource] | None,
+        options: GenerationOptions,
+        watch: Stopwatch,
+        cancel: CancelSignal | None = None,
+    ) -> ChunkStream:
+        cancel = cancel or CancelSignal()
+        generation = self._engine.generation(options, cancel)
         loaded = load_images(images)
         generation = self._engine.fit_deadline(generation, len(loaded), watch)
         budget = generation.image_budget
         processed = tuple(self._engine.process_image(image, budget) for image in loaded)
         question = user_message(text, len(processed))
-        turns, dropped = self._drop_turns(question, processed, generation)
+        turns, dropped = self._drop_turns(question, processed, generation, cancel)
 
         def record(chunks: Chunks) -> Chunks:
             texts: list[str] = []
@@ -167,6 +199,7 @@ class Chat:
             [*_images(turns), *processed],
             generation,
             watch,
+            cancel=cancel,
             expect_continuation=True,
             wrap=record,
         )
@@ -207,7 +240,11 @@ class Chat:
         return [*self._system, *(message for turn in turns for message in turn.messages)]
 
     def _drop_turns(
-        self, question: dict[str, Any], images: Sequence[ProcessedImage], generation: Generation
+        self,
+        question: dict[str, Any],
+        images: Sequence[ProcessedImage],
+        generation: Generation,
+        cancel: CancelSignal,
     ) -> tuple[list[_Turn], _Dropped]:
         """Return the earlier turns that fit beside the next question, and how many were dropped."""
         turns, context = list(self._turns), self._engine.context_length
@@ -217,7 +254,7 @@ class Chat:
         def needed() -> float:
             messages = [*self._messages(turns), question]
             try:
-                return self._engine.prompt_tokens(messages, [*_images(turns), *images])
+                return self._engine.prompt_tokens(messages, [*_images(turns), *images], cancel)
             except ContextError:  # the prompt builder stops counting there
                 return math.inf
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
 from edgevlm.errors import InputError
 from edgevlm.inputs.tiling import Detail, ImageBudget
 from edgevlm.runtimes.protocols import Sampling
+from edgevlm.tool_calls import check_tools
 from edgevlm.validation import check_integer, check_number
 
 KVType = Literal["f16", "q8_0"]
@@ -40,14 +41,17 @@ class GenerationOptions(ExtractOptions, total=False):
     json_schema: Mapping[str, Any] | None
     top_logprobs: int | None
     within: float | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str
+    parallel_tool_calls: bool
 
 
 DEFAULT_MAX_TOKENS = 256
 
 MAX_LOGPROBS = 20
 
-MAX_WITHIN = 1e6
-"""Longest deadline in seconds, except None."""
+MIN_WITHIN, MAX_WITHIN = 1e-3, 1e6
+"""Shortest and longest ``within`` in seconds, except None."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,19 @@ class Generation:
     """Seconds that the answer may take from the call to its end. It is cut then, with ``finish_reason``
     ``deadline``; before its first token DeadlineError is raised. None for no limit."""
 
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """Functions that the answer may call, in OpenAI's form: ``{"type": "function", "function": {"name": ...,
+    "description": ..., "parameters": JSON schema}}``. The calls are in `Answer.tool_calls`."""
+    tool_choice: str = "auto"
+    """``auto``: the model may call tools; ``required``: it calls at least one; ``none``: it sees no tools; or
+    the name of the one that it calls."""
+    parallel_tool_calls: bool = True
+    """False: at most one call in an answer."""
+
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
             check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        for name in ("cap_max_tokens", "cache_images"):
+        for name in ("cap_max_tokens", "cache_images", "parallel_tool_calls"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, is {value!r}")
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
@@ -109,7 +122,10 @@ class Generation:
         if self.top_logprobs is not None:
             check_integer("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)
         if self.within is not None:
-            check_number("within", self.within, 1e-3, MAX_WITHIN)
+            check_number("within", self.within, MIN_WITHIN, MAX_WITHIN)
+        check_tools(self.tools or (), self.tool_choice)
+        if self.callable_tools and self.json_schema is not None:
+            raise InputError("json_schema and tools exclude each other; leave out one of them")
         _ = self.sampling, self.image_budget  # check the rest
 
     @property
@@ -118,9 +134,14 @@ class Generation:
         return ImageBudget(self.detail, self.max_image_tokens)
 
     @property
+    def callable_tools(self) -> Sequence[Mapping[str, Any]]:
+        """The tools that the model sees; none with ``tool_choice`` ``none``."""
+        return () if self.tools is None or self.tool_choice == "none" else self.tools
+
+    @property
     def draftable(self) -> bool:
         """True if drafts are possible: each token is the most likely one, and nothing else is asked for."""
-        plain = self.json_schema is None and self.top_logprobs is None
+        plain = self.json_schema is None and not self.callable_tools and self.top_logprobs is None
         return plain and self.temperature == 0 and self.repetition_penalty == 1
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgevlm.boxes import Box, Point
+from edgevlm.tool_calls import ToolCall
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,6 +205,8 @@ class Chunk:
     """All boxes of the answer, as of `Answer`. On the last chunk only."""
     points: tuple[Point, ...] = ()
     """All points of the answer, as of `Answer`. On the last chunk only."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """All calls of the answer, as of `Answer`. On the last chunk only."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,8 @@ class Answer:
     Empty if there is no image, or if the model writes none."""
     points: tuple[Point, ...] = ()
     """The points in the answer, as `boxes`."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The complete calls of `Generation.tools`, in order. `text` has them, too, as the model writes them."""
 
 
 def collect(chunks: Iterable[Chunk]) -> Answer:
@@ -242,5 +247,6 @@ def collect(chunks: Iterable[Chunk]) -> Answer:
                 tuple(logprobs),
                 chunk.boxes,
                 chunk.points,
+                chunk.tool_calls,
             )
     raise RuntimeError("the stream ended without a finish reason")

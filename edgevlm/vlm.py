@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.async_stream import AsyncChunkStream, collect_async
 from edgevlm.boxes import Box, Point
 from edgevlm.bundle import DEFAULT_MODEL, Bundle
 from edgevlm.cancellation import CancelSignal
@@ -279,14 +280,55 @@ class VLM:
         Any thread may read the stream. Closing it stops the work; during prefill it yields chunks without
         text for this. Until it ends it holds the model, and other requests wait.
         """
-        watch = Stopwatch()
-        generation = self._engine.generation(options)
+        return self._stream(images, question, system, options, Stopwatch())
+
+    async def aask(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Answer as `ask` does, for asyncio.
+
+        Another thread works, so the event loop goes on meanwhile. Cancelling the task stops the work.
+        """
+        return await collect_async(self.astream(images, question, system=system, **options))
+
+    def astream(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncChunkStream:
+        """Answer as `stream` does, for ``async for``.
+
+        All work, also that of loading images, begins with the first chunk, in another thread. Each further
+        chunk is computed when it is asked for. Cancelling the task or leaving the loop stops the work.
+        """
+        start = functools.partial(self._stream, images, question, system, options)
+        return AsyncChunkStream(self._engine, start, Generation(**options).within)
+
+    def _stream(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        system: str | None,
+        options: GenerationOptions,
+        watch: Stopwatch,
+        cancel: CancelSignal | None = None,
+    ) -> ChunkStream:
+        cancel = cancel or CancelSignal()
+        generation = self._engine.generation(options, cancel)
         media = _load_media(images)
         count = 1 if isinstance(media, Video) else len(media)
         generation = self._engine.fit_deadline(generation, count, watch)
         message, processed = self._user_turn(media, question, generation.image_budget)
         messages = [*system_messages(system), message]
-        return self._engine.stream(messages, processed, generation, watch)
+        return self._engine.stream(messages, processed, generation, watch, cancel=cancel)
 
     @overload
     def extract(
@@ -588,8 +630,9 @@ class VLM:
         Raises:
             ImageError, PromptError: as `ask`.
         """
-        images = self._process_images(messages, Generation(**options))
-        return self._engine.prompt(messages, images)
+        generation = Generation(**options)
+        images = self._process_images(messages, generation)
+        return self._engine.prompt(messages, images, generation.callable_tools)
 
     def score(
         self,
@@ -903,6 +946,18 @@ class VLM:
             MissingDependencyError: the extra ``typed`` is not installed.
         """
         self._engine.check_json_schema(schema)
+
+    def check_options(self, **options: Unpack[GenerationOptions]) -> None:
+        """Check the options of an answer, before an image is read.
+
+        Any thread may call this while the model answers; see `check_json_schema`.
+
+        Raises:
+            InputError: an option is outside its range, a JSON schema is not supported, or the model has no
+                tools.
+            MissingDependencyError: the extra ``typed`` is not installed.
+        """
+        self._engine.generation(options)
 
     def cache_info(self) -> CacheInfo:
         """Return what is cached of images and conversations, and what this saved."""

@@ -5,6 +5,7 @@ Each step raises `ExportError` with the file that must be changed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from edgevlm.export.messages import one_line
 from edgevlm.export.mrope import input_width
 from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
+from edgevlm.export.tool_calls import find_tool_calls
 from edgevlm.export.usage import find_usage
 from edgevlm.export.videos import plan_video
 from edgevlm.export.vision import (
@@ -364,7 +366,7 @@ def plan_prompt(
     blank = split_image(np.zeros((*example_size(image.tiling), 3), np.uint8), image.tiling)
     spans = plan_spans(blank.layout, vision, family.positions)
     check_chat_template(spec, template.file, (blank.layout, len(spans)))
-    return spec
+    return dataclasses.replace(spec, tool_calls=find_tool_calls(spec))
 
 
 @contextmanager

@@ -19,6 +19,22 @@ from edgevlm.validation import check_integer, check_number
 
 
 @dataclass(frozen=True)
+class CallGrammar:
+    """Grammar of an answer that calls tools: each call is `begin`, a JSON text, and `end`."""
+
+    begin: str
+    end: str
+    separator: str
+    """Text between two calls."""
+    schema: Mapping[str, Any]
+    """JSON schema of the text of a call, which has a space after each comma and colon."""
+    required: bool
+    """True: the answer is calls only; False: a text, and calls or none."""
+    several: bool
+    """True: more than one call is allowed."""
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Settings of sampling: how the next token is chosen from the logits.
 
@@ -42,6 +58,8 @@ class Sampling:
     """Seed of the random draws, from 0 to 2**32 - 2."""
     json_schema: Mapping[str, Any] | None = None
     """Schema of the answer: only tokens that can continue a JSON text of this schema are candidates."""
+    calls: CallGrammar | None = None
+    """Grammar of the answer: only tokens that can continue such a text are candidates."""
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0.0, 100.0)

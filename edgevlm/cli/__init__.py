@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "ask": Command("edgevlm.cli.ask", "answer a question about images"),
+    "detect": Command("edgevlm.cli.detect", "find a thing on an image"),
     "chat": Command("edgevlm.cli.chat", "talk about images in the terminal"),
     "watch": Command(
         "edgevlm.cli.watch", "ask about the newest frame of a camera, again and again"

@@ -94,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
                 print(chunk.text, end="", flush=True)
         if not arguments.json:
             print(flush=True)
+        if chunk.finish_reason == "deadline":
+            print("edgevlm: the time was over before the end of the answer", file=sys.stderr)
         if chunk.stats is not None and arguments.json:
             answer = {
                 "text": "".join(text),

@@ -16,6 +16,7 @@ from edgevlm.manifest import (
     Manifest,
     ParityReport,
     Tiling,
+    ToolCallFormat,
     VideoSpec,
 )
 
@@ -79,6 +80,11 @@ def format_manifest(manifest: Manifest) -> str:
         f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "
         f"{decoder.attention} attention",
         *_files(decoder.files, parity.decoder if parity else {}),
+        *(
+            [f"tools         {_tool_calls(manifest.prompt.tool_calls)}"]
+            if manifest.prompt.tool_calls
+            else []
+        ),
     ]
     lines += _parity(parity) if parity else ["parity        not measured"]
     if usage := manifest.usage:
@@ -129,6 +135,11 @@ def _location_format(location_format: LocationFormat) -> str:
         else f"0 to {location_format.scale:g}"
     )
     return f"JSON with {keys}, {unit}"
+
+
+def _tool_calls(tool_format: ToolCallFormat) -> str:
+    """Return how a model calls tools."""
+    return f"{tool_format.begin!r}, JSON with name and arguments, {tool_format.end!r}"
 
 
 def _parity(parity: ParityReport) -> list[str]:

@@ -87,6 +87,12 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         type=_checked("max_image_tokens", int),
         help="limit of positions for one image, for models that split images",
     )
+    group.add_argument(
+        "--within",
+        metavar="SECONDS",
+        type=_checked("within", float),
+        help="time for an answer: images get the detail that fits it, and it is cut when the time is over",
+    )
 
 
 def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
@@ -97,6 +103,7 @@ def generation_options(arguments: argparse.Namespace) -> GenerationOptions:
         "seed": arguments.seed,
         "detail": arguments.detail,
         "max_image_tokens": arguments.max_image_tokens,
+        "within": arguments.within,
     }
 
 

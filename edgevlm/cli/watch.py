@@ -62,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="age in seconds above which a frame is not answered; a source that stalls for so long is told",
     )
-    group.add_argument("--within", metavar="S", type=float, help="seconds for one answer")
     group.add_argument(
         "--every",
         metavar="S",
@@ -104,8 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     options: Any = generation_options(arguments)
     if choices is not None:
         options = {key: options[key] for key in ("detail", "max_image_tokens")}
-    if arguments.within is not None:
-        options["within"] = arguments.within
+        if arguments.within is not None:
+            options["within"] = arguments.within
     with (
         load_model(arguments) as vlm,
         vlm.watch(

@@ -7,6 +7,7 @@ It encodes and prefills only what the caches do not hold. It serves one request 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -41,9 +42,11 @@ from edgevlm.errors import (
     DeadlineError,
     EdgeVLMError,
     InputError,
+    PromptError,
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
-from edgevlm.inputs.prompt import SHORTEN, Message, PromptBuilder, PromptItem, Segment, TextSegment
+from edgevlm.inputs.message_checks import NO_TOOLS, SHORTEN
+from edgevlm.inputs.prompt import Message, PromptBuilder, PromptItem, Segment, TextSegment
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
@@ -64,7 +67,13 @@ from edgevlm.results import (
     collect,
 )
 from edgevlm.runtimes import system
-from edgevlm.runtimes.protocols import DecoderRuntime, Sampler, VisionRuntime
+from edgevlm.runtimes.protocols import (
+    CallGrammar,
+    DecoderRuntime,
+    Sampler,
+    VisionRuntime,
+)
+from edgevlm.tool_calls import ToolCall, call_grammar, parse_calls
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
@@ -167,11 +176,16 @@ class Engine:
                 [span.plan.pack([rows[tile] for tile in span.tiles]) for span in image.spans]
             )
 
-    def prompt(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
         with self._lock.hold():
             parts: list[PromptText | PromptTile] = []
-            for segment in self._segments(messages, images):
+            for segment in self._segments(messages, images, tools):
                 if isinstance(segment, TextSegment):
                     spelled = b"".join(map(self._spell, segment.token_ids))
                     text = spelled.decode("utf-8", errors="replace")
@@ -194,16 +208,22 @@ class Engine:
             return Prompt(tuple(parts))
 
     def tokenize(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[PromptItem]:
         """Return the prompt for these messages as token ids and spans.
+
+        Args:
+            tools: functions that the model may call.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
             ContextError: the texts are longer than the context.
         """
         items: list[PromptItem] = []
-        for segment in self._segments(messages, images):
+        for segment in self._segments(messages, images, tools):
             if isinstance(segment, TextSegment):
                 items += segment.token_ids
             else:
@@ -211,10 +231,15 @@ class Engine:
         return items
 
     def _segments(
-        self, messages: Sequence[Message], images: Sequence[ProcessedImage]
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        tools: Sequence[Mapping[str, Any]],
     ) -> list[Segment]:
         described = [(image.times or image.layout, len(image.plans)) for image in images]
-        return self._prompts.build(messages, described, max_positions=self.context_length)
+        return self._prompts.build(
+            messages, described, max_positions=self.context_length, tools=tools
+        )
 
     def stream(
         self,
@@ -223,6 +248,7 @@ class Engine:
         generation: Generation,
         watch: Stopwatch,
         *,
+        cancel: CancelSignal | None = None,
         expect_continuation: bool | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
@@ -234,8 +260,9 @@ class Engine:
         Args:
             images: one for each image part of the messages, in their order.
             watch: started when the request came.
+            cancel: signal of the request; None: a new one.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
-                is so if the messages hold an earlier answer.
+                is so if the messages hold an earlier answer, or if the model may call tools.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
 
         Raises:
@@ -246,17 +273,42 @@ class Engine:
             BusyError, LoadError: as `ModelLock.hold`.
         """
         watch.lap("prepare")
-        cancel = CancelSignal(generation.within, watch.elapsed)
+        cancel = cancel or CancelSignal()
+        cancel.limit(generation.within, watch.elapsed)
         # The tokenizer belongs to the decoder, which another thread may close.
         with self._lock.hold(cancel):
             watch.lap("wait")
             request = self._request(messages, images, generation, watch, cancel)
-            sampler = self._decoder.sampler(generation.sampling, self._end_tokens)
+            sampler = self._sampler(generation)
         watch.lap("prepare")
         if expect_continuation is None:
-            expect_continuation = any(message["role"] == "assistant" for message in messages)
+            answered = any(message["role"] == "assistant" for message in messages)
+            expect_continuation = answered or bool(generation.callable_tools)
         chunks = self._generate(request, expect_continuation, sampler)
         return ChunkStream(wrap(chunks), self._lock, watch, cancel)
+
+    def _sampler(self, generation: Generation) -> Sampler:
+        """Return a new sampler for one answer; errors as of `generation`."""
+        sampling = dataclasses.replace(generation.sampling, calls=self._call_grammar(generation))
+        return self._decoder.sampler(sampling, self._end_tokens)
+
+    def _call_grammar(self, generation: Generation) -> CallGrammar | None:
+        """Return the grammar of an answer that may call tools; None for a request without tools.
+
+        Raises:
+            PromptError: the model has no tools.
+        """
+        tools, tool_format = generation.callable_tools, self._manifest.prompt.tool_calls
+        if not tools:
+            return None
+        if tool_format is None:
+            raise PromptError(NO_TOOLS)
+        return call_grammar(
+            tools,
+            generation.tool_choice,
+            tool_format,
+            parallel=generation.parallel_tool_calls,
+        )
 
     def _request(
         self,
@@ -267,7 +319,7 @@ class Engine:
         cancel: CancelSignal,
     ) -> Request:
         """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
-        items = self.tokenize(messages, images)
+        items = self.tokenize(messages, images, generation.callable_tools)
         max_tokens = self._max_tokens(generation, count_positions(items))
         watch.lap("prepare")
         image = images[-1] if images else None
@@ -350,8 +402,22 @@ class Engine:
             ),
         )
         return Chunk(
-            text, (), finish_reason=answer.finish_reason, stats=stats, boxes=boxes, points=points
+            text,
+            (),
+            finish_reason=answer.finish_reason,
+            stats=stats,
+            boxes=boxes,
+            points=points,
+            tool_calls=self._tool_calls(answer.token_ids, generation),
         )
+
+    def _tool_calls(self, tokens: Sequence[int], generation: Generation) -> tuple[ToolCall, ...]:
+        """Return the complete calls in an answer."""
+        tool_format = self._manifest.prompt.tool_calls
+        if not generation.callable_tools or tool_format is None:
+            return ()
+        text = b"".join(map(self._spell, tokens)).decode("utf-8", errors="replace")
+        return parse_calls(text, tool_format)
 
     def answer_many(
         self, requests: Sequence[PrepareRequest], generation: Generation
@@ -465,7 +531,7 @@ class Engine:
             cancel: stops the work on all requests.
             told: tokens of the answer whose chunks are known.
         """
-        sampler = self._decoder.sampler(request.generation.sampling, self._end_tokens)
+        sampler = self._sampler(request.generation)
         tokens = 0
         try:
             for chunk in self._generate(request, False, sampler):
@@ -495,16 +561,25 @@ class Engine:
         """Return the bytes of a token; those of its name if it is special."""
         return self._special.get(token) or self._decoder.piece(token)
 
-    def generation(self, options: GenerationOptions) -> Generation:
+    def generation(
+        self, options: GenerationOptions, cancel: CancelSignal | None = None
+    ) -> Generation:
         """Return the settings of a request, with all checks that need no image.
 
+        Args:
+            cancel: signal of the request; None: a new one.
+
         Raises:
-            InputError: a setting is outside its range, or the JSON schema is not supported.
+            InputError: a setting is outside its range, a JSON schema is not supported, or the model has no
+                tools.
             MissingDependencyError: the libraries for JSON schemas are not installed.
         """
         generation = Generation(**options)
         if generation.json_schema is not None:
-            self.check_json_schema(generation.json_schema)
+            self.check_json_schema(generation.json_schema, cancel)
+        calls = self._call_grammar(generation)
+        if calls is not None:
+            self.check_json_schema(calls.schema, cancel)
         return generation
 
     def _record_costs(self, items: Sequence[PromptItem], stats: Stats) -> None:
@@ -527,8 +602,13 @@ class Engine:
         self._costs.record(phase, watch.ms(phase) / 1000, amount, stopped=True)
         self._costs.save()
 
-    def check_json_schema(self, schema: Mapping[str, Any]) -> None:
+    def check_json_schema(
+        self, schema: Mapping[str, Any], cancel: CancelSignal | None = None
+    ) -> None:
         """Check a JSON schema as `stream` does. Only the first call waits for other requests.
+
+        Args:
+            cancel: as of `generation`.
 
         Raises:
             InputError: the schema is not supported.
@@ -536,13 +616,22 @@ class Engine:
         """
         check = self._check_schema
         if check is None:
-            with self._lock.hold():
+            with self._lock.hold(cancel):
                 check = self._check_schema = self._decoder.schema_checker(self._end_tokens)
         check(schema)
 
-    def prompt_tokens(self, messages: Sequence[Message], images: Sequence[ProcessedImage]) -> int:
-        """Count the positions of the prompt for these messages; errors as of `tokenize`."""
-        with self._lock.hold():
+    def prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ProcessedImage],
+        cancel: CancelSignal | None = None,
+    ) -> int:
+        """Count the positions of the prompt for these messages; errors as of `tokenize`.
+
+        Args:
+            cancel: as of `generation`.
+        """
+        with self._lock.hold(cancel):
             return count_positions(self.tokenize(messages, images))
 
     def logits(
@@ -651,6 +740,7 @@ class Engine:
         self._kv_cache.clear()
         self._encoder.close()
         self._decoder.close()
+        system.return_freed_memory()
 
     @property
     def copy_format(self) -> str:

@@ -2,7 +2,11 @@
 
 A model is held by a request, not by a thread: web frameworks read each chunk of a stream in another thread,
 and a thread that holds an unfinished stream may serve the next request. A stream holds the model from its
-first chunk until its end, `ChunkStream.close`, or until nothing refers to it any more.
+first chunk until its end, `ChunkStream.close`, or until nothing refers to it any more. Requests that wait are
+served in the order in which they came.
+
+Signal handlers and the garbage collector may close streams in the middle of any function of this module. So
+it waits only for locks that its own thread cannot hold, and changes a list in one step of the interpreter.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
@@ -32,14 +36,29 @@ WAIT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 1e6
 """Longest ``wait_timeout``, except None."""
 
-_CHECK_SECONDS = 0.05
-"""How often a waiting request checks whether it was cancelled, and whether anybody reads the stream that it
-waits for."""
+_CHECK_SECONDS = 0.25
+"""How often a waiting request checks whether anybody reads the stream before it. All else wakes it."""
 
 _COLLECT_SECONDS = 1.0
-"""Time after which a waiting request collects garbage: the stream that it waits for may be in a cycle."""
+"""Time without a reader after which the next request collects garbage: the stream may be in a cycle."""
 
 CLOSED = "the model is closed; load it again"
+
+
+class _Waiting(NamedTuple):
+    """A request that waits for the model. The first one that came is the least."""
+
+    arrival: int
+    """As of its `CancelSignal`."""
+    thread: int
+    """Id of its thread."""
+    gate: threading.Lock
+    """Held until the request is woken; any thread may open it."""
+
+    def wake(self) -> None:
+        """Let it check whether it may go on. Safe in signal handlers."""
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self.gate.release()
 
 
 class ModelLock:
@@ -57,6 +76,7 @@ class ModelLock:
         self._freed = False
         self._wait_timeout = wait_timeout
         self._lock = threading.Lock()
+        self._waiting: list[_Waiting] = []
         self._computing: int | None = None
         """Id of the thread in which the model computes."""
         self._idle_since: float | None = None
@@ -103,7 +123,7 @@ class ModelLock:
             self._computing, self._idle_since = None, time.monotonic()
 
     def acquire(self, cancel: CancelSignal, stream: ChunkStream | None = None) -> None:
-        """Wait until no other request uses the model; errors as of `hold`.
+        """Wait until no other request uses the model and none waits that came earlier; errors as of `hold`.
 
         Args:
             cancel: signal of the request. It ends the wait, too.
@@ -114,13 +134,7 @@ class ModelLock:
         """
         check_not_forked()
         if not self.closed:
-            if self._computing == threading.get_ident():
-                raise BusyError(
-                    "the model is computing in this very thread: this request comes from a signal handler "
-                    "or a callback; make it after the other request has returned"
-                )
-            if not self._lock.acquire(blocking=False):
-                self._wait(cancel)
+            self._wait(cancel)
             self._holder = cancel
             self._stream = None if stream is None else weakref.ref(stream)
             if not self.closed:
@@ -147,6 +161,7 @@ class ModelLock:
         if self.closed:
             self._free_once()
         self._lock.release()
+        self._wake_first()
 
     def close(self) -> None:
         """Cancel the request that holds the model, wait until it has stopped, and free the model.
@@ -174,9 +189,41 @@ class ModelLock:
             free()
 
     def _wait(self, cancel: CancelSignal) -> None:
+        """Take the lock when it is this request's turn."""
+        thread = threading.get_ident()
+        if thread == self._computing or thread in [other.thread for other in tuple(self._waiting)]:
+            raise BusyError(
+                "this very thread computes with the model or waits for it: this request comes from a signal "
+                "handler or a callback; make it after the other request has returned"
+            )
+        request = _Waiting(cancel.arrival, thread, threading.Lock())
+        request.gate.acquire()
+        self._waiting.append(request)
+        taken = False
+        try:
+            taken = self._take(request)
+            if not taken:
+                with cancel.interrupting(request.wake):
+                    self._wait_for_turn(request, cancel)
+                    taken = True
+        finally:
+            self._waiting.remove(request)
+            if not taken:
+                self._wake_first()
+
+    def _take(self, request: _Waiting) -> bool:
+        """Take the lock if it is free and no other request came earlier."""
+        return min(self._waiting) is request and self._lock.acquire(blocking=False)
+
+    def _wake_first(self) -> None:
+        first = min(self._waiting, default=None)
+        if first is not None:
+            first.wake()
+
+    def _wait_for_turn(self, request: _Waiting, cancel: CancelSignal) -> None:
         if _is_only_thread():
             gc.collect()
-            if self._lock.acquire(blocking=False):
+            if self._take(request):
                 return
             raise BusyError(
                 "an unfinished stream holds this model, and no other thread is there to end it; read it to "
@@ -184,10 +231,12 @@ class ModelLock:
             )
         start = time.monotonic()
         collected = False
-        while not self._lock.acquire(timeout=min(self._patience(start), _CHECK_SECONDS)):
+        while not self._take(request):
+            if self.closed:
+                raise ClosedError(CLOSED)
             cancel.check()
             timed_out = self._patience(start) == 0
-            if not collected and (timed_out or time.monotonic() - start >= _COLLECT_SECONDS):
+            if not collected and (timed_out or self._is_abandoned(request)):
                 gc.collect()
                 collected = True
             elif timed_out:
@@ -195,6 +244,19 @@ class ModelLock:
                     f"nobody has read the stream that holds this model for {self._wait_timeout:g} s "
                     "(wait_timeout); read it to its end or close() it"
                 )
+            else:
+                request.gate.acquire(
+                    timeout=min(self._patience(start), cancel.remaining, _CHECK_SECONDS)
+                )
+
+    def _is_abandoned(self, request: _Waiting) -> bool:
+        """Return True if this request is the next one, and perhaps nothing refers to the stream before it."""
+        idle_since = self._idle_since
+        return (
+            idle_since is not None
+            and time.monotonic() - idle_since >= _COLLECT_SECONDS
+            and min(self._waiting) is request
+        )
 
     def _patience(self, start: float) -> float:
         """Return the seconds that a request continues to wait, if it waits since `start`."""
@@ -236,8 +298,10 @@ class ChunkStream(Iterator[Chunk]):
             BusyError: another stream holds the model and nobody reads it.
             CancelledError: the answer was cancelled before its end.
             DeadlineError: its deadline expired before its first token.
-            ClosedError: the model was closed before the end of the answer.
+            ClosedError: the model was closed before the end of the answer, or this process was forked from
+                one that used a model.
         """
+        check_not_forked()
         try:
             with self._reading:
                 return self._read()
@@ -287,6 +351,8 @@ class ChunkStream(Iterator[Chunk]):
 
         The chunks end then, also for a reader in another thread. May be called again, from any thread.
         """
+        if is_forked():
+            return  # a thread of the parent may have been reading, and would be waited for
         self._signal.cancel()
         with self._reading:
             self._ended = True
@@ -299,6 +365,8 @@ class ChunkStream(Iterator[Chunk]):
         The reader gets a CancelledError. May be called again, from any thread and from a signal handler.
         Does nothing after the last chunk.
         """
+        if is_forked():
+            return
         self._cancelled = self._cancelled or not self._ended
         self._signal.cancel()
         self._end_if_cancelled()
@@ -327,7 +395,7 @@ class ChunkStream(Iterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_cancelled") and not is_forked():
+        if hasattr(self, "_cancelled"):
             self.close()
 
 

@@ -18,9 +18,9 @@ Messages are transformers': ``{"role": "user", "content": [{"type": "image"}, {"
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -33,6 +33,14 @@ import jinja2.sandbox
 
 from edgevlm.errors import BundleError, ContextError, PromptError
 from edgevlm.inputs.image_processor import Span
+from edgevlm.inputs.message_checks import (
+    NO_TOOLS,
+    SHORTEN,
+    check_length,
+    check_message,
+    map_texts,
+    texts_in,
+)
 from edgevlm.inputs.plain_text import PlainText
 from edgevlm.inputs.tiling import Layout
 from edgevlm.inputs.video_times import VideoTimes
@@ -43,17 +51,8 @@ Message: TypeAlias = Mapping[str, Any]
 PromptItem: TypeAlias = "int | Span"
 """An item of a prompt: a token id, or a span of embeddings of an image."""
 
-ROLES = ("system", "user", "assistant")
-
-MAX_TOKEN_LENGTH = 128
-"""Characters of the longest token that a vocabulary has: Llama 3's of 128 spaces. So a text of more
-characters than this for each position cannot fit, which is known without tokenizing it."""
-
-
 TEMPLATE_ERRORS = (TypeError, ValueError, KeyError, IndexError, ArithmeticError)
 """What Python raises inside a template that does not fit its variables."""
-
-SHORTEN = "shorten the conversation or load the model with a larger context_length"
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,7 @@ class PromptBuilder:
         *,
         add_generation_prompt: bool = True,
         max_positions: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[Segment]:
         """Build the prompt for `messages`, in time linear in their length.
 
@@ -133,6 +133,7 @@ class PromptBuilder:
             images: layout and number of spans of each image; of a video, its times instead of the layout.
             max_positions: positions of the context; None for no limit. Messages that cannot fit are refused
                 before the work.
+            tools: functions that the model may call, for a template that takes them.
 
         Raises:
             PromptError: messages of another form, or that the template refuses.
@@ -140,8 +141,8 @@ class PromptBuilder:
         """
         check_messages(messages)
         if max_positions is not None:
-            _check_length(messages, max_positions)
-        checked = [_check_message(message, index) for index, message in enumerate(messages)]
+            check_length(messages, max_positions, tools)
+        checked = [check_message(message, index) for index, message in enumerate(messages)]
         places = [
             part["type"]
             for message in checked
@@ -155,18 +156,25 @@ class PromptBuilder:
             )
         if "video" in kinds and self._spec.video_placeholder is None:
             raise PromptError("this model takes no video; pass frames as several images")
+        self._check_tool_use(checked, tools)
         texts = [
             part["text"]
             for message in checked
             for part in message["content"]
             if part["type"] == "text"
         ]
-        marks = self._marks(texts)
+        calls = [message["tool_calls"] for message in checked if "tool_calls" in message]
+        marks = self._marks([*texts, *texts_in([calls, tools])])
+        mark = functools.partial(self._mark_special, marks=marks)
         for message in checked:
             for part in message["content"]:
                 if part["type"] == "text":
-                    part["text"] = self._mark_special(part["text"], marks)
-        rendered = self._render(checked, add_generation_prompt)
+                    part["text"] = mark(part["text"])
+            if "tool_calls" in message:
+                message["tool_calls"] = map_texts(message["tool_calls"], mark)
+        rendered = self.render(
+            checked, add_generation_prompt=add_generation_prompt, tools=map_texts(tools, mark)
+        )
         found = [self._placeholders[text] for text in self._placeholder_pattern.findall(rendered)]
         if found != kinds:
             raise PromptError(
@@ -252,12 +260,34 @@ class PromptBuilder:
             start = first + 1
         return "".join([*marked, text[start:]])
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def _check_tool_use(self, messages: Sequence[Message], tools: object) -> None:
+        """Check that the template takes tools, if there are any.
+
+        Raises:
+            PromptError: it does not.
+        """
+        used = any(message["role"] == "tool" or "tool_calls" in message for message in messages)
+        if (tools or used) and self._spec.tool_calls is None:
+            raise PromptError(NO_TOOLS)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Return what the chat template writes for checked messages.
+
+        Raises:
+            PromptError: the template refuses the messages, or fails.
+        """
         try:
             return self._template.render(
                 **self._spec.template_variables,
                 messages=messages,
                 add_generation_prompt=add_generation_prompt,
+                tools=tools or None,
             )
         except jinja2.TemplateError as error:
             raise PromptError(
@@ -380,57 +410,6 @@ def check_messages(messages: object) -> None:
         raise PromptError("messages is empty; it needs at least one message of the user")
 
 
-def _check_length(messages: Sequence[Message], max_positions: int) -> None:
-    """Check what cannot fit with any vocabulary: each message takes at least one token.
-
-    Raises:
-        ContextError: the messages cannot fit.
-    """
-    length = 0
-    for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        parts = [{"text": content}] if isinstance(content, str) else content
-        for part in parts if isinstance(parts, list | tuple) else ():
-            text = part.get("text") if isinstance(part, Mapping) else None
-            length += len(text) if isinstance(text, str) else 0
-    if len(messages) > max_positions or length > max_positions * MAX_TOKEN_LENGTH:
-        raise ContextError(
-            f"{len(messages)} messages with {length} characters do not fit a context of {max_positions} "
-            f"positions; {SHORTEN}"
-        )
-
-
-def _check_message(message: Message, index: int) -> dict[str, Any]:
-    """Return a checked deep copy, with the content as a list of parts."""
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise PromptError(
-            f"message {index} must be a mapping with role and content, is {_shown(message)}"
-        )
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise PromptError(
-            f"message {index}: role must be one of {', '.join(ROLES)}, is {_shown(role)}"
-        )
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    if not isinstance(content, Sequence) or not content:
-        raise PromptError(
-            f"message {index}: content must be text or a list of parts, is {_shown(content)}"
-        )
-    parts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in ("image", "video"):
-            parts.append({"type": kind})
-        elif kind == "text" and isinstance(part.get("text"), str):
-            parts.append({"type": "text", "text": part["text"]})
-        else:
-            raise PromptError(
-                f"message {index}: a part must be an image, a video or a text, is {_shown(part)}"
-            )
-    return {"role": role, "content": parts}
-
-
 class _GenerationTag(jinja2.ext.Extension):
     """``{% generation %}``: marks an answer for training, and writes its content as it is."""
 
@@ -440,11 +419,6 @@ class _GenerationTag(jinja2.ext.Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _shown(value: object) -> str:
-    """Return a value for error messages, shortened if it is long."""
-    return reprlib.repr(value)
 
 
 def _pattern(texts: Iterable[str]) -> re.Pattern[str]:

@@ -51,7 +51,7 @@ from edgevlm.manifest.locations import (
     LocTokenFormat,
 )
 from edgevlm.manifest.parsing import parse, require
-from edgevlm.manifest.prompt import PromptSpec, SpecialToken
+from edgevlm.manifest.prompt import PromptSpec, SpecialToken, ToolCallFormat
 from edgevlm.manifest.reports import (
     AnswerDrift,
     AnswerReport,
@@ -117,6 +117,7 @@ __all__ = [
     "Tasks",
     "TiledPacking",
     "Tiling",
+    "ToolCallFormat",
     "UnpadPacking",
     "Usage",
     "VideoSpec",

@@ -28,6 +28,27 @@ class SpecialToken:
 
 
 @dataclass(frozen=True)
+class ToolCallFormat:
+    """How an answer calls a tool: `begin`, a JSON object with ``name`` and ``arguments``, and `end`.
+
+    The JSON has a space after each comma and colon, as Python's ``json.dumps`` writes it. Of Hermes and Qwen:
+    ``<tool_call>``, a line break, the object, a line break and ``</tool_call>``.
+    """
+
+    begin: str
+    """Text before the object; not empty, without special tokens."""
+    end: str
+    """Text after it; not empty, without special tokens."""
+    separator: str
+    """Text between two calls."""
+
+    def check(self) -> None:
+        """Check the values."""
+        for name in ("begin", "end"):
+            require(bool(getattr(self, name)), name, getattr(self, name), "must not be empty")
+
+
+@dataclass(frozen=True)
 class PromptSpec:
     """How messages become tokens; implemented in `edgevlm.inputs.prompt`."""
 
@@ -72,6 +93,10 @@ class PromptSpec:
     """Jinja2 source of the text that replaces `video_placeholder`, as `image_template`. Variables:
     ``frames``, the number of frames that the model sees; ``seconds``, the length of the video; ``times``,
     the time of each span in seconds; and ``spans``, the number of spans."""
+
+    tool_calls: ToolCallFormat | None = None
+    """How an answer calls a tool. The template takes ``tools``, messages with ``tool_calls``, and messages of
+    the role ``tool``. Null: the model has no tools, or the bundle is of an older edgevlm."""
 
     def check(self) -> None:
         """Check the values."""

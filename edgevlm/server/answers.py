@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import secrets
 import time
@@ -56,19 +57,23 @@ class PendingAnswer:
     """First chunk; it proves that the request can be answered."""
     chunks: AsyncGenerator[Chunk, None]
     """The other chunks."""
+    logprobs: bool = False
+    """True: the client wants the log-probabilities of the tokens."""
+    thing: str | None = None
+    """Label of boxes and points that have none."""
+    call_begin: str | None = None
+    """Text with which a tool call begins; the content ends before it. None: the request has no tools."""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     """Random id of the answer."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""
 
-    async def collect(self, *, logprobs: bool) -> responses.ChatCompletion:
-        """Wait for the whole answer.
-
-        Args:
-            logprobs: add the log-probabilities of its tokens.
-        """
+    async def collect(self) -> responses.ChatCompletion:
+        """Wait for the whole answer."""
         chunks = [chunk async for chunk in self._all_chunks()]
-        finish_reason, stats = _end_of(chunks[-1])
+        last = chunks[-1]
+        content = "".join(chunk.text for chunk in chunks)
+        calls = responses.to_calls(last)
         tokens = [token for chunk in chunks for token in chunk.logprobs]
         return responses.ChatCompletion(
             id=self.id,
@@ -77,13 +82,15 @@ class PendingAnswer:
             choices=[
                 responses.Choice(
                     message=responses.AnswerMessage(
-                        content="".join(chunk.text for chunk in chunks)
+                        content=content or (None if calls else ""),
+                        tool_calls=[responses.Call(**dict(call)) for call in calls] or None,
                     ),
-                    logprobs=responses.to_logprobs(tokens) if logprobs else None,
-                    finish_reason=finish_reason,
+                    logprobs=responses.to_logprobs(tokens) if self.logprobs else None,
+                    finish_reason=responses.to_finish_reason(last),
+                    edgevlm=responses.to_details(last, self.thing),
                 )
             ],
-            usage=responses.to_usage(stats),
+            usage=responses.to_usage(_stats_of(last)),
         )
 
     async def events(self, *, usage: bool) -> AsyncIterator[str]:
@@ -103,28 +110,37 @@ class PendingAnswer:
                 choices=list(choices),
                 usage=None if stats is None else responses.to_usage(stats),
             )
-            return f"data: {chunk.model_dump_json(exclude=None if usage else {'usage'})}\n\n"
+            written = responses.to_json(chunk)
+            if not usage:
+                del written["usage"]
+            return f"data: {json.dumps(written, ensure_ascii=False)}\n\n"
 
         def delta_event(
             delta: responses.Delta,
             logprobs: responses.Logprobs | None = None,
             finish_reason: responses.FinishReason | None = None,
+            edgevlm: responses.Details | None = None,
         ) -> str:
             return event(
-                responses.ChunkChoice(delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+                responses.ChunkChoice(
+                    delta=delta, logprobs=logprobs, finish_reason=finish_reason, edgevlm=edgevlm
+                )
             )
 
         try:
             yield delta_event({"role": "assistant", "content": "", "refusal": None})
             async for chunk in self._all_chunks():
-                logprobs = responses.to_logprobs(chunk.logprobs) if chunk.logprobs else None
+                tokens = chunk.logprobs if self.logprobs else ()
+                logprobs = responses.to_logprobs(tokens) if tokens else None
                 if chunk.text or logprobs:
                     yield delta_event({"content": chunk.text}, logprobs)
                 if chunk.finish_reason is not None:
-                    finish_reason, stats = _end_of(chunk)
-                    yield delta_event({}, finish_reason=finish_reason)
+                    if calls := responses.to_calls(chunk):
+                        yield delta_event({"tool_calls": calls})
+                    reason = responses.to_finish_reason(chunk)
+                    yield delta_event({}, None, reason, responses.to_details(chunk, self.thing))
                     if usage:
-                        yield event(stats=stats)
+                        yield event(stats=_stats_of(chunk))
             yield "data: [DONE]\n\n"
         except RequestError as error:
             yield f"data: {json.dumps(error.body)}\n\n"
@@ -134,12 +150,32 @@ class PendingAnswer:
             await self.chunks.aclose()
 
     async def _all_chunks(self) -> AsyncIterator[Chunk]:
+        """Yield all chunks. Their texts are the content, without the texts of tool calls."""
+        held = ""
+        async for chunk in self._raw_chunks():
+            if self.call_begin is not None:
+                content, held = _split_content(held + chunk.text, self.call_begin)
+                if chunk.finish_reason is not None and not held.startswith(self.call_begin):
+                    content, held = content + held, ""
+                chunk = dataclasses.replace(chunk, text=content)
+            yield chunk
+
+    async def _raw_chunks(self) -> AsyncIterator[Chunk]:
         yield self.first
         async for chunk in self.chunks:
             yield chunk
 
 
-def _end_of(chunk: Chunk) -> tuple[responses.FinishReason, Stats]:
-    if chunk.finish_reason is None or chunk.stats is None:
+def _split_content(text: str, begin: str) -> tuple[str, str]:
+    """Split a text into what is content for certain, and the rest, in which a call has begun or may begin."""
+    place = text.find(begin)
+    if place < 0:
+        lengths = range(min(len(begin), len(text)), 0, -1)
+        place = next((len(text) - n for n in lengths if begin.startswith(text[-n:])), len(text))
+    return text[:place], text[place:]
+
+
+def _stats_of(chunk: Chunk) -> Stats:
+    if chunk.stats is None:
         raise RuntimeError("the answer ended without a finish reason")
-    return "stop" if chunk.finish_reason == "stop" else "length", chunk.stats
+    return chunk.stats

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -18,8 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import edgevlm
-from edgevlm.errors import EdgeVLMError
-from edgevlm.options import DEFAULT_MAX_TOKENS
+from edgevlm.errors import DeadlineError, EdgeVLMError, InputError
+from edgevlm.locations import location_question
+from edgevlm.manifest import Usage
+from edgevlm.options import DEFAULT_MAX_TOKENS, GenerationOptions
+from edgevlm.results import Chunk
 from edgevlm.server import openapi, responses
 from edgevlm.server.access import AccessControl, parse_origin
 from edgevlm.server.answers import PendingAnswer, cancel_on_disconnect
@@ -28,12 +32,13 @@ from edgevlm.server.errors import RequestError, error_body, failure_body, to_req
 from edgevlm.server.files import FileStore, ListParameters, StoredFile, UploadFields, read_upload
 from edgevlm.server.images import ImageReader
 from edgevlm.server.limits import Limits
+from edgevlm.server.messages import TextPart
 from edgevlm.server.metrics import Metrics
 from edgevlm.server.notices import Notices
 from edgevlm.server.requests import ChatCompletionRequest
 from edgevlm.server.validation import parse_json, validate
 from edgevlm.server.worker import Worker
-from edgevlm.vlm import VLM
+from edgevlm.vlm import LOCATE_MAX_TOKENS, VLM
 
 MIN_BYTES_FOR_THREAD = 2**18
 """Size from which a body is parsed in a thread, so that other requests do not wait."""
@@ -58,6 +63,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         500: "the model failed",
         501: "a library is missing on the server",
         503: "the queue is full; the header Retry-After has the seconds to wait",
+        504: "the time of the request (timeout) was over before its first token",
     }.items()
 }
 
@@ -146,13 +152,24 @@ def create_app(
 
     guarded: dict[str, Any] = {"dependencies": [Depends(check_key)], "responses": ERRORS}
 
-    async def check_schema(schema: Any) -> None:
-        """Check a JSON schema before the request enters the queue, since a check can take seconds."""
+    async def check_options(options: GenerationOptions) -> None:
+        """Check JSON schema and tools before the request enters the queue, since this can take seconds."""
+        field = "tools" if options.get("tools") else "tool_choice"
+        if options.get("json_schema") is not None and field != "tools":
+            field = "response_format"
+        if (
+            options.get("json_schema") is None
+            and "tools" not in options
+            and "tool_choice" not in options
+        ):
+            return
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(schema_threads, vlm.check_json_schema, schema)
+            await loop.run_in_executor(
+                schema_threads, functools.partial(vlm.check_options, **options)
+            )
         except EdgeVLMError as error:
-            raise to_request_error(error, "response_format") from error
+            raise to_request_error(error, field) from error
 
     @app.get("/health", responses={503: ERRORS[500] | {"description": "the model hangs"}})
     async def health() -> responses.Health:
@@ -259,6 +276,7 @@ def create_app(
     )
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation about images."""
+        arrival = time.monotonic()
         body, unknown = await _read_request(request, strict=strict)
         log_unknown(unknown)
         if body.model not in (None, model):
@@ -266,20 +284,47 @@ def create_app(
                 f"requests name the model {body.model[:80]!r}; {model!r} answers them"
             )
         default_max_tokens = min(DEFAULT_MAX_TOKENS, max(1, vlm.context_length // 4))
+        task = body.location_task()
+        if task is not None:
+            default_max_tokens = LOCATE_MAX_TOKENS
+            _add_location_question(body, *task, vlm.manifest.usage)
         options = body.generation_options(default_max_tokens)
-        if options.get("json_schema") is not None:
-            await cancel_on_disconnect(check_schema(options["json_schema"]), request)
-        chunks = worker.answer(await images.read_messages(body.messages), options)
-        first = await cancel_on_disconnect(anext(chunks), request)
-        answer = PendingAnswer(model, first, chunks)
+        if task is not None:
+            options.setdefault("top_logprobs", 0)
+
+        async def begin() -> tuple[Chunk, AsyncGenerator[Chunk, None]]:
+            await check_options(options)
+            messages = await images.read_messages(body.messages)
+            chunks = worker.answer(messages, options, arrival)
+            return await anext(chunks), chunks
+
+        left = None if body.timeout is None else body.timeout - (time.monotonic() - arrival)
+        try:
+            work = asyncio.wait_for(begin(), left)
+            first, chunks = await cancel_on_disconnect(work, request)
+        except asyncio.TimeoutError:
+            message = (
+                f"the {body.timeout:g} s of this request (timeout) were over before the first token of its "
+                "answer; allow more"
+            )
+            raise to_request_error(DeadlineError(message)) from None
+        thing = None if task is None else task[1]
+        sees_tools = "tools" in options and options.get("tool_choice") != "none"
+        tool_format = vlm.manifest.prompt.tool_calls if sees_tools else None
+        answer = PendingAnswer(
+            model,
+            first,
+            chunks,
+            logprobs=bool(body.logprobs),
+            thing=thing,
+            call_begin=None if tool_format is None else tool_format.begin,
+        )
         if body.stream:
             return StreamingResponse(
                 answer.events(usage=body.include_usage), media_type="text/event-stream"
             )
-        completion = await cancel_on_disconnect(
-            answer.collect(logprobs=bool(body.logprobs)), request
-        )
-        return JSONResponse(completion.model_dump())
+        completion = await cancel_on_disconnect(answer.collect(), request)
+        return JSONResponse(responses.to_json(completion))
 
     app.openapi_schema = openapi.openapi_schema(app, ChatCompletionRequest)
     return app
@@ -310,6 +355,20 @@ async def _read_request(
     if len(body) < MIN_BYTES_FOR_THREAD:
         return parse()
     return await asyncio.to_thread(parse)
+
+
+def _add_location_question(
+    body: ChatCompletionRequest,
+    task: Literal["detect", "point"],
+    thing: str,
+    usage: Usage | None,
+) -> None:
+    """Append the question of the model for the boxes of a thing, or for points on it."""
+    try:
+        question = location_question(task, usage, thing, "en")
+    except InputError as error:
+        raise to_request_error(error, task) from error
+    body.messages[-1].content.append(TextPart(type="text", text=question))
 
 
 def _to_response(file: StoredFile) -> responses.File:

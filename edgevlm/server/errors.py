@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError
+from edgevlm.errors import DeadlineError, EdgeVLMError, InputError, MissingDependencyError
 
 
 class RequestError(Exception):
@@ -67,4 +67,8 @@ def to_request_error(error: EdgeVLMError, parameter: str | None = None) -> Reque
         return RequestError(400, str(error), code=type(error).__name__, parameter=parameter)
     if isinstance(error, MissingDependencyError):
         return RequestError(501, str(error), code="not_installed")
+    if isinstance(error, DeadlineError):
+        # OpenAI's clients repeat a request after a status from 500, unless this header says no.
+        headers = {"x-should-retry": "false"}
+        return RequestError(504, str(error), code=type(error).__name__, headers=headers)
     return RequestError(500, str(error), code=type(error).__name__)

@@ -95,6 +95,14 @@ class ImageReader:
                 parts.append({"type": "image", "image": data, "detail": part.source.detail})
             role = "system" if message.role == "developer" else message.role
             converted.append({"role": role, "content": parts})
+            if message.tool_calls:
+                converted[-1]["tool_calls"] = [
+                    {
+                        "type": "function",
+                        "function": {"name": call.name, "arguments": call.arguments},
+                    }
+                    for call in (one.function for one in message.tool_calls)
+                ]
         return converted
 
     async def _read(self, source: ImageReference) -> tuple[bytes, int]:

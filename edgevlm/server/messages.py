@@ -16,12 +16,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from edgevlm import Detail
-from edgevlm.server.validation import RequestModel, UnsupportedField
+from edgevlm.server.validation import RequestModel, UnsupportedField, parse_text
 
 MAX_ITEMS = 4096
 """Limit of messages, and of content parts in one message; more than any context holds."""
 
-NO_TOOLS = "this server has no tools"
+NO_FUNCTIONS = "this is the older form of tools"
 TEXT_ONLY = "this server answers with text"
 
 PART_TYPE: Any = Field(description="'text', 'image_url', 'input_image' or 'file'")
@@ -167,21 +167,47 @@ def _to_parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
+class CalledFunction(RequestModel):
+    """A tool and its arguments."""
+
+    name: str = Field(description="a text")
+    arguments: dict[str, Any] = Field(description="the text of a JSON object")
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return parse_text(value) if isinstance(value, str) else value
+
+
+class AssistantCall(RequestModel):
+    """A call of a tool in an earlier answer."""
+
+    ignored = frozenset({"index"})
+
+    id: str | None = Field(None, description="a text")
+    type: Literal["function"] = Field("function", description="'function'")
+    function: CalledFunction = Field(
+        description='an object such as {"name": "look", "arguments": "{}"}'
+    )
+
+
 class Message(RequestModel):
     """A message of a conversation."""
 
     expected = 'an object such as {"role": "user", "content": "What is this?"}'
     unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
-        "tool_calls": UnsupportedField((None, []), NO_TOOLS),
-        "tool_call_id": UnsupportedField((None,), NO_TOOLS),
-        "function_call": UnsupportedField((None,), NO_TOOLS),
+        "function_call": UnsupportedField((None,), NO_FUNCTIONS),
         "audio": UnsupportedField((None,), TEXT_ONLY),
     }
     ignored = frozenset({"name", "annotations", "parsed"})
 
-    role: Literal["system", "developer", "user", "assistant"] = Field(
-        description=f"'system', 'developer', 'user' or 'assistant' ({NO_TOOLS})"
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
+        description="'system', 'developer', 'user', 'assistant' or 'tool'"
     )
+    tool_calls: Annotated[list[AssistantCall], Field(max_length=MAX_ITEMS)] | None = Field(
+        None, description="a list of calls, in a message of the assistant"
+    )
+    tool_call_id: str | None = Field(None, description="the id of a call, in a message of a tool")
     content: Annotated[
         list[Part],
         FailFast(),
@@ -203,10 +229,18 @@ class Message(RequestModel):
             raise ValueError
         return content
 
+    @model_validator(mode="after")
+    def _check_calls(self) -> Message:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("refused", "may have tool_calls only if role is 'assistant'")
+        return self
+
     @property
     def parts(self) -> list[Part]:
-        """All content parts, a refusal included; an empty text if there are none."""
+        """All content parts, a refusal included; an empty text if there are none, and no calls."""
         parts = list(self.content)
         if self.refusal:
             parts.append(RefusalPart(type="refusal", refusal=self.refusal))
+        if self.tool_calls:
+            return [part for part in parts if not (isinstance(part, TextPart) and not part.text)]
         return parts or [TextPart(type="text", text="")]

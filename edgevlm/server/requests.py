@@ -1,6 +1,6 @@
 """Requests of OpenAI's API as data classes.
 
-A request may also have ``top_k``, ``min_p``, ``repetition_penalty`` and ``max_image_tokens``. Each field of
+A request may also have the fields of `ChatCompletionRequest` that OpenAI's API does not have. Each field of
 OpenAI's is used, or is accepted only with values that ask for nothing (`RequestModel.unsupported`), or is a
 hint that never changes an answer (`RequestModel.ignored`).
 """
@@ -13,10 +13,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
-from edgevlm.options import MAX_LOGPROBS, GenerationOptions
+from edgevlm.options import MAX_LOGPROBS, MAX_WITHIN, MIN_WITHIN, GenerationOptions
 from edgevlm.server.errors import RequestError
-from edgevlm.server.messages import MAX_ITEMS, NO_TOOLS, TEXT_ONLY, Message
+from edgevlm.server.messages import MAX_ITEMS, NO_FUNCTIONS, TEXT_ONLY, Message
 from edgevlm.server.validation import RequestModel, UnsupportedField
+from edgevlm.tool_calls import MODES
 
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
@@ -48,7 +49,10 @@ TopK: TypeAlias = Annotated[int, Field(ge=-1, le=2**31 - 1), BeforeValidator(_to
 TopLogprobs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_to_integer)]
 ImageTokens: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_to_integer)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Seconds: TypeAlias = Annotated[float, Field(ge=MIN_WITHIN, le=MAX_WITHIN)]
+Thing: TypeAlias = Annotated[str, Field(pattern=r"\S")]
 
+THING = "the name of a thing without an article, such as 'red key'"
 TOKENS = (
     "an integer from 1, or -1 for as many as fit the context; larger values are lowered to that"
 )
@@ -110,6 +114,33 @@ class ResponseFormat(RequestModel):
         return schema
 
 
+class NamedFunction(RequestModel):
+    """The name of a function."""
+
+    name: str = Field(description="the name of one of tools")
+
+
+class NamedTool(RequestModel):
+    """A tool that the answer has to call."""
+
+    type: Literal["function"] = Field(description="'function'")
+    function: NamedFunction = Field(description='an object such as {"name": "look"}')
+
+
+def _to_named_tool(value: Any) -> Any:
+    """Convert the name of a mode to the object that names a tool, so that errors have one form."""
+    if isinstance(value, str) and value in MODES:
+        return NamedTool(type="function", function=NamedFunction(name=value))
+    return value
+
+
+ToolChoice: TypeAlias = Annotated[
+    NamedTool,
+    BeforeValidator(
+        _to_named_tool, json_schema_input_type=NamedTool | Literal["auto", "none", "required"]
+    ),
+]
+
 Stops: TypeAlias = Annotated[list[str], Field(max_length=MAX_STOPS)]
 
 
@@ -127,8 +158,8 @@ class ChatCompletionRequest(RequestModel):
     unsupported: ClassVar[Mapping[str, UnsupportedField]] = {
         "audio": UnsupportedField((None,), TEXT_ONLY),
         "frequency_penalty": UnsupportedField((None, 0), "this server has repetition_penalty"),
-        "function_call": UnsupportedField((None, "none", "auto"), NO_TOOLS),
-        "functions": UnsupportedField((None, []), NO_TOOLS),
+        "function_call": UnsupportedField((None, "none", "auto"), NO_FUNCTIONS),
+        "functions": UnsupportedField((None, []), NO_FUNCTIONS),
         "logit_bias": UnsupportedField(
             (None, {}), "this server does not change the probability of single tokens"
         ),
@@ -146,15 +177,12 @@ class ChatCompletionRequest(RequestModel):
             (None, "auto", "default"), "all requests wait in one queue"
         ),
         "store": UnsupportedField((None, False), "this server stores no answers"),
-        "tool_choice": UnsupportedField((None, "none", "auto"), NO_TOOLS),
-        "tools": UnsupportedField((None, []), NO_TOOLS),
         "verbosity": UnsupportedField((None, "medium"), "ask for it in a message instead"),
         "web_search_options": UnsupportedField((None,), "this server has no web search"),
     }
     ignored = frozenset(
         {
             "metadata",
-            "parallel_tool_calls",
             "prompt_cache_key",
             "prompt_cache_options",
             "prompt_cache_retention",
@@ -213,9 +241,40 @@ class ChatCompletionRequest(RequestModel):
     response_format: ResponseFormat | None = Field(
         None, description='an object such as {"type": "text"}'
     )
+    tools: list[Any] | None = Field(None, description="a list of functions")
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="'auto', 'none', 'required' or an object such as "
+        '{"type": "function", "function": {"name": "look"}}',
+    )
+    parallel_tool_calls: bool | None = Field(None, description="true or false")
     max_image_tokens: ImageTokens | None = Field(
         None, description="an integer from 1: the limit of positions for one image"
     )
+    timeout: Seconds | None = Field(
+        None, description=f"a number of seconds from {MIN_WITHIN:g} to {MAX_WITHIN:g}"
+    )
+    """Time from the arrival of the request to the end of its answer."""
+    detect: Thing | None = Field(None, description=THING)
+    """A thing whose boxes on the last image are wanted."""
+    point: Thing | None = Field(None, description=THING)
+    """A thing on which points are wanted."""
+
+    def location_task(self) -> tuple[Literal["detect", "point"], str] | None:
+        """Return the task of `detect` or `point` and its thing; None if there is neither.
+
+        Raises:
+            RequestError: there are both, or the last message is not one of the user.
+        """
+        if self.detect is not None and self.point is not None:
+            raise _contradiction("point", "and detect exclude each other; send one of them")
+        field: Literal["detect", "point"] = "point" if self.detect is None else "detect"
+        thing = self.point if self.detect is None else self.detect
+        if thing is None:
+            return None
+        if self.messages[-1].role != "user":
+            raise _contradiction(field, "needs a message of the user with the image at the end")
+        return field, thing
 
     @property
     def include_usage(self) -> bool:
@@ -247,8 +306,14 @@ class ChatCompletionRequest(RequestModel):
             "stop": self.stop,
             "json_schema": self.response_format.answer_schema() if self.response_format else None,
             "max_image_tokens": self.max_image_tokens,
+            "within": self.timeout,
             "seed": secrets.randbelow(SEED_RANGE) if seed == -1 else seed % SEED_RANGE,
         }
+        if self.tools:
+            options["tools"] = self.tools
+            options["parallel_tool_calls"] = self.parallel_tool_calls is not False
+        if self.tool_choice is not None:
+            options["tool_choice"] = self.tool_choice.function.name
         if self.logprobs:
             options["top_logprobs"] = self.top_logprobs or 0
         if self.temperature is not None:

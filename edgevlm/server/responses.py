@@ -6,15 +6,20 @@ generated from that description can read them.
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from edgevlm.results import Stats, TokenLogprob
+from edgevlm import results
+from edgevlm.boxes import Box as FoundBox
+from edgevlm.boxes import Point as FoundPoint
+from edgevlm.results import Chunk, Stats, TokenLogprob
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 """Reasons that OpenAI's API has for the end of an answer."""
 
 
@@ -108,12 +113,72 @@ class Logprobs(BaseModel):
     refusal: None = None
 
 
+class Box(BaseModel):
+    """A rectangle on the last image."""
+
+    left: float = Field(description="fraction of the width of the image, 0 to 1, as `right`")
+    top: float = Field(description="fraction of the height of the image, 0 to 1, as `bottom`")
+    right: float
+    bottom: float
+    pixels: tuple[int, int, int, int] = Field(
+        description="left, top, right, bottom of the upright image"
+    )
+    label: str
+    probability: float | None = Field(description="null unless logprobs, detect or point is set")
+
+
+class Point(BaseModel):
+    """A place on the last image."""
+
+    x: float = Field(description="fraction of the width of the image, 0 to 1")
+    y: float = Field(description="fraction of the height of the image, 0 to 1")
+    pixels: tuple[int, int] = Field(description="column and row of the upright image")
+    label: str
+    probability: float | None = Field(description="as of a box")
+
+
+class Deadline(BaseModel):
+    """What an answer gave up to end in time."""
+
+    within: float = Field(description="seconds that were left when the model began")
+    detail: str | None
+    max_image_tokens: int | None
+    cut: bool = Field(description="true if the deadline ended the answer")
+
+
+class Details(BaseModel):
+    """What OpenAI's API has no fields for."""
+
+    finish_reason: results.FinishReason = Field(
+        description="``length`` and ``deadline`` told apart"
+    )
+    boxes: list[Box]
+    points: list[Point]
+    deadline: Deadline | None = Field(description="null for a request without timeout")
+
+
+class CalledFunction(BaseModel):
+    """A tool and its arguments."""
+
+    name: str
+    arguments: str = Field(description="a JSON object")
+
+
+class Call(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
     """The message of an answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[Call] | None = Field(None, description="left out if there are none")
 
 
 class Choice(BaseModel):
@@ -123,6 +188,7 @@ class Choice(BaseModel):
     message: AnswerMessage
     logprobs: Logprobs | None
     finish_reason: FinishReason
+    edgevlm: Details | None = Field(None, description="left out if it says nothing")
 
 
 class PromptDetails(BaseModel):
@@ -151,12 +217,19 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class CallDelta(Call):
+    """A whole call in a chunk."""
+
+    index: int
+
+
 class Delta(TypedDict, total=False):
     """The fields that a chunk adds to the message."""
 
     role: Literal["assistant"]
     content: str
     refusal: None
+    tool_calls: list[CallDelta]
 
 
 class ChunkChoice(BaseModel):
@@ -166,6 +239,9 @@ class ChunkChoice(BaseModel):
     delta: Delta
     logprobs: Logprobs | None
     finish_reason: FinishReason | None
+    edgevlm: Details | None = Field(
+        None, description="in the chunk with finish_reason; left out if it says nothing"
+    )
 
 
 class ChatCompletionChunk(BaseModel):
@@ -187,6 +263,68 @@ def to_usage(stats: Stats) -> Usage:
         completion_tokens=stats.answer_tokens,
         total_tokens=stats.prompt_tokens + stats.answer_tokens,
         prompt_tokens_details=PromptDetails(cached_tokens=stats.cached_tokens),
+    )
+
+
+def to_json(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
+    """Return an answer as JSON, without the details and tool calls that it does not have."""
+    written = answer.model_dump(mode="json")
+    for choice in written["choices"]:
+        if choice["edgevlm"] is None:
+            del choice["edgevlm"]
+        if "message" in choice and choice["message"]["tool_calls"] is None:
+            del choice["message"]["tool_calls"]
+    return written
+
+
+def to_finish_reason(chunk: Chunk) -> FinishReason:
+    """Return the reason for the end of an answer in OpenAI's words. A deadline is a limit, too."""
+    if chunk.finish_reason != "stop":
+        return "length"
+    return "tool_calls" if chunk.tool_calls else "stop"
+
+
+def to_calls(chunk: Chunk) -> list[CallDelta]:
+    """Return the tool calls of an answer, with random ids."""
+    return [
+        CallDelta(
+            index=index,
+            id=f"call_{secrets.token_hex(12)}",
+            function=CalledFunction(
+                name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)
+            ),
+        )
+        for index, call in enumerate(chunk.tool_calls)
+    ]
+
+
+def to_details(chunk: Chunk, thing: str | None) -> Details | None:
+    """Return what the last chunk of an answer has beside OpenAI's fields; None if that is nothing.
+
+    Args:
+        thing: what boxes or points were asked for: the label of those that have none. None: nothing was.
+    """
+    reason, stats = chunk.finish_reason, chunk.stats
+    if reason is None or stats is None:
+        raise RuntimeError("the answer ended without a finish reason")
+
+    def shared(found: FoundBox | FoundPoint) -> dict[str, Any]:
+        return {
+            "pixels": found.pixels(),
+            "label": found.label or thing or "",
+            "probability": found.probability,
+        }
+
+    if thing is None and stats.deadline is None and not chunk.boxes and not chunk.points:
+        return None
+    return Details(
+        finish_reason=reason,
+        boxes=[
+            Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom, **shared(box))
+            for box in chunk.boxes
+        ],
+        points=[Point(x=point.x, y=point.y, **shared(point)) for point in chunk.points],
+        deadline=None if stats.deadline is None else Deadline(**vars(stats.deadline)),
     )
 
 

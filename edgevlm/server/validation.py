@@ -108,6 +108,14 @@ def parse_json(body: bytes) -> Any:
         raise RequestError(400, message, code="invalid_json") from error
 
 
+def parse_text(text: str) -> Any:
+    """Parse a text within a request as JSON; return the text itself if it is not JSON."""
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text
+
+
 def validate(model: type[Model], value: Any, *, strict: bool) -> tuple[Model, list[str]]:
     """Convert parsed JSON to a model.
 

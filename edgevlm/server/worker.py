@@ -21,7 +21,7 @@ from typing import Any
 from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import CancelledError, DeadlineError, EdgeVLMError
 from edgevlm.inputs.images import load_image
-from edgevlm.options import Generation, GenerationOptions
+from edgevlm.options import MIN_WITHIN, Generation, GenerationOptions
 from edgevlm.results import Chunk
 from edgevlm.server.errors import RequestError, to_request_error
 from edgevlm.server.metrics import Metrics
@@ -39,9 +39,12 @@ MAX_TOGETHER = 32
 class _Job:
     """A request in the queue. It is created and read in the event loop, and filled by the worker."""
 
-    def __init__(self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions) -> None:
+    def __init__(
+        self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions, arrival: float
+    ) -> None:
         self.messages = messages
-        self.options = options
+        self._options = options
+        self._arrival = arrival
         self.abandoned = threading.Event()
         self._cancel: Callable[[], object] = self.abandoned.set
         self.started = time.monotonic()
@@ -52,14 +55,14 @@ class _Job:
     def greedy(self) -> bool:
         """True if the answer can be decoded together with others."""
         try:
-            generation = Generation(**self.options)
+            generation = Generation(**self._options)
         except EdgeVLMError:
             return False  # the client gets the error when its turn comes
         return generation.draftable and generation.within is None
 
     def conversation(self, cancel: CancelSignal) -> Conversation:
         """Return the request for `VLM.stream_many`."""
-        return Conversation(self.load_messages, Generation(**self.options), cancel)
+        return Conversation(self.load_messages, Generation(**self._options), cancel)
 
     def load_messages(self) -> list[Mapping[str, Any]]:
         """Return the messages with the pixels of their images instead of the files.
@@ -76,6 +79,23 @@ class _Job:
                 parts.append(_decode_image(part))
             messages.append({**message, "content": parts})
         return messages
+
+    @property
+    def options(self) -> GenerationOptions:
+        """The options for `VLM.stream_generate`, with the time that is left now.
+
+        Raises:
+            DeadlineError: no time is left.
+        """
+        within = self._options.get("within")
+        if within is None:
+            return self._options
+        left = within - (time.monotonic() - self._arrival)
+        if left < MIN_WITHIN:
+            raise DeadlineError(
+                f"the {within:g} s of this request (timeout) were over before its turn came; allow more"
+            )
+        return {**self._options, "within": left}
 
     def put(self, event: Chunk | Exception) -> None:
         """Add a chunk or an error; called by the worker's thread."""
@@ -141,13 +161,17 @@ class Worker:
         return 0.0 if progress is None else time.monotonic() - progress
 
     async def answer(
-        self, messages: Sequence[Mapping[str, Any]], options: GenerationOptions
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: GenerationOptions,
+        arrival: float | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Yield an answer in chunks. Closing the generator stops the work on the request.
 
         Args:
             messages: as for `VLM.stream_generate`.
-            options: as for `VLM.stream_generate`.
+            options: as for `VLM.stream_generate`; ``within`` counts from `arrival`.
+            arrival: time of ``time.monotonic`` at which the request came; None: now.
 
         Raises:
             RequestError: the queue is full, or the request cannot be answered.
@@ -162,7 +186,7 @@ class Worker:
                     headers={"Retry-After": str(self._seconds_until_room())},
                 )
             self._unfinished += 1
-        job = _Job(messages, options)
+        job = _Job(messages, options, time.monotonic() if arrival is None else arrival)
         self._put(job)
         try:
             while True:

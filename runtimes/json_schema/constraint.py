@@ -25,6 +25,7 @@ from edgevlm.runtimes.json_schema.keywords import refusal, refuse
 from edgevlm.runtimes.json_schema.multiples import check_multiples
 from edgevlm.runtimes.json_schema.process import HelperEndedError, HelperProcess, encode_vocabulary
 from edgevlm.runtimes.json_schema.translation import Translation, translate
+from edgevlm.runtimes.protocols import CallGrammar
 
 MAX_CHARACTERS = 65_536
 """Longest schema, in characters of JSON."""
@@ -80,6 +81,14 @@ class JsonConstraint:
         """Return a matcher for one text; errors as of `check`."""
         translation = self.check(schema)
         matcher, error = self._grammars.compile(translation.schema)
+        if error:
+            refuse((), error)
+        return JsonMatcher(matcher, self._vocabulary_size, self._end_token)
+
+    def call_matcher(self, calls: CallGrammar) -> JsonMatcher:
+        """Return a matcher for one answer with calls; errors as of `check` for their schema."""
+        translation = self.check(calls.schema)
+        matcher, error = self._grammars.compile_calls(calls, translation.schema)
         if error:
             refuse((), error)
         return JsonMatcher(matcher, self._vocabulary_size, self._end_token)

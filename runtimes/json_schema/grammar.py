@@ -8,6 +8,7 @@ from typing import Any
 
 from edgevlm.runtimes.imports import import_library
 from edgevlm.runtimes.json_schema.escapes import needs_escapes
+from edgevlm.runtimes.protocols import CallGrammar
 
 INSTALL_TYPED = "pip install 'edgevlm[typed]'"
 """Command that installs llguidance and pydantic."""
@@ -58,14 +59,51 @@ class Grammars:
         Returns:
             llguidance's matcher and an error message, which is empty if the matcher can be used.
         """
-        try:
+
+        def write() -> str:
             written = json.dumps(schema)
-            letters = 'nrbtf\\"u' if needs_escapes(schema) else 'nrbtf\\"'
-            # No free white space, of which a small model may write without end.
-            options: Any = {"whitespace_flexible": False, "json_allowed_escapes": letters}
-            grammar = self._make.grammar_from_json_schema(written, overrides=options)
-            matcher = self._make(self._tokenizer, grammar, log_level=0, limits=self._limits)
-            for opening in self._openings:  # most schemas over a limit fail here
+            grammar: str = self._make.grammar_from_json_schema(written, overrides=_options(schema))
+            return grammar
+
+        return self._compile(write, self._openings)
+
+    def compile_calls(self, calls: CallGrammar, schema: Mapping[str, Any]) -> tuple[Any, str]:
+        """Compile the grammar of an answer with calls.
+
+        Args:
+            schema: that of the calls, translated.
+
+        Returns:
+            As `compile`.
+        """
+
+        def write() -> str:
+            options = {**_options(schema), "item_separator": ", ", "key_separator": ": "}
+            call = f"%json {json.dumps({**schema, 'x-guidance': options})} {_quote(calls.end)}"
+            more = f"({_quote(calls.separator + calls.begin)} call)*" if calls.several else ""
+            lines = [f"call: {call}"]
+            if calls.required:
+                lines.append(f"start: {_quote(calls.begin)} call {more}")
+            else:
+                # A text ends where the first call begins, or it is the whole answer, without a call.
+                begin = _quote_pattern(calls.begin)
+                lines += [
+                    f"start: TEXT | text_before_call call {more}",
+                    f"TEXT: /(?s:.*)/ & ~/(?s:.*){begin}(?s:.*)/",
+                    f"text_before_call[suffix={_quote(calls.begin)}]: /(?s:.*)/",
+                ]
+            grammar: str = self._make.grammar_from_lark("\n".join(lines))
+            return grammar
+
+        return self._compile(write, [[]])
+
+    def _compile(
+        self, write: Callable[[], str], openings: Sequence[Sequence[int]]
+    ) -> tuple[Any, str]:
+        """Compile a grammar, and try the tokens of each opening."""
+        try:
+            matcher = self._make(self._tokenizer, write(), log_level=0, limits=self._limits)
+            for opening in openings:  # most schemas over a limit fail here
                 begun = matcher.deep_copy()
                 begun.try_consume_tokens(opening)
                 begun.compute_bitmask()
@@ -80,6 +118,23 @@ class Grammars:
     def _longest(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.greedy_tokenize(text)
         return tokens
+
+
+def _options(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return llguidance's options for a schema."""
+    letters = 'nrbtf\\"u' if needs_escapes(schema) else 'nrbtf\\"'
+    # No free white space, of which a small model may write without end.
+    return {"whitespace_flexible": False, "json_allowed_escapes": letters}
+
+
+def _quote(text: str) -> str:
+    """Return a text as llguidance's grammars write it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _quote_pattern(text: str) -> str:
+    """Return a regular expression of llguidance's grammars that matches a text alone."""
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 class _Vocabulary:

@@ -749,7 +749,9 @@ class LlamaCppDecoder:
         """Return a new sampler; see `DecoderRuntime.sampler`."""
         self._check_open()
         matcher = None
-        if sampling.json_schema is not None:
+        if sampling.calls is not None:
+            matcher = self._model.json_constraint(end_tokens).call_matcher(sampling.calls)
+        elif sampling.json_schema is not None:
             matcher = self._model.json_constraint(end_tokens).matcher(sampling.json_schema)
         return LlamaCppSampler(
             self._context, self.vocabulary_size, sampling, self._last_logits, matcher

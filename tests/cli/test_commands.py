@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops
 
 from edgevlm import VLM, Bundle, __version__
 from edgevlm.cli import COMMANDS
@@ -19,6 +20,7 @@ from tests.support.oracle import BUNDLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPES = str(REPOSITORY / "examples" / "shapes.png")
+SCENE = str(REPOSITORY / "examples" / "scene.png")
 SQUARE = str(REPOSITORY / "examples" / "square.png")
 TINY = str(BUNDLES / "smolvlm")
 PROGRAM = [sys.executable, "-m", "edgevlm"]
@@ -98,6 +100,8 @@ def test_wrong_usage_exits_2(arguments: list[str], complaint: str) -> None:
         (["ask", "Q", "--model", "no-such-model"], "no model 'no-such-model'"),
         (["ask", "Q", "--model", "."], "is not a bundle"),
         (["ask", "Q", "--max-tokens", "1000000"], "1000000"),
+        (["detect", "key", SQUARE, "--point"], "no question for the task point"),
+        (["detect", "key", SQUARE, "--draw", "found.foo"], "no image format has this ending"),
         (["chat", "missing.png"], "no image at 'missing.png'"),
         (["inspect", "no-such-model"], "no model 'no-such-model'"),
         (["verify", "no-such-model"], "no model 'no-such-model'"),
@@ -168,6 +172,40 @@ def test_ask_json_is_one_object() -> None:
     assert answer["model"] == "edgevlm-nano"
     assert answer["stats"]["encoded_tiles"] == 1
     assert answer["stats"]["tokens_per_second"] > 0
+
+
+def test_ask_within_a_time() -> None:
+    done = edgevlm("ask", "What is in the picture?", SQUARE, "--within", "600", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["finish_reason"] == "stop"
+    assert answer["stats"]["deadline"]["within"] == 600
+    late = edgevlm("ask", "What is in the picture?", SQUARE, "--within", "0.001")
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "0.001 s of this request" in late.stderr
+
+
+def test_detect_prints_boxes_as_the_library_finds_them(tmp_path: Path) -> None:
+    with VLM.from_pretrained() as vlm:
+        (box,) = vlm.detect(SCENE, "key")
+    done = edgevlm("detect", "key", SCENE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{' '.join(map(str, box.pixels()))} {box.probability:.2f} key\n"
+    drawn = tmp_path / "found.png"
+    found = json.loads(edgevlm("detect", "key", SCENE, "--json", "--draw", str(drawn)).stdout)
+    assert found["points"] == [] and found["model"] == "edgevlm-nano"
+    assert found["boxes"][0]["pixels"] == list(box.pixels())
+    with Image.open(SCENE) as before, Image.open(drawn) as after:
+        assert before.size == after.size
+        changed = ImageChops.difference(before.convert("RGB"), after).getbbox()
+    assert changed is not None
+    left, top, right, bottom = box.pixels()
+    assert changed[0] <= left <= changed[0] + 8 and changed[2] - 8 <= right <= changed[2]
+    assert changed[1] <= top <= changed[1] + 8 and changed[3] - 8 <= bottom <= changed[3]
+
+
+def test_detect_that_finds_nothing_prints_nothing() -> None:
+    done = edgevlm("detect", "house", SCENE)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_ask_stops_at_max_tokens() -> None:

@@ -200,6 +200,7 @@ OPTIONAL = {
         "longest_edge",
         "usage",
         "video",
+        "tool_calls",
         "video_placeholder",
         "video_template",
         "images",

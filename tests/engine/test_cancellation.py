@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from tests.conftest import picture
 from tests.support.oracle import BUNDLES
+from tests.support.runtime_calls import RuntimeCalls
 from tests.support.serving import until
 
 SECONDS = 60
@@ -93,41 +94,6 @@ def test_an_interrupt_may_cancel_again() -> None:
 # --- random moments -----------------------------------------------------------------------------
 
 
-@dataclass
-class Calls:
-    """Counts the calls of both runtimes of a model, and tells when a certain one begins."""
-
-    vlm: VLM
-    at: int = -1
-    begin: Callable[[], object] = lambda: None
-    names: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        engine = self.vlm._engine
-        vision, decoder = engine._encoder._vision, engine._decoder
-        for owner, name in (
-            (vision, "encode"),
-            (decoder, "decode_tokens"),
-            (decoder, "decode_embeddings"),
-            (decoder, "decode_draft"),
-        ):
-            setattr(owner, name, self._counted(getattr(owner, name), name))
-
-    def _counted(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def counted(*arguments: Any, **named: Any) -> Any:
-            self.names.append(name)
-            if len(self.names) - 1 == self.at:
-                self.begin()
-            return method(*arguments, **named)
-
-        return counted
-
-    def expect(self, at: int, begin: Callable[[], object]) -> None:
-        """Call `begin` when call number `at` from now on begins."""
-        self.names.clear()
-        self.at, self.begin = at, begin
-
-
 def one_question(vlm: VLM) -> ChunkStream:
     return vlm.stream(LARGE, "What is it?", max_tokens=12)
 
@@ -177,7 +143,9 @@ def load(name: str) -> VLM:
     return vlm
 
 
-def cancel_at(calls: Calls, request: Callable[[VLM], ChunkStream], at: int, wait: float) -> bool:
+def cancel_at(
+    calls: RuntimeCalls, request: Callable[[VLM], ChunkStream], at: int, wait: float
+) -> bool:
     """Cancel a request from another thread, `wait` seconds after its call number `at` began.
 
     Returns:
@@ -224,7 +192,7 @@ def cancel_often(name: str, count: int, after_each: Callable[[int], object]) -> 
     random = np.random.default_rng(count)
     hits: Counter[str] = Counter()
     with load(name) as vlm:
-        calls = Calls(vlm)
+        calls = RuntimeCalls(vlm)
         durations: list[float] = []
         phases: list[dict[str, list[int]]] = []
         """For each request, the numbers of the calls by their name."""
@@ -291,11 +259,11 @@ def test_a_thousand_cancelled_requests_leave_nothing_behind(name: str) -> None:
 
 
 @pytest.fixture
-def calls(fresh: Callable[..., VLM]) -> Iterator[Calls]:
-    yield Calls(fresh())
+def calls(fresh: Callable[..., VLM]) -> Iterator[RuntimeCalls]:
+    yield RuntimeCalls(fresh())
 
 
-def test_a_cancelled_call_of_a_runtime_does_not_run(calls: Calls) -> None:
+def test_a_cancelled_call_of_a_runtime_does_not_run(calls: RuntimeCalls) -> None:
     """Each call of a request in turn is cancelled before it computes; no other call follows."""
     calls.expect(-1, lambda: None)
     whole = collect(one_question(calls.vlm))
@@ -313,7 +281,7 @@ def test_a_cancelled_call_of_a_runtime_does_not_run(calls: Calls) -> None:
     assert collect(one_question(calls.vlm)).token_ids == whole.token_ids
 
 
-def test_closing_stops_the_call_that_another_thread_computes(calls: Calls) -> None:
+def test_closing_stops_the_call_that_another_thread_computes(calls: RuntimeCalls) -> None:
     """`close` waits for it; its reader gets no more chunks, and no error."""
     stream = one_question(calls.vlm)
     closer = threading.Thread(target=stream.close)
@@ -330,7 +298,7 @@ def test_closing_stops_the_call_that_another_thread_computes(calls: Calls) -> No
     assert not calls.vlm._engine._lock._lock.locked()
 
 
-def test_closing_the_model_stops_requests_without_a_stream(calls: Calls) -> None:
+def test_closing_the_model_stops_requests_without_a_stream(calls: RuntimeCalls) -> None:
     closer = threading.Thread(target=calls.vlm.close)
 
     def close() -> None:
@@ -345,7 +313,7 @@ def test_closing_the_model_stops_requests_without_a_stream(calls: Calls) -> None
     assert not closer.is_alive()
 
 
-def test_a_cancelled_turn_keeps_what_was_said(calls: Calls) -> None:
+def test_a_cancelled_turn_keeps_what_was_said(calls: RuntimeCalls) -> None:
     """Whether the cancel comes in a step or between two of them."""
     chat = calls.vlm.chat()
     chat.send("What?", LARGE, max_tokens=4)
@@ -389,7 +357,7 @@ def expire(stream: ChunkStream) -> Callable[[], None]:
     return stream._signal._expire
 
 
-def test_an_answer_ends_at_its_deadline(calls: Calls) -> None:
+def test_an_answer_ends_at_its_deadline(calls: RuntimeCalls) -> None:
     """The deadline expires before each call of a runtime in turn."""
     vlm = calls.vlm
     whole = collect(one_question(vlm))
@@ -418,7 +386,7 @@ def test_an_answer_ends_at_its_deadline(calls: Calls) -> None:
     until(lambda: not any(isinstance(t, threading.Timer) for t in threading.enumerate()))
 
 
-def test_a_deadline_expires_while_the_request_waits(calls: Calls) -> None:
+def test_a_deadline_expires_while_the_request_waits(calls: RuntimeCalls) -> None:
     with calls.vlm.stream(None, "What?", max_tokens=50) as holding:
         next(holding)
         with ThreadPoolExecutor(1) as pool, pytest.raises(DeadlineError, match=r"0\.1 s"):

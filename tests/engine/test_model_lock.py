@@ -28,6 +28,7 @@ from fastapi.responses import StreamingResponse
 
 from edgevlm import VLM, BusyError, CancelledError, Chunk, ChunkStream, ClosedError, InputError
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine import model_lock
 from edgevlm.engine.model_lock import ModelLock
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.options import GenerationOptions
@@ -346,6 +347,103 @@ def test_cancelling_in_a_signal_handler_of_the_reader() -> None:
         pass
 
 
+def queue_up(lock: ModelLock, action: Callable[[int], object], signals: list[CancelSignal]) -> Any:
+    """Let a thread for each signal wait for the model, one after another."""
+    pool = ThreadPoolExecutor(len(signals))
+
+    def wait(number: int) -> None:
+        with lock.hold(signals[number]):
+            action(number)
+
+    futures = []
+    for number in range(len(signals)):
+        futures.append(pool.submit(wait, number))
+        until(lambda: len(lock._waiting) == len(futures))
+    pool.shutdown(wait=False)
+    return futures
+
+
+def test_requests_are_served_in_the_order_in_which_they_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that go away do not change the order of the others, nor do those that wake between."""
+    monkeypatch.setattr(model_lock, "_CHECK_SECONDS", 0.001)
+    steps, served = Steps(), list[int]()
+    signals = [CancelSignal() for _ in range(16)]
+
+    def serve(number: int) -> None:
+        served.append(number)
+        time.sleep(0.005)
+
+    with steps.stream() as holding:
+        next(holding)
+        futures = queue_up(steps.lock, serve, signals)
+        for number in (0, 7):
+            signals[number].cancel()
+            with pytest.raises(CancelledError):
+                futures[number].result(60)
+        assert served == []
+    for number in sorted({*range(16)} - {0, 7}):
+        futures[number].result(60)
+    assert served == sorted({*range(16)} - {0, 7})
+    assert steps.lock._waiting == []
+
+
+def test_the_second_turn_of_a_request_comes_before_later_requests() -> None:
+    """A stream waits for the model when it is made, and again when it is read."""
+    steps, served = Steps(), list[int]()
+    first, later = CancelSignal(), [CancelSignal() for _ in range(3)]
+    with steps.stream() as holding:
+        next(holding)
+        futures = queue_up(steps.lock, served.append, [*later, first])
+    for future in futures:
+        future.result(60)
+    assert served == [3, 0, 1, 2]
+
+
+def test_closing_the_model_ends_all_waits() -> None:
+    steps = Steps()
+    stream = steps.stream()
+    next(stream)
+    futures = queue_up(steps.lock, lambda _: None, [CancelSignal() for _ in range(8)])
+    steps.lock.close()
+    for future in futures:
+        with pytest.raises(ClosedError, match="the model is closed"):
+            future.result(60)
+    assert steps.freed == 1 and steps.lock._waiting == []
+
+
+def test_a_request_from_a_handler_that_interrupts_a_wait_is_refused() -> None:
+    """It would wait for the request that it interrupts, and that one for its return."""
+    steps = Steps()
+    refused: list[Exception] = []
+
+    def handle(*_: object) -> None:
+        try:
+            with steps.lock.hold():
+                pass
+        except BusyError as error:
+            refused.append(error)
+        holding.close()
+
+    def interrupt() -> None:
+        until(lambda: bool(steps.lock._waiting))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    with steps.stream() as holding:
+        next(holding)
+        previous = signal.signal(signal.SIGUSR1, handle)
+        waker = threading.Thread(target=interrupt)
+        waker.start()
+        try:
+            with steps.lock.hold():
+                pass
+        finally:
+            waker.join()
+            signal.signal(signal.SIGUSR1, previous)
+    assert "signal handler" in str(refused[0])
+
+
 RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also if the parent of the tests ignores it
@@ -429,6 +527,53 @@ def test_a_forked_process_is_told_to_spawn(device: str, which: str) -> None:
     refused, parent_goes_on = done.stdout.splitlines()
     assert "'spawn'" in refused
     assert parent_goes_on == "True"
+
+
+FORK_WHILE_READING = """
+import asyncio, os, sys, threading
+from edgevlm import VLM, ClosedError
+vlm = VLM.from_pretrained("edgevlm-nano", threads=1)
+stream = vlm.stream("examples/scene.png", "What is in the picture?")
+step = stream._chunks
+reading, go_on = threading.Event(), threading.Event()
+def steps():
+    reading.set()
+    go_on.wait(60)
+    yield from step
+stream._chunks = steps()
+reader = threading.Thread(target=list, args=(stream,))
+reader.start()
+reading.wait(60)
+async def read():
+    return [chunk async for chunk in vlm.astream(None, "Hello")]
+child = os.fork()
+if not child:
+    for use in (lambda: next(stream), lambda: vlm.ask(None, "Hello"), lambda: asyncio.run(read())):
+        try:
+            use()
+        except ClosedError as error:
+            print("'spawn'" in str(error), flush=True)
+    stream.cancel()
+    stream.close()
+    vlm.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+go_on.set()
+reader.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_does_not_wait_for_threads_of_its_parent() -> None:
+    """One of them reads a stream when the process forks."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_WHILE_READING],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["True"] * 3
 
 
 def test_a_model_that_is_first_loaded_after_a_fork_answers() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from edgevlm.errors import ContextError, InputError, PromptError
-from edgevlm.inputs.prompt import MAX_TOKEN_LENGTH, PromptBuilder, TextSegment
+from edgevlm.inputs.message_checks import MAX_TOKEN_LENGTH
+from edgevlm.inputs.prompt import PromptBuilder, TextSegment
 from edgevlm.inputs.tiling import Layout
 from edgevlm.manifest import Manifest
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder

@@ -164,6 +164,11 @@ def test_nothing_of_a_native_image_is_computed_twice(native: dict[str, Any]) -> 
                 assert again < whole - shape["image_tokens"]
 
 
+def test_the_event_loop_is_measured() -> None:
+    told = run("event_loop", "--rounds", "1", "--requests", "8")
+    assert "µs for each of 14 chunks" in told and "8 requests at once" in told
+
+
 def test_the_documents_have_what_was_measured() -> None:
     results = sorted((ROOT / "benchmarks" / "results").glob("*/results.json"))
     written = runpy.run_path(str(ROOT / "scripts" / "write_comparison.py"))

@@ -151,6 +151,7 @@ def test_extras_are_those_that_are_promised() -> None:
     extras = metadata.metadata("edgevlm").get_all("Provides-Extra")
     assert sorted(extras or []) == [
         "all",
+        "camera",
         "cpu",
         "cuda",
         "demo",
@@ -158,6 +159,7 @@ def test_extras_are_those_that_are_promised() -> None:
         "heic",
         "openvino",
         "serve",
+        "typed",
         "video",
     ]
 

@@ -66,7 +66,7 @@ MESSAGES = (
     'a list of messages such as [{"role": "user", "content": "What is this?"}], at least one '
     "and at most 4096"
 )
-ROLES = "'system', 'developer', 'user' or 'assistant' (this server has no tools)"
+ROLES = "'system', 'developer', 'user', 'assistant' or 'tool'"
 PART = 'an object such as {"type": "text", "text": "What is this?"}'
 TYPES = "'text', 'image_url', 'input_image' or 'file'"
 IMAGE = 'an object such as {"url": "data:image/png;base64,..."}'
@@ -80,6 +80,12 @@ TOKENS = (
 TEMPERATURE = "a number from 0 to 2; 0, the default, always takes the most likely token"
 BODY = 'a JSON object such as {"messages": [{"role": "user", "content": "What is this?"}]}'
 SCHEMA = 'an object such as {"name": "answer", "schema": {"type": "object"}}'
+FUNCTION = 'an object such as {"name": "look", "arguments": "{}"}'
+TOOL = '{"type": "function", "function": {"name": "look"}}'
+CALL = {"function": {"name": "a", "arguments": "{}"}}
+CHOICE = "'auto', 'none', 'required' or an object such as " + TOOL
+SECONDS_RANGE = "a number of seconds from 0.001 to 1e+06"
+THING = "the name of a thing without an article, such as 'red key'"
 FIRST = "messages.0.content.1"
 
 MISTAKES: list[tuple[Any, str | None, str | None]] = [
@@ -106,11 +112,6 @@ MISTAKES: list[tuple[Any, str | None, str | None]] = [
     ({"messages": [{"role": 5, "content": "a"}]}, "messages.0.role", f"must be {ROLES}, is 5"),
     ({"messages": [{"role": "User", "content": "a"}]}, "messages.0.role", f"must be {ROLES}, is 'User'"),
     (
-        {"messages": [{"role": "tool", "content": "a", "tool_call_id": "b"}]},
-        "messages.0.role",
-        f"must be {ROLES}, is 'tool'",
-    ),
-    (
         {"messages": [{"role": "function", "content": "a", "name": "b"}]},
         "messages.0.role",
         f"must be {ROLES}, is 'function'",
@@ -128,8 +129,29 @@ MISTAKES: list[tuple[Any, str | None, str | None]] = [
     ),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]},
-        "messages.0.tool_calls",
-        "must be null or [] or left out (this server has no tools), is a list of 1",
+        "messages.0.tool_calls.0.function",
+        f"is missing; it must be {FUNCTION}",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "{"}}]}]},
+        "messages.0.tool_calls.0.function.arguments",
+        "must be the text of a JSON object, is '{'",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
+        "messages.0",
+        "may have tool_calls only if role is 'assistant'",
+    ),
+    (user("a") | {"tools": {}}, "tools", "must be a list of functions, is an empty object"),
+    (user("a") | {"tool_choice": "look"}, "tool_choice", f"must be {CHOICE}, is 'look'"),
+    (user("a") | {"timeout": 0}, "timeout", f"must be {SECONDS_RANGE}, is 0"),
+    (user("a") | {"timeout": "1"}, "timeout", f"must be {SECONDS_RANGE}, is '1'"),
+    (user("a") | {"detect": " "}, "detect", f"must be {THING}, is ' '"),
+    (user("a") | {"detect": "a", "point": "a"}, "point", "and detect exclude each other; send one of them"),
+    (
+        {"messages": [{"role": "assistant", "content": "a"}], "point": "a"},
+        "point",
+        "needs a message of the user with the image at the end",
     ),
     (
         {"messages": [{"role": "assistant", "content": "a", "refusal": 5}]},
@@ -536,8 +558,6 @@ SOMETHING: dict[str, Any] = {
     "reasoning_effort": "high",
     "service_tier": "flex",
     "store": True,
-    "tool_choice": "required",
-    "tools": [{"type": "function", "function": {"name": "look"}}],
     "verbosity": "low",
     "web_search_options": {},
 }
@@ -550,7 +570,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(address: str) -> None:
         assert parameter == name
         assert message.startswith(f"{name} must be null or ") and "left out (" in message
     fields: dict[str, Any]
-    for fields in ({"tool_calls": [{}]}, {"function_call": {}}, {"audio": {"id": "a"}}):
+    for fields in ({"function_call": {}}, {"audio": {"id": "a"}}):
         history = [{"role": "assistant", "content": "a", **fields}, *user("Hello")["messages"]]
         message, parameter = told(post(address, {"messages": history}))
         assert parameter == f"messages.0.{next(iter(fields))}"

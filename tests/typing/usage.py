@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from typing_extensions import assert_type
 from edgevlm import (
     VLM,
     Answer,
+    AsyncChunkStream,
     BackendError,
     BusyError,
     CacheInfo,
@@ -65,6 +66,19 @@ def stream(vlm: VLM) -> Iterator[str]:
         for chunk in chunks:
             assert_type(chunk, Chunk)
             yield chunk.text
+
+
+async def stream_in_asyncio(vlm: VLM) -> AsyncIterator[str]:
+    assert_type(await vlm.aask("a.png", "What is it?", max_tokens=8), Answer)
+    assert_type(await vlm.chat().asend("What is it?", "a.png"), Answer)
+    chunks = vlm.astream(["a.png"], "What is it?", system="Be brief.")
+    assert_type(chunks, AsyncChunkStream)
+    async with chunks:
+        async for chunk in chunks:
+            assert_type(chunk, Chunk)
+            yield chunk.text
+    async for chunk in vlm.chat().astream("And?", temperature=0.5):
+        yield chunk.text
 
 
 def options(vlm: VLM) -> Answer:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgevlm.boxes import Box, Point
-from edgevlm.demo.drawing import draw_locations
+from edgevlm.drawing import draw_locations
 
 PERCENT = st.integers(0, 100)
 
