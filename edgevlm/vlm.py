@@ -7,10 +7,10 @@ import dataclasses
 import functools
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from edgevlm.chat_file import ModelFiles
 from edgevlm.choice_calibration import scale_logprobs
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.model_lock import MAX_WAIT_SECONDS, WAIT_SECONDS, ChunkStream
+from edgevlm.engine.parallel import Waiting
+from edgevlm.engine.request import PreparedRequest
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.frame_questions import ChoiceQuestion, TextQuestion
@@ -37,7 +39,7 @@ from edgevlm.locations import location_question
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.options import KV_TYPES, ExtractOptions, Generation, GenerationOptions, KVType
-from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Prompt, collect
+from edgevlm.results import Answer, CacheInfo, Choice, ChoiceScore, Chunk, Prompt, collect
 from edgevlm.validation import check_number
 from edgevlm.watch import FrameQuestion, Watch
 
@@ -52,6 +54,23 @@ _RECENT_IMAGES = 8
 
 
 Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """A request to `VLM.stream_many`."""
+
+    messages: Callable[[], Sequence[Mapping[str, Any]]]
+    """Returns the messages, as for `VLM.generate`, or raises an EdgeVLMError, when its turn comes."""
+    generation: Generation
+    """Settings that are `Generation.draftable`, without `Generation.within`."""
+    cancel: CancelSignal = dataclasses.field(default_factory=CancelSignal)
+    """Stops the work on this request."""
+    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+
+
+WaitingConversations: TypeAlias = "Waiting[Conversation]"
+"""A deque of conversations that wait, each with a number."""
 
 
 class VLM:
@@ -384,9 +403,9 @@ class VLM:
     ) -> list[Answer | EdgeVLMError]:
         """Answer many questions.
 
-        Answers are decoded together, as parallel sequences of one context. Those in which rounding could
-        decide between two tokens are decoded again alone, so that greedy answers are those of `ask`. This
-        saves time where questions are about the same image.
+        Answers are decoded together, as parallel sequences of one context. Greedy answers are those of `ask`.
+        This saves most where questions are about the same image or answers are long: encoding and prefill of
+        different images cost what they cost alone.
         With a temperature, a repetition penalty, a JSON schema or log-probabilities, and for models that have
         recurrent layers or sliding windows, they are decoded one after another. Other threads wait until all
         are answered.
@@ -508,6 +527,30 @@ class VLM:
         generation = self._engine.fit_deadline(generation, len(_media_parts(messages)), watch)
         processed = self._process_images(messages, generation)
         return self._engine.stream(messages, processed, generation, watch)
+
+    def stream_many(
+        self, waiting: WaitingConversations
+    ) -> Generator[tuple[int, Chunk | EdgeVLMError], None, None]:
+        """Answer conversations that wait, in chunks. Greedy answers are decoded together, as in `ask_many`.
+
+        Args:
+            waiting: a deque of pairs, a number and a conversation each, from which they are taken. More may
+                be added between two chunks.
+
+        Yields:
+            The number of a conversation, and the next chunk of its answer or its error.
+
+        Raises:
+            ClosedError: the model is closed.
+        """
+
+        def prepare(one: Conversation) -> PreparedRequest:
+            one.watch.lap("wait")
+            messages = one.messages()
+            images = self._process_images(messages, one.generation)
+            return PreparedRequest(messages, images, one.generation, one.watch, one.cancel)
+
+        return self._engine.stream_many(waiting, prepare)
 
     def detect(
         self,

@@ -182,6 +182,8 @@ class DecoderRuntime(Protocol):
     """Most entries of one call of `decode_branches`."""
     max_logits: int
     """Most entries of one call that can have logits."""
+    exact_batch_length: int
+    """Most entries of one call of `decode_branches` that can be exact; see `is_exact`."""
     width: int
     """Width of an embedding. Deepstack models read several features from one embedding, side by side."""
     vocabulary_size: int
@@ -271,11 +273,41 @@ class DecoderRuntime(Protocol):
         """
         ...
 
-    def branch(self) -> int:
+    def branch(self, source: int | None = None) -> int:
         """Open a branch of the held sequence, and return its number.
 
+        Args:
+            source: a branch without tokens of its own, to branch off from the same place instead.
+
         Raises:
+            InputError: `source` is no such branch.
             InferenceError: `max_branches` are open.
+        """
+        ...
+
+    def branch_of_copy(self, copy: NDArray[np.uint8], place: Place) -> int:
+        """Open a branch that begins with a copy that `save` made at `place`, and return its number.
+
+        Raises:
+            InputError: `independent_branches` is False.
+            ContextError: the entries of the copy do not fit into the context.
+            InferenceError: `max_branches` are open, or it is no copy of this decoder's KV cache.
+        """
+        ...
+
+    def is_exact(self, branch: int, tokens: int) -> bool:
+        """Return True if the next tokens of a branch get the logits that they would have alone.
+
+        That is to the last bit, as if the held sequence went on and had been empty before its prompt; in
+        batches of up to `exact_batch_length` entries. The first call may measure this, for which it decodes a
+        few batches, so the logits before it are no longer valid.
+
+        Args:
+            branch: the branch.
+            tokens: how many tokens it decodes next.
+
+        Raises:
+            InputError: there is no such branch.
         """
         ...
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -24,9 +24,16 @@ from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.costs import CostPhase, Costs
 from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
-from edgevlm.engine.parallel import Finished, ParallelAnswers, stops_all
+from edgevlm.engine.parallel import (
+    Finished,
+    Item,
+    ParallelAnswers,
+    Uncertain,
+    Waiting,
+    raise_if_fatal,
+)
 from edgevlm.engine.prefill import Prefill, PrefillStats
-from edgevlm.engine.request import Request
+from edgevlm.engine.request import PreparedRequest, Request
 from edgevlm.engine.scoring import score_continuations
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.teacher_forcing import TeacherForcing
@@ -464,8 +471,7 @@ class Engine:
     ) -> Generator[tuple[int, Answer | EdgeVLMError], None, None]:
         """Answer many requests, decoded together where this can be done.
 
-        It can if the settings allow drafts and the memory of the decoder has independent branches. Else the
-        requests are answered one after another. Other requests wait until all are answered.
+        Other requests wait until all are answered.
 
         Args:
             requests: each returns messages and images, or raises its error, when its turn comes.
@@ -478,10 +484,10 @@ class Engine:
             BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
         """
         watches = [Stopwatch() for _ in requests]
+        chunks: list[list[Chunk]] = [[] for _ in requests]
         with (
             self._lock.hold(self._signal(generation.within, Stopwatch())) as cancel,
             cancel.timer(),
-            contextlib.closing(self._sampler(generation)) as sampler,
         ):
 
             def prepare(index: int) -> Request:
@@ -489,43 +495,102 @@ class Engine:
                 watches[index].lap("wait")
                 return self._request(*requests[index](), generation, watches[index], cancel)
 
-            prepared = [functools.partial(prepare, index) for index in range(len(requests))]
-            if generation.draftable and self._decoder.independent_branches:
-                together = ParallelAnswers(
-                    self._decoder, self._prefill, self._kv_cache, self._answers, sampler, cancel
-                )
-                for index, outcome in together.run(prepared):
-                    if isinstance(outcome, Request):
-                        yield index, self._answer_alone(outcome)
-                    elif isinstance(outcome, Finished):
-                        yield index, self._answer_of(outcome)
-                    else:
-                        yield index, outcome
-                return
-            for index, one in enumerate(prepared):
+            waiting: Waiting[int] = deque((index, index) for index in range(len(requests)))
+            for index, event in self._together(waiting, prepare, generation, cancel):
+                if isinstance(event, EdgeVLMError):
+                    yield index, event
+                    continue
+                chunks[index].append(event)
+                if event.finish_reason is not None:
+                    yield index, collect(chunks[index])
+
+    def stream_many(
+        self, waiting: Waiting[Item], prepare: Callable[[Item], PreparedRequest]
+    ) -> Generator[tuple[int, Chunk | EdgeVLMError], None, None]:
+        """Answer requests that wait, decoded together where this can be done.
+
+        Other requests wait until all are answered.
+
+        Args:
+            waiting: a number for each request, and what `prepare` makes it from. More may be added meanwhile.
+            prepare: prepares a request, or raises its error, when its turn comes. Its settings allow drafts.
+
+        Yields:
+            The number of a request and its next chunk, or its error. The last chunk has a finish reason.
+
+        Raises:
+            BusyError, ClosedError: as `ModelLock.hold`, and if the model is closed meanwhile.
+        """
+
+        def make(item: Item) -> Request:
+            one = prepare(item)
+            one.watch.lap("prepare")
+            return self._request(one.messages, one.images, one.generation, one.watch, one.cancel)
+
+        with self._lock.hold() as cancel:
+            yield from self._together(waiting, make, Generation(), cancel)
+
+    def _together(
+        self,
+        waiting: Waiting[Item],
+        prepare: Callable[[Item], Request],
+        generation: Generation,
+        cancel: CancelSignal,
+    ) -> Iterator[tuple[int, Chunk | EdgeVLMError]]:
+        """Answer requests together, if the settings allow drafts and branches are independent; or in turn."""
+        if not (generation.draftable and self._decoder.independent_branches):
+            while waiting:
+                index, item = waiting.popleft()
                 try:
-                    yield index, self._answer_alone(one())
+                    request = item if isinstance(item, Request) else prepare(item)
                 except EdgeVLMError as error:
-                    if stops_all(error):
-                        raise
+                    raise_if_fatal(error, cancel)
                     yield index, error
+                else:
+                    yield from ((index, event) for event in self._answer_alone(request, cancel))
+            return
+        with contextlib.closing(self._decoder.sampler(generation.sampling)) as sampler:
+            together = ParallelAnswers(
+                prepare,
+                self._decoder,
+                self._prefill,
+                self._kv_cache,
+                self._answers,
+                sampler,
+                cancel,
+            )
+            for index, event in together.run(waiting):
+                if isinstance(event, Uncertain):
+                    chunks = self._answer_alone(event.request, cancel, event.told)
+                    yield from ((index, chunk) for chunk in chunks)
+                elif isinstance(event, Finished):
+                    positions = count_positions(event.request.items)
+                    yield (
+                        index,
+                        self._last_chunk(event.request, event.answer, event.prefill, positions),
+                    )
+                else:
+                    yield index, event
 
-    def _answer_alone(self, request: Request) -> Answer | EdgeVLMError:
+    def _answer_alone(
+        self, request: Request, cancel: CancelSignal, told: int = 0
+    ) -> Iterator[Chunk | EdgeVLMError]:
+        """Answer one request.
+
+        Args:
+            cancel: stops the work on all requests.
+            told: tokens of the answer whose chunks are known.
+        """
         sampler = self._sampler(request.generation)
+        tokens = 0
         try:
-            return collect(self._generate(request, False, sampler))
+            for chunk in self._generate(request, False, sampler):
+                tokens += len(chunk.token_ids)
+                if chunk.finish_reason is not None or (chunk.token_ids and tokens > told):
+                    yield chunk
         except EdgeVLMError as error:
-            if stops_all(error):
-                raise
-            return error
-
-    def _answer_of(self, finished: Finished) -> Answer:
-        answer = finished.answer
-        last = self._last_chunk(
-            finished.request, answer, finished.prefill, count_positions(finished.request.items)
-        )
-        tokens = Chunk(finished.text, tuple(answer.token_ids))
-        return collect([tokens, last])
+            raise_if_fatal(error, cancel)
+            yield error
 
     def _locate(
         self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None

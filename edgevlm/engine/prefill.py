@@ -68,13 +68,21 @@ class Prefill:
     def head(self, items: Sequence[PromptItem]) -> int:
         """Return how many items of a prompt `run` must decode if a branch decodes the tokens after them.
 
-        These are all up to the last span, all but the last token if there is no span, and the whole prompt if
-        its entries attend to each other.
+        These are all up to the last span. The whole prompt if there is no span, if the text after it is no
+        exact batch of a branch, or if all entries attend to each other.
         """
-        if self._attention == "prefix":
-            return len(items)
         spans = [index for index, item in enumerate(items) if isinstance(item, Span)]
-        return spans[-1] + 1 if spans else len(items) - 1
+        long = bool(spans) and len(items) - spans[-1] > self._decoder.exact_batch_length
+        if self._attention == "prefix" or not spans or long:
+            return len(items)
+        return spans[-1] + 1
+
+    def reuse(self, items: Sequence[PromptItem]) -> PrefillStats:
+        """Return the cost of items that `run` has prefilled, for another request that begins with them."""
+        place, tiles = place_after(items), sum(1 for _ in tiles_of(items))
+        self._reused_positions += place.entries
+        self._reused_tiles += tiles
+        return PrefillStats(place, place.entries, 0, tiles)
 
     def run(
         self,

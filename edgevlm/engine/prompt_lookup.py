@@ -101,21 +101,25 @@ def _continuations(text: Sequence[int]) -> dict[Tokens, Tokens]:
     }
 
 
-def verify_draft(logits: NDArray[np.float32], draft: Sequence[int]) -> tuple[list[int], bool]:
+def verify_draft(
+    logits: NDArray[np.float32], draft: Sequence[int], near_tie: float | None = None
+) -> tuple[list[int], bool]:
     """Return what greedy decoding makes of a draft.
 
     Args:
         logits: float32 ``[len(draft) + 1, vocabulary]``; row i is what follows ``draft[:i]``.
+        near_tie: least distance of the best logit to the second; None: `NEAR_TIE`.
 
     Returns:
         The accepted prefix of the draft and the token that follows it, and True; without that token, and
         False, if it is a near tie.
     """
+    least = NEAR_TIE if near_tie is None else near_tie
     tokens: list[int] = []
     for row, guess in itertools.zip_longest(logits, draft):
         token = int(row.argmax())
         others = max(row[:token].max(initial=-np.inf), row[token + 1 :].max(initial=-np.inf))
-        if not row[token] - others >= NEAR_TIE:  # false for NaN too, which the sampler reports
+        if not row[token] - others >= least:  # false for NaN too, which the sampler reports
             return tokens, False
         tokens.append(token)
         if tokens[-1] != guess:

@@ -8,8 +8,22 @@ from dataclasses import dataclass
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.inputs.image_processor import ProcessedImage
-from edgevlm.inputs.prompt import PromptItem
+from edgevlm.inputs.prompt import Message, PromptItem
 from edgevlm.options import Generation
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request before its prompt is tokenized."""
+
+    messages: Sequence[Message]
+    images: Sequence[ProcessedImage]
+    """One for each image part of the messages, in their order."""
+    generation: Generation
+    watch: Stopwatch
+    """Started when the request came."""
+    cancel: CancelSignal
+    """Stops the work."""
 
 
 @dataclass(frozen=True)

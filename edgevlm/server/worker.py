@@ -1,12 +1,16 @@
-"""The thread that runs the model, and its queue: first come, first served."""
+"""The thread that runs the model, and its queue: first come, first served.
+
+Requests that wait at the same time are decoded together, if their settings allow it. Others are answered
+alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
@@ -14,18 +18,22 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import CancelledError, DeadlineError, EdgeVLMError
 from edgevlm.inputs.images import load_image
-from edgevlm.options import MIN_WITHIN, GenerationOptions
+from edgevlm.options import MIN_WITHIN, Generation, GenerationOptions
 from edgevlm.results import Chunk
 from edgevlm.server.errors import RequestError, to_request_error
 from edgevlm.server.metrics import Metrics
-from edgevlm.vlm import VLM
+from edgevlm.vlm import VLM, Conversation, WaitingConversations
 
 _logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED_TIMES = 32
 """Limit of remembered answer times, which estimate the time of the next answer."""
+
+MAX_TOGETHER = 32
+"""Most requests that are decoded together before others that use the model have their turn."""
 
 
 class _Job:
@@ -39,8 +47,38 @@ class _Job:
         self._arrival = arrival
         self.abandoned = threading.Event()
         self._cancel: Callable[[], object] = self.abandoned.set
+        self.started = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+
+    @functools.cached_property
+    def greedy(self) -> bool:
+        """True if the answer can be decoded together with others."""
+        try:
+            generation = Generation(**self._options)
+        except EdgeVLMError:
+            return False  # the client gets the error when its turn comes
+        return generation.draftable and generation.within is None
+
+    def conversation(self, cancel: CancelSignal) -> Conversation:
+        """Return the request for `VLM.stream_many`."""
+        return Conversation(self.load_messages, Generation(**self._options), cancel)
+
+    def load_messages(self) -> list[Mapping[str, Any]]:
+        """Return the messages with the pixels of their images instead of the files.
+
+        Raises:
+            CancelledError: the client has left.
+        """
+        messages: list[Mapping[str, Any]] = []
+        for message in self.messages:
+            parts = []
+            for part in message["content"]:
+                if self.abandoned.is_set():
+                    raise CancelledError("the client disconnected")
+                parts.append(_decode_image(part))
+            messages.append({**message, "content": parts})
+        return messages
 
     @property
     def options(self) -> GenerationOptions:
@@ -90,7 +128,7 @@ class _Job:
 
 
 class Worker:
-    """Answers requests one after the other in a thread.
+    """Answers requests in a thread: those that wait at the same time together, if their settings allow it.
 
     Args:
         vlm: the model; nothing else uses it.
@@ -102,23 +140,23 @@ class Worker:
         self._vlm = vlm
         self._max_waiting = max_waiting
         self._metrics = metrics
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._unfinished = 0
-        self._lock = threading.Lock()
+        self._jobs: deque[_Job | None] = deque()
+        self._unfinished = self._answering = 0
+        self._lock = threading.Condition()
         self._seconds: deque[float] = deque(maxlen=MAX_REMEMBERED_TIMES)
         self._progress: float | None = None
-        """Time of the last progress of the request that is being answered; None if there is none."""
+        """Time of the last progress of the requests that are being answered; None if there is none."""
         self._thread = threading.Thread(target=self._work, name="edgevlm-worker", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Number of requests that wait for the one that is being answered."""
-        return max(0, self._unfinished - 1)
+        """Number of requests that wait for those that are being answered."""
+        return max(0, self._unfinished - self._answering)
 
     @property
     def stalled_seconds(self) -> float:
-        """Seconds without progress of the request that is being answered; 0 if there is none."""
+        """Seconds without progress of the requests that are being answered; 0 if there is none."""
         progress = self._progress
         return 0.0 if progress is None else time.monotonic() - progress
 
@@ -149,7 +187,7 @@ class Worker:
                 )
             self._unfinished += 1
         job = _Job(messages, options, time.monotonic() if arrival is None else arrival)
-        self._jobs.put(job)
+        self._put(job)
         try:
             while True:
                 chunk = await job.get()
@@ -161,53 +199,107 @@ class Worker:
 
     def close(self) -> None:
         """Stop after the requests in the queue, and wait for this."""
-        self._jobs.put(None)
+        self._put(None)
         self._thread.join()
+
+    def _put(self, job: _Job | None) -> None:
+        with self._lock:
+            self._jobs.append(job)
+            self._lock.notify()
 
     def _seconds_until_room(self) -> int:
         """Estimate the time of one answer, at least one second."""
         return max(1, math.ceil(fmean(self._seconds))) if self._seconds else 1
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._progress = start = time.monotonic()
-            try:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._jobs)
+                job = self._jobs.popleft()
+                following = self._jobs[0] if self._jobs else None
+            if job is None:
+                return
+            self._progress = job.started = time.monotonic()
+            if following and following.greedy and job.greedy:
+                self._answer_together(job)
+            else:
                 self._answer(job)
-            except Exception as error:
-                if isinstance(error, CancelledError) and not isinstance(error, DeadlineError):
-                    self._metrics.count_abandoned()
-                    continue
-                if not isinstance(error, EdgeVLMError):
-                    _logger.exception("a request failed")
-                job.put(error)
-                self._metrics.count_failed(error)
-            finally:
-                self._progress = None
-                with self._lock:
-                    self._unfinished -= 1
-                    self._seconds.append(time.monotonic() - start)
+            self._progress, self._answering = None, 0
 
     def _answer(self, job: _Job) -> None:
-        if job.abandoned.is_set():
+        """Answer a request alone."""
+        self._answering = 1
+        try:
+            messages = job.load_messages()
+            with contextlib.closing(self._vlm.stream_generate(messages, **job.options)) as chunks:
+                job.start(chunks.cancel)
+                for chunk in chunks:
+                    self._tell(job, chunk)
+        except Exception as error:
+            self._end(job, error)
+        else:
+            self._end(job)
+
+    def _answer_together(self, first: _Job) -> None:
+        """Answer a request together with those that wait, and with those that come meanwhile."""
+        jobs: dict[int, _Job] = {}
+        waiting: WaitingConversations = deque()
+
+        def add(job: _Job) -> None:
+            cancel = CancelSignal()
+            job.start(cancel.cancel)
+            jobs[id(job)] = job
+            waiting.append((id(job), job.conversation(cancel)))
+
+        add(first)
+        left = MAX_TOGETHER - 1
+        try:
+            with contextlib.closing(self._vlm.stream_many(waiting)) as events:
+                while left and (job := self._take_greedy()):
+                    add(job)
+                    left -= 1
+                for number, event in events:
+                    if isinstance(event, Exception):
+                        self._end(jobs.pop(number), event)
+                    else:
+                        self._tell(jobs[number], event)
+                        if event.finish_reason is not None:
+                            self._end(jobs.pop(number))
+                    while left and (job := self._take_greedy()):
+                        add(job)
+                        left -= 1
+                    self._answering = len(jobs) - len(waiting)
+        except Exception as error:
+            unbegun = [jobs.pop(number) for number, _ in waiting] if self._answering else []
+            for job in jobs.values():
+                self._end(job, error)
+            with self._lock:
+                self._jobs.extendleft(reversed(unbegun))
+
+    def _take_greedy(self) -> _Job | None:
+        """Take the first request from the queue if it can be decoded together with others."""
+        with self._lock:
+            job = self._jobs[0] if self._jobs else None
+            return self._jobs.popleft() if job and job.greedy else None
+
+    def _tell(self, job: _Job, chunk: Chunk) -> None:
+        self._progress = time.monotonic()
+        job.put(chunk)
+        if chunk.stats is not None:
+            self._metrics.count_answered(chunk.stats)
+
+    def _end(self, job: _Job, error: Exception | None = None) -> None:
+        """Count a request that has ended, and tell its client the error."""
+        if isinstance(error, CancelledError) and not isinstance(error, DeadlineError):
             self._metrics.count_abandoned()
-            return
-        messages = []
-        for message in job.messages:
-            parts = []
-            for part in message["content"]:
-                self._progress = time.monotonic()
-                if job.abandoned.is_set():
-                    self._metrics.count_abandoned()
-                    return
-                parts.append(_decode_image(part))
-            messages.append({**message, "content": parts})
-        with contextlib.closing(self._vlm.stream_generate(messages, **job.options)) as chunks:
-            job.start(chunks.cancel)
-            for chunk in chunks:
-                self._progress = time.monotonic()
-                job.put(chunk)
-                if chunk.stats is not None:
-                    self._metrics.count_answered(chunk.stats)
+        elif error is not None:
+            if not isinstance(error, EdgeVLMError):
+                _logger.error("a request failed", exc_info=error)
+            self._metrics.count_failed(error)
+            job.put(error)
+        with self._lock:
+            self._unfinished -= 1
+            self._seconds.append(time.monotonic() - job.started)
 
 
 def _decode_image(part: Mapping[str, Any]) -> Mapping[str, Any]:

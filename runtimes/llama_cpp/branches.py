@@ -2,6 +2,10 @@
 
 A branch shares the entries that the held sequence had when it branched off. An entry stays in the KV cache
 until no sequence has it. So each entry has a serial number; what is taken is the number of different ones.
+
+Entries of a dropped branch stay, too, until all branches are dropped or their room is needed. Else the next
+entries would take their cells, before older entries of the same branch. llama.cpp adds up attention in the
+order of the cells, so the sums would be rounded differently.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ class Branches:
     def __init__(self, count: int) -> None:
         self._count = count
         self._open: dict[int, _Branch] = {}
+        self._dropped: list[_Branch] = []
         self._counts: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -58,6 +63,19 @@ class Branches:
             )
         self._set(free[0], _Branch(shared.copy(), place))
         return free[0]
+
+    def share(self, branch: int) -> tuple[NDArray[np.int64], Place]:
+        """Return what `add` needs for a branch of a branch that has no tokens of its own.
+
+        Raises:
+            InputError: there is no such branch, or it has tokens of its own.
+        """
+        found = self._find(branch)
+        if found.own:
+            raise InputError(
+                f"branch {branch} has {found.own} tokens of its own; branch off before"
+            )
+        return found.shared, found.start
 
     def place(self, branch: int) -> Place:
         """Return how far a branch is.
@@ -96,13 +114,22 @@ class Branches:
         """Forget the entries of a branch, which stays open."""
         self._set(branch, _Branch(np.empty(0, np.int64), Place()))
 
-    def drop(self, branch: int) -> None:
-        """Forget a branch; errors as of `place`."""
-        self._find(branch)
+    def drop(self, branch: int, *, keep: bool) -> None:
+        """Close a branch; its entries stay if `keep` is True. Errors as of `place`."""
+        found = self._find(branch)
+        if keep:
+            self._dropped.append(found)
         self._set(branch, None)
 
+    def free_dropped(self) -> bool:
+        """Forget the entries of dropped branches; return False if there are none."""
+        found = bool(self._dropped)
+        self._dropped.clear()
+        self._counts.clear()
+        return found
+
     def count_entries(self, held: NDArray[np.int64]) -> int:
-        """Count the entries that the held sequence and all branches take.
+        """Count the entries that the held sequence and all branches take, dropped ones not included.
 
         Args:
             held: serial numbers int64 ``[entries]`` of the entries of the held sequence.
@@ -114,6 +141,14 @@ class Branches:
             serials = [held, *(branch.shared for branch in self._open.values())]
             self._counts[last] = len(np.unique(np.concatenate(serials)))
         return self._counts[last] + sum(branch.own for branch in self._open.values())
+
+    def count_all(self, held: NDArray[np.int64]) -> int:
+        """Count as `count_entries` does, with the entries of dropped branches."""
+        if not self._dropped:
+            return self.count_entries(held)
+        every = [*self._open.values(), *self._dropped]
+        shared = np.unique(np.concatenate([held, *(branch.shared for branch in every)]))
+        return len(shared) + sum(branch.own for branch in every)
 
     def _set(self, number: int, branch: _Branch | None) -> None:
         self._counts.clear()

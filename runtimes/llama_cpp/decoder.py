@@ -24,6 +24,11 @@ from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.llama_cpp.batch import LlamaCppBatch
+from edgevlm.runtimes.llama_cpp.batch_rounding import (
+    MAX_ROWS,
+    MAX_UNSPLIT_ENTRIES,
+    rounds_alike,
+)
 from edgevlm.runtimes.llama_cpp.branches import Branches
 from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
@@ -37,7 +42,7 @@ from edgevlm.runtimes.llama_cpp.library import (
     recent_errors,
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
-from edgevlm.runtimes.llama_cpp.positions import CachePositions
+from edgevlm.runtimes.llama_cpp.positions import CachePositions, belong_together
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.llama_cpp.thread_limit import Clocks, ThreadLimit
 from edgevlm.runtimes.protocols import Place, Sampling
@@ -95,8 +100,11 @@ class LlamaCppDecoder:
     max_logits = 16
     """Most entries of a batch that can have logits, and so the longest draft."""
 
-    MAX_BRANCHES = 8
-    """Most branches. llama.cpp's memory for logits has a row for each sequence at least."""
+    MAX_BRANCHES = 16
+    """Most branches. llama.cpp's memory for logits has a row for each sequence at least. A batch of 16 tokens
+    costs a decoder of SmolVLM-256M's shape in q8_0 as much as one of 8 (AMD EPYC)."""
+
+    exact_batch_length = MAX_ROWS
 
     MAX_STATE_BYTES = 16 * 2**20
     """Limit of the states of all branches. Recurrent layers keep a state for each sequence, used or not."""
@@ -121,10 +129,13 @@ class LlamaCppDecoder:
         self._context: Any = None
         self._has_logits = False
         self._logits_address = 0
+        self._ordered = self._held_ordered = True
+        """The cells of all branches, and of the held sequence, are in the order of their entries."""
+        self._rounds_alike: bool | None = None
         self._path = Path(path)
         self.context_length = check_integer("context_length", context_length, 1, 2**31 - 1)
         self.bidirectional = check_integer("bidirectional", bidirectional, 0, context_length)
-        threads = check_integer(
+        self._threads = threads = check_integer(
             "threads", system.physical_cores() if threads is None else threads, 1, 512
         )
         gpu_layers = check_integer("gpu_layers", gpu_layers, -1, 2**31 - 1)
@@ -169,6 +180,7 @@ class LlamaCppDecoder:
             self._check_head_size()
             self.max_branches = self._count_branches()
             self._branches = Branches(self.max_branches)
+            self._dropped, *self._spare = range(self.max_branches + 1, self.max_branches + 4)
             self._check_memory()
             self.grid_positions = self._model.mrope
             self.max_removable = 0 if self._model.hybrid else self.context_length
@@ -249,9 +261,12 @@ class LlamaCppDecoder:
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = self.context_length
         parameters.n_batch = parameters.n_ubatch = self.batch_length
-        parameters.n_seq_max = 1 + self.max_branches
+        more = 1 + len(self._spare) if self.independent_branches else 0
+        parameters.n_seq_max = 1 + self.max_branches + more
         parameters.kv_unified = True
-        parameters.n_outputs_max = self.max_logits  # no [batch, vocabulary] of logits
+        parameters.n_outputs_max = max(
+            self.max_logits, parameters.n_seq_max
+        )  # no [batch, vocabulary] of logits
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.attention_type = llama.LLAMA_ATTENTION_TYPE_CAUSAL
         parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
@@ -413,8 +428,10 @@ class LlamaCppDecoder:
             cancel: as of `decode_tokens`.
         """
         count, embeddings = len(entries), entries.ndim == 2
-        taken = self._branches.count_entries(self._held.serials)
+        taken = self._count_taken(count)
         positions = self._held.check(positions, count, embeddings=embeddings, taken=taken)
+        self._held_ordered &= not self._branches
+        self._ordered &= not self._branches
         times = positions if positions.ndim == 1 else positions[0]
         self._has_logits = False
         llama = self._llama
@@ -487,12 +504,76 @@ class LlamaCppDecoder:
             time = 0
         self._held.cut(time)
 
-    def branch(self) -> int:
+    def branch(self, source: int | None = None) -> int:
         """Open a branch; see `DecoderRuntime.branch`."""
         self._check_open()
-        branch = self._branches.add(self._held.serials, self._held.place)
-        self._llama.llama_memory_seq_cp(self._memory, 0, branch, -1, -1)
+        held = self._held.serials, self._held.place
+        branch = self._branches.add(*(held if source is None else self._branches.share(source)))
+        self._ordered &= self._held_ordered
+        self._llama.llama_memory_seq_cp(self._memory, source or 0, branch, -1, -1)
         return branch
+
+    def branch_of_copy(self, copy: NDArray[np.uint8], place: Place) -> int:
+        """Open a branch with a copy; see `DecoderRuntime.branch_of_copy`."""
+        self._check_open()
+        if not self.independent_branches:
+            raise InputError(f"the memory of {self._path.name} holds branches of one sequence only")
+        entries = check_integer("entries", place.entries, 0, self.context_length)
+        self._held.check_fits(entries, self._count_taken(entries))
+        branch = self._branches.add(self._held.new_serials(entries), place)
+        try:
+            self._read_copy(copy, place, branch)
+        except BaseException:
+            self.drop(branch)
+            raise
+        return branch
+
+    def is_exact(self, branch: int, tokens: int) -> bool:
+        """Return True if a branch is computed as alone; see `DecoderRuntime.is_exact`."""
+        self._check_open()
+        entries = self._branches.place(branch).entries + tokens
+        if not (self._ordered and self._flash and self.on_cpu and self.independent_branches):
+            return False
+        # Attention over quantized keys is not split.
+        if self._threads > 1 and self.kv not in BLOCK_SIZES and entries > MAX_UNSPLIT_ENTRIES:
+            return False
+        if self._rounds_alike is None:
+            free = self.context_length - self._branches.count_all(self._held.serials)
+            if free <= MAX_ROWS:
+                return False
+            try:
+                self._rounds_alike = rounds_alike(self._decode_spare, self.vocabulary_size)
+            finally:
+                for sequence in self._spare:
+                    self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return self._rounds_alike
+
+    def _decode_spare(
+        self, sequences: Sequence[int], ids: Sequence[int], positions: Sequence[int], wanted: int
+    ) -> NDArray[np.float32]:
+        """Decode tokens of sequences that are no branches, for `rounds_alike`."""
+        self._has_logits = False
+        numbers = [self._spare[sequence] for sequence in sequences]
+        for number in set(numbers):
+            first = min(at for at, one in zip(positions, numbers, strict=True) if one == number)
+            self._llama.llama_memory_seq_rm(self._memory, number, first, -1)
+        entries, places = np.array(ids, np.int32), np.array(positions, np.int32)
+        outputs = np.arange(len(entries)) == wanted
+        self._batch.write(entries, places, outputs, numbers)
+        with self._interruptible(None) as signal:
+            self._decode_batch(places, signal)
+        pointer = self._llama.llama_get_logits(self._context)
+        logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self.vocabulary_size,))
+        return logits
+
+    def _count_taken(self, count: int) -> int:
+        """Return how many entries are taken; free those of dropped branches if `count` more need it."""
+        taken = self._branches.count_all(self._held.serials)
+        if taken + count > self.context_length and self._branches.free_dropped():
+            self._llama.llama_memory_seq_rm(self._memory, self._dropped, -1, -1)
+            self._ordered = False
+            return self._branches.count_entries(self._held.serials)
+        return taken
 
     def decode_branches(
         self,
@@ -519,9 +600,19 @@ class LlamaCppDecoder:
                 f"logits, has {size} and {rows}; split it"
             )
         positions = self._branches.next_positions(branches)
-        self._held.check_fits(size, self._branches.count_entries(self._held.serials))
+        self._held.check_fits(size, self._count_taken(size))
         self._has_logits = False
-        self._batch.write(ids, positions, wanted, branches)
+        # Alone in a batch, attention of a token would be split between threads.
+        padded = size == 1 and self._threads > 1 and self.independent_branches
+        if padded and self._count_taken(2) + 2 <= self.context_length:
+            self._batch.write(
+                np.append(ids, ids),
+                np.append(positions, np.int32(0)),
+                np.append(wanted, False),
+                [branches[0], self._spare[0]],
+            )
+        else:
+            self._batch.write(ids, positions, wanted, branches)
         with self._interruptible(cancel) as signal:
             try:
                 self._decode_batch(positions, signal)
@@ -529,6 +620,9 @@ class LlamaCppDecoder:
                 for branch in set(branches):
                     self._remove_from_branch(branch, self._branches.place(branch).position)
                 raise
+            finally:
+                if padded:
+                    self._llama.llama_memory_seq_rm(self._memory, self._spare[0], -1, -1)
         self._branches.extend(branches)
         if not rows:
             return np.empty((0, self.vocabulary_size), np.float32)
@@ -549,13 +643,21 @@ class LlamaCppDecoder:
         if not self.independent_branches:
             raise InputError(f"the memory of {self._path.name} cannot cut a branch back")
         self._branches.cut(branch, tokens)
+        self._ordered = False
         self._remove_from_branch(branch, self._branches.place(branch).position)
 
     def drop(self, branch: int) -> None:
         """Close a branch; see `DecoderRuntime.drop`."""
         self._check_open()
-        self._branches.drop(branch)
+        keep = self.independent_branches and len(self._branches) > 1
+        self._branches.drop(branch, keep=keep)
+        if keep:
+            self._llama.llama_memory_seq_cp(self._memory, branch, self._dropped, -1, -1)
         self._llama.llama_memory_seq_rm(self._memory, branch, -1, -1)
+        if not self._branches:
+            if self._branches.free_dropped():
+                self._llama.llama_memory_seq_rm(self._memory, self._dropped, -1, -1)
+            self._ordered = True
 
     def room(self, entries: int) -> int:
         """Return the free entries after a cut; see `DecoderRuntime.room`."""
@@ -578,6 +680,7 @@ class LlamaCppDecoder:
             if not self._llama.llama_memory_seq_rm(self._memory, 0, place.position, -1):
                 return False
             self._held.cut(place.position)
+        self._held_ordered |= place.entries == 0
         return True
 
     def save(self) -> NDArray[np.uint8]:
@@ -614,17 +717,29 @@ class LlamaCppDecoder:
         llama = self._llama
         llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
         self._held.place, self._has_logits = Place(), False
-        state, numbers = split_copy(copy, entries + 1)
+        self._ordered &= not self._branches
+        self._held_ordered = not self._branches
+        self._count_taken(entries)
+        self._held.restore(self._read_copy(copy, Place(entries, position), 0), place)
+
+    def _read_copy(self, copy: NDArray[np.uint8], place: Place, sequence: int) -> NDArray[np.int32]:
+        """Let a sequence be what a copy holds, and return the numbers in it; see `CachePositions.numbers`.
+
+        Raises:
+            InferenceError: llama.cpp cannot read the copy; the sequence is empty then.
+        """
+        state, numbers = split_copy(copy, place.entries + 1)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         recent_errors.clear()
-        read = llama.llama_state_seq_set_data(self._context, pointer, state.nbytes, 0)
-        last = llama.llama_memory_seq_pos_max(self._memory, 0)
-        if read != state.nbytes or not self._held.restore(numbers, Place(entries, position), last):
-            llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
+        read = self._llama.llama_state_seq_set_data(self._context, pointer, state.nbytes, sequence)
+        last = self._llama.llama_memory_seq_pos_max(self._memory, sequence)
+        if read != state.nbytes or not belong_together(numbers, place, last):
+            self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             raise InferenceError(
                 f"llama.cpp could not restore its KV cache from {copy.nbytes} bytes"
                 f"{failure_reason()}"
             )
+        return numbers
 
     def logits(self) -> NDArray[np.float32]:
         """Return a copy, float32 ``[vocabulary]``, of the logits of the last decoded position.

@@ -144,11 +144,15 @@ class CachePositions:
         self.place = Place(entries, max(self.place.position, int(positions.max()) + 1))
         self._grid = grid
 
+    def new_serials(self, count: int) -> NDArray[np.int64]:
+        """Return serial numbers int64 ``[count]`` that no entry has had."""
+        first = self._next_serial
+        self._next_serial += count
+        return np.arange(first, first + count)
+
     def _number(self, first: int, last: int) -> None:
         """Give new serial numbers to the entries from `first` to before `last`."""
-        end = self._next_serial + last - first
-        self._serials[first:last] = np.arange(self._next_serial, end)
-        self._next_serial = end
+        self._serials[first:last] = self.new_serials(last - first)
 
     def cut(self, time: int) -> None:
         """Drop all entries from this time on."""
@@ -181,24 +185,23 @@ class CachePositions:
         times = self._times[: self.place.entries]
         return np.append(times, np.int32(self.place.position))
 
-    def restore(self, numbers: NDArray[np.int32], place: Place, last: int) -> bool:
-        """Replace the sequence with one of which `numbers` were kept.
-
-        Args:
-            numbers: as `numbers` returned them.
-            place: how far the sequence was.
-            last: time of its last entry; -1 without entries.
-
-        Returns:
-            False if they do not belong together; nothing has changed then.
-        """
-        times, position = numbers[:-1], numbers[-1:]
-        if len(times) != place.entries or position != place.position:
-            return False
-        if last != (times[-1] if place.entries else -1):
-            return False
-        self._times[: place.entries] = times
+    def restore(self, numbers: NDArray[np.int32], place: Place) -> None:
+        """Replace the sequence with one of which `numbers` were kept at `place`."""
+        self._times[: place.entries] = numbers[:-1]
         self._number(0, place.entries)
         self.place = place
         self._grid = NO_GRID
-        return True
+
+
+def belong_together(numbers: NDArray[np.int32], place: Place, last: int) -> bool:
+    """Return True if a sequence has the numbers that were kept of it.
+
+    Args:
+        numbers: as `CachePositions.numbers` returned them.
+        place: how far the sequence was.
+        last: time of its last entry; -1 without entries.
+    """
+    times = numbers[:-1]
+    if len(times) != place.entries or numbers[-1] != place.position:
+        return False
+    return last == (times[-1] if place.entries else -1)

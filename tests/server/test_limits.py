@@ -283,7 +283,9 @@ from dataclasses import dataclass
 import edgevlm.cli.serve
 from edgevlm.cli import main
 from edgevlm.vlm import VLM
+from tests.support.streams import as_stream
 
+@as_stream
 def hangs(*arguments, **options):
     print("hangs", flush=True)
     time.sleep(1000)
