@@ -31,7 +31,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
-    from edgevlm.vlm import LOCATE_MAX_TOKENS
+    from edgevlm.values import LOCATE_MAX_TOKENS
 
     parser.add_argument("thing", metavar="THING", help="the name of the thing without an article")
     parser.add_argument("image", metavar="IMAGE", help=images.HELP)

@@ -38,7 +38,8 @@ from edgevlm.server.notices import Notices
 from edgevlm.server.requests import ChatCompletionRequest
 from edgevlm.server.validation import parse_json, validate
 from edgevlm.server.worker import Worker
-from edgevlm.vlm import LOCATE_MAX_TOKENS, VLM
+from edgevlm.values import LOCATE_MAX_TOKENS
+from edgevlm.vlm import VLM
 
 MIN_BYTES_FOR_THREAD = 2**18
 """Size from which a body is parsed in a thread, so that other requests do not wait."""

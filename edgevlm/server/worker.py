@@ -22,10 +22,11 @@ from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import CancelledError, DeadlineError, EdgeVLMError
 from edgevlm.inputs.images import load_image
 from edgevlm.options import MIN_WITHIN, Generation, GenerationOptions
+from edgevlm.questions import Conversation, WaitingConversations
 from edgevlm.results import Chunk
 from edgevlm.server.errors import RequestError, to_request_error
 from edgevlm.server.metrics import Metrics
-from edgevlm.vlm import VLM, Conversation, WaitingConversations
+from edgevlm.vlm import VLM
 
 _logger = logging.getLogger(__name__)
 
