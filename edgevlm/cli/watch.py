@@ -18,7 +18,6 @@ from edgevlm.cli.options import (
     load_model,
 )
 from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError, SourceError
-from edgevlm.results import Choice
 
 if TYPE_CHECKING:
     from edgevlm.watch import Seen, Watch
@@ -150,18 +149,7 @@ def _line(seen: Seen, jsonl: bool) -> str:
     if not jsonl:
         shown = seen.value if isinstance(seen.value, str) else json.dumps(seen.value)
         return f"{_clock(seen.frame_time)}  {shown}"
-    line: dict[str, Any] = {
-        "value": seen.value,
-        "frame_time": seen.frame_time,
-        "age": round(seen.age, 4),
-        "source": seen.source,
-        "dropped": seen.dropped,
-    }
-    if isinstance(seen.answer, Choice):
-        line["probabilities"] = dict(seen.answer.probabilities)
-    else:
-        line["finish_reason"] = seen.answer.finish_reason
-    return json.dumps(line, ensure_ascii=False)
+    return json.dumps(seen.to_dict(), ensure_ascii=False)
 
 
 def _clock(seconds: float) -> str:

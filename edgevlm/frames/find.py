@@ -10,11 +10,17 @@ from typing import TypeAlias
 from edgevlm.errors import InputError, SourceError
 from edgevlm.frames.capture import camera, network_stream, video_file
 from edgevlm.frames.recordings import Recording, is_recording
+from edgevlm.frames.slot import FrameSlot, SlotSource
 from edgevlm.frames.source import FrameSource, Pace, RawFrame
 from edgevlm.inputs.images import ImageSource
 
 CameraSource: TypeAlias = (
-    int | str | os.PathLike[str] | Iterable[ImageSource] | Callable[[], ImageSource | None]
+    int
+    | str
+    | os.PathLike[str]
+    | FrameSlot
+    | Iterable[ImageSource]
+    | Callable[[], ImageSource | None]
 )
 """One source of frames:
 
@@ -22,6 +28,7 @@ CameraSource: TypeAlias = (
 - an address: ``rtsp://``, ``http://``, ``https://``, ``rtmp://``, ``udp://`` or ``tcp://``;
 - the path of a video file; of a folder of images, which come in the order of their names; of an MCAP file or
   a ROS bag;
+- a `FrameSlot`, into which a program puts frames as they come;
 - an iterator of images, each an `ImageSource`;
 - a function without arguments that returns the next image, and None at the end. It may wait for the image.
 
@@ -63,6 +70,8 @@ def _find(source: CameraSource, topic: str | None) -> FrameSource:
         if "://" in text:
             return network_stream(text)
         return _find_path(Path(text).expanduser(), topic)
+    if isinstance(source, FrameSlot):
+        return SlotSource(source)
     if callable(source):
         return Callback(source)
     if isinstance(source, Iterable):

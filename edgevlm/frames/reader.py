@@ -35,21 +35,21 @@ class Frame:
     time: float
     """Seconds on the clock of the source; for one without a clock Unix time at the arrival."""
     arrived: float
-    """When it was read, in seconds of `time.monotonic`."""
+    """When it arrived, in seconds of `time.monotonic`."""
     dropped: int
     """Frames that were read after the frame that was taken before and before this one."""
 
     @property
     def age(self) -> float:
-        """Seconds since the frame was read."""
+        """Seconds since the frame arrived."""
         return time.monotonic() - self.arrived
 
 
 class FrameReader:
     """Reads a source, and keeps the newest frame.
 
-    Frames of a camera come at its speed. Those of a file come at their times. Those of a pulled source come
-    one at a time, after `request`.
+    Frames of a camera, and those that a program puts in, come at their speed. Those of a file come at their
+    times. Those of a pulled source come one at a time, after `request`.
 
     Args:
         source: the source.
@@ -159,11 +159,12 @@ class FrameReader:
 
     def _put(self, frame: RawFrame) -> None:
         with self._changed:
-            self.last_sign = time.monotonic()
-            at = time.time() if frame.time is None else frame.time
+            now = time.monotonic()
+            self.last_sign = now if frame.arrived is None else frame.arrived
+            at = time.time() - (now - self.last_sign) if frame.time is None else frame.time
             self._newest = frame, at, self.last_sign
             self._requested = False
-            self.frames += 1
+            self.frames += 1 + frame.dropped
             self.error = None
             self._set("reading")
 

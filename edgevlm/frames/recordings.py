@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgevlm.errors import MissingDependencyError, SourceError
-from edgevlm.frames.ros_images import image_from_message
+from edgevlm.frames.ros_images import LazyMessage
 from edgevlm.frames.source import Pace, RawFrame
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -21,17 +18,6 @@ def is_recording(path: Path) -> bool:
     if path.is_dir():
         return (path / "metadata.yaml").is_file()
     return path.suffix.lower() in (".mcap", ".bag", ".db3")
-
-
-class LazyMessage:
-    """A message, converted to RGB when an array is made of it."""
-
-    def __init__(self, message: Any) -> None:
-        self._message = message
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.uint8]:
-        """Return RGB uint8 ``[height, width, 3]``."""
-        return image_from_message(self._message)
 
 
 class Recording:

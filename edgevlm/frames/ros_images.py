@@ -88,6 +88,17 @@ def image_from_message(message: Any) -> NDArray[np.uint8]:
     )
 
 
+class LazyMessage:
+    """A message, converted to RGB when an array is made of it."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.uint8]:
+        """Return RGB uint8 ``[height, width, 3]``."""
+        return image_from_message(self._message)
+
+
 def _lines(message: Any, height: int, used: int, step: int) -> NDArray[np.uint8]:
     """Return the lines of an image without padding, uint8 ``[height, used]``."""
     data = np.frombuffer(message.data, np.uint8)

@@ -8,9 +8,14 @@ from typing import Literal, Protocol
 
 from edgevlm.inputs.images import ImageSource
 
-Pace = Literal["live", "timed", "pulled"]
-"""``live``: frames come by themselves, whether or not anybody reads them, and a lost source may come back;
-``timed``: each frame has a time, from a file; ``pulled``: the next frame comes when it is asked for."""
+Pace = Literal["live", "pushed", "timed", "pulled"]
+"""How frames come.
+
+- ``live``: by themselves, whether or not anybody reads them, and a lost source may come back;
+- ``pushed``: by themselves, and their end is the end;
+- ``timed``: each at its time, from a file;
+- ``pulled``: the next one when it is asked for.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,10 @@ class RawFrame:
     image: ImageSource
     time: float | None
     """Seconds on the clock of the source; None if it has none."""
+    arrived: float | None = None
+    """When it arrived, in seconds of `time.monotonic`; None: it arrives now."""
+    dropped: int = 0
+    """Frames before this one that the source itself replaced."""
 
 
 class FrameSource(Protocol):

@@ -26,6 +26,8 @@ PACKAGES = {
     "runtimes": "edgevlm/runtimes",
 }
 """Installed package by top-level folder."""
+OTHER_PROGRAMS = ("dora", "ros2")
+"""Folders of demo/ that are no part of the package: ROS 2 and dora start them by themselves."""
 
 EXPORT_ONLY = {"torch", "transformers", "optimum", "onnx", "onnxscript", "gradio"}
 HEAVY = {"torch", "onnxruntime", "llama_cpp", "transformers", "numpy", "PIL", "jinja2"}
@@ -37,7 +39,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
     for path in folder.rglob("*"):
         inside = path.relative_to(folder)
         linked = any((folder / parent).is_symlink() for parent in [inside, *inside.parents][:-1])
-        if path.is_file() and not linked and "__pycache__" not in inside.parts:
+        other = inside.parts[0] in OTHER_PROGRAMS and folder.name == "demo"
+        if path.is_file() and not linked and not other and "__pycache__" not in inside.parts:
             found[inside.as_posix()] = path.read_bytes()
     return found
 

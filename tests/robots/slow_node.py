@@ -1,0 +1,19 @@
+"""The node with a model that takes a third of a second longer; run with ROS 2."""
+
+import sys
+import time
+from typing import Any
+
+from edgevlm_ros import node
+
+from edgevlm import VLM, Choice
+
+
+class SlowVLM(VLM):
+    def choose(self, *arguments: Any, **options: Any) -> Choice:
+        time.sleep(0.33)
+        return super().choose(*arguments, **options)
+
+
+vars(node)["VLM"] = SlowVLM
+sys.exit(node.main())
