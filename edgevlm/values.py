@@ -268,6 +268,10 @@ class Values(Questions):
             cache_images=cache_images,
             within=within,
         )
+        return self._choice(scores)
+
+    def _choice(self, scores: Sequence[ChoiceScore]) -> Choice:
+        """Return the most probable of several answers."""
         measured = self._bundle.choice_calibration.find(self._vision_file, self._decoder_file)
         temperature = 1.0 if measured is None else measured.temperature
         logprobs = np.array([score.logprob for score in scores])
@@ -275,7 +279,10 @@ class Values(Questions):
         best, second = sorted(range(len(scores)), key=lambda index: -probabilities[index])[:2]
         return Choice(
             label=scores[best].text,
-            probabilities=dict(zip(choices, probabilities, strict=True)),
+            probabilities={
+                score.text: probability
+                for score, probability in zip(scores, probabilities, strict=True)
+            },
             margin=probabilities[best] - probabilities[second],
             calibrated=measured is not None,
         )

@@ -175,6 +175,8 @@ class DecoderRuntime(Protocol):
     models."""
     max_branches: int
     """Most branches that can be open at the same time; at least 1."""
+    can_shift: bool
+    """True if `remove` works: positions count up by one, and the memory can move its entries."""
     independent_branches: bool
     """True: the held sequence may change while branches are open, and `cut_branch` works. False for memories
     with recurrent layers or sliding windows."""
@@ -377,8 +379,23 @@ class DecoderRuntime(Protocol):
         """
         ...
 
+    def remove(self, start: Place, end: Place) -> None:
+        """Remove the entries between two places, and move those after them there.
+
+        The entries that move keep what they have seen: their keys and values were computed while the removed
+        entries were there. Only the positions in their keys change.
+
+        Args:
+            start: the place of the first entry to remove.
+            end: the place after the last one.
+
+        Raises:
+            InputError: `can_shift` is False, a branch is open, or a place is inside an image or not reached.
+        """
+        ...
+
     def save(self) -> NDArray[np.uint8]:
-        """Return a copy of what the KV cache holds, for `restore`."""
+        """Return a copy of what the KV cache holds, for `restore`. Not between `remove` and a decoding."""
         ...
 
     def restore(self, copy: NDArray[np.uint8], place: Place) -> None:

@@ -78,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--every-frame", action="store_true", help="read files frame by frame, and drop none"
     )
+    group.add_argument(
+        "--memory",
+        metavar="M",
+        type=_memory,
+        help="frames that the model sees together, or seconds such as 30s (default: the newest frame)",
+    )
     group.add_argument("--topic", metavar="T", help="topic of a recording")
     add_model_options(parser)
     add_generation_options(parser)
@@ -115,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
             every=arguments.every,
             min_change=arguments.min_change,
             every_frame=arguments.every_frame,
+            memory=arguments.memory,
             topic=arguments.topic,
             **options,
         ) as watch,
@@ -157,6 +164,10 @@ def _clock(seconds: float) -> str:
     if seconds < 1e8:
         return f"{seconds:8.2f} s"
     return time.strftime("%H:%M:%S", time.localtime(seconds)) + f".{int(seconds % 1 * 10)}"
+
+
+def _memory(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _read_schema(path: Path) -> dict[str, Any]:

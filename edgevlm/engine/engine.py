@@ -256,6 +256,7 @@ class Engine:
         *,
         cancel: CancelSignal | None = None,
         expect_continuation: bool | None = None,
+        slide: bool = False,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
         """Stream the answer to `messages`. Closing or cancelling the stream stops the work.
@@ -269,6 +270,7 @@ class Engine:
             cancel: signal of the request; None: a new one.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
                 is so if the messages hold an earlier answer, or if the model may call tools.
+            slide: as in `KVCache.reuse_prefix`.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
 
         Raises:
@@ -284,6 +286,7 @@ class Engine:
         with self._lock.hold(cancel):
             watch.lap("wait")
             request = self._request(messages, images, generation, watch, cancel)
+            request = dataclasses.replace(request, slide=slide)
             sampler = self._sampler(generation)
         watch.lap("prepare")
         if expect_continuation is None:
@@ -399,6 +402,7 @@ class Engine:
                 expect_continuation=expect_continuation,
                 cache_images=request.generation.cache_images,
                 cancel=request.cancel,
+                slide=request.slide,
             )
         except DeadlineError:
             phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
@@ -705,6 +709,8 @@ class Engine:
         choices: Sequence[str],
         generation: Generation,
         watch: Stopwatch,
+        *,
+        slide: bool = False,
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
@@ -714,6 +720,7 @@ class Engine:
         Args:
             generation: settings of the request, of which ``cache_images`` and ``within`` count.
             watch: started when the request came.
+            slide: as in `KVCache.reuse_prefix`.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
@@ -736,7 +743,7 @@ class Engine:
                     f"context has {self.context_length}; shorten them or load the model with a larger "
                     f"context_length"
                 )
-            request = Request(items, None, generation, longest, watch, cancel)
+            request = Request(items, None, generation, longest, watch, cancel, slide)
             for _ in self._run_prefill(request, expect_continuation=False):
                 pass
             distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))
@@ -801,6 +808,11 @@ class Engine:
         """Restore what `copy_cache` returned; errors as of `KVCache.load`."""
         with self._lock.hold():
             self._kv_cache.load(copies)
+
+    @property
+    def can_slide(self) -> bool:
+        """True if a part in the middle of the KV cache can be removed; see `KVCache.reuse_prefix`."""
+        return self._decoder.can_shift and self._manifest.decoder.attention != "prefix"
 
     def cache_info(self) -> CacheInfo:
         """Return what the caches hold and what they saved; waits for other requests."""

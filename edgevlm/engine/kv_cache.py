@@ -15,6 +15,7 @@ again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -75,6 +76,8 @@ class KVCache:
         self._decoder = decoder
         self._held: list[CacheKey] = []
         self._expect_continuation = False
+        self._exact = sys.maxsize
+        """Items of what is held whose keys and values are those of these items alone; see `slide`."""
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
@@ -100,7 +103,12 @@ class KVCache:
         return self._saved.size
 
     def reuse_prefix(
-        self, items: Sequence[PromptItem], *, expect_continuation: bool, logits: bool = True
+        self,
+        items: Sequence[PromptItem],
+        *,
+        expect_continuation: bool,
+        logits: bool = True,
+        slide: bool = False,
     ) -> int:
         """Make the decoder hold the longest known prefix of a prompt.
 
@@ -108,16 +116,42 @@ class KVCache:
             expect_continuation: a later prompt is expected to begin with this one, so save it before another
                 one takes its place.
             logits: the logits after the prompt are needed, so the decoder must decode the last item.
+            slide: the prompt may be what is held without a part in the middle, and with more at its end.
+                Items after this part are kept, although they have seen it. Other requests do not reuse them.
 
         Returns:
             How many items the decoder holds.
         """
         self.settle()
         wanted = [_key(item) for item in (items[:-1] if logits else items)]
-        return self._hold_prefix(wanted, expect_continuation)
+        if slide:
+            self._slide(wanted)
+        return self._hold_prefix(wanted, expect_continuation, inexact=slide)
 
-    def _hold_prefix(self, wanted: Sequence[CacheKey], expect_continuation: bool) -> int:
+    def _slide(self, wanted: Sequence[CacheKey]) -> None:
+        """Remove a part in the middle of what is held, if most of a prompt is held then."""
+        start = _common_prefix(self._held, wanted)
+        if not self._decoder.can_shift or start == len(wanted):
+            return
+        runs = (
+            (_common_prefix(self._held[end:], wanted[start:]), end)
+            for end in range(start + 1, len(self._held))
+            if self._held[end] == wanted[start]
+        )
+        length, end = max(runs, default=(0, 0))
+        if not any(isinstance(key, SpanKey) for key in self._held[end : end + length]):
+            return
+        self._decoder.truncate(_place(self._held[: end + length]))
+        self._decoder.remove(_place(self._held[:start]), _place(self._held[:end]))
+        self._held = self._held[:start] + self._held[end : end + length]
+        self._exact = min(self._exact, start)
+
+    def _hold_prefix(
+        self, wanted: Sequence[CacheKey], expect_continuation: bool, *, inexact: bool = False
+    ) -> int:
         shared = self._usable(self._held, wanted)
+        if not inexact:
+            shared = min(shared, self._exact)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
         restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
@@ -140,6 +174,8 @@ class KVCache:
                 f"the memory of the decoder cannot be cut back to {_entries(wanted[:shared])} entries"
             )
         del self._held[shared:]
+        if shared <= self._exact:
+            self._exact = sys.maxsize
         return shared
 
     def settle(self) -> None:
@@ -153,13 +189,14 @@ class KVCache:
 
     def _save_held(self, lost: int) -> None:
         """Keep a copy of a conversation that is expected to continue, before it loses so many entries."""
-        if self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING:
+        exact = len(self._held) <= self._exact
+        if exact and self._expect_continuation and lost >= MIN_POSITIONS_WORTH_SAVING:
             self._saved[tuple(self._held)] = self._decoder.save()
 
     def _restore(self, items: Sequence[CacheKey], copy: NDArray[np.uint8]) -> None:
         self._held.clear()
         self._decoder.restore(copy, _place(items))
-        self._held = list(items)
+        self._held, self._exact = list(items), sys.maxsize
 
     def copies(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
         """Copy what is known of a conversation, for `load` in another process.
@@ -231,6 +268,7 @@ class KVCache:
     def reset(self) -> None:
         """Make the decoder drop everything. The copies stay."""
         self._held.clear()
+        self._exact = sys.maxsize
         self._decoder.truncate(START)
 
     def clear(self) -> None:

@@ -93,6 +93,7 @@ class Prefill:
         cache_images: bool,
         cancel: CancelSignal,
         logits: bool = True,
+        slide: bool = False,
     ) -> Generator[Chunk, None, PrefillStats]:
         """Make the decoder hold a prompt, with logits after its last item.
 
@@ -101,6 +102,7 @@ class Prefill:
             cache_images: keep new embeddings for later requests.
             cancel: stops the work, also from another thread.
             logits: False: no logits are needed, so the decoder may hold all of it already.
+            slide: as in `KVCache.reuse_prefix`.
 
         Yields:
             Chunks without text, so that a reader sees progress and can close the stream.
@@ -113,7 +115,7 @@ class Prefill:
             self._kv_cache.reset()
         else:
             cached = self._kv_cache.reuse_prefix(
-                items, expect_continuation=expect_continuation, logits=logits
+                items, expect_continuation=expect_continuation, logits=logits, slide=slide
             )
         watch.lap("prefill")
         rest = items[cached:]

@@ -40,3 +40,5 @@ class Request:
     """Started when the request came."""
     cancel: CancelSignal
     """Stops the work."""
+    slide: bool = False
+    """As in `KVCache.reuse_prefix`."""

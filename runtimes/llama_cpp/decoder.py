@@ -189,6 +189,8 @@ class LlamaCppDecoder:
             self._held = CachePositions(self.context_length, mrope=self._model.mrope)
             mark_started(self, "_context")
             self._create_context(threads, gpu_layers)
+            plain = self.independent_branches and not self.grid_positions
+            self.can_shift = plain and bool(self._llama.llama_memory_can_shift(self._memory))
         except BaseException:
             self.close()
             raise
@@ -682,6 +684,31 @@ class LlamaCppDecoder:
             self._held.cut(place.position)
         self._held_ordered |= place.entries == 0
         return True
+
+    def remove(self, start: Place, end: Place) -> None:
+        """Remove entries from the middle; see `DecoderRuntime.remove`.
+
+        llama.cpp turns the keys of the moved entries with the next decoding.
+        """
+        self._check_open()
+        if not self.can_shift or self._branches:
+            reason = "while branches are open" if self.can_shift else f"of {self._path.name}"
+            raise InputError(f"entries {reason} cannot be removed from the middle of the KV cache")
+        if (
+            not (self._held.reaches(start) and self._held.reaches(end))
+            or end.entries < start.entries
+        ):
+            raise InputError(
+                f"the KV cache of {self._held.place.entries} entries has no entries from {start.entries} to "
+                f"{end.entries}"
+            )
+        if start == end:
+            return
+        llama, memory = self._llama, self._memory
+        llama.llama_memory_seq_rm(memory, 0, start.position, end.position)
+        llama.llama_memory_seq_add(memory, 0, end.position, -1, start.position - end.position)
+        self._held.remove(start, end)
+        self._has_logits = self._held_ordered = False
 
     def save(self) -> NDArray[np.uint8]:
         """Return a copy of what the KV cache holds, uint8 ``[bytes]``, for `restore` of the same decoder.

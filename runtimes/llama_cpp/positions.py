@@ -161,6 +161,15 @@ class CachePositions:
             self.place = Place(entries, time)
             self._grid = NO_GRID
 
+    def remove(self, start: Place, end: Place) -> None:
+        """Drop the entries between two places that the sequence has reached, and move those after them."""
+        moved = self._times[end.entries : self.place.entries] - (end.position - start.position)
+        entries = start.entries + len(moved)
+        self._times[start.entries : entries] = moved
+        self._number(start.entries, entries)  # they do not follow the same entries any more
+        self.place = Place(entries, self.place.position - (end.position - start.position))
+        self._grid = NO_GRID
+
     def reaches(self, place: Place) -> bool:
         """Return True if the sequence has come to a place, or has come further.
 
