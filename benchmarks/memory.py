@@ -1,7 +1,7 @@
 """Measure ``memory`` of `VLM.watch` over an endless stream: ``python -m benchmarks.memory [--frames 7200]``.
 
 The model looks at drawn rectangles with a memory of several frames. The result has the time of a step at the
-60th frame and at the last one, the memory of the process, and how far the probabilities of the choices are from
+60th frame and at the last one, the memory of the process, and how far the probabilities of choices are from
 those of a new prompt about the same frames. It is written as JSON to stdout.
 """
 
