@@ -84,7 +84,7 @@ class Watching(Values):
             memory: number of frames that the model sees together, the newest last, or the seconds from which
                 they are, such as ``30s``; None: the newest one alone. Fewer if they do not fit the context.
                 Each frame is encoded and decoded once: what is forgotten is removed from the KV cache, and
-                the frames after it move there. They have seen it, so values may differ a little from those of
+                the frames after it move there. They have seen it, so values may differ from those of
                 a new prompt. For one source. A model whose positions cannot move decodes all frames again.
             topic: topic of a recording.
             system: as in `ask`.
