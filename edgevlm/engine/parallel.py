@@ -328,11 +328,13 @@ class ParallelAnswers(Generic[Item]):
                 self._running.remove(one)
                 self._decoder.drop(one.branch)
             if one.uncertain:
-                told = self._told.get(one.index, 0)
+                told = self._told.pop(one.index, 0)
                 self._uncertain.append((one.index, Uncertain(one.request, told)))
                 continue
             if one.exact or (ended and failure is None):
                 yield from self._tell(one)
+            if ended:
+                self._told.pop(one.index, None)
             if failure is not None:
                 yield one.index, failure
             elif ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import threading
@@ -153,7 +154,7 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Number of requests that wait for those that are being answered."""
-        return max(0, self._unfinished - self._answering)
+        return max(0, self._unfinished - max(1, self._answering))
 
     @property
     def stalled_seconds(self) -> float:
@@ -245,12 +246,14 @@ class Worker:
         """Answer a request together with those that wait, and with those that come meanwhile."""
         jobs: dict[int, _Job] = {}
         waiting: WaitingConversations = deque()
+        numbers = itertools.count()
 
         def add(job: _Job) -> None:
             cancel = CancelSignal()
             job.start(cancel.cancel)
-            jobs[id(job)] = job
-            waiting.append((id(job), job.conversation(cancel)))
+            number = next(numbers)
+            jobs[number] = job
+            waiting.append((number, job.conversation(cancel)))
 
         add(first)
         left = MAX_TOGETHER - 1

@@ -16,6 +16,7 @@ import pytest
 from edgevlm import VLM
 from tests.support import browser
 from tests.support.demo import CHANGED, MARKS, SCENE, SQUARE, picture_of
+from tests.support.streams import as_stream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -423,7 +424,7 @@ def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.M
                 ended.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(VLM, "stream", slowly)
+        patch.setattr(VLM, "stream", as_stream(slowly))
         question(live).fill("What is in the picture?")
         press(live, "Start")
         live.locator("#live .answer[aria-busy=true]", has_text="There").wait_for()

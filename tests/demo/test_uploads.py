@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,17 @@ sys.exit(main(["demo", "--threads", "1", "--port", {port!r}]))
 """
 
 LOADING = "VLM.from_pretrained = lambda *_, **__: said_and_hung('loading')"
-ANSWERING = "VLM.stream_generate = lambda *_, **__: iter(lambda: said_and_hung('answering'), None)"
+ANSWERING = """
+from tests.support.streams import as_stream
+
+def answer(*_, **__):
+    said_and_hung("answering")
+    yield
+
+VLM.stream_generate = as_stream(answer)
+"""
+LIMIT = 180
+"""Seconds after which a process that does not go on is killed, so that its test fails."""
 
 
 class Demo:
@@ -58,6 +69,11 @@ class Demo:
             # of a dictionary no type checker knows which streams it names
             **{"stderr": subprocess.PIPE, "text": True, **streams},  # type: ignore[call-overload]
         )
+
+        limit = threading.Timer(LIMIT, self.process.kill)
+        limit.daemon = True
+        limit.start()
+        self._stop_limit = limit.cancel
 
     def wait_for(self, word: str) -> None:
         """Wait until this text is on stderr."""
@@ -101,6 +117,7 @@ class Demo:
         for number in signals:
             self.process.send_signal(number)
         code: int = self.process.wait(60)
+        self._stop_limit()
         if self.process.stderr is not None:
             self._said += self.process.stderr.readlines()
             self.process.stderr.close()
@@ -160,6 +177,7 @@ def test_with_streams_that_are_closed(tmp_path: Path) -> None:
         ["sh", "-c", command, RUN.format(patch="", port=port)], env=environment
     )
     demo = Demo.__new__(Demo)
+    demo._stop_limit = lambda: None
     demo.folder, demo.address, demo.process, demo._said = (
         tmp_path,
         f"http://127.0.0.1:{port}",

@@ -146,8 +146,8 @@ def test_structured_output(client: openai.OpenAI) -> None:
 
 def costly(number: int) -> dict[str, Any]:
     """A request whose schema takes more than it may."""
-    multiples = [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967 - number}]
-    schema = {"name": "multiples", "schema": {"allOf": multiples}}
+    multiples = [{"type": "integer", "multipleOf": 9000 + number + n} for n in range(200)]
+    schema = {"name": "multiples", "schema": {"anyOf": multiples}}
     return body("Hello", response_format={"type": "json_schema", "json_schema": schema})
 
 
