@@ -64,8 +64,9 @@ def decoder_bound(file_type: str) -> float:
     Raises:
         ExportError: the type has no limit.
     """
-    bits = re.search(r"\d", file_type)
-    for key in (file_type, bits[0] if bits else ""):
+    bits = re.search(r"\d+", file_type)
+    # A mixed type of more than 8 bits has matrices of 8 bits beside those of 16.
+    for key in (file_type, str(min(8, int(bits[0]))) if bits else ""):
         if key in DECODER_BOUNDS:
             return DECODER_BOUNDS[key]
     raise ExportError(

@@ -410,6 +410,7 @@ def test_every_type_of_llama_cpp_has_a_bound_or_a_reason() -> None:
     assert decoder_bound("iq4_nl") == decoder_bound("mxfp4_moe") == decoder_bound("q4_k_m") == 0.7
     assert decoder_bound("tq1_0") == decoder_bound("iq2_xxs") == 1.0
     assert decoder_bound("bf16") == 5e-2 and decoder_bound("q8_0") == 0.1
+    assert decoder_bound("mixed9") == decoder_bound("mixed12") == decoder_bound("q8_0")
 
 
 def test_a_type_that_edgevlm_does_not_write_is_measured_and_used(
