@@ -267,7 +267,7 @@ def test_answers_after_cancelled_requests_are_those_of_a_fresh_process(name: str
 
     hits = cancel_often(name, fresh_process(name), count, measure)
     assert hits.total() > 5, "hardly any request was cancelled in time"
-    if count >= 50:
+    if CANCELS >= 1000:  # fewer may miss a phase; others cancel each call of each phase
         assert hits["encode"] and hits["decode_tokens"] and hits["decode_embeddings"]
     before, after = memory
     if before is not None and after is not None:
