@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevlm.errors import BundleError
-from edgevlm.manifest.decoder import DecoderSpec
+from edgevlm.manifest.decoder import DecoderSpec, OnnxDecoderSpec
 from edgevlm.manifest.files import FileEntry
 from edgevlm.manifest.images import (
     AnyResolutionTiling,
@@ -101,6 +101,7 @@ __all__ = [
     "LongestEdgeTiling",
     "Manifest",
     "Normalization",
+    "OnnxDecoderSpec",
     "OwnSizeGridTiling",
     "OwnSizeTiling",
     "Packing",
@@ -257,7 +258,7 @@ class Manifest:
 
     def files(self) -> list[FileEntry]:
         """Return all files of the bundle, vision graphs first."""
-        return [*self.vision.files.values(), *self.decoder.files.values()]
+        return [*self.vision.files.values(), *self.decoder.entries()]
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""

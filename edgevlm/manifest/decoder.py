@@ -10,11 +10,50 @@ from edgevlm.manifest.parsing import require
 
 
 @dataclass(frozen=True)
+class OnnxDecoderSpec:
+    """The decoder in ONNX graphs, and what is in a GGUF file beside the layers: vocabulary and embeddings.
+
+    `edgevlm.runtimes.onnx.decoder_graph` has the inputs and outputs of a graph.
+    """
+
+    files: dict[str, FileEntry]
+    """The graph of each precision (``fp32``, ``fp16``, ``int8``, ``int4``), without weights; at least one."""
+    weights: dict[str, FileEntry]
+    """The file that each graph reads its weights from, as external data under this name."""
+    tokenizer: FileEntry
+    """The vocabulary, a ``tokenizer.json`` of Hugging Face's tokenizers, for pieces of plain text."""
+    embeddings: FileEntry
+    """The embedding table, a ``.npy`` file of float16 or float32 ``[vocabulary, width of the table]``."""
+    window: int | None
+    """Entries that layers with a sliding window see, the entry itself included; null without such layers."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(bool(self.files), "files", self.files, "must not be empty")
+        require(
+            self.files.keys() == self.weights.keys(),
+            "weights",
+            sorted(self.weights),
+            f"must have the precisions of files, {sorted(self.files)}",
+        )
+        require(
+            self.window is None or self.window > 0,
+            "window",
+            self.window,
+            "must be positive or null",
+        )
+
+    def entries(self) -> list[FileEntry]:
+        """Return all files."""
+        return [*self.files.values(), *self.weights.values(), self.tokenizer, self.embeddings]
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
-    """The decoder, a language model in GGUF files that stock llama.cpp loads."""
+    """The decoder, a language model in GGUF files that stock llama.cpp loads, in ONNX graphs, or both."""
 
     architecture: str
-    """``general.architecture`` of the GGUF file; for information only."""
+    """``general.architecture`` of a GGUF file; for information only."""
     width: int
     """Number of values in one embedding; positive."""
     vocabulary_size: int
@@ -39,8 +78,10 @@ class DecoderSpec:
     """Factor for rows of the embedding table, for texts that are decoded as embeddings, together with images;
     null: texts must be decoded as tokens, since llama.cpp treats both differently (Gemma 3)."""
     files: dict[str, FileEntry]
-    """The GGUF file of each llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...); at least one.
-    ``mixed4``: the exporter chose a type for each matrix, with 4 to 5 bits per weight in all."""
+    """The GGUF file of each llama.cpp type (``f16``, ``q8_0``, ``q4_0``, ``q4_k_m``, ...); empty only with
+    `onnx`. ``mixed4``: the exporter chose a type for each matrix, with 4 to 5 bits per weight in all."""
+    onnx: OnnxDecoderSpec | None = None
+    """The decoder for ONNX Runtime; null: there is none. Embeddings have the same scale in both."""
 
     def check(self) -> None:
         """Check the values."""
@@ -61,4 +102,13 @@ class DecoderSpec:
             self.text_embedding_scale,
             "must be a number for prefix attention, which decodes text as embeddings",
         )
-        require(bool(self.files), "files", self.files, "must not be empty")
+        require(
+            bool(self.files) or self.onnx is not None,
+            "files",
+            self.files,
+            "must not be empty without decoder.onnx",
+        )
+
+    def entries(self) -> list[FileEntry]:
+        """Return all files."""
+        return [*self.files.values(), *(self.onnx.entries() if self.onnx else ())]
