@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
+from edgevlm.runtimes.branches import Branches
+from edgevlm.runtimes.cache_positions import CachePositions, belong_together
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.llama_cpp.batch import LlamaCppBatch
 from edgevlm.runtimes.llama_cpp.batch_rounding import (
@@ -29,7 +31,6 @@ from edgevlm.runtimes.llama_cpp.batch_rounding import (
     MAX_UNSPLIT_ENTRIES,
     rounds_alike,
 )
-from edgevlm.runtimes.llama_cpp.branches import Branches
 from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
 from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
@@ -42,7 +43,6 @@ from edgevlm.runtimes.llama_cpp.library import (
     recent_errors,
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
-from edgevlm.runtimes.llama_cpp.positions import CachePositions, belong_together
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.llama_cpp.thread_limit import Clocks, ThreadLimit
 from edgevlm.runtimes.protocols import Place, Sampling
