@@ -447,7 +447,7 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
     assert list(folder.iterdir()) == [], "no incomplete file"
     compiled = onnx.load(graph)
     compiled.graph.initializer[0].float_data[:] = [2 * 255.0]
-    compiled_path = folder / f"{vision._identity()}.onnx"
+    compiled_path = folder / f"{onnx_runtime._identity(graph)}.onnx"
     onnx.save(compiled, compiled_path)
     halved = load_onnx(graph, device="cpu").encode(tiles)
     np.testing.assert_allclose(halved, expected / 2, rtol=1e-5)
