@@ -212,11 +212,10 @@ def largest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     heapq.heapify(heap)
     start = count
     while start < len(logits):
-        part = logits[start : 2 * start]
-        for index in np.flatnonzero(part > heap[0]).tolist():
-            logit = float(part[index])
+        found = start + np.flatnonzero(logits[start : 2 * start] > heap[0])
+        for logit, index in zip(logits[found].tolist(), found.tolist(), strict=True):
             if logit > heap[0]:
-                heapq.heapreplace(heap, _candidate(logit, start + index))
+                heapq.heapreplace(heap, _candidate(logit, index))
         start *= 2
     return np.array([heapq.heappop(heap).index for _ in range(count)][::-1])
 
