@@ -32,9 +32,7 @@ WITHOUT_TEXT = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)
 """Types of tokens that a text does not spell, and that spell none."""
 
 
-def write_tokenizer_file(
-    path: Path, tokenizer: TokenizersBackend, vocabulary: Vocabulary
-) -> None:
+def write_tokenizer_file(path: Path, tokenizer: TokenizersBackend, vocabulary: Vocabulary) -> None:
     """Write the tokenizer file.
 
     Args:

@@ -1,4 +1,4 @@
-"""Checks of texts and token ids that every decoder makes first."""
+"""Checks of texts, token ids and embeddings that every decoder makes first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,24 @@ def check_tokens(token_ids: Sequence[int], vocabulary_size: int) -> NDArray[np.i
         )
     if ids.min() < 0 or ids.max() >= vocabulary_size:
         wrong = ids[(ids < 0) | (ids >= vocabulary_size)][0]
-        raise InputError(
-            f"token id {wrong} is outside the vocabulary of {vocabulary_size} tokens"
-        )
+        raise InputError(f"token id {wrong} is outside the vocabulary of {vocabulary_size} tokens")
     return np.ascontiguousarray(ids, np.int32)
+
+
+def check_embeddings(embeddings: NDArray[np.float32], width: int) -> None:
+    """Check embeddings float32 ``[n, width]``, n >= 1.
+
+    Raises:
+        InputError: the type or the shape is wrong, or a value is not finite.
+    """
+    if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
+        kind = embeddings.dtype if isinstance(embeddings, np.ndarray) else type(embeddings).__name__
+        raise InputError(f"embeddings must be a float32 array, are {kind}")
+    if embeddings.ndim != 2 or embeddings.shape[1] != width or not len(embeddings):
+        raise InputError(
+            f"embeddings must have shape [n, {width}] with n >= 1, have {list(embeddings.shape)}"
+        )
+    if not np.isfinite(embeddings).all():
+        raise InputError(
+            "embeddings hold NaN or infinity; the vision graph is damaged, or its numbers overflowed"
+        )

@@ -47,7 +47,7 @@ from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.llama_cpp.thread_limit import Clocks, ThreadLimit
 from edgevlm.runtimes.protocols import Place, Sampling
-from edgevlm.runtimes.text_checks import check_tokens
+from edgevlm.runtimes.text_checks import check_embeddings, check_tokens
 from edgevlm.validation import check_integer
 
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
@@ -391,21 +391,7 @@ class LlamaCppDecoder:
             cancel: as of `decode_tokens`.
         """
         self._check_open()
-        if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
-            kind = (
-                embeddings.dtype
-                if isinstance(embeddings, np.ndarray)
-                else type(embeddings).__name__
-            )
-            raise InputError(f"embeddings must be a float32 array, are {kind}")
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
-            raise InputError(
-                f"embeddings must have shape [n, {self.width}] with n >= 1, have {list(embeddings.shape)}"
-            )
-        if not np.isfinite(embeddings).all():
-            raise InputError(
-                "embeddings hold NaN or infinity; the vision graph is damaged, or its numbers overflowed"
-            )
+        check_embeddings(embeddings, self.width)
         if bidirectional and len(embeddings) > self.bidirectional:
             raise InputError(
                 f"{len(embeddings)} embeddings cannot attend to each other: this decoder was created with "
@@ -594,18 +580,10 @@ class LlamaCppDecoder:
         self._check_open()
         ids = check_tokens(token_ids, self.vocabulary_size)
         size = len(ids)
-        wanted = np.ones(size, np.bool_) if logits is None else logits
-        if len(branches) != size or wanted.shape != (size,) or wanted.dtype != np.bool_:
-            raise InputError(
-                f"{size} tokens need as many branches and bools for their logits; there are {len(branches)} "
-                f"and {wanted.dtype} {list(wanted.shape)}"
-            )
+        wanted = self._branches.check_batch(
+            branches, size, logits, max_tokens=self.batch_length, max_logits=self.max_logits
+        )
         rows = int(wanted.sum())
-        if size > self.batch_length or rows > self.max_logits:
-            raise InputError(
-                f"a batch of branches may have up to {self.batch_length} tokens and {self.max_logits} "
-                f"logits, has {size} and {rows}; split it"
-            )
         positions = self._branches.next_positions(branches)
         self._held.check_fits(size, self._count_taken(size))
         self._has_logits = False
