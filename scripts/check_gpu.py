@@ -40,9 +40,10 @@ from edgevlm.options import KV_TYPES, KVType
 from edgevlm.results import PromptTile
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.llama_cpp import library
+from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
 from edgevlm.runtimes.onnx import session
 from edgevlm.runtimes.onnx.execution_providers import ONNX_DEVICES
-from edgevlm.runtimes.protocols import DecoderRuntime, Place
+from edgevlm.runtimes.protocols import Place
 from edgevlm.vlm import VLM
 
 IMAGES = Path(__file__).resolve().parent.parent / "examples"
@@ -113,30 +114,32 @@ class CheckError(Exception):
 
 def _decoder(
     setting: Setting, file: str, gpu_layers: int, length: int = 512, kv: KVType = "f16"
-) -> DecoderRuntime:
+) -> LlamaCppDecoder:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
-    return load_decoder(
+    decoder = load_decoder(
         manifest,
         bundle.path(manifest.decoder.files[file]),
         context_length=min(length, manifest.decoder.context_length),
         gpu_layers=gpu_layers,
         kv=kv,
     )
+    assert isinstance(decoder, LlamaCppDecoder)
+    return decoder
 
 
 def _positions(start: int, count: int) -> NDArray[np.int32]:
     return np.arange(start, start + count, dtype=np.int32)
 
 
-def _tokens(decoder: DecoderRuntime, count: int, seed: int) -> list[int]:
+def _tokens(decoder: LlamaCppDecoder, count: int, seed: int) -> list[int]:
     ids: list[int] = (
         np.random.default_rng(seed).integers(0, decoder.vocabulary_size, count).tolist()
     )
     return ids
 
 
-def _take_in(decoder: DecoderRuntime) -> int:
+def _take_in(decoder: LlamaCppDecoder) -> int:
     """The prompt of the comparisons: tokens, then embeddings as a picture's; returns its length."""
     decoder.decode_tokens(_tokens(decoder, PROMPT, 0), _positions(0, PROMPT), logits=False)
     count = min(EMBEDDINGS, decoder.bidirectional) or EMBEDDINGS
@@ -149,7 +152,7 @@ def _take_in(decoder: DecoderRuntime) -> int:
     return PROMPT + count
 
 
-def _draft_logits(decoder: DecoderRuntime, start: int) -> NDArray[np.float32]:
+def _draft_logits(decoder: LlamaCppDecoder, start: int) -> NDArray[np.float32]:
     ids = _tokens(decoder, DRAFT, 2)
     return decoder.decode_draft(ids, _positions(start, DRAFT)).copy()
 

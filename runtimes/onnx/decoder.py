@@ -420,8 +420,8 @@ class OnnxDecoder:
         last = int(numbers[-2]) if len(numbers) > 1 else -1
         if not fits or not belong_together(numbers, place, last):
             raise InferenceError(
-                f"the KV cache of {self._path.name} cannot be restored from {copy.nbytes} bytes, which are "
-                f"no copy of {place.entries} entries of it"
+                f"the KV cache of {self._path.name} could not be restored from {copy.nbytes} bytes, which "
+                f"are no copy of {place.entries} entries of it"
             )
         arrays, start = [], 0
         for shape in graph.shapes(place.entries):
@@ -482,7 +482,7 @@ def _open_table(path: Path) -> NDArray[Any]:
     """
     try:
         table: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise LoadError(
             f"cannot read the embedding table {path}: {error}; get the bundle again"
         ) from error
