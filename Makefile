@@ -122,16 +122,16 @@ $(CREATED):
 
 $(RUNTIME): $(CREATED) pyproject.toml scripts/install_llama_cpp.py scripts/llama_cpp_library.cmake
 	$(BIN)/python scripts/install_llama_cpp.py $(MULTIMODAL)
-	$(PIP) install --editable ".[cpu]"
+	$(PIP) install --editable ".[cpu,llama]"
 	$(BIN)/python scripts/install_llama_cpp.py --check
 	@touch $@
 
 $(DEMO): $(RUNTIME)
-	$(PIP) install --editable ".[demo]"
+	$(PIP) install --editable ".[demo,llama]"
 	@touch $@
 
 $(CHECK): $(RUNTIME)
-	$(PIP) install --editable ".[cpu,serve]" --group check
+	$(PIP) install --editable ".[cpu,llama,serve]" --group check
 	@touch $@
 
 $(DOCS): $(RUNTIME)

@@ -26,7 +26,7 @@ from edgevlm.export.products import measure_activations
 from edgevlm.export.vision_quantization import convert_int8
 from edgevlm.inputs.images import load_image
 from edgevlm.inputs.tiling import split_image
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 
 
 def encode(graph: Path, tiles: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -26,7 +26,8 @@ from edgevlm.export.parity import relative_error
 from edgevlm.export.pipeline import write_vision
 from edgevlm.export.plan import make_plan, quiet_transformers
 from edgevlm.export.sizes import parse_image_size
-from edgevlm.runtimes.onnx.session import OnnxVision, load_onnxruntime
+from edgevlm.runtimes.onnx.session import load_onnxruntime
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision, load_openvino
 from tests.families.real_shapes import SHAPES, build
 

@@ -41,16 +41,16 @@ class WithoutSetting(peers.EdgeVLM):
     def __init__(self, removed: str, **options: Any) -> None:
         from edgevlm.runtimes import system
         from edgevlm.runtimes.llama_cpp import library
-        from edgevlm.runtimes.onnx import session
+        from edgevlm.runtimes.onnx import session, vision
 
         if removed == "no memory plan":
 
-            class Planned(session.OnnxVision):
+            class Planned(session.SessionOpener):
                 def _create_session(self, *arguments: Any, **named: Any) -> Any:
                     arguments[2].enable_mem_pattern = True
                     return super()._create_session(*arguments, **named)
 
-            vars(session)["OnnxVision"] = Planned
+            vars(vision)["SessionOpener"] = Planned
         elif removed == "no mapped weights":
             llama = library.load_llama_cpp()
             vars(llama)["LLAMA_LOAD_MODE_NONE"] = llama.LLAMA_LOAD_MODE_MMAP
@@ -63,7 +63,7 @@ class Tiles(peers.Memory):
     """The vision graph in ONNX Runtime with a number of tiles per run."""
 
     def __init__(self, path: Path, input_name: str, output_name: str, batch_size: int) -> None:
-        from edgevlm.runtimes.onnx.session import OnnxVision
+        from edgevlm.runtimes.onnx.vision import OnnxVision
 
         class Runtime(OnnxVision):
             BATCH_SIZE = batch_size

@@ -53,13 +53,17 @@ class ModelEntry:
         if self.bundle is None:
             return []
         manifest = self.bundle.manifest
-        choices = ((manifest.vision.files, self.vision), (manifest.decoder.files, self.decoder))
-        return [
+        decoder = manifest.decoder
+        visions = (
+            file for name, file in manifest.vision.files.items() if self.vision in (None, name)
+        )
+        needed = (
             file
-            for files, precision in choices
-            for name, file in files.items()
-            if precision in (None, name)
-        ]
+            for name, chosen in decoder.choices.items()
+            if self.decoder in (None, name)
+            for file in decoder.needed(chosen)
+        )
+        return list(dict.fromkeys([*visions, *needed]))
 
     @property
     def usable(self) -> bool:
@@ -288,7 +292,7 @@ def _entries(model: str, name: str) -> list[ModelEntry]:
     pairs = [
         (vision, decoder)
         for vision in bundle.manifest.vision.files
-        for decoder in bundle.manifest.decoder.files
+        for decoder in bundle.manifest.decoder.choices
     ]
     entries = [ModelEntry(name, model, bundle=bundle)]
     if len(pairs) > 1:

@@ -175,7 +175,7 @@ def precisions(entry: ModelEntry, request: gr.Request | None = None) -> str:
         request,
         "vision {vision}; decoder {decoder}; context {context} tokens",
         vision=entry.vision or ", ".join(manifest.vision.files),
-        decoder=entry.decoder or ", ".join(manifest.decoder.files),
+        decoder=entry.decoder or ", ".join(manifest.decoder.choices),
         context=markup.number(manifest.decoder.context_length, request),
     )
 

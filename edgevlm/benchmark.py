@@ -129,7 +129,7 @@ def settings(
         kv: as in `VLM.from_pretrained`.
     """
     names = devices.usable_devices() if device == "all" else [device]
-    files = bundle.manifest.decoder.files
+    files = bundle.manifest.decoder.choices
     best = bundle.decoder_file(None)
     decoders = sorted(files, key=lambda name: files[name] is not best)
     precisions = list(bundle.manifest.vision.files)

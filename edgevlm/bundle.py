@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from edgevlm.choice_calibration import FILE_NAME as CHOICE_CALIBRATION_NAME
 from edgevlm.choice_calibration import ChoiceCalibration
@@ -22,8 +24,13 @@ BUILT_IN = Path(__file__).parent / "models"
 DEFAULT_MODEL = "edgevlm-nano"
 """Name of the built-in model that is used if none is named."""
 
-DECODER_PREFERENCE = ("q8_0", "q4_k_m", "q4_0", "f16")
-"""llama.cpp types in the order of preference: close to the checkpoint, and small."""
+DECODER_PREFERENCE = ("q8_0", "q4_k_m", "q4_0", "f16", "int8", "int4", "fp32", "fp16")
+"""Types of decoders in the order of preference: close to the checkpoint, and small. The names of llama.cpp's
+come first, then those of ONNX graphs."""
+
+DecoderRuntimeName = Literal["auto", "llama.cpp", "onnx"]
+"""Runtime of the decoder. ``auto``: that of the type, or llama.cpp if the bundle has a file for it and it is
+installed, or else ONNX Runtime."""
 
 
 def built_in_models() -> list[str]:
@@ -117,17 +124,31 @@ class Bundle:
         """
         return _choose_file("vision graph", self.manifest.vision.files, precision, preferred)
 
-    def decoder_file(self, precision: str | None) -> FileEntry:
-        """Return the decoder of a llama.cpp type.
+    def decoder_file(
+        self, precision: str | None, runtime: DecoderRuntimeName = "auto"
+    ) -> FileEntry:
+        """Return the decoder of a type: a GGUF file or an ONNX graph.
 
         Args:
-            precision: such as ``q8_0``; None: the first of `DECODER_PREFERENCE` that the bundle has, or
-                else its first.
+            precision: such as ``q8_0`` (llama.cpp) or ``int8`` (ONNX); None: the first of
+                `DECODER_PREFERENCE` that the bundle has, or else its first.
+            runtime: the runtime that the decoder is for.
 
         Raises:
-            InputError: the bundle has no such decoder.
+            InputError: the bundle has no such decoder, or there is no such runtime.
         """
-        return _choose_file("decoder", self.manifest.decoder.files, precision, DECODER_PREFERENCE)
+        decoder = self.manifest.decoder
+        choices = {"auto": decoder.choices, "llama.cpp": decoder.files, "onnx": decoder.graphs}
+        if runtime not in choices:
+            raise InputError(f"decoder_runtime must be auto, llama.cpp or onnx, is {runtime!r}")
+        files = choices[runtime]
+        if runtime == "auto" and precision is None and decoder.graphs and not _has_llama_cpp():
+            files = decoder.graphs
+        if not files:
+            raise InputError(
+                f"{self.manifest.name} has no decoder for {runtime}, only {', '.join(decoder.choices)}"
+            )
+        return _choose_file("decoder", files, precision, DECODER_PREFERENCE)
 
     def digest(self) -> str:
         """Return the SHA-256 of the manifest, which holds those of all files.
@@ -208,6 +229,10 @@ def sha256(path: Path) -> str:
             return digest.hexdigest()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error}") from error
+
+
+def _has_llama_cpp() -> bool:
+    return importlib.util.find_spec("llama_cpp") is not None
 
 
 def _choose_file(

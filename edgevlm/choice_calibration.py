@@ -138,7 +138,10 @@ class ChoiceCalibration:
             found: ChoiceCalibration = parse(cls, data, "choice_calibration")
         except BundleError as error:
             raise BundleError(f"{error}; {remedy}") from error
-        for kind, files in (("vision", manifest.vision.files), ("decoder", manifest.decoder.files)):
+        for kind, files in (
+            ("vision", manifest.vision.files),
+            ("decoder", manifest.decoder.choices),
+        ):
             known = {entry.sha256 for entry in files.values()}
             for one in found.temperatures:
                 if getattr(one, kind) not in known:

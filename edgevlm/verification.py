@@ -58,7 +58,7 @@ def check_golden(bundle: Bundle) -> Iterator[GoldenCheck]:
     Raises:
         LoadError: a file cannot be loaded.
     """
-    visions, decoders = list(bundle.manifest.vision.files), list(bundle.manifest.decoder.files)
+    visions, decoders = list(bundle.manifest.vision.files), list(bundle.manifest.decoder.choices)
     pairs = [(vision, decoders[0]) for vision in visions]
     pairs += [(visions[0], decoder) for decoder in decoders[1:]]
     for vision, decoder in pairs:
@@ -70,7 +70,7 @@ def _check_pair(bundle: Bundle, vision: str, decoder: str) -> GoldenCheck:
     engine = Engine(
         manifest,
         load_vision(manifest, bundle.path(manifest.vision.files[vision])),
-        load_decoder(manifest, bundle.path(manifest.decoder.files[decoder])),
+        load_decoder(manifest, bundle.path(manifest.decoder.choices[decoder])),
     )
     try:
         golden = manifest.golden

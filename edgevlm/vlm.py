@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import DEFAULT_MODEL, Bundle
+from edgevlm.bundle import DEFAULT_MODEL, Bundle, DecoderRuntimeName
 from edgevlm.chat import Chat, Overflow, load_chat
 from edgevlm.chat_file import ModelFiles
 from edgevlm.engine.engine import Engine
@@ -64,6 +64,7 @@ class VLM(Watching):
         wait_timeout: float | None = WAIT_SECONDS,
         vision: str | None = None,
         decoder: str | None = None,
+        decoder_runtime: DecoderRuntimeName = "auto",
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | None = None,
@@ -88,7 +89,10 @@ class VLM(Watching):
             wait_timeout: seconds that a request waits for an open stream that nobody reads, before it raises
                 BusyError; None: no limit.
             vision: precision of the vision graph, such as ``int8``; None: chosen by the device.
-            decoder: type of the decoder, such as ``q8_0``; None: the preferred one of the bundle.
+            decoder: type of the decoder, such as ``q8_0`` (llama.cpp) or ``int8`` (ONNX); None: the
+                preferred one of the bundle.
+            decoder_runtime: ``llama.cpp`` or ``onnx``; ``auto``: that of `decoder`, or llama.cpp if the
+                bundle has a file for it and it is installed, or else ONNX Runtime.
             revision: branch, tag or commit of a hub repository; None: the default branch.
             cache_dir: folder for downloads; None: huggingface_hub's own.
             token: token for a private repository; None: the one that huggingface_hub has stored.
@@ -133,15 +137,22 @@ class VLM(Watching):
             raise InputError(
                 f"context_length must be from 1 to the {trained} of the checkpoint, is {context_length!r}"
             )
-        decoder_file = bundle.decoder_file(decoder)
+        decoder_file = bundle.decoder_file(decoder, decoder_runtime)
+        needed = manifest.decoder.needed(decoder_file)
+        in_onnx = len(needed) > 1
         precisions = manifest.vision.files if vision is None else (vision,)
         backend = select_backend(device, providers, precisions)
         vision_file = bundle.vision_file(vision, backend.precisions)
         step(0.1, f"checking {vision_file.name} and {decoder_file.name}")
-        bundle.check_hashes_once([vision_file, decoder_file])
+        bundle.check_hashes_once([vision_file, *needed])
         step(0.4, f"loading {vision_file.name} and {decoder_file.name}")
+        if in_onnx and (gpu_layers is not None or kv != KV_TYPES[0]):
+            raise InputError(
+                f"gpu_layers and kv are settings of llama.cpp, and {decoder_file.name} runs in ONNX Runtime; "
+                f"leave them out, or set decoder_runtime='llama.cpp'"
+            )
         if gpu_layers is None:
-            gpu_layers = loading.default_gpu_layers(device)
+            gpu_layers = 0 if in_onnx else loading.default_gpu_layers(device)
         with ThreadPoolExecutor(1, "edgevlm-load") as thread:
             loaded = thread.submit(
                 loading.load_vision,
@@ -150,21 +161,23 @@ class VLM(Watching):
                 backend=backend,
                 threads=threads,
             )
-            decoder_runtime = loading.load_decoder(
+            decoder_loaded = loading.load_decoder(
                 manifest,
                 bundle.path(decoder_file),
                 context_length=context_length,
                 threads=threads,
+                device=loading.graph_device(device),
+                providers=providers,
                 gpu_layers=gpu_layers,
                 kv=kv,
             )
             vision_runtime = loaded.result()
         system.return_freed_memory()  # of the buffers that the files were read into
         watch.lap("prepare")
-        devices = vision_runtime.device, decoder_runtime.device
+        devices = vision_runtime.device, decoder_loaded.device
         costs = loading.load_costs((vision_file, decoder_file), devices, threads, kv)
         engine = Engine(
-            manifest, vision_runtime, decoder_runtime, watch.total_ms, wait_timeout, costs
+            manifest, vision_runtime, decoder_loaded, watch.total_ms, wait_timeout, costs
         )
         step(1.0, "loaded")
         return cls(bundle, engine, devices, (vision_file, decoder_file))
@@ -186,7 +199,7 @@ class VLM(Watching):
 
     @property
     def decoder_device(self) -> str:
-        """The device that the decoder runs on, as llama.cpp names it."""
+        """The device that the decoder runs on, as its runtime names it."""
         return self._decoder_device
 
     @property

@@ -23,6 +23,7 @@ from edgevlm.export.pre_tokenizers import SPACE_MARKED
 from edgevlm.export.tokenizer import Vocabulary
 from edgevlm.inputs.plain_text import PlainText
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
+from edgevlm.runtimes.onnx.vocabulary import Vocabulary as TokenizerFile
 
 Value = TypeVar("Value")
 
@@ -201,11 +202,6 @@ def check_tokenizer(
         LoadError: llama.cpp cannot load the file.
     """
     comparable = can_equal(vocabulary)
-    texts = [
-        text
-        for text in dict.fromkeys((*make_texts(), *vocabulary_texts(vocabulary, tokenizer)))
-        if comparable(text) and not any(token in text for token in unread)
-    ]
     model = LlamaCppModel(
         path,
         gpu_layers=0,
@@ -213,15 +209,54 @@ def check_tokenizer(
         vocabulary_only=True,
         splits_text=vocabulary.splitting is None,
     )
+    texts = [
+        text
+        for text in battery(vocabulary, tokenizer)
+        if comparable(text) and not any(token in text for token in unread)
+    ]
+    try:
+        return compare(path, model.tokenize, texts, vocabulary, tokenizer)
+    finally:
+        model.close()
+
+
+def check_tokenizer_file(path: Path, vocabulary: Vocabulary, tokenizer: TokenizersBackend) -> int:
+    """Compare a tokenizer file with transformers on the same texts; see `check_tokenizer`.
+
+    Raises:
+        DriftError: the ids of a text differ; the first one is named.
+        LoadError: the file cannot be read.
+    """
+    texts = battery(vocabulary, tokenizer)
+    return compare(path, TokenizerFile(path).tokenize, texts, vocabulary, tokenizer)
+
+
+def battery(vocabulary: Vocabulary, tokenizer: TokenizersBackend) -> list[str]:
+    """Return the texts for one tokenizer, each once."""
+    return list(dict.fromkeys((*make_texts(), *vocabulary_texts(vocabulary, tokenizer))))
+
+
+def compare(
+    path: Path,
+    tokenize: Callable[[str], list[int]],
+    texts: Sequence[str],
+    vocabulary: Vocabulary,
+    tokenizer: TokenizersBackend,
+) -> int:
+    """Compare the token ids of texts; arguments, result and errors as of `check_tokenizer`.
+
+    Args:
+        tokenize: the tokenizer of the file.
+    """
     plain_text = PlainText(
-        model.tokenize,
+        tokenize,
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,
         splitting=vocabulary.splitting,
     )
 
-    def compare(before: str, text: str, expected: Sequence[int]) -> None:
+    def compare_one(before: str, text: str, expected: Sequence[int]) -> None:
         found = plain_text.tokenize(text, at_start=not before)
         if found != list(expected):
             raise DriftError(
@@ -229,20 +264,17 @@ def check_tokenizer(
                 f"checkpoint's tokenizer {list(expected)[:24]}"
             )
 
-    try:
-        plain = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-        for text, ids in zip(texts, plain["input_ids"], strict=True):
-            compare("", text, ids)
-        mark = first_plain_mark(vocabulary)
-        if mark is not None:
-            special = [token.text for token in vocabulary.special_tokens]
-            texts = [text for text in texts if not any(token in text for token in special)]
-            texts = texts[::AFTER_SPECIAL]
-            marked = tokenizer([mark + text for text in texts], add_special_tokens=False)
-            for text, ids in zip(texts, marked["input_ids"], strict=True):
-                compare(mark, text, ids[1:])
-    finally:
-        model.close()
+    plain = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    for text, ids in zip(texts, plain["input_ids"], strict=True):
+        compare_one("", text, ids)
+    mark = first_plain_mark(vocabulary)
+    if mark is not None:
+        special = [token.text for token in vocabulary.special_tokens]
+        texts = [text for text in texts if not any(token in text for token in special)]
+        texts = texts[::AFTER_SPECIAL]
+        marked = tokenizer([mark + text for text in texts], add_special_tokens=False)
+        for text, ids in zip(texts, marked["input_ids"], strict=True):
+            compare_one(mark, text, ids[1:])
     return len(plain["input_ids"])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgevlm.errors import InputError, LoadError, MissingDependencyError
 from edgevlm.runtimes import openvino, system
-from edgevlm.runtimes.onnx import execution_providers, session
+from edgevlm.runtimes.onnx import execution_providers, session, vision
 from edgevlm.runtimes.onnx.execution_providers import CPU_PROVIDER, Provider
 from edgevlm.runtimes.protocols import VisionRuntime
 
@@ -81,7 +81,7 @@ class VisionBackend:
                     "OpenVINO cannot run the vision graph; ONNX Runtime runs it instead: %s", error
                 )
                 device = "cpu"
-        return session.OnnxVision(
+        return vision.OnnxVision(
             path,
             input_name=input_name,
             output_name=output_name,

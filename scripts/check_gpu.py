@@ -117,13 +117,15 @@ def _decoder(
 ) -> LlamaCppDecoder:
     bundle = Bundle.open(setting.model)
     manifest = bundle.manifest
-    return load_decoder(
+    decoder = load_decoder(
         manifest,
         bundle.path(manifest.decoder.files[file]),
         context_length=min(length, manifest.decoder.context_length),
         gpu_layers=gpu_layers,
         kv=kv,
     )
+    assert isinstance(decoder, LlamaCppDecoder)
+    return decoder
 
 
 def _positions(start: int, count: int) -> NDArray[np.int32]:

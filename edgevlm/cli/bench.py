@@ -117,7 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
         lines = about | {"image": f"{size[0]} x {size[1]} pixels"}
         print("\n".join(f"{name:8} {value}" for name, value in lines.items()))
         print()
-        print(format_tables(speeds, list(decoders.values()), limits, bundle.manifest.decoder.files))
+        print(
+            format_tables(speeds, list(decoders.values()), limits, bundle.manifest.decoder.choices)
+        )
     return 0 if speeds else 1
 
 

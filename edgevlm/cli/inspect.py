@@ -79,7 +79,7 @@ def format_manifest(manifest: Manifest) -> str:
         f"decoder       {decoder.architecture}, width {decoder.width}, "
         f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "
         f"{decoder.attention} attention",
-        *_files(decoder.files, parity.decoder if parity else {}),
+        *_files(decoder.choices, parity.decoder if parity else {}),
         *(
             [f"tools         {_tool_calls(manifest.prompt.tool_calls)}"]
             if manifest.prompt.tool_calls
@@ -109,7 +109,7 @@ def format_choice_calibration(bundle: Bundle) -> str:
         return "choices       not calibrated"
     names = {
         entry.sha256: precision
-        for files in (bundle.manifest.vision.files, bundle.manifest.decoder.files)
+        for files in (bundle.manifest.vision.files, bundle.manifest.decoder.choices)
         for precision, entry in files.items()
     }
     return "\n".join(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgevlm.engine.costs import Costs
 from edgevlm.errors import LoadError
@@ -15,15 +16,19 @@ from edgevlm.inputs.packing import max_image_tokens
 from edgevlm.manifest import FileEntry, Manifest
 from edgevlm.runtimes import system
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
-from edgevlm.runtimes.llama_cpp import library
-from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
-from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.protocols import VisionRuntime
+from edgevlm.runtimes.onnx.execution_providers import Provider
+from edgevlm.runtimes.protocols import DecoderRuntime, VisionRuntime
 from edgevlm.user_cache import user_cache
 from edgevlm.versions import installed_versions
 
+if TYPE_CHECKING:  # imported for a GGUF file only
+    from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
+
 RUNTIMES = ("edgevlm", "llama-cpp-python", "onnxruntime", "onnxruntime-gpu", "openvino")
 """Distributions on whose version the costs of a request depend."""
+
+GRAPH_SUFFIX = ".onnx"
+"""Ending of the name of an ONNX graph."""
 
 TEXT_LENGTH = 1024
 """Positions for prompt and answer beside one image."""
@@ -54,29 +59,40 @@ def load_decoder(
     *,
     context_length: int | None = None,
     threads: int | None = None,
+    device: str = "cpu",
+    providers: Sequence[Provider] | None = None,
     gpu_layers: int = 0,
     kv: str = "f16",
     try_file: bool = True,
-) -> LlamaCppDecoder:
-    """Load the decoder at `path`; arguments and errors as of `LlamaCppDecoder`.
+) -> DecoderRuntime:
+    """Load the decoder at `path`: a GGUF file, or an ONNX graph, whose other files are beside it.
 
     Args:
         context_length: None for `default_context_length`.
+        device, providers: of an ONNX graph; as of `OnnxDecoder`.
+        gpu_layers, kv, try_file: of a GGUF file; as of `LlamaCppDecoder`.
 
     Raises:
-        LoadError: the manifest numbers positions in a grid, and the decoder has no M-RoPE.
+        LoadError: the manifest numbers positions in a grid, and the decoder has no M-RoPE; or as of the
+            decoder.
     """
     length = default_context_length(manifest) if context_length is None else context_length
-    decoder = LlamaCppDecoder(
-        path,
-        context_length=length,
-        threads=threads,
-        gpu_layers=gpu_layers,
-        bidirectional=bidirectional_entries(manifest, length),
-        kv=kv,
-        splits_text=manifest.prompt.splitting is None,
-        try_file=try_file,
-    )
+    decoder: DecoderRuntime
+    if path.suffix == GRAPH_SUFFIX:
+        decoder = _load_graph(manifest, path, length, threads, device, providers)
+    else:
+        from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
+
+        decoder = LlamaCppDecoder(
+            path,
+            context_length=length,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            bidirectional=bidirectional_entries(manifest, length),
+            kv=kv,
+            splits_text=manifest.prompt.splitting is None,
+            try_file=try_file,
+        )
     if manifest.decoder.positions == "grid" and not decoder.grid_positions:
         decoder.close()
         raise LoadError(
@@ -84,6 +100,31 @@ def load_decoder(
             f"not of one bundle, get it again"
         )
     return decoder
+
+
+def _load_graph(
+    manifest: Manifest,
+    path: Path,
+    context_length: int,
+    threads: int | None,
+    device: str,
+    providers: Sequence[Provider] | None,
+) -> DecoderRuntime:
+    from edgevlm.runtimes.onnx.decoder import OnnxDecoder
+
+    spec = manifest.decoder.onnx
+    if spec is None:
+        raise LoadError(f"the manifest has no ONNX decoder, so {path} cannot be used")
+    return OnnxDecoder(
+        path,
+        tokenizer=path.with_name(spec.tokenizer.name),
+        embeddings=path.with_name(spec.embeddings.name),
+        context_length=context_length,
+        window=spec.window,
+        device=device,
+        providers=providers,
+        threads=threads,
+    )
 
 
 def load_costs(
@@ -106,6 +147,8 @@ def load_recording_decoder(
     manifest: Manifest, path: Path, *, context_length: int
 ) -> RecordingDecoder:
     """Load a decoder that this process wrote on the CPU, so that it records its activations."""
+    from edgevlm.runtimes.llama_cpp.activations import RecordingDecoder
+
     return RecordingDecoder(
         path,
         context_length=context_length,
@@ -137,7 +180,19 @@ def default_context_length(manifest: Manifest) -> int:
     return min(manifest.decoder.context_length, wanted)
 
 
+def graph_device(device: str) -> str:
+    """Return the device of a decoder's graph for that of the vision graph.
+
+    Providers that need known shapes, and OpenVINO's own runtime, run vision graphs only.
+    """
+    if device in ("auto", "cpu", "cuda"):
+        return device
+    return "cuda" if device == "tensorrt" else "cpu"
+
+
 def default_gpu_layers(device: str) -> int:
     """Return -1 (all layers) if `device` is not the CPU and llama.cpp was built for a GPU, else 0."""
+    from edgevlm.runtimes.llama_cpp import library
+
     offloads = device != "cpu" and library.load_llama_cpp().llama_supports_gpu_offload()
     return -1 if offloads else 0

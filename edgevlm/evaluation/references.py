@@ -100,7 +100,7 @@ class BundleReference:
     def __init__(self, model: str, vision: str | None, decoder: str | None) -> None:
         manifest = Bundle.open(model).manifest
         vision = vision or _most_exact(manifest.vision.files)
-        decoder = decoder or _most_exact(manifest.decoder.files)
+        decoder = decoder or _most_exact(manifest.decoder.choices)
         self.description = f"{manifest.name}, vision {vision}, decoder {decoder}"
         self._vlm = VLM.from_pretrained(model, device="cpu", vision=vision, decoder=decoder)
 

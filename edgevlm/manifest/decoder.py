@@ -11,7 +11,7 @@ from edgevlm.manifest.parsing import require
 
 @dataclass(frozen=True)
 class OnnxDecoderSpec:
-    """The decoder in ONNX graphs, and what is in a GGUF file beside the layers: vocabulary and embeddings.
+    """The decoder in ONNX graphs, with the vocabulary and the embeddings, which a GGUF file holds itself.
 
     `edgevlm.runtimes.onnx.decoder_graph` has the inputs and outputs of a graph.
     """
@@ -103,11 +103,34 @@ class DecoderSpec:
             "must be a number for prefix attention, which decodes text as embeddings",
         )
         require(
+            not self.files.keys() & self.graphs.keys(),
+            "onnx.files",
+            sorted(self.graphs),
+            "must have other names than decoder.files",
+        )
+        require(
             bool(self.files) or self.onnx is not None,
             "files",
             self.files,
             "must not be empty without decoder.onnx",
         )
+
+    @property
+    def graphs(self) -> dict[str, FileEntry]:
+        """The ONNX graph of each precision; empty without `onnx`."""
+        return {} if self.onnx is None else self.onnx.files
+
+    @property
+    def choices(self) -> dict[str, FileEntry]:
+        """The GGUF file of each type, then the ONNX graph of each precision."""
+        return self.files | self.graphs
+
+    def needed(self, chosen: FileEntry) -> list[FileEntry]:
+        """Return all files that one of `choices` needs, itself first."""
+        if self.onnx is None or chosen not in self.onnx.files.values():
+            return [chosen]
+        precision = next(name for name, one in self.onnx.files.items() if one == chosen)
+        return [chosen, self.onnx.weights[precision], self.onnx.tokenizer, self.onnx.embeddings]
 
     def entries(self) -> list[FileEntry]:
         """Return all files."""

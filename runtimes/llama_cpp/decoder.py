@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
+from edgevlm.runtimes.branches import Branches
+from edgevlm.runtimes.cache_positions import CachePositions, belong_together
+from edgevlm.runtimes.constraints import Constraints
 from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.llama_cpp.batch import LlamaCppBatch
 from edgevlm.runtimes.llama_cpp.batch_rounding import (
@@ -29,7 +32,6 @@ from edgevlm.runtimes.llama_cpp.batch_rounding import (
     MAX_UNSPLIT_ENTRIES,
     rounds_alike,
 )
-from edgevlm.runtimes.llama_cpp.branches import Branches
 from edgevlm.runtimes.llama_cpp.cache_copy import copy_cache, split_copy
 from edgevlm.runtimes.llama_cpp.guard import check_file, check_gpu, check_library
 from edgevlm.runtimes.llama_cpp.installation import LLAMA_CPP_PYTHON_VERSION
@@ -42,10 +44,10 @@ from edgevlm.runtimes.llama_cpp.library import (
     recent_errors,
 )
 from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
-from edgevlm.runtimes.llama_cpp.positions import CachePositions, belong_together
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
 from edgevlm.runtimes.llama_cpp.thread_limit import Clocks, ThreadLimit
 from edgevlm.runtimes.protocols import Place, Sampling
+from edgevlm.runtimes.text_checks import check_embeddings, check_tokens
 from edgevlm.validation import check_integer
 
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
@@ -168,6 +170,9 @@ class LlamaCppDecoder:
             gpu_layers=gpu_layers,
             extra_buffer_types=extra_buffer_types,
             splits_text=splits_text,
+        )
+        self._constraints = Constraints(
+            self._model.vocabulary_size, self._model.piece, self._model.tokenize
         )
         self.width = self._model.width
         self.vocabulary_size = self._model.vocabulary_size
@@ -338,7 +343,7 @@ class LlamaCppDecoder:
             InferenceError: llama.cpp failed; the KV cache is as after a CancelledError.
         """
         self._check_open()
-        ids = self._model.check_tokens(token_ids)
+        ids = check_tokens(token_ids, self.vocabulary_size)
         self._decode(ids, positions, outputs=int(logits), cancel=cancel)
 
     def decode_draft(
@@ -355,7 +360,7 @@ class LlamaCppDecoder:
             decoding.
         """
         self._check_open()
-        ids = self._model.check_tokens(token_ids)
+        ids = check_tokens(token_ids, self.vocabulary_size)
         if len(ids) > self.max_logits:
             raise InputError(
                 f"a draft may have up to {self.max_logits} tokens, has {len(ids)}; use decode_tokens"
@@ -386,21 +391,7 @@ class LlamaCppDecoder:
             cancel: as of `decode_tokens`.
         """
         self._check_open()
-        if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
-            kind = (
-                embeddings.dtype
-                if isinstance(embeddings, np.ndarray)
-                else type(embeddings).__name__
-            )
-            raise InputError(f"embeddings must be a float32 array, are {kind}")
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
-            raise InputError(
-                f"embeddings must have shape [n, {self.width}] with n >= 1, have {list(embeddings.shape)}"
-            )
-        if not np.isfinite(embeddings).all():
-            raise InputError(
-                "embeddings hold NaN or infinity; the vision graph is damaged, or its numbers overflowed"
-            )
+        check_embeddings(embeddings, self.width)
         if bidirectional and len(embeddings) > self.bidirectional:
             raise InputError(
                 f"{len(embeddings)} embeddings cannot attend to each other: this decoder was created with "
@@ -587,20 +578,12 @@ class LlamaCppDecoder:
     ) -> NDArray[np.float32]:
         """Decode tokens of several branches in one batch; see `DecoderRuntime.decode_branches`."""
         self._check_open()
-        ids = self._model.check_tokens(token_ids)
+        ids = check_tokens(token_ids, self.vocabulary_size)
         size = len(ids)
-        wanted = np.ones(size, np.bool_) if logits is None else logits
-        if len(branches) != size or wanted.shape != (size,) or wanted.dtype != np.bool_:
-            raise InputError(
-                f"{size} tokens need as many branches and bools for their logits; there are {len(branches)} "
-                f"and {wanted.dtype} {list(wanted.shape)}"
-            )
+        wanted = self._branches.check_batch(
+            branches, size, logits, max_tokens=self.batch_length, max_logits=self.max_logits
+        )
         rows = int(wanted.sum())
-        if size > self.batch_length or rows > self.max_logits:
-            raise InputError(
-                f"a batch of branches may have up to {self.batch_length} tokens and {self.max_logits} "
-                f"logits, has {size} and {rows}; split it"
-            )
         positions = self._branches.next_positions(branches)
         self._held.check_fits(size, self._count_taken(size))
         self._has_logits = False
@@ -791,16 +774,12 @@ class LlamaCppDecoder:
     def schema_checker(self, end_tokens: Collection[int]) -> Callable[[Mapping[str, Any]], object]:
         """Return a check of JSON schemas; see `DecoderRuntime.schema_checker`."""
         self._check_open()
-        return self._model.json_constraint(end_tokens).check
+        return self._constraints.find(end_tokens).check
 
     def sampler(self, sampling: Sampling, end_tokens: Collection[int] = ()) -> LlamaCppSampler:
         """Return a new sampler; see `DecoderRuntime.sampler`."""
         self._check_open()
-        matcher = None
-        if sampling.calls is not None:
-            matcher = self._model.json_constraint(end_tokens).call_matcher(sampling.calls)
-        elif sampling.json_schema is not None:
-            matcher = self._model.json_constraint(end_tokens).matcher(sampling.json_schema)
+        matcher = self._constraints.matcher(sampling, end_tokens)
         return LlamaCppSampler(
             self._context, self.vocabulary_size, sampling, self._last_logits, matcher
         )
@@ -810,6 +789,7 @@ class LlamaCppDecoder:
         if self._context:
             self._free_context(self._context)
         self._context = None
+        self._constraints.close()
         self._model.close()
 
     def __del__(self) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,8 @@ from edgevlm.runtimes.llama_cpp.library import (
     out_of_memory,
     recent_errors,
 )
+from edgevlm.runtimes.text_checks import check_tokens, encode_text
 from edgevlm.validation import check_integer
-
-if TYPE_CHECKING:  # imported with the first schema only
-    from edgevlm.runtimes.json_schema.constraint import JsonConstraint
-
-MAX_TEXT_BYTES = 2**18
-"""Longest text that `tokenize` accepts, in bytes of UTF-8: more than most contexts hold."""
 
 _STACK_PER_BYTE = 1024
 """Bytes of stack per byte of text. For some vocabularies llama.cpp uses `std::regex`, which recurses for
@@ -75,7 +70,6 @@ class LlamaCppModel:
         self.handle: Any = None
         self._path = path
         self._embedding_table: EmbeddingTable | None = None
-        self._json_constraints: dict[frozenset[int], JsonConstraint] = {}
         self._llama = llama = load_llama_cpp()
         self._free: Callable[[Any], None] = llama.llama_model_free
         parameters = llama.llama_model_default_params()
@@ -227,24 +221,11 @@ class LlamaCppModel:
 
         Raises:
             InputError: the text is not a string, has lone surrogates, which UTF-8 cannot encode, or is longer
-                than `MAX_TEXT_BYTES`.
+                than `edgevlm.runtimes.text_checks.MAX_TEXT_BYTES`.
             ClosedError: the model is closed.
         """
         self.check_open()
-        if not isinstance(text, str):
-            raise InputError(f"text must be a string, is {type(text).__name__}")
-        try:
-            encoded = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text holds the lone surrogate {text[error.start]!r} at character {error.start}, which "
-                "is not Unicode text; remove it"
-            ) from None
-        if len(encoded) > MAX_TEXT_BYTES:
-            raise InputError(
-                f"text is {len(encoded)} bytes long, at most {MAX_TEXT_BYTES} can be tokenized; "
-                "shorten it"
-            )
+        encoded = encode_text(text)
         ids = (ctypes.c_int32 * (len(encoded) + 16))()
         arguments = (self._vocabulary, encoded, len(encoded), ids, len(ids), False, False)
         if len(encoded) <= MAX_SHORT_TEXT_BYTES:
@@ -288,59 +269,17 @@ class LlamaCppModel:
             LoadError: the file has no embedding table that can be read.
         """
         self.check_open()
-        ids = self.check_tokens(token_ids)
+        ids = check_tokens(token_ids, self.vocabulary_size)
         if self._embedding_table is None:
             self._embedding_table = EmbeddingTable(self._path)
         rows = self._embedding_table.rows(ids)
         return np.pad(rows, ((0, 0), (0, self.width - rows.shape[1])))
-
-    def json_constraint(self, end_tokens: Collection[int]) -> JsonConstraint:
-        """Return the constraint for JSON schemas, created at the first call.
-
-        Args:
-            end_tokens: tokens that may follow a complete JSON text.
-
-        Raises:
-            InputError: there are no end tokens.
-            ClosedError: the model is closed.
-            MissingDependencyError: llguidance is not installed.
-        """
-        from edgevlm.runtimes.json_schema.constraint import JsonConstraint
-
-        self.check_open()
-        ends = frozenset(end_tokens)
-        if not ends:
-            raise InputError("a JSON schema needs end_tokens: without one the text has no end")
-        if ends not in self._json_constraints:
-            pieces = [self.piece(token) for token in range(self.vocabulary_size)]
-            self._json_constraints[ends] = JsonConstraint(pieces, ends, self.tokenize)
-        return self._json_constraints[ends]
-
-    def check_tokens(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
-        """Check token ids and return them as int32 ``[n]``.
-
-        Raises:
-            InputError: the ids are no flat list of integers, or are outside the vocabulary.
-        """
-        ids = np.asarray(token_ids)
-        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(
-                f"token ids must be a flat list of at least one integer, are {ids.dtype} "
-                f"{list(ids.shape)}"
-            )
-        if ids.min() < 0 or ids.max() >= self.vocabulary_size:
-            wrong = ids[(ids < 0) | (ids >= self.vocabulary_size)][0]
-            raise InputError(
-                f"token id {wrong} is outside the vocabulary of {self.vocabulary_size} tokens"
-            )
-        return np.ascontiguousarray(ids, np.int32)
 
     def close(self) -> None:
         """Free the model. A second call does nothing; every other later call raises ClosedError."""
         if self.handle:
             self._free(self.handle)
         self.handle = None
-        self._json_constraints.clear()  # ends their child process
 
     def check_open(self) -> None:
         """Check that the model is not closed.

@@ -19,7 +19,7 @@ from edgevlm.export.plan import Plan, make_plan
 from edgevlm.export.products import measure_activations
 from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import FloorResizeTiling
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from tests.families.gemma4 import gemma4
 
 GRIDS = [*((rows, columns) for rows in range(1, 8) for columns in range(1, 9, 2)), (70, 1), (2, 35)]

@@ -33,7 +33,7 @@ from edgevlm.manifest import (
     TiledPacking,
     VisionSpec,
 )
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from tests.families.lfm2_vl import lfm2_vl
 from tests.families.llava import padded
 from tests.families.qwen2_5_vl import qwen2_5_vl

@@ -21,7 +21,7 @@ from edgevlm.export.plan import Plan, make_plan
 from edgevlm.export.products import measure_activations
 from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import SliceTiling
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from tests.families.minicpmv4_6 import less_merged, minicpmv4_6
 
 BUILDERS = {"16x": minicpmv4_6, "4x": less_merged}

@@ -23,7 +23,7 @@ from edgevlm.export.parity import relative_error
 from edgevlm.export.products import measure_activations
 from edgevlm.export.vision_quantization import convert_int8
 from edgevlm.manifest import ImageSpec, SmartResizeTiling
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision
 from tests.families.qwen2_5_vl import qwen2_5_vl
 from tests.families.qwen2_vl import qwen2_vl

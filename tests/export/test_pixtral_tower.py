@@ -19,7 +19,7 @@ from edgevlm.export.plan import Plan, make_plan
 from edgevlm.export.products import measure_activations
 from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import LinesPacking, LongestEdgeTiling
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from tests.families.pixtral import mistral3, pixtral
 
 BUILDERS = {"llava": pixtral, "mistral3": mistral3}

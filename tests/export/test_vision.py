@@ -20,7 +20,7 @@ from edgevlm.export.families import find_family
 from edgevlm.export.parity import relative_error
 from edgevlm.export.plan import make_plan
 from edgevlm.manifest import ImageSpec, Manifest
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision
 from tests.conftest import Export
 from tests.support import checkpoints

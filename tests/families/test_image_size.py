@@ -17,7 +17,7 @@ from edgevlm.cli import main
 from edgevlm.engine.kv_cache import number_positions
 from edgevlm.inputs.images import load_image
 from edgevlm.manifest import StretchTiling
-from edgevlm.runtimes.onnx.session import OnnxVision
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision
 from tests.families import test_families
 from tests.families.case import (

@@ -134,10 +134,17 @@ def test_make_ask_installs_no_torch() -> None:
         check=True,
     )
     extras = re.findall(r'install --editable "\.\[(.*?)\]"', dry.stdout)
-    assert extras == ["cpu"]
+    assert extras == ["cpu,llama"]
     names = installed_with(Requirement(f"edgevlm[{extras[0]}]"))
     assert {"llama-cpp-python", "onnxruntime", "numpy", "pillow"} <= names
     assert names & EXPORT_ONLY == set()
+
+
+def test_the_runtime_needs_no_compiler() -> None:
+    """`pip install edgevlm[cpu]` installs wheels alone."""
+    names = installed_with(Requirement("edgevlm[cpu]"))
+    assert {"onnxruntime", "tokenizers"} <= names
+    assert names & {"llama-cpp-python", "gguf", *EXPORT_ONLY} == set()
 
 
 @pytest.mark.slow  # and needs optimum
@@ -160,6 +167,7 @@ def test_extras_are_those_that_are_promised() -> None:
         "demo",
         "export",
         "heic",
+        "llama",
         "openvino",
         "serve",
         "typed",

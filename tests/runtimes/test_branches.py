@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from edgevlm.errors import ClosedError, ContextError, InferenceError, InputError
-from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.protocols import Place, Sampling
+from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampling
+from tests.support.decoders import KINDS, fail_after_decoding, load_tiny
 from tests.support.tiny_decoder import (
     END,
-    ExactDecoder,
     TinyLlama,
     bound,
     decoded,
@@ -36,34 +35,35 @@ def model() -> TinyLlama:
     return reference_model()
 
 
-@pytest.fixture(scope="module", params=[ExactDecoder, LlamaCppDecoder])
-def shared(tiny_file: Path, request: pytest.FixtureRequest) -> Iterator[LlamaCppDecoder]:
-    """A decoder without flash attention, and one with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(system, "is_intel", lambda: False)
-        decoder = request.param(tiny_file, context_length=CONTEXT, threads=1)
+@pytest.fixture(scope="module", params=KINDS)
+def shared(
+    tiny_file: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[DecoderRuntime]:
+    """A decoder of each runtime."""
+    folder = tmp_path_factory.mktemp("onnx")
+    decoder = load_tiny(request.param, tiny_file, folder, context_length=CONTEXT)
     yield decoder
     decoder.close()
 
 
 @pytest.fixture
-def decoder(shared: LlamaCppDecoder) -> Iterator[LlamaCppDecoder]:
+def decoder(shared: DecoderRuntime) -> Iterator[DecoderRuntime]:
     """A decoder that holds `PROMPT`, and has no branches."""
     shared.truncate(Place())
     decoded(shared, PROMPT)
     yield shared
     for branch in range(1, shared.max_branches + 1):
-        if branch in shared._branches._open:
+        if branch in shared._branches._open:  # type: ignore[attr-defined]
             shared.drop(branch)
 
 
-def check(decoder: LlamaCppDecoder, model: TinyLlama, logits: Any, tokens: list[int]) -> None:
+def check(decoder: DecoderRuntime, model: TinyLlama, logits: Any, tokens: list[int]) -> None:
     """Check the logits ``[n, vocabulary]`` after the last n tokens."""
     theirs = reference_logits(model, tokens)[-len(logits) :]
     assert relative_error(logits, theirs) < bound(decoder)
 
 
-def test_branches_in_one_batch(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
+def test_branches_in_one_batch(decoder: DecoderRuntime, model: TinyLlama) -> None:
     """Continuations of different lengths; afterwards the held sequence goes on as if nothing had been."""
     continuations = [some_tokens(length, seed=length) for length in (1, 5, 2, 4)]
     branches = [decoder.branch() for _ in continuations]
@@ -81,7 +81,7 @@ def test_branches_in_one_batch(decoder: LlamaCppDecoder, model: TinyLlama) -> No
     check(decoder, model, decoded(decoder, after, 50)[None], [*PROMPT, *after])
 
 
-def test_branches_take_turns(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
+def test_branches_take_turns(decoder: DecoderRuntime, model: TinyLlama) -> None:
     """Tokens of several branches between each other, in many batches."""
     texts = {decoder.branch(): some_tokens(12, seed=seed) for seed in range(3)}
     found: dict[int, list[Any]] = {branch: [] for branch in texts}
@@ -94,7 +94,7 @@ def test_branches_take_turns(decoder: LlamaCppDecoder, model: TinyLlama) -> None
         check(decoder, model, np.array(found[branch]), [*PROMPT, *text])
 
 
-def test_logits_of_some_tokens(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
+def test_logits_of_some_tokens(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(20, seed=1)
     branch = decoder.branch()
     wanted = np.zeros(20, np.bool_)
@@ -111,7 +111,7 @@ def test_logits_of_some_tokens(decoder: LlamaCppDecoder, model: TinyLlama) -> No
 
 
 def test_branches_stay_while_the_held_sequence_changes(
-    decoder: LlamaCppDecoder, model: TinyLlama
+    decoder: DecoderRuntime, model: TinyLlama
 ) -> None:
     """As with questions about several images: each prompt is held in turn, and its branch stays."""
     assert decoder.independent_branches
@@ -129,7 +129,7 @@ def test_branches_stay_while_the_held_sequence_changes(
         check(decoder, model, row[None], [*prompt, token])
 
 
-def test_a_branch_that_is_cut(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
+def test_a_branch_that_is_cut(decoder: DecoderRuntime, model: TinyLlama) -> None:
     tokens = some_tokens(6, seed=2)
     branch, other = decoder.branch(), decoder.branch()
     decoder.decode_branches([branch] * 6 + [other] * 2, [*tokens, 5, 6])
@@ -141,7 +141,7 @@ def test_a_branch_that_is_cut(decoder: LlamaCppDecoder, model: TinyLlama) -> Non
         decoder.cut_branch(branch, 4)
 
 
-def test_a_branch_of_nothing(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
+def test_a_branch_of_nothing(decoder: DecoderRuntime, model: TinyLlama) -> None:
     decoder.truncate(Place())
     tokens = some_tokens(10, seed=3)
     logits = decoder.decode_branches([decoder.branch()] * 10, tokens)
@@ -149,7 +149,7 @@ def test_a_branch_of_nothing(decoder: LlamaCppDecoder, model: TinyLlama) -> None
 
 
 def test_held_sequence_is_copied_and_restored_beside_branches(
-    decoder: LlamaCppDecoder, model: TinyLlama
+    decoder: DecoderRuntime, model: TinyLlama
 ) -> None:
     branch = decoder.branch()
     decoder.decode_branches([branch], [4])
@@ -164,7 +164,7 @@ def test_held_sequence_is_copied_and_restored_beside_branches(
 # --- the context --------------------------------------------------------------------------------
 
 
-def test_room_counts_shared_entries_once(decoder: LlamaCppDecoder) -> None:
+def test_room_counts_shared_entries_once(decoder: DecoderRuntime) -> None:
     assert decoder.room(CONTEXT) == decoder.room(50) == CONTEXT - 50
     assert decoder.room(0) == CONTEXT
     branches = [decoder.branch() for _ in range(3)]
@@ -183,7 +183,7 @@ def test_room_counts_shared_entries_once(decoder: LlamaCppDecoder) -> None:
     assert decoder.room(0) == CONTEXT
 
 
-def test_the_context_ends(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
+def test_the_context_ends(decoder: DecoderRuntime, model: TinyLlama) -> None:
     """Up to the last entry, for branches and for the held sequence."""
     branches = [decoder.branch(), decoder.branch()]
     wanted = np.zeros(120, np.bool_)
@@ -203,7 +203,7 @@ def test_the_context_ends(decoder: LlamaCppDecoder, model: TinyLlama) -> None:
 # --- wrong use and failures ---------------------------------------------------------------------
 
 
-def test_no_more_branches_than_there_are(decoder: LlamaCppDecoder) -> None:
+def test_no_more_branches_than_there_are(decoder: DecoderRuntime) -> None:
     assert decoder.max_branches == LlamaCppDecoder.MAX_BRANCHES
     branches = [decoder.branch() for _ in range(decoder.max_branches)]
     assert len(set(branches)) == decoder.max_branches
@@ -213,7 +213,7 @@ def test_no_more_branches_than_there_are(decoder: LlamaCppDecoder) -> None:
     assert decoder.branch() == branches[2]
 
 
-def test_a_dropped_branch_is_refused(decoder: LlamaCppDecoder) -> None:
+def test_a_dropped_branch_is_refused(decoder: DecoderRuntime) -> None:
     branch = decoder.branch()
     decoder.drop(branch)
     for call in (
@@ -239,7 +239,7 @@ def test_a_dropped_branch_is_refused(decoder: LlamaCppDecoder) -> None:
     ],
 )
 def test_refuses_wrong_batches(
-    decoder: LlamaCppDecoder, branches: int, tokens: list[int], logits: Any, message: str
+    decoder: DecoderRuntime, branches: int, tokens: list[int], logits: Any, message: str
 ) -> None:
     branch = decoder.branch()
     with pytest.raises(InputError, match=message):
@@ -247,19 +247,13 @@ def test_refuses_wrong_batches(
 
 
 def test_a_failed_batch_leaves_nothing(
-    decoder: LlamaCppDecoder, model: TinyLlama, monkeypatch: pytest.MonkeyPatch
+    decoder: DecoderRuntime, model: TinyLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     branches = [decoder.branch(), decoder.branch()]
     decoder.decode_branches(branches, [1, 2])
     room = decoder.room(CONTEXT)
-    decode = decoder._llama.llama_decode
-
-    def interrupted(*arguments: Any) -> int:
-        decode(*arguments)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(decoder._llama, "llama_decode", interrupted)
+        fail_after_decoding(decoder, patch)
         with pytest.raises(KeyboardInterrupt):
             decoder.decode_branches([*branches, branches[0]], [3, 4, 5])
     assert decoder.room(CONTEXT) == room

@@ -148,7 +148,7 @@ def test_the_process_ends_with_the_model() -> None:
     with VLM.from_pretrained("edgevlm-nano", threads=1) as vlm:
         assert vlm.ask(SCENE, "?", json_schema={"const": "x"}).text == '"x"'
         decoder: Any = vlm._engine._decoder  # the protocol has no such parts
-        (texts,) = decoder._model._json_constraints.values()
+        (texts,) = decoder._constraints._made.values()
         child = process(texts)
         assert child.poll() is None
         del texts

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgevlm.errors import InputError, LoadError
-from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES, LlamaCppModel
+from edgevlm.runtimes.llama_cpp.model import LlamaCppModel
+from edgevlm.runtimes.text_checks import MAX_TEXT_BYTES
 from tests.support.tiny_decoder import END, IMAGE, TOKENS, USER_DEFINED, write_tokenizer
 
 
@@ -115,7 +116,8 @@ def test_long_runs_do_not_overflow_the_stack(tiny_file: Path, tmp_path: Path) ->
     deep.write_bytes(content.replace(old, old[:-6] + b"falcon"))
     script = (
         "import sys, threading\n"
-        "from edgevlm.runtimes.llama_cpp.model import MAX_TEXT_BYTES, MAX_SHORT_TEXT_BYTES\n"
+        "from edgevlm.runtimes.llama_cpp.model import MAX_SHORT_TEXT_BYTES\n"
+        "from edgevlm.runtimes.text_checks import MAX_TEXT_BYTES\n"
         "from edgevlm.runtimes.llama_cpp.probe import BasicKernelsDecoder\n"
         "decoder = BasicKernelsDecoder(sys.argv[1], context_length=1, threads=1)\n"
         "def tokenize():\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgevlm.errors import InputError
-from edgevlm.runtimes.llama_cpp.positions import CachePositions
+from edgevlm.runtimes.cache_positions import CachePositions
 from edgevlm.runtimes.protocols import Place
 
 

@@ -24,7 +24,8 @@ from edgevlm.errors import CancelledError, ClosedError, InputError, LoadError
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.onnx import execution_providers
 from edgevlm.runtimes.onnx import session as onnx_runtime
-from edgevlm.runtimes.onnx.session import OnnxVision, available_devices, first_provider
+from edgevlm.runtimes.onnx.session import available_devices, first_provider
+from edgevlm.runtimes.onnx.vision import OnnxVision
 from edgevlm.runtimes.openvino import OpenVinoVision
 from edgevlm.runtimes.protocols import VisionRuntime
 
@@ -446,7 +447,7 @@ def test_a_compiled_graph_is_opened_in_the_place_of_its_source(
     assert list(folder.iterdir()) == [], "no incomplete file"
     compiled = onnx.load(graph)
     compiled.graph.initializer[0].float_data[:] = [2 * 255.0]
-    compiled_path = folder / f"{vision._identity()}.onnx"
+    compiled_path = folder / f"{onnx_runtime._identity(graph)}.onnx"
     onnx.save(compiled, compiled_path)
     halved = load_onnx(graph, device="cpu").encode(tiles)
     np.testing.assert_allclose(halved, expected / 2, rtol=1e-5)
@@ -595,9 +596,9 @@ def test_cuda_as_pip_installs_it_is_loaded_before_a_session_that_needs_it(
     monkeypatch.setattr(onnx_runtime, "_load_cuda", onnx_runtime._load_cuda.__wrapped__)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no libcudnn"), raising=False)
     with contextlib.suppress(LoadError):  # where this ONNX Runtime has no CUDA
-        OnnxVision(
-            graph, input_name="tiles", output_name="embeddings", device="auto"
-        )._create_session(graph, [provider], onnxruntime.SessionOptions(), allow_fallback=False)
+        onnx_runtime.SessionOpener("auto", None, None)._create_session(
+            graph, [provider], onnxruntime.SessionOptions(), allow_fallback=False
+        )
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("no libcudnn" in shown.err) == (provider == "CUDAExecutionProvider")

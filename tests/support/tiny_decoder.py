@@ -248,7 +248,7 @@ def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> fl
 
 def bound(decoder: DecoderRuntime) -> float:
     """Return how far logits may be from the reference's."""
-    return EXACT if isinstance(decoder, ExactDecoder) else ROUNDED
+    return ROUNDED if type(decoder) is LlamaCppDecoder else EXACT
 
 
 def decoded(decoder: DecoderRuntime, tokens: list[int], start: int = 0) -> NDArray[np.float32]:

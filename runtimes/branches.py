@@ -96,6 +96,37 @@ class Branches:
             ahead[branch] = position + 1
         return positions
 
+    def check_batch(
+        self,
+        branches: Sequence[int],
+        size: int,
+        logits: NDArray[np.bool_] | None,
+        *,
+        max_tokens: int,
+        max_logits: int,
+    ) -> NDArray[np.bool_]:
+        """Check arguments of `DecoderRuntime.decode_branches`, and return which logits are wanted.
+
+        Args:
+            size: number of tokens.
+            max_tokens, max_logits: limits of the decoder.
+
+        Raises:
+            InputError: a shape or type is wrong, or the batch is too long.
+        """
+        wanted = np.ones(size, np.bool_) if logits is None else logits
+        if len(branches) != size or wanted.shape != (size,) or wanted.dtype != np.bool_:
+            raise InputError(
+                f"{size} tokens need as many branches and bools for their logits; there are {len(branches)} "
+                f"and {wanted.dtype} {list(wanted.shape)}"
+            )
+        if size > max_tokens or wanted.sum() > max_logits:
+            raise InputError(
+                f"a batch of branches may have up to {max_tokens} tokens and {max_logits} "
+                f"logits, has {size} and {wanted.sum()}; split it"
+            )
+        return wanted
+
     def extend(self, branches: Sequence[int]) -> None:
         """Count one more token for each of these branches."""
         for branch in branches:
