@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 
+import numpy as np
 import onnx
 import onnx_ir
+from numpy.typing import NDArray
 from onnx_ir import external_data
 
 from edgevlm.errors import ExportError
@@ -63,6 +66,62 @@ def write_model(model: onnx_ir.Model, path: Path) -> None:
             file.write(_tag(_GRAPH_INITIALIZER, size))
             file.write(head)
             file.write(weight.tobytes())
+
+
+class WeightsFile:
+    """A file of the weights of a graph, written one after another; with a ``with`` statement.
+
+    Args:
+        path: the file to write, in the folder of the graph.
+    """
+
+    ALIGNMENT = 64
+    """Bytes of which each weight begins at a multiple, as wide registers read them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+
+    def __enter__(self) -> WeightsFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def write(
+        self, value: onnx_ir.Value, parts: Iterable[NDArray[np.generic]]
+    ) -> onnx_ir.ExternalTensor:
+        """Write a weight.
+
+        Args:
+            value: the weight in the graph, with its type and shape.
+            parts: its values in this type, part by part.
+
+        Returns:
+            The place of the weight.
+        """
+        assert value.dtype is not None and value.shape is not None and value.name is not None
+        self._file.write(bytes(-self._file.tell() % self.ALIGNMENT))
+        start = self._file.tell()
+        for part in parts:
+            self._file.write(part.data if part.flags.c_contiguous else part.tobytes())
+        length = self._file.tell() - start
+        shape = onnx_ir.Shape(value.shape.numpy())
+        assert length == value.dtype.itemsize * int(np.prod(shape.numpy()))
+        return onnx_ir.ExternalTensor(
+            self._path.name,
+            start,
+            length,
+            value.dtype,
+            shape=shape,
+            name=value.name,
+            base_dir=self._path.parent,
+        )
 
 
 def open_model(path: Path) -> onnx_ir.Model:

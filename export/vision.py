@@ -127,15 +127,15 @@ def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict
     return vision, sources
 
 
-def without_values(module: nn.Module) -> nn.Module:
-    """Replace the parameters by fake tensors in float32, which have a shape but take no memory.
+def without_values(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Replace the parameters by fake tensors of a type, which have a shape but take no memory.
 
     Buffers, which are computed and not read, stay as they are, in float32.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            fake = mode.from_tensor(parameter.detach()).to(torch.float32)
+            fake = mode.from_tensor(parameter.detach()).to(dtype)
             setattr(part, name, nn.Parameter(fake, requires_grad=False))
         for name, buffer in part.named_buffers(recurse=False):
             if buffer.is_floating_point():

@@ -1,0 +1,300 @@
+"""The language model as a module that `edgevlm.export.onnx_decoder` traces: one graph for prompt and answer.
+
+There is no batch. Inputs, where n entries are decoded and the KV cache has a number of cells:
+
+- ``embeddings``: float32 ``[n, width]``, in the scale of `edgevlm.manifest.DecoderSpec`. Features for the
+  first layers (deepstack) follow in each row.
+- ``positions``: int64 ``[n]``, or ``[3, n]`` with M-RoPE: time, line and column.
+- ``mask``: ``[n, cells]``, added to the scores of attention: 0 or -inf, and 0 at least once in each row.
+- ``window_mask``: the same for layers with a sliding window, if there are any; then `mask` is there for
+  others only.
+- ``cells``: int64 ``[n]``, the cells that the entries are written to.
+- ``wanted``: int64 ``[m]``, the entries of n whose logits are computed; m may be 0.
+- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I.
+
+Outputs:
+
+- ``logits``: float32 ``[m, vocabulary]``;
+- ``keys.I`` and ``values.I``: the cache with the new entries. ONNX Runtime writes them in place if input and
+  output are one buffer. So the cost of an entry does not grow with the cells, but for attention.
+
+``mask``, ``window_mask`` and the cache are float32, or float16 in the precision fp16. The masks alone decide
+which entries see each other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from onnxscript import opset20
+from torch import nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_utils import AttentionInterface
+from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
+
+from edgevlm.errors import ExportError
+from edgevlm.export.architectures import ARCHITECTURES
+from edgevlm.export.families import Family
+from edgevlm.export.mrope import deepstack_layers, input_width
+
+REFUSED = {
+    "lfm2": "its short convolutions keep a state that is no cache of keys and values",
+    "qwen3_5_text": "its gated delta nets keep a state that is no cache of keys and values",
+    "gemma4_text": "its layers have embeddings of their own and share keys and values",
+}
+"""``model_type`` of text configurations that llama.cpp computes and these graphs do not, and why."""
+OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {"paddleocr_vl_text": PaddleOCRTextModel}
+"""Classes of language models that transformers' `AutoModel` does not find."""
+ATTENTION = "edgevlm"
+"""The name of our attention in transformers."""
+
+
+@torch.library.custom_op("edgevlm::write_cells", mutates_args=())
+def write_cells(past: torch.Tensor, places: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Return `past` ``[heads, cells, size]`` with rows replaced.
+
+    Args:
+        past: the cache.
+        places: head and cell of each row, int64 ``[heads, n, 2]``.
+        new: rows ``[heads, n, size]``.
+    """
+    written = past.clone()
+    written[places[..., 0], places[..., 1]] = new
+    return written
+
+
+@write_cells.register_fake
+def _(past: torch.Tensor, places: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(past)
+
+
+def scatter(past: Any, places: Any, new: Any) -> Any:
+    """Translate `write_cells` to ONNX: a node that can write in place."""
+    return opset20.ScatterND(past, places, new)
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.edgevlm.write_cells.default: scatter
+}
+"""For the argument ``custom_translation_table`` of `torch.onnx.export`."""
+
+
+class Cells(DynamicCache):
+    """A cache for transformers whose keys and values are inputs and outputs of the graph.
+
+    Args:
+        past: keys and values of each layer, one after the other, each ``[heads, cells, size]``.
+        cells: cells of the new entries, int64 ``[n]``.
+    """
+
+    def __init__(self, past: list[torch.Tensor], cells: torch.Tensor) -> None:
+        super().__init__()
+        self.written = list(past)
+        self._cells = cells
+        self._places: dict[int, torch.Tensor] = {}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: positions are given."""
+        return 0
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new keys and values ``[1, heads, n, size]``; return all, ``[heads, cells, size]``."""
+        for index, new in ((2 * layer_idx, key_states), (2 * layer_idx + 1, value_states)):
+            past = self.written[index]
+            places = self._places_of(past.shape[0])
+            self.written[index] = write_cells(past, places, new.squeeze(0))
+        return self.written[2 * layer_idx], self.written[2 * layer_idx + 1]
+
+    def _places_of(self, heads: int) -> torch.Tensor:
+        if heads not in self._places:
+            n = self._cells.shape[0]
+            numbers = torch.arange(heads)[:, None].expand(-1, n)
+            self._places[heads] = torch.stack([numbers, self._cells.expand(heads, n)], dim=-1)
+        return self._places[heads]
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the attention of one layer, ``[1, n, query heads, size]``.
+
+    Queries that share a head of keys are multiplied with it together, so that no key is copied.
+
+    Args:
+        module: the layer's attention.
+        query: ``[1, query heads, n, size]``.
+        key: keys of all cells, ``[heads, cells, size]``.
+        value: values of all cells, ``[heads, cells, size]``.
+        attention_mask: ``[1, 1, n, cells]``.
+        scaling: factor of the scores.
+        softcap: the scores are kept below it by a tanh; None: they are not.
+        settings: what transformers passes beside that.
+    """
+    _, query_heads, n, size = query.shape
+    heads = key.shape[0]
+    shared = query_heads // heads
+    scores = torch.matmul(query.reshape(heads, shared * n, size) * scaling, key.transpose(1, 2))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.reshape(heads, shared, n, -1) + attention_mask.squeeze(0)
+    shares = torch.softmax(scores.float(), dim=-1).to(query.dtype)
+    attended = torch.matmul(shares.reshape(heads, shared * n, -1), value)
+    attended = attended.reshape(1, query_heads, n, value.shape[-1])
+    return attended.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What follows from the configuration for inputs and outputs."""
+
+    width: int
+    """Width of a row of ``embeddings``."""
+    grid: bool
+    """A position has three numbers."""
+    slides: tuple[bool, ...]
+    """For each layer, whether it has a sliding window."""
+    window: int | None
+    """Entries that a layer with a sliding window sees; None: there is no such layer."""
+    caches: tuple[tuple[int, int], ...]
+    """Heads and size of a head of keys and values in each layer."""
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Names of the masks."""
+        names = {False: "mask", True: "window_mask"}
+        return tuple(names[slides] for slides in sorted({*self.slides}))
+
+
+class DecoderModule(nn.Module):
+    """The language model and its output layer.
+
+    Its parameters have the names of `Family.canonical_name`.
+
+    Args:
+        config: the configuration of the whole model.
+        family: the family.
+
+    Raises:
+        ExportError: the language model keeps more than keys and values.
+    """
+
+    def __init__(self, config: PretrainedConfig, family: Family) -> None:
+        super().__init__()
+        text = config.get_text_config()
+        if reason := REFUSED.get(text.model_type):
+            raise ExportError(
+                f"a decoder of type {text.model_type!r} cannot be exported for ONNX Runtime: {reason}; take "
+                f"a type of llama.cpp, such as --decoder q8_0"
+            )
+        kind = OWN_CLASSES.get(text.model_type)
+        self.decoder: Any = kind._from_config(text) if kind else AutoModel.from_config(text)
+        self.decoder.set_attn_implementation(ATTENTION)
+        self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.layout = plan_layout(config, family)
+        self.hidden = int(text.hidden_size)
+        # The bundle's factor for images lets all inputs have the scale that llama.cpp expects.
+        self.factor = 1 / family.embedding_scale(config)
+        # transformers multiplies rows of the table, and the bundle multiplies them by a factor of its own.
+        own = getattr(self.decoder.get_input_embeddings(), "scalar_embed_scale", 1.0)
+        self.table_scale = own / self.factor / (family.text_embedding_scale or 1.0)
+        self.softcap = getattr(text, "final_logit_softcapping", None)
+        names = inspect.signature(self.decoder.forward).parameters
+        self.cache_name = "cache" if "cache" in names else "past_key_values"
+        self._rows = torch.empty(0)
+        for index in range(deepstack_layers(config)):
+            self.decoder.layers[index].register_forward_hook(self._adder(index))
+        for layer, slides in zip(self.decoder.layers, self.layout.slides, strict=True):
+            layer.register_forward_pre_hook(self._chooser(slides), with_kwargs=True)
+        self._masks: dict[bool, torch.Tensor] = {}
+
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        masks: list[torch.Tensor],
+        cells: torch.Tensor,
+        wanted: torch.Tensor,
+        past: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """Return logits, and keys and values of each layer; see the documentation of this module."""
+        rows = embeddings * self.factor if self.factor != 1 else embeddings
+        rows = rows.to(self.head.weight.dtype)[None]
+        first = rows[..., : self.hidden]
+        self._rows = rows
+        kinds = sorted({*self.layout.slides})
+        self._masks = {kind: mask[None, None] for kind, mask in zip(kinds, masks, strict=True)}
+        cache = Cells(past, cells)
+        found = self.decoder(
+            inputs_embeds=first,
+            attention_mask=next(iter(self._masks.values())),
+            position_ids=positions[:, None] if self.layout.grid else positions[None],
+            use_cache=True,
+            **{self.cache_name: cache},
+        )
+        logits = self.head(found.last_hidden_state.index_select(1, wanted)).squeeze(0)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return (logits.float(), *cache.written)
+
+    def _chooser(self, slides: bool) -> Callable[..., Any]:
+        def choose(layer: nn.Module, inputs: Any, settings: dict[str, Any]) -> Any:
+            return inputs, settings | {"attention_mask": self._masks[slides]}
+
+        return choose
+
+    def _adder(self, index: int) -> Callable[..., Any]:
+        start = (1 + index) * self.hidden
+
+        def add(layer: nn.Module, inputs: Any, output: Any) -> Any:
+            return output + self._rows[..., start : start + self.hidden]
+
+        return add
+
+
+def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
+    """Return the layout of inputs and outputs.
+
+    Where the context is no longer than the window, no layer slides; see
+    `edgevlm.export.architectures.context_length`.
+    """
+    text = config.get_text_config()
+    architecture = ARCHITECTURES[text.model_type]
+    slides = [False] * text.num_hidden_layers
+    window = None
+    if architecture.window and architecture.llama_cpp_slides and family.attention != "prefix":
+        window = architecture.window(text)
+    if window is not None:
+        slides = [kind == "sliding_attention" for kind in text.layer_types]
+    caches = []
+    for layer in text.per_layer_config:
+        size = getattr(layer, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        caches.append((int(layer.num_key_value_heads), int(size)))
+    return Layout(
+        width=input_width(config),
+        grid=family.positions == "grid",
+        slides=tuple(slides),
+        window=window,
+        caches=tuple(caches),
+    )
