@@ -40,9 +40,23 @@ class AllTokens:
         pass
 
 
-def chain(size: int, sampling: Sampling, logits: Callable[[], Logits]) -> LlamaCppSampler:
-    every: Any = AllTokens(size)
-    return LlamaCppSampler(None, size, sampling, logits, every)
+class ForcedAtTimes(AllTokens):
+    """A matcher that forces two tokens before every third choice."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self._random = np.random.default_rng(0)
+        self._calls = 0
+
+    def accept_forced(self) -> list[int]:
+        self._calls += 1
+        return [] if self._calls % 3 else self._random.integers(len(self._tokens), size=2).tolist()
+
+
+def chain(
+    size: int, sampling: Sampling, logits: Callable[[], Logits], matcher: Any = None
+) -> LlamaCppSampler:
+    return LlamaCppSampler(None, size, sampling, logits, matcher or AllTokens(size))
 
 
 def random_sampling(random: np.random.Generator) -> Sampling:
@@ -110,6 +124,20 @@ def test_tokens_are_those_of_llama_cpp(make: Callable[[np.random.Generator, int]
                 assert sorts or sys.platform != "linux", (size, sampling)
                 assert logits[token] == logits[expected], (size, sampling)
                 break  # the penalties differ from here on
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("kind", [AllTokens, ForcedAtTimes])
+def test_the_window_of_the_penalty(kind: Callable[[int], Any], temperature: float) -> None:
+    """Of few tokens, many come again when they are 64 old. Forced ones count."""
+    random = np.random.default_rng(0)
+    logits = normal(random, 90)
+    sampling = Sampling(temperature=temperature, repetition_penalty=1.5)
+    theirs = chain(90, sampling, lambda: logits, kind(90))
+    ours = NumpySampler(90, sampling, lambda: logits, kind(90))
+    for _ in range(300):
+        assert ours.sample() == theirs.sample()
+        logits = normal(random, 90)
 
 
 def test_a_large_vocabulary() -> None:
