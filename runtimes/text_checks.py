@@ -51,7 +51,5 @@ def check_tokens(token_ids: Sequence[int], vocabulary_size: int) -> NDArray[np.i
         )
     if ids.min() < 0 or ids.max() >= vocabulary_size:
         wrong = ids[(ids < 0) | (ids >= vocabulary_size)][0]
-        raise InputError(
-            f"token id {wrong} is outside the vocabulary of {vocabulary_size} tokens"
-        )
+        raise InputError(f"token id {wrong} is outside the vocabulary of {vocabulary_size} tokens")
     return np.ascontiguousarray(ids, np.int32)

@@ -131,7 +131,9 @@ def test_pieces_equal_llama_cpp(exported: Exported) -> None:
 
 @given(
     text=st.lists(
-        st.sampled_from([" ", "\n", "▁", "<image>", "</s>", "<unk>", "<0x41>", "é", "e\u0301", "12"])
+        st.sampled_from(
+            [" ", "\n", "▁", "<image>", "</s>", "<unk>", "<0x41>", "é", "e\u0301", "12"]
+        )
         | st.text(st.characters(codec="utf-8"), max_size=8)
     ).map("".join)
 )

@@ -24,6 +24,15 @@ NANO = Path(__file__).resolve().parents[2] / "edgevlm" / "models" / "edgevlm-nan
 Logits = NDArray[np.float32]
 
 
+class Shown:
+    """What a decoder shows as its last logits."""
+
+    logits: Logits
+
+    def __call__(self) -> Logits:
+        return self.logits
+
+
 class AllTokens:
     """A matcher that allows all tokens; with it llama.cpp's chain needs no context."""
 
@@ -56,7 +65,8 @@ class ForcedAtTimes(AllTokens):
 def chain(
     size: int, sampling: Sampling, logits: Callable[[], Logits], matcher: Any = None
 ) -> LlamaCppSampler:
-    return LlamaCppSampler(None, size, sampling, logits, matcher or AllTokens(size))
+    used: Any = matcher or AllTokens(size)
+    return LlamaCppSampler(None, size, sampling, logits, used)
 
 
 def random_sampling(random: np.random.Generator) -> Sampling:
@@ -110,19 +120,19 @@ def infinite(random: np.random.Generator, size: int) -> Logits:
 def test_tokens_are_those_of_llama_cpp(make: Callable[[np.random.Generator, int], Logits]) -> None:
     """Up to 1,200 choices of each kind. Where more than `MAX_HEAP` are sorted, equal logits may swap."""
     random = np.random.default_rng(0)
-    logits = np.zeros(0, np.float32)
+    shown = Shown()
     for _ in range(300):
         size = int(random.choice([2, 5, 40, MAX_HEAP + 1, 500, 1500, 5000]))
         sampling = random_sampling(random)
-        theirs = chain(size, sampling, lambda: logits)
-        ours = NumpySampler(size, sampling, lambda: logits)
+        theirs = chain(size, sampling, shown)
+        ours = NumpySampler(size, sampling, shown)
         sorts = sampling.temperature > 0 and not 0 < min(sampling.top_k or size, size) <= MAX_HEAP
         for _ in range(4):
-            logits = make(random, size)
+            shown.logits = make(random, size)
             token, expected = ours.sample(), theirs.sample()
             if token != expected:
                 assert sorts or sys.platform != "linux", (size, sampling)
-                assert logits[token] == logits[expected], (size, sampling)
+                assert shown.logits[token] == shown.logits[expected], (size, sampling)
                 break  # the penalties differ from here on
 
 
@@ -221,9 +231,7 @@ def test_answers_of_a_grammar(
     theirs = LlamaCppSampler(
         None, len(logits), sampling, lambda: logits, constraints.matcher(sampling, [0])
     )
-    ours = NumpySampler(
-        len(logits), sampling, lambda: logits, constraints.matcher(sampling, [0])
-    )
+    ours = NumpySampler(len(logits), sampling, lambda: logits, constraints.matcher(sampling, [0]))
     answer: list[int] = []
     while len(answer) < 60 and 0 not in answer:
         forced = ours.forced(3)
