@@ -1,7 +1,7 @@
-"""Compare the decoders of a bundle, in GGUF files and in ONNX graphs: ``python -m benchmarks.decoders BUNDLE``.
+"""Compare the decoders of a bundle, GGUF files and ONNX graphs: ``python -m benchmarks.decoders BUNDLE``.
 
-Each decoder prefills random tokens and then decodes one token after another, at two depths of the context. The
-decoders take turns, in one process; a result is the median of the rounds. It is written as JSON to stdout.
+Each decoder prefills random tokens and then decodes one token after another, at two depths of the context.
+The decoders take turns, in one process; a result is the median of the rounds. JSON goes to stdout.
 """
 
 from __future__ import annotations
