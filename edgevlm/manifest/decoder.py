@@ -125,6 +125,11 @@ class DecoderSpec:
         """The GGUF file of each type, then the ONNX graph of each precision."""
         return self.files | self.graphs
 
+    @property
+    def weight_files(self) -> dict[str, FileEntry]:
+        """The file with the weights of each of `choices`; that of a graph is beside the graph."""
+        return self.files | ({} if self.onnx is None else self.onnx.weights)
+
     def needed(self, chosen: FileEntry) -> list[FileEntry]:
         """Return all files that one of `choices` needs, itself first."""
         if self.onnx is None or chosen not in self.onnx.files.values():
