@@ -1,7 +1,7 @@
 """Add an ONNX decoder to a bundle: ``python -m scripts.add_onnx_decoder CHECKPOINT BUNDLE [--type int8]``.
 
-The other files of the bundle stay as they are. The new one is compared with the checkpoint, as in an export, and
-its difference goes into the manifest.
+The other files of the bundle stay as they are. The new one is compared with the checkpoint, as in an export,
+and its difference goes into the manifest.
 """
 
 from __future__ import annotations
