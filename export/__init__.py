@@ -10,6 +10,7 @@
 - `calibration`: the images that it is fitted to;
 - `architectures`, `decoder_tensors`, `decoder`, `quantize`: the language model to GGUF;
 - `tokenizer`, `pre_tokenizers`: its vocabulary, and how text is normalized and split;
+- `tokenizer_file`: the same for decoders without llama.cpp;
 - `text_battery`: compares its token ids with transformers on thousands of texts;
 - `existing_gguf`, `existing_vocabulary`: a GGUF file that the user already has;
 - `chat_template`, `front_matter`: read the chat template and the model card;

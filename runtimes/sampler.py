@@ -128,11 +128,11 @@ class NumpySampler:
             kept = self._candidates(logits)
             found = logits if kept is None else logits[kept]
             scaled = found / self._temperature
-            largest = scaled.max()
-            if not np.isfinite(largest):  # the temperature is next to 0
+            highest = scaled.max()
+            if not np.isfinite(highest):  # the temperature is next to 0
                 index = int(found.argmax())
             else:
-                sums = np.cumsum(_exp(scaled - largest), dtype=np.float64)
+                sums = np.cumsum(_exp(scaled - highest), dtype=np.float64)
                 index = int(np.searchsorted(sums, sums[-1] * draw))
         return index if kept is None else int(kept[index])
 

@@ -95,6 +95,6 @@ class Vocabulary:
         if not self._byte_level:
             byte = _BYTE.fullmatch(text)
             return bytes.fromhex(byte[1]) if byte else text.replace(_SPACE, " ").encode()
-        if token in self._added:
+        if token in self._added or not _BYTE_ALPHABET.keys() >= set(text):
             return text.encode()
         return bytes(map(_BYTE_ALPHABET.__getitem__, text))

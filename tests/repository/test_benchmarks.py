@@ -136,6 +136,10 @@ def test_operators_and_drafts_are_told(folder: Path, compared: dict[str, Any]) -
     assert run("drafts").count("times as fast") == 9
 
 
+def test_samplers_are_compared() -> None:
+    assert run("samplers", "--rounds", "1").count("NumPy") == 14
+
+
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Tiny towers that get images of the real sizes."""

@@ -57,6 +57,21 @@ def test_pieces(vocabulary: Vocabulary, llama_cpp: LlamaCppModel) -> None:
         assert vocabulary.piece(token) == llama_cpp.piece(token)
 
 
+def test_a_token_that_spells_no_bytes(tmp_path: Path) -> None:
+    """As a special token that the tokenizer does not mark; transformers writes it as it is."""
+    described = json.loads(TOKENIZER.read_text(encoding="utf-8"))
+    token = len(described["model"]["vocab"])
+    described["model"]["vocab"]["<begin｜of｜it>"] = token
+    described["added_tokens"] = [
+        {**described["added_tokens"][0], "id": token + 1, "content": "<added>", "special": False}
+    ]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    vocabulary = Vocabulary(path)
+    assert vocabulary.piece(token) == "<begin｜of｜it>".encode()
+    assert vocabulary.piece(token + 1) == b"<added>"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
