@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from edgevlm.cli.options import (
 from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError, SourceError
 
 if TYPE_CHECKING:
+    from edgevlm.cli.watch_window import WatchWindow
     from edgevlm.watch import Seen, Watch
 
 HELP = (
@@ -94,6 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print JSON objects with value, frame_time, age, source and dropped",
     )
     group.add_argument(
+        "--show",
+        action="store_true",
+        help="show each frame that was answered, with its answer, in a window; Escape closes it",
+    )
+    group.add_argument(
         "--metrics",
         metavar="PORT",
         type=int,
@@ -110,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         options = {key: options[key] for key in ("detail", "max_image_tokens")}
         if arguments.within is not None:
             options["within"] = arguments.within
+    window = _open_window() if arguments.show else None
     with (
         load_model(arguments) as vlm,
         vlm.watch(
@@ -127,24 +135,31 @@ def run(arguments: argparse.Namespace) -> int:
         ) as watch,
     ):
         observe = _serve_metrics(watch, arguments.metrics)
+        loop = functools.partial(_print_all, watch, arguments.jsonl, observe, window)
         try:
-            return _print_all(watch, arguments.jsonl, observe)
+            return loop() if window is None else window.run(watch, loop)
         finally:
             print(f"edgevlm: {_summary(watch)}", file=sys.stderr)
 
 
-def _print_all(watch: Watch, jsonl: bool, observe: Callable[[Seen], object]) -> int:
-    """Print the values, and errors that the loop goes on after; return the exit code."""
+def _print_all(
+    watch: Watch, jsonl: bool, observe: Callable[[Seen], object], window: WatchWindow | None
+) -> int:
+    """Print and show the values, and errors that the loop goes on after; return the exit code."""
     code = 0
     while True:
         try:
             for seen in watch:
                 observe(seen)
+                if window is not None:
+                    window.show(seen, _value(seen))
                 print(_line(seen, jsonl), flush=True)
             return code
         except MissingDependencyError:
             raise
         except EdgeVLMError as error:
+            if window is not None:
+                window.tell(str(error))
             if jsonl:
                 line = {"error": type(error).__name__, "message": str(error), "time": time.time()}
                 print(json.dumps(line, ensure_ascii=False), flush=True)
@@ -154,9 +169,12 @@ def _print_all(watch: Watch, jsonl: bool, observe: Callable[[Seen], object]) -> 
 
 def _line(seen: Seen, jsonl: bool) -> str:
     if not jsonl:
-        shown = seen.value if isinstance(seen.value, str) else json.dumps(seen.value)
-        return f"{_clock(seen.frame_time)}  {shown}"
+        return f"{_clock(seen.frame_time)}  {_value(seen)}"
     return json.dumps(seen.to_dict(), ensure_ascii=False)
+
+
+def _value(seen: Seen) -> str:
+    return seen.value if isinstance(seen.value, str) else json.dumps(seen.value)
 
 
 def _clock(seconds: float) -> str:
@@ -185,6 +203,12 @@ def _summary(watch: Watch) -> str:
         f"{name.replace('_', ' ')} {count}"
         for name, count in dataclasses.asdict(watch.stats).items()
     )
+
+
+def _open_window() -> WatchWindow:
+    from edgevlm.cli.watch_window import WatchWindow
+
+    return WatchWindow()
 
 
 def _serve_metrics(watch: Watch, port: int | None) -> Callable[[Seen], object]:

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GStreamer is te
 
 
 @contextlib.contextmanager
-def server(folder: Path, color: str, port: str = "0") -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server(
+    folder: Path, color: str, port: str = "0"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Serve a square of a color; yield the process and its port."""
     picture = folder / f"{color}.png"
     image = Image.new("RGB", (320, 240), "white")
