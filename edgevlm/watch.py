@@ -30,7 +30,7 @@ class FrameQuestion(Protocol):
     """A question about one frame."""
 
     text: str
-    """The answer so far about the frame that the model works on; empty if there is none, and for choices."""
+    """The answer so far about the frame that the model works on; empty between frames and for choices."""
 
     def answer(self, image: NDArray[np.uint8], within: float | None) -> tuple[Any, Answer | Choice]:
         """Return the value that the user wants, and the whole answer.
@@ -57,8 +57,8 @@ class Seen:
     frame: NDArray[np.uint8]
     """The frame, RGB uint8 ``[height, width, 3]``."""
     frame_time: float
-    """When it was taken, in seconds: of a video since its beginning, of a recording the Unix time in it, else
-    the Unix time of its arrival."""
+    """When it was taken, in seconds: of a video or a data set since its beginning, of a recording the Unix time
+    in it, else the Unix time of its arrival."""
     arrived: float
     """When it arrived, in seconds of `time.monotonic`."""
     source: int
@@ -183,7 +183,7 @@ class Watch(Iterator[Seen]):
 
     @property
     def text(self) -> str:
-        """The answer so far about the frame that the model works on; empty if there is none, and for choices."""
+        """The answer so far about the frame that the model works on; empty between frames and for choices."""
         return self._question.text
 
     def __next__(self) -> Seen:

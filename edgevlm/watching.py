@@ -87,7 +87,7 @@ class Watching(Values):
                 Each frame is encoded and decoded once: what is forgotten is removed from the KV cache, and
                 the frames after it move there. They have seen it, so values may differ from those of
                 a new prompt. For one source. A model whose positions cannot move decodes all frames again.
-            topic: topic of a recording.
+            topic: topic of a recording; camera of a LeRobot data set.
             system: as in `ask`.
             options: fields of `Generation`; with ``choices`` only ``detail``, ``max_image_tokens`` and
                 ``cache_images``. ``within`` is the time of one answer. ``cache_images`` is False unless it

@@ -1,4 +1,4 @@
-"""Ask one question about the newest frame of a camera that pushes its frames; two images stand for the camera."""
+"""Ask one question about the newest frame that a camera pushes; two images stand for the camera."""
 
 import threading
 from itertools import cycle, islice

@@ -34,6 +34,7 @@ EXAMPLES = """\
   edgevlm watch rtsp://camera.local/stream "Is a person there?" --choices yes,no --max-age 0.5
   edgevlm watch video.mp4 "What color is it?" --every-frame --jsonl > answers.jsonl
   edgevlm watch recording.mcap "Is the path clear?" --topic /camera/image --jsonl
+  edgevlm watch pick-and-place "Is the gripper empty?" --topic observation.images.wrist --every-frame --jsonl
   edgevlm watch 0 1 "Is the door open?" --every 1 --min-change 0.02"""
 
 
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="the number of a camera; an address; or a video, a folder of images, an MCAP file or a ROS bag",
+        help="the number of a camera; an address; or a video, a folder of images, an MCAP file, a ROS bag or a "
+        "LeRobot data set",
     )
     parser.add_argument("question", metavar="QUESTION", help="the text after each frame")
     group = parser.add_argument_group("value")
@@ -86,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_memory,
         help="frames that the model sees together, or seconds such as 30s (default: the newest frame)",
     )
-    group.add_argument("--topic", metavar="T", help="topic of a recording")
+    group.add_argument(
+        "--topic", metavar="T", help="topic of a recording, or camera of a LeRobot data set"
+    )
     add_model_options(parser)
     add_generation_options(parser)
     group = parser.add_argument_group("output")

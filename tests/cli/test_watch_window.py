@@ -1,4 +1,4 @@
-"""``edgevlm watch --show``: a real window on a display without a screen (Xvfb), and what is said without one."""
+"""``edgevlm watch --show``: a real window under Xvfb, and what is said where there is no display."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_window_has_the_frame_with_its_boxes(display: str, tmp_path: Path) -
     assert "answered 1" in err and "Traceback" not in err
     with VLM.from_pretrained(threads=1) as vlm:
         (box,) = vlm.ask(SCENE, "Where is the key?").boxes
-    rows, columns = lines_of_boxes(pixels).T
+    _, columns = lines_of_boxes(pixels).T
     shown = np.argwhere(pixels.any(axis=2))
     shown = shown[shown[:, 0] < 580]  # the picture is above the text
     top, left = shown.min(axis=0)

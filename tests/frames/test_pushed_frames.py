@@ -1,4 +1,4 @@
-"""Frames that a program pushes, with the model: the newest one, errors of single frames, and an end from any thread."""
+"""Frames that a program pushes: the newest one, errors of single frames, and an end from any thread."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevlm import VLM
+from edgevlm import VLM, CameraSource
 
 SQUARE = Path(__file__).resolve().parents[2] / "examples" / "square.png"
 
@@ -53,7 +53,7 @@ def device() -> Iterator[Path]:
 
 
 def test_a_camera_by_its_path_and_by_its_number(device: Path) -> None:
-    sources = [str(device), int(device.name.removeprefix("video"))]
+    sources: list[CameraSource] = [str(device), int(device.name.removeprefix("video"))]
     with (
         VLM.from_pretrained(threads=1) as vlm,
         vlm.watch(sources, "What color is it?", choices=["red", "green"], max_age=10) as watch,

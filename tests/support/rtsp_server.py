@@ -1,8 +1,8 @@
 """An RTSP server for the tests: ``python3 rtsp_server.py PICTURE PORT``.
 
-It shows a PNG file 15 times a second, encodes it as H.264 as it goes, as a camera does, and prints its port on
-127.0.0.1; port 0 is any free one. Run it with the Python of the system, which has the module gi. The exit code
-is 77 if GStreamer is not installed.
+It shows a PNG file 15 times a second, encodes it as H.264 as it goes, as a camera does, and prints its port
+on 127.0.0.1; port 0 is any free one. Run it with the Python of the system, which has the module gi. The exit
+code is 77 if GStreamer is not installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def load() -> Any:
 
     for name in ("Gst", "GstRtspServer"):
         gi.require_version(name, "1.0")
-    repository = __import__("gi.repository", fromlist=["GLib", "Gst", "GstRtspServer"])
+    from gi import repository
+
     repository.Gst.init(None)
     if repository.Gst.ElementFactory.find("openh264enc") is None:
         raise ImportError("GStreamer has no openh264enc")
