@@ -57,8 +57,8 @@ class Seen:
     frame: NDArray[np.uint8]
     """The frame, RGB uint8 ``[height, width, 3]``."""
     frame_time: float
-    """When it was taken, in seconds: of a video or a data set since its beginning, of a recording the Unix time
-    in it, else the Unix time of its arrival."""
+    """When it was taken, in seconds: of a video or a data set since its beginning, of a recording the Unix
+    time in it, else the Unix time of its arrival."""
     arrived: float
     """When it arrived, in seconds of `time.monotonic`."""
     source: int

@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="the number of a camera; an address; or a video, a folder of images, an MCAP file, a ROS bag or a "
-        "LeRobot data set",
+        help="the number of a camera; an address; or a video, a folder of images, an MCAP file, a ROS bag or "
+        "a LeRobot data set",
     )
     parser.add_argument("question", metavar="QUESTION", help="the text after each frame")
     group = parser.add_argument_group("value")
