@@ -38,7 +38,10 @@ def serve(picture: str, port: str) -> None:
     try:
         repository = load()
     except (ImportError, ValueError) as error:
-        print(f"no GStreamer ({error}): apt-get install {PACKAGES}", file=sys.stderr)
+        print(
+            f"no GStreamer ({error}): apt-get install --no-install-recommends {PACKAGES}",
+            file=sys.stderr,
+        )
         sys.exit(77)
     factory = repository.GstRtspServer.RTSPMediaFactory()
     factory.set_launch(PIPELINE.format(picture=picture))
