@@ -8,7 +8,6 @@ code is 77 if GStreamer is not installed.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 PACKAGES = "gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi"
 """What it needs of Debian and Ubuntu."""
@@ -19,41 +18,33 @@ PIPELINE = (
 )
 
 
-def load() -> Any:
-    """Return the module ``gi.repository`` with GStreamer."""
+def serve(picture: str, port: str) -> None:
+    """Serve a picture until the process is killed."""
     import gi
 
     for name in ("Gst", "GstRtspServer"):
         gi.require_version(name, "1.0")
-    from gi import repository
+    from gi.repository import GLib, Gst, GstRtspServer
 
-    repository.Gst.init(None)
-    if repository.Gst.ElementFactory.find("openh264enc") is None:
-        raise ImportError("GStreamer has no openh264enc")
-    return repository
-
-
-def serve(picture: str, port: str) -> None:
-    """Serve a picture until the process is killed."""
-    try:
-        repository = load()
-    except (ImportError, ValueError) as error:
-        print(
-            f"no GStreamer ({error}): apt-get install --no-install-recommends {PACKAGES}",
-            file=sys.stderr,
-        )
-        sys.exit(77)
-    factory = repository.GstRtspServer.RTSPMediaFactory()
+    Gst.init(None)
+    if Gst.ElementFactory.find("openh264enc") is None:
+        raise ImportError("there is no openh264enc")
+    factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(PIPELINE.format(picture=picture))
     factory.set_shared(True)
-    server = repository.GstRtspServer.RTSPServer()
+    server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(port)
     server.get_mount_points().add_factory("/camera", factory)
     server.attach(None)
     print(server.get_bound_port(), flush=True)
-    repository.GLib.MainLoop().run()
+    GLib.MainLoop().run()
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    try:
+        serve(*sys.argv[1:])
+    except (ImportError, ValueError) as error:
+        command = f"apt-get install --no-install-recommends {PACKAGES}"
+        print(f"no GStreamer ({error}): {command}", file=sys.stderr)
+        sys.exit(77)
