@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.camera import LatestFrame
 from edgevlm.demo.camera import camera
 from edgevlm.demo.gradio_setup import LATEST, error_text, gr, session_of
 from edgevlm.demo.language import label, translate
 from edgevlm.demo.model_pool import ModelPool
-from edgevlm.errors import ClosedError, EdgeVLMError, ImageError, InputError
+from edgevlm.errors import EdgeVLMError, ImageError, InputError
 from edgevlm.inputs.data_uri import decode_data_uri
 from edgevlm.inputs.images import load_image, read_image_size
 from edgevlm.options import GenerationOptions
+from edgevlm.results import Answer
 from edgevlm.vlm import VLM
+from edgevlm.watch import Watch
 
 MAX_FRAME_BYTES = 4 * 2**20
 """Limit of the JPEG file of a frame."""
@@ -73,19 +74,19 @@ class ActiveFrame:
     model: str | None
     """Label of the model; None: the first one."""
     stopped: threading.Event = field(default_factory=threading.Event)
-    latest: LatestFrame | None = None
+    watch: Watch | None = None
     """None until the model is loaded, and for choices."""
 
     @property
     def text(self) -> str:
         """The answer so far."""
-        return "" if self.latest is None else self.latest.text
+        return "" if self.watch is None else self.watch.text
 
     def stop(self) -> None:
         """Stop. `LiveAnswers.answer` returns at once; the model stops at its next step."""
         self.stopped.set()
-        if self.latest is not None:
-            self.latest.close()
+        if self.watch is not None:
+            self.watch.close()
 
 
 class LiveAnswers:
@@ -139,17 +140,16 @@ class LiveAnswers:
         with self._models.acquire(frame.model) as loaded:
             if frame.choices:
                 return None if active.stopped.is_set() else self._score(loaded.vlm, frame)
-            with LatestFrame(loaded.vlm, frame.question, **self._options) as latest:
-                active.latest = latest
+            frames = iter([frame.pixels])
+            with loaded.vlm.watch(frames, frame.question, **self._options) as watch:
+                active.watch = watch
                 if active.stopped.is_set():
                     return None
-                try:
-                    latest.put(frame.pixels)
-                    answer = latest.get().answer
-                except ClosedError:
-                    if active.stopped.is_set():
-                        return None
-                    raise
+                seen = next(watch, None)
+            if seen is None:
+                return None
+            answer = seen.answer
+            assert isinstance(answer, Answer)
             return {
                 "answer": answer.text,
                 "choices": [],

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from edgevlm.boxes import Box as Box
     from edgevlm.boxes import Point as Point
     from edgevlm.bundle import Bundle as Bundle
-    from edgevlm.camera import FrameResult as FrameResult
-    from edgevlm.camera import LatestFrame as LatestFrame
     from edgevlm.chat import Chat as Chat
     from edgevlm.chat import Overflow as Overflow
     from edgevlm.engine.model_lock import ChunkStream as ChunkStream
@@ -78,8 +76,6 @@ _MODULES = {
     "VLM": "edgevlm.vlm",
     "Chat": "edgevlm.chat",
     "Overflow": "edgevlm.chat",
-    "LatestFrame": "edgevlm.camera",
-    "FrameResult": "edgevlm.camera",
     "CameraSource": "edgevlm.frames.find",
     "FrameSlot": "edgevlm.frames.slot",
     "Seen": "edgevlm.watch",

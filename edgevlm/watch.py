@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.errors import DeadlineError, StalledError
+from edgevlm.errors import CancelledError, DeadlineError, StalledError
 from edgevlm.frames.reader import Frame, FrameReader
 from edgevlm.frames.source import FrameSource
 from edgevlm.results import Answer, Choice
@@ -28,6 +28,9 @@ THUMBNAIL = 32
 
 class FrameQuestion(Protocol):
     """A question about one frame."""
+
+    text: str
+    """The answer so far about the frame that the model works on; empty between frames and for choices."""
 
     def answer(self, image: NDArray[np.uint8], within: float | None) -> tuple[Any, Answer | Choice]:
         """Return the value that the user wants, and the whole answer.
@@ -54,8 +57,8 @@ class Seen:
     frame: NDArray[np.uint8]
     """The frame, RGB uint8 ``[height, width, 3]``."""
     frame_time: float
-    """When it was taken, in seconds: of a video since its beginning, of a recording the Unix time in it, else
-    the Unix time of its arrival."""
+    """When it was taken, in seconds: of a video or a data set since its beginning, of a recording the Unix
+    time in it, else the Unix time of its arrival."""
     arrived: float
     """When it arrived, in seconds of `time.monotonic`."""
     source: int
@@ -178,6 +181,11 @@ class Watch(Iterator[Seen]):
             reopened=sum(reader.reopened for reader in readers),
         )
 
+    @property
+    def text(self) -> str:
+        """The answer so far about the frame that the model works on; empty between frames and for choices."""
+        return self._question.text
+
     def __next__(self) -> Seen:
         """Wait for a frame, and return the value about it.
 
@@ -213,7 +221,12 @@ class Watch(Iterator[Seen]):
         limits = [] if self._within is None else [self._within]
         if self._max_age is not None:
             limits.append(max(1e-3, self._max_age - frame.age))
-        value, answer = self._question.answer(frame.image, min(limits, default=None))
+        try:
+            value, answer = self._question.answer(frame.image, min(limits, default=None))
+        except CancelledError:
+            if self._closed:
+                return None
+            raise
         seconds = time.monotonic() - begin
         if self._closed:
             return None
@@ -306,7 +319,10 @@ class Watch(Iterator[Seen]):
         return True
 
     def close(self) -> None:
-        """End the loop, stop the answer that the model works on, and free the sources. Return at once."""
+        """End the loop, stop the answer that the model works on, and free the sources. Return at once.
+
+        A choice that the model computes is not stopped: it is short.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()

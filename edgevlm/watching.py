@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import ContextError, InputError
@@ -86,7 +87,7 @@ class Watching(Values):
                 Each frame is encoded and decoded once: what is forgotten is removed from the KV cache, and
                 the frames after it move there. They have seen it, so values may differ from those of
                 a new prompt. For one source. A model whose positions cannot move decodes all frames again.
-            topic: topic of a recording.
+            topic: topic of a recording; camera of a LeRobot data set.
             system: as in `ask`.
             options: fields of `Generation`; with ``choices`` only ``detail``, ``max_image_tokens`` and
                 ``cache_images``. ``within`` is the time of one answer. ``cache_images`` is False unless it
@@ -168,9 +169,14 @@ class Watching(Values):
         if memory is not None:
             remembered = self._remember(question, system, generation, memory)
             return TextQuestion(functools.partial(self._stream_remembered, remembered), parse)
-        return TextQuestion(
-            functools.partial(self.stream, question=question, system=system, **options), parse
-        )
+
+        def begin(
+            images: list[NDArray[np.uint8]], within: float | None, cancel: CancelSignal
+        ) -> ChunkStream:
+            settings: GenerationOptions = {**options, "within": within}
+            return self._stream(images, question, system, settings, Stopwatch(), cancel)
+
+        return TextQuestion(begin, parse)
 
     def _remember(
         self, question: str, system: str | None, generation: Generation, memory: FrameMemory
@@ -208,9 +214,13 @@ class Watching(Values):
                     raise
 
     def _stream_remembered(
-        self, remembered: Remembered, images: Sequence[NDArray[np.uint8]], within: float | None
+        self,
+        remembered: Remembered,
+        images: Sequence[NDArray[np.uint8]],
+        within: float | None,
+        cancel: CancelSignal,
     ) -> ChunkStream:
-        stream = functools.partial(self._engine.stream, slide=True)
+        stream = functools.partial(self._engine.stream, slide=True, cancel=cancel)
         return self._ask_remembered(remembered, images, within, stream)
 
     def _choose_remembered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from edgevlm.cli.options import (
 from edgevlm.errors import EdgeVLMError, InputError, MissingDependencyError, SourceError
 
 if TYPE_CHECKING:
+    from edgevlm.cli.watch_window import WatchWindow
     from edgevlm.watch import Seen, Watch
 
 HELP = (
@@ -32,6 +34,7 @@ EXAMPLES = """\
   edgevlm watch rtsp://camera.local/stream "Is a person there?" --choices yes,no --max-age 0.5
   edgevlm watch video.mp4 "What color is it?" --every-frame --jsonl > answers.jsonl
   edgevlm watch recording.mcap "Is the path clear?" --topic /camera/image --jsonl
+  edgevlm watch pick-and-place "Is the gripper empty?" --topic observation.images.wrist --every-frame --jsonl
   edgevlm watch 0 1 "Is the door open?" --every 1 --min-change 0.02"""
 
 
@@ -41,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="the number of a camera; an address; or a video, a folder of images, an MCAP file or a ROS bag",
+        help="the number of a camera; an address; or a video, a folder of images, an MCAP file, a ROS bag or "
+        "a LeRobot data set",
     )
     parser.add_argument("question", metavar="QUESTION", help="the text after each frame")
     group = parser.add_argument_group("value")
@@ -84,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_memory,
         help="frames that the model sees together, or seconds such as 30s (default: the newest frame)",
     )
-    group.add_argument("--topic", metavar="T", help="topic of a recording")
+    group.add_argument(
+        "--topic", metavar="T", help="topic of a recording, or camera of a LeRobot data set"
+    )
     add_model_options(parser)
     add_generation_options(parser)
     group = parser.add_argument_group("output")
@@ -92,6 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jsonl",
         action="store_true",
         help="print JSON objects with value, frame_time, age, source and dropped",
+    )
+    group.add_argument(
+        "--show",
+        action="store_true",
+        help="show each frame that was answered, with its answer, in a window; Escape closes it",
     )
     group.add_argument(
         "--metrics",
@@ -110,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         options = {key: options[key] for key in ("detail", "max_image_tokens")}
         if arguments.within is not None:
             options["within"] = arguments.within
+    window = _open_window() if arguments.show else None
     with (
         load_model(arguments) as vlm,
         vlm.watch(
@@ -127,24 +139,31 @@ def run(arguments: argparse.Namespace) -> int:
         ) as watch,
     ):
         observe = _serve_metrics(watch, arguments.metrics)
+        loop = functools.partial(_print_all, watch, arguments.jsonl, observe, window)
         try:
-            return _print_all(watch, arguments.jsonl, observe)
+            return loop() if window is None else window.run(watch, loop)
         finally:
             print(f"edgevlm: {_summary(watch)}", file=sys.stderr)
 
 
-def _print_all(watch: Watch, jsonl: bool, observe: Callable[[Seen], object]) -> int:
-    """Print the values, and errors that the loop goes on after; return the exit code."""
+def _print_all(
+    watch: Watch, jsonl: bool, observe: Callable[[Seen], object], window: WatchWindow | None
+) -> int:
+    """Print and show the values, and errors that the loop goes on after; return the exit code."""
     code = 0
     while True:
         try:
             for seen in watch:
                 observe(seen)
+                if window is not None:
+                    window.show(seen, _value(seen))
                 print(_line(seen, jsonl), flush=True)
             return code
         except MissingDependencyError:
             raise
         except EdgeVLMError as error:
+            if window is not None:
+                window.tell(str(error))
             if jsonl:
                 line = {"error": type(error).__name__, "message": str(error), "time": time.time()}
                 print(json.dumps(line, ensure_ascii=False), flush=True)
@@ -154,9 +173,12 @@ def _print_all(watch: Watch, jsonl: bool, observe: Callable[[Seen], object]) -> 
 
 def _line(seen: Seen, jsonl: bool) -> str:
     if not jsonl:
-        shown = seen.value if isinstance(seen.value, str) else json.dumps(seen.value)
-        return f"{_clock(seen.frame_time)}  {shown}"
+        return f"{_clock(seen.frame_time)}  {_value(seen)}"
     return json.dumps(seen.to_dict(), ensure_ascii=False)
+
+
+def _value(seen: Seen) -> str:
+    return seen.value if isinstance(seen.value, str) else json.dumps(seen.value)
 
 
 def _clock(seconds: float) -> str:
@@ -185,6 +207,12 @@ def _summary(watch: Watch) -> str:
         f"{name.replace('_', ' ')} {count}"
         for name, count in dataclasses.asdict(watch.stats).items()
     )
+
+
+def _open_window() -> WatchWindow:
+    from edgevlm.cli.watch_window import WatchWindow
+
+    return WatchWindow()
 
 
 def _serve_metrics(watch: Watch, port: int | None) -> Callable[[Seen], object]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from edgevlm.errors import InputError, SourceError
 from edgevlm.frames.capture import camera, network_stream, video_file
+from edgevlm.frames.lerobot import DatasetVideos, is_dataset
 from edgevlm.frames.recordings import Recording, is_recording
 from edgevlm.frames.slot import FrameSlot, SlotSource
 from edgevlm.frames.source import FrameSource, Pace, RawFrame
@@ -27,7 +28,7 @@ CameraSource: TypeAlias = (
 - the number of a camera, from 0, or the path of its device, such as ``/dev/video0``;
 - an address: ``rtsp://``, ``http://``, ``https://``, ``rtmp://``, ``udp://`` or ``tcp://``;
 - the path of a video file; of a folder of images, which come in the order of their names; of an MCAP file or
-  a ROS bag;
+  a ROS bag; of a LeRobot data set;
 - a `FrameSlot`, into which a program puts frames as they come;
 - an iterator of images, each an `ImageSource`;
 - a function without arguments that returns the next image, and None at the end. It may wait for the image.
@@ -44,16 +45,16 @@ def find_source(source: CameraSource, topic: str | None = None) -> FrameSource:
 
     Args:
         source: see `CameraSource`.
-        topic: topic of a recording.
+        topic: topic of a recording; camera of a LeRobot data set.
 
     Raises:
         InputError: the type is not supported, or `topic` is given for what has none.
         SourceError: the file does not exist, or the address has an unknown scheme.
     """
     found = _find(source, topic)
-    if topic is not None and not isinstance(found, Recording):
+    if topic is not None and not isinstance(found, Recording | DatasetVideos):
         raise InputError(
-            f"only recordings have a topic; {found.name} has none, so omit topic={topic!r}"
+            f"only recordings and data sets have a topic; {found.name} has none, so omit topic={topic!r}"
         )
     return found
 
@@ -89,6 +90,8 @@ def _find_path(path: Path, topic: str | None) -> FrameSource:
         raise SourceError(f"{path} does not exist")
     if is_recording(path):
         return Recording(path, topic)
+    if is_dataset(path):
+        return DatasetVideos(path, topic)
     if path.is_dir():
         return Folder(path)
     return video_file(str(path))

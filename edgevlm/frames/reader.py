@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import SourceError
+from edgevlm.frames.slot import SlotSource
 from edgevlm.frames.source import FrameSource, RawFrame
 from edgevlm.inputs.images import load_image
 
@@ -113,6 +114,8 @@ class FrameReader:
         """Free the source as soon as its library returns; do not wait for it. May be called again."""
         self._closed.set()
         self._set("closed")
+        if isinstance(self.source, SlotSource):
+            self.source.close()
 
     def _run(self) -> None:
         delay = FIRST_DELAY

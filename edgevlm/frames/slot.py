@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from edgevlm.errors import ClosedError
 from edgevlm.frames.source import Pace, RawFrame
 from edgevlm.inputs.images import ImageSource
+from edgevlm.runtimes.forks import check_not_forked
 
 
 class FrameSlot:
@@ -21,6 +22,7 @@ class FrameSlot:
                 act(seen.value)
 
     A frame that is put replaces the frame that waits. `put` and `close` may be called from any thread.
+    `Watch.close` closes the slot, too.
 
     Args:
         name: name for messages.
@@ -45,8 +47,9 @@ class FrameSlot:
             age: seconds since it was taken, if you know; counts for `Seen.age` and ``max_age``.
 
         Raises:
-            ClosedError: the slot is closed.
+            ClosedError: the slot is closed, or this process was forked from one that had used a model.
         """
+        check_not_forked()
         arrived = _monotonic() - max(0.0, age)
         with self._changed:
             if self._closed:
@@ -86,6 +89,10 @@ class SlotSource:
         """Iterate over the newest frames until the slot is closed; see `FrameSource.open`."""
         while (frame := self._slot._take()) is not None:
             yield frame
+
+    def close(self) -> None:
+        """Close the slot, so that the thread that waits for its next frame ends."""
+        self._slot.close()
 
 
 def _monotonic() -> float:

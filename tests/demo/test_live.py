@@ -411,7 +411,7 @@ def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.M
     """It stops when the camera stops."""
     go_on = threading.Event()
     ended = threading.Event()
-    stream = VLM.stream
+    stream = VLM._stream
 
     def slowly(vlm: VLM, *arguments: Any, **options: Any) -> Iterator[Any]:
         with closing(stream(vlm, *arguments, **options)) as chunks:
@@ -424,7 +424,7 @@ def test_a_slow_answer_is_shown_while_it_grows(live: Page, monkeypatch: pytest.M
                 ended.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(VLM, "stream", as_stream(slowly))
+        patch.setattr(VLM, "_stream", as_stream(slowly))
         question(live).fill("What is in the picture?")
         press(live, "Start")
         live.locator("#live .answer[aria-busy=true]", has_text="There").wait_for()

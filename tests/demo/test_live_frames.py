@@ -109,9 +109,10 @@ def test_live_stops_within_a_token_and_newer_frames_replace_older_ones(models: M
             time.sleep(0.01)
         watch.stop("page")
         watch.stop("another page")
-        holding.close()
         for thread in (older, newer):
             thread.join(30)
+            assert not thread.is_alive(), "it does not wait for the stream that holds the model"
+        holding.close()
     assert found == {"older": None, "newer": None}
     look("next")
     assert found["next"]["answer"] == "green"

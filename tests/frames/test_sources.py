@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,67 @@ def test_the_topic_of_a_recording(tmp_path: Path) -> None:
         frames(find_source(path, topic="/up"))
 
 
+LAYOUTS = {
+    "v2.1": "videos/chunk-{chunk:03d}/{camera}/episode_{number:06d}.mp4",
+    "v3.0": "videos/{camera}/chunk-{chunk:03d}/file-{number:03d}.mp4",
+}
+"""Videos of a LeRobot data set, by the version of its format."""
+
+
+def write_dataset(folder: Path, version: str, cameras: dict[str, list[list[int]]]) -> None:
+    """Write the files of a LeRobot data set that have frames: for each camera the values of each video."""
+    for camera, videos in cameras.items():
+        for number, values in enumerate(videos):
+            file = folder / LAYOUTS[version].format(
+                camera=camera, chunk=number // 2, number=number if version == "v2.1" else number % 2
+            )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_video(file, values)
+    features: dict[str, Any] = {camera: {"dtype": "video"} for camera in cameras}
+    features["observation.images.depth"] = {"dtype": "image"}
+    features["action"] = {"dtype": "float32"}
+    info = {"codebase_version": version, "fps": 10, "features": features}
+    (folder / "meta").mkdir()
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("version", LAYOUTS)
+def test_a_lerobot_data_set(tmp_path: Path, version: str) -> None:
+    front, wrist = [[0, 50], [100], [150, 200]], [[250]]
+    cameras = {"observation.images.front": front, "observation.images.wrist": wrist}
+    write_dataset(tmp_path, version, cameras)
+    source = find_source(tmp_path, topic="observation.images.front")
+    assert source.pace == "timed"
+    found = frames(source)
+    assert [value for value, _ in found] == [0, 50, 100, 150, 200]
+    np.testing.assert_allclose([at for _, at in found if at is not None], np.arange(5) / 10)
+    assert len(frames(find_source(tmp_path, topic="observation.images.wrist"))) == 1
+    listed = r"cameras with videos: observation\.images\.front, observation\.images\.wrist"
+    with pytest.raises(SourceError, match=f"needs a topic; {listed}"):
+        frames(find_source(tmp_path))
+    with pytest.raises(
+        SourceError, match=f"{listed}; images in Parquet files are not read: .*depth"
+    ):
+        frames(find_source(tmp_path, topic="observation.images.depth"))
+
+
+def test_a_damaged_lerobot_data_set(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "v3.0", {"observation.image": [[0, 100]]})
+    assert frames(find_source(tmp_path)) == [(0, 0.0), (100, 0.1)]
+    (video,) = tmp_path.rglob("*.mp4")
+    video.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(SourceError, match=r"file-000\.mp4 cannot be opened"):
+        frames(find_source(tmp_path))
+    video.unlink()
+    with pytest.raises(SourceError, match="download them"):
+        frames(find_source(tmp_path))
+    damaged = ["{", "[]", '{"fps": 10}', '{"fps": 0, "features": {}}']
+    for text in [*damaged, '{"fps": 10, "features": {"a": 1}}']:
+        (tmp_path / "meta" / "info.json").write_text(text)
+        with pytest.raises(SourceError, match=r"meta/info\.json cannot be read"):
+            frames(find_source(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("source", "match"),
     [
@@ -129,7 +191,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         find_source(tmp_path / "missing.mp4")
     with pytest.raises(SourceError, match="begin with gopher:// cannot be opened; use one of http"):
         find_source("gopher://host/video")
-    with pytest.raises(InputError, match="only recordings have a topic"):
+    with pytest.raises(InputError, match="only recordings and data sets have a topic"):
         find_source(tmp_path, topic="/camera")
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(SourceError, match="cannot be opened: Invalid data"):

@@ -33,6 +33,8 @@ class Question:
         before: is called with the brightness.
     """
 
+    text = ""
+
     def __init__(self, before: Callable[[int], object] = lambda value: None) -> None:
         self._before = before
         self.limits: list[float | None] = []

@@ -32,6 +32,8 @@ def image(value: int) -> SimpleNamespace:
 class Question:
     """Answers with the brightness of the image."""
 
+    text = ""
+
     def __init__(self, before: Callable[[int], object]) -> None:
         self._before = before
 

@@ -98,9 +98,9 @@ def answers(listener: Process) -> list[dict[str, Any]]:
     return [line["answer"] for line in listener.lines if "answer" in line]
 
 
-def start_camera(camera: Process, listener: Process) -> None:
+def start_camera(camera: Process, listener: Process, rate: float = 30, size: int = 1) -> None:
     """Let a camera publish, and wait for an answer about one of its images, not about those of another."""
-    camera.send(camera={"topic": TOPIC, "rate": 30})
+    camera.send(camera={"topic": TOPIC, "rate": rate, "size": size})
     first = camera.wait(lambda line: "published" in line)["published"]
     listener.wait(lambda line: line.get("answer", {}).get("frame_time", 0) >= first)
 
@@ -121,6 +121,28 @@ def test_answers_are_about_the_newest_image(graph: Graph) -> None:
         # Those that the transport lost are not counted.
         assert 0 <= answer["dropped"] <= after["index"] - before["index"] - 1
         assert answer["age"] < 2
+
+
+def test_large_images_arrive_with_the_profile(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, some of 0.9 MB are lost even at this rate."""
+    profile = PACKAGE / "config" / "large_images.xml"
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
+    with start_peer("camera", graph.domain) as camera:
+        start_camera(camera, graph.listener, rate=5, size=4)
+        graph.listener.lines.clear()
+        for _ in range(10):
+            last = graph.listener.wait(lambda line: "answer" in line)
+        camera.wait(lambda line: line.get("published", 0) > last["answer"]["frame_time"])
+        images = published(camera)
+    found = answers(graph.listener)
+    indices = [images[round(one["frame_time"], 6)]["index"] for one in found]
+    lost = [
+        after - before - 1 - answer["dropped"]
+        for (before, after), answer in zip(itertools.pairwise(indices), found[1:], strict=True)
+    ]
+    assert lost == [0] * 9
 
 
 def test_a_killed_camera_is_told_and_may_come_back(graph: Graph) -> None:
@@ -281,6 +303,7 @@ def test_the_package_installs_as_ament_expects(tmp_path: Path) -> None:
     shared = [name.partition("/data/")[2] for name in names if "/data/" in name]
     assert sorted(shared) == [
         "share/ament_index/resource_index/packages/edgevlm_ros",
+        "share/edgevlm_ros/config/large_images.xml",
         "share/edgevlm_ros/config/path_is_clear.yaml",
         "share/edgevlm_ros/package.xml",
     ]

@@ -11,7 +11,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/edgevlm_ros"]),
         ("share/edgevlm_ros", ["package.xml"]),
-        ("share/edgevlm_ros/config", ["config/path_is_clear.yaml"]),
+        ("share/edgevlm_ros/config", ["config/large_images.xml", "config/path_is_clear.yaml"]),
     ],
     install_requires=["setuptools"],
     entry_points={"console_scripts": ["watch = edgevlm_ros.node:main"]},

@@ -131,7 +131,7 @@ class FrameWatcher:
             self._earlier.update(_counts(old.watch))
             if self._image is not None:
                 self._put_into(new.slot)
-        _close(old)
+        old.watch.close()
 
     def status(self) -> Status:
         """Return what diagnostics say; warn of images that have been too old since the last call."""
@@ -154,7 +154,7 @@ class FrameWatcher:
         """Stop the answer that the model works on, and the thread. May be called again."""
         with self._lock:
             self._closed = True
-        _close(self._question)
+        self._question.watch.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -225,11 +225,6 @@ class FrameWatcher:
         self._on_answer({"question": question, **line, "seconds": round(seen.seconds, 4)})
         if ends:
             self._on_status(self.status())
-
-
-def _close(question: _Question) -> None:
-    question.watch.close()
-    question.slot.close()
 
 
 def _counts(watch: Watch) -> dict[str, int]:
