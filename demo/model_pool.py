@@ -292,7 +292,7 @@ def _entries(model: str, name: str) -> list[ModelEntry]:
     pairs = [
         (vision, decoder)
         for vision in bundle.manifest.vision.files
-        for decoder in bundle.manifest.decoder.choices
+        for decoder in bundle.usable_decoders
     ]
     entries = [ModelEntry(name, model, bundle=bundle)]
     if len(pairs) > 1:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle import Bundle
 from edgevlm.engine.loading import default_gpu_layers, load_decoder
-from edgevlm.options import KVType
+from edgevlm.options import KV_TYPES, KVType
 from edgevlm.results import Stats
 from edgevlm.runtimes import devices, system
 from edgevlm.runtimes.protocols import DecoderRuntime, Place, Sampling
@@ -118,7 +118,7 @@ def camera_frame() -> NDArray[np.uint8]:
 def settings(
     bundle: Bundle, model: str, device: str, threads: int | None, kv: KVType = "f16"
 ) -> list[Setting]:
-    """Return each vision precision with the preferred decoder, then each other decoder.
+    """Return each vision precision with the preferred decoder, then each other one that can be loaded.
 
     Args:
         bundle: the opened bundle of `model`.
@@ -129,7 +129,11 @@ def settings(
         kv: as in `VLM.from_pretrained`.
     """
     names = devices.usable_devices() if device == "all" else [device]
-    files = bundle.manifest.decoder.choices
+    files = bundle.usable_decoders
+    if kv != KV_TYPES[0]:  # a setting of llama.cpp
+        files = {
+            name: file for name, file in files.items() if name in bundle.manifest.decoder.files
+        }
     best = bundle.decoder_file(None)
     decoders = sorted(files, key=lambda name: files[name] is not best)
     precisions = list(bundle.manifest.vision.files)
@@ -220,12 +224,13 @@ def _load(setting: Setting) -> VLM:
 def _measure_decoder(setting: Setting, prompt_tokens: int, rounds: int) -> DecoderSpeed:
     bundle = Bundle.open(setting.model)
     context_length = min(prompt_tokens + DECODED_TOKENS, bundle.manifest.decoder.context_length)
+    file = bundle.decoder_file(setting.decoder)
     decoder = load_decoder(
         bundle.manifest,
-        bundle.path(bundle.decoder_file(setting.decoder)),
+        bundle.path(file),
         context_length=context_length,
         threads=setting.threads,
-        gpu_layers=default_gpu_layers(setting.device),
+        gpu_layers=default_gpu_layers(setting.device, file.name),
         kv=setting.kv,
     )
     prompt_tokens = context_length - DECODED_TOKENS

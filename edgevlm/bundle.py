@@ -150,6 +150,13 @@ class Bundle:
             )
         return _choose_file("decoder", files, precision, DECODER_PREFERENCE)
 
+    @property
+    def usable_decoders(self) -> dict[str, FileEntry]:
+        """The decoders whose runtime is installed, by type; all of them if none is."""
+        decoder = self.manifest.decoder
+        found = decoder.choices if _has_llama_cpp() else decoder.graphs
+        return found or decoder.choices
+
     def digest(self) -> str:
         """Return the SHA-256 of the manifest, which holds those of all files.
 
@@ -298,8 +305,8 @@ def _download(
                 allow_patterns=[
                     MANIFEST_NAME,
                     CHOICE_CALIBRATION_NAME,
-                    "vision*.onnx",
-                    "decoder*.gguf",
+                    "vision*",
+                    "decoder*",
                     "README.md",
                 ],
             )

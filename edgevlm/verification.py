@@ -50,7 +50,7 @@ class GoldenCheck:
 def check_golden(bundle: Bundle) -> Iterator[GoldenCheck]:
     """Check each vision graph with the first decoder, then each other decoder with the first graph.
 
-    Everything runs on the CPU.
+    Everything runs on the CPU. Decoders whose runtime is not installed are left out.
 
     Yields:
         The result of each pair.
@@ -58,7 +58,7 @@ def check_golden(bundle: Bundle) -> Iterator[GoldenCheck]:
     Raises:
         LoadError: a file cannot be loaded.
     """
-    visions, decoders = list(bundle.manifest.vision.files), list(bundle.manifest.decoder.choices)
+    visions, decoders = list(bundle.manifest.vision.files), list(bundle.usable_decoders)
     pairs = [(vision, decoders[0]) for vision in visions]
     pairs += [(visions[0], decoder) for decoder in decoders[1:]]
     for vision, decoder in pairs:

@@ -152,7 +152,7 @@ class VLM(Watching):
                 f"leave them out, or set decoder_runtime='llama.cpp'"
             )
         if gpu_layers is None:
-            gpu_layers = 0 if in_onnx else loading.default_gpu_layers(device)
+            gpu_layers = loading.default_gpu_layers(device, decoder_file.name)
         with ThreadPoolExecutor(1, "edgevlm-load") as thread:
             loaded = thread.submit(
                 loading.load_vision,

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = {"edgevlm", "demo", "export", "runtimes"}
 """Folders at the top of the repository that the wheel replaces."""
 
-EXTRAS = "cpu,serve"
+EXTRAS = "cpu,llama,serve"
 
 TESTS = ("core", "inputs", "engine", "runtimes", "cli", "server")
 """Folders of tests that look at the package and not at the repository."""

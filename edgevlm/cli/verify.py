@@ -32,6 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"files   {len(bundle.manifest.files())} as exported")
     if bundle.manifest.golden is None:
         print("edgevlm: the bundle has no golden answer; it is only loaded", file=sys.stderr)
+    for name in bundle.manifest.decoder.choices.keys() - bundle.usable_decoders.keys():
+        print(
+            f"edgevlm: the decoder {name} is not checked, since llama-cpp-python is not installed",
+            file=sys.stderr,
+        )
     failed = False
     for check in check_golden(bundle):
         failed |= not check.passed

@@ -190,8 +190,14 @@ def graph_device(device: str) -> str:
     return "cuda" if device == "tensorrt" else "cpu"
 
 
-def default_gpu_layers(device: str) -> int:
-    """Return -1 (all layers) if `device` is not the CPU and llama.cpp was built for a GPU, else 0."""
+def default_gpu_layers(device: str, decoder: str) -> int:
+    """Return -1 (all layers) if `device` is not the CPU and llama.cpp was built for a GPU, else 0.
+
+    Args:
+        decoder: name of the decoder's file; 0 for a graph.
+    """
+    if decoder.endswith(GRAPH_SUFFIX):
+        return 0
     from edgevlm.runtimes.llama_cpp import library
 
     offloads = device != "cpu" and library.load_llama_cpp().llama_supports_gpu_offload()

@@ -187,6 +187,7 @@ OPTIONAL = {
     (name,)
     for name in (
         "added_tokens",
+        "onnx",
         "splitting",
         "answers",
         "centered_error",
