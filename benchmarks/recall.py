@@ -26,8 +26,8 @@ from training.frame_stream import CHOICES, MEMORY, color_of, recall_question, st
 
 SEED = 9_100_000
 """No stream of training has it."""
-PROMPTED_EVERY = 4
-"""New prompts are asked after every fourth frame: each decodes eight frames."""
+PROMPTED_EVERY = 5
+"""New prompts are asked after every fifth frame: each decodes eight frames."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Recalled:
     endless: Share
     """With an endless memory."""
     compared: Share
-    """The same, after every fourth frame alone, as the others."""
+    """The same, after every fifth frame alone, as the others."""
     anew: Share
     """Of new prompts about the frames of the memory."""
     alone: Share
@@ -47,21 +47,19 @@ class Recalled:
     """New prompts about the frames of the memory whose answer was that with an endless memory."""
 
 
+@dataclass(frozen=True)
 class Stream:
-    """Frames, and the color that each shows.
+    """Frames, and the color that each shows."""
 
-    Args:
-        count: number of frames.
-    """
+    frames: list[NDArray[np.uint8]]
+    colors: list[str]
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self.colors = [color_of(scene) for scene in islice(stream_scenes([SEED]), count)]
 
-    def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Draw the frames."""
-        for scene in islice(stream_scenes([SEED]), self._count):
-            yield np.asarray(composition.draw(scene))
+def draw_stream(count: int) -> Stream:
+    """Return a stream of so many frames."""
+    scenes = list(islice(stream_scenes([SEED]), count))
+    frames = [np.asarray(composition.draw(scene)) for scene in scenes]
+    return Stream(frames, [color_of(scene) for scene in scenes])
 
 
 def marks(labels: Mapping[int, str], colors: Sequence[str], ago: int) -> list[float]:
@@ -80,7 +78,7 @@ def marks(labels: Mapping[int, str], colors: Sequence[str], ago: int) -> list[fl
 def watched(vlm: VLM, stream: Stream, ago: int) -> list[str]:
     """Return the label after each frame, with an endless memory."""
     question = recall_question(ago)
-    with vlm.watch(stream.frames(), question, choices=CHOICES, memory=MEMORY) as watch:
+    with vlm.watch(iter(stream.frames), question, choices=CHOICES, memory=MEMORY) as watch:
         return [seen.value for seen in watch]
 
 
@@ -92,7 +90,7 @@ def prompted(vlm: VLM, stream: Stream, frames: int) -> list[dict[int, str]]:
     """
     labels: list[dict[int, str]] = [{} for _ in range(MEMORY)]
     shown: deque[NDArray[np.uint8]] = deque(maxlen=frames)
-    for at, frame in enumerate(stream.frames()):
+    for at, frame in enumerate(stream.frames):
         shown.append(frame)
         if at >= MEMORY and at % PROMPTED_EVERY == 0:
             for ago, found in enumerate(labels):  # after the first one, only the text is decoded
@@ -107,16 +105,17 @@ def measure(vlm: VLM, count: int) -> Iterator[Recalled]:
         vlm: the model.
         count: number of frames, more than `MEMORY` + `PROMPTED_EVERY`.
     """
-    stream = Stream(count)
+    stream = draw_stream(count)
     asked = zip(prompted(vlm, stream, MEMORY), prompted(vlm, stream, 1), strict=True)
     for ago, (anew, alone) in enumerate(asked):
         endless = dict(enumerate(watched(vlm, stream, ago)))
         there = {at: endless[at] for at in anew}
-        yield Recalled(
-            ago,
-            *(share_of(marks(one, stream.colors, ago)) for one in (endless, there, anew, alone)),
-            share_of([float(there[at] == label) for at, label in anew.items()]),
+        ways = [endless, there, anew, alone]
+        all_frames, compared, fresh, newest = (
+            share_of(marks(one, stream.colors, ago)) for one in ways
         )
+        same = share_of([float(there[at] == label) for at, label in anew.items()])
+        yield Recalled(ago, all_frames, compared, fresh, newest, same)
 
 
 def line(cells: Sequence[object]) -> str:

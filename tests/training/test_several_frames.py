@@ -89,7 +89,7 @@ def test_a_row_has_the_probabilities_of_watch(
         logprobs = torch.log_softmax(model.lm_head(out.last_hidden_state[0]), -1)
     first = torch.from_numpy(row.says)  # a color is one token, then the answer ends
     targets = torch.from_numpy(row.targets)
-    whole = sum(logprobs[at, targets[at]] for at in (first, first + 1))
+    whole = logprobs[first, targets[first]] + logprobs[first + 1, targets[first + 1]]
     expected = torch.softmax(whole.view(COUNT, len(CHOICES)), 1).tolist()
     anew = 0.0
     for at, (_, choice) in enumerate(watched):
