@@ -26,8 +26,8 @@ from training.frame_stream import CHOICES, MEMORY, color_of, recall_question, st
 
 SEED = 9_100_000
 """No stream of training has it."""
-PROMPTED_EVERY = 5
-"""New prompts are asked after every fifth frame: each decodes eight frames."""
+PROMPTED_EVERY = 8
+"""New prompts are asked after every eighth frame: each decodes eight frames."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Recalled:
     endless: Share
     """With an endless memory."""
     compared: Share
-    """The same, after every fifth frame alone, as the others."""
+    """The same, after every eighth frame alone, as the others."""
     anew: Share
     """Of new prompts about the frames of the memory."""
     alone: Share
@@ -92,7 +92,7 @@ def prompted(vlm: VLM, stream: Stream, frames: int) -> list[dict[int, str]]:
     shown: deque[NDArray[np.uint8]] = deque(maxlen=frames)
     for at, frame in enumerate(stream.frames):
         shown.append(frame)
-        if at >= MEMORY and at % PROMPTED_EVERY == 0:
+        if at >= MEMORY and (at - MEMORY) % PROMPTED_EVERY == 0:
             for ago, found in enumerate(labels):  # after the first one, only the text is decoded
                 found[at] = vlm.choose(shown, recall_question(ago), CHOICES).label
     return labels
@@ -103,7 +103,7 @@ def measure(vlm: VLM, count: int) -> Iterator[Recalled]:
 
     Args:
         vlm: the model.
-        count: number of frames, more than `MEMORY` + `PROMPTED_EVERY`.
+        count: number of frames, more than `MEMORY`.
     """
     stream = draw_stream(count)
     asked = zip(prompted(vlm, stream, MEMORY), prompted(vlm, stream, 1), strict=True)
@@ -134,9 +134,8 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--frames", type=int, default=1000 + MEMORY)
     arguments = parser.parse_args()
-    least = MEMORY + PROMPTED_EVERY
-    if arguments.frames <= least:
-        parser.error(f"--frames must be more than {least}, is {arguments.frames}")
+    if arguments.frames <= MEMORY:
+        parser.error(f"--frames must be more than {MEMORY}, is {arguments.frames}")
     every = f"every {PROMPTED_EVERY}th frame"
     head = [
         "frames ago",

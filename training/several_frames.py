@@ -303,7 +303,10 @@ class Recall:
 
 
 def train(checkpoint: Path, out: Path, steps: int, frames: int, bf16: bool) -> None:
-    """Train for so many steps on so many different frames, and write the checkpoint."""
+    """Train for so many steps on so many different frames.
+
+    Log figures to OUT.jsonl and write the checkpoint regularly, so that training can be stopped at any time.
+    """
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
     tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
@@ -330,6 +333,8 @@ def train(checkpoint: Path, out: Path, steps: int, frames: int, bf16: bool) -> N
             print(text, flush=True)
             with out.with_suffix(".jsonl").open("a", encoding="utf-8") as log:
                 log.write(text + "\n")
+            save_model(model, checkpoint, out)
+            (out / "README.md").unlink()  # it describes the checkpoint before
             figures.clear()
             reported = time.monotonic()
         if step == steps:
@@ -355,8 +360,6 @@ def train(checkpoint: Path, out: Path, steps: int, frames: int, bf16: bool) -> N
         optimizer.step()
         for name, value in found.items():
             figures[name].append(value)
-    save_model(model, checkpoint, out)
-    (out / "README.md").unlink()  # it describes the checkpoint before
 
 
 def repeated_loss(

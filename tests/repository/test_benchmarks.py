@@ -223,10 +223,10 @@ def test_recalled_labels_are_compared_with_what_was_shown() -> None:
 
 def test_recall_is_measured() -> None:
     with VLM.from_pretrained(threads=1) as vlm:
-        newest, before = itertools.islice(recall.measure(vlm, 16), 2)
+        newest, before = itertools.islice(recall.measure(vlm, 17), 2)
     assert (newest.ago, before.ago) == (0, 1)
     for row in (newest, before):
-        assert (8 * row.endless.share).is_integer() and (2 * row.compared.share).is_integer()
+        assert (9 * row.endless.share).is_integer() and (2 * row.compared.share).is_integer()
         assert row.same.share in (0, 0.5, 1)
     assert newest.alone.share == 1
     assert recall.line([0, newest.alone]) == "| 0 | 100.0 (34.2 to 100.0) |"
