@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import runpy
@@ -16,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import native_images, reliability
+from benchmarks import native_images, recall, reliability
+from edgevlm import VLM
 from edgevlm.choice_calibration import scale_logprobs
 from edgevlm.evaluation import calibration
 from edgevlm.evaluation.temperature_scaling import ScoredChoices
@@ -211,3 +213,24 @@ def test_reliability_is_written_and_drawn(tmp_path: Path) -> None:
     with Image.open(tmp_path / "plot.png") as plot:
         assert plot.width > 800
     assert (tmp_path / "plot.png").stat().st_size < 60_000
+
+
+def test_recalled_labels_are_compared_with_what_was_shown() -> None:
+    colors = ["red", "green", "blue", "red", "black", "white", "green", "blue", "red", "black"]
+    shown = dict(enumerate(colors))
+    before = {at: colors[at - 1] for at in range(1, 10)}
+    assert recall.marks(shown, colors, 0) == [1, 1] and recall.marks(shown, colors, 1) == [0, 0]
+    assert recall.marks(before, colors, 0) == [0, 0] and recall.marks(before, colors, 1) == [1, 1]
+    assert recall.marks({7: "red", 8: "green", 9: "red"}, colors, 7) == [1, 0]
+    assert recall.marks({9: "blue"}, colors, 7) == [1]
+
+
+def test_recall_is_measured() -> None:
+    with VLM.from_pretrained(threads=1) as vlm:
+        newest, before = itertools.islice(recall.measure(vlm, 17), 2)
+    assert (newest.ago, before.ago) == (0, 1)
+    for row in (newest, before):
+        assert 9 * row.endless.share == pytest.approx(round(9 * row.endless.share))
+        assert {row.compared.share, row.anew.share, row.same.share} <= {0, 0.5, 1}
+    assert newest.alone.share == 1
+    assert recall.line([0, newest.alone]) == "| 0 | 100.0 (34.2 to 100.0) |"
