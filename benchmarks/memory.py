@@ -2,23 +2,28 @@
 
 The model looks at drawn rectangles with a memory of several frames. The result has the time of a step at the
 60th frame and at the last one, the memory of the process, and how far the probabilities of choices are from
-those of a new prompt about the same frames. It is written as JSON to stdout.
+those of a new prompt about the same frames. It is written as JSON to stdout. With ``--samples FILE`` each 60
+steps add a line to a CSV file, of which `benchmarks.plots` draws latency and memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import json
 import sys
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from edgevlm import VLM, Choice
+from edgevlm import VLM, Choice, Detail
 from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.runtimes import system
 
@@ -30,10 +35,13 @@ COLORS = {
     "yellow": (240, 210, 40),
 }
 CHOICES = list(COLORS)
-AROUND = 30
-"""Steps before and after one whose median time is taken."""
+STEPS = 60
+"""Steps of one sample: the median of their times, and the memory of the process after them."""
+WARM_UP = 1 / 6
+"""Share of the frames after which the memory must not grow any more."""
 COMPARED = 40
 """Steps at the end that are compared with a new prompt."""
+FIELDS = ("frame", "step ms", "memory MB")
 
 
 def frames(count: int) -> Iterator[NDArray[np.uint8]]:
@@ -52,43 +60,71 @@ def frames(count: int) -> Iterator[NDArray[np.uint8]]:
         yield np.asarray(image)
 
 
-def measure(vlm: VLM, count: int, memory: int) -> dict[str, Any]:
-    """Watch `count` frames, and return what was measured."""
+def measure(
+    vlm: VLM, count: int, memory: int, detail: Detail | None, file: Path | None
+) -> dict[str, Any]:
+    """Watch `count` frames, and return what was measured; write each sample to the file, if there is one."""
+    samples: list[tuple[int, float, float]] = []
     times: list[float] = []
-    resident: list[float] = []
     shown: deque[NDArray[np.uint8]] = deque(maxlen=memory)
     compared: list[tuple[list[NDArray[np.uint8]], Choice]] = []
-    with vlm.watch(frames(count), QUESTION, choices=CHOICES, memory=memory) as watch:
-        for step, seen in enumerate(watch):
+    with contextlib.ExitStack() as stack:
+        lines = None
+        if file is not None:
+            opened = stack.enter_context(file.open("w", newline="", buffering=1))
+            lines = csv.writer(opened, lineterminator="\n")
+            lines.writerow(FIELDS)
+        watch = vlm.watch(frames(count), QUESTION, choices=CHOICES, memory=memory, detail=detail)
+        for step, seen in enumerate(stack.enter_context(watch), 1):
             shown.append(seen.frame)
-            times.append(seen.seconds)
-            if step % 60 == 0:
-                resident.append((system.resident_memory() or 0) / 1e6)
-            if step >= count - COMPARED and isinstance(seen.answer, Choice):
+            times.append(1000 * seen.seconds)
+            if step % STEPS == 0:
+                resident = (system.resident_memory() or 0) / 1e6
+                samples.append((step, round(median(times), 2), round(resident, 2)))
+                times.clear()
+                if lines is not None:
+                    lines.writerow(samples[-1])
+            if step > count - COMPARED and isinstance(seen.answer, Choice):
                 compared.append((list(shown), seen.answer))
+    return {"frames": count, "memory": memory} | summary(samples) | compare(vlm, compared, detail)
+
+
+def summary(samples: list[tuple[int, float, float]]) -> dict[str, Any]:
+    """Return the time of a step and the growth of the process.
+
+    Args:
+        samples: number of frames, milliseconds of a step, megabytes of the process.
+    """
+    _, times, resident = zip(*samples, strict=True)
+    warm = resident[int(WARM_UP * len(resident)) :]
+    return {
+        "first 60 steps, ms": times[0],
+        "last 60 steps, ms": times[-1],
+        "ratio": round(times[-1] / times[0], 3),
+        "memory of the process after 60 frames, MB": resident[0],
+        "after the warm-up, MB": warm[0],
+        "at the end, MB": warm[-1],
+        "growth after the warm-up, MB": round(max(warm) - warm[0], 1),
+        "of it in the second half, MB": round(
+            max(resident[len(resident) // 2 :]) - max(resident[: len(resident) // 2]), 1
+        ),
+    }
+
+
+def compare(
+    vlm: VLM, compared: list[tuple[list[NDArray[np.uint8]], Choice]], detail: Detail | None
+) -> dict[str, Any]:
+    """Compare choices with those of new prompts about the same frames."""
     differences, same = [], 0
     for images, choice in compared:
         vlm._engine._kv_cache.reset()
-        fresh = vlm.choose(images, QUESTION, CHOICES, cache_images=False)
+        fresh = vlm.choose(images, QUESTION, CHOICES, cache_images=False, detail=detail)
         same += fresh.label == choice.label
         differences.append(
             max(abs(fresh.probabilities[one] - choice.probabilities[one]) for one in CHOICES)
         )
-    first, last = times[60 - AROUND : 60 + AROUND], times[-2 * AROUND :]
-    half = len(resident) // 2
     return {
-        "frames": count,
-        "memory": memory,
-        "step around the 60th, ms": round(1000 * float(np.median(first)), 2),
-        "step at the end, ms": round(1000 * float(np.median(last)), 2),
-        "ratio": round(float(np.median(last) / np.median(first)), 3),
-        "memory of the process, MB": [
-            round(mb, 1) for mb in resident[:: max(1, len(resident) // 8)]
-        ],
-        "growth after the first half, MB": round(max(resident[half:]) - max(resident[:half]), 1),
-        "difference of a probability from a new prompt, median": round(
-            float(np.median(differences)), 4
-        ),
+        "difference of a probability from a new prompt, median": round(median(differences), 4),
         "the same, most": round(max(differences), 4),
         "same label": f"{same} of {len(compared)}",
     }
@@ -99,9 +135,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=7200)
     parser.add_argument("--memory", type=int, default=8)
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    arguments = parser.parse_args()
-    with VLM.from_pretrained(arguments.model, threads=1) as vlm:
-        json.dump(measure(vlm, arguments.frames, arguments.memory), sys.stdout, indent=2)
+    parser.add_argument("--detail", choices=["low", "high", "auto"])
+    parser.add_argument("--samples", metavar="FILE", type=Path)
+    options = parser.parse_args()
+    with VLM.from_pretrained(options.model, threads=1) as vlm:
+        found = measure(vlm, options.frames, options.memory, options.detail, options.samples)
+    json.dump(found, sys.stdout, indent=2)
     print()
 
 

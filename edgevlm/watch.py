@@ -113,6 +113,7 @@ class _Turn:
     """What is known of one source."""
 
     reader: FrameReader
+    question: FrameQuestion
     due: float = 0.0
     """Time before which no frame is answered (``every``)."""
     told: float = 0.0
@@ -133,8 +134,7 @@ class Watch(Iterator[Seen]):
     the loop, and the answer that the model works on.
 
     Args:
-        sources: the sources.
-        question: asks the model.
+        sources: the sources, each with what asks the model about its frames.
         max_age: as of `VLM.watch`, and so are the others.
         within: seconds for an answer.
         every: seconds between two answers about one source.
@@ -144,8 +144,7 @@ class Watch(Iterator[Seen]):
 
     def __init__(
         self,
-        sources: Sequence[FrameSource],
-        question: FrameQuestion,
+        sources: Sequence[tuple[FrameSource, FrameQuestion]],
         *,
         max_age: float | None,
         within: float | None,
@@ -153,7 +152,6 @@ class Watch(Iterator[Seen]):
         min_change: float,
         every_frame: bool,
     ) -> None:
-        self._question = question
         self._max_age = max_age
         self._within = within
         self._every = every
@@ -165,7 +163,8 @@ class Watch(Iterator[Seen]):
         """Index of the source whose turn it is."""
         self._stepping = threading.Lock()
         self._turns = [
-            _Turn(FrameReader(source, self._changed, every_frame=every_frame)) for source in sources
+            _Turn(FrameReader(source, self._changed, every_frame=every_frame), question)
+            for source, question in sources
         ]
 
     @property
@@ -213,7 +212,7 @@ class Watch(Iterator[Seen]):
         limits = [] if self._within is None else [self._within]
         if self._max_age is not None:
             limits.append(max(1e-3, self._max_age - frame.age))
-        value, answer = self._question.answer(frame.image, min(limits, default=None))
+        value, answer = turn.question.answer(frame.image, min(limits, default=None))
         seconds = time.monotonic() - begin
         if self._closed:
             return None
@@ -312,7 +311,7 @@ class Watch(Iterator[Seen]):
             self._changed.notify_all()
         for turn in self._turns:
             turn.reader.close()
-        self._question.cancel()
+            turn.question.cancel()
 
     def __enter__(self) -> Self:
         return self
