@@ -97,11 +97,13 @@ def decoders(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from([0, 1, 2, None]), st.integers(0, 5)), min_size=5, max_size=30
+        st.tuples(st.sampled_from([0, 0, 0, 1, 1, 2, None]), st.integers(0, 5)),
+        min_size=15,
+        max_size=30,
     )
 )
 def test_each_window_is_as_with_a_decoder_of_its_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgevlm import VLM, Answer, InputError
 from edgevlm.frame_memory import FrameMemory
+from edgevlm.inputs.image_processor import ProcessedImage
 
 QUESTION = "What color is it?"
 SIZE = (96, 96)
@@ -88,6 +90,20 @@ def test_a_model_that_cannot_move_positions_says_so(
     assert "each frame decodes all of the memory" in caplog.text
     expected = vlm.ask(images[2:], QUESTION, max_tokens=4)
     assert found[-1].token_ids == expected.token_ids
+
+
+def test_what_is_forgotten_is_freed_at_once(vlm: VLM) -> None:
+    """Not when Python looks for cycles: frames would pile up until then."""
+    gc.collect()
+    gc.disable()
+    try:
+        with vlm.watch(iter(frames(8)), QUESTION, max_tokens=1, memory=2) as watch:
+            for _ in watch:
+                alive = [one for one in gc.get_objects() if isinstance(one, ProcessedImage)]
+                assert len(alive) <= 2
+                del alive
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("memory", [0, -1, "30", "s", "-1s", 1.5, True, "1e9s"])
