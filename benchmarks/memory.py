@@ -3,7 +3,8 @@
 The model looks at drawn rectangles with a memory of several frames. The result has the time of a step at the
 60th frame and at the last one, the memory of the process, and how far the probabilities of choices are from
 those of a new prompt about the same frames. It is written as JSON to stdout. With ``--samples FILE`` each 60
-steps add a line to a CSV file, of which `benchmarks.plots` draws latency and memory.
+steps add a line to a CSV file, of which `benchmarks.plots` draws latency and memory. On a machine that does
+other work, too, the processor time of a step says more than its time.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import contextlib
 import csv
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,71 +36,79 @@ COLORS = {
 }
 CHOICES = list(COLORS)
 STEPS = 60
-"""Steps of one sample: the median of their times, and the memory of the process after them."""
+"""Steps of one sample: the medians of their times, and the memory of the process after them."""
 WARM_UP = 1 / 6
 """Share of the frames after which the memory must not grow any more."""
 COMPARED = 40
 """Steps at the end that are compared with a new prompt."""
-FIELDS = ("frame", "step ms", "memory MB")
+FIELDS = ("frame", "step ms", "processor ms", "memory MB")
+Sample = tuple[int, float, float, float]
 
 
-def frames(count: int) -> Iterator[NDArray[np.uint8]]:
-    """Draw frames, each with a rectangle of another color and size."""
-    for seed in range(count):
-        rng = np.random.default_rng(seed)
-        image = Image.new("RGB", (320, 240), tuple(rng.integers(200, 256, 3).tolist()))
-        left, top = rng.integers(10, 120), rng.integers(10, 80)
-        box = [
-            int(left),
-            int(top),
-            int(left + rng.integers(60, 180)),
-            int(top + rng.integers(60, 140)),
-        ]
-        ImageDraw.Draw(image).rectangle(box, fill=COLORS[CHOICES[rng.integers(4)]])
-        yield np.asarray(image)
+def draw(number: int) -> NDArray[np.uint8]:
+    """Draw a frame with a rectangle of another color and size for each number."""
+    rng = np.random.default_rng(number)
+    image = Image.new("RGB", (320, 240), tuple(rng.integers(200, 256, 3).tolist()))
+    left, top = rng.integers(10, 120), rng.integers(10, 80)
+    box = [
+        int(left),
+        int(top),
+        int(left + rng.integers(60, 180)),
+        int(top + rng.integers(60, 140)),
+    ]
+    ImageDraw.Draw(image).rectangle(box, fill=COLORS[CHOICES[rng.integers(4)]])
+    return np.asarray(image)
 
 
 def measure(
     vlm: VLM, count: int, memory: int, detail: Detail | None, file: Path | None
 ) -> dict[str, Any]:
     """Watch `count` frames, and return what was measured; write each sample to the file, if there is one."""
-    samples: list[tuple[int, float, float]] = []
+    samples: list[Sample] = []
     times: list[float] = []
-    shown: deque[NDArray[np.uint8]] = deque(maxlen=memory)
-    compared: list[tuple[list[NDArray[np.uint8]], Choice]] = []
+    used: list[float] = []
+    last: dict[int, Choice] = {}
     with contextlib.ExitStack() as stack:
         lines = None
         if file is not None:
             opened = stack.enter_context(file.open("w", newline="", buffering=1))
             lines = csv.writer(opened, lineterminator="\n")
             lines.writerow(FIELDS)
-        watch = vlm.watch(frames(count), QUESTION, choices=CHOICES, memory=memory, detail=detail)
+        watch = vlm.watch(
+            map(draw, range(count)), QUESTION, choices=CHOICES, memory=memory, detail=detail
+        )
+        begin = time.process_time()
         for step, seen in enumerate(stack.enter_context(watch), 1):
-            shown.append(seen.frame)
             times.append(1000 * seen.seconds)
+            used.append(1000 * (time.process_time() - begin))
             if step % STEPS == 0:
                 resident = (system.resident_memory() or 0) / 1e6
-                samples.append((step, round(median(times), 2), round(resident, 2)))
+                medians = round(median(times), 2), round(median(used), 2)
+                samples.append((step, *medians, round(resident, 2)))
                 times.clear()
+                used.clear()
                 if lines is not None:
                     lines.writerow(samples[-1])
             if step > count - COMPARED and isinstance(seen.answer, Choice):
-                compared.append((list(shown), seen.answer))
+                last[step] = seen.answer
+            begin = time.process_time()
+    compared = [
+        ([draw(number) for number in range(max(0, step - memory), step)], choice)
+        for step, choice in last.items()
+    ]
     return {"frames": count, "memory": memory} | summary(samples) | compare(vlm, compared, detail)
 
 
-def summary(samples: list[tuple[int, float, float]]) -> dict[str, Any]:
-    """Return the time of a step and the growth of the process.
-
-    Args:
-        samples: number of frames, milliseconds of a step, megabytes of the process.
-    """
-    _, times, resident = zip(*samples, strict=True)
+def summary(samples: list[Sample]) -> dict[str, Any]:
+    """Return the time of a step and the growth of the process; samples have the `FIELDS`."""
+    _, times, used, resident = zip(*samples, strict=True)
     warm = resident[int(WARM_UP * len(resident)) :]
     return {
         "first 60 steps, ms": times[0],
         "last 60 steps, ms": times[-1],
         "ratio": round(times[-1] / times[0], 3),
+        "first and last 60 steps, ms of the processor": [used[0], used[-1]],
+        "ratio of these": round(used[-1] / used[0], 3),
         "memory of the process after 60 frames, MB": resident[0],
         "after the warm-up, MB": warm[0],
         "at the end, MB": warm[-1],
@@ -137,8 +145,11 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--detail", choices=["low", "high", "auto"])
     parser.add_argument("--samples", metavar="FILE", type=Path)
+    parser.add_argument("--vision")
+    parser.add_argument("--decoder")
     options = parser.parse_args()
-    with VLM.from_pretrained(options.model, threads=1) as vlm:
+    given: Any = {name: getattr(options, name) for name in ("vision", "decoder")}
+    with VLM.from_pretrained(options.model, threads=1, device="cpu", **given) as vlm:
         found = measure(vlm, options.frames, options.memory, options.detail, options.samples)
     json.dump(found, sys.stdout, indent=2)
     print()
