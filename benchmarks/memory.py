@@ -1,10 +1,11 @@
 """Measure ``memory`` of `VLM.watch` over an endless stream: ``python -m benchmarks.memory [--frames 7200]``.
 
-The model looks at drawn rectangles with a memory of several frames. The result has the time of a step at the
-60th frame and at the last one, the memory of the process, and how far the probabilities of choices are from
-those of a new prompt about the same frames. It is written as JSON to stdout. With ``--samples FILE`` each 60
-steps add a line to a CSV file, of which `benchmarks.plots` draws latency and memory. On a machine that does
-other work, too, the processor time of a step says more than its time.
+The model looks at drawn rectangles with a memory of several frames, from one source or from several that
+take turns. The result has the time of a step at the beginning and at the end, the memory of the process, and
+how far the probabilities of choices are from those of a new prompt about the same frames. It is written as
+JSON to stdout. With ``--samples FILE`` each 60 steps add a line to a CSV file, of which `benchmarks.plots`
+draws time and memory. On a machine that does other work, too, the processor time of a step says more than
+its time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +28,7 @@ from PIL import Image, ImageDraw
 from edgevlm import VLM, Choice, Detail
 from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.runtimes import system
+from edgevlm.runtimes.protocols import Place
 
 QUESTION = "What color is it?"
 COLORS = {
@@ -41,6 +44,7 @@ WARM_UP = 1 / 6
 """Share of the frames after which the memory must not grow any more."""
 COMPARED = 40
 """Steps at the end that are compared with a new prompt."""
+MOST_FRAMES = 10**6
 FIELDS = ("frame", "step ms", "processor ms", "memory MB")
 Sample = tuple[int, float, float, float]
 
@@ -60,23 +64,32 @@ def draw(number: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
+def source(index: int, count: int) -> Iterator[NDArray[np.uint8]]:
+    """Draw the frames of a source."""
+    return map(draw, range(index * MOST_FRAMES, index * MOST_FRAMES + count))
+
+
 def measure(
-    vlm: VLM, count: int, memory: int, detail: Detail | None, file: Path | None
+    vlm: VLM, count: int, memory: int, sources: int, detail: Detail | None, file: Path | None
 ) -> dict[str, Any]:
-    """Watch `count` frames, and return what was measured; write each sample to the file, if there is one."""
+    """Watch so many frames of all sources, and return what was measured.
+
+    Args:
+        file: to which samples are written.
+    """
     samples: list[Sample] = []
     times: list[float] = []
     used: list[float] = []
-    last: dict[int, Choice] = {}
+    seen_of = [0] * sources
+    last: list[tuple[int, int, Choice]] = []
     with contextlib.ExitStack() as stack:
         lines = None
         if file is not None:
             opened = stack.enter_context(file.open("w", newline="", buffering=1))
             lines = csv.writer(opened, lineterminator="\n")
             lines.writerow(FIELDS)
-        watch = vlm.watch(
-            map(draw, range(count)), QUESTION, choices=CHOICES, memory=memory, detail=detail
-        )
+        shown = [source(index, count // sources) for index in range(sources)]
+        watch = vlm.watch(shown, QUESTION, choices=CHOICES, memory=memory, detail=detail)
         begin = time.process_time()
         for step, seen in enumerate(stack.enter_context(watch), 1):
             times.append(1000 * seen.seconds)
@@ -89,14 +102,33 @@ def measure(
                 used.clear()
                 if lines is not None:
                     lines.writerow(samples[-1])
+            seen_of[seen.source] += 1
             if step > count - COMPARED and isinstance(seen.answer, Choice):
-                last[step] = seen.answer
+                last.append((seen.source, seen_of[seen.source], seen.answer))
             begin = time.process_time()
+        turn = measure_turn(vlm)
     compared = [
-        ([draw(number) for number in range(max(0, step - memory), step)], choice)
-        for step, choice in last.items()
+        ([draw(index * MOST_FRAMES + at) for at in range(max(0, number - memory), number)], choice)
+        for index, number, choice in last
     ]
-    return {"frames": count, "memory": memory} | summary(samples) | compare(vlm, compared, detail)
+    found = {"frames": count, "memory": memory, "sources": sources} | turn
+    return found | summary(samples) | compare(vlm, compared, detail)
+
+
+def measure_turn(vlm: VLM) -> dict[str, Any]:
+    """Copy the memory that is held out and back, as for the turn of another source."""
+    decoder, entries = vlm._engine._decoder, vlm._engine._kv_cache.held_positions
+    times = []
+    for _ in range(20):
+        begin = time.process_time()
+        copy = decoder.save()
+        decoder.restore(copy, Place(entries, entries))
+        times.append(1000 * (time.process_time() - begin))
+    return {
+        "entries of one memory": entries,
+        "its copy, MB": round(copy.nbytes / 1e6, 2),
+        "copied out and back, ms of the processor": round(median(times), 2),
+    }
 
 
 def summary(samples: list[Sample]) -> dict[str, Any]:
@@ -113,9 +145,6 @@ def summary(samples: list[Sample]) -> dict[str, Any]:
         "after the warm-up, MB": warm[0],
         "at the end, MB": warm[-1],
         "growth after the warm-up, MB": round(max(warm) - warm[0], 1),
-        "of it in the second half, MB": round(
-            max(resident[len(resident) // 2 :]) - max(resident[: len(resident) // 2]), 1
-        ),
     }
 
 
@@ -142,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--frames", type=int, default=7200)
     parser.add_argument("--memory", type=int, default=8)
+    parser.add_argument("--sources", type=int, default=1)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--detail", choices=["low", "high", "auto"])
     parser.add_argument("--samples", metavar="FILE", type=Path)
@@ -150,7 +180,8 @@ def main() -> None:
     options = parser.parse_args()
     given: Any = {name: getattr(options, name) for name in ("vision", "decoder")}
     with VLM.from_pretrained(options.model, threads=1, device="cpu", **given) as vlm:
-        found = measure(vlm, options.frames, options.memory, options.detail, options.samples)
+        settings = options.frames, options.memory, options.sources, options.detail, options.samples
+        found = measure(vlm, *settings)
     json.dump(found, sys.stdout, indent=2)
     print()
 
