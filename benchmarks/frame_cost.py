@@ -4,9 +4,8 @@ The model has the shape of SmolVLM-256M and random weights, and sees one tile of
 pixels. A step of `watch` resizes the frame, builds the prompt, encodes, decodes what is new, and answers. The
 bare loop calls the two runtimes alone, with the tile and the tokens made before: encode, decode the frame's
 part of the prompt, sample and decode the answer. Both take turns, frame by frame, and give the same tokens.
-Both have one thread, and their processor time counts, so that other work on the machine disturbs little. After
-half of the rounds the two models change places.
-The result is in FOLDER/frame_cost.json.
+Both have one thread, and their processor time counts, so that other work on the machine disturbs little.
+After half of the rounds the two models change places. The result is in FOLDER/frame_cost.json.
 """
 
 from __future__ import annotations

@@ -116,17 +116,18 @@ def growth(result: dict[str, Any], path: Path) -> None:
 def memory(files: Sequence[Path], path: Path) -> None:
     """Draw the processor time of a step and the memory of the process over the frames of a stream."""
     figure, panels = pyplot.subplots(
-        len(files), 2, figsize=(SIZE[0], 2.4 * len(files)), layout="constrained", squeeze=False
+        len(files), 2, figsize=(7.0, 2.0 * len(files)), layout="constrained", squeeze=False
     )
     for file, row in zip(files, panels, strict=True):
         with file.open(encoding="utf-8", newline="") as lines:
             samples = [[float(value) for value in line] for line in [*csv.reader(lines)][1:]]
         counts, _, times, resident = zip(*samples, strict=True)
         for axes, values, label in zip(
-            row, (times, resident), ("processor time of a step, ms", "process, MB"), strict=True
+            row, (times, resident), ("step, ms of processor", "process, MB"), strict=True
         ):
             axes.plot(counts, values, color=OUR_COLOR)
             axes.set_ylim(bottom=0, top=1.3 * max(values))
+            axes.set_xlim(left=0)
             axes.set_xlabel("frames")
             axes.set_ylabel(label)
             axes.set_title(file.stem.removeprefix("memory-"), fontsize=9)
