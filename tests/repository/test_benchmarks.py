@@ -110,7 +110,7 @@ def test_copies_are_measured(folder: Path, compared: dict[str, Any]) -> None:
     assert all(value > 0 for value in found["conversations"].values())
 
 
-def test_the_cost_of_a_frame_is_measured(folder: Path, compared: dict[str, Any]) -> None:
+def test_the_cost_of_a_frame_is_measured(folder: Path) -> None:
     run("frame_cost", str(folder), "--rounds", "1")
     found = json.loads((folder / "frame_cost.json").read_text(encoding="utf-8"))
     assert found["watch, ms"] > 0 and found["bare encode and decode, ms"] > 0
