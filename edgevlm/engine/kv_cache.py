@@ -66,11 +66,6 @@ class Window:
     exact: int = 0
     """Items of the copy whose keys and values are those of these items alone."""
 
-    @property
-    def copied_bytes(self) -> int:
-        """Size of the copy."""
-        return 0 if self.copy is None else self.copy.data.nbytes
-
 
 MAX_SAVED_BYTES = 128 * 2**20
 """Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
