@@ -1,26 +1,34 @@
 """Measure ``memory`` of `VLM.watch` over an endless stream: ``python -m benchmarks.memory [--frames 7200]``.
 
-The model looks at drawn rectangles with a memory of several frames. The result has the time of a step at the
-60th frame and at the last one, the memory of the process, and how far the probabilities of choices are from
-those of a new prompt about the same frames. It is written as JSON to stdout.
+The model looks at drawn rectangles with a memory of several frames, from one source or from several that
+take turns. The result has the time of a step at the beginning and at the end, the memory of the process, and
+how far the probabilities of choices are from those of a new prompt about the same frames. It is written as
+JSON to stdout. With ``--samples FILE`` each 60 steps add a line to a CSV file, of which `benchmarks.plots`
+draws time and memory. On a machine that does other work, too, the processor time of a step says more than
+its time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import json
 import sys
-from collections import deque
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from edgevlm import VLM, Choice
+from edgevlm import VLM, Choice, Detail
 from edgevlm.bundle import DEFAULT_MODEL
 from edgevlm.runtimes import system
+from edgevlm.runtimes.protocols import Place
 
 QUESTION = "What color is it?"
 COLORS = {
@@ -30,65 +38,130 @@ COLORS = {
     "yellow": (240, 210, 40),
 }
 CHOICES = list(COLORS)
-AROUND = 30
-"""Steps before and after one whose median time is taken."""
+STEPS = 60
+"""Steps of one sample: the medians of their times, and the memory of the process after them."""
+WARM_UP = 1 / 6
+"""Share of the frames after which the memory must not grow any more."""
 COMPARED = 40
 """Steps at the end that are compared with a new prompt."""
+MOST_FRAMES = 10**6
+FIELDS = ("frame", "step ms", "processor ms", "memory MB")
+Sample = tuple[int, float, float, float]
 
 
-def frames(count: int) -> Iterator[NDArray[np.uint8]]:
-    """Draw frames, each with a rectangle of another color and size."""
-    for seed in range(count):
-        rng = np.random.default_rng(seed)
-        image = Image.new("RGB", (320, 240), tuple(rng.integers(200, 256, 3).tolist()))
-        left, top = rng.integers(10, 120), rng.integers(10, 80)
-        box = [
-            int(left),
-            int(top),
-            int(left + rng.integers(60, 180)),
-            int(top + rng.integers(60, 140)),
-        ]
-        ImageDraw.Draw(image).rectangle(box, fill=COLORS[CHOICES[rng.integers(4)]])
-        yield np.asarray(image)
+def draw(number: int) -> NDArray[np.uint8]:
+    """Draw a frame with a rectangle of another color and size for each number."""
+    rng = np.random.default_rng(number)
+    image = Image.new("RGB", (320, 240), tuple(rng.integers(200, 256, 3).tolist()))
+    left, top = rng.integers(10, 120), rng.integers(10, 80)
+    box = [
+        int(left),
+        int(top),
+        int(left + rng.integers(60, 180)),
+        int(top + rng.integers(60, 140)),
+    ]
+    ImageDraw.Draw(image).rectangle(box, fill=COLORS[CHOICES[rng.integers(4)]])
+    return np.asarray(image)
 
 
-def measure(vlm: VLM, count: int, memory: int) -> dict[str, Any]:
-    """Watch `count` frames, and return what was measured."""
+def source(index: int, count: int) -> Iterator[NDArray[np.uint8]]:
+    """Draw the frames of a source."""
+    return map(draw, range(index * MOST_FRAMES, index * MOST_FRAMES + count))
+
+
+def measure(
+    vlm: VLM, count: int, memory: int, sources: int, detail: Detail | None, file: Path | None
+) -> dict[str, Any]:
+    """Watch so many frames of all sources, and return what was measured.
+
+    Args:
+        file: to which samples are written.
+    """
+    samples: list[Sample] = []
     times: list[float] = []
-    resident: list[float] = []
-    shown: deque[NDArray[np.uint8]] = deque(maxlen=memory)
-    compared: list[tuple[list[NDArray[np.uint8]], Choice]] = []
-    with vlm.watch(frames(count), QUESTION, choices=CHOICES, memory=memory) as watch:
-        for step, seen in enumerate(watch):
-            shown.append(seen.frame)
-            times.append(seen.seconds)
-            if step % 60 == 0:
-                resident.append((system.resident_memory() or 0) / 1e6)
-            if step >= count - COMPARED and isinstance(seen.answer, Choice):
-                compared.append((list(shown), seen.answer))
+    used: list[float] = []
+    seen_of = [0] * sources
+    last: list[tuple[int, int, Choice]] = []
+    with contextlib.ExitStack() as stack:
+        lines = None
+        if file is not None:
+            opened = stack.enter_context(file.open("w", newline="", buffering=1))
+            lines = csv.writer(opened, lineterminator="\n")
+            lines.writerow(FIELDS)
+        shown = [source(index, count // sources) for index in range(sources)]
+        watch = vlm.watch(shown, QUESTION, choices=CHOICES, memory=memory, detail=detail)
+        begin = time.process_time()
+        for step, seen in enumerate(stack.enter_context(watch), 1):
+            times.append(1000 * seen.seconds)
+            used.append(1000 * (time.process_time() - begin))
+            if step % STEPS == 0:
+                resident = (system.resident_memory() or 0) / 1e6
+                medians = round(median(times), 2), round(median(used), 2)
+                samples.append((step, *medians, round(resident, 2)))
+                times.clear()
+                used.clear()
+                if lines is not None:
+                    lines.writerow(samples[-1])
+            seen_of[seen.source] += 1
+            if step > count - COMPARED and isinstance(seen.answer, Choice):
+                last.append((seen.source, seen_of[seen.source], seen.answer))
+            begin = time.process_time()
+        turn = measure_turn(vlm)
+    compared = [
+        ([draw(index * MOST_FRAMES + at) for at in range(max(0, number - memory), number)], choice)
+        for index, number, choice in last
+    ]
+    found = {"frames": count, "memory": memory, "sources": sources} | turn
+    return found | summary(samples) | compare(vlm, compared, detail)
+
+
+def measure_turn(vlm: VLM) -> dict[str, Any]:
+    """Copy the memory that is held out and back, as for the turn of another source."""
+    decoder, entries = vlm._engine._decoder, vlm._engine._kv_cache.held_positions
+    times = []
+    for _ in range(20):
+        begin = time.process_time()
+        copy = decoder.save()
+        decoder.restore(copy, Place(entries, entries))
+        times.append(1000 * (time.process_time() - begin))
+    return {
+        "entries of one memory": entries,
+        "its copy, MB": round(copy.nbytes / 1e6, 2),
+        "copied out and back, ms of the processor": round(median(times), 2),
+    }
+
+
+def summary(samples: list[Sample]) -> dict[str, Any]:
+    """Return the time of a step and the growth of the process; samples have the `FIELDS`."""
+    _, times, used, resident = zip(*samples, strict=True)
+    warm = resident[int(WARM_UP * len(resident)) :]
+    return {
+        "first 60 steps, ms": times[0],
+        "last 60 steps, ms": times[-1],
+        "ratio": round(times[-1] / times[0], 3),
+        "first and last 60 steps, ms of the processor": [used[0], used[-1]],
+        "ratio of these": round(used[-1] / used[0], 3),
+        "memory of the process after 60 frames, MB": resident[0],
+        "after the warm-up, MB": warm[0],
+        "at the end, MB": warm[-1],
+        "growth after the warm-up, MB": round(max(warm) - warm[0], 1),
+    }
+
+
+def compare(
+    vlm: VLM, compared: list[tuple[list[NDArray[np.uint8]], Choice]], detail: Detail | None
+) -> dict[str, Any]:
+    """Compare choices with those of new prompts about the same frames."""
     differences, same = [], 0
     for images, choice in compared:
         vlm._engine._kv_cache.reset()
-        fresh = vlm.choose(images, QUESTION, CHOICES, cache_images=False)
+        fresh = vlm.choose(images, QUESTION, CHOICES, cache_images=False, detail=detail)
         same += fresh.label == choice.label
         differences.append(
             max(abs(fresh.probabilities[one] - choice.probabilities[one]) for one in CHOICES)
         )
-    first, last = times[60 - AROUND : 60 + AROUND], times[-2 * AROUND :]
-    half = len(resident) // 2
     return {
-        "frames": count,
-        "memory": memory,
-        "step around the 60th, ms": round(1000 * float(np.median(first)), 2),
-        "step at the end, ms": round(1000 * float(np.median(last)), 2),
-        "ratio": round(float(np.median(last) / np.median(first)), 3),
-        "memory of the process, MB": [
-            round(mb, 1) for mb in resident[:: max(1, len(resident) // 8)]
-        ],
-        "growth after the first half, MB": round(max(resident[half:]) - max(resident[:half]), 1),
-        "difference of a probability from a new prompt, median": round(
-            float(np.median(differences)), 4
-        ),
+        "difference of a probability from a new prompt, median": round(median(differences), 4),
         "the same, most": round(max(differences), 4),
         "same label": f"{same} of {len(compared)}",
     }
@@ -98,10 +171,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--frames", type=int, default=7200)
     parser.add_argument("--memory", type=int, default=8)
+    parser.add_argument("--sources", type=int, default=1)
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    arguments = parser.parse_args()
-    with VLM.from_pretrained(arguments.model, threads=1) as vlm:
-        json.dump(measure(vlm, arguments.frames, arguments.memory), sys.stdout, indent=2)
+    parser.add_argument("--detail", choices=["low", "high", "auto"])
+    parser.add_argument("--samples", metavar="FILE", type=Path)
+    parser.add_argument("--vision")
+    parser.add_argument("--decoder")
+    options = parser.parse_args()
+    given: Any = {name: getattr(options, name) for name in ("vision", "decoder")}
+    with VLM.from_pretrained(options.model, threads=1, device="cpu", **given) as vlm:
+        settings = options.frames, options.memory, options.sources, options.detail, options.samples
+        found = measure(vlm, *settings)
+    json.dump(found, sys.stdout, indent=2)
     print()
 
 

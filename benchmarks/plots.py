@@ -1,9 +1,14 @@
-"""Draw the figures of results.json and growth.json in a folder: ``python -m benchmarks.plots FOLDER``."""
+"""Draw the figures of the files in a folder: ``python -m benchmarks.plots FOLDER``.
+
+The files are results.json, growth.json, and those that `benchmarks.memory` wrote, as memory-MODEL.csv.
+"""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +113,28 @@ def growth(result: dict[str, Any], path: Path) -> None:
     _finish(tiles, path, figure)
 
 
+def memory(files: Sequence[Path], path: Path) -> None:
+    """Draw the processor time of a step and the memory of the process over the frames of a stream."""
+    figure, panels = pyplot.subplots(
+        len(files), 2, figsize=(7.0, 2.0 * len(files)), layout="constrained", squeeze=False
+    )
+    for file, row in zip(files, panels, strict=True):
+        with file.open(encoding="utf-8", newline="") as lines:
+            samples = [[float(value) for value in line] for line in [*csv.reader(lines)][1:]]
+        counts, _, times, resident = zip(*samples, strict=True)
+        for axes, values, label in zip(
+            row, (times, resident), ("step, ms of processor", "process, MB"), strict=True
+        ):
+            axes.plot(counts, values, color=OUR_COLOR)
+            axes.set_ylim(bottom=0, top=1.3 * max(values))
+            axes.set_xlim(left=0)
+            axes.set_xlabel("frames")
+            axes.set_ylabel(label)
+            axes.set_title(file.stem.removeprefix("memory-"), fontsize=9)
+            axes.grid(alpha=0.3)
+    _finish(panels[0, 0], path, figure)
+
+
 def _finish(axes: Axes, path: Path, figure: Any) -> None:
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -125,6 +152,8 @@ def main() -> None:
         ratios(results, folder / "ratios.png")
     if grown.exists():
         growth(json.loads(grown.read_text(encoding="utf-8")), folder / "growth.png")
+    if samples := sorted(folder.glob("memory-*.csv")):
+        memory(samples, folder / "memory.png")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,7 @@ def soak(vlm: VLM, seconds: float, seed: int) -> dict[str, Any]:
     camera = FailingCamera(seed)
     question = vlm._frame_question(QUESTION, None, list(COLORS), None, {"cache_images": False})
     watch = Watch(
-        [camera],
-        question,
+        [(camera, question)],
         max_age=MAX_AGE,
         within=None,
         every=0.0,

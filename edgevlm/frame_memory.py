@@ -1,4 +1,4 @@
-"""The frames that a model still sees beside the newest one; see ``memory`` of `VLM.watch`."""
+"""The frames of one source that a model still sees beside the newest one; see ``memory`` of `VLM.watch`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 
+from edgevlm.engine.kv_cache import Window
 from edgevlm.errors import InputError
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.validation import check_integer, check_number
@@ -24,6 +25,8 @@ class FrameMemory:
     """
 
     def __init__(self, limit: int | str) -> None:
+        self.window = Window()
+        """What the KV cache knows of these frames."""
         self._frames: deque[tuple[float, ProcessedImage]] = deque()
         self._count, self._seconds = MAX_FRAMES, None
         if isinstance(limit, str):

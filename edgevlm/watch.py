@@ -116,6 +116,7 @@ class _Turn:
     """What is known of one source."""
 
     reader: FrameReader
+    question: FrameQuestion
     due: float = 0.0
     """Time before which no frame is answered (``every``)."""
     told: float = 0.0
@@ -136,8 +137,7 @@ class Watch(Iterator[Seen]):
     the loop, and the answer that the model works on.
 
     Args:
-        sources: the sources.
-        question: asks the model.
+        sources: the sources, each with what asks the model about its frames.
         max_age: as of `VLM.watch`, and so are the others.
         within: seconds for an answer.
         every: seconds between two answers about one source.
@@ -147,8 +147,7 @@ class Watch(Iterator[Seen]):
 
     def __init__(
         self,
-        sources: Sequence[FrameSource],
-        question: FrameQuestion,
+        sources: Sequence[tuple[FrameSource, FrameQuestion]],
         *,
         max_age: float | None,
         within: float | None,
@@ -156,7 +155,6 @@ class Watch(Iterator[Seen]):
         min_change: float,
         every_frame: bool,
     ) -> None:
-        self._question = question
         self._max_age = max_age
         self._within = within
         self._every = every
@@ -168,7 +166,8 @@ class Watch(Iterator[Seen]):
         """Index of the source whose turn it is."""
         self._stepping = threading.Lock()
         self._turns = [
-            _Turn(FrameReader(source, self._changed, every_frame=every_frame)) for source in sources
+            _Turn(FrameReader(source, self._changed, every_frame=every_frame), question)
+            for source, question in sources
         ]
 
     @property
@@ -184,7 +183,7 @@ class Watch(Iterator[Seen]):
     @property
     def text(self) -> str:
         """The answer so far about the frame that the model works on; empty between frames and for choices."""
-        return self._question.text
+        return "".join(turn.question.text for turn in self._turns)  # of one at most
 
     def __next__(self) -> Seen:
         """Wait for a frame, and return the value about it.
@@ -222,7 +221,7 @@ class Watch(Iterator[Seen]):
         if self._max_age is not None:
             limits.append(max(1e-3, self._max_age - frame.age))
         try:
-            value, answer = self._question.answer(frame.image, min(limits, default=None))
+            value, answer = turn.question.answer(frame.image, min(limits, default=None))
         except CancelledError:
             if self._closed:
                 return None
@@ -328,7 +327,7 @@ class Watch(Iterator[Seen]):
             self._changed.notify_all()
         for turn in self._turns:
             turn.reader.close()
-        self._question.cancel()
+            turn.question.cancel()
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.kv_cache import Window
 from edgevlm.engine.model_lock import ChunkStream
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import ContextError, InputError
@@ -86,7 +87,9 @@ class Watching(Values):
                 they are, such as ``30s``; None: the newest one alone. Fewer if they do not fit the context.
                 Each frame is encoded and decoded once: what is forgotten is removed from the KV cache, and
                 the frames after it move there. They have seen it, so values may differ from those of
-                a new prompt. For one source. A model whose positions cannot move decodes all frames again.
+                a new prompt. Each source has a memory of its own; what the KV cache holds for it is copied
+                out and back when another source or another request has its turn. A model whose positions
+                cannot move decodes all frames again.
             topic: topic of a recording; camera of a LeRobot data set.
             system: as in `ask`.
             options: fields of `Generation`; with ``choices`` only ``detail``, ``max_image_tokens`` and
@@ -113,15 +116,24 @@ class Watching(Values):
         ]
         if not sources:
             raise InputError("watch needs at least one source, has none")
-        if memory is not None and len(sources) > 1:
-            raise InputError(
-                f"memory is for one source, there are {len(sources)}; start a watch for each"
+        questions = [
+            self._frame_question(
+                question,
+                schema,
+                choices,
+                system,
+                options,
+                None if memory is None else FrameMemory(memory),
             )
-        frames = None if memory is None else FrameMemory(memory)
-        asked = self._frame_question(question, schema, choices, system, options, frames)
+            for _ in sources
+        ]
+        if memory is not None and not self._engine.can_slide:
+            log.warning(
+                "the KV cache of %s cannot forget frames in its middle; each frame decodes all of the memory",
+                self._bundle.manifest.name,
+            )
         return Watch(
-            sources,
-            asked,
+            list(zip(sources, questions, strict=True)),
             max_age=max_age,
             within=within,
             every=every,
@@ -149,7 +161,7 @@ class Watching(Values):
             check_choices(choices)
             settings: Any = options
             if memory is not None:
-                remembered = self._remember(question, system, Generation(**settings), memory)
+                remembered = Remembered(question, system, Generation(**settings), memory)
                 return ChoiceQuestion(
                     functools.partial(self._choose_remembered, remembered, choices)
                 )
@@ -167,7 +179,7 @@ class Watching(Values):
             options["json_schema"] = wanted.schema
         generation = self._engine.generation(options)
         if memory is not None:
-            remembered = self._remember(question, system, generation, memory)
+            remembered = Remembered(question, system, generation, memory)
             return TextQuestion(functools.partial(self._stream_remembered, remembered), parse)
 
         def begin(
@@ -178,37 +190,30 @@ class Watching(Values):
 
         return TextQuestion(begin, parse)
 
-    def _remember(
-        self, question: str, system: str | None, generation: Generation, memory: FrameMemory
-    ) -> Remembered:
-        """Return what `_ask_remembered` needs; log it if the memory costs much."""
-        if not self._engine.can_slide:
-            log.warning(
-                "the KV cache of %s cannot forget frames in its middle; each frame decodes all of the memory",
-                self._bundle.manifest.name,
-            )
-        return Remembered(question, system, generation, memory)
-
     def _ask_remembered(
         self,
         remembered: Remembered,
         images: Sequence[NDArray[np.uint8]],
         within: float | None,
-        ask: Callable[[list[dict[str, Any]], list[ProcessedImage], Generation, Stopwatch], Result],
+        ask: Callable[..., Result],
     ) -> Result:
-        """Add a frame to a memory, and ask about its frames; forget the oldest if they do not fit."""
+        """Add a frame to a memory, and ask about its frames; forget the oldest if they do not fit.
+
+        Args:
+            ask: takes messages, images, generation, stopwatch and ``window``, as `Engine.stream`.
+        """
         watch = Stopwatch()
         memory = remembered.memory
         generation = dataclasses.replace(remembered.generation, within=within)
         generation = self._engine.fit_deadline(generation, 1, watch)
+        window = memory.window if self._engine.can_slide else None
         memory.add(self._engine.process_image(images[0], generation.image_budget))
         while True:
             frames = memory.frames
             message = user_message(remembered.question, len(frames))
             try:
-                return ask(
-                    [*system_messages(remembered.system), message], frames, generation, watch
-                )
+                messages = [*system_messages(remembered.system), message]
+                return ask(messages, frames, generation, watch, window=window)
             except ContextError:
                 if not memory.forget_oldest():
                     raise
@@ -220,7 +225,7 @@ class Watching(Values):
         within: float | None,
         cancel: CancelSignal,
     ) -> ChunkStream:
-        stream = functools.partial(self._engine.stream, slide=True, cancel=cancel)
+        stream = functools.partial(self._engine.stream, cancel=cancel)
         return self._ask_remembered(remembered, images, within, stream)
 
     def _choose_remembered(
@@ -235,7 +240,8 @@ class Watching(Values):
             frames: list[ProcessedImage],
             generation: Generation,
             watch: Stopwatch,
+            window: Window | None,
         ) -> list[ChoiceScore]:
-            return self._engine.score(messages, frames, choices, generation, watch, slide=True)
+            return self._engine.score(messages, frames, choices, generation, watch, window=window)
 
         return self._choice(self._ask_remembered(remembered, images, within, score))

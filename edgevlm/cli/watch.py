@@ -86,7 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         metavar="M",
         type=_memory,
-        help="frames that the model sees together, or seconds such as 30s (default: the newest frame)",
+        help="frames of a source that the model sees together, or seconds such as 30s (default: the newest "
+        "frame)",
     )
     group.add_argument(
         "--topic", metavar="T", help="topic of a recording, or camera of a LeRobot data set"

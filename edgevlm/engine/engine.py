@@ -22,7 +22,7 @@ from edgevlm.engine import deadline
 from edgevlm.engine.answer_decoder import AnswerDecoder
 from edgevlm.engine.answer_text import AnswerText
 from edgevlm.engine.costs import CostPhase, Costs
-from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, count_positions
+from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, Window, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
 from edgevlm.engine.parallel import (
     Finished,
@@ -200,7 +200,7 @@ class Engine:
                 span = images[segment.image].spans[segment.span]
                 counts = span.plan.tokens_of_tiles(self._rows_per_tile)
                 for tile, tokens in zip(span.tiles, counts, strict=True):
-                    row, column = tile.image.layout.place(tile.index) or (-1, -1)
+                    row, column = images[segment.image].layout.place(tile.index) or (-1, -1)
                     parts.append(
                         PromptTile(
                             image=segment.image,
@@ -256,7 +256,7 @@ class Engine:
         *,
         cancel: CancelSignal | None = None,
         expect_continuation: bool | None = None,
-        slide: bool = False,
+        window: Window | None = None,
         wrap: Callable[[Chunks], Chunks] = lambda chunks: chunks,
     ) -> ChunkStream:
         """Stream the answer to `messages`. Closing or cancelling the stream stops the work.
@@ -270,7 +270,7 @@ class Engine:
             cancel: signal of the request; None: a new one.
             expect_continuation: a later prompt is expected to begin with this one and its answer; None: this
                 is so if the messages hold an earlier answer, or if the model may call tools.
-            slide: as in `KVCache.reuse_prefix`.
+            window: as in `KVCache.reuse_prefix`.
             wrap: wraps the generator of chunks; runs while the stream holds the model.
 
         Raises:
@@ -286,7 +286,7 @@ class Engine:
         with self._lock.hold(cancel):
             watch.lap("wait")
             request = self._request(messages, images, generation, watch, cancel)
-            request = dataclasses.replace(request, slide=slide)
+            request = dataclasses.replace(request, window=window)
             sampler = self._sampler(generation)
         watch.lap("prepare")
         if expect_continuation is None:
@@ -402,7 +402,7 @@ class Engine:
                 expect_continuation=expect_continuation,
                 cache_images=request.generation.cache_images,
                 cancel=request.cancel,
-                slide=request.slide,
+                window=request.window,
             )
         except DeadlineError:
             phase: CostPhase = "prefill" if watch.ms("prefill") > watch.ms("encode") else "encode"
@@ -710,7 +710,7 @@ class Engine:
         generation: Generation,
         watch: Stopwatch,
         *,
-        slide: bool = False,
+        window: Window | None = None,
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
 
@@ -720,7 +720,7 @@ class Engine:
         Args:
             generation: settings of the request, of which ``cache_images`` and ``within`` count.
             watch: started when the request came.
-            slide: as in `KVCache.reuse_prefix`.
+            window: as in `KVCache.reuse_prefix`.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
@@ -743,7 +743,7 @@ class Engine:
                     f"context has {self.context_length}; shorten them or load the model with a larger "
                     f"context_length"
                 )
-            request = Request(items, None, generation, longest, watch, cancel, slide)
+            request = Request(items, None, generation, longest, watch, cancel, window)
             for _ in self._run_prefill(request, expect_continuation=False):
                 pass
             distinct = list(dict.fromkeys(tokens for both in spellings for tokens in sorted(both)))

@@ -11,6 +11,9 @@ A span is known by its key, the hash of its pixels, so no image is ever taken fo
 Some decoders keep a state beside their keys and values, which cannot be cut back (LFM2, Qwen3.5). Their
 content is copied after the last image of each prompt, so another question about it does not prefill the image
 again.
+
+A window of frames (``memory`` of `VLM.watch`) is a prompt that loses its oldest frame when a new one comes.
+What stays has seen what is gone, so no other prompt may use it, and it is copied with its `Window` alone.
 """
 
 from __future__ import annotations
@@ -54,6 +57,16 @@ class CacheCopy:
     """What `DecoderRuntime.save` returned, uint8 ``[bytes]``."""
 
 
+@dataclass
+class Window:
+    """The frames of one source, as prompts that lose their oldest frame; see `KVCache.reuse_prefix`."""
+
+    copy: CacheCopy | None = None
+    """What the decoder held for it, while another prompt is in its place."""
+    exact: int = 0
+    """Items of the copy whose keys and values are those of these items alone."""
+
+
 MAX_SAVED_BYTES = 128 * 2**20
 """Copies of conversations beside the one in the KV cache; 17 tiles of SmolVLM-256M take 25 MB."""
 
@@ -76,8 +89,12 @@ class KVCache:
         self._decoder = decoder
         self._held: list[CacheKey] = []
         self._expect_continuation = False
+        self._window: Window | None = None
+        """The window that is held. Only its own prompts use what is not exact."""
         self._exact = sys.maxsize
-        """Items of what is held whose keys and values are those of these items alone; see `slide`."""
+        """Items of what is held whose keys and values are those of these items alone."""
+        self._moved = False
+        """Entries have moved, and the decoder has not decoded since, so it cannot be copied."""
         self._saved: LruCache[tuple[CacheKey, ...], NDArray[np.uint8]] = LruCache(
             max_bytes, lambda copy: copy.nbytes
         )
@@ -108,7 +125,7 @@ class KVCache:
         *,
         expect_continuation: bool,
         logits: bool = True,
-        slide: bool = False,
+        window: Window | None = None,
     ) -> int:
         """Make the decoder hold the longest known prefix of a prompt.
 
@@ -116,22 +133,49 @@ class KVCache:
             expect_continuation: a later prompt is expected to begin with this one, so save it before another
                 one takes its place.
             logits: the logits after the prompt are needed, so the decoder must decode the last item.
-            slide: the prompt may be what is held without a part in the middle, and with more at its end.
-                Items after this part are kept, although they have seen it. Other requests do not reuse them.
+            window: the prompt is the one before of this window without a part in the middle, and with more at
+                its end. Items after this part are kept, although they have seen it. Prompts of other windows
+                and of none do not reuse them. `DecoderRuntime.can_shift` must be True.
 
         Returns:
             How many items the decoder holds.
         """
         self.settle()
         wanted = [_key(item) for item in (items[:-1] if logits else items)]
-        if slide:
+        if window is not self._window:
+            self._leave_window()
+            if window is not None and window.copy is not None:
+                self._enter_window(window, window.copy)
+        if window is not None and window is self._window:
             self._slide(wanted)
-        return self._hold_prefix(wanted, expect_continuation, inexact=slide)
+        shared = self._hold_prefix(wanted, expect_continuation)
+        self._window = window
+        return shared
+
+    def _leave_window(self) -> None:
+        """Copy the window that is held, if there is one, and hold only what is right for any prompt."""
+        window = self._window
+        if window is None:
+            return
+        if self._held and not self._moved:
+            window.copy = CacheCopy(self.held, self._decoder.save())
+            window.exact = self._exact
+        del self._held[self._exact :]
+        self._window, self._exact = None, sys.maxsize
+        self.settle()
+
+    def _enter_window(self, window: Window, copy: CacheCopy) -> None:
+        """Hold what was copied of a window, and drop the copy."""
+        self._save_held(self.held_positions)
+        window.copy = None
+        self._restore(copy.items, copy.data)
+        self._window, self._exact = window, window.exact
+        self._expect_continuation = False
 
     def _slide(self, wanted: Sequence[CacheKey]) -> None:
         """Remove a part in the middle of what is held, if most of a prompt is held then."""
         start = _common_prefix(self._held, wanted)
-        if not self._decoder.can_shift or start == len(wanted):
+        if start == len(wanted):
             return
         runs = (
             (_common_prefix(self._held[end:], wanted[start:]), end)
@@ -145,13 +189,10 @@ class KVCache:
         self._decoder.remove(_place(self._held[:start]), _place(self._held[:end]))
         self._held = self._held[:start] + self._held[end : end + length]
         self._exact = min(self._exact, start)
+        self._moved = True
 
-    def _hold_prefix(
-        self, wanted: Sequence[CacheKey], expect_continuation: bool, *, inexact: bool = False
-    ) -> int:
+    def _hold_prefix(self, wanted: Sequence[CacheKey], expect_continuation: bool) -> int:
         shared = self._usable(self._held, wanted)
-        if not inexact:
-            shared = min(shared, self._exact)
         best = max(self._saved.keys(), key=lambda copy: self._usable(copy, wanted), default=())
         known = self._usable(best, wanted)
         restores = _entries(wanted[shared:known]) >= MIN_POSITIONS_WORTH_SAVING
@@ -196,7 +237,7 @@ class KVCache:
     def _restore(self, items: Sequence[CacheKey], copy: NDArray[np.uint8]) -> None:
         self._held.clear()
         self._decoder.restore(copy, _place(items))
-        self._held, self._exact = list(items), sys.maxsize
+        self._held, self._exact, self._moved = list(items), sys.maxsize, False
 
     def copies(self, items: Sequence[CacheKey]) -> tuple[CacheCopy, ...]:
         """Copy what is known of a conversation, for `load` in another process.
@@ -211,6 +252,7 @@ class KVCache:
             Copies of prefixes, the longest last.
         """
         self.settle()
+        self._leave_window()
         if self._can_cut:
             known = [self._held, *self._saved.keys()]
             if not any(_common_prefix(one, items) for one in known):
@@ -234,6 +276,7 @@ class KVCache:
             InferenceError: the decoder cannot read the data. It holds nothing then.
         """
         self.settle()
+        self._leave_window()
         self._save_held(self.held_positions)
         self._expect_continuation = True
         for copy in copies:
@@ -264,11 +307,12 @@ class KVCache:
     def extend(self, items: Iterable[PromptItem]) -> None:
         """Record that the decoder has decoded these items."""
         self._held += map(_key, items)
+        self._moved = False
 
     def reset(self) -> None:
         """Make the decoder drop everything. The copies stay."""
         self._held.clear()
-        self._exact = sys.maxsize
+        self._window, self._exact, self._moved = None, sys.maxsize, False
         self._decoder.truncate(START)
 
     def clear(self) -> None:

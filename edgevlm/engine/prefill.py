@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.cancellation import CancelSignal
-from edgevlm.engine.kv_cache import KVCache, count_positions, number_positions, place_after
+from edgevlm.engine.kv_cache import (
+    KVCache,
+    Window,
+    count_positions,
+    number_positions,
+    place_after,
+)
 from edgevlm.engine.stopwatch import Phase, Stopwatch
 from edgevlm.engine.vision_encoder import TILES_PER_CHUNK, EmbeddingLookup, VisionEncoder
 from edgevlm.errors import CancelledError
-from edgevlm.inputs.image_processor import ProcessedImage, Span, Tile
+from edgevlm.inputs.image_processor import Span, Tile
 from edgevlm.inputs.prompt import PromptItem
+from edgevlm.inputs.tiling import Tiles
 from edgevlm.manifest import DecoderSpec
 from edgevlm.results import CacheInfo, Chunk
 from edgevlm.runtimes.protocols import DecoderRuntime, Place
@@ -93,7 +100,7 @@ class Prefill:
         cache_images: bool,
         cancel: CancelSignal,
         logits: bool = True,
-        slide: bool = False,
+        window: Window | None = None,
     ) -> Generator[Chunk, None, PrefillStats]:
         """Make the decoder hold a prompt, with logits after its last item.
 
@@ -102,7 +109,7 @@ class Prefill:
             cache_images: keep new embeddings for later requests.
             cancel: stops the work, also from another thread.
             logits: False: no logits are needed, so the decoder may hold all of it already.
-            slide: as in `KVCache.reuse_prefix`.
+            window: as in `KVCache.reuse_prefix`.
 
         Yields:
             Chunks without text, so that a reader sees progress and can close the stream.
@@ -115,7 +122,7 @@ class Prefill:
             self._kv_cache.reset()
         else:
             cached = self._kv_cache.reuse_prefix(
-                items, expect_continuation=expect_continuation, logits=logits, slide=slide
+                items, expect_continuation=expect_continuation, logits=logits, window=window
             )
         watch.lap("prefill")
         rest = items[cached:]
@@ -229,11 +236,11 @@ def tiles_of(items: Iterable[PromptItem]) -> Iterator[Tile]:
 
     A tile whose lines are spans comes once.
     """
-    seen: set[tuple[ProcessedImage, int]] = set()
+    seen: set[tuple[Callable[[], Tiles], int]] = set()
     for item in items:
         for tile in item.tiles if isinstance(item, Span) else ():
-            if (tile.image, tile.index) not in seen:
-                seen.add((tile.image, tile.index))
+            if (tile.split, tile.index) not in seen:
+                seen.add((tile.split, tile.index))
                 yield tile
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevlm.cancellation import CancelSignal
+from edgevlm.engine.kv_cache import Window
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.inputs.image_processor import ProcessedImage
 from edgevlm.inputs.prompt import Message, PromptItem
@@ -40,5 +41,5 @@ class Request:
     """Started when the request came."""
     cancel: CancelSignal
     """Stops the work."""
-    slide: bool = False
+    window: Window | None = None
     """As in `KVCache.reuse_prefix`."""

@@ -54,14 +54,15 @@ class Tile:
 
     key: bytes
     """Hash of the pixels."""
-    image: ProcessedImage = field(repr=False, compare=False)
+    split: Callable[[], Tiles] = field(repr=False, compare=False)
+    """Returns all tiles of the image; that of another image is another object."""
     index: int = field(compare=False)
     """Position among the tiles of the image."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """RGB uint8 ``[height, width, 3]``, or 6 channels of two frames; computed when first needed."""
-        return self.image.pixels[self.index]
+        return self.split().pixels[self.index]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class ProcessedImage:
     @property
     def tiles(self) -> tuple[Tile, ...]:
         """The tiles in order; their pixels are computed when first needed."""
-        return tuple(Tile(key, self, index) for index, key in enumerate(self.keys))
+        return tuple(Tile(key, self._split_once, index) for index, key in enumerate(self.keys))
 
     @functools.cached_property
     def spans(self) -> tuple[Span, ...]:
@@ -110,10 +111,19 @@ class ProcessedImage:
             for plan in self.plans
         )
 
-    @functools.cached_property
+    @property
     def pixels(self) -> tuple[NDArray[np.uint8], ...]:
         """RGB uint8 ``[height, width, 3]`` of each tile; computed when first needed."""
-        return self.split().pixels
+        return self._split_once().pixels
+
+    @functools.cached_property
+    def _split_once(self) -> Callable[[], Tiles]:
+        """`split`, which runs once.
+
+        Tiles refer to it, not to their image. Otherwise the image would refer to itself, and its pixels would
+        stay in memory until Python looks for cycles.
+        """
+        return functools.cache(self.split)
 
 
 class ImageProcessor:

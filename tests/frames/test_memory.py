@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgevlm import VLM, Answer, InputError
 from edgevlm.frame_memory import FrameMemory
+from edgevlm.inputs.image_processor import ProcessedImage
 
 QUESTION = "What color is it?"
 SIZE = (96, 96)
@@ -90,15 +92,73 @@ def test_a_model_that_cannot_move_positions_says_so(
     assert found[-1].token_ids == expected.token_ids
 
 
+def test_what_is_forgotten_is_freed_at_once(vlm: VLM) -> None:
+    """Not when Python looks for cycles: frames would pile up until then."""
+    gc.collect()
+    gc.disable()
+    try:
+        with vlm.watch(iter(frames(8)), QUESTION, max_tokens=1, memory=2) as watch:
+            for _ in watch:
+                alive = [one for one in gc.get_objects() if isinstance(one, ProcessedImage)]
+                assert len(alive) <= 2
+                del alive
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("memory", [0, -1, "30", "s", "-1s", 1.5, True, "1e9s"])
 def test_wrong_limits(vlm: VLM, memory: Any) -> None:
     with pytest.raises(InputError, match="memory"):
         vlm.watch(iter(frames(1)), QUESTION, memory=memory)
 
 
-def test_memory_is_for_one_source(vlm: VLM) -> None:
-    with pytest.raises(InputError, match="memory is for one source, there are 2"):
-        vlm.watch([iter(frames(1)), iter(frames(1))], QUESTION, memory=2)
+def in_turns(vlm: VLM, *sources: list[NDArray[np.uint8]], **options: Any) -> list[list[Answer]]:
+    """Return the answers about each source of one watch."""
+    found: list[list[Answer]] = [[] for _ in sources]
+    settings = {"max_tokens": 4, "top_logprobs": 0, **options}
+    with vlm.watch([iter(one) for one in sources], QUESTION, **settings) as watch:
+        for one in watch:
+            assert isinstance(one.answer, Answer)
+            found[one.source].append(one.answer)
+    assert [len(answers) for answers in found] == [len(images) for images in sources]
+    return found
+
+
+def logprobs(answers: list[Answer]) -> list[list[float]]:
+    return [[one.logprob for one in answer.logprobs] for answer in answers]
+
+
+def test_each_source_has_a_memory_of_its_own(vlm: VLM) -> None:
+    """Values are those of a watch of one source, and frames enter the KV cache once, in turns, too."""
+    sources = [frames(8, seed) for seed in (0, 1, 2)]
+    found = in_turns(vlm, *sources, memory=3)
+    for images, answers in zip(sources, found, strict=True):
+        (alone,) = in_turns(vlm, images, memory=3)
+        assert [one.token_ids for one in answers] == [one.token_ids for one in alone]
+        for one, other in zip(logprobs(answers), logprobs(alone), strict=True):
+            assert one == pytest.approx(other, abs=1e-3)
+        assert [one.stats.encoded_tiles for one in answers] == [1] * 8
+        decoded = [one.stats.prompt_tokens - one.stats.cached_tokens for one in answers]
+        assert (
+            decoded[1:] == [one.stats.prompt_tokens - one.stats.cached_tokens for one in alone][1:]
+        )
+
+
+def test_in_turns_values_are_those_of_a_question_about_the_frames_of_one_source(vlm: VLM) -> None:
+    sources = [frames(3, seed) for seed in (3, 4)]
+    for images, answers in zip(sources, in_turns(vlm, *sources, memory=3), strict=True):
+        for count, answer in enumerate(answers, 1):
+            expected = vlm.ask(images[:count], QUESTION, max_tokens=4, top_logprobs=0)
+            assert answer.token_ids == expected.token_ids
+            assert logprobs([answer])[0] == pytest.approx(logprobs([expected])[0], abs=1e-3)
+
+
+def test_another_request_between_two_frames_costs_no_frame(vlm: VLM) -> None:
+    with vlm.watch(iter(frames(6)), QUESTION, max_tokens=4, memory=3) as watch:
+        for one in watch:
+            assert isinstance(one.answer, Answer)
+            assert one.answer.stats.encoded_tiles == 1
+            vlm.ask(frames(1, 9)[0], QUESTION, max_tokens=4)
 
 
 def test_seconds(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:

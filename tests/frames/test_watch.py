@@ -79,7 +79,7 @@ def watch(question: Question, *sources: FrameSource, **options: Any) -> Watch:
         "min_change": 0.0,
         "every_frame": False,
     }
-    return Watch(sources, question, **{**settings, **options})
+    return Watch([(source, question) for source in sources], **{**settings, **options})
 
 
 @pytest.fixture(autouse=True)

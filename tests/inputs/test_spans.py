@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,6 +89,21 @@ def test_a_span_of_one_tile_has_its_key() -> None:
     assert [span.length for span in image.spans] == [4] * 13
     assert [span.tiles for span in image.spans] == [(tile,) for tile in image.tiles]
     assert image.spans is image.spans
+
+
+def test_an_image_is_freed_without_a_search_for_cycles() -> None:
+    """Otherwise the pixels of a camera's frames would stay in memory until Python has a reason to search."""
+    processor = ImageProcessor(ImageSpec(GRID, NORMALIZATION), VISION, "sequential")
+    image = processor.process(np.zeros((200, 150, 3), np.uint8), ImageBudget())
+    (tile, *_), _ = image.tiles, image.spans
+    gc.disable()
+    try:
+        freed = weakref.ref(image)
+        del image
+        assert freed() is None
+        assert tile.pixels.shape[2] == 3  # of which a tile needs no image
+    finally:
+        gc.enable()
 
 
 def processed(keys: tuple[bytes, ...], *plans: SpanPlan) -> ProcessedImage:

@@ -112,6 +112,22 @@ def test_copies_are_measured(folder: Path, compared: dict[str, Any]) -> None:
     assert all(value > 0 for value in found["conversations"].values())
 
 
+def test_the_cost_of_a_frame_is_measured(folder: Path) -> None:
+    run("frame_cost", str(folder), "--rounds", "1")
+    found = json.loads((folder / "frame_cost.json").read_text(encoding="utf-8"))
+    assert found["watch, ms"] > 0 and found["bare encode and decode, ms"] > 0
+
+
+def test_memories_are_measured_and_drawn(tmp_path: Path) -> None:
+    samples = tmp_path / "memory-nano.csv"
+    found = json.loads(run("memory", "--frames", "60", "--sources", "2", "--samples", str(samples)))
+    assert found["its copy, MB"] > 1 and found["same label"].endswith(" of 40")
+    assert len(samples.read_text(encoding="utf-8").splitlines()) == 2
+    run("plots", str(tmp_path))
+    with Image.open(tmp_path / "memory.png") as plot:
+        assert plot.width > 800
+
+
 def test_deadlines_are_measured(folder: Path) -> None:
     run("deadlines", str(folder), "--rounds", "1")
     found = json.loads((folder / "deadlines.json").read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ class Model:
             raise InputError("the question is empty")
         settings: dict[str, Any] = {"max_age": None, "within": None, "every": 0.0}
         settings |= {"min_change": 0.0, "every_frame": False}
-        return Watch([find_source(source)], Question(self.before), **{**settings, **options})
+        return Watch([(find_source(source), Question(self.before))], **{**settings, **options})
 
 
 class Told:
