@@ -1,8 +1,8 @@
 """Add an ONNX decoder to a bundle: ``python -m scripts.add_onnx_decoder CHECKPOINT BUNDLE [PRECISION ...]``.
 
-The checkpoint is the one that the bundle was made of. Its other files stay as they are. All files are measured
-again beside the checkpoint, and the manifest and the model card get the new report. Without PRECISION it is
-int8.
+The checkpoint is the one that the bundle was made of. Its other files stay as they are. All files are
+measured again beside the checkpoint, and the manifest and the model card get the new report. Without
+PRECISION it is int8.
 
     python -m scripts.add_onnx_decoder training/nano edgevlm/models/edgevlm-nano
 """

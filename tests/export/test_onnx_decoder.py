@@ -34,6 +34,13 @@ def weights(rows: int, length: int) -> NDArray[np.float32]:
     return values
 
 
+def levels(values: NDArray[np.uint8], bits: int, length: int) -> NDArray[np.uint8]:
+    """The values of packed rows, ``[n, length]``."""
+    if bits == 4:
+        values = np.stack([values & 15, values >> 4], axis=-1)
+    return values.reshape(len(values), -1)[:, :length]
+
+
 @pytest.mark.parametrize("length", [64, 96, 40])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_blocks_are_those_of_onnx_runtime(bits: int, length: int) -> None:
@@ -43,7 +50,9 @@ def test_blocks_are_those_of_onnx_runtime(bits: int, length: int) -> None:
         np.ascontiguousarray(rows.T)
     )
     found, found_scales = quantize_rows(rows, bits)
-    np.testing.assert_array_equal(found, expected)
+    assert found.shape == expected.shape
+    # ONNX Runtime leaves what fills up the last block as it was.
+    np.testing.assert_array_equal(levels(found, bits, length), levels(expected, bits, length))
     np.testing.assert_array_equal(found_scales, scales)
 
 
@@ -51,10 +60,8 @@ def test_blocks_are_those_of_onnx_runtime(bits: int, length: int) -> None:
 def test_rounding_is_no_worse_than_that_of_llama_cpp(bits: int, name: str) -> None:
     rows = weights(64, 256)
     values, scales = quantize_rows(rows, bits)
-    if bits == 4:
-        values = np.stack([values & 15, values >> 4], axis=-1).reshape(*values.shape[:2], -1)
-    levels = values.astype(np.float32) - (1 << (bits - 1))
-    ours = (levels * scales[..., None]).reshape(rows.shape)
+    steps = levels(values, bits, 256).astype(np.float32) - (1 << (bits - 1))
+    ours = steps * scales.repeat(32, axis=1)
     kind = gguf.GGMLQuantizationType[name]
     theirs = gguf.dequantize(gguf.quantize(rows, kind), kind)
     assert np.linalg.norm(ours - rows) <= 1.001 * np.linalg.norm(theirs - rows)
