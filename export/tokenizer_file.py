@@ -1,8 +1,7 @@
 """Write the tokenizer file of a decoder that runs without llama.cpp.
 
-It is the checkpoint's ``tokenizer.json``, changed so that it converts what `edgevlm.inputs.plain_text` gives
-it: plain text that is normalized, and has its leading space, already. `edgevlm.runtimes.onnx.vocabulary` reads
-it.
+It is the checkpoint's ``tokenizer.json``, changed so that it converts what `edgevlm.inputs.plain_text` passes
+on: plain text that is normalized and has its leading space. `edgevlm.runtimes.onnx.vocabulary` reads it.
 """
 
 from __future__ import annotations

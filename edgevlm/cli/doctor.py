@@ -17,6 +17,7 @@ import edgevlm
 from edgevlm.errors import EdgeVLMError
 from edgevlm.runtimes import openvino, system
 from edgevlm.runtimes.llama_cpp import guard, library
+from edgevlm.runtimes.llama_cpp.installation import INSTALL_LLAMA
 from edgevlm.runtimes.onnx import execution_providers, session
 
 HELP = "Describe this machine. Find problems that slow or break edgevlm, and say how to fix them."
@@ -155,6 +156,11 @@ def _examine_onnxruntime(report: Report) -> None:
 
 
 def _examine_llama_cpp(report: Report) -> None:
+    if importlib.util.find_spec("llama_cpp") is None:
+        report.add(
+            f"decoders in GGUF files do not run, since llama-cpp-python is not installed; {INSTALL_LLAMA}"
+        )
+        return
     try:
         verdict = guard.probe_library()
         report.llama_cpp_probe = " ".join(filter(None, (verdict.outcome, verdict.detail)))
@@ -208,6 +214,6 @@ def format_report(report: Report) -> str:
     if not report.problems:
         return f"{text}\n\nNo problem found."
     for problem in report.problems:
-        kind = "broken" if problem.fatal else "could be faster"
+        kind = "broken" if problem.fatal else "could be better"
         text += f"\n\n{kind}: {problem.message}"
     return text

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import LoadError, MissingDependencyError
 from edgevlm.runtimes.llama_cpp.gguf_header import GgufHeader
+from edgevlm.runtimes.llama_cpp.installation import INSTALL_LLAMA
 
 
 class EmbeddingTable:
@@ -32,7 +33,7 @@ class EmbeddingTable:
             import gguf
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
-                "reading embeddings needs the package gguf: pip install gguf"
+                f"reading embeddings needs the package gguf; {INSTALL_LLAMA}"
             ) from error
         self._dequantize = gguf.dequantize
         try:

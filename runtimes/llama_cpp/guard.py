@@ -31,7 +31,7 @@ from edgevlm.errors import LoadError, MissingDependencyError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp.installation import (
     BUILD_WITH_CUDA,
-    INSTALL_LLAMA_CPP,
+    INSTALL_LLAMA,
     REBUILD_ADVICE,
 )
 from edgevlm.user_cache import user_cache, write_cached
@@ -264,7 +264,9 @@ def _library_identity(folder: Path | None) -> str:
     if folder is None:
         package = importlib.util.find_spec("llama_cpp")
         if package is None or package.origin is None:
-            raise MissingDependencyError(f"the decoder needs llama-cpp-python; {INSTALL_LLAMA_CPP}")
+            raise MissingDependencyError(
+                f"a decoder in a GGUF file needs llama-cpp-python; {INSTALL_LLAMA}"
+            )
         folder = Path(package.origin).parent / "lib"
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     stats = [(path.name, path.stat()) for path in files]

@@ -3,8 +3,11 @@
 LLAMA_CPP_PYTHON_VERSION = "0.3.36"
 """The only version that edgevlm uses: the structures of llama.cpp's C API change between releases."""
 
+INSTALL_LLAMA = "pip install 'edgevlm[llama]'"
+"""Command that installs what decoders in GGUF files need."""
+
 INSTALL_LLAMA_CPP = f"pip install 'llama-cpp-python=={LLAMA_CPP_PYTHON_VERSION}'"
-"""Command that installs it."""
+"""Command that installs this version alone."""
 
 REBUILD_LLAMA_CPP = f"{INSTALL_LLAMA_CPP} --force-reinstall --no-deps --no-cache-dir"
 """Command that compiles it again."""

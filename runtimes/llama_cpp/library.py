@@ -15,6 +15,7 @@ from edgevlm.errors import LoadError
 from edgevlm.runtimes.imports import import_library
 from edgevlm.runtimes.llama_cpp.installation import (
     BUILD_WITH_CUDA,
+    INSTALL_LLAMA,
     INSTALL_LLAMA_CPP,
     LLAMA_CPP_PYTHON_VERSION,
     REBUILD_LLAMA_CPP,
@@ -41,7 +42,11 @@ def load_llama_cpp() -> ModuleType:
     """
     importlib.import_module("numpy.ctypeslib")  # takes milliseconds, which a request may not have
     llama_cpp = import_library(
-        "llama_cpp", "llama-cpp-python", "the decoder", INSTALL_LLAMA_CPP, REBUILD_LLAMA_CPP
+        "llama_cpp",
+        "llama-cpp-python",
+        "a decoder in a GGUF file",
+        INSTALL_LLAMA,
+        REBUILD_LLAMA_CPP,
     )
     if llama_cpp.__version__ != LLAMA_CPP_PYTHON_VERSION:
         raise LoadError(

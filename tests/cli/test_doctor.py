@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -54,3 +55,11 @@ def test_an_idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = [problem.message for problem in doctor.examine().problems]
     assert any("edgevlm[cuda]" in message for message in messages)
     assert "NVIDIA Orin" in doctor.format_report(doctor.examine())
+
+
+def test_a_machine_without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can still run decoders in ONNX."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    report = doctor.examine()
+    (problem,) = [problem for problem in report.problems if "llama-cpp-python" in problem.message]
+    assert "pip install 'edgevlm[llama]'" in problem.message and report.works

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -31,10 +31,10 @@ from edgevlm.inputs.tiling import Layout, Tiles
 from edgevlm.manifest import DecoderSpec
 from edgevlm.results import Chunk
 from edgevlm.runtimes.protocols import Place
+from tests.support.decoders import load_tiny
 from tests.support.tiny_decoder import (
     CONTEXT_LENGTH,
     EXACT,
-    ExactDecoder,
     TinyLlama,
     reference_model,
     relative_error,
@@ -61,7 +61,13 @@ class RandomVision:
         pass
 
 
-class RecordingDecoder(ExactDecoder):
+if TYPE_CHECKING:
+    from edgevlm.runtimes.protocols import DecoderRuntime as Base
+else:  # an object cannot be changed to a class with a protocol as its base
+    Base = object
+
+
+class Recording(Base):
     """Records the calls: kind, entries, bidirectional, logits."""
 
     calls: list[tuple[str, int, bool, bool]]
@@ -69,13 +75,13 @@ class RecordingDecoder(ExactDecoder):
 
     def decode_tokens(self, token_ids: Sequence[int], *arguments: Any, **named: Any) -> None:
         self.calls.append(("tokens", len(token_ids), False, named["logits"]))
-        super().decode_tokens(token_ids, *arguments, **named)
+        super().decode_tokens(token_ids, *arguments, **named)  # type: ignore[safe-super]
 
     def decode_embeddings(self, embeddings: Any, *arguments: Any, **named: Any) -> None:
         bidirectional = named.get("bidirectional", False)
         self.calls.append(("embeddings", len(embeddings), bidirectional, named["logits"]))
         self.embeddings.append(embeddings)
-        super().decode_embeddings(embeddings, *arguments, **named)
+        super().decode_embeddings(embeddings, *arguments, **named)  # type: ignore[safe-super]
 
 
 @pytest.fixture(scope="module")
@@ -83,21 +89,29 @@ def model() -> TinyLlama:
     return reference_model()
 
 
-@pytest.fixture(scope="module")
-def shared(tiny_file: Path) -> Iterator[RecordingDecoder]:
-    decoder = RecordingDecoder(
-        tiny_file, context_length=CONTEXT_LENGTH, bidirectional=CONTEXT_LENGTH, threads=1
+@pytest.fixture(scope="module", params=["llama.cpp", "ONNX Runtime"])
+def shared(
+    tiny_file: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Recording]:
+    decoder = load_tiny(
+        request.param,
+        tiny_file,
+        tmp_path_factory.mktemp("onnx"),
+        context_length=CONTEXT_LENGTH,
+        bidirectional=CONTEXT_LENGTH,
     )
+    decoder.__class__ = type("Recorded", (Recording, type(decoder)), {})
+    assert isinstance(decoder, Recording)
     yield decoder
     decoder.close()
 
 
 @pytest.fixture
-def decoder(shared: RecordingDecoder) -> RecordingDecoder:
+def decoder(shared: Recording) -> Recording:
     return emptied(shared)
 
 
-def emptied(decoder: RecordingDecoder) -> RecordingDecoder:
+def emptied(decoder: Recording) -> Recording:
     decoder.truncate(Place())
     decoder.calls, decoder.embeddings = [], []
     return decoder
@@ -118,7 +132,7 @@ def span(seed: int, length: int) -> Span:
 
 
 def prefill(
-    decoder: RecordingDecoder, attention: Attention = "causal", scale: float | None = 1.0
+    decoder: Recording, attention: Attention = "causal", scale: float | None = 1.0
 ) -> Prefill:
     """Return a prefill with empty caches."""
     spec = DecoderSpec("llama", 64, 262, 2048, attention, "sequential", 1.0, scale, {})
@@ -180,7 +194,7 @@ PROMPT: list[PromptItem] = [
     [("causal", 1.0), ("causal", None), ("prefix", 1.0), ("images", 1.0), ("images", None)],
 )
 def test_logits_are_those_of_the_mask(
-    decoder: RecordingDecoder, model: TinyLlama, attention: Attention, scale: float | None
+    decoder: Recording, model: TinyLlama, attention: Attention, scale: float | None
 ) -> None:
     filled = prefill(decoder, attention, scale)
     expected = expected_logits(model, PROMPT, attention)
@@ -196,7 +210,7 @@ def test_logits_are_those_of_the_mask(
 
 
 def test_each_image_attends_to_itself_in_one_call_and_texts_are_tokens(
-    decoder: RecordingDecoder,
+    decoder: Recording,
 ) -> None:
     run(prefill(decoder, "images", None), PROMPT)
     assert decoder.calls == [
@@ -209,12 +223,12 @@ def test_each_image_attends_to_itself_in_one_call_and_texts_are_tokens(
     ]
 
 
-def test_a_prompt_of_a_prefix_is_one_call(decoder: RecordingDecoder) -> None:
+def test_a_prompt_of_a_prefix_is_one_call(decoder: Recording) -> None:
     run(prefill(decoder, "prefix"), PROMPT)
     assert decoder.calls == [("embeddings", 79, True, True)]
 
 
-def test_without_a_scale_text_is_never_decoded_as_embeddings(decoder: RecordingDecoder) -> None:
+def test_without_a_scale_text_is_never_decoded_as_embeddings(decoder: Recording) -> None:
     run(prefill(decoder, "causal", None), PROMPT)
     assert decoder.calls == [
         ("tokens", 5, False, False),
@@ -227,7 +241,7 @@ def test_without_a_scale_text_is_never_decoded_as_embeddings(decoder: RecordingD
 
 
 def test_short_texts_between_spans_are_rows_of_the_table_times_the_scale(
-    decoder: RecordingDecoder, model: TinyLlama
+    decoder: Recording, model: TinyLlama
 ) -> None:
     run(prefill(decoder, "causal", 3.0), PROMPT)
     assert decoder.calls == [
@@ -240,9 +254,7 @@ def test_short_texts_between_spans_are_rows_of_the_table_times_the_scale(
     np.testing.assert_array_equal(rows[21:51], rows_of(2)[:30])
 
 
-def test_the_last_item_has_logits_whatever_it_is(
-    decoder: RecordingDecoder, model: TinyLlama
-) -> None:
+def test_the_last_item_has_logits_whatever_it_is(decoder: Recording, model: TinyLlama) -> None:
     for attention in ("causal", "images"):
         run(prefill(decoder, attention, None), PROMPT[:-11])
         assert [call[3] for call in decoder.calls] == [False] * 4 + [True]
@@ -257,7 +269,7 @@ LONG: list[PromptItem] = [*TEXT[:3], span(4, 2 * MAX_ENTRIES_PER_CALL + 50), *TE
 
 @pytest.mark.parametrize("scale", [1.0, None])
 def test_a_long_span_is_decoded_in_pieces(
-    decoder: RecordingDecoder, model: TinyLlama, scale: float | None
+    decoder: Recording, model: TinyLlama, scale: float | None
 ) -> None:
     yields = run(prefill(decoder, "causal", scale), LONG)
     assert decoder.calls == [
@@ -271,16 +283,14 @@ def test_a_long_span_is_decoded_in_pieces(
     assert relative_error(decoder.logits(), expected_logits(model, LONG)) < EXACT
 
 
-def test_the_last_piece_of_a_span_has_the_logits(
-    decoder: RecordingDecoder, model: TinyLlama
-) -> None:
+def test_the_last_piece_of_a_span_has_the_logits(decoder: Recording, model: TinyLlama) -> None:
     run(prefill(decoder), LONG[:-3])
     assert [call[3] for call in decoder.calls] == [False, False, False, True]
     assert relative_error(decoder.logits(), expected_logits(model, LONG[:-3])) < EXACT
 
 
 def test_a_span_that_attends_to_itself_is_one_call_however_long(
-    decoder: RecordingDecoder, model: TinyLlama
+    decoder: Recording, model: TinyLlama
 ) -> None:
     run(prefill(decoder, "images", None), LONG)
     assert [call[:2] for call in decoder.calls] == [
@@ -294,7 +304,7 @@ def test_a_span_that_attends_to_itself_is_one_call_however_long(
 @pytest.mark.parametrize("given_up_after", range(1, 7))
 @pytest.mark.parametrize("attention", ["causal", "images"])
 def test_a_request_given_up_in_the_middle_leaves_nothing_wrong(
-    decoder: RecordingDecoder, model: TinyLlama, attention: Attention, given_up_after: int
+    decoder: Recording, model: TinyLlama, attention: Attention, given_up_after: int
 ) -> None:
     """The next prompts begin alike, and end before, in and after what was decoded."""
     filled = prefill(decoder, attention, None)
@@ -327,7 +337,7 @@ ITEMS = st.integers(0, 250) | st.builds(
 @given(st.data())
 @pytest.mark.parametrize("attention", ["causal", "images"])
 def test_reused_spans_are_those_that_would_be_decoded(
-    attention: Attention, shared: RecordingDecoder, data: st.DataObject
+    attention: Attention, shared: Recording, data: st.DataObject
 ) -> None:
     """Spans of several lengths, also of one key, in prompts that share a prefix."""
     model = reference_model()
@@ -343,7 +353,7 @@ def test_reused_spans_are_those_that_would_be_decoded(
         assert relative_error(shared.logits(), expected) < EXACT
 
 
-def test_a_span_of_another_length_is_another_span(decoder: RecordingDecoder) -> None:
+def test_a_span_of_another_length_is_another_span(decoder: Recording) -> None:
     cache = KVCache(decoder)
     decoder.decode_tokens([7] * 6, np.arange(6, dtype=np.int32), logits=False)
     cache.extend([7, span(1, 4), 8])
@@ -361,7 +371,7 @@ def test_places_count_the_embeddings_of_spans() -> None:
 
 
 def test_copies_of_conversations_with_spans_are_restored_where_they_ended(
-    decoder: RecordingDecoder, model: TinyLlama
+    decoder: Recording, model: TinyLlama
 ) -> None:
     filled = prefill(decoder)
     conversations: list[list[PromptItem]] = [

@@ -16,19 +16,23 @@ from PIL import Image
 
 from edgevlm import VLM
 from edgevlm.engine.kv_cache import MIN_POSITIONS_WORTH_SAVING, KVCache
+from edgevlm.engine.loading import load_decoder
 from edgevlm.lru_cache import LruCache
+from edgevlm.manifest import Manifest
 from edgevlm.results import Stats
-from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder
-from edgevlm.runtimes.protocols import Place
+from edgevlm.runtimes.protocols import DecoderRuntime, Place
 from tests.support.tiny_decoder import place
 
 NANO = Path(__file__).resolve().parents[2] / "edgevlm" / "models" / "edgevlm-nano"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[LlamaCppDecoder]:
-    decoder = LlamaCppDecoder(NANO / "decoder.q8_0.gguf", context_length=512, threads=1)
+@pytest.fixture(scope="module", params=["q8_0", "int8"])
+def decoder(request: pytest.FixtureRequest) -> Iterator[DecoderRuntime]:
+    """The built-in model's decoder in llama.cpp, and in ONNX Runtime."""
+    manifest = Manifest.load(NANO)
+    path = NANO / manifest.decoder.choices[request.param].name
+    decoder = load_decoder(manifest, path, context_length=512, threads=1)
     yield decoder
     decoder.close()
 
@@ -39,7 +43,7 @@ def vlm() -> Iterator[VLM]:
         yield vlm
 
 
-def decode(decoder: LlamaCppDecoder, tokens: list[int], position: int) -> NDArray[np.float32]:
+def decode(decoder: DecoderRuntime, tokens: list[int], position: int) -> NDArray[np.float32]:
     at = np.arange(position, position + len(tokens), dtype=np.int32)
     decoder.decode_tokens(tokens, at, logits=True)
     return decoder.logits()
@@ -58,7 +62,7 @@ def prompt(conversation: int, length: int) -> list[int]:
     st.sampled_from([0, 300_000, 10**8]),
 )
 def test_what_is_reused_is_what_would_be_computed(
-    decoder: LlamaCppDecoder, requests: list[tuple[int, int]], max_bytes: int
+    decoder: DecoderRuntime, requests: list[tuple[int, int]], max_bytes: int
 ) -> None:
     """The cache is right for any order of conversations, and for little room for copies."""
     decoder.truncate(Place())
@@ -78,7 +82,7 @@ def test_what_is_reused_is_what_would_be_computed(
         assert np.abs(logits - fresh).max() < 0.05 * np.abs(fresh).max()
 
 
-def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecoder) -> None:
+def test_conversations_that_take_turns_are_prefilled_once(decoder: DecoderRuntime) -> None:
     decoder.truncate(Place())
     cache = KVCache(decoder)
     reused = []
@@ -94,7 +98,7 @@ def test_conversations_that_take_turns_are_prefilled_once(decoder: LlamaCppDecod
     assert 0 < cache.saved_bytes < 10**7
 
 
-def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder) -> None:
+def test_another_question_about_the_same_costs_no_copy(decoder: DecoderRuntime) -> None:
     decoder.truncate(Place())
     cache = KVCache(decoder)
     for question in range(5):
@@ -106,7 +110,7 @@ def test_another_question_about_the_same_costs_no_copy(decoder: LlamaCppDecoder)
     assert cache.saved == 0
 
 
-def test_only_what_is_expected_to_go_on_is_copied(decoder: LlamaCppDecoder) -> None:
+def test_only_what_is_expected_to_go_on_is_copied(decoder: DecoderRuntime) -> None:
     decoder.truncate(Place())
     cache = KVCache(decoder)
     for conversation, continues, copies in (
@@ -194,7 +198,7 @@ def test_a_server_copies_conversations_from_their_second_turn_on(vlm: VLM) -> No
     assert last.cached_tokens > last.prompt_tokens // 2
 
 
-def test_what_was_used_longest_ago_goes_first(decoder: LlamaCppDecoder) -> None:
+def test_what_was_used_longest_ago_goes_first(decoder: DecoderRuntime) -> None:
     decoder.truncate(Place())
     decode(decoder, prompt(0, 100), 0)
     size = decoder.save().nbytes

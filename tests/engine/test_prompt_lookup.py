@@ -22,12 +22,13 @@ from edgevlm.engine.prompt_lookup import (
 )
 from edgevlm.errors import InputError
 from edgevlm.options import GenerationOptions
+from edgevlm.runtimes.protocols import DecoderRuntime
 from edgevlm.scenes import composition
 from tests.conftest import picture
+from tests.support.decoders import load_tiny
 from tests.support.spans import make_span
 from tests.support.tiny_decoder import (
     EXACT,
-    ExactDecoder,
     TinyLlama,
     place,
     positions,
@@ -52,9 +53,11 @@ def reference() -> TinyLlama:
     return reference_model()
 
 
-@pytest.fixture
-def decoder(tiny_file: Path) -> Iterator[ExactDecoder]:
-    decoder = ExactDecoder(tiny_file, context_length=64, threads=1)
+@pytest.fixture(params=["llama.cpp", "ONNX Runtime"])
+def decoder(
+    tiny_file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[DecoderRuntime]:
+    decoder = load_tiny(request.param, tiny_file, tmp_path, context_length=64)
     yield decoder
     decoder.close()
 
@@ -127,7 +130,9 @@ def test_only_greedy_answers_get_drafts(nano: VLM) -> None:
             assert answer.stats.accepted_draft_tokens == 0
 
 
-def test_logits_of_a_draft_are_the_references(decoder: ExactDecoder, reference: TinyLlama) -> None:
+def test_logits_of_a_draft_are_the_references(
+    decoder: DecoderRuntime, reference: TinyLlama
+) -> None:
     tokens = some_tokens(20)
     decoder.decode_tokens(tokens[:12], positions(0, 12), logits=False)
     rows = decoder.decode_draft(tokens[12:], positions(12, 20))
@@ -138,7 +143,7 @@ def test_logits_of_a_draft_are_the_references(decoder: ExactDecoder, reference: 
     assert relative_error(row, reference_logits(reference, tokens)[15]) < EXACT
 
 
-def test_a_draft_that_llama_cpp_has_no_room_for_is_refused(decoder: ExactDecoder) -> None:
+def test_a_draft_that_is_too_long_is_refused(decoder: DecoderRuntime) -> None:
     count = decoder.max_logits + 1
     with pytest.raises(
         InputError, match=f"may have up to {decoder.max_logits} tokens, has {count}"

@@ -11,9 +11,9 @@ import pytest
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine.scoring import open_branches, score_continuations
 from edgevlm.runtimes.protocols import Place
+from tests.support.decoders import load_tiny
 from tests.support.tiny_decoder import (
     END,
-    ExactDecoder,
     TinyLlama,
     decoded,
     reference_logits,
@@ -37,11 +37,14 @@ def expected(model: TinyLlama, tokens: list[int]) -> float:
     return float(sum(steps) + np.logaddexp.reduce(logprobs[-1, ENDS]))
 
 
+@pytest.mark.parametrize("kind", ["llama.cpp", "ONNX Runtime"])
 @pytest.mark.parametrize("branches", [1, 3, 8])
-def test_scores(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, branches: int) -> None:
+def test_scores(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, branches: int
+) -> None:
     """One after another, and several in one batch."""
-    monkeypatch.setattr(ExactDecoder, "MAX_BRANCHES", branches)
-    decoder = ExactDecoder(tiny_file, context_length=CONTEXT, threads=1)
+    decoder = load_tiny(kind, tiny_file, tmp_path, context_length=CONTEXT)
+    monkeypatch.setattr(decoder, "max_branches", branches)
     model = reference_model()
     sizes: list[int] = []
     decode = decoder.decode_branches
@@ -60,8 +63,9 @@ def test_scores(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, branches: int)
     decoder.close()
 
 
-def test_branches_are_dropped_after_a_failure(tiny_file: Path) -> None:
-    decoder = ExactDecoder(tiny_file, context_length=CONTEXT, threads=1)
+@pytest.mark.parametrize("kind", ["llama.cpp", "ONNX Runtime"])
+def test_branches_are_dropped_after_a_failure(tiny_file: Path, tmp_path: Path, kind: str) -> None:
+    decoder = load_tiny(kind, tiny_file, tmp_path, context_length=CONTEXT)
     decoded(decoder, PROMPT)
     with pytest.raises(KeyboardInterrupt), open_branches(decoder, 3) as branches:
         decoder.decode_branches(branches, [1, 2, 3])

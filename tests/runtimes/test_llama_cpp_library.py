@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -65,3 +68,22 @@ def test_short_memory_is_told_from_damage() -> None:
     log("llama_model_load: error loading model: unable to allocate CUDA0 buffer\n")
     assert out_of_memory()
     recent_errors.clear()
+
+
+def test_says_what_installs_llama_cpp(tiny_file: Path) -> None:
+    """In a new process, which imports all parts but the library."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "sys.modules['llama_cpp'] = None\n"
+        "from edgevlm.errors import MissingDependencyError\n"
+        "from edgevlm.runtimes.llama_cpp.decoder import LlamaCppDecoder\n"
+        "from edgevlm.runtimes.llama_cpp.library import load_llama_cpp\n"
+        "for load in (lambda: LlamaCppDecoder(sys.argv[1], context_length=8), load_llama_cpp):\n"
+        "    try: load()\n"
+        "    except MissingDependencyError as error: print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_file)], capture_output=True, text=True, check=True
+    )
+    message = "a decoder in a GGUF file needs llama-cpp-python; pip install 'edgevlm[llama]'"
+    assert ended.stdout.splitlines() == [message, message]
