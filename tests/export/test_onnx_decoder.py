@@ -107,22 +107,21 @@ def test_unknown_runtime(tmp_path: Path) -> None:
 
 
 def test_both_runtimes_in_one_bundle(tmp_path: Path) -> None:
-    """Without --quick, int8 and q8_0 are compared with f16; all files are in the card and the manifest."""
+    """All are compared with the checkpoint; all files are in the card and the manifest."""
     manifest = export(
         checkpoints.smolvlm(tmp_path / "checkpoint"),
         tmp_path / "bundle",
         vision=["fp32"],
         decoder=["q8_0", "int8", "int4"],
+        quick=True,
         progress=False,
     )
     decoder = manifest.decoder
     assert list(decoder.choices) == ["q8_0", "int8", "int4"]
     assert decoder.onnx is not None
     assert manifest.parity is not None
-    answers = manifest.parity.answers
-    assert answers is not None
-    assert answers.exact_decoder == "f16"
-    assert [pair.decoder for pair in answers.pairs] == ["q8_0", "int8", "int4"]
+    errors = [manifest.parity.decoder[name].relative_error for name in decoder.choices]
+    assert errors[0] / 2 < errors[1] < 2 * errors[0] < errors[2]
     bits = [entry.bits_per_weight for entry in decoder.onnx.weights.values()]
     assert bits == pytest.approx([9, 5], rel=0.02)
     card = (tmp_path / "bundle" / "README.md").read_text()
