@@ -14,7 +14,7 @@ import pytest
 
 from edgevlm.inputs.images import load_image
 from edgevlm.runtimes.onnx.decoder import OnnxDecoder
-from tests.families.case import ROWS, Case, answer
+from tests.families.case import ROWS, Case
 from tests.families.onnx_decoders import GraphCase
 
 MAX_ERROR = 1e-4
@@ -47,7 +47,7 @@ def test_pieces(case: Case) -> None:
     """An answer token by token, and all at once, has the same logits."""
     messages, count = case.conversations()[1]
     images = case.images(count)
-    ids = answer(case.vlm, messages, images).token_ids
+    ids = (5, 40, 7, 300)
     prepared = [case.vlm._engine.process_image(load_image(image)) for image in images]
     alone, together = (
         case.vlm._engine.logits(messages, prepared, ids, tokens_per_call=length)
