@@ -42,13 +42,3 @@ def quantize_rows(
     if bits == 4:
         levels = levels[..., 0::2] | levels[..., 1::2] << 4
     return levels, scales
-
-
-def dequantize_rows(
-    values: NDArray[np.uint8], scales: NDArray[np.float32], bits: int, length: int
-) -> NDArray[np.float32]:
-    """Return the rows ``[n, length]`` that packed values and scales stand for."""
-    if bits == 4:
-        values = np.stack([values & 15, values >> 4], axis=-1).reshape(*values.shape[:2], -1)
-    restored = (values.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
-    return restored.reshape(len(values), -1)[:, :length]

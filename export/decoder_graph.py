@@ -6,6 +6,7 @@ RMS norms, and shapes that are computed although they are known.
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
@@ -20,24 +21,23 @@ ACCURACY_LEVEL = 4
 """ONNX Runtime rounds activations to int8, with a scale for each block, as llama.cpp does."""
 CACHES = ("keys", "values")
 """What a layer keeps, in the names of inputs and outputs."""
+NOWHERE = "nowhere"
+"""File of the weights of a graph that has none yet."""
 EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_WANTED = 3, 8, 2
 """Sizes with which the module is traced; all of them may differ when the graph runs."""
 
 
-def make_graph(
-    module: DecoderModule, floats: torch.dtype, bits: int | None
-) -> tuple[onnx_ir.Model, set[str]]:
-    """Return the graph of a module, whose weights have types and shapes, but no values.
+def finish_graph(traced: onnx.ModelProto, bits: int | None) -> tuple[onnx_ir.Model, set[str]]:
+    """Return the graph of a precision, whose weights have types and shapes, but no values.
 
     Args:
-        module: the module; its parameters get the type `floats`.
-        floats: type of the weights, masks and caches.
+        traced: what `trace` returns; it stays as it is.
         bits: bits of the weights of linear layers; None: they are floats, too.
 
     Returns:
         The graph, and the names of the weights of linear layers.
     """
-    model = trace(module, floats)
+    model = onnx_ir.from_proto(traced)
     matrices = replace_products(model.graph, bits)
     fuse_norms(model.graph)
     fix_shapes(model.graph)
@@ -49,8 +49,8 @@ def make_graph(
     return model, matrices
 
 
-def trace(module: DecoderModule, floats: torch.dtype) -> onnx_ir.Model:
-    """Return the graph of a module, whose weights have no values.
+def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
+    """Return the graph of a module. Its weights are names of external data that is nowhere.
 
     Args:
         module: the module; its parameters get the type `floats`.
@@ -98,10 +98,14 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx_ir.Model:
         )
     assert program is not None
     model = program.model
-    for value in model.graph.initializers.values():
-        value.const_value = None
+    for name, value in model.graph.initializers.items():
+        assert value.dtype is not None and value.shape is not None
+        shape = onnx_ir.Shape(value.shape.numpy())
+        value.const_value = onnx_ir.ExternalTensor(
+            NOWHERE, None, None, value.dtype, shape=shape, name=name
+        )
     name_axes(model.graph)
-    return model
+    return onnx_ir.to_proto(model)
 
 
 def name_axes(graph: onnx_ir.Graph) -> None:
@@ -145,10 +149,11 @@ def replace_products(graph: onnx_ir.Graph, bits: int | None) -> set[str]:
         outputs, inputs = (int(length) for length in weight.shape.numpy())
         found.add(weight.name)
         if bits is None:
-            weight.shape = onnx_ir.Shape([inputs, outputs])
+            weight.shape, weight.const_value = onnx_ir.Shape([inputs, outputs]), None
             node.replace_input_with(1, weight)
             continue
         count = -(-inputs // BLOCK_LENGTH)
+        weight.const_value = None
         weight.shape = onnx_ir.Shape([outputs, count, BLOCK_LENGTH * bits // 8])
         weight.type = onnx_ir.TensorType(onnx_ir.DataType.UINT8)
         scales = onnx_ir.Value(

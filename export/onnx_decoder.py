@@ -6,10 +6,12 @@ file beside it. Beside the graphs stand the embedding table and the tokenizer fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir
 import torch
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.block_quantization import quantize_rows
 from edgevlm.export.checkpoint import Checkpoint
-from edgevlm.export.decoder_graph import make_graph, scales_name
+from edgevlm.export.decoder_graph import finish_graph, scales_name, trace
 from edgevlm.export.decoder_module import DecoderModule
 from edgevlm.export.decoder_tensors import EMBEDDINGS, HEAD, vocabulary_tensors
 from edgevlm.export.families import Family
@@ -42,28 +44,54 @@ VALUES_AT_ONCE = 1 << 22
 """Values of a weight that are converted at once."""
 
 
-def write_onnx_decoder(
-    checkpoint: Checkpoint, family: Family, path: Path, precision: str, *, progress: bool = True
+def write_onnx_decoders(
+    checkpoint: Checkpoint, family: Family, files: Mapping[str, Path], *, progress: bool = True
 ) -> None:
-    """Write the graph to `path`, and its weights into `weights_path` beside it.
+    """Write graphs, and the weights of each into `weights_path` beside it.
 
     Args:
         checkpoint: the checkpoint.
         family: its family.
-        path: the file to write.
-        precision: one of `PRECISIONS`.
-        progress: show a progress bar on stderr.
+        files: one of `PRECISIONS` to the file to write.
+        progress: show progress bars on stderr.
 
     Raises:
         ExportError: the language model cannot be a graph, or a value is not finite or outside the range of
             float16.
     """
-    module = build_module(checkpoint, family)
+    traced: dict[torch.dtype, Traced] = {}
+    for precision, path in files.items():
+        floats = torch.float16 if precision == "fp16" else torch.float32
+        if floats not in traced:
+            module = build_module(checkpoint, family)
+            traced[floats] = Traced(trace(module, floats), dict(module.named_buffers()))
+        write_onnx_decoder(checkpoint, family, traced[floats], path, precision, progress=progress)
+    return_freed_memory()
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph that several precisions have in common."""
+
+    graph: onnx.ModelProto
+    buffers: Mapping[str, torch.Tensor]
+    """Values that are computed, and not read from the checkpoint."""
+
+
+def write_onnx_decoder(
+    checkpoint: Checkpoint,
+    family: Family,
+    traced: Traced,
+    path: Path,
+    precision: str,
+    *,
+    progress: bool,
+) -> None:
+    """Write one graph; arguments and errors as of `write_onnx_decoders`."""
     bits = BITS.get(precision)
-    floats = torch.float16 if precision == "fp16" else torch.float32
-    model, matrices = make_graph(module, floats, bits)
+    model, matrices = finish_graph(traced.graph, bits)
     weights = model.graph.initializers
-    for name, buffer in module.named_buffers():
+    for name, buffer in traced.buffers.items():
         if name in weights:
             weights[name].const_value = onnx_ir.tensor(buffer.numpy(), name=name)
     sources = find_sources(checkpoint, family)
@@ -81,8 +109,6 @@ def write_onnx_decoder(
                 beside = weights[scales_name(name)]
                 beside.const_value = file.write(beside, iter(scales))
     onnx_ir.save(model, path)
-    del model, module
-    return_freed_memory()
 
 
 def weights_path(path: Path) -> Path:

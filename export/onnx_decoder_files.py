@@ -14,7 +14,7 @@ from edgevlm.export.onnx_decoder import (
     find_sources,
     weights_path,
     write_embeddings,
-    write_onnx_decoder,
+    write_onnx_decoders,
 )
 from edgevlm.export.output_folder import file_entry
 from edgevlm.export.plan import Plan
@@ -41,11 +41,10 @@ def write_graphs(
         The graph of each precision.
 
     Raises:
-        ExportError: as of `write_onnx_decoder` and `write_embeddings`, or tokens have other numbers.
+        ExportError: as of `write_onnx_decoders` and `write_embeddings`, or tokens have other numbers.
     """
     files = {precision: folder / f"decoder.{precision}.onnx" for precision in written}
-    for precision, path in files.items():
-        write_onnx_decoder(plan.checkpoint, plan.family, path, precision, progress=progress)
+    write_onnx_decoders(plan.checkpoint, plan.family, files, progress=progress)
     if files:
         dtype = np.float32 if EXACT in chosen else np.float16
         write_embeddings(plan.checkpoint, plan.family, folder / EMBEDDINGS_FILE, dtype)
