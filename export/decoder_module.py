@@ -35,6 +35,7 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import AttentionInterface
+from transformers.models.opt.modeling_opt import OPTDecoder
 from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
 from edgevlm.errors import ExportError
@@ -48,8 +49,11 @@ REFUSED = {
     "gemma4_text": "its layers have embeddings of their own and share keys and values",
 }
 """``model_type`` of text configurations that llama.cpp computes and these graphs do not, and why."""
-OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {"paddleocr_vl_text": PaddleOCRTextModel}
-"""Classes of language models that transformers' `AutoModel` does not find."""
+OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {
+    "opt": OPTDecoder,
+    "paddleocr_vl_text": PaddleOCRTextModel,
+}
+"""Classes of language models that transformers' `AutoModel` does not find, or wraps in another one."""
 ATTENTION = "edgevlm"
 """The name of our attention in transformers."""
 
@@ -290,7 +294,8 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
     caches = []
     for layer in text.per_layer_config:
         size = getattr(layer, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        caches.append((int(layer.num_key_value_heads), int(size)))
+        heads = getattr(layer, "num_key_value_heads", text.num_attention_heads)
+        caches.append((int(heads), int(size)))
     return Layout(
         width=input_width(config),
         grid=family.positions == "grid",

@@ -342,6 +342,33 @@ def fix_shapes(graph: onnx_ir.Graph) -> None:
         node.replace_input_with(1, constant.outputs[0])
 
 
+def check_tensors(checkpoint: Checkpoint, family: Family) -> None:
+    """Check that the checkpoint has all tensors of the module, and no other ones.
+
+    Raises:
+        ExportError: one is missing, unknown or of another shape, or as of `build_module`.
+    """
+    module = build_module(checkpoint, family)
+    expected = {name: parameter.shape for name, parameter in module.named_parameters()}
+    sources = find_sources(checkpoint, family)
+    for name, entry in sources.items():
+        if name not in expected:
+            raise ExportError(
+                f"the checkpoint's language model has a tensor {entry.name} that transformers' model of this "
+                f"configuration lacks; config.json does not fit the weights"
+            )
+        if entry.shape != expected[name]:
+            raise ExportError(
+                f"{entry.name} has shape {list(entry.shape)}, config.json asks for {list(expected[name])}; "
+                f"they are not of one checkpoint"
+            )
+    if missing := sorted(expected.keys() - sources):
+        raise ExportError(
+            f"the checkpoint lacks {len(missing)} tensors of its language model, such as {missing[0]}; "
+            f"fetch the whole checkpoint"
+        )
+
+
 def parts(tensor: torch.Tensor, value: onnx_ir.Value, name: str) -> Iterator[NDArray[np.generic]]:
     """Yield the rows of a tensor, some at a time, in the type of a weight of the graph.
 

@@ -30,6 +30,7 @@ from edgevlm.export.families import Family, find_family
 from edgevlm.export.image_size import fix_image_size
 from edgevlm.export.messages import one_line
 from edgevlm.export.mrope import input_width
+from edgevlm.export.onnx_decoder import check_tensors
 from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.tool_calls import find_tool_calls
@@ -93,9 +94,12 @@ def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
     family = find_family(checkpoint.family, tower)
     text = checkpoint.config.get_text_config()
     architecture = find_architecture(checkpoint.config)
-    hyperparameters(architecture, text)
     check_layers(checkpoint)
-    gguf_names(checkpoint, family, architecture)
+    if architecture.gguf is None:
+        check_tensors(checkpoint, family)
+    else:
+        hyperparameters(architecture, text)
+        gguf_names(checkpoint, family, architecture)
     template = plan_template(checkpoint, family)
     usage = find_usage(checkpoint, family)
     with quiet_transformers():
@@ -357,7 +361,7 @@ def plan_prompt(
                 ]
             )
         ),
-        begin_token_ids=vocabulary.begin_token_ids,
+        begin_token_ids=() if family.begins_in_template else vocabulary.begin_token_ids,
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,

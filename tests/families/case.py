@@ -19,6 +19,7 @@ from tests.families.row import IMAGE, Message, Reference, Row, conversations, pi
 
 MODULES = (
     "aya_vision",
+    "blip_2",
     "cohere2_vision",
     "deepseek_vl",
     "gemma3",

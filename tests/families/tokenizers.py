@@ -164,6 +164,26 @@ def granite_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     return tokenizer
 
 
+def opt_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """OPT's: GPT-2's words, then bytes, with ``</s>`` before a text as well as behind an answer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "</s>"
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<s>", "<pad>", end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
 def cohere_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     """Cohere's: composed characters, then as Granite's, with a token before the prompt.
 
