@@ -82,8 +82,15 @@ def scatter(past: Any, places: Any, new: Any) -> Any:
     return opset20.ScatterND(past, places, new)
 
 
+def linear(values: Any, weight: Any, bias: Any = None) -> Any:
+    """Translate a linear layer to ONNX: a product, also where PyTorch would write a ``Gemm``."""
+    product = opset20.MatMul(values, opset20.Transpose(weight, perm=[1, 0]))
+    return product if bias is None else opset20.Add(product, bias)
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.edgevlm.write_cells.default: scatter
+    torch.ops.aten.linear.default: linear,
+    torch.ops.edgevlm.write_cells.default: scatter,
 }
 """For the argument ``custom_translation_table`` of `torch.onnx.export`."""
 

@@ -93,12 +93,13 @@ class OwnPrompt(Blip2Processor):
 
 
 def load_processor(checkpoint: Path) -> OwnPrompt:
-    return OwnPrompt(
+    processor = OwnPrompt(
         BlipImageProcessorPil.from_pretrained(checkpoint),
         AutoTokenizer.from_pretrained(checkpoint),
         num_query_tokens=QUERIES,
-        chat_template="its own",
     )
+    processor.chat_template = "its own"
+    return processor
 
 
 class TextAlone(Blip2ForConditionalGeneration):
