@@ -37,8 +37,9 @@ MAX_ANSWER_TOKENS = 24
 """Tokens of the longest answer."""
 TINY = float(np.finfo(np.float32).tiny)
 EXACT_VISION = "fp32"
-EXACT_DECODERS = ("f16", "f32", "bf16")
-"""Types of the exact pair's decoder in the order of preference: the one that others are quantized from."""
+EXACT_DECODERS = ("f16", "f32", "bf16", "fp32")
+"""Types of the exact pair's decoder in the order of preference: the one that others are quantized from. A
+graph is the exact decoder where there is no GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ class Files:
         bundle = Bundle(self.folder, self.manifest)
         return (
             _key(self.manifest.vision.files, bundle.vision_file(None, CPU_BACKEND.precisions)),
-            _key(self.manifest.decoder.files, bundle.decoder_file(None)),
+            _key(self.manifest.decoder.choices, bundle.decoder_file(None)),
         )
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the pairs to compare with the exact pair."""
         exact = (EXACT_VISION, self.exact_decoder)
         pairs = [(vision, exact[1]) for vision in self.manifest.vision.files]
-        pairs += [(EXACT_VISION, decoder) for decoder in self.manifest.decoder.files]
+        pairs += [(EXACT_VISION, decoder) for decoder in self.manifest.decoder.choices]
         pairs.append(self.automatic)
         return [pair for pair in dict.fromkeys(pairs) if pair != exact]
 

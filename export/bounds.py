@@ -18,7 +18,7 @@ from edgevlm.errors import ExportError
 VISION_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.07, "int4": 0.4}
 """The error of each vision precision."""
 DECODER_BOUNDS = {"f32": 1e-2, "f16": 1e-2, "bf16": 5e-2, "8": 0.1, "6": 0.2, "5": 0.35, "4": 0.7}
-DECODER_BOUNDS |= {"3": 0.9, "2": 1.0, "1": 1.0}
+DECODER_BOUNDS |= {"3": 0.9, "2": 1.0, "1": 1.0, "fp32": 1e-2, "fp16": 1e-2}
 """The error of each decoder type, or of quantized types by the bits in the name.
 
 Measured for f16: up to 3e-3 on tiny checkpoints, and 6e-3 on InternVL3 1B's shape after a prompt of 3,300
@@ -47,7 +47,7 @@ def answer_bounds(vision: str, decoder: str, image: Scale, context: Scale, posit
 
     Args:
         vision: precision of the vision graph.
-        decoder: llama.cpp type of the decoder.
+        decoder: type of the decoder.
         image: what another image causes.
         context: what the mean distribution of all positions causes.
         positions: number of positions; two near ties among them may always turn over.

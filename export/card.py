@@ -20,7 +20,7 @@ pipeline_tag: image-text-to-text
 # {name}
 
 `{repository}`{revision} ({family}) as a bundle for [edgevlm](https://github.com/edgevlm/edgevlm): the
-vision tower as ONNX, the language model as GGUF, and a manifest that says how the two work together.
+vision tower as ONNX, the language model as {decoders}, and a manifest that says how the two work together.
 
 ```console
 $ edgevlm ask "What is in the picture?" photo.jpg --model {name}
@@ -43,8 +43,7 @@ print(answer.text)
 
 The parts work without edgevlm, too: `vision.*.onnx` in ONNX Runtime, input `{input_name}` (uint8
 `{input_shape}`, unchanged pixels), output `{output_name}` (float32
-`{output_shape}`); `decoder.*.gguf` in llama.cpp, for text alone with
-`llama-cli -m {decoder_file}`.
+`{output_shape}`){decoder_use}.
 
 ## Parity
 
@@ -126,7 +125,8 @@ def write_card(manifest: Manifest) -> str:
         files="\n".join(
             [
                 *file_rows("vision", manifest.vision.files),
-                *file_rows("language model", manifest.decoder.files),
+                *file_rows("language model", manifest.decoder.weight_files),
+                *graph_rows(manifest),
             ]
         ),
         calibration=(
@@ -139,7 +139,8 @@ def write_card(manifest: Manifest) -> str:
         output_shape=f"[{count}, {manifest.vision.tokens_per_tile or 'tokens'}, {manifest.vision.width}]",
         input_name=manifest.vision.input_name,
         output_name=manifest.vision.output_name,
-        decoder_file=next(iter(manifest.decoder.files.values())).name,
+        decoders=" and ".join(decoder_formats(manifest)),
+        decoder_use=describe_use(manifest),
         parity=describe_parity(parity).rstrip(),
         drift=DRIFT_ALLOWED if parity.drift_allowed else "",
         created_with=", ".join(
@@ -183,6 +184,31 @@ def file_rows(part: str, files: Mapping[str, FileEntry]) -> list[str]:
         f"{'' if entry.bits_per_weight is None else f'{entry.bits_per_weight:.2f}'} |"
         for precision, entry in files.items()
     ]
+
+
+def graph_rows(manifest: Manifest) -> list[str]:
+    """Return a table row for each file that graphs of the language model need beside their weights."""
+    spec = manifest.decoder.onnx
+    if spec is None:
+        return []
+    shared = {"tokenizer": spec.tokenizer, "embeddings": spec.embeddings}
+    return file_rows("graph of the language model", spec.files) + file_rows(
+        "language model", shared
+    )
+
+
+def decoder_formats(manifest: Manifest) -> list[str]:
+    """Return the file formats of the language model."""
+    decoder = manifest.decoder
+    return [*(["GGUF"] if decoder.files else []), *(["ONNX"] if decoder.graphs else [])]
+
+
+def describe_use(manifest: Manifest) -> str:
+    """Return how GGUF files are used without edgevlm; empty without such files."""
+    if not manifest.decoder.files:
+        return ""
+    file = next(iter(manifest.decoder.files.values())).name
+    return f"; `decoder.*.gguf` in llama.cpp, for text alone with\n`llama-cli -m {file}`"
 
 
 def describe_parity(parity: ParityReport) -> str:

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         type=names,
         metavar="LIST",
-        help="llama.cpp types of the language model: f16, q8_0, q4_0, q4_k_m, ... (default: q8_0)",
+        help="types of the language model: llama.cpp's f16, q8_0, q4_0, q4_k_m, ..., and ONNX graphs in "
+        "fp32, fp16, int8, int4 (default: q8_0)",
     )
     decoder.add_argument(
         "--decoder-gguf", metavar="FILE", help="an existing GGUF file of the language model"
@@ -65,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="fast",
         help="the files that answer first on this machine, among those that are right nearly as often",
+    )
+    parser.add_argument(
+        "--decoder-runtime",
+        choices=("llama.cpp", "onnx"),
+        help="the runtime that --decoder is for if it is left out: onnx takes int8 (default: llama.cpp, if it "
+        "has the language model)",
     )
     parser.add_argument(
         "--image-size",
@@ -101,13 +108,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return the exit code."""
     check_dependencies()
-    from edgevlm.export.pipeline import DEFAULT_DECODER, export
+    from edgevlm.export.pipeline import export
 
     manifest = export(
         arguments.checkpoint,
         arguments.out,
         vision=arguments.vision,
-        decoder=arguments.decoder or DEFAULT_DECODER,
+        decoder=arguments.decoder,
+        decoder_runtime=arguments.decoder_runtime,
         decoder_gguf=arguments.decoder_gguf,
         goal=arguments.budget or arguments.goal,
         image_size=arguments.image_size,
@@ -155,7 +163,7 @@ def summary(manifest: Manifest) -> list[str]:
     for precision, entry in manifest.vision.files.items():
         error = parity.vision[precision].relative_error
         lines.append(f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {error:.1e}")
-    for file_type, entry in manifest.decoder.files.items():
+    for file_type, entry in manifest.decoder.weight_files.items():
         drift = parity.decoder[file_type]
         lines.append(
             f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {drift.relative_error:.1e}   "

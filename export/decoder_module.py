@@ -24,6 +24,7 @@ which entries see each other.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from edgevlm.export.architectures import ARCHITECTURES
 from edgevlm.export.families import Family
 from edgevlm.export.mrope import deepstack_layers, input_width
 
-REFUSED = {
+REFUSED: Mapping[str, str] = {
     "lfm2": "its short convolutions keep a state that is no cache of keys and values",
     "qwen3_5_text": "its gated delta nets keep a state that is no cache of keys and values",
     "gemma4_text": "its layers have embeddings of their own and share keys and values",
@@ -214,11 +215,8 @@ class DecoderModule(nn.Module):
     def __init__(self, config: PretrainedConfig, family: Family) -> None:
         super().__init__()
         text = config.get_text_config()
-        if reason := REFUSED.get(text.model_type):
-            raise ExportError(
-                f"a decoder of type {text.model_type!r} cannot be exported for ONNX Runtime: {reason}; take "
-                f"a type of llama.cpp, such as --decoder q8_0"
-            )
+        check_language_model(config)
+        text = copy.deepcopy(text)  # the attention of the reference stays its own
         kind = OWN_CLASSES.get(text.model_type)
         self.decoder: Any = kind._from_config(text) if kind else AutoModel.from_config(text)
         self.decoder.set_attn_implementation(ATTENTION)
@@ -282,6 +280,20 @@ class DecoderModule(nn.Module):
             return output + self._rows[..., start : start + self.hidden]
 
         return add
+
+
+def check_language_model(config: PretrainedConfig) -> None:
+    """Check that the language model keeps nothing but keys and values of each layer.
+
+    Raises:
+        ExportError: it does.
+    """
+    kind = config.get_text_config().model_type
+    if kind in REFUSED:
+        raise ExportError(
+            f"the language model {kind!r} cannot be exported for ONNX Runtime: {REFUSED[kind]}; take a type "
+            f"of llama.cpp, such as --decoder q8_0"
+        )
 
 
 def plan_layout(config: PretrainedConfig, family: Family) -> Layout:

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgevlm.bundle import sha256
 from edgevlm.errors import ExportError
+from edgevlm.manifest import FileEntry
 
 
 def check_out(out: Path) -> None:
@@ -65,3 +67,8 @@ def staged(out: Path) -> Iterator[Path]:
         raise ExportError(f"cannot make {out}: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_entry(path: Path, bits_per_weight: float | None = None) -> FileEntry:
+    """Return the entry of a finished file, with its size and hash."""
+    return FileEntry(path.name, path.stat().st_size, sha256(path), bits_per_weight)

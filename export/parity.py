@@ -214,7 +214,7 @@ def compare(
 
     Args:
         vision_files: the graph of each precision, fp32 among them.
-        decoder_files: the GGUF file of each type.
+        decoder_files: the GGUF file or ONNX graph of each type.
 
     Returns:
         The drift of each vision graph and of each decoder.

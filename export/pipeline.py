@@ -12,27 +12,29 @@ from pathlib import Path
 import gguf
 from tqdm import tqdm
 
-from edgevlm.bundle import sha256
+from edgevlm.bundle import DecoderRuntimeName
 from edgevlm.errors import ExportError
 from edgevlm.export import decoder as decoder_export
-from edgevlm.export import parity, quantize
+from edgevlm.export import onnx_decoder, parity, quantize
 from edgevlm.export import vision as vision_export
 from edgevlm.export.answers import EXACT_DECODERS, Files
-from edgevlm.export.architectures import context_length, find_architecture
+from edgevlm.export.architectures import check_llama_cpp, context_length, find_architecture
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.decoder_module import check_language_model
 from edgevlm.export.dependencies import versions
-from edgevlm.export.existing_gguf import open_existing_decoder
+from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.importance import measure_importance
-from edgevlm.export.output_folder import check_disk, check_out, staged
+from edgevlm.export.onnx_decoder_files import TOKENIZER_FILE, describe_graphs, write_graphs
+from edgevlm.export.output_folder import check_disk, check_out, file_entry, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.products import Activation, measure_activations
 from edgevlm.export.reference import Reference
 from edgevlm.export.report import make_report
 from edgevlm.export.selection import Goal, select
 from edgevlm.export.sensitivity import AnswerProbe
-from edgevlm.export.text_battery import check_tokenizer
+from edgevlm.export.text_battery import check_tokenizer, check_tokenizer_file
 from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import (
     MANIFEST_NAME,
@@ -50,9 +52,11 @@ DEFAULT_VISION = ("fp32", "int8")
 """fp32 is exact on every device, int8 is twice as fast on a CPU; fp16 is for GPUs, where fp32 runs, too."""
 SMALL_VISION = ("fp32", "fp16", "int8", "int4")
 """What the files for a size or a small error are chosen from."""
-DEFAULT_DECODER = ("q8_0",)
-"""Half the size of f16, with an error that changes few answers."""
-DECODER_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
+DEFAULT_DECODER = {"llama.cpp": ("q8_0",), "onnx": ("int8",)}
+"""For each runtime a type of about a quarter of float32's size, with an error that changes few answers."""
+GGUF_TYPES = (*decoder_export.UNQUANTIZED, *quantize.BLOCK_TYPES)
+DECODER_TYPES = (*GGUF_TYPES, *onnx_decoder.PRECISIONS)
+"""llama.cpp's types, and the precisions of ONNX graphs."""
 
 GOAL_TYPES = ("f16", "bf16", "q8_0")
 """As large as what is written while types are chosen: f16, a file of the same size to measure, the result."""
@@ -66,7 +70,8 @@ def export(
     out: str | Path,
     *,
     vision: Sequence[str] | None = None,
-    decoder: Sequence[str] = DEFAULT_DECODER,
+    decoder: Sequence[str] | None = None,
+    decoder_runtime: DecoderRuntimeName | None = None,
     decoder_gguf: str | Path | None = None,
     goal: Goal | None = None,
     image_size: tuple[int, int] | None = None,
@@ -85,7 +90,10 @@ def export(
         out: the output folder; it must not exist.
         vision: any of `edgevlm.export.vision.PRECISIONS`; with `goal`, those to choose from. None:
             `SMALL_VISION` for a size and ``best``, else `DEFAULT_VISION`.
-        decoder: any of `DECODER_TYPES`.
+        decoder: any of `DECODER_TYPES`: GGUF files of llama.cpp's types, and ONNX graphs. None: what
+            `DEFAULT_DECODER` has for the runtime.
+        decoder_runtime: ``llama.cpp`` or ``onnx``, for the default of `decoder`. None: llama.cpp, if it has
+            the language model.
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
         goal: choose one precision of `vision`, and types of the decoder instead of `decoder`: for a size in
             bytes, ``fast`` or ``best``; see `edgevlm.export.selection`.
@@ -109,42 +117,64 @@ def export(
     if vision is None:
         vision = DEFAULT_VISION if goal in (None, "fast") else SMALL_VISION
     check_choice("vision precision", vision, vision_export.PRECISIONS)
-    check_choice("decoder type", decoder, DECODER_TYPES)
+    if decoder_runtime is not None:
+        check_choice("decoder runtime", [decoder_runtime], tuple(DEFAULT_DECODER))
+    if (goal is not None or decoder_gguf is not None) and decoder_runtime == "onnx":
+        raise ExportError(
+            "a goal and --decoder-gguf are about GGUF files, which llama.cpp runs: leave out "
+            "--decoder-runtime onnx"
+        )
+    if decoder is not None:
+        check_choice("decoder type", decoder, DECODER_TYPES)
     check_out(out)
     if goal is not None and (decoder_gguf is not None or quick):
         raise ExportError(
             "files are chosen for a goal by their answers: leave out "
             + ("--decoder-gguf" if decoder_gguf is not None else "--quick")
         )
-    images = find_calibration_images(calibration, vision, decoder, goal)
+    images = find_calibration_images(calibration, vision, decoder or (), goal)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
     plan = make_plan(source, image_size)
+    if decoder is None:
+        decoder = DEFAULT_DECODER[decoder_runtime or find_runtime(source)]
+    if goal is not None or decoder_gguf is not None or set(decoder) & set(GGUF_TYPES):
+        check_llama_cpp(source.config)
     existing = None
     if decoder_gguf is not None:
         existing = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
-    types = tuple(decoder) if goal is None else ("f16",)
+    types = tuple(name for name in decoder if name in GGUF_TYPES) if goal is None else ("f16",)
+    precisions: tuple[str, ...] = ()
+    if goal is None and existing is None:
+        precisions = tuple(name for name in decoder if name not in GGUF_TYPES)
+    if precisions:
+        check_language_model(source.config)
     written = types
     if existing:
         types = (existing.file_type,)
         # a quantized file is compared with one that is not, which is not part of the bundle
         written = () if quick or existing.file_type in EXACT_DECODERS else EXACT_DECODERS[:1]
+    # so are rounded graphs, if no GGUF file serves for that
+    graphs = precisions
+    if precisions and not (types or quick or onnx_decoder.EXACT in precisions):
+        graphs = (onnx_decoder.EXACT, *precisions)
     check_disk(
         out.parent,
-        estimate_bytes(plan, vision, written if goal is None else GOAL_TYPES)
+        estimate_bytes(plan, vision, written if goal is None else GOAL_TYPES, graphs)
         + (existing.path.stat().st_size if existing else 0),
     )
     with staged(out) as folder, quiet_transformers():
         decoder_files = write_unquantized(plan, folder, written, progress=progress)
+        graph_files = write_graphs(plan, folder, graphs, precisions, progress=progress)
+        texts = check_vocabulary(plan, folder, existing, decoder_files, graph_files)
         if existing:
             decoder_files[existing.file_type] = existing.copy(folder)
-            texts = existing.texts
-        else:
-            texts = check_tokenizer(
-                next(iter(decoder_files.values())), plan.vocabulary, plan.processor.tokenizer
-            )
         vision_files = write_vision(plan, folder, vision, images, progress=progress)
         manifest = build_manifest(
-            plan, name or source.repository.rpartition("/")[2], vision_files, decoder_files
+            plan,
+            name or source.repository.rpartition("/")[2],
+            vision_files,
+            decoder_files,
+            graph_files,
         )
         if goal is not None or needs_importance(written, quick=quick):
             importance = measure_importance(
@@ -177,6 +207,7 @@ def export(
             decoder=dataclasses.replace(
                 manifest.decoder,
                 files=decoder_entries({name: decoder_files[name] for name in types}),
+                onnx=describe_graphs(plan, {name: graph_files[name] for name in precisions}),
             ),
         )
         reference = Reference(
@@ -190,7 +221,7 @@ def export(
         del reference
         report = make_report(
             cases,
-            Files(manifest, folder, vision_files, decoder_files),
+            Files(manifest, folder, vision_files, decoder_files | graph_files),
             texts=texts,
             quick=quick,
             allow_drift=allow_drift,
@@ -207,6 +238,11 @@ def export(
     return manifest
 
 
+def find_runtime(checkpoint: Checkpoint) -> DecoderRuntimeName:
+    """Return llama.cpp, or ONNX Runtime for a language model that llama.cpp does not have."""
+    return "llama.cpp" if find_architecture(checkpoint.config).gguf else "onnx"
+
+
 def find_calibration_images(
     folder: str | Path | None, precisions: Sequence[str], types: Sequence[str], goal: Goal | None
 ) -> CalibrationImages:
@@ -221,7 +257,7 @@ def find_calibration_images(
         raise ExportError(
             f"calibration images ({folder}) are for {', '.join(vision_export.CALIBRATED)} and for decoders "
             f"below 8 bits; the vision precisions are {', '.join(precisions)}, the decoder types "
-            f"{', '.join(types)}; leave the folder out"
+            f"{', '.join(types) or 'the default'}; leave the folder out"
         )
     return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
 
@@ -318,10 +354,45 @@ def warn_of_fallback(quantized: quantize.Quantized, file_type: str) -> None:
         )
 
 
+def check_vocabulary(
+    plan: Plan,
+    folder: Path,
+    existing: ExistingDecoder | None,
+    decoder_files: Mapping[str, Path],
+    graph_files: Mapping[str, Path],
+) -> int:
+    """Compare the vocabulary of each runtime with transformers; errors as of `check_tokenizer`.
+
+    Args:
+        existing: a GGUF file of the user, which was compared before.
+        decoder_files: GGUF files.
+        graph_files: ONNX graphs.
+
+    Returns:
+        The number of texts.
+    """
+    texts = 0 if existing is None else existing.texts
+    if decoder_files and existing is None:
+        path = next(iter(decoder_files.values()))
+        texts = check_tokenizer(path, plan.vocabulary, plan.processor.tokenizer)
+    if graph_files:
+        path = folder / TOKENIZER_FILE
+        texts = check_tokenizer_file(path, plan.vocabulary, plan.processor.tokenizer)
+    return texts
+
+
 def build_manifest(
-    plan: Plan, name: str, vision_files: dict[str, Path], decoder_files: dict[str, Path]
+    plan: Plan,
+    name: str,
+    vision_files: dict[str, Path],
+    decoder_files: dict[str, Path],
+    graph_files: Mapping[str, Path] | None = None,
 ) -> Manifest:
     """Build the manifest, without the parity report.
+
+    Args:
+        decoder_files: GGUF files.
+        graph_files: ONNX graphs of the decoder.
 
     Raises:
         ExportError: the vision graph does not fit the language model.
@@ -352,7 +423,7 @@ def build_manifest(
         ),
         prompt=plan.prompt,
         decoder=DecoderSpec(
-            architecture=gguf.MODEL_ARCH_NAMES[architecture.gguf],
+            architecture=architecture.gguf_name if architecture.gguf else text.model_type,
             width=plan.vision.width,
             vocabulary_size=text.vocab_size,
             context_length=context_length(config, plan.family.attention),
@@ -361,6 +432,7 @@ def build_manifest(
             embedding_scale=plan.family.embedding_scale(config),
             text_embedding_scale=plan.family.text_embedding_scale,
             files=decoder_entries(decoder_files),
+            onnx=describe_graphs(plan, graph_files or {}),
         ),
         parity=None,
         golden=None,
@@ -380,11 +452,6 @@ def select_files(spec: VisionSpec, names: Iterable[str]) -> VisionSpec:
     return dataclasses.replace(spec, files={name: spec.files[name] for name in names})
 
 
-def file_entry(path: Path, bits_per_weight: float | None = None) -> FileEntry:
-    """Return the entry of a finished file, with its size and hash."""
-    return FileEntry(path.name, path.stat().st_size, sha256(path), bits_per_weight)
-
-
 def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
     """Check a list of choices.
 
@@ -400,7 +467,9 @@ def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None
         )
 
 
-def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) -> int:
+def estimate_bytes(
+    plan: Plan, vision: Sequence[str], decoder: Sequence[str], graphs: Sequence[str] = ()
+) -> int:
     """Return the disk space in bytes that the export needs, a little more than the real value."""
     parts: Counter[str] = Counter()
     for entry in plan.checkpoint.tensors.values():
@@ -411,4 +480,9 @@ def estimate_bytes(plan: Plan, vision: Sequence[str], decoder: Sequence[str]) ->
         block_type = gguf.GGMLQuantizationType[quantize.BLOCK_TYPES.get(name, name.upper())]
         block, size = gguf.GGML_QUANT_SIZES[block_type]
         total += (parts["decoder"] + parts["head"]) * size / block * 1.3
+    if graphs:
+        table = plan.vision.width * plan.checkpoint.config.get_text_config().vocab_size
+        head = 0 if parts["head"] else table  # tied to the embeddings, and written again
+        bytes_per_weight = sum(onnx_decoder.BYTES[precision] for precision in graphs)
+        total += (parts["decoder"] + parts["head"] + head) * bytes_per_weight + 4 * table
     return int(total)

@@ -32,7 +32,7 @@ def make_report(
         DriftError: prompt token ids differ, or a difference is beyond its bound and `allow_drift` is False.
     """
     precisions = list(files.manifest.vision.files) if quick else []
-    types = list(files.manifest.decoder.files) if quick else [files.exact_decoder]
+    types = list(files.manifest.decoder.choices) if quick else [files.exact_decoder]
     vision, decoder = parity.compare(
         cases,
         files.manifest,

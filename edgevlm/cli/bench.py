@@ -118,7 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(f"{name:8} {value}" for name, value in lines.items()))
         print()
         print(
-            format_tables(speeds, list(decoders.values()), limits, bundle.manifest.decoder.choices)
+            format_tables(
+                speeds, list(decoders.values()), limits, bundle.manifest.decoder.weight_files
+            )
         )
     return 0 if speeds else 1
 

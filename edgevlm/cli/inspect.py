@@ -79,7 +79,7 @@ def format_manifest(manifest: Manifest) -> str:
         f"decoder       {decoder.architecture}, width {decoder.width}, "
         f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "
         f"{decoder.attention} attention",
-        *_files(decoder.choices, parity.decoder if parity else {}),
+        *_files(decoder.weight_files, parity.decoder if parity else {}),
         *(
             [f"tools         {_tool_calls(manifest.prompt.tool_calls)}"]
             if manifest.prompt.tool_calls

@@ -53,7 +53,8 @@ class DecoderSpec:
     """The decoder, a language model in GGUF files that stock llama.cpp loads, in ONNX graphs, or both."""
 
     architecture: str
-    """``general.architecture`` of a GGUF file; for information only."""
+    """``general.architecture`` of a GGUF file, or ``model_type`` in transformers if llama.cpp does not have the
+    language model; for information only."""
     width: int
     """Number of values in one embedding; positive."""
     vocabulary_size: int
@@ -124,6 +125,11 @@ class DecoderSpec:
     def choices(self) -> dict[str, FileEntry]:
         """The GGUF file of each type, then the ONNX graph of each precision."""
         return self.files | self.graphs
+
+    @property
+    def weight_files(self) -> dict[str, FileEntry]:
+        """The file with the weights of each of `choices`; that of a graph is beside the graph."""
+        return self.files | ({} if self.onnx is None else self.onnx.weights)
 
     def needed(self, chosen: FileEntry) -> list[FileEntry]:
         """Return all files that one of `choices` needs, itself first."""

@@ -1,9 +1,10 @@
-"""Export real shapes with random weights: ``python -m tests.families.real_shapes [NAME ...]``.
+"""Export real shapes with random weights: ``python -m tests.families.real_shapes [--graphs] [NAME ...]``.
 
 Takes minutes and gigabytes for each. The sizes are those of the smallest public checkpoint of the family;
 layers are cut where transformers in float32 would not fit into 20 GB of memory, and the line says so. A line
 has the time and the peak memory of writing the files, measured in a process of its own, the bound of that
-memory, the time of the whole export with its comparison, and the errors that it found.
+memory, the time of the whole export with its comparison, and the errors that it found. ``--graphs`` measures
+the decoder as ONNX graphs instead, in fp32, int8 and int4, and nothing else.
 """
 
 from __future__ import annotations
@@ -51,6 +52,17 @@ quantize_decoders(files, ["q4_0"], {}, progress=False)
 # Unlike ru_maxrss this does not begin with the memory of the process that started this one.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
 """
+WRITE_GRAPHS = """
+import re, sys
+from pathlib import Path
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.onnx_decoder_files import write_graphs
+from edgevlm.export.plan import make_plan
+plan = make_plan(Checkpoint.open(sys.argv[1]))
+write_graphs(plan, Path(sys.argv[2]), ["fp32", "int8", "int4"], ["fp32"], progress=False)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
+"""
+GRAPHS_HEAD = "| shape | graphs: time, peak memory (bound) |\n|---|---|"
 HEAD = (
     "| shape | files: time, peak memory (bound) | whole export | embeddings fp32, int8 | "
     "logits f16, q4_0 |\n|---|---|---|---|---|"
@@ -283,16 +295,7 @@ def measure(name: str) -> str:
     shape = SHAPES[name]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = build(shape, Path(scratch))
-        shard = max(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
-        parts = Path(scratch) / "parts"
-        parts.mkdir()
-        start = time.perf_counter()
-        command: list[str | Path] = [sys.executable, "-c", WRITE_FILES, checkpoint, parts]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        written, peak = time.perf_counter() - start, int(output.split()[-1])
-        shutil.rmtree(parts)
-        bound = shard + BYTES_BESIDE_SHARD
-        kept = "" if peak <= bound else ", exceeded"
+        files = write_parts(WRITE_FILES, checkpoint, Path(scratch) / "parts")
         start = time.perf_counter()
         manifest = export(
             checkpoint,
@@ -309,18 +312,44 @@ def measure(name: str) -> str:
         ", ".join(f"{drift.relative_error:.0e}" for drift in drifts.values())
         for drifts in (parity.vision, parity.decoder)
     ]
-    cut = f" ({shape.cut})" if shape.cut else ""
-    memory = f"{peak / 1e9:.1f} GB ({bound / 1e9:.1f} GB{kept})"
-    return (
-        f"| {name}{cut} | {written:.0f} s, {memory} | {whole:.0f} s | {errors[0]} | {errors[1]} |"
-    )
+    return f"| {title(name)} | {files} | {whole:.0f} s | {errors[0]} | {errors[1]} |"
+
+
+def measure_graphs(name: str) -> str:
+    """Return the line of a shape in the table of decoders as ONNX graphs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = build(SHAPES[name], Path(scratch))
+        files = write_parts(WRITE_GRAPHS, checkpoint, Path(scratch) / "parts")
+    return f"| {title(name)} | {files} |"
+
+
+def title(name: str) -> str:
+    """Return the name of a shape, with what was cut."""
+    cut = SHAPES[name].cut
+    return f"{name} ({cut})" if cut else name
+
+
+def write_parts(code: str, checkpoint: Path, folder: Path) -> str:
+    """Run code that writes parts of a bundle in a process of its own; return time and memory as text."""
+    bound = max(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    bound += int(BYTES_BESIDE_SHARD)
+    folder.mkdir()
+    start = time.perf_counter()
+    command: list[str | Path] = [sys.executable, "-c", code, checkpoint, folder]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    seconds, peak = time.perf_counter() - start, int(output.split()[-1])
+    shutil.rmtree(folder)
+    kept = "" if peak <= bound else ", exceeded"
+    return f"{seconds:.0f} s, {peak / 1e9:.1f} GB ({bound / 1e9:.1f} GB{kept})"
 
 
 def main() -> None:
     """Print the table."""
-    print(HEAD, flush=True)
-    for name in sys.argv[1:] or SHAPES:
-        print(measure(name), flush=True)
+    names = sys.argv[1:]
+    graphs = names[:1] == ["--graphs"]
+    print(GRAPHS_HEAD if graphs else HEAD, flush=True)
+    for name in names[graphs:] or SHAPES:
+        print(measure_graphs(name) if graphs else measure(name), flush=True)
 
 
 if __name__ == "__main__":

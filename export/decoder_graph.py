@@ -1,0 +1,253 @@
+"""The graph of a language model, traced without its weights, and the few changes that PyTorch's export needs.
+
+ONNX Runtime optimizes a graph as it loads it. These are what it does not find: products with rounded weights,
+RMS norms, and shapes that are computed although they are known.
+"""
+
+from __future__ import annotations
+
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+
+from edgevlm.export.block_quantization import BLOCK_LENGTH
+from edgevlm.export.decoder_module import TRANSLATIONS, DecoderModule
+from edgevlm.export.vision import OPSET, quiet, without_values
+
+DOMAIN = "com.microsoft"
+"""Operators of ONNX Runtime."""
+ACCURACY_LEVEL = 4
+"""ONNX Runtime rounds activations to int8, with a scale for each block, as llama.cpp does."""
+CACHES = ("keys", "values")
+"""What a layer keeps, in the names of inputs and outputs."""
+EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_WANTED = 3, 8, 2
+"""Sizes with which the module is traced; all of them may differ when the graph runs."""
+
+
+def make_graph(
+    module: DecoderModule, floats: torch.dtype, bits: int | None
+) -> tuple[onnx_ir.Model, set[str]]:
+    """Return the graph of a module, whose weights have types and shapes, but no values.
+
+    Args:
+        module: the module; its parameters get the type `floats`.
+        floats: type of the weights, masks and caches.
+        bits: bits of the weights of linear layers; None: they are floats, too.
+
+    Returns:
+        The graph, and the names of the weights of linear layers.
+    """
+    model = trace(module, floats)
+    matrices = replace_products(model.graph, bits)
+    fuse_norms(model.graph)
+    fix_shapes(model.graph)
+    RemoveUnusedNodesPass()(model)
+    # Each node carries the source lines that it came from, with the paths of the exporting machine.
+    ClearMetadataAndDocStringPass()(model)
+    if bits is not None:
+        model.graph.opset_imports[DOMAIN] = 1
+    return model, matrices
+
+
+def trace(module: DecoderModule, floats: torch.dtype) -> onnx_ir.Model:
+    """Return the graph of a module, whose weights have no values.
+
+    Args:
+        module: the module; its parameters get the type `floats`.
+        floats: type of the weights, masks and caches.
+    """
+    layout = module.layout
+    without_values(module, floats)
+    n, cells, free = EXAMPLE_ENTRIES, EXAMPLE_CELLS, torch.export.Dim.DYNAMIC
+    count = len(layout.caches)
+    arguments = {
+        "embeddings": torch.zeros(n, layout.width),
+        "positions": torch.zeros((3, n) if layout.grid else (n,), dtype=torch.int64),
+        "masks": [torch.zeros(n, cells, dtype=floats) for _ in layout.masks],
+        "cells": torch.arange(n),
+        "wanted": torch.arange(EXAMPLE_WANTED),
+        "past": [
+            torch.zeros(heads, cells, size, dtype=floats)
+            for heads, size in layout.caches
+            for _ in CACHES
+        ],
+    }
+    dynamic = {
+        "embeddings": {0: free},
+        "positions": {1 if layout.grid else 0: free},
+        "masks": [{0: free, 1: free} for _ in layout.masks],
+        "cells": {0: free},
+        "wanted": {0: free},
+        "past": [{1: free}] * (2 * count),
+    }
+    caches = [f"{kind}.{layer}" for layer in range(count) for kind in CACHES]
+    with quiet():
+        program = torch.onnx.export(
+            module,
+            (),
+            kwargs=arguments,
+            dynamic_shapes=dynamic,
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=dict(TRANSLATIONS),
+            input_names=["embeddings", "positions", *layout.masks, "cells", "wanted"]
+            + [f"past_{name}" for name in caches],
+            output_names=["logits", *caches],
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    for value in model.graph.initializers.values():
+        value.const_value = None
+    name_axes(model.graph)
+    return model
+
+
+def name_axes(graph: onnx_ir.Graph) -> None:
+    """Name the dynamic axes of inputs and outputs."""
+    axes = {"embeddings": ("n", 1), "cells": ("n",), "wanted": ("m",), "logits": ("m", 1)}
+    axes |= dict.fromkeys(("mask", "window_mask"), ("n", "cells"))
+    for value in (*graph.inputs, *graph.outputs):
+        assert value.shape is not None and value.name is not None
+        named: tuple[str | int, ...] = axes.get(value.name, ("heads", "cells", "size"))
+        if value.name == "positions":
+            named = ("axes", "n")[-value.shape.rank() :]
+        value.shape = onnx_ir.Shape(
+            length if isinstance(length, int) else name
+            for length, name in zip(value.shape, named, strict=True)
+        )
+
+
+def scales_name(name: str) -> str:
+    """Return the name of the scales of a rounded weight."""
+    return f"{name}.scales"
+
+
+def replace_products(graph: onnx_ir.Graph, bits: int | None) -> set[str]:
+    """Let products read their weights as they are stored, instead of a transpose of the checkpoint's.
+
+    Args:
+        graph: its linear layers become products of a weight ``[in, out]``, or of rounded blocks.
+        bits: bits of the rounded weights; None: they stay floats.
+
+    Returns:
+        The names of the weights of all linear layers.
+    """
+    found = set()
+    for node in list(graph):
+        factor = node.inputs[1] if node.op_type == "MatMul" else None
+        transpose = factor.producer() if factor is not None else None
+        weight = transpose.inputs[0] if transpose and transpose.op_type == "Transpose" else None
+        if weight is None or not weight.is_initializer():
+            continue
+        assert weight.name is not None and weight.shape is not None
+        outputs, inputs = (int(length) for length in weight.shape.numpy())
+        found.add(weight.name)
+        if bits is None:
+            weight.shape = onnx_ir.Shape([inputs, outputs])
+            node.replace_input_with(1, weight)
+            continue
+        count = -(-inputs // BLOCK_LENGTH)
+        weight.shape = onnx_ir.Shape([outputs, count, BLOCK_LENGTH * bits // 8])
+        weight.type = onnx_ir.TensorType(onnx_ir.DataType.UINT8)
+        scales = onnx_ir.Value(
+            name=scales_name(weight.name),
+            shape=onnx_ir.Shape([outputs, count]),
+            type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT),
+        )
+        graph.initializers.add(scales)
+        product = onnx_ir.node(
+            "MatMulNBits",
+            [node.inputs[0], weight, scales],
+            domain=DOMAIN,
+            attributes={
+                "K": inputs,
+                "N": outputs,
+                "bits": bits,
+                "block_size": BLOCK_LENGTH,
+                "accuracy_level": ACCURACY_LEVEL,
+            },
+        )
+        put_in_place(graph, node, product)
+    return found
+
+
+def put_in_place(graph: onnx_ir.Graph, old: onnx_ir.Node, new: onnx_ir.Node) -> None:
+    """Replace the last of some nodes, `old`, by one with the same result."""
+    before, after = old.outputs[0], new.outputs[0]
+    name, after.shape, after.type = before.name, before.shape, before.type
+    graph.insert_before(old, new)
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+    after.name = name
+
+
+def fuse_norms(graph: onnx_ir.Graph) -> None:
+    """Replace the nodes of each RMS norm by one of ONNX Runtime's, which it does not find by itself here."""
+    for node in list(graph):
+        if node.op_type == "Pow" and node.graph is graph:
+            fuse_norm(graph, node)
+
+
+def fuse_norm(graph: onnx_ir.Graph, square: onnx_ir.Node) -> None:
+    """Replace an RMS norm that begins with this square, if its nodes are those that PyTorch writes."""
+    chain = [square]
+    for kind in ("ReduceMean", "Add", "Sqrt", "Reciprocal", "Mul"):
+        following = only_user(chain[-1].outputs[0])
+        if following is None or following.op_type != kind:
+            return
+        chain.append(following)
+    values, epsilon, scaled = square.inputs[0], chain[2].inputs[1], chain[-1]
+    if values not in scaled.inputs or values is None or epsilon is None:
+        return
+    number = onnx_ir.convenience.get_const_tensor(epsilon)
+    last = only_user(scaled.outputs[0])
+    cast = last if last is not None and last.op_type == "Cast" else None
+    if cast is not None:
+        last = only_user(cast.outputs[0])
+    if number is None or last is None or last.op_type != "Mul":
+        return
+    normed = cast.outputs[0] if cast is not None else scaled.outputs[0]
+    weight = last.inputs[1 - last.inputs.index(normed)]
+    if weight is None or weight.shape is None or weight.shape.rank() != 1:
+        return
+    source = values
+    if cast is not None:  # the node computes in float32 by itself
+        before = values.producer()
+        if before is None or before.op_type != "Cast" or before.inputs[0] is None:
+            return
+        source = before.inputs[0]
+    fused = onnx_ir.node(
+        "SimplifiedLayerNormalization",
+        [source, weight],
+        attributes={"axis": -1, "epsilon": float(number.numpy()), "stash_type": 1},
+    )
+    put_in_place(graph, last, fused)
+
+
+def only_user(value: onnx_ir.Value) -> onnx_ir.Node | None:
+    """Return the only node that takes a value; None if there are more or it is a result of the graph."""
+    users = value.consumers()
+    return users[0] if len(users) == 1 and not value.is_graph_output() else None
+
+
+def fix_shapes(graph: onnx_ir.Graph) -> None:
+    """Give each ``Reshape`` with one axis of unknown length a constant shape.
+
+    PyTorch computes the shape by nodes of their own, which cost more than small products.
+    """
+    for node in graph:
+        if node.op_type != "Reshape":
+            continue
+        shape = node.outputs[0].shape
+        if shape is None:
+            continue
+        lengths = [length if isinstance(length, int) else -1 for length in shape]
+        if lengths.count(-1) != 1 or 0 in lengths:
+            continue
+        constant = onnx_ir.node(
+            "Constant", [], attributes={"value_ints": onnx_ir.AttrInt64s("value_ints", lengths)}
+        )
+        graph.insert_before(node, constant)
+        node.replace_input_with(1, constant.outputs[0])
