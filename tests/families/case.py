@@ -76,10 +76,14 @@ class Case:
         self.image_id = self.special[prompt.image_token]
 
     def load(self, context_length: int | None = None) -> VLM:
-        """Load the bundle anew; nothing is in its caches."""
+        """Load the bundle anew; nothing is in its caches.
+
+        On CPUs with AMX the device ``auto`` would compute float32 graphs in bf16.
+        """
         return VLM.from_pretrained(
             self.bundle,
             vision="fp32",
+            device="cpu",
             decoder=self.row.decoder,
             threads=1,
             context_length=context_length,
