@@ -388,8 +388,8 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
     if text.is_encoder_decoder:
         raise ExportError(
             f"the language model is of type {text.model_type!r}, an encoder that reads the prompt and a "
-            f"decoder that looks at its result; edgevlm runs decoders that read the prompt themselves: take a "
-            f"checkpoint of this family with one of {', '.join(ARCHITECTURES)}"
+            f"decoder that looks at its result; edgevlm runs decoders that read the prompt themselves: take "
+            f"a checkpoint of this family with one of {', '.join(ARCHITECTURES)}"
         )
     if text.model_type not in ARCHITECTURES:
         raise ExportError(

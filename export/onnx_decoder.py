@@ -25,7 +25,7 @@ from edgevlm.export.decoder_module import DecoderModule
 from edgevlm.export.decoder_tensors import EMBEDDINGS, HEAD, vocabulary_tensors
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
-from edgevlm.export.onnx_file import WeightsFile
+from edgevlm.export.onnx_file import WeightsFile, weights_path
 from edgevlm.export.vision import in_file_order
 from edgevlm.export.weights import TensorEntry
 from edgevlm.runtimes.system import return_freed_memory
@@ -83,11 +83,6 @@ def write_onnx_decoder(
     onnx_ir.save(model, path)
     del model, module
     return_freed_memory()
-
-
-def weights_path(path: Path) -> Path:
-    """Return the file of the weights of a graph."""
-    return path.with_name(f"{path.name}.data")
 
 
 def build_module(checkpoint: Checkpoint, family: Family) -> DecoderModule:

@@ -27,6 +27,7 @@ from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.importance import measure_importance
 from edgevlm.export.onnx_decoder_files import TOKENIZER_FILE, describe_graphs, write_graphs
+from edgevlm.export.onnx_file import weights_path
 from edgevlm.export.output_folder import check_disk, check_out, file_entry, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.products import Activation, measure_activations
@@ -419,7 +420,13 @@ def build_manifest(
         ),
         image=plan.image,
         vision=dataclasses.replace(
-            plan.vision, files={key: file_entry(path) for key, path in vision_files.items()}
+            plan.vision,
+            files={key: file_entry(path) for key, path in vision_files.items()},
+            weights={
+                key: file_entry(weights_path(path))
+                for key, path in vision_files.items()
+                if weights_path(path).exists()
+            },
         ),
         prompt=plan.prompt,
         decoder=DecoderSpec(
@@ -449,7 +456,9 @@ def decoder_entries(files: Mapping[str, Path]) -> dict[str, FileEntry]:
 
 def select_files(spec: VisionSpec, names: Iterable[str]) -> VisionSpec:
     """Return `spec` with the files that were asked for, in that order."""
-    return dataclasses.replace(spec, files={name: spec.files[name] for name in names})
+    files = {name: spec.files[name] for name in names}
+    weights = {name: entry for name, entry in spec.weights.items() if name in files}
+    return dataclasses.replace(spec, files=files, weights=weights)
 
 
 def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

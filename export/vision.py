@@ -193,7 +193,7 @@ def export_fp32(
         fixed_shapes: no axis is dynamic; n is 1.
 
     Raises:
-        ExportError: as of `plan_vision`, a value is not finite, or the graph is too large for one file.
+        ExportError: as of `plan_vision`, or a value is not finite.
     """
     vision, sources = plan_vision(checkpoint, family)
     buffers = dict(vision.named_buffers())
@@ -304,7 +304,16 @@ def lazy_weight(checkpoint: Checkpoint, entry: TensorEntry) -> onnx_ir.LazyTenso
 
 
 def convert_fp16(source: Path, path: Path) -> None:
-    """Convert to float16; preparation, norms, softmax and the output stay in float32."""
+    """Convert to float16; preparation, norms, softmax and the output stay in float32.
+
+    Raises:
+        ExportError: the weights of `source` are in a second file.
+    """
+    if onnx_file.weights_path(source).exists():
+        raise ExportError(
+            "the weights of the vision graph in fp32 take more than the 2 GB of one ONNX file, and the "
+            "converter to fp16 needs them in one; leave fp16 out of --vision"
+        )
     model = onnx.load(source)
     # The converter infers types itself; it would treat a weight that is listed here as a float16 value.
     model.graph.ClearField("value_info")

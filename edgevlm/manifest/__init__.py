@@ -258,7 +258,7 @@ class Manifest:
 
     def files(self) -> list[FileEntry]:
         """Return all files of the bundle, vision graphs first."""
-        return [*self.vision.files.values(), *self.decoder.entries()]
+        return [*self.vision.entries(), *self.decoder.entries()]
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""

@@ -99,6 +99,9 @@ class VisionSpec:
     """Side in pixels of the square that one embedding stands for. A tile then has
     ``height // pixels_per_token`` lines of ``width // pixels_per_token`` embeddings. Null: the embeddings of
     a tile have no such lines, or nothing needs them."""
+    weights: dict[str, FileEntry] = field(default_factory=dict)
+    """The file that the graph of a precision reads its weights from, as external data under this name, if one
+    ONNX file cannot hold them (2 GB)."""
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
@@ -155,3 +158,23 @@ class VisionSpec:
             "must be a number for the lines packing",
         )
         require(bool(self.files), "files", self.files, "must not be empty")
+        require(
+            self.weights.keys() <= self.files.keys(),
+            "weights",
+            sorted(self.weights),
+            f"must have precisions of files, {sorted(self.files)}",
+        )
+
+    @property
+    def weight_files(self) -> dict[str, FileEntry]:
+        """The file with the weights of each precision: the graph itself, or the one beside it."""
+        return self.files | self.weights
+
+    def needed(self, chosen: FileEntry) -> list[FileEntry]:
+        """Return all files that one of `files` needs, itself first."""
+        beside = [self.weights[name] for name in self.weights if self.files[name] == chosen]
+        return [chosen, *beside]
+
+    def entries(self) -> list[FileEntry]:
+        """Return all files."""
+        return [*self.files.values(), *self.weights.values()]

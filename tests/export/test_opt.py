@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Blip2Config, OPTConfig, OPTForCausalLM
 
+from edgevlm import VLM
 from edgevlm.cli import main
-from edgevlm.errors import ExportError
+from edgevlm.errors import BundleError, ExportError
+from edgevlm.export import onnx_file
 from edgevlm.export.architectures import find_architecture
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder_module import DecoderModule
 from edgevlm.export.families import find_family
 from edgevlm.export.pipeline import export
 from edgevlm.export.plan import make_plan
+from edgevlm.export.vision import convert_fp16
 from edgevlm.manifest import Manifest
-from tests.families.blip_2 import blip_2
+from tests.families.blip_2 import QUERIES, blip_2
 from tests.support.checkpoints import scatter
 
 
@@ -39,13 +43,45 @@ def test_llama_cpp_does_not_have_it(
         export(checkpoint, tmp_path / "out", progress=False, **settings)
 
 
-def test_the_default_is_an_onnx_graph(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Manifest:
+    """The default, with a vision graph whose weights do not fit into one file."""
+    out = checkpoint.with_name("bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "PROTOBUF_LIMIT", 200_000)
+        patch.setattr(onnx_file, "LARGE_WEIGHT", 1000)
+        assert main(["export", str(checkpoint), str(out), "--quick", "--quiet"]) == 0
+    return Manifest.load(out)
+
+
+def test_a_large_vision_graph_has_its_weights_beside_it(checkpoint: Path, bundle: Manifest) -> None:
+    """The export has compared it with transformers."""
+    folder, vision = checkpoint.with_name("bundle"), bundle.vision
+    assert [*vision.files] == ["fp32", "int8"]
+    assert [*vision.weights] == ["fp32"]
+    assert bundle.parity and bundle.parity.vision["fp32"].relative_error < 1e-4
+    assert {entry.name for entry in bundle.files()} < {path.name for path in folder.iterdir()}
+    assert vision.files["fp32"].size < 200_000 < vision.weights["fp32"].size
+    image = Image.new("RGB", (30, 20))
+    with VLM.from_pretrained(folder, vision="fp32", device="cpu") as vlm:
+        assert vlm.encode_image(image).shape == (QUERIES, 64)
+    data = folder / vision.weights["fp32"].name
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    with pytest.raises(BundleError, match=r"vision\.fp32\.onnx\.data was altered"):
+        VLM.from_pretrained(folder, vision="fp32", device="cpu")
+    with VLM.from_pretrained(folder, vision="int8", device="cpu") as vlm:
+        assert vlm.encode_image(image).shape == (QUERIES, 64)
+
+
+def test_fp16_of_a_large_vision_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vision.fp32.onnx.data").touch()
+    with pytest.raises(ExportError, match="leave fp16 out of --vision"):
+        convert_fp16(tmp_path / "vision.fp32.onnx", tmp_path / "vision.fp16.onnx")
+
+
+def test_the_default_is_an_onnx_graph(checkpoint: Path, bundle: Manifest) -> None:
     """All linear layers are rounded, also those that PyTorch computes over two axes."""
-    out = tmp_path / "out"
-    assert (
-        main(["export", str(checkpoint), str(out), "--quick", "--vision", "fp32", "--quiet"]) == 0
-    )
-    decoder = Manifest.load(out).decoder
+    decoder = bundle.decoder
     assert decoder.architecture == "opt"
     assert [*decoder.choices] == ["int8"]
     bits = decoder.weight_files["int8"].bits_per_weight
