@@ -137,8 +137,9 @@ class WeightsFile:
 def open_model(path: Path) -> onnx_ir.Model:
     """Read a model whose large weights stay in the file until their values are needed.
 
-    They are "external data" in the second file of the graph, or at their place in `path` itself. So a model that is saved beside it without
-    weights, as by `onnx_ir.save`, finds them, too. `onnx.load` holds all weights in memory.
+    They are "external data" in the second file of the graph, or at their place in `path` itself. So a model
+    that is saved beside it without weights, as by `onnx_ir.save`, finds them, too. `onnx.load` holds all
+    weights in memory.
 
     Args:
         path: a file that `write_model` wrote.

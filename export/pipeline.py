@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import gguf
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from edgevlm.bundle import DecoderRuntimeName
@@ -44,6 +45,7 @@ from edgevlm.manifest import (
     FileEntry,
     Manifest,
     Source,
+    TextInput,
     VisionSpec,
 )
 
@@ -283,7 +285,7 @@ def write_vision(
 
     @functools.cache
     def activations() -> dict[str, Activation]:
-        return measure_activations(files["fp32"], tiles)
+        return measure_activations(files["fp32"], tiles, plan.example_question())
 
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
@@ -421,6 +423,7 @@ def build_manifest(
         image=plan.image,
         vision=dataclasses.replace(
             plan.vision,
+            text_input=write_question_tokenizer(plan, vision_files["fp32"].parent),
             files={key: file_entry(path) for key, path in vision_files.items()},
             weights={
                 key: file_entry(weights_path(path))
@@ -447,6 +450,20 @@ def build_manifest(
         usage=plan.usage,
         video=plan.video,
     )
+
+
+def write_question_tokenizer(plan: Plan, folder: Path) -> TextInput | None:
+    """Write the tokenizer of the question, and return its part of the manifest; None if there is none."""
+    if plan.question_tokenizer is None:
+        return None
+    assert plan.family.question_tokens is not None
+    path = folder / "vision.tokenizer.json"
+    tokenizer = Tokenizer.from_str(plan.question_tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(path), pretty=False)
+    longest = plan.family.question_tokens(plan.checkpoint.config)
+    return TextInput(vision_export.QUESTION_NAME, file_entry(path), longest)
 
 
 def decoder_entries(files: Mapping[str, Path]) -> dict[str, FileEntry]:

@@ -73,6 +73,22 @@ Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking | FramePacking
 
 
 @dataclass(frozen=True)
+class TextInput:
+    """A second input of the vision graph: the question, as int64 tokens ``[1, n]`` (InstructBLIP)."""
+
+    input_name: str
+    """Name of the graph's input."""
+    tokenizer: FileEntry
+    """A ``tokenizer.json`` of Hugging Face's tokenizers, which also adds the tokens around a text."""
+    max_tokens: int
+    """Longest question in tokens, with those around it; positive."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(self.max_tokens > 0, "max_tokens", self.max_tokens, "must be positive")
+
+
+@dataclass(frozen=True)
 class VisionSpec:
     """The vision graph, from uint8 tiles ``[n, height, width, 3]`` to float32 ``[n, rows, width]``.
 
@@ -80,7 +96,7 @@ class VisionSpec:
     """
 
     input_name: str
-    """Name of the graph's input."""
+    """Name of the graph's input for tiles."""
     output_name: str
     """Name of the graph's output."""
     tokens_per_tile: int | None
@@ -102,6 +118,8 @@ class VisionSpec:
     weights: dict[str, FileEntry] = field(default_factory=dict)
     """The file that the graph of a precision reads its weights from, as external data under this name, if one
     ONNX file cannot hold them (2 GB)."""
+    text_input: TextInput | None = None
+    """How the graph gets the question; null: embeddings do not depend on it."""
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
@@ -173,8 +191,11 @@ class VisionSpec:
     def needed(self, chosen: FileEntry) -> list[FileEntry]:
         """Return all files that one of `files` needs, itself first."""
         beside = [self.weights[name] for name in self.weights if self.files[name] == chosen]
-        return [chosen, *beside]
+        return [chosen, *beside, *self._tokenizers()]
 
     def entries(self) -> list[FileEntry]:
         """Return all files."""
-        return [*self.files.values(), *self.weights.values()]
+        return [*self.files.values(), *self.weights.values(), *self._tokenizers()]
+
+    def _tokenizers(self) -> list[FileEntry]:
+        return [] if self.text_input is None else [self.text_input.tokenizer]

@@ -51,6 +51,7 @@ MODULES = (
     "mistral3",
     "minicpmv4_6",
     "blip-2",
+    "instructblip",
 )
 """The ``model_type``s, each with a module of this package, where ``-`` is ``_``; yi_vl is edgevlm's own name.
 """
@@ -99,6 +100,9 @@ class Family:
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
     """Builds transformers' processor from its parts, the configuration and the tokens of one tile, 0 if tiles
     differ in size. It adds tokens to the tokenizer, and its prompts are the reference for ours."""
+    question_tokens: Callable[[PretrainedConfig], int] | None = None
+    """Returns the longest question in tokens that `vision` reads, as a second argument, int64 ``[1, n]``. The
+    checkpoint has its tokenizer in a folder of its own. None: it reads none."""
     image_settings: Callable[[PretrainedConfig], Mapping[str, Any]] = lambda config: {}
     """What transformers' processor tells its image processor, whatever the settings of the checkpoint are."""
     image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"
