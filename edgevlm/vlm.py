@@ -292,6 +292,8 @@ class VLM(Watching):
     ) -> NDArray[np.float32]:
         """Return the embeddings of one image, float32 ``[tokens, width]``, scaled for the decoder.
 
+        Of a model whose embeddings depend on the question (InstructBLIP), those for an empty one.
+
         Raises:
             ImageError: the image cannot be read.
         """

@@ -109,12 +109,13 @@ def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
     family = find_family(checkpoint.family, tower)
     text = checkpoint.config.get_text_config()
     architecture = find_architecture(checkpoint.config)
-    check_layers(checkpoint)
-    if architecture.gguf is None:
-        check_tensors(checkpoint, family)
-    else:
+    if architecture.gguf is not None:
         hyperparameters(architecture, text)
+    check_layers(checkpoint)
+    if architecture.gguf is not None:
         gguf_names(checkpoint, family, architecture)
+    else:
+        check_tensors(checkpoint, family)
     template = plan_template(checkpoint, family)
     usage = find_usage(checkpoint, family)
     with quiet_transformers():
@@ -373,13 +374,17 @@ def plan_prompt(
             f"{checkpoint.config.image_token_id}, in tokenizer.json {family.image_token} is {image_id}; they "
             f"are not of one checkpoint"
         )
+    variables = {
+        key: str(value)
+        for key, value in processor.tokenizer.special_tokens_map.items()
+        if isinstance(value, str)
+    }
+    if family.begins_in_template:  # what the tokenizer writes, whatever it calls its begin token
+        begin = processor.tokenizer.convert_ids_to_tokens(list(vocabulary.begin_token_ids))
+        variables["bos_token"] = "".join(begin)
     spec = PromptSpec(
         chat_template=template.source,
-        template_variables={
-            key: str(value)
-            for key, value in processor.tokenizer.special_tokens_map.items()
-            if isinstance(value, str)
-        },
+        template_variables=variables,
         image_placeholder=family.image_placeholder or family.image_token,
         image_template=family.image_template
         if isinstance(family.image_template, str)

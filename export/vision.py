@@ -224,7 +224,7 @@ def export_fp32(
     # An axis of length 1 cannot be dynamic, so its example has two tiles.
     count = 1 if fixed_shapes else 2
     example = torch.zeros(count, *example_size(image.tiling), 3 * frames, dtype=torch.uint8)
-    axes = {"tiles": {} if fixed_shapes else dynamic_axes(image.tiling, frames)}
+    axes: dict[str, Any] = {"tiles": {} if fixed_shapes else dynamic_axes(image.tiling, frames)}
     question = example_question(family)
     names = [INPUT_NAME]
     if question:

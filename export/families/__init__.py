@@ -130,7 +130,7 @@ class Family:
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
     begins_in_template: bool = False
-    """The chat template writes the tokens that the tokenizer puts first, behind the image."""
+    """The chat template writes the tokens that the tokenizer puts first (``bos_token``) behind the image."""
     prompt_prefix: Callable[[Mapping[str, Any]], str] = lambda settings: ""
     """Returns what transformers' processor writes before the text of the chat template, by its settings
     (``processor_config.json``)."""
