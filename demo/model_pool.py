@@ -55,7 +55,10 @@ class ModelEntry:
         manifest = self.bundle.manifest
         decoder = manifest.decoder
         visions = (
-            file for name, file in manifest.vision.files.items() if self.vision in (None, name)
+            file
+            for name, chosen in manifest.vision.files.items()
+            if self.vision in (None, name)
+            for file in manifest.vision.needed(chosen)
         )
         needed = (
             file

@@ -144,7 +144,7 @@ class VLM(Watching):
         backend = select_backend(device, providers, precisions)
         vision_file = bundle.vision_file(vision, backend.precisions)
         step(0.1, f"checking {vision_file.name} and {decoder_file.name}")
-        bundle.check_hashes_once([vision_file, *needed])
+        bundle.check_hashes_once([*manifest.vision.needed(vision_file), *needed])
         step(0.4, f"loading {vision_file.name} and {decoder_file.name}")
         if in_onnx and (gpu_layers is not None or kv != KV_TYPES[0]):
             raise InputError(
@@ -291,6 +291,8 @@ class VLM(Watching):
         max_image_tokens: int | None = None,
     ) -> NDArray[np.float32]:
         """Return the embeddings of one image, float32 ``[tokens, width]``, scaled for the decoder.
+
+        Of a model whose embeddings depend on the question (InstructBLIP), those for an empty one.
 
         Raises:
             ImageError: the image cannot be read.

@@ -1,4 +1,4 @@
-"""The supported language models, and how llama.cpp's differ from transformers'.
+"""The supported language models, and how llama.cpp's, if it has them, differ from transformers'.
 
 `ARCHITECTURES` has one short definition for each ``model_type`` of a text configuration. Values that
 llama.cpp fixes in code are checked: a checkpoint with another value cannot be exported.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from gguf import MODEL_ARCH, GGUFWriter
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter
 from transformers import PretrainedConfig
 
 from edgevlm.errors import ExportError
@@ -49,7 +49,8 @@ BIAS_SETTINGS = ("attention_bias", "mlp_bias", "conv_bias")
 class Architecture:
     """Differences between the implementations of a language model in llama.cpp and transformers."""
 
-    gguf: MODEL_ARCH
+    gguf: MODEL_ARCH | None
+    """None: llama.cpp has no such language model, and only ONNX graphs can be written."""
     converted: MODEL_ARCH | None = None
     """Architecture that llama.cpp's converter writes for the same weights, if it is another one."""
     activation: str = "silu"
@@ -95,6 +96,12 @@ class Architecture:
     """Raises ExportError for a value of the text configuration that llama.cpp fixes in code."""
     write: Callable[[GGUFWriter, PretrainedConfig], None] | None = None
     """Writes the settings that only this language model has; gets the whole configuration."""
+
+    @property
+    def gguf_name(self) -> str:
+        """llama.cpp's name of the language model; only if it has it."""
+        assert self.gguf is not None
+        return MODEL_ARCH_NAMES[self.gguf]
 
 
 def window_of_all_layers(text: PretrainedConfig) -> int | None:
@@ -228,6 +235,16 @@ def write_phi3(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_sliding_window(config.get_text_config().sliding_window or 0)
 
 
+def check_opt(text: PretrainedConfig) -> None:
+    """Check that embeddings of images fit between those of texts."""
+    if text.word_embed_proj_dim != text.hidden_size:
+        raise ExportError(
+            f"this OPT has embeddings of width {text.word_embed_proj_dim} (word_embed_proj_dim) and a hidden "
+            f"state of width {text.hidden_size}; BLIP-2 puts embeddings of that width between them, so they "
+            f"must be equal"
+        )
+
+
 LLAMA = Architecture(
     MODEL_ARCH.LLAMA,
     rope_halves_interleaved=True,
@@ -356,6 +373,7 @@ ARCHITECTURES = {
         window=window_of_all_layers,
         write=write_phi3,
     ),
+    "opt": Architecture(None, check=check_opt),
 }
 """``model_type`` of the text configuration to its architecture."""
 
@@ -367,6 +385,12 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
         ExportError: the language model is not supported, or llama.cpp computes this variant differently.
     """
     text = config.get_text_config()
+    if text.is_encoder_decoder:
+        raise ExportError(
+            f"the language model is of type {text.model_type!r}, an encoder that reads the prompt and a "
+            f"decoder that looks at its result; edgevlm runs decoders that read the prompt themselves: take "
+            f"a checkpoint of this family with one of {', '.join(ARCHITECTURES)}"
+        )
     if text.model_type not in ARCHITECTURES:
         raise ExportError(
             f"language models of type {text.model_type!r} cannot be exported; edgevlm exports "
@@ -396,6 +420,19 @@ def find_architecture(config: PretrainedConfig) -> Architecture:
     if architecture.check is not None:
         architecture.check(text)
     return architecture
+
+
+def check_llama_cpp(config: PretrainedConfig) -> None:
+    """Check that llama.cpp has the language model.
+
+    Raises:
+        ExportError: it does not, or as of `find_architecture`.
+    """
+    if find_architecture(config).gguf is None:
+        raise ExportError(
+            f"llama.cpp has no language model of type {config.get_text_config().model_type!r}: it can be "
+            f"exported as ONNX graphs only, with types such as --decoder int8"
+        )
 
 
 def context_length(config: PretrainedConfig, attention: str) -> int:

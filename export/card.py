@@ -125,6 +125,7 @@ def write_card(manifest: Manifest) -> str:
         files="\n".join(
             [
                 *file_rows("vision", manifest.vision.files),
+                *file_rows("weights of vision", manifest.vision.weights),
                 *file_rows("language model", manifest.decoder.weight_files),
                 *graph_rows(manifest),
             ]

@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decoder-runtime",
         choices=("llama.cpp", "onnx"),
-        default="llama.cpp",
-        help="the runtime that --decoder is for if it is left out: onnx takes int8",
+        help="the runtime that --decoder is for if it is left out: onnx takes int8 (default: llama.cpp, if "
+        "it has the language model)",
     )
     parser.add_argument(
         "--image-size",
@@ -160,7 +160,7 @@ def summary(manifest: Manifest) -> list[str]:
     parity = manifest.parity
     assert parity is not None
     lines = []
-    for precision, entry in manifest.vision.files.items():
+    for precision, entry in manifest.vision.weight_files.items():
         error = parity.vision[precision].relative_error
         lines.append(f"{entry.name:24} {entry.size / 1e6:9.1f} MB   relative error {error:.1e}")
     for file_type, entry in manifest.decoder.weight_files.items():

@@ -71,7 +71,7 @@ def write_decoder(
     architecture = find_architecture(config)
     text = config.get_text_config()
     matrix_type, llama_type = UNQUANTIZED[file_type]
-    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.gguf])
+    writer = GGUFWriter(path, architecture.gguf_name)
     names = gguf_names(checkpoint, family, architecture)
     writer.add_type("model")
     writer.add_name(checkpoint.repository)
@@ -164,7 +164,7 @@ def write_hyperparameters(
 
 def hyperparameters(architecture: Architecture, config: PretrainedConfig) -> dict[str, object]:
     """Return what `write_hyperparameters` writes, by GGUF key; errors as of that function."""
-    name = gguf.MODEL_ARCH_NAMES[architecture.gguf]
+    name = architecture.gguf_name
     writer = GGUFWriter(None, name)
     write_hyperparameters(writer, architecture, config)
     written = writer.kv_data[0].items()

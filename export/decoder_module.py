@@ -36,6 +36,7 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import AttentionInterface
+from transformers.models.opt.modeling_opt import OPTDecoder
 from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
 from edgevlm.errors import ExportError
@@ -49,8 +50,11 @@ REFUSED: Mapping[str, str] = {
     "gemma4_text": "its layers have embeddings of their own and share keys and values",
 }
 """``model_type`` of text configurations that llama.cpp computes and these graphs do not, and why."""
-OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {"paddleocr_vl_text": PaddleOCRTextModel}
-"""Classes of language models that transformers' `AutoModel` does not find."""
+OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {
+    "opt": OPTDecoder,
+    "paddleocr_vl_text": PaddleOCRTextModel,
+}
+"""Classes of language models that transformers' `AutoModel` does not find, or wraps in another one."""
 ATTENTION = "edgevlm"
 """The name of our attention in transformers."""
 
@@ -79,8 +83,15 @@ def scatter(past: Any, places: Any, new: Any) -> Any:
     return opset20.ScatterND(past, places, new)
 
 
+def linear(values: Any, weight: Any, bias: Any = None) -> Any:
+    """Translate a linear layer to ONNX: a product, also where PyTorch would write a ``Gemm``."""
+    product = opset20.MatMul(values, opset20.Transpose(weight, perm=[1, 0]))
+    return product if bias is None else opset20.Add(product, bias)
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.edgevlm.write_cells.default: scatter
+    torch.ops.aten.linear.default: linear,
+    torch.ops.edgevlm.write_cells.default: scatter,
 }
 """For the argument ``custom_translation_table`` of `torch.onnx.export`."""
 
@@ -302,7 +313,8 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
     caches = []
     for layer in text.per_layer_config:
         size = getattr(layer, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        caches.append((int(layer.num_key_value_heads), int(size)))
+        heads = getattr(layer, "num_key_value_heads", text.num_attention_heads)
+        caches.append((int(heads), int(size)))
     return Layout(
         width=input_width(config),
         grid=family.positions == "grid",

@@ -31,6 +31,7 @@ def gguf_names(
     """
     text = checkpoint.config.get_text_config()
     layers = text.num_hidden_layers
+    assert architecture.gguf is not None
     known = gguf.get_tensor_name_map(architecture.gguf, layers)
     canonical = {source: family.canonical_name(source) for source in checkpoint.tensors}
     canonical = {
@@ -106,7 +107,10 @@ def vocabulary_tensors(
     """
     found = {name: source for source, name in canonical.items()}
     embeddings, head = found.get(EMBEDDINGS), found.get(HEAD)
-    tied = bool(checkpoint.config.tie_word_embeddings)
+    config = checkpoint.config
+    # BLIP-2's model holds a whole language model, with a setting of its own.
+    text = config.get_text_config()
+    tied = bool(getattr(config, "tie_word_embeddings", text.tie_word_embeddings))
     if tied and embeddings is None:
         embeddings, head = head, None
     if embeddings is None:
@@ -125,7 +129,7 @@ def vocabulary_tensors(
         return embeddings, None
     if not architecture.untied:
         raise ExportError(
-            f"this {checkpoint.config.get_text_config().model_type} has an output layer of its own ({head} "
+            f"this {text.model_type} has an output layer of its own ({head} "
             f"differs from the embeddings), llama.cpp's uses the embeddings"
         )
     return embeddings, head

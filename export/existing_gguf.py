@@ -108,7 +108,7 @@ def open_existing_decoder(path: Path, plan: Plan) -> ExistingDecoder:
     converted = architecture.converted
     if converted and fields.get("general.architecture") == gguf.MODEL_ARCH_NAMES[converted]:
         architecture = replace(architecture, gguf=converted)
-    check_kind(path, fields, gguf.MODEL_ARCH_NAMES[architecture.gguf])
+    check_kind(path, fields, architecture.gguf_name)
     file_type = find_file_type(path, fields)
     check_hyperparameters(path, fields, hyperparameters(architecture, checkpoint.config))
     check_tensors(path, reader, checkpoint, plan.family, architecture)

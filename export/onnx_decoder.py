@@ -27,7 +27,7 @@ from edgevlm.export.decoder_module import DecoderModule
 from edgevlm.export.decoder_tensors import EMBEDDINGS, HEAD, vocabulary_tensors
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
-from edgevlm.export.onnx_file import WeightsFile
+from edgevlm.export.onnx_file import WeightsFile, weights_path
 from edgevlm.export.vision import in_file_order
 from edgevlm.export.weights import TensorEntry
 from edgevlm.runtimes.system import return_freed_memory
@@ -111,11 +111,6 @@ def write_onnx_decoder(
     onnx_ir.save(model, path)
 
 
-def weights_path(path: Path) -> Path:
-    """Return the file of the weights of a graph."""
-    return path.with_name(f"{path.name}.data")
-
-
 def build_module(checkpoint: Checkpoint, family: Family) -> DecoderModule:
     """Return the module, whose parameters have no values yet.
 
@@ -150,6 +145,33 @@ def find_sources(checkpoint: Checkpoint, family: Family) -> dict[str, TensorEntr
     sources[EMBEDDINGS] = checkpoint.tensors[embeddings]
     sources[HEAD] = checkpoint.tensors[head or embeddings]
     return sources
+
+
+def check_tensors(checkpoint: Checkpoint, family: Family) -> None:
+    """Check that the checkpoint has all tensors of the module, and no other ones.
+
+    Raises:
+        ExportError: one is missing, unknown or of another shape, or as of `build_module`.
+    """
+    module = build_module(checkpoint, family)
+    expected = {name: parameter.shape for name, parameter in module.named_parameters()}
+    sources = find_sources(checkpoint, family)
+    for name, entry in sources.items():
+        if name not in expected:
+            raise ExportError(
+                f"the checkpoint's language model has a tensor {entry.name} that transformers' model of this "
+                f"configuration lacks; config.json does not fit the weights"
+            )
+        if entry.shape != expected[name]:
+            raise ExportError(
+                f"{entry.name} has shape {list(entry.shape)}, config.json asks for {list(expected[name])}; "
+                f"they are not of one checkpoint"
+            )
+    if missing := sorted(expected.keys() - sources):
+        raise ExportError(
+            f"the checkpoint lacks {len(missing)} tensors of its language model, such as {missing[0]}; "
+            f"fetch the whole checkpoint"
+        )
 
 
 def parts(tensor: torch.Tensor, value: onnx_ir.Value, name: str) -> Iterator[NDArray[np.generic]]:

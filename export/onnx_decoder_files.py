@@ -12,10 +12,10 @@ from edgevlm.export.decoder_tensors import EMBEDDINGS
 from edgevlm.export.onnx_decoder import (
     EXACT,
     find_sources,
-    weights_path,
     write_embeddings,
     write_onnx_decoders,
 )
+from edgevlm.export.onnx_file import weights_path
 from edgevlm.export.output_folder import file_entry
 from edgevlm.export.plan import Plan
 from edgevlm.export.tokenizer_file import write_tokenizer_file

@@ -1,4 +1,4 @@
-"""Read and write a graph in one ONNX file, weight by weight."""
+"""Read and write a graph weight by weight, in one ONNX file or with a second file for the weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import external_data
 
-from edgevlm.errors import ExportError
-
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest ONNX file in bytes, without a second file for the weights."""
 
 LARGE_WEIGHT = 2**20
-"""Bytes from which `open_model` leaves a weight in the file. ONNX Runtime needs shapes in the model."""
+"""Bytes from which a weight is left in its file, or put into a second one. ONNX Runtime needs shapes in the
+model."""
 
 _LENGTH_DELIMITED = 2
 """The wire type of a field that is bytes after their length."""
@@ -32,18 +31,18 @@ _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = (
 def write_model(model: onnx_ir.Model, path: Path) -> None:
     """Write a model, with one weight in memory at a time if they are lazy. `onnx.save` holds three copies.
 
+    The weights of a model that is too large for one file go to `weights_path`.
+
     Args:
         model: its graph has no weights after the call.
         path: the file to write.
-
-    Raises:
-        ExportError: the model is too large for one file.
     """
     weights = [
         (name, value.const_value)
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     ]
+    values = [model.graph.initializers[name] for name, _ in weights]
     for value in model.graph.initializers.values():
         value.const_value = None  # the nodes still refer to the value
     model.graph.initializers.clear()
@@ -54,10 +53,16 @@ def write_model(model: onnx_ir.Model, path: Path) -> None:
     sizes = [len(head) + weight.nbytes for head, (_, weight) in zip(heads, weights, strict=True)]
     length = len(graph) + sum(len(_tag(_GRAPH_INITIALIZER, size)) + size for size in sizes)
     if length > PROTOBUF_LIMIT:
-        raise ExportError(
-            f"the vision graph takes {length / 1e9:.1f} GB, one ONNX file holds "
-            f"{PROTOBUF_LIMIT / 1e9:.1f} GB; towers of this size cannot be exported yet"
-        )
+        with WeightsFile(weights_path(path)) as data:
+            for value, (_, weight) in zip(values, weights, strict=True):
+                large = weight.nbytes >= LARGE_WEIGHT
+                value.const_value = data.write(value, [weight.numpy()]) if large else weight
+                model.graph.initializers.add(value)
+        onnx_ir.save(model, path)
+        for value in values:
+            value.const_value = None
+        model.graph.initializers.clear()
+        return
     with path.open("wb") as file:
         file.write(proto.SerializeToString())
         file.write(_tag(_MODEL_GRAPH, length))
@@ -66,6 +71,11 @@ def write_model(model: onnx_ir.Model, path: Path) -> None:
             file.write(_tag(_GRAPH_INITIALIZER, size))
             file.write(head)
             file.write(weight.tobytes())
+
+
+def weights_path(path: Path) -> Path:
+    """Return the second file of a graph, if it has one."""
+    return path.with_name(f"{path.name}.data")
 
 
 class WeightsFile:
@@ -127,8 +137,9 @@ class WeightsFile:
 def open_model(path: Path) -> onnx_ir.Model:
     """Read a model whose large weights stay in the file until their values are needed.
 
-    They are "external data" at their place in `path` itself. So a model that is saved beside it without
-    weights, as by `onnx_ir.save`, finds them, too. `onnx.load` holds all weights in memory.
+    They are "external data" in the second file of the graph, or at their place in `path` itself. So a model
+    that is saved beside it without weights, as by `onnx_ir.save`, finds them, too. `onnx.load` holds all
+    weights in memory.
 
     Args:
         path: a file that `write_model` wrote.

@@ -224,6 +224,8 @@ def compare(
     """
     processor = ImageProcessor(manifest.image, manifest.vision, manifest.decoder.positions)
     images = [processor.process(np.asarray(case.image), CHECKPOINT_BUDGET) for case in cases]
+    if manifest.vision.text_input is not None:
+        images = [image.asked(case.question) for image, case in zip(images, cases, strict=True)]
     expected = np.concatenate([case.embeddings for case in cases])
     vision: dict[str, Drift] = {}
     stored: dict[str, StoredVision] = {}

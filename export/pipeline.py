@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import gguf
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from edgevlm.bundle import DecoderRuntimeName
@@ -18,7 +19,7 @@ from edgevlm.export import decoder as decoder_export
 from edgevlm.export import onnx_decoder, parity, quantize
 from edgevlm.export import vision as vision_export
 from edgevlm.export.answers import EXACT_DECODERS, Files
-from edgevlm.export.architectures import context_length, find_architecture
+from edgevlm.export.architectures import check_llama_cpp, context_length, find_architecture
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.importance import measure_importance
 from edgevlm.export.onnx_decoder_files import TOKENIZER_FILE, describe_graphs, write_graphs
+from edgevlm.export.onnx_file import weights_path
 from edgevlm.export.output_folder import check_disk, check_out, file_entry, staged
 from edgevlm.export.plan import Plan, make_plan, quiet_transformers
 from edgevlm.export.products import Activation, measure_activations
@@ -43,6 +45,7 @@ from edgevlm.manifest import (
     FileEntry,
     Manifest,
     Source,
+    TextInput,
     VisionSpec,
 )
 
@@ -71,7 +74,7 @@ def export(
     *,
     vision: Sequence[str] | None = None,
     decoder: Sequence[str] | None = None,
-    decoder_runtime: DecoderRuntimeName = "llama.cpp",
+    decoder_runtime: DecoderRuntimeName | None = None,
     decoder_gguf: str | Path | None = None,
     goal: Goal | None = None,
     image_size: tuple[int, int] | None = None,
@@ -92,7 +95,8 @@ def export(
             `SMALL_VISION` for a size and ``best``, else `DEFAULT_VISION`.
         decoder: any of `DECODER_TYPES`: GGUF files of llama.cpp's types, and ONNX graphs. None: what
             `DEFAULT_DECODER` has for the runtime.
-        decoder_runtime: ``llama.cpp`` or ``onnx``, for the default of `decoder`.
+        decoder_runtime: ``llama.cpp`` or ``onnx``, for the default of `decoder`. None: llama.cpp, if it has
+            the language model.
         decoder_gguf: an existing GGUF file, used unchanged instead of `decoder`.
         goal: choose one precision of `vision`, and types of the decoder instead of `decoder`: for a size in
             bytes, ``fast`` or ``best``; see `edgevlm.export.selection`.
@@ -116,23 +120,28 @@ def export(
     if vision is None:
         vision = DEFAULT_VISION if goal in (None, "fast") else SMALL_VISION
     check_choice("vision precision", vision, vision_export.PRECISIONS)
-    check_choice("decoder runtime", [decoder_runtime], tuple(DEFAULT_DECODER))
+    if decoder_runtime is not None:
+        check_choice("decoder runtime", [decoder_runtime], tuple(DEFAULT_DECODER))
     if (goal is not None or decoder_gguf is not None) and decoder_runtime == "onnx":
         raise ExportError(
             "a goal and --decoder-gguf are about GGUF files, which llama.cpp runs: leave out "
             "--decoder-runtime onnx"
         )
-    decoder = DEFAULT_DECODER[decoder_runtime] if decoder is None else decoder
-    check_choice("decoder type", decoder, DECODER_TYPES)
+    if decoder is not None:
+        check_choice("decoder type", decoder, DECODER_TYPES)
     check_out(out)
     if goal is not None and (decoder_gguf is not None or quick):
         raise ExportError(
             "files are chosen for a goal by their answers: leave out "
             + ("--decoder-gguf" if decoder_gguf is not None else "--quick")
         )
-    images = find_calibration_images(calibration, vision, decoder, goal)
+    images = find_calibration_images(calibration, vision, decoder or (), goal)
     source = Checkpoint.open(checkpoint, revision=revision, local_files_only=local_files_only)
     plan = make_plan(source, image_size)
+    if decoder is None:
+        decoder = DEFAULT_DECODER[decoder_runtime or find_runtime(source)]
+    if goal is not None or decoder_gguf is not None or set(decoder) & set(GGUF_TYPES):
+        check_llama_cpp(source.config)
     existing = None
     if decoder_gguf is not None:
         existing = open_existing_decoder(Path(decoder_gguf).expanduser(), plan)
@@ -232,6 +241,11 @@ def export(
     return manifest
 
 
+def find_runtime(checkpoint: Checkpoint) -> DecoderRuntimeName:
+    """Return llama.cpp, or ONNX Runtime for a language model that llama.cpp does not have."""
+    return "llama.cpp" if find_architecture(checkpoint.config).gguf else "onnx"
+
+
 def find_calibration_images(
     folder: str | Path | None, precisions: Sequence[str], types: Sequence[str], goal: Goal | None
 ) -> CalibrationImages:
@@ -246,7 +260,7 @@ def find_calibration_images(
         raise ExportError(
             f"calibration images ({folder}) are for {', '.join(vision_export.CALIBRATED)} and for decoders "
             f"below 8 bits; the vision precisions are {', '.join(precisions)}, the decoder types "
-            f"{', '.join(types)}; leave the folder out"
+            f"{', '.join(types) or 'the default'}; leave the folder out"
         )
     return CalibrationImages.open(None if folder is None else Path(folder).expanduser())
 
@@ -271,7 +285,7 @@ def write_vision(
 
     @functools.cache
     def activations() -> dict[str, Activation]:
-        return measure_activations(files["fp32"], tiles)
+        return measure_activations(files["fp32"], tiles, plan.example_question())
 
     convert: dict[str, Callable[[Path, Path], None]] = {
         "fp16": vision_export.convert_fp16,
@@ -408,11 +422,18 @@ def build_manifest(
         ),
         image=plan.image,
         vision=dataclasses.replace(
-            plan.vision, files={key: file_entry(path) for key, path in vision_files.items()}
+            plan.vision,
+            text_input=write_question_tokenizer(plan, vision_files["fp32"].parent),
+            files={key: file_entry(path) for key, path in vision_files.items()},
+            weights={
+                key: file_entry(weights_path(path))
+                for key, path in vision_files.items()
+                if weights_path(path).exists()
+            },
         ),
         prompt=plan.prompt,
         decoder=DecoderSpec(
-            architecture=gguf.MODEL_ARCH_NAMES[architecture.gguf],
+            architecture=architecture.gguf_name if architecture.gguf else text.model_type,
             width=plan.vision.width,
             vocabulary_size=text.vocab_size,
             context_length=context_length(config, plan.family.attention),
@@ -431,6 +452,20 @@ def build_manifest(
     )
 
 
+def write_question_tokenizer(plan: Plan, folder: Path) -> TextInput | None:
+    """Write the tokenizer of the question, and return its part of the manifest; None if there is none."""
+    if plan.question_tokenizer is None:
+        return None
+    assert plan.family.question_tokens is not None
+    path = folder / "vision.tokenizer.json"
+    tokenizer = Tokenizer.from_str(plan.question_tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(path), pretty=False)
+    longest = plan.family.question_tokens(plan.checkpoint.config)
+    return TextInput(vision_export.QUESTION_NAME, file_entry(path), longest)
+
+
 def decoder_entries(files: Mapping[str, Path]) -> dict[str, FileEntry]:
     """Return the entries of finished decoders."""
     return {name: file_entry(path, quantize.bits_per_weight(path)) for name, path in files.items()}
@@ -438,7 +473,9 @@ def decoder_entries(files: Mapping[str, Path]) -> dict[str, FileEntry]:
 
 def select_files(spec: VisionSpec, names: Iterable[str]) -> VisionSpec:
     """Return `spec` with the files that were asked for, in that order."""
-    return dataclasses.replace(spec, files={name: spec.files[name] for name in names})
+    files = {name: spec.files[name] for name in names}
+    weights = {name: entry for name, entry in spec.weights.items() if name in files}
+    return dataclasses.replace(spec, files=files, weights=weights)
 
 
 def check_choice(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import transformers
+from numpy.typing import NDArray
 from transformers import ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -30,6 +31,7 @@ from edgevlm.export.families import Family, find_family
 from edgevlm.export.image_size import fix_image_size
 from edgevlm.export.messages import one_line
 from edgevlm.export.mrope import input_width
+from edgevlm.export.onnx_decoder import check_tensors
 from edgevlm.export.preparations import IMAGE_PROCESSORS, read_image_spec
 from edgevlm.export.tokenizer import NAMED_TOKENS, Vocabulary, read_vocabulary
 from edgevlm.export.tool_calls import find_tool_calls
@@ -39,6 +41,8 @@ from edgevlm.export.vision import (
     EXAMPLE_TOKENS,
     INPUT_NAME,
     OUTPUT_NAME,
+    QUESTION_NAME,
+    example_question,
     example_size,
     plan_vision,
     rows_of_tile,
@@ -61,6 +65,9 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
+QUESTION_TOKENIZER = "qformer_tokenizer"
+"""Folder of a checkpoint with the tokenizer of the question that the vision part reads."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -71,11 +78,20 @@ class Plan:
     image: ImageSpec
     vision: VisionSpec
     """Without files."""
+    question_tokenizer: TokenizersBackend | None
+    """Tokenizer of the question that the vision part reads; None: it reads none."""
     processor: ProcessorMixin
     vocabulary: Vocabulary
     prompt: PromptSpec
     usage: Usage
     video: VideoSpec | None
+
+    def example_question(self) -> dict[str, NDArray[np.int64]]:
+        """Return the input of the vision graph for a question, if it has one, with the tokens of one."""
+        if self.question_tokenizer is None:
+            return {}
+        ids = self.question_tokenizer("What is in the image?")["input_ids"]
+        return {QUESTION_NAME: np.array([ids], np.int64)}
 
 
 def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None) -> Plan:
@@ -93,9 +109,13 @@ def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
     family = find_family(checkpoint.family, tower)
     text = checkpoint.config.get_text_config()
     architecture = find_architecture(checkpoint.config)
-    hyperparameters(architecture, text)
+    if architecture.gguf is not None:
+        hyperparameters(architecture, text)
     check_layers(checkpoint)
-    gguf_names(checkpoint, family, architecture)
+    if architecture.gguf is not None:
+        gguf_names(checkpoint, family, architecture)
+    else:
+        check_tensors(checkpoint, family)
     template = plan_template(checkpoint, family)
     usage = find_usage(checkpoint, family)
     with quiet_transformers():
@@ -110,11 +130,26 @@ def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
             image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile or 0
         )
         vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
+        question_tokenizer = None
+        if family.question_tokens is not None:
+            question_tokenizer = load_tokenizer(checkpoint, QUESTION_TOKENIZER)
+            processor.qformer_tokenizer = question_tokenizer
     prompt = plan_prompt(checkpoint, family, template, processor, vocabulary, image, vision)
     video = None
     if family.video is not None and not vision.fixed_by_export:
         video, prompt = plan_video(checkpoint, family.video, image, prompt)
-    return Plan(checkpoint, family, image, vision, processor, vocabulary, prompt, usage, video)
+    return Plan(
+        checkpoint,
+        family,
+        image,
+        vision,
+        question_tokenizer,
+        processor,
+        vocabulary,
+        prompt,
+        usage,
+        video,
+    )
 
 
 def check_layers(checkpoint: Checkpoint) -> None:
@@ -141,7 +176,7 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     """
     module, _ = plan_vision(checkpoint, family)
     tiling = image.tiling
-    rows, width = rows_of_tile(module, example_size(tiling))
+    rows, width = rows_of_tile(module, example_size(tiling), *example_question(family))
     packing = family.packing(checkpoint.config)
     tokens = rows - packing.learned_rows
     path = checkpoint.folder / "config.json"
@@ -189,23 +224,26 @@ def check_tokens(checkpoint: Checkpoint, family: Family, vision: VisionSpec) -> 
         )
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> TokenizersBackend:
+def load_tokenizer(checkpoint: Checkpoint, folder: str = ".") -> TokenizersBackend:
     """Load the tokenizer in transformers.
+
+    Args:
+        folder: its folder in the checkpoint.
 
     Raises:
         ExportError: a file is missing, or transformers cannot read it.
     """
-    path = checkpoint.folder / "tokenizer.json"
+    path = checkpoint.folder / folder / "tokenizer.json"
     if not path.is_file():
         raise ExportError(
-            f"{checkpoint.folder} has no tokenizer.json; save the tokenizer again with transformers' "
+            f"{path.parent} has no tokenizer.json; save the tokenizer again with transformers' "
             f"save_pretrained"
         )
     for name in TOKENIZER_FILES:
-        checkpoint.json(name)
+        checkpoint.json(f"{folder}/{name}" if folder != "." else name)
     try:
         tokenizer = TokenizersBackend.from_pretrained(
-            checkpoint.folder,
+            path.parent,
             local_files_only=True,
             trust_remote_code=False,
             fix_mistral_regex=True,  # older Mistral checkpoints have a wrong one, which transformers knows
@@ -336,13 +374,17 @@ def plan_prompt(
             f"{checkpoint.config.image_token_id}, in tokenizer.json {family.image_token} is {image_id}; they "
             f"are not of one checkpoint"
         )
+    variables = {
+        key: str(value)
+        for key, value in processor.tokenizer.special_tokens_map.items()
+        if isinstance(value, str)
+    }
+    if family.begins_in_template:  # what the tokenizer writes, whatever it calls its begin token
+        begin = processor.tokenizer.convert_ids_to_tokens(list(vocabulary.begin_token_ids))
+        variables["bos_token"] = "".join(begin)
     spec = PromptSpec(
         chat_template=template.source,
-        template_variables={
-            key: str(value)
-            for key, value in processor.tokenizer.special_tokens_map.items()
-            if isinstance(value, str)
-        },
+        template_variables=variables,
         image_placeholder=family.image_placeholder or family.image_token,
         image_template=family.image_template
         if isinstance(family.image_template, str)
@@ -357,7 +399,7 @@ def plan_prompt(
                 ]
             )
         ),
-        begin_token_ids=vocabulary.begin_token_ids,
+        begin_token_ids=() if family.begins_in_template else vocabulary.begin_token_ids,
         normalization=vocabulary.normalization,
         space_prefix=vocabulary.space_prefix,
         added_tokens=vocabulary.added_tokens,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers.image_processing_backends import PilBackend
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
     DeepseekVLImageProcessorPil,
@@ -309,6 +310,7 @@ def _read_own_size_grid(processor: Any) -> OwnSizeGridTiling:
 
 
 _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
+    BlipImageProcessorPil: _read_one_tile,
     CLIPImageProcessorPil: _read_one_tile,
     SiglipImageProcessorPil: _read_one_tile,
     LlavaImageProcessorPil: _read_one_tile,

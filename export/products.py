@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,13 +123,18 @@ def _constant(value: onnx_ir.Value) -> NDArray[np.float32]:
     return value.const_value.numpy().astype(np.float32, copy=False)
 
 
-def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dict[str, Activation]:
+def measure_activations(
+    source: Path,
+    tiles: Iterable[NDArray[np.uint8]],
+    question: Mapping[str, NDArray[np.int64]] | None = None,
+) -> dict[str, Activation]:
     """Run the float32 graph and return the statistics of each activation of `find_products`, by its name.
 
     Args:
         source: the float32 graph. A graph with more outputs, which takes its weights from this file, is
             written beside it and removed.
         tiles: photographs, uint8 ``[1, height, width, 3]``.
+        question: the graph's input for the question, if it has one, and the tokens of one.
     """
     model = open_model(source)
     fuse_attention(model)  # its scores would take gigabytes
@@ -153,9 +158,8 @@ def measure_activations(source: Path, tiles: Iterable[NDArray[np.uint8]]) -> dic
         count = 0
         for batch in tiles:
             count += 1
-            for output, value in zip(
-                outputs, session.run(outputs, {INPUT_NAME: batch}), strict=True
-            ):
+            inputs = {INPUT_NAME: batch, **(question or {})}
+            for output, value in zip(outputs, session.run(outputs, inputs), strict=True):
                 merge = {"lowest": np.minimum, "highest": np.maximum}.get(_kind(output), np.add)
                 total[output] = merge(total[output], value) if output in total else value
     finally:

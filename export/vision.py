@@ -42,10 +42,13 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 CALIBRATED = ("int8", "int4")
 """Precisions that photographs are needed for."""
 INPUT_NAME = "tiles"
+QUESTION_NAME = "question"
 OUTPUT_NAME = "embeddings"
 MAX_TILES = 64
 EXAMPLE_GRID = (2, 3)
 """Lines and columns of embeddings of the tile with which a graph is traced whose tiles differ in size."""
+EXAMPLE_QUESTION = 3
+"""Tokens of the question with which a graph is traced that reads one."""
 EXAMPLE_TOKENS = EXAMPLE_GRID[0] * EXAMPLE_GRID[1]
 MEAN_SQUARE = ("ReduceMean", "Add", "Sqrt", "Reciprocal")
 """What follows the square in an RMS norm."""
@@ -68,16 +71,26 @@ class VisionGraph(nn.Module):
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1), persistent=False)
 
-    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Return rows ``[n, rows, width]`` for uint8 tiles ``[n, height, width, 3 * frames]``."""
+    def forward(self, tiles: torch.Tensor, *question: torch.Tensor) -> torch.Tensor:
+        """Return rows ``[n, rows, width]`` for uint8 tiles ``[n, height, width, 3 * frames]``.
+
+        Some vision parts also take the tokens of the question, int64 ``[1, n]``.
+        """
         pixels = tiles.permute(0, 3, 1, 2).to(torch.float32) * self.rescale_factor
         if self.frames > 1:  # the first and the last one, which are the same in a tile of one
             pixels = torch.stack([pixels[:, :3], pixels[:, -3:]], dim=1)
             pixels = ((pixels - self.mean) / self.std).flatten(1, 2)
         else:
             pixels = (pixels - self.mean) / self.std
-        embeddings: torch.Tensor = self.vision(pixels)
+        embeddings: torch.Tensor = self.vision(pixels, *question)
         return embeddings
+
+
+def example_question(family: Family) -> tuple[torch.Tensor, ...]:
+    """Return the tokens of a question for a vision part that reads one; else nothing."""
+    if family.question_tokens is None:
+        return ()
+    return (torch.zeros(1, EXAMPLE_QUESTION, dtype=torch.int64),)
 
 
 def plan_vision(checkpoint: Checkpoint, family: Family) -> tuple[nn.Module, dict[str, TensorEntry]]:
@@ -150,19 +163,22 @@ def example_size(tiling: Tiling) -> tuple[int, int]:
     return tiling.tile_size
 
 
-def rows_of_tile(vision: nn.Module, tile_size: tuple[int, int]) -> tuple[int, int]:
+def rows_of_tile(
+    vision: nn.Module, tile_size: tuple[int, int], *question: torch.Tensor
+) -> tuple[int, int]:
     """Return the number of rows of one tile and their width, by a run of the module.
 
     Args:
         vision: the module; its weights do not matter.
         tile_size: height and width in pixels.
+        question: as of `example_question`.
 
     Raises:
         ExportError: the module does not take tiles of this size.
     """
     try:
         with torch.no_grad():
-            found = vision(torch.zeros(1, 3, *tile_size))
+            found = vision(torch.zeros(1, 3, *tile_size), *question)
     except Exception as error:  # whatever a module raises for a shape that it was not made for
         raise ExportError(
             f"the image processor makes tiles of {tile_size[1]} x {tile_size[0]} pixels, which the vision "
@@ -193,7 +209,7 @@ def export_fp32(
         fixed_shapes: no axis is dynamic; n is 1.
 
     Raises:
-        ExportError: as of `plan_vision`, a value is not finite, or the graph is too large for one file.
+        ExportError: as of `plan_vision`, or a value is not finite.
     """
     vision, sources = plan_vision(checkpoint, family)
     buffers = dict(vision.named_buffers())
@@ -208,15 +224,23 @@ def export_fp32(
     # An axis of length 1 cannot be dynamic, so its example has two tiles.
     count = 1 if fixed_shapes else 2
     example = torch.zeros(count, *example_size(image.tiling), 3 * frames, dtype=torch.uint8)
+    axes: dict[str, Any] = {"tiles": {} if fixed_shapes else dynamic_axes(image.tiling, frames)}
+    question = example_question(family)
+    names = [INPUT_NAME]
+    if question:
+        assert family.question_tokens is not None
+        longest = family.question_tokens(checkpoint.config)
+        axes["question"] = ({1: torch.export.Dim("tokens", min=1, max=longest)},)
+        names.append(QUESTION_NAME)
     with quiet():
         program = torch.onnx.export(
             VisionGraph(vision, image, frames).eval(),
-            (example,),
+            (example, *question),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT_NAME],
+            input_names=names,
             output_names=[OUTPUT_NAME],
-            dynamic_shapes={"tiles": {} if fixed_shapes else dynamic_axes(image.tiling, frames)},
+            dynamic_shapes=axes,
             optimize=False,
             verbose=False,
         )
@@ -304,7 +328,16 @@ def lazy_weight(checkpoint: Checkpoint, entry: TensorEntry) -> onnx_ir.LazyTenso
 
 
 def convert_fp16(source: Path, path: Path) -> None:
-    """Convert to float16; preparation, norms, softmax and the output stay in float32."""
+    """Convert to float16; preparation, norms, softmax and the output stay in float32.
+
+    Raises:
+        ExportError: the weights of `source` are in a second file.
+    """
+    if onnx_file.weights_path(source).exists():
+        raise ExportError(
+            "the weights of the vision graph in fp32 take more than the 2 GB of one ONNX file, and the "
+            "converter to fp16 needs them in one; leave fp16 out of --vision"
+        )
     model = onnx.load(source)
     # The converter infers types itself; it would treat a weight that is listed here as a float16 value.
     model.graph.ClearField("value_info")

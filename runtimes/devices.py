@@ -13,6 +13,7 @@ from edgevlm.runtimes import openvino, system
 from edgevlm.runtimes.onnx import execution_providers, session, vision
 from edgevlm.runtimes.onnx.execution_providers import CPU_PROVIDER, Provider
 from edgevlm.runtimes.protocols import VisionRuntime
+from edgevlm.runtimes.questions import QuestionInput
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +50,13 @@ class VisionBackend:
     """True if a graph that OpenVINO cannot run runs in ONNX Runtime on the CPU, with a warning."""
 
     def load(
-        self, path: Path, *, input_name: str, output_name: str, threads: int | None
+        self,
+        path: Path,
+        *,
+        input_name: str,
+        output_name: str,
+        threads: int | None,
+        question: QuestionInput | None = None,
     ) -> VisionRuntime:
         """Load a graph.
 
@@ -58,6 +65,7 @@ class VisionBackend:
             input_name: name of the graph's input.
             output_name: name of the output that holds the embeddings.
             threads: CPU threads; None takes one per physical core.
+            question: the graph's input for the question; None: there is none. OpenVINO takes none.
 
         Raises:
             InputError: an argument has the wrong type or is outside its range.
@@ -67,6 +75,11 @@ class VisionBackend:
         device = self.device
         if device in openvino.OPENVINO_DEVICES and self.providers is None:
             try:
+                if question is not None:
+                    raise LoadError(
+                        f"device {device} takes no vision graph that reads the question, as {path} does; "
+                        f"choose device='cpu'"
+                    )
                 return openvino.OpenVinoVision(
                     path,
                     input_name=input_name,
@@ -88,6 +101,7 @@ class VisionBackend:
             device=device,
             providers=self.providers,
             threads=threads,
+            question=question,
         )
 
 

@@ -152,12 +152,17 @@ class OpenVinoVision:
             ) from error
 
     def encode(
-        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+        self,
+        tiles: NDArray[np.uint8],
+        *,
+        question: str = "",
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            question: not read; graphs with an input for it run in ONNX Runtime.
             cancel: stops this call from another thread; None: nothing does.
 
         Returns:

@@ -100,19 +100,24 @@ class VisionRuntime(Protocol):
     """True if the graph runs on the CPU and so competes with other work there."""
 
     def encode(
-        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+        self,
+        tiles: NDArray[np.uint8],
+        *,
+        question: str = "",
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            question: what a graph with an input for it reads; others do not.
             cancel: stops this call from another thread; None: nothing does.
 
         Returns:
             float32 ``[n, rows, width]``.
 
         Raises:
-            InputError: the dtype or the shape is not the graph's.
+            InputError: the dtype or the shape is not the graph's, or the question is too long.
             CancelledError: `cancel` stopped it. The next call is not affected.
             ClosedError: the runtime is closed.
             InferenceError: the runtime failed.

@@ -33,6 +33,7 @@ def check_graph(
     outputs: Mapping[str, TensorSpec],
     input_name: str,
     output_name: str,
+    question_name: str | None = None,
 ) -> TileShape:
     """Check a graph's input and output, and return height, width and channels of a tile.
 
@@ -40,16 +41,18 @@ def check_graph(
         path: the graph's file, for messages.
         inputs: all inputs of the graph, by name; n may be dynamic or 1.
         outputs: all outputs of the graph, by name.
-        input_name: name of the only input, which must be uint8 ``[n, height, width, 3]``.
+        input_name: name of the input for tiles, which must be uint8 ``[n, height, width, 3]``.
         output_name: name of the output that must be float32 ``[n, tokens, width]``.
+        question_name: name of the input for the question; None: there is none.
 
     Raises:
         LoadError: the graph has another input or output.
     """
-    if list(inputs) != [input_name] or output_name not in outputs:
+    wanted = [input_name] if question_name is None else [input_name, question_name]
+    if list(inputs) != wanted or output_name not in outputs:
         raise LoadError(
-            f"{path} must have the input {input_name!r} and the output {output_name!r}, has "
-            f"{list(inputs)} and {list(outputs)}; export it again"
+            f"{path} must have the input {' and '.join(map(repr, wanted))} and the output {output_name!r}, "
+            f"has {list(inputs)} and {list(outputs)}; export it again"
         )
     kind, shape = inputs[input_name]
     dynamic = [side is None for side in shape]

@@ -74,7 +74,7 @@ def format_manifest(manifest: Manifest) -> str:
         f"images        {_tiling(image.tiling)}, {tiles}",
         *([f"videos        {_video(manifest.video)}"] if manifest.video else []),
         f"vision        {tokens}, of width {vision.width}",
-        *_files(vision.files, parity.vision if parity else {}),
+        *_files(vision.weight_files, parity.vision if parity else {}),
         *([f"calibration   {vision.calibration}"] if vision.calibration else []),
         f"decoder       {decoder.architecture}, width {decoder.width}, "
         f"vocabulary {decoder.vocabulary_size}, context {decoder.context_length}, "

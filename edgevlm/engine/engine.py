@@ -47,7 +47,14 @@ from edgevlm.errors import (
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
 from edgevlm.inputs.message_checks import NO_TOOLS, SHORTEN
-from edgevlm.inputs.prompt import Message, PromptBuilder, PromptItem, Segment, TextSegment
+from edgevlm.inputs.prompt import (
+    Message,
+    PromptBuilder,
+    PromptItem,
+    Segment,
+    TextSegment,
+    question_text,
+)
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
@@ -173,6 +180,8 @@ class Engine:
     def encode_image(self, image: ProcessedImage) -> NDArray[np.float32]:
         """Return embeddings of an image or a video as in the prompt, scaled for the decoder.
 
+        Those of a vision graph that reads the question depend on `ProcessedImage.asked`.
+
         Returns:
             Float32 ``[tokens, width]``.
         """
@@ -229,7 +238,11 @@ class Engine:
             ContextError: the texts are longer than the context.
         """
         items: list[PromptItem] = []
-        for segment in self._segments(messages, images, tools):
+        segments = self._segments(messages, images, tools)
+        if self._manifest.vision.text_input is not None:
+            question = question_text(messages)
+            images = [image.asked(question) for image in images]
+        for segment in segments:
             if isinstance(segment, TextSegment):
                 items += segment.token_ids
             else:

@@ -18,6 +18,7 @@ from edgevlm.runtimes import system
 from edgevlm.runtimes.devices import CPU_BACKEND, VisionBackend
 from edgevlm.runtimes.onnx.execution_providers import Provider
 from edgevlm.runtimes.protocols import DecoderRuntime, VisionRuntime
+from edgevlm.runtimes.questions import QuestionInput
 from edgevlm.user_cache import user_cache
 from edgevlm.versions import installed_versions
 
@@ -45,11 +46,18 @@ def load_vision(
     threads: int | None = None,
 ) -> VisionRuntime:
     """Load the vision graph at `path`; errors as of `VisionBackend.load`."""
+    text = manifest.vision.text_input
+    question = None
+    if text is not None:
+        question = QuestionInput(
+            text.input_name, path.with_name(text.tokenizer.name), text.max_tokens
+        )
     return backend.load(
         path,
         input_name=manifest.vision.input_name,
         output_name=manifest.vision.output_name,
         threads=threads,
+        question=question,
     )
 
 

@@ -6,6 +6,7 @@ comes again, as in every turn of a conversation, is not resized again while the 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -96,6 +97,17 @@ class ProcessedImage:
     """Computes the tiles."""
     times: VideoTimes | None = None
     """The times of a video, whose tiles are its frames; None for an image."""
+    question: str = ""
+    """What the vision graph reads beside the tiles, if it reads a question; see `asked`."""
+
+    def asked(self, question: str) -> ProcessedImage:
+        """Return the image for a vision graph that reads the question. The keys depend on the question."""
+        if question == self.question:
+            return self
+        keys = tuple(_question_key(key, question) for key in map(hash_pixels, self.pixels))
+        return dataclasses.replace(
+            self, keys=keys, question=question, split=lambda: Tiles(self.pixels, self.layout)
+        )
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
@@ -268,6 +280,10 @@ class ImageProcessor:
     ) -> ProcessedImage:
         plans = plan_spans(layout, self._vision, self._positions)
         return ProcessedImage(keys, layout, plans, split)
+
+
+def _question_key(key: bytes, question: str) -> bytes:
+    return hashlib.blake2b(key + question.encode(), digest_size=16).digest()
 
 
 def _span_key(keys: tuple[bytes, ...], plan: SpanPlan) -> bytes:

@@ -388,6 +388,16 @@ def user_message(text: str, images: int, *, videos: int = 0) -> dict[str, Any]:
     return {"role": "user", "content": [*parts, {"type": "text", "text": _text("question", text)}]}
 
 
+def question_text(messages: Sequence[Message]) -> str:
+    """Return the texts of checked messages, for a vision graph that reads the question."""
+    parts = [
+        part
+        for index, message in enumerate(messages)
+        for part in check_message(message, index)["content"]
+    ]
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
 def _text(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise PromptError(f"{name} must be a text, is {type(text).__name__}")

@@ -68,6 +68,7 @@ from edgevlm.manifest.vision import (
     FramePacking,
     LinesPacking,
     Packing,
+    TextInput,
     TiledPacking,
     UnpadPacking,
     VisionSpec,
@@ -116,6 +117,7 @@ __all__ = [
     "SpecialToken",
     "StretchTiling",
     "Tasks",
+    "TextInput",
     "TiledPacking",
     "Tiling",
     "ToolCallFormat",
@@ -258,7 +260,7 @@ class Manifest:
 
     def files(self) -> list[FileEntry]:
         """Return all files of the bundle, vision graphs first."""
-        return [*self.vision.files.values(), *self.decoder.entries()]
+        return [*self.vision.entries(), *self.decoder.entries()]
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""

@@ -53,7 +53,8 @@ class DecoderSpec:
     """The decoder, a language model in GGUF files that stock llama.cpp loads, in ONNX graphs, or both."""
 
     architecture: str
-    """``general.architecture`` of a GGUF file; for information only."""
+    """``general.architecture`` of a GGUF file; ``model_type`` in transformers if llama.cpp does not have the
+    language model. For information only."""
     width: int
     """Number of values in one embedding; positive."""
     vocabulary_size: int

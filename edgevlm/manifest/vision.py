@@ -73,6 +73,22 @@ Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking | FramePacking
 
 
 @dataclass(frozen=True)
+class TextInput:
+    """A second input of the vision graph: the question, as int64 tokens ``[1, n]`` (InstructBLIP)."""
+
+    input_name: str
+    """Name of the graph's input."""
+    tokenizer: FileEntry
+    """A ``tokenizer.json`` of Hugging Face's tokenizers, which also adds the tokens around a text."""
+    max_tokens: int
+    """Longest question in tokens, with those around it; positive."""
+
+    def check(self) -> None:
+        """Check the values."""
+        require(self.max_tokens > 0, "max_tokens", self.max_tokens, "must be positive")
+
+
+@dataclass(frozen=True)
 class VisionSpec:
     """The vision graph, from uint8 tiles ``[n, height, width, 3]`` to float32 ``[n, rows, width]``.
 
@@ -80,7 +96,7 @@ class VisionSpec:
     """
 
     input_name: str
-    """Name of the graph's input."""
+    """Name of the graph's input for tiles."""
     output_name: str
     """Name of the graph's output."""
     tokens_per_tile: int | None
@@ -99,6 +115,11 @@ class VisionSpec:
     """Side in pixels of the square that one embedding stands for. A tile then has
     ``height // pixels_per_token`` lines of ``width // pixels_per_token`` embeddings. Null: the embeddings of
     a tile have no such lines, or nothing needs them."""
+    weights: dict[str, FileEntry] = field(default_factory=dict)
+    """The file that the graph of a precision reads its weights from, as external data under this name, if one
+    ONNX file cannot hold them (2 GB)."""
+    text_input: TextInput | None = None
+    """How the graph gets the question; null: embeddings do not depend on it."""
     calibration: str | None = None
     """Images that the quantized files were fitted to, in words; null: no such file, or not known."""
 
@@ -155,3 +176,26 @@ class VisionSpec:
             "must be a number for the lines packing",
         )
         require(bool(self.files), "files", self.files, "must not be empty")
+        require(
+            self.weights.keys() <= self.files.keys(),
+            "weights",
+            sorted(self.weights),
+            f"must have precisions of files, {sorted(self.files)}",
+        )
+
+    @property
+    def weight_files(self) -> dict[str, FileEntry]:
+        """The file with the weights of each precision: the graph itself, or the one beside it."""
+        return self.files | self.weights
+
+    def needed(self, chosen: FileEntry) -> list[FileEntry]:
+        """Return all files that one of `files` needs, itself first."""
+        beside = [self.weights[name] for name in self.weights if self.files[name] == chosen]
+        return [chosen, *beside, *self._tokenizers()]
+
+    def entries(self) -> list[FileEntry]:
+        """Return all files."""
+        return [*self.files.values(), *self.weights.values(), *self._tokenizers()]
+
+    def _tokenizers(self) -> list[FileEntry]:
+        return [] if self.text_input is None else [self.text_input.tokenizer]

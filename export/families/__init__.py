@@ -50,8 +50,11 @@ MODULES = (
     "qwen3_5",
     "mistral3",
     "minicpmv4_6",
+    "blip-2",
+    "instructblip",
 )
-"""Names of the modules of this package, each equal to a ``model_type``; yi_vl is edgevlm's own name."""
+"""The ``model_type``s, each with a module of this package, where ``-`` is ``_``; yi_vl is edgevlm's own name.
+"""
 TOWERS = {("llava", "pixtral"): "pixtral"}
 """Modules of a ``model_type`` with another vision part, by the ``model_type`` of ``vision_config``."""
 Processor = TypeVar("Processor", bound=ProcessorMixin)
@@ -97,6 +100,9 @@ class Family:
     processor: Callable[[PilBackend, TokenizersBackend, PretrainedConfig, int], ProcessorMixin]
     """Builds transformers' processor from its parts, the configuration and the tokens of one tile, 0 if tiles
     differ in size. It adds tokens to the tokenizer, and its prompts are the reference for ours."""
+    question_tokens: Callable[[PretrainedConfig], int] | None = None
+    """Returns the longest question in tokens that `vision` reads, as a second argument, int64 ``[1, n]``. The
+    checkpoint has its tokenizer in a folder of its own. None: it reads none."""
     image_settings: Callable[[PretrainedConfig], Mapping[str, Any]] = lambda config: {}
     """What transformers' processor tells its image processor, whatever the settings of the checkpoint are."""
     image_template: str | Callable[[PretrainedConfig], str] = "{{ image }}"
@@ -123,6 +129,8 @@ class Family:
     read. Its parts have the names of transformers' LLaVA. None: transformers loads the checkpoint."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
+    begins_in_template: bool = False
+    """The chat template writes the tokens that the tokenizer puts first (``bos_token``) behind the image."""
     prompt_prefix: Callable[[Mapping[str, Any]], str] = lambda settings: ""
     """Returns what transformers' processor writes before the text of the chat template, by its settings
     (``processor_config.json``)."""
@@ -191,6 +199,6 @@ def find_family(model_type: str, tower: str | None = None) -> Family:
         raise ExportError(
             f"model_type {model_type!r} cannot be exported; {find_alternative(model_type, MODULES)}"
         )
-    module = TOWERS.get((model_type, tower or ""), model_type)
+    module = TOWERS.get((model_type, tower or ""), model_type).replace("-", "_")
     family: Family = importlib.import_module(f"edgevlm.export.families.{module}").FAMILY
     return family

@@ -17,6 +17,7 @@ from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.onnx import execution_providers
 from edgevlm.runtimes.onnx.execution_providers import Provider
 from edgevlm.runtimes.onnx.session import SessionOpener, load_onnxruntime
+from edgevlm.runtimes.questions import QuestionInput, QuestionTokenizer
 from edgevlm.runtimes.vision_checks import (
     TensorSpec,
     check_fixed_shapes,
@@ -31,17 +32,18 @@ class OnnxVision:
     Args:
         path: the ONNX file, from uint8 ``[n, height, width, 3]`` to float32 ``[n, tokens, width]``; n may be
             fixed to 1.
-        input_name: the graph's only input.
+        input_name: the graph's input for tiles.
         output_name: the output that holds the embeddings.
         device: ``auto`` (CUDA, else CPU) or one of `ONNX_DEVICES`.
         providers: ONNX Runtime's providers in order of preference, instead of `device`.
         threads: CPU threads; None takes one per physical core that this process may use.
+        question: the graph's input for the question; None: there is none.
 
     Raises:
         InputError: an argument has the wrong type or is outside its range.
         LoadError: the file is not such a graph, or a provider is not available.
         ClosedError: this process was forked from one that had used a model.
-        MissingDependencyError: ONNX Runtime is not installed.
+        MissingDependencyError: ONNX Runtime is not installed, or tokenizers for a question.
     """
 
     BATCH_SIZE = 1
@@ -58,6 +60,7 @@ class OnnxVision:
         device: str = "auto",
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
+        question: QuestionInput | None = None,
     ) -> None:
         check_not_forked()
         self._path = Path(path)
@@ -74,25 +77,32 @@ class OnnxVision:
             _tensor_specs(session.get_outputs()),
             input_name,
             output_name,
+            None if question is None else question.name,
         )
+        self._questions = None if question is None else QuestionTokenizer(question)
         if opener.fixed_shapes:
             check_fixed_shapes(self._path, self._tile_shape, device)
         self._session = session
 
     def encode(
-        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+        self,
+        tiles: NDArray[np.uint8],
+        *,
+        question: str = "",
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
         """Encode tiles.
 
         Args:
             tiles: uint8 ``[n, height, width, 3]``, n >= 1.
+            question: what a graph with an input for it reads; others do not.
             cancel: stops this call from another thread, between two nodes of the graph; None: nothing does.
 
         Returns:
             float32 ``[n, tokens, width]``.
 
         Raises:
-            InputError: the dtype or the shape is not the graph's.
+            InputError: the dtype or the shape is not the graph's, or the question is too long.
             CancelledError: `cancel` stopped it. The next call is not affected.
             ClosedError: the vision graph is closed.
             InferenceError: ONNX Runtime failed (memory, device).
@@ -102,21 +112,25 @@ class OnnxVision:
             raise ClosedError(f"the vision graph {self._path} is closed; create a new one")
         check_tiles(tiles, self._tile_shape)
         cancel = cancel or CancelSignal()
+        inputs: dict[str, NDArray[np.generic]] = {}
+        if self._questions is not None:
+            inputs[self._questions.name] = self._questions.tokenize(question)
         runs = []
         for start in range(0, len(tiles), self.BATCH_SIZE):
-            runs.append(self._run(tiles[start : start + self.BATCH_SIZE], cancel))
+            inputs[self._input_name] = tiles[start : start + self.BATCH_SIZE]
+            runs.append(self._run(inputs, cancel))
         return np.concatenate(runs)
 
-    def _run(self, batch: NDArray[np.uint8], cancel: CancelSignal) -> NDArray[np.float32]:
+    def _run(
+        self, inputs: dict[str, NDArray[np.generic]], cancel: CancelSignal
+    ) -> NDArray[np.float32]:
         options = (
             load_onnxruntime().RunOptions()
         )  # of this run alone, so `terminate` stops no other
         with cancel.interrupting(functools.partial(setattr, options, "terminate", True)):
             try:
                 embeddings: NDArray[np.float32]
-                (embeddings,) = self._session.run(
-                    [self._output_name], {self._input_name: batch}, options
-                )
+                (embeddings,) = self._session.run([self._output_name], inputs, options)
             except Exception as error:  # see _create_session
                 cancel.check()
                 raise InferenceError(f"ONNX Runtime failed in {self._path}: {error}") from error

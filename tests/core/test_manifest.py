@@ -53,6 +53,7 @@ from edgevlm.manifest import (
     SpecialToken,
     StretchTiling,
     Tasks,
+    TextInput,
     TiledPacking,
     Tiling,
     UnpadPacking,
@@ -159,6 +160,46 @@ def test_round_trip() -> None:
     assert Manifest.from_json(EXAMPLE.to_json()) == EXAMPLE
 
 
+def test_files_of_a_vision_graph() -> None:
+    graph, weights = EXAMPLE.vision.files["fp32"], FileEntry("vision.data", 9, "1" * 64)
+    tokenizer = FileEntry("vision.tokenizer.json", 3, "2" * 64)
+    vision = dataclasses.replace(
+        EXAMPLE.vision,
+        weights={"fp32": weights},
+        text_input=TextInput("question", tokenizer, 12),
+    )
+    example = dataclasses.replace(EXAMPLE, vision=vision)
+    assert Manifest.from_json(example.to_json()) == example
+    assert EXAMPLE.vision.needed(graph) == [graph]
+    assert vision.needed(graph) == [graph, weights, tokenizer]
+    assert vision.weight_files == {"fp32": weights}
+    assert example.files()[:3] == [graph, weights, tokenizer]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("vision", "weights"),
+            {"int8": 1},
+            r"vision\.weights: must have precisions of files, \['fp32'\]",
+        ),
+        (
+            ("vision", "text_input", "max_tokens"),
+            0,
+            r"vision\.text_input\.max_tokens: must be positive",
+        ),
+    ],
+)
+def test_files_that_do_not_fit(path: tuple[str, ...], value: Any, message: str) -> None:
+    entry = FileEntry("vision.tokenizer.json", 3, "2" * 64)
+    vision = dataclasses.replace(EXAMPLE.vision, text_input=TextInput("question", entry, 12))
+    if path[-1] == "weights":
+        value = {"int8": dataclasses.asdict(entry)}
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_dict(replaced(path, value, dataclasses.replace(EXAMPLE, vision=vision)))
+
+
 def paths(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in nested objects and lists."""
     items = (
@@ -189,6 +230,8 @@ OPTIONAL = {
         "added_tokens",
         "onnx",
         "splitting",
+        "text_input",
+        "weights",
         "answers",
         "centered_error",
         "centered_error_by_image",

@@ -53,7 +53,11 @@ class RandomVision:
     on_cpu = True
 
     def encode(
-        self, tiles: NDArray[np.uint8], *, cancel: CancelSignal | None = None
+        self,
+        tiles: NDArray[np.uint8],
+        *,
+        question: str = "",
+        cancel: CancelSignal | None = None,
     ) -> NDArray[np.float32]:
         return np.stack([rows_of(int(tile[0, 0, 0])) for tile in tiles])
 

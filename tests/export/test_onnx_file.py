@@ -11,9 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgevlm.errors import ExportError
 from edgevlm.export import onnx_file
-from edgevlm.export.onnx_file import open_model, write_model
+from edgevlm.export.onnx_file import open_model, weights_path, write_model
 
 
 def model(columns: int) -> onnx.ModelProto:
@@ -71,10 +70,22 @@ def test_a_model_that_is_opened_is_the_model(
     assert np.array_equal(found, expected)
 
 
-def test_a_model_beyond_the_limit_is_refused(
+def test_weights_beyond_the_limit_are_in_a_second_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole, path, copy = (tmp_path / f"{name}.onnx" for name in ("whole", "graph", "copy"))
+    write_model(onnx_ir.from_proto(model(1000)), whole)
     monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 1000)
-    with pytest.raises(ExportError, match="one ONNX file holds"):
-        write_model(onnx_ir.from_proto(model(1000)), tmp_path / "graph.onnx")
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(onnx_file, "LARGE_WEIGHT", 100)
+    write_model(onnx_ir.from_proto(model(1000)), path)
+    assert path.stat().st_size < 2000 < weights_path(path).stat().st_size
+    opened = open_model(path)
+    monkeypatch.undo()
+    write_model(opened, copy)
+    assert not weights_path(copy).exists()
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    found = [
+        onnxruntime.InferenceSession(file).run(None, {"x": x})[0] for file in (path, copy, whole)
+    ]
+    assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[1], found[2])

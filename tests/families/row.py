@@ -35,6 +35,8 @@ SIZES = (
     "pixel_attention_mask",
     "image_position_ids",
     "target_sizes",
+    "qformer_input_ids",
+    "qformer_attention_mask",
 )
 """What a model takes beside the pixels, by the names of its inputs."""
 

@@ -164,6 +164,44 @@ def granite_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     return tokenizer
 
 
+def opt_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
+    """OPT's: GPT-2's words, then bytes, with ``</s>`` before a text as well as behind an answer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "</s>"
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<s>", "<pad>", end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+def bert_tokenizer() -> Tokenizer:
+    """BERT's: lower case, words in pieces, ``[CLS]`` and ``[SEP]`` around a text."""
+    written = " ".join(corpus()).lower()
+    letters = sorted({letter for letter in written if not letter.isspace()})
+    words = sorted({word for word in written.split() if word.isalpha() and len(word) > 1})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{one}" for one in letters)]
+    vocabulary = {piece: row for row, piece in enumerate([*pieces, *words[:200]])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    around = [(text, vocabulary[text]) for text in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=around
+    )
+    tokenizer.add_special_tokens(pieces[:4])
+    return tokenizer
+
+
 def cohere_tokenizer(added: Sequence[str], size: int = 700) -> Tokenizer:
     """Cohere's: composed characters, then as Granite's, with a token before the prompt.
 

@@ -572,7 +572,7 @@ def test_the_processor_decides_between_the_runtimes(
 
 def test_only_auto_goes_on_without_openvino(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
     backend = devices.VisionBackend("openvino:npu", None, devices.FP16_FIRST)
-    names = {"input_name": "tiles", "output_name": "embeddings"}
+    names: dict[str, Any] = {"input_name": "tiles", "output_name": "embeddings"}
     with pytest.raises(LoadError, match="openvino:npu was asked for"):
         backend.load(graph, threads=1, **names)
     runtime = replace(backend, allow_fallback=True).load(graph, threads=1, **names)
