@@ -66,7 +66,7 @@ class VisionEncoder:
         found = {tile: self.cache[tile.key] for tile in tiles if tile.key in self.cache}
         missing = [tile for tile in dict.fromkeys(tiles) if tile not in found]
         # A run of the vision graph takes tiles of one size, and one question.
-        runs = itertools.groupby(missing, lambda tile: (tile.image.question, tile.pixels.shape))
+        runs = itertools.groupby(missing, lambda tile: (tile.question, tile.pixels.shape))
         for (question, _), group in runs:
             tiles_of_run = list(group)
             pixels = np.stack([tile.pixels for tile in tiles_of_run])

@@ -59,6 +59,8 @@ class Tile:
     """Returns all tiles of the image; that of another image is another object."""
     index: int = field(compare=False)
     """Position among the tiles of the image."""
+    question: str = field(default="", compare=False)
+    """As of `ProcessedImage`; the key depends on it."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -112,7 +114,9 @@ class ProcessedImage:
     @property
     def tiles(self) -> tuple[Tile, ...]:
         """The tiles in order; their pixels are computed when first needed."""
-        return tuple(Tile(key, self._split_once, index) for index, key in enumerate(self.keys))
+        return tuple(
+            Tile(key, self._split_once, index, self.question) for index, key in enumerate(self.keys)
+        )
 
     @functools.cached_property
     def spans(self) -> tuple[Span, ...]:
