@@ -110,7 +110,8 @@ def vocabulary_tensors(
     config = checkpoint.config
     # BLIP-2's model holds a whole language model, with a setting of its own.
     text = config.get_text_config()
-    tied = bool(getattr(config, "tie_word_embeddings", text.tie_word_embeddings))
+    owner = config if hasattr(config, "tie_word_embeddings") else text
+    tied = bool(owner.tie_word_embeddings)
     if tied and embeddings is None:
         embeddings, head = head, None
     if embeddings is None:
