@@ -4,8 +4,9 @@ The model looks at drawn rectangles with a memory of several frames, from one so
 take turns. The result has the time of a step at the beginning and at the end, the memory of the process, and
 how far the probabilities of choices are from those of a new prompt about the same frames. It is written as
 JSON to stdout. With ``--samples FILE`` each 60 steps add a line to a CSV file, of which `benchmarks.plots`
-draws time and memory. On a machine that does other work, too, the processor time of a step says more than
-its time.
+draws time and memory. With ``--distinct N`` the same N frames come again and again, so that their embeddings
+come from a cache and a step is the decoder's work alone. On a machine that does other work, too, the
+processor time of a step says more than its time.
 """
 
 from __future__ import annotations
@@ -64,17 +65,24 @@ def draw(number: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def source(index: int, count: int) -> Iterator[NDArray[np.uint8]]:
-    """Draw the frames of a source."""
-    return map(draw, range(index * MOST_FRAMES, index * MOST_FRAMES + count))
+def source(index: int, count: int, distinct: int | None) -> Iterator[NDArray[np.uint8]]:
+    """Draw the frames of a source; with `distinct` the same ones come again."""
+    return (draw(index * MOST_FRAMES + at % (distinct or count)) for at in range(count))
 
 
 def measure(
-    vlm: VLM, count: int, memory: int, sources: int, detail: Detail | None, file: Path | None
+    vlm: VLM,
+    count: int,
+    memory: int,
+    sources: int,
+    detail: Detail | None,
+    file: Path | None,
+    distinct: int | None = None,
 ) -> dict[str, Any]:
     """Watch so many frames of all sources, and return what was measured.
 
     Args:
+        distinct: frames of a source before they come again, with their embeddings; None: they never do.
         file: to which samples are written.
     """
     samples: list[Sample] = []
@@ -88,8 +96,15 @@ def measure(
             opened = stack.enter_context(file.open("w", newline="", buffering=1))
             lines = csv.writer(opened, lineterminator="\n")
             lines.writerow(FIELDS)
-        shown = [source(index, count // sources) for index in range(sources)]
-        watch = vlm.watch(shown, QUESTION, choices=CHOICES, memory=memory, detail=detail)
+        shown = [source(index, count // sources, distinct) for index in range(sources)]
+        watch = vlm.watch(
+            shown,
+            QUESTION,
+            choices=CHOICES,
+            memory=memory,
+            detail=detail,
+            cache_images=distinct is not None,
+        )
         begin = time.process_time()
         for step, seen in enumerate(stack.enter_context(watch), 1):
             times.append(1000 * seen.seconds)
@@ -108,7 +123,13 @@ def measure(
             begin = time.process_time()
         turn = measure_turn(vlm)
     compared = [
-        ([draw(index * MOST_FRAMES + at) for at in range(max(0, number - memory), number)], choice)
+        (
+            [
+                draw(index * MOST_FRAMES + at % (distinct or count))
+                for at in range(max(0, number - memory), number)
+            ],
+            choice,
+        )
         for index, number, choice in last
     ]
     found = {"frames": count, "memory": memory, "sources": sources} | turn
@@ -174,14 +195,16 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=1)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--detail", choices=["low", "high", "auto"])
+    parser.add_argument("--distinct", metavar="N", type=int)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--samples", metavar="FILE", type=Path)
     parser.add_argument("--vision")
     parser.add_argument("--decoder")
     options = parser.parse_args()
     given: Any = {name: getattr(options, name) for name in ("vision", "decoder")}
-    with VLM.from_pretrained(options.model, threads=1, device="cpu", **given) as vlm:
+    with VLM.from_pretrained(options.model, threads=options.threads, device="cpu", **given) as vlm:
         settings = options.frames, options.memory, options.sources, options.detail, options.samples
-        found = measure(vlm, *settings)
+        found = measure(vlm, *settings, distinct=options.distinct)
     json.dump(found, sys.stdout, indent=2)
     print()
 
