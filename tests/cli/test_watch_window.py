@@ -62,16 +62,19 @@ def test_the_window_has_the_frame_with_its_boxes(display: str, tmp_path: Path) -
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().rstrip().endswith("]")  # a box
-        end = time.monotonic() + LIMIT
-        while not len(lines_of_boxes(grab(display))):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        time.sleep(0.5)  # the window is drawn whole
-        pixels = grab(display)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=LIMIT)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().rstrip().endswith("]")  # a box
+            end = time.monotonic() + LIMIT
+            while not len(lines_of_boxes(grab(display))):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            time.sleep(0.5)  # the window is drawn whole
+            pixels = grab(display)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()  # or a failure would wait for its end
     assert process.returncode == 130
     assert "answered 1" in err and "Traceback" not in err
     with VLM.from_pretrained(threads=1) as vlm:
