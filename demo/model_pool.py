@@ -295,7 +295,7 @@ def _entries(model: str, name: str) -> list[ModelEntry]:
     pairs = [
         (vision, decoder)
         for vision in bundle.manifest.vision.files
-        for decoder in bundle.usable_decoders
+        for decoder in bundle.auto_decoders
     ]
     entries = [ModelEntry(name, model, bundle=bundle)]
     if len(pairs) > 1:

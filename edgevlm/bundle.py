@@ -142,13 +142,21 @@ class Bundle:
         if runtime not in choices:
             raise InputError(f"decoder_runtime must be auto, llama.cpp or onnx, is {runtime!r}")
         files = choices[runtime]
-        if runtime == "auto" and precision is None and decoder.graphs and not _has_llama_cpp():
-            files = decoder.graphs
+        if runtime == "auto" and precision is None:
+            files = self.auto_decoders
         if not files:
             raise InputError(
                 f"{self.manifest.name} has no decoder for {runtime}, only {', '.join(decoder.choices)}"
             )
         return _choose_file("decoder", files, precision, DECODER_PREFERENCE)
+
+    @property
+    def auto_decoders(self) -> dict[str, FileEntry]:
+        """The decoders, by type, of the runtime that is taken if none is named."""
+        decoder = self.manifest.decoder
+        if decoder.files and (_has_llama_cpp() or not decoder.graphs):
+            return decoder.files
+        return decoder.graphs
 
     @property
     def usable_decoders(self) -> dict[str, FileEntry]:

@@ -41,17 +41,6 @@ hypothesis.settings.load_profile("same examples every time")
 providers._get_local_constants = lambda: providers._local_constants
 
 
-@pytest.fixture(scope="session", autouse=True)
-def any_cpu() -> Iterator[None]:
-    """Choose runtimes and kernels as on a CPU without matrix units, so that figures hold on every CPU."""
-    from edgevlm.runtimes import system
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("is_intel", "has_amx", "has_amx_bf16"):
-            patch.setattr(system, name, lambda: False)
-        yield
-
-
 NOT_CORE = (
     "demo",
     "export",

@@ -26,7 +26,7 @@ def test_every_precision_is_measured_once() -> None:
         ("int8", "q8_0"),
         ("int8", "int8"),
     }
-    ran_on = [s["device"].split(",")[0] for s in result["pictures"]]
+    ran_on = [s["device"].split(",")[0] for s in result["pictures"] if s["decoder"] == "q8_0"]
     assert ran_on[0] == "vision CPUExecutionProvider" and ran_on[1].startswith(
         "vision OpenVINO CPU"
     )
@@ -34,9 +34,10 @@ def test_every_precision_is_measured_once() -> None:
         parts = speed["prepare_ms"] + speed["encode_ms"] + speed["prefill_ms"]
         assert 0 < parts <= speed["first_token_ms"]
         assert speed["peak_memory"] > 50e6
-    (decoder,) = result["decoders"]
-    assert decoder["prompt_tokens"] == result["pictures"][0]["prompt_tokens"]
-    assert min(value for name, value in decoder.items() if name.endswith("_rate")) > 0
+    assert len(result["decoders"]) == 2
+    for decoder in result["decoders"]:
+        assert decoder["prompt_tokens"] == result["pictures"][0]["prompt_tokens"]
+        assert min(value for name, value in decoder.items() if name.endswith("_rate")) > 0
     assert result["ceilings"]["read_rate"] > 1e8
 
 

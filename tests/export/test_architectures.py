@@ -277,7 +277,8 @@ def step(decoder: LlamaCppDecoder, ids: list[int], start: int) -> NDArray[np.flo
 
 
 def test_every_language_model_has_a_row() -> None:
-    assert {model_type for model_type, _ in ROWS.values()} == set(ARCHITECTURES)
+    """But for OPT, which llama.cpp does not have (`test_opt.py`)."""
+    assert {model_type for model_type, _ in ROWS.values()} == set(ARCHITECTURES) - {"opt"}
 
 
 @pytest.mark.parametrize("row", ROWS)
