@@ -62,7 +62,7 @@ class ModelEntry:
         )
         needed = (
             file
-            for name, chosen in decoder.choices.items()
+            for name, chosen in self.bundle.auto_decoders.items()
             if self.decoder in (None, name)
             for file in decoder.needed(chosen)
         )

@@ -282,7 +282,7 @@ def test_a_side_that_fails_leaves_the_other(page: Page, fragile: Path, nano: VLM
 
 def damage(folder: Path) -> None:
     """Change one byte of a bundle."""
-    entry = Bundle.open(folder).manifest.files()[-1]
+    entry = Bundle.open(folder).manifest.files()[0]
     content = bytearray((folder / entry.name).read_bytes())
     content[-1] ^= 1
     (folder / entry.name).write_bytes(content)
