@@ -119,10 +119,10 @@ class OpenVinoVision:
         precision = ""
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if target == "CPU":
-            # Set explicitly, so that OpenVINO computes in the precision that `device` reports. Graphs for
-            # tiles of any size compute positions from the size, which bf16 rounds: Qwen3-VL was 80 % off.
+            # Set explicitly, so that OpenVINO computes in the precision that `device` reports. Its bf16
+            # kernels for AMX are wrong for some graphs: embeddings of Qwen3-VL were 80 % off (2026.4).
             has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            precision = "bf16" if has_bf16 and None not in self._tile_shape else "f32"
+            precision = "bf16" if has_bf16 and not system.has_amx_bf16() else "f32"
             options |= {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
         self.device = f"OpenVINO {target} {precision}".strip()
         if target == "NPU":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import edgevlm
 from edgevlm.errors import EdgeVLMError
-from edgevlm.runtimes import openvino, system
+from edgevlm.runtimes import system
 from edgevlm.runtimes.llama_cpp import guard, library
 from edgevlm.runtimes.llama_cpp.installation import INSTALL_LLAMA
 from edgevlm.runtimes.onnx import execution_providers, session
@@ -143,11 +143,6 @@ def _examine_onnxruntime(report: Report) -> None:
     except EdgeVLMError as error:
         report.add(str(error), fatal=True)
         return
-    if system.has_amx_bf16() and importlib.util.find_spec("openvino") is None:
-        report.add(
-            f"this CPU multiplies bf16 matrices in hardware; OpenVINO uses this to encode images, and ONNX "
-            f"Runtime does not; {openvino.INSTALL_OPENVINO}"
-        )
     cuda = execution_providers.ONNX_DEVICES["cuda"]
     if report.gpus and cuda.provider not in report.providers:
         report.add(

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import (
     Blip2Processor,
-    Blip2QFormerModel,
     Blip2VisionModel,
     PretrainedConfig,
-    PreTrainedModel,
 )
 from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import Family, read_template
+from edgevlm.export.qformer import QFormer
 from edgevlm.export.vision_parts import LastFeatures
 from edgevlm.manifest import Tasks, Usage
 
@@ -41,33 +38,6 @@ USAGE = Usage(
     },
 )
 """Prompts that the authors gave for captions and questions; the model is trained on captions alone."""
-
-
-class QFormer(nn.Module):
-    """The connector: learned queries that look at the features of a tile, and a linear layer."""
-
-    def __init__(
-        self, config: PretrainedConfig, kind: type[PreTrainedModel] = Blip2QFormerModel
-    ) -> None:
-        super().__init__()
-        width = config.qformer_config.hidden_size
-        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, width))
-        self.qformer = kind._from_config(config.qformer_config)
-        self.language_projection = nn.Linear(width, config.text_config.hidden_size)
-
-    def forward(self, features: torch.Tensor, **question: torch.Tensor) -> torch.Tensor:
-        """Return embeddings ``[n, queries, width]``.
-
-        Args:
-            features: ``[n, patches + 1, width of the tower]``.
-            question: ``input_ids`` of a Q-Former that reads the question, int64 ``[n, length]``.
-        """
-        queries = self.query_tokens.expand(features.shape[0], -1, -1)
-        found = self.qformer(
-            query_embeds=queries, encoder_hidden_states=features, return_dict=True, **question
-        ).last_hidden_state
-        embeddings: torch.Tensor = self.language_projection(found[:, : queries.shape[1]])
-        return embeddings
 
 
 def vision(config: PretrainedConfig) -> LastFeatures:

@@ -17,6 +17,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from edgevlm.export.families import CHAT_USAGE, blip_2
+from edgevlm.export.qformer import QFormer
 
 
 class QuestionVision(nn.Module):
@@ -25,7 +26,7 @@ class QuestionVision(nn.Module):
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         self.tower = InstructBlipVisionModel._from_config(config.vision_config)
-        self.connector = blip_2.QFormer(config, InstructBlipQFormerModel)
+        self.connector = QFormer(config, InstructBlipQFormerModel)
 
     def forward(self, pixels: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
         """Return embeddings ``[n, queries, width]``.

@@ -290,7 +290,8 @@ def test_logits_of_tokens(written: Callable[[str], Written], row: str) -> None:
     decoder = given.open()
     found = step(decoder, ids, 0)
     assert relative_error(found, expected) < 5e-3
-    assert np.array_equal(found.argmax(-1), expected.argmax(-1))
+    chosen = np.take_along_axis(expected, found.argmax(-1)[:, None], -1)[:, 0]
+    assert (expected.max(-1) - chosen < 0.02).all(), "the best tokens, or near ties"
     decoder.truncate(Place())
     decoder.decode_tokens(ids, positions(0, LENGTH), logits=True)
     assert relative_error(decoder.logits(), expected[-1]) < 5e-3

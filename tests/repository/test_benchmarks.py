@@ -76,7 +76,8 @@ def test_the_peers_see_the_same(compared: dict[str, Any]) -> None:
     """All peers give the embeddings of transformers: a peer with wrong weights would be useless."""
     errors = compared["encoding"]["errors"]
     notes = {row["work"]: row["note"] for row in compared["encoding"]["rows"]}
-    floats = "bf16" if {"amx_bf16", "avx512_bf16"} & system.cpu_flags() else "f32"
+    flags = system.cpu_flags()
+    floats = "bf16" if "avx512_bf16" in flags and "amx_bf16" not in flags else "f32"
     assert f"OpenVINO CPU {floats}" in notes["encode one tile: openvino"]
     assert errors["onnx_fp32"] < 1e-5
     assert errors["openvino"] < (2e-2 if floats == "bf16" else 1e-5)
@@ -102,7 +103,7 @@ def test_growth_is_measured_and_everything_is_drawn(folder: Path, compared: dict
     run("plots", str(folder))
     for name in ("first_tokens", "ratios", "growth"):
         with Image.open(folder / f"{name}.png") as plot:
-            assert plot.width > 800
+            assert plot.width > 700
 
 
 def test_copies_are_measured(folder: Path, compared: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ LARGE_FILES = {
     "edgevlm/scenes/data/drawings/openmoji.zip",
     "edgevlm/scenes/data/drawings/twemoji.zip",
     "edgevlm/models/edgevlm-nano/decoder.q8_0.gguf",
+    "edgevlm/models/edgevlm-nano/decoder.embeddings.npy",
+    "edgevlm/models/edgevlm-nano/decoder.int8.onnx.data",
     "edgevlm/models/edgevlm-nano/vision.int8.onnx",
     "training/nano/model.safetensors",
 }

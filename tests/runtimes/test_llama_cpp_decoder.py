@@ -232,7 +232,9 @@ def test_a_signal_from_another_thread_stops_llama_cpp(
     tiny_file: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     """The signal comes after the last check in Python, so llama.cpp alone can see it."""
-    decoder = ExactDecoder(tiny_file, context_length=CONTEXT_LENGTH, threads=1)
+    decoder = ExactDecoder(
+        tiny_file, context_length=CONTEXT_LENGTH, bidirectional=CONTEXT_LENGTH, threads=1
+    )
     monkeypatch.setattr(decoder, "batch_length", 512)
     tokens = some_tokens(1100)
     expected = decoded(decoder, tokens)

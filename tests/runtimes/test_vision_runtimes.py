@@ -530,7 +530,8 @@ def test_openvino_does_without_a_cache(graph: Path, own_cache: Path) -> None:
 
 
 def test_openvino_says_what_it_runs_on(graph: Path) -> None:
-    computed = "bf16" if {"amx_bf16", "avx512_bf16"} & system.cpu_flags() else "f32"
+    flags = system.cpu_flags()
+    computed = "bf16" if "avx512_bf16" in flags and "amx_bf16" not in flags else "f32"
     assert load_openvino(graph).device == f"OpenVINO CPU {computed}"
     with pytest.raises(LoadError, match=r"openvino:npu was asked for.*CPU"):
         load_openvino(graph, device="openvino:npu")
