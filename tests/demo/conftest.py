@@ -73,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPool]:
             shutil.copytree(Bundle.open("edgevlm-nano").folder, folder / name)
             remember(folder / name)
         add_q4_0(folder / "copied")
-        entry = Bundle.open(folder / "broken").manifest.files()[-1]
+        entry = Bundle.open(folder / "broken").decoder_file(None)
         content = bytearray((folder / "broken" / entry.name).read_bytes())
         content[-1] ^= 1
         (folder / "broken" / entry.name).write_bytes(content)

@@ -99,7 +99,7 @@ def test_what_is_forgotten_is_freed_at_once(vlm: VLM) -> None:
     try:
         with vlm.watch(iter(frames(8)), QUESTION, max_tokens=1, memory=2) as watch:
             for _ in watch:
-                alive = [one for one in gc.get_objects() if isinstance(one, ProcessedImage)]
+                alive = [one for one in gc.get_objects() if type(one) is ProcessedImage]
                 assert len(alive) <= 2
                 del alive
     finally:
