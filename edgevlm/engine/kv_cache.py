@@ -284,11 +284,6 @@ class KVCache:
         for copy in copies[:-1]:
             self._saved[copy.items] = copy.data
 
-    def shared_entries(self, items: Sequence[PromptItem]) -> int:
-        """Count the entries at the beginning of a prompt that the decoder holds."""
-        keys = [_key(item) for item in items]
-        return _entries(keys[: _common_prefix(self._held, keys)])
-
     @property
     def _can_cut(self) -> bool:
         """True if the decoder can remove any number of entries."""
