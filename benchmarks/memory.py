@@ -6,7 +6,7 @@ how far the probabilities of choices are from those of a new prompt about the sa
 JSON to stdout. With ``--samples FILE`` each 60 steps add a line to a CSV file, of which `benchmarks.plots`
 draws time and memory. With ``--distinct N`` the same N frames come again and again, so that their embeddings
 come from a cache and a step is the decoder's work alone. On a machine that does other work, too, the
-processor time of a step says more than its time.
+processor time of a step says more than its time, and a new watch at the end says what the load has changed.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ WARM_UP = 1 / 6
 COMPARED = 40
 """Steps at the end that are compared with a new prompt."""
 MOST_FRAMES = 10**6
+AFTERWARDS = "steps 61 to 120 of a new watch afterwards, ms and ms of the processor"
+"""What a step costs at the end without the frames before: other programs may load the machine meanwhile."""
 FIELDS = ("frame", "step ms", "processor ms", "memory MB")
 Sample = tuple[int, float, float, float]
 
@@ -202,9 +204,16 @@ def main() -> None:
     parser.add_argument("--decoder")
     options = parser.parse_args()
     given: Any = {name: getattr(options, name) for name in ("vision", "decoder")}
-    with VLM.from_pretrained(options.model, threads=options.threads, device="cpu", **given) as vlm:
-        settings = options.frames, options.memory, options.sources, options.detail, options.samples
-        found = measure(vlm, *settings, distinct=options.distinct)
+    given |= {"threads": options.threads, "device": "cpu"}
+    settings = options.memory, options.sources, options.detail
+    with VLM.from_pretrained(options.model, **given) as vlm:
+        found = measure(vlm, options.frames, *settings, options.samples, options.distinct)
+    with VLM.from_pretrained(options.model, **given) as vlm:
+        new = measure(vlm, 2 * STEPS, *settings, None, options.distinct)
+    found[AFTERWARDS] = [
+        new["last 60 steps, ms"],
+        new["first and last 60 steps, ms of the processor"][1],
+    ]
     json.dump(found, sys.stdout, indent=2)
     print()
 

@@ -34,6 +34,7 @@ from edgevlm.manifest import (
 SIDE = {"height": 12, "width": 12}
 PINPOINTS = [[12, 24], [24, 12], [24, 24]]
 SETTINGS: dict[str, dict[str, Any]] = {
+    "BlipImageProcessor": {"size": SIDE},
     "CLIPImageProcessor": {"size": {"shortest_edge": 12}, "crop_size": SIDE},
     "SiglipImageProcessor": {"size": SIDE},
     "LlavaImageProcessor": {"size": {"shortest_edge": 12}, "crop_size": SIDE, "do_pad": True},
@@ -298,7 +299,7 @@ def test_what_cannot_be_reproduced_is_refused(
 
 
 def test_an_unknown_image_processor_is_refused() -> None:
-    with pytest.raises(ValueError, match="is ViTImageProcessor; edgevlm can export CLIPImage"):
+    with pytest.raises(ValueError, match="is ViTImageProcessor; edgevlm can export BlipImage"):
         read_tiling(ViTImageProcessorPil())
 
 

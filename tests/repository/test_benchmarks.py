@@ -126,7 +126,7 @@ def test_memories_are_measured_and_drawn(tmp_path: Path) -> None:
     assert len(samples.read_text(encoding="utf-8").splitlines()) == 2
     run("plots", str(tmp_path))
     with Image.open(tmp_path / "memory.png") as plot:
-        assert plot.width > 800
+        assert plot.width > 700
 
 
 def test_deadlines_are_measured(folder: Path) -> None:
@@ -228,7 +228,7 @@ def test_reliability_is_written_and_drawn(tmp_path: Path) -> None:
     result = calibration.calibrate(ScoredChoices(logprobs, right, np.arange(300)))
     reliability.draw({"one": result, "other": result}, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as plot:
-        assert plot.width > 800
+        assert plot.width > 700
     assert (tmp_path / "plot.png").stat().st_size < 60_000
 
 

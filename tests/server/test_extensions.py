@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from PIL import Image
 
-from edgevlm import VLM, Chunk, Deadline, Stats
+from edgevlm import VLM, Box, Chunk, Deadline, Stats
+from edgevlm.boxes import find_box
 from edgevlm.errors import DeadlineError
 from edgevlm.server.answers import PendingAnswer
 from edgevlm.tool_calls import ToolCall
@@ -204,26 +206,31 @@ def test_sixteen_clients_with_and_without_deadlines(client: openai.OpenAI, vlm: 
             assert answer in (504, "cut", expected[name])
 
 
-def test_boxes_of_any_answer(client: openai.OpenAI, vlm: VLM) -> None:
+def written_box(text: str | None) -> Box:
+    """Return the box that an answer names in percent."""
+    sides = find_box(text or "")
+    assert sides is not None
+    left, top, right, bottom = (side / 100 for side in sides)
+    return Box(left, top, right, bottom)
+
+
+def test_boxes_of_any_answer(client: openai.OpenAI) -> None:
+    """The boxes are those that the text names, on the pixels of the picture."""
     question = "Where is the cat?"
-    (box,) = vlm.ask(EXAMPLES / "scene.png", question, top_logprobs=0).boxes
+    with Image.open(EXAMPLES / "scene.png") as image:
+        size = image.size
     for logprobs in (False, True):
         (choice,) = ask(client, question, "scene.png", logprobs=logprobs).choices
         (found,) = own(choice)["boxes"]
         assert own(choice)["points"] == [] and own(choice)["deadline"] is None
-        assert [found[side] for side in ("left", "top", "right", "bottom")] == [
-            box.left,
-            box.top,
-            box.right,
-            box.bottom,
-        ]
-        assert tuple(found["pixels"]) == box.pixels()
-        if logprobs:
-            assert found["probability"] == pytest.approx(box.probability, rel=1e-3)
-        else:
-            assert found["probability"] is None
+        box = written_box(choice.message.content)
+        sides = found["left"], found["top"], found["right"], found["bottom"]
+        assert sides == (box.left, box.top, box.right, box.bottom)
+        assert tuple(found["pixels"]) == box.pixels(*size)
+        assert 0 < found["probability"] < 1 if logprobs else found["probability"] is None
     chunks = list(ask(client, question, "scene.png", stream=True))
-    assert own(chunks[-1].choices[0])["boxes"][0]["pixels"] == list(box.pixels())
+    box = written_box("".join(chunk.choices[0].delta.content or "" for chunk in chunks))
+    assert own(chunks[-1].choices[0])["boxes"][0]["pixels"] == list(box.pixels(*size))
     assert not any(chunk.choices[0].model_extra for chunk in chunks[:-1])
 
 
