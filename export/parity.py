@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 from transformers.image_processing_backends import PilBackend
+from transformers.models.mllama.image_processing_pil_mllama import get_all_supported_aspect_ratios
 
 from edgevlm.engine.engine import Engine
 from edgevlm.engine.loading import load_decoder
@@ -119,8 +120,9 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
 
     Args:
         processed: ``pixel_values``, and, if they are patches, the sizes of tiles in patches:
-            ``image_grid_thw``, ``spatial_shapes`` or ``target_sizes``, or ``image_position_ids``.
-        image_processor: the image processor, for the sizes of patches.
+            ``image_grid_thw``, ``spatial_shapes`` or ``target_sizes``, or ``image_position_ids``. If they are
+            the squares of a canvas, ``aspect_ratio_ids``.
+        image_processor: the image processor, for the sizes of patches and the shapes of canvases.
 
     Returns:
         Tiles, float32 ``[height, width, channels]``.
@@ -153,6 +155,13 @@ def find_tiles(processed: Mapping[str, Any], image_processor: Any) -> list[NDArr
         columns, lines = (int(last) + 1 for last in processed["image_position_ids"][0].max(0))
         grid = pixels[0, : lines * columns].reshape(lines, columns, side, side, 3)
         return [grid.transpose(0, 2, 1, 3, 4).reshape(lines * side, columns * side, 3)]
+    if "aspect_ratio_ids" in processed:  # row by row of squares, and then padding
+        shapes = get_all_supported_aspect_ratios(image_processor.max_image_tiles)
+        rows, columns = shapes[int(processed["aspect_ratio_ids"][0][0]) - 1]  # 0 is no image
+        squares = pixels[0, 0, : rows * columns]
+        side = squares.shape[-1]
+        grid = squares.reshape(rows, columns, 3, side, side).transpose(0, 3, 1, 4, 2)
+        return [grid.reshape(rows * side, columns * side, 3)]
     if "image_grid_thw" not in processed:
         tiles = np.moveaxis(pixels, -3, -1)
         return list(tiles.reshape(-1, *tiles.shape[-3:]))

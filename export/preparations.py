@@ -31,6 +31,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import (
     MiniCPMV4_6ImageProcessorPil,
 )
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import (
     PaddleOCRVLImageProcessorPil,
@@ -45,6 +46,7 @@ from edgevlm.export.lfm2_images import Lfm2VlImageProcessorPil
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CanvasTiling,
     CoveringGridTiling,
     CropTiling,
     FitTiling,
@@ -79,7 +81,8 @@ def read_image_spec(processor: PilBackend) -> ImageSpec:
         ValueError: as of `read_tiling` and `normalization`.
     """
     spec = ImageSpec(read_tiling(processor), normalization(processor))
-    if spec.tile_size is not None or spec.splits:
+    # A canvas takes one entry in the prompt, so there is nothing to limit.
+    if spec.tile_size is not None or spec.splits or isinstance(spec.tiling, CanvasTiling):
         return spec
     return dataclasses.replace(spec, default_max_tokens=OWN_SIZE_MAX_TOKENS)
 
@@ -304,6 +307,18 @@ def _read_slices(processor: Any) -> SliceTiling:
     return SliceTiling(factor, side, slices, resample(processor))
 
 
+def _read_canvas(processor: Any) -> CanvasTiling:
+    """Read the settings of Llama 3.2 Vision. transformers itself refuses not to resize or not to pad."""
+    side = _square(_read_size(processor, "size"), "size")
+    squares = _positive(processor, "max_image_tiles")
+    if side * squares > LONGEST_EDGE:
+        raise ValueError(
+            f"max_image_tiles is {squares}, so a canvas may have a side of {side * squares} pixels; edgevlm "
+            f"takes at most {LONGEST_EDGE}"
+        )
+    return CanvasTiling(side, squares, resample(processor))
+
+
 def _read_own_size_grid(processor: Any) -> OwnSizeGridTiling:
     """Read the settings of LFM2-VL."""
     return processor.tiling(resample(processor))
@@ -330,6 +345,7 @@ _READERS: Mapping[type[PilBackend], Callable[[Any], Tiling]] = {
     PixtralImageProcessorPil: _read_longest_edge,
     Lfm2VlImageProcessorPil: _read_own_size_grid,
     MiniCPMV4_6ImageProcessorPil: _read_slices,
+    MllamaImageProcessorPil: _read_canvas,
 }
 
 IMAGE_PROCESSORS: Mapping[str, type[PilBackend]] = {

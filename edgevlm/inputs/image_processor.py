@@ -33,6 +33,7 @@ from edgevlm.inputs.tiling import (
 from edgevlm.inputs.video_times import VideoTimes
 from edgevlm.lru_cache import LruCache
 from edgevlm.manifest import (
+    CanvasTiling,
     FloorResizeTiling,
     ImageSpec,
     LongestEdgeTiling,
@@ -223,9 +224,13 @@ class ImageProcessor:
         | FloorResizeTiling
         | OwnSizeGridTiling
         | LongestEdgeTiling
-        | SliceTiling,
+        | SliceTiling
+        | CanvasTiling,
     ) -> ProcessedImage:
         """Split an image into tiles of sizes that follow from its own, within the budget."""
+        if isinstance(tiling, CanvasTiling):
+            # It takes one entry in the prompt, whatever its size is.
+            return self._processed(split_image(image, tiling, budget.detail))
         height, width, _ = image.shape
         limit, max_tiles = budget.max_tokens, None
         if limit is None and budget.detail in (None, "auto"):

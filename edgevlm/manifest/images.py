@@ -372,6 +372,26 @@ class SliceTiling(OwnSizeTiling):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
 
+@dataclass(frozen=True)
+class CanvasTiling(OwnSizeTiling):
+    """Resize the image into one tile, a canvas of squares that the vision graph cuts (Llama 3.2 Vision).
+
+    The image keeps its aspect ratio and stands at the top left; the rest of the canvas is black. A tile is
+    uint8 ``[rows * factor, columns * factor, 3]`` with at most `max_tiles` squares of side `factor`.
+    """
+
+    max_tiles: int
+    """Maximum number of squares in the canvas; 1: all canvases have one size."""
+    resample: Resample
+    """Filter for resizing: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``."""
+    kind: Literal["canvas"] = field(default="canvas", init=False)
+
+    def check(self) -> None:
+        """Check the values."""
+        for name in ("factor", "max_tiles"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+
+
 Tiling: TypeAlias = (
     StretchTiling
     | GridTiling
@@ -387,6 +407,7 @@ Tiling: TypeAlias = (
     | OwnSizeGridTiling
     | LongestEdgeTiling
     | SliceTiling
+    | CanvasTiling
 )
 """How an RGB uint8 image is split into uint8 tiles."""
 
@@ -437,7 +458,8 @@ class ImageSpec:
             | FitTiling
             | SmartResizeTiling
             | FloorResizeTiling
-            | LongestEdgeTiling,
+            | LongestEdgeTiling
+            | CanvasTiling,
         )
 
 

@@ -18,6 +18,7 @@ from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CanvasTiling,
     CoveringGridTiling,
     CropTiling,
     FitTiling,
@@ -70,6 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "patch_size": 2,
         "scale_resolution": 20,
     },
+    "MllamaImageProcessor": {"size": SIDE, "max_image_tiles": 4},
     "PaddleOCRVLImageProcessor": {
         "size": {"shortest_edge": 100, "longest_edge": 400},
         "patch_size": 3,
@@ -126,6 +128,7 @@ OTHER_SETTINGS: dict[str, list[Any]] = {
     "slice_mode": [False, None],
     "downsample_mode": ["4x", "8x"],
     "use_image_id": [False],
+    "max_image_tiles": [1, 6, 0, "4", None],
 }
 SIZES = [(30, 19), (19, 30), (7, 50), (12, 12)]
 
@@ -199,6 +202,7 @@ def test_no_setting_is_ignored(name: str) -> None:
         ("JanusImageProcessor", FitTiling((12, 12), "bicubic", 3, (122, 116, 104))),
         ("SmolVLMImageProcessor", GridTiling((12, 12), "lanczos", longest_edge=48)),
         ("MiniCPMV4_6ImageProcessor", SliceTiling(8, 20, 4, "bicubic")),
+        ("MllamaImageProcessor", CanvasTiling(12, 4, "bilinear")),
         ("PixtralImageProcessor", LongestEdgeTiling(12, 36, "bicubic")),
         ("Qwen2VLImageProcessor", SmartResizeTiling(6, 100, 400, "bicubic")),
     ],
@@ -289,6 +293,18 @@ def test_tilings(name: str, tiling: Any) -> None:
         ("MiniCPMV4_6ImageProcessor", {"use_image_id": False}, "use_image_id is False, it must be"),
         ("MiniCPMV4_6ImageProcessor", {"downsample_mode": "8x"}, "is '8x', it must be '4x' or"),
         ("MiniCPMV4_6ImageProcessor", {"scale_resolution": 1 << 15}, "must be at most 16384"),
+        ("MllamaImageProcessor", {"do_resize": False}, "support `do_resize=False`"),
+        ("MllamaImageProcessor", {"do_pad": False}, "support `do_pad=False`"),
+        (
+            "MllamaImageProcessor",
+            {"max_image_tiles": 2.0},
+            "max_image_tiles is 2.0, it must be a whole number from 1",
+        ),
+        (
+            "MllamaImageProcessor",
+            {"max_image_tiles": 1366},
+            "max_image_tiles is 1366, .* a side of 16392 pixels; edgevlm takes at most 16384",
+        ),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgevlm.inputs.tiling import Detail, Tiles, crop, split_image
 from edgevlm.manifest import (
+    CanvasTiling,
     FloorResizeTiling,
     GridTiling,
     LongestEdgeTiling,
@@ -39,6 +40,7 @@ ALL: dict[str, Tiling] = TILINGS | {
         4, 256, 4096, "bilinear", 16, 2, 6, 1.0, overview=False
     ),
     "slices": SliceTiling(8, 48, 9, "bicubic"),
+    "canvas": CanvasTiling(24, 6, "bilinear"),
 }
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from edgevlm.inputs.tiling import (
     any_resolution,
     aspect_grid,
+    canvas,
     covering_grid,
     crop,
     fit,
@@ -35,6 +36,7 @@ from edgevlm.inputs.tiling.tiles import Layout, Tiles
 from edgevlm.manifest import (
     AnyResolutionTiling,
     AspectGridTiling,
+    CanvasTiling,
     CoveringGridTiling,
     CropTiling,
     FitTiling,
@@ -77,6 +79,7 @@ _SPLIT: dict[type, Callable[[Image.Image, Any, Detail | None, int | None], Tiles
     OwnSizeGridTiling: own_size_grid.split,
     LongestEdgeTiling: longest_edge.split,
     SliceTiling: slices.split,
+    CanvasTiling: canvas.split,
 }
 
 _CHOOSE_SIZE: dict[type, Callable[[int, int, Any], tuple[int, int]]] = {
@@ -85,6 +88,7 @@ _CHOOSE_SIZE: dict[type, Callable[[int, int, Any], tuple[int, int]]] = {
     OwnSizeGridTiling: own_size_grid.choose_size,
     SliceTiling: slices.choose_size,
     LongestEdgeTiling: longest_edge.choose_size,
+    CanvasTiling: canvas.choose_size,
 }
 
 
