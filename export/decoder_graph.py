@@ -6,14 +6,17 @@ RMS norms, and shapes that are computed although they are known.
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
 from edgevlm.export.block_quantization import BLOCK_LENGTH
-from edgevlm.export.decoder_module import TRANSLATIONS, DecoderModule
+from edgevlm.export.decoder_module import TRANSLATIONS, DecoderModule, Layout
 from edgevlm.export.vision import OPSET, quiet, without_values
+from edgevlm.runtimes.onnx.decoder_graph import CROSS_INPUTS
 
 DOMAIN = "com.microsoft"
 """Operators of ONNX Runtime."""
@@ -24,6 +27,7 @@ CACHES = ("keys", "values")
 NOWHERE = "nowhere"
 """File of the weights of a graph that has none yet."""
 EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_WANTED = 3, 8, 2
+EXAMPLE_STATES, EXAMPLE_CROSS_CELLS = 5, 9
 """Sizes with which the module is traced; all of them may differ when the graph runs."""
 
 
@@ -58,29 +62,40 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
     """
     layout = module.layout
     without_values(module, floats)
-    n, cells, free = EXAMPLE_ENTRIES, EXAMPLE_CELLS, torch.export.Dim.DYNAMIC
+    n, cells, cross_cells = EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_CROSS_CELLS
+    free = torch.export.Dim.DYNAMIC
     count = len(layout.caches)
-    arguments = {
+    arguments: dict[str, Any] = {
         "embeddings": torch.zeros(n, layout.width),
         "positions": torch.zeros((3, n) if layout.grid else (n,), dtype=torch.int64),
         "masks": [torch.zeros(n, cells, dtype=floats) for _ in layout.masks],
         "cells": torch.arange(n),
         "wanted": torch.arange(EXAMPLE_WANTED),
+        "cross": [],
         "past": [
-            torch.zeros(heads, cells, size, dtype=floats)
-            for heads, size in layout.caches
+            torch.zeros(heads, cross_cells if layer in layout.cross else cells, size, dtype=floats)
+            for layer, (heads, size) in enumerate(layout.caches)
             for _ in CACHES
         ],
     }
-    dynamic = {
+    dynamic: dict[str, Any] = {
         "embeddings": {0: free},
         "positions": {1 if layout.grid else 0: free},
         "masks": [{0: free, 1: free} for _ in layout.masks],
         "cells": {0: free},
         "wanted": {0: free},
+        "cross": [],
         "past": [{1: free}] * (2 * count),
     }
-    caches = [f"{kind}.{layer}" for layer in range(count) for kind in CACHES]
+    if layout.cross:
+        arguments["cross"] = [
+            torch.zeros(EXAMPLE_STATES, layout.width),
+            torch.arange(EXAMPLE_STATES),
+            torch.zeros(n, cross_cells, dtype=floats),
+            torch.ones(n, dtype=floats),
+        ]
+        dynamic["cross"] = [{0: free}, {0: free}, {0: free, 1: free}, {0: free}]
+    caches = [name for layer in range(count) for name in cache_names(layer)]
     with quiet():
         program = torch.onnx.export(
             module,
@@ -91,6 +106,7 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             opset_version=OPSET,
             custom_translation_table=dict(TRANSLATIONS),
             input_names=["embeddings", "positions", *layout.masks, "cells", "wanted"]
+            + [*(CROSS_INPUTS if layout.cross else ())]
             + [f"past_{name}" for name in caches],
             output_names=["logits", *caches],
             optimize=False,
@@ -104,17 +120,34 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
         value.const_value = onnx_ir.ExternalTensor(
             NOWHERE, None, None, value.dtype, shape=shape, name=name
         )
-    name_axes(model.graph)
+    name_axes(model.graph, layout)
     return onnx_ir.to_proto(model)
 
 
-def name_axes(graph: onnx_ir.Graph) -> None:
+def cache_names(layer: int) -> list[str]:
+    """Return the names of what a layer keeps."""
+    return [f"{kind}.{layer}" for kind in CACHES]
+
+
+def name_axes(graph: onnx_ir.Graph, layout: Layout) -> None:
     """Name the dynamic axes of inputs and outputs."""
-    axes = {"embeddings": ("n", 1), "cells": ("n",), "wanted": ("m",), "logits": ("m", 1)}
+    axes: dict[str, tuple[str | int, ...]] = {
+        "embeddings": ("n", 1),
+        "cells": ("n",),
+        "wanted": ("m",),
+        "logits": ("m", 1),
+        "cross_states": ("s", 1),
+        "cross_cells": ("s",),
+        "cross_mask": ("n", "cross cells"),
+        "cross_rows": ("n",),
+    }
     axes |= dict.fromkeys(("mask", "window_mask"), ("n", "cells"))
+    for layer in layout.cross:
+        crossed = dict.fromkeys(cache_names(layer), ("heads", "cross cells", "size"))
+        axes |= crossed | {f"past_{name}": named for name, named in crossed.items()}
     for value in (*graph.inputs, *graph.outputs):
         assert value.shape is not None and value.name is not None
-        named: tuple[str | int, ...] = axes.get(value.name, ("heads", "cells", "size"))
+        named = axes.get(value.name, ("heads", "cells", "size"))
         if value.name == "positions":
             named = ("axes", "n")[-value.shape.rank() :]
         value.shape = onnx_ir.Shape(

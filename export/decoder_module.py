@@ -11,6 +11,10 @@ There is no batch. Inputs, where n entries are decoded and the KV cache has a nu
 - ``cells``: int64 ``[n]``, the cells that the entries are written to.
 - ``wanted``: int64 ``[m]``, the entries of n whose logits are computed; m may be 0.
 - ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I.
+- If layers have cross-attention to images, ``cross_states``: float32 ``[s, hidden size]``, features of new
+  images; ``cross_cells``: int64 ``[s]``, the cells that they are written to; ``cross_mask``:
+  ``[n, cross cells]``, as `mask`; ``cross_rows``: ``[n]``, factor of the feed-forward part of these layers.
+  The cache of these layers has cells of its own.
 
 Outputs:
 
@@ -36,6 +40,7 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import AttentionInterface
+from transformers.models.mllama.modeling_mllama import MllamaTextModel
 from transformers.models.opt.modeling_opt import OPTDecoder
 from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRTextModel
 
@@ -51,6 +56,7 @@ REFUSED: Mapping[str, str] = {
 }
 """``model_type`` of text configurations that llama.cpp computes and these graphs do not, and why."""
 OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {
+    "mllama_text_model": MllamaTextModel,
     "opt": OPTDecoder,
     "paddleocr_vl_text": PaddleOCRTextModel,
 }
@@ -102,13 +108,17 @@ class Cells(DynamicCache):
     Args:
         past: keys and values of each layer, one after the other, each ``[heads, cells, size]``.
         cells: cells of the new entries, int64 ``[n]``.
+        cross: cells of new features of images for layers with cross-attention, int64 ``[s]``.
     """
 
-    def __init__(self, past: list[torch.Tensor], cells: torch.Tensor) -> None:
+    def __init__(
+        self, past: list[torch.Tensor], cells: torch.Tensor, cross: Mapping[int, torch.Tensor]
+    ) -> None:
         super().__init__()
         self.written = list(past)
         self._cells = cells
-        self._places: dict[int, torch.Tensor] = {}
+        self._cross = cross
+        self._places: dict[tuple[bool, int], torch.Tensor] = {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return 0: positions are given."""
@@ -125,16 +135,17 @@ class Cells(DynamicCache):
         """Write new keys and values ``[1, heads, n, size]``; return all, ``[heads, cells, size]``."""
         for index, new in ((2 * layer_idx, key_states), (2 * layer_idx + 1, value_states)):
             past = self.written[index]
-            places = self._places_of(past.shape[0])
+            places = self._places_of(past.shape[0], self._cross.get(layer_idx))
             self.written[index] = write_cells(past, places, new.squeeze(0))
         return self.written[2 * layer_idx], self.written[2 * layer_idx + 1]
 
-    def _places_of(self, heads: int) -> torch.Tensor:
-        if heads not in self._places:
-            n = self._cells.shape[0]
-            numbers = torch.arange(heads)[:, None].expand(-1, n)
-            self._places[heads] = torch.stack([numbers, self._cells.expand(heads, n)], dim=-1)
-        return self._places[heads]
+    def _places_of(self, heads: int, cross: torch.Tensor | None) -> torch.Tensor:
+        name = cross is not None, heads
+        if name not in self._places:
+            cells = self._cells if cross is None else cross
+            numbers = torch.arange(heads)[:, None].expand(-1, cells.shape[0])
+            self._places[name] = torch.stack([numbers, cells.expand(heads, -1)], dim=-1)
+        return self._places[name]
 
 
 def attend(
@@ -191,6 +202,8 @@ class Layout:
     """Entries that a layer with a sliding window sees; None: there is no such layer."""
     caches: tuple[tuple[int, int], ...]
     """Heads and size of a head of keys and values in each layer."""
+    cross: frozenset[int]
+    """Layers with cross-attention to images."""
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -245,6 +258,7 @@ class DecoderModule(nn.Module):
         masks: list[torch.Tensor],
         cells: torch.Tensor,
         wanted: torch.Tensor,
+        cross: list[torch.Tensor],
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
         """Return logits, and keys and values of each layer; see the documentation of this module."""
@@ -254,13 +268,24 @@ class DecoderModule(nn.Module):
         self._rows = rows
         kinds = sorted({*self.layout.slides})
         self._masks = {kind: mask[None, None] for kind, mask in zip(kinds, masks, strict=True)}
-        cache = Cells(past, cells)
+        settings: dict[str, Any] = {}
+        crossed: dict[int, torch.Tensor] = {}
+        if cross:
+            states, cross_cells, mask, factors = cross
+            crossed = dict.fromkeys(self.layout.cross, cross_cells)
+            settings = {
+                "cross_attention_states": states.to(first.dtype)[None],
+                "cross_attention_mask": mask[None, None],
+                "full_text_row_masked_out_mask": factors[None, None, :, None],
+            }
+        cache = Cells(past, cells, crossed)
         found = self.decoder(
             inputs_embeds=first,
             attention_mask=next(iter(self._masks.values())),
             position_ids=positions[:, None] if self.layout.grid else positions[None],
             use_cache=True,
             **{self.cache_name: cache},
+            **settings,
         )
         logits = self.head(found.last_hidden_state.index_select(1, wanted)).squeeze(0)
         if self.softcap is not None:
@@ -321,4 +346,5 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
         slides=tuple(slides),
         window=window,
         caches=tuple(caches),
+        cross=frozenset(getattr(text, "cross_attention_layers", ())),
     )

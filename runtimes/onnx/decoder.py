@@ -18,15 +18,17 @@ from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import ClosedError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
 from edgevlm.runtimes.branches import Branches
-from edgevlm.runtimes.cache_positions import CachePositions, belong_together
+from edgevlm.runtimes.cache_positions import CachePositions
 from edgevlm.runtimes.constraints import Constraints
 from edgevlm.runtimes.forks import check_not_forked, mark_started
-from edgevlm.runtimes.onnx.cell_table import HELD, CellTable
+from edgevlm.runtimes.onnx.cache_copy import CacheParts, split_copy
+from edgevlm.runtimes.onnx.cell_table import HELD
 from edgevlm.runtimes.onnx.decoder_graph import DecoderGraph
 from edgevlm.runtimes.onnx.execution_providers import CPU_PROVIDER, Provider
+from edgevlm.runtimes.onnx.sequences import Sequences
 from edgevlm.runtimes.onnx.session import SessionOpener
 from edgevlm.runtimes.onnx.vocabulary import Vocabulary
-from edgevlm.runtimes.protocols import Place, Sampling
+from edgevlm.runtimes.protocols import CrossStates, Place, Sampling
 from edgevlm.runtimes.sampler import NumpySampler
 from edgevlm.runtimes.text_checks import check_embeddings, check_tokens
 from edgevlm.validation import check_integer
@@ -89,6 +91,7 @@ class OnnxDecoder:
         self.on_cpu = graph.device == CPU_PROVIDER
         self.width, self.vocabulary_size = graph.width, graph.vocabulary_size
         self.grid_positions = graph.grid_positions
+        self.cross_attention = graph.images is not None
         self.batch_length = self.BATCH_SIZE
         self.max_removable = self.context_length
         self.copy_format = f"ONNX Runtime, {graph.dtype}"
@@ -98,7 +101,7 @@ class OnnxDecoder:
         )
         self._held = CachePositions(self.context_length, mrope=self.grid_positions)
         self._branches = Branches(self.max_branches)
-        self._cells = CellTable()
+        self._sequences = Sequences(graph, window)
         self._logits: NDArray[np.float32] | None = None
         """Of the last decoding, if it asked for them."""
         self._graph = graph
@@ -121,7 +124,10 @@ class OnnxDecoder:
                 f"{self._path} takes the masks {', '.join(graph.masks)}, and the manifest says that a "
                 f"sliding window is {self._window}; get the bundle again"
             )
-        needed, available = graph.cell_bytes * self.context_length, system.available_memory()
+        needed, available = (
+            graph.entries.cell_bytes * self.context_length,
+            system.available_memory(),
+        )
         if self.on_cpu and available is not None and needed > available:
             raise LoadError(
                 f"context_length {self.context_length} needs {needed / 2**30:.1f} GiB of memory, "
@@ -138,7 +144,7 @@ class OnnxDecoder:
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return rows float32 ``[n, width]`` of the embedding table; see `DecoderRuntime.embed`."""
-        ids = check_tokens(token_ids, self.vocabulary_size)
+        ids = check_tokens(token_ids, len(self._table))  # some tokens are never answered
         rows = np.zeros((len(ids), self.width), np.float32)
         rows[:, : self._table.shape[1]] = self._table[ids]
         return rows
@@ -195,6 +201,24 @@ class OnnxDecoder:
             cancel=cancel,
         )
 
+    def set_images(
+        self, images: Sequence[CrossStates], *, cancel: CancelSignal | None = None
+    ) -> None:
+        """Replace what cross-attention sees; see `DecoderRuntime.set_images`."""
+        graph = self._open_graph()
+        if graph.images is None:
+            raise InputError(f"{self._path.name} has no cross-attention; images are its embeddings")
+        if self._held.place.entries:
+            raise InputError(
+                f"the KV cache has {self._held.place.entries} entries, which have seen other images; "
+                f"truncate it first"
+            )
+        for image in images:
+            check_embeddings(image.states, self.width)
+            check_integer("seen", image.seen, 1, len(image.states))
+        self._logits = None
+        self._sequences.set_images(images, cancel or CancelSignal())
+
     def _decode(
         self,
         rows: NDArray[np.float32],
@@ -222,12 +246,11 @@ class OnnxDecoder:
         signal = cancel or CancelSignal()
         self._logits = None
         size = count if bidirectional else self.BATCH_SIZE
-        cells = self._cells.cells(HELD)
         try:
             for first in range(0, count, size):
                 last = min(first + size, count)
                 wanted = np.arange(max(0, count - outputs - first), last - first)
-                logits = self._run(
+                logits = self._sequences.run(
                     [HELD] * (last - first),
                     rows[first:last],
                     positions[..., first:last],
@@ -241,52 +264,8 @@ class OnnxDecoder:
         except BaseException:
             times = positions if positions.ndim == 1 else positions[0]
             self._held.cut(int(times[0]))
-            self._cells.set(HELD, cells[: self._held.place.entries])
+            self._sequences.cut(HELD, self._held.place.entries)
             raise
-
-    def _run(
-        self,
-        sequences: Sequence[int],
-        rows: NDArray[np.float32],
-        positions: NDArray[np.int32],
-        wanted: NDArray[np.intp],
-        cancel: CancelSignal,
-        *,
-        bidirectional: bool = False,
-    ) -> NDArray[np.float32]:
-        """Decode entries of sequences in one run, and add their cells to the sequences.
-
-        Args:
-            sequences: ``[n]``, the sequence of each entry.
-            wanted: the entries, by their index, whose logits are returned.
-        """
-        graph = self._open_graph()
-        new = self._cells.free(len(rows))
-        graph.resize(max(self._cells.end, int(new.max()) + 1))
-        masks = {
-            name: self._cells.mask(
-                sequences,
-                new,
-                graph.cells,
-                window=self._window if name == "window_mask" else None,
-                bidirectional=bidirectional,
-            )
-            for name in graph.masks
-        }
-        if self.grid_positions and positions.ndim == 1:
-            positions = np.broadcast_to(positions, (3, len(rows)))
-        logits = graph.run(
-            rows,
-            np.ascontiguousarray(positions, np.int64),
-            masks,
-            new,
-            wanted.astype(np.int64),
-            cancel,
-        )
-        for sequence in dict.fromkeys(sequences):
-            own = new[np.asarray(sequences) == sequence]
-            self._cells.set(sequence, np.concatenate([self._cells.cells(sequence), own]))
-        return logits
 
     def _count_taken(self) -> int:
         return self._branches.count_entries(self._held.serials)
@@ -296,7 +275,7 @@ class OnnxDecoder:
         self._open_graph()
         held = self._held.serials, self._held.place
         branch = self._branches.add(*(held if source is None else self._branches.share(source)))
-        self._cells.set(branch, self._cells.cells(HELD if source is None else source))
+        self._sequences.branch(branch, HELD if source is None else source)
         return branch
 
     def branch_of_copy(self, copy: NDArray[np.uint8], place: Place) -> int:
@@ -304,9 +283,9 @@ class OnnxDecoder:
         self._open_graph()
         entries = check_integer("entries", place.entries, 0, self.context_length)
         self._held.check_fits(entries, self._count_taken())
-        _, arrays = self._split_copy(copy, place)
+        parts = self._split_copy(copy, place)
         branch = self._branches.add(self._held.new_serials(entries), place)
-        self._cells.set(branch, self._write(entries, arrays))
+        self._sequences.write(branch, entries, parts)
         return branch
 
     def is_exact(self, branch: int, tokens: int) -> bool:
@@ -336,7 +315,7 @@ class OnnxDecoder:
         positions = self._branches.next_positions(branches)
         self._held.check_fits(len(rows), self._count_taken())
         self._logits = None
-        found = self._run(
+        found = self._sequences.run(
             branches, rows, positions, np.flatnonzero(wanted), cancel or CancelSignal()
         )
         self._branches.extend(branches)
@@ -348,14 +327,13 @@ class OnnxDecoder:
         """Remove the last tokens of a branch; see `DecoderRuntime.cut_branch`."""
         self._open_graph()
         self._branches.cut(branch, tokens)
-        cells = self._cells.cells(branch)
-        self._cells.set(branch, cells[: self._branches.place(branch).entries])
+        self._sequences.cut(branch, self._branches.place(branch).entries)
 
     def drop(self, branch: int) -> None:
         """Close a branch; see `DecoderRuntime.drop`."""
         self._open_graph()
         self._branches.drop(branch, keep=False)
-        self._cells.drop(branch)
+        self._sequences.drop(branch)
 
     def room(self, entries: int) -> int:
         """Return the free entries after a cut; see `DecoderRuntime.room`."""
@@ -369,7 +347,7 @@ class OnnxDecoder:
             return False
         if place != self._held.place:
             self._held.cut(place.position)
-            self._cells.set(HELD, self._cells.cells(HELD)[: place.entries])
+            self._sequences.cut(HELD, place.entries)
         return True
 
     def remove(self, start: Place, end: Place) -> None:
@@ -384,10 +362,8 @@ class OnnxDecoder:
 
     def save(self) -> NDArray[np.uint8]:
         """Return a copy of what the KV cache holds, uint8 ``[bytes]``; see `DecoderRuntime.save`."""
-        graph = self._open_graph()
-        arrays = graph.read(self._cells.cells(HELD))
-        parts = [*arrays, self._held.numbers()]
-        return np.concatenate([np.ascontiguousarray(part).view(np.uint8).ravel() for part in parts])
+        self._open_graph()
+        return self._sequences.copy(self._held.numbers())
 
     def restore(self, copy: NDArray[np.uint8], place: Place) -> None:
         """Replace the content of the KV cache with a copy; see `DecoderRuntime.restore`.
@@ -400,44 +376,24 @@ class OnnxDecoder:
         entries = check_integer("entries", place.entries, 0, self.context_length)
         check_integer("position", place.position, 0, entries)
         self._held.place, self._logits = Place(), None
-        self._cells.set(HELD, np.empty(0, np.int64))
-        numbers, arrays = self._split_copy(copy, place)
-        self._cells.set(HELD, self._write(entries, arrays))
-        self._held.restore(numbers, place)
+        self._sequences.clear()
+        parts = self._split_copy(copy, place)
+        self._sequences.write(HELD, entries, parts)
+        self._held.restore(parts.numbers, place)
 
-    def _split_copy(
-        self, copy: NDArray[np.uint8], place: Place
-    ) -> tuple[NDArray[np.int32], list[NDArray[Any]]]:
-        """Return the numbers of a copy, as of `CachePositions.numbers`, and its keys and values.
+    def _split_copy(self, copy: NDArray[np.uint8], place: Place) -> CacheParts:
+        """Return the parts of a copy.
 
         Raises:
             InferenceError: it is no copy that was made at `place`.
         """
-        graph = self._open_graph()
-        size = graph.cell_bytes * place.entries
-        fits = copy.nbytes == size + 4 * (place.entries + 1)
-        numbers = np.frombuffer(copy[size:].tobytes(), np.int32) if fits else np.empty(0, np.int32)
-        last = int(numbers[-2]) if len(numbers) > 1 else -1
-        if not fits or not belong_together(numbers, place, last):
+        parts = split_copy(copy, self._open_graph(), place)
+        if parts is None:
             raise InferenceError(
                 f"the KV cache of {self._path.name} could not be restored from {copy.nbytes} bytes, which "
                 f"are no copy of {place.entries} entries of it"
             )
-        arrays, start = [], 0
-        for shape in graph.shapes(place.entries):
-            end = start + int(np.prod(shape)) * graph.dtype.itemsize
-            arrays.append(np.frombuffer(copy[start:end].tobytes(), graph.dtype).reshape(shape))
-            start = end
-        return numbers, arrays
-
-    def _write(self, entries: int, arrays: list[NDArray[Any]]) -> NDArray[np.int64]:
-        """Write keys and values to free cells, and return these."""
-        graph = self._open_graph()
-        cells = self._cells.free(entries)
-        if entries:
-            graph.resize(max(self._cells.end, int(cells.max()) + 1))
-            graph.write(cells, arrays)
-        return cells
+        return parts
 
     def logits(self) -> NDArray[np.float32]:
         """Return a copy of the logits of the last position; see `DecoderRuntime.logits`."""

@@ -10,6 +10,11 @@ One graph serves prompts and answers. It has no batch dimension:
 - ``cells``: int64 ``[n]``, the cells that the entries are written to;
 - ``wanted``: int64 ``[m]``, the entries, by their index, whose logits are computed; m may be 0;
 - ``past_keys.0``, ``past_values.0``, and so on for each layer: float ``[heads, cells, size]``;
+- if layers have cross-attention to images, ``cross_states``: float32 ``[s, width]``, features of images that
+  are new; s may be 0. ``cross_cells``: int64 ``[s]``, the cells that they are written to; these layers have
+  cells of their own, so their memory is ``[heads, cross cells, size]``. ``cross_mask``: float
+  ``[n, cross cells]``, as ``mask``. ``cross_rows``: float ``[n]``, factor of the feed-forward part of these
+  layers, 0 for entries that follow no image;
 - output ``logits``: float32 ``[m, vocabulary]``;
 - ``keys.0``, ``values.0``, and so on: the inputs, with the entries in their cells.
 
@@ -21,6 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +35,33 @@ from numpy.typing import NDArray
 
 from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import InferenceError, LoadError
+from edgevlm.runtimes.onnx.cell_memory import CellMemory
 from edgevlm.runtimes.onnx.session import SessionOpener, load_onnxruntime
 
 MASKS = ("mask", "window_mask")
 """Names of the masks."""
 
+CROSS_INPUTS = ("cross_states", "cross_cells", "cross_mask", "cross_rows")
+"""Names of the inputs of layers with cross-attention."""
+
 _FLOATS: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
 }
+
+
+@dataclass(frozen=True)
+class CrossInputs:
+    """What layers with cross-attention need for one run."""
+
+    states: NDArray[np.float32]
+    """``[s, width]``, features that are written; s may be 0."""
+    cells: NDArray[np.int64]
+    """``[s]``, the cells that they are written to."""
+    mask: NDArray[np.bool_]
+    """``[n, cells]``, True for cells that an entry sees; at least one."""
+    rows: NDArray[np.bool_]
+    """``[n]``, True for entries that follow an image."""
 
 
 class DecoderGraph:
@@ -51,29 +75,26 @@ class DecoderGraph:
         LoadError: the file is no such graph, or cannot be opened.
     """
 
-    STEP = 256
-    """The number of cells is a multiple of it."""
-
     def __init__(self, path: Path, opener: SessionOpener) -> None:
         self._path = path
         self._session: Any = opener.open(path)
         self.device: str = self._session.get_providers()[0]
         """ONNX Runtime's name of the provider."""
-        self._memory = "cuda" if self.device.startswith("CUDA") else "cpu"
         inputs = {one.name: one for one in self._session.get_inputs()}
         outputs = {one.name: one for one in self._session.get_outputs()}
-        self._past = [name for name in inputs if name.startswith("past_")]
-        self._present = [name.removeprefix("past_") for name in self._past]
+        past = [name for name in inputs if name.startswith("past_")]
         self.masks = [name for name in MASKS if name in inputs]
         """Names of the masks of this graph."""
-        needed = {"embeddings", "positions", "cells", "wanted", *self._past, *self.masks}
+        crosses = CROSS_INPUTS[0] in inputs
+        needed = {"embeddings", "positions", "cells", "wanted", *past, *self.masks}
+        needed |= {*CROSS_INPUTS} if crosses else set()
         shapes = {name: one.shape for name, one in (inputs | outputs).items()}
         if (
             needed != inputs.keys()
-            or {"logits", *self._present} != outputs.keys()
-            or not (self._past and self.masks)
-            or any(len(shapes[name]) != 3 for name in self._past)
-            or any(inputs[name].type not in _FLOATS for name in (*self._past, *self.masks))
+            or {"logits", *(name.removeprefix("past_") for name in past)} != outputs.keys()
+            or not (past and self.masks)
+            or any(len(shapes[name]) != 3 for name in past)
+            or any(inputs[name].type not in _FLOATS for name in (*past, *self.masks))
         ):
             raise LoadError(
                 f"{path} is no decoder graph of edgevlm: its inputs are {', '.join(inputs)}, its outputs "
@@ -85,62 +106,20 @@ class DecoderGraph:
         """Number of tokens."""
         self.grid_positions = len(shapes["positions"]) == 2
         """True if a position has three numbers."""
-        self.dtype = _FLOATS[inputs[self._past[0]].type]
+        self.dtype = _FLOATS[inputs[past[0]].type]
         """Type of keys and values."""
-        self._shapes = [(shapes[name][0], shapes[name][2]) for name in self._past]
-        self.cell_bytes = sum(heads * size for heads, size in self._shapes) * self.dtype.itemsize
-        """Memory that a cell takes."""
-        self.cells = 0
-        """Number of cells."""
-        self._values: list[Any] = []
-        self._arrays: list[NDArray[Any]] = []
         self._binding = self._session.io_binding()
-        self.resize(self.STEP)
 
-    def resize(self, cells: int) -> None:
-        """Let there be at least so many cells, and not many more. The content of the first ones stays.
+        def memory(names: list[str]) -> CellMemory:
+            sizes = [(shapes[name][0], shapes[name][2]) for name in names]
+            device = "cuda" if self.device.startswith("CUDA") else "cpu"
+            return CellMemory(self._binding, names, sizes, self.dtype, device)
 
-        Args:
-            cells: positive.
-        """
-        cells = -(-cells // self.STEP) * self.STEP
-        if cells == self.cells:
-            return
-        held = min(cells, self.cells)
-        arrays = [np.zeros((heads, cells, size), self.dtype) for heads, size in self._shapes]
-        for new, old in zip(arrays, self._read(), strict=False):
-            new[:, :held] = old[:, :held]
-        self.cells = cells
-        self._bind(arrays)
-
-    def read(self, cells: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """Return copies of keys and values of some cells, float ``[heads, n, size]`` for each input."""
-        return [array[:, cells] for array in self._read()]
-
-    def write(self, cells: NDArray[np.int64], arrays: list[NDArray[Any]]) -> None:
-        """Write keys and values, as `read` returned them, to other cells."""
-        memory = self._read()
-        for array, new in zip(memory, arrays, strict=True):
-            array[:, cells] = new
-        if self._memory != "cpu":
-            self._bind(memory)
-
-    def shapes(self, cells: int) -> list[tuple[int, int, int]]:
-        """Return the shapes of what `read` returns for so many cells."""
-        return [(heads, cells, size) for heads, size in self._shapes]
-
-    def _read(self) -> list[NDArray[Any]]:
-        """Return all cells; on the CPU the memory itself."""
-        return self._arrays if self._memory == "cpu" else [value.numpy() for value in self._values]
-
-    def _bind(self, arrays: list[NDArray[Any]]) -> None:
-        """Let arrays be the memory of the cells; other devices get a copy."""
-        create = load_onnxruntime().OrtValue.ortvalue_from_numpy
-        self._values = [create(array, self._memory, 0) for array in arrays]
-        self._arrays = arrays if self._memory == "cpu" else []
-        for past, present, value in zip(self._past, self._present, self._values, strict=True):
-            self._binding.bind_ortvalue_input(past, value)
-            self._binding.bind_ortvalue_output(present, value)
+        crossed = [name for name in past if crosses and shapes[name][1] == shapes["cross_mask"][1]]
+        self.entries = memory([name for name in past if name not in crossed])
+        """Keys and values of entries."""
+        self.images = memory(crossed) if crosses else None
+        """Keys and values of images in layers with cross-attention; None: there are no such layers."""
 
     def run(
         self,
@@ -150,6 +129,7 @@ class DecoderGraph:
         cells: NDArray[np.int64],
         wanted: NDArray[np.int64],
         cancel: CancelSignal,
+        cross: CrossInputs | None = None,
     ) -> NDArray[np.float32]:
         """Decode entries into cells.
 
@@ -160,6 +140,7 @@ class DecoderGraph:
             cells: ``[n]``.
             wanted: ``[m]``.
             cancel: stops this call between two nodes of the graph. The content of `cells` is undefined then.
+            cross: for a graph with `images`, and only then.
 
         Returns:
             float32 ``[m, vocabulary]``.
@@ -179,6 +160,10 @@ class DecoderGraph:
         }
         hidden, seen = self.dtype.type(-np.inf), self.dtype.type(0)
         inputs |= {name: np.where(mask, seen, hidden) for name, mask in masks.items()}
+        if cross is not None:
+            mask = np.where(cross.mask, seen, hidden)
+            crossed = (cross.states, cross.cells, mask, cross.rows.astype(self.dtype))
+            inputs |= dict(zip(CROSS_INPUTS, crossed, strict=True))
         # ONNX Runtime uses the memory of the arrays, so they live until the end of the run.
         values = {name: create(array) for name, array in inputs.items()}
         output = create(logits)

@@ -13,8 +13,8 @@ import pytest
 from edgevlm.cancellation import CancelSignal
 from edgevlm.errors import CancelledError, ClosedError, InferenceError, InputError, LoadError
 from edgevlm.runtimes import system
+from edgevlm.runtimes.onnx.cell_memory import CellMemory
 from edgevlm.runtimes.onnx.decoder import OnnxDecoder
-from edgevlm.runtimes.onnx.decoder_graph import DecoderGraph
 from edgevlm.runtimes.protocols import Place, Sampling
 from tests.support.decoders import fail_after_decoding
 from tests.support.tiny_decoder import (
@@ -47,21 +47,21 @@ def test_memory_grows_and_shrinks_with_what_it_holds(folder: Path, model: TinyLl
     graph = decoder._open_graph()
     tokens = some_tokens(1200)
     assert relative_error(decoded(decoder, tokens), reference_logits(model, tokens)[-1]) < EXACT
-    assert graph.cells == 1280
+    assert graph.entries.cells == 1280
     decoder.truncate(place(100))
     theirs = reference_logits(model, tokens[:101])[-1]
     assert relative_error(decoded(decoder, [tokens[100]], 100), theirs) < EXACT
-    assert graph.cells == 256
+    assert graph.entries.cells == 256
 
 
 def test_keys_and_values_are_written_in_place(folder: Path) -> None:
     """Input and output of a layer are one memory, so that a token copies nothing."""
     decoder = load_onnx_decoder(folder)
     graph = decoder._open_graph()
-    memory = [array.ctypes.data for array in graph._arrays]
+    memory = [array.ctypes.data for array in graph.entries._arrays]
     decoded(decoder, some_tokens(9))
-    assert [array.ctypes.data for array in graph._arrays] == memory
-    for array in graph._arrays:
+    assert [array.ctypes.data for array in graph.entries._arrays] == memory
+    for array in graph.entries._arrays:
         assert (array[:, :9] != 0).any(axis=(0, 2)).all()
         assert not array[:, 9:].any()
 
@@ -142,7 +142,7 @@ def test_a_failure_of_onnx_runtime_is_an_error(
     decoder = load_onnx_decoder(folder)
     graph = decoder._open_graph()
     monkeypatch.setattr(graph, "_binding", None)
-    monkeypatch.setattr(DecoderGraph, "resize", lambda self, cells: None)
+    monkeypatch.setattr(CellMemory, "resize", lambda self, cells: None)
 
     class Binding:
         def __getattr__(self, name: str) -> Any:
