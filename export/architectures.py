@@ -62,6 +62,8 @@ class Architecture:
     """True if norms subtract the mean; else they are RMS norms."""
     norm_offset: float = 0.0
     """Offset of the weights of norms. Gemma multiplies by one plus the weight."""
+    unanswered_tokens: int = 0
+    """Rows of the embedding table that the output layer lacks: tokens that stand in prompts only."""
     untied: bool = True
     """True if llama.cpp reads a separate output layer."""
     norms: tuple[str, ...] = NORMS
@@ -374,6 +376,7 @@ ARCHITECTURES = {
         write=write_phi3,
     ),
     "opt": Architecture(None, check=check_opt),
+    "mllama_text_model": Architecture(None, unanswered_tokens=8),
 }
 """``model_type`` of the text configuration to its architecture."""
 

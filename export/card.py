@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from edgevlm.inputs.packing import max_image_tokens
-from edgevlm.manifest import AnswerReport, Drift, FileEntry, Manifest, ParityReport
+from edgevlm.manifest import AnswerReport, CrossPacking, Drift, FileEntry, Manifest, ParityReport
 
 CARD = """\
 ---
@@ -158,6 +158,12 @@ def scalar(text: str) -> str:
 def describe_tiles(manifest: Manifest) -> str:
     """Return what an image becomes, and how many positions it takes."""
     context = f"the {manifest.decoder.context_length} positions of the language model."
+    if isinstance(manifest.vision.packing, CrossPacking):
+        side = manifest.vision.pixels_per_token
+        return (
+            f"An image is put on a canvas of squares of {side} x {side} pixels. It takes one of\n{context} "
+            f"Layers of cross-attention look at it."
+        )
     if manifest.image.tile_size is None:
         side = manifest.vision.pixels_per_token
         return (

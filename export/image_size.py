@@ -13,7 +13,7 @@ import numpy as np
 
 from edgevlm.errors import ExportError, ImageError
 from edgevlm.inputs.tiling import choose_own_size, split_image
-from edgevlm.manifest import ImageSpec, OwnSizeTiling, StretchTiling, VisionSpec
+from edgevlm.manifest import CrossPacking, ImageSpec, OwnSizeTiling, StretchTiling, VisionSpec
 
 MAX_ROUNDS = 8
 """How often an image is resized in search of a size that the checkpoint leaves as it is; two are usual."""
@@ -39,6 +39,11 @@ def fix_image_size(
         raise ExportError(
             f"--image-size is for checkpoints that take images of any size; the vision graph of this one "
             f"takes tiles of {wide} x {tall} pixels only; leave the option out"
+        )
+    if isinstance(vision.packing, CrossPacking):
+        raise ExportError(
+            "--image-size does not fit this checkpoint, which takes one of a few canvases for each image; "
+            "leave the option out"
         )
     if width < 1 or height < 1:
         raise ExportError(f"--image-size is {width}x{height}; both sides must be positive")

@@ -41,8 +41,11 @@ from edgevlm.export.vision_quantization import convert_int4, convert_int8
 from edgevlm.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    CanvasTiling,
+    CrossPacking,
     DecoderSpec,
     FileEntry,
+    ImageSpec,
     Manifest,
     Source,
     TextInput,
@@ -403,8 +406,7 @@ def build_manifest(
     config = plan.checkpoint.config
     text = config.get_text_config()
     found = vision_export.output_shape(vision_files["fp32"])
-    tokens = plan.vision.tokens_per_tile
-    expected = None if tokens is None else tokens + plan.vision.learned_rows, plan.vision.width
+    expected = rows_of_graph(plan.image, plan.vision), plan.vision.width
     if found != expected:
         raise ExportError(
             f"the vision graph returns {list(found)} for a tile, its module in PyTorch {list(expected)} "
@@ -450,6 +452,15 @@ def build_manifest(
         usage=plan.usage,
         video=plan.video,
     )
+
+
+def rows_of_graph(image: ImageSpec, vision: VisionSpec) -> int | None:
+    """Return the rows that the vision graph makes of a tile; None: it depends on the size of the tile."""
+    if isinstance(vision.packing, CrossPacking) and isinstance(image.tiling, CanvasTiling):
+        return vision.packing.rows_per_square * image.tiling.max_tiles
+    if vision.tokens_per_tile is None:
+        return None
+    return vision.tokens_per_tile + vision.learned_rows
 
 
 def write_question_tokenizer(plan: Plan, folder: Path) -> TextInput | None:

@@ -50,9 +50,12 @@ from edgevlm.export.vision import (
 from edgevlm.inputs.packing import plan_spans
 from edgevlm.inputs.tiling import split_image
 from edgevlm.manifest import (
+    CanvasTiling,
+    CrossPacking,
     ImageSpec,
     OwnSizeTiling,
     PromptSpec,
+    Tiling,
     Usage,
     VideoSpec,
     VisionSpec,
@@ -129,7 +132,8 @@ def make_plan(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
         processor = family.processor(
             image_processor, tokenizer, checkpoint.config, vision.tokens_per_tile or 0
         )
-        vocabulary = read_vocabulary(processor.tokenizer, text.vocab_size)
+        rows = text.vocab_size + architecture.unanswered_tokens
+        vocabulary = read_vocabulary(processor.tokenizer, rows)
         question_tokenizer = None
         if family.question_tokens is not None:
             question_tokenizer = load_tokenizer(checkpoint, QUESTION_TOKENIZER)
@@ -181,7 +185,9 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
     tokens = rows - packing.learned_rows
     path = checkpoint.folder / "config.json"
     side = tiling.factor if isinstance(tiling, OwnSizeTiling) else None
-    if side is not None and tokens != EXAMPLE_TOKENS:
+    if isinstance(packing, CrossPacking):
+        check_canvas(tiling, packing, rows, path)
+    elif side is not None and tokens != EXAMPLE_TOKENS:
         raise ExportError(
             f"a tile of {EXAMPLE_TOKENS} squares of {side} x {side} pixels has {tokens} embeddings; "
             f"patch_size and merge_size of the image processor must be those of vision_config in {path}"
@@ -202,6 +208,20 @@ def describe_vision(checkpoint: Checkpoint, family: Family, image: ImageSpec) ->
         files={},
         pixels_per_token=side,
     )
+
+
+def check_canvas(tiling: Tiling, packing: CrossPacking, rows: int, path: Path) -> None:
+    """Check that the vision part takes the canvases of the image processor.
+
+    Raises:
+        ExportError: it takes another number of squares.
+    """
+    if not isinstance(tiling, CanvasTiling) or rows != packing.rows_per_square * tiling.max_tiles:
+        raise ExportError(
+            f"the vision part in {path} makes {rows} rows of an image, {packing.rows_per_square} of a tile, "
+            f"and max_image_tiles of the image processor is {getattr(tiling, 'max_tiles', None)}; they are "
+            f"not of one checkpoint"
+        )
 
 
 def check_tokens(checkpoint: Checkpoint, family: Family, vision: VisionSpec) -> None:

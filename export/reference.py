@@ -55,6 +55,7 @@ class Reference:
         self._end_token_ids = list(prompt.end_token_ids)
         ids = {token.text: token.id for token in prompt.special_tokens}
         self._image_id = ids[prompt.image_token]
+        self._image_features = family.image_features
         self._learned_ids = [ids[token] for token in family.learned_tokens]
         if family.model is not None:
             self._model: Any = load_model(checkpoint, family)
@@ -117,6 +118,10 @@ class Reference:
         if self._learned_ids:
             with named("encode an image"):
                 return self._decoder_input(inputs)
+        if self._image_features is not None:
+            with named("encode an image"):
+                rows: NDArray[np.float32] = self._image_features(model, inputs).float().numpy()
+            return rows
         accepted = inspect.signature(model.get_image_features).parameters
         with named("encode an image"):
             found = model.get_image_features(

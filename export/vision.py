@@ -35,7 +35,7 @@ from edgevlm.export.families import Family
 from edgevlm.export.half_weights import halve_weights
 from edgevlm.export.messages import one_line
 from edgevlm.export.weights import TensorEntry
-from edgevlm.manifest import ImageSpec, OwnSizeTiling, Tiling
+from edgevlm.manifest import CanvasTiling, ImageSpec, OwnSizeTiling, Tiling
 from edgevlm.runtimes.system import return_freed_memory
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -49,6 +49,8 @@ EXAMPLE_GRID = (2, 3)
 """Lines and columns of embeddings of the tile with which a graph is traced whose tiles differ in size."""
 EXAMPLE_QUESTION = 3
 """Tokens of the question with which a graph is traced that reads one."""
+EXAMPLE_SQUARES = (2, 2)
+"""Lines and columns of squares of the canvas with which a graph is traced that splits it."""
 EXAMPLE_TOKENS = EXAMPLE_GRID[0] * EXAMPLE_GRID[1]
 MEAN_SQUARE = ("ReduceMean", "Add", "Sqrt", "Reciprocal")
 """What follows the square in an RMS norm."""
@@ -158,6 +160,8 @@ def without_values(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.
 
 def example_size(tiling: Tiling) -> tuple[int, int]:
     """Return height and width in pixels of a tile; if tiles differ in size, of one with `EXAMPLE_GRID`."""
+    if isinstance(tiling, CanvasTiling):
+        return EXAMPLE_SQUARES[0] * tiling.factor, EXAMPLE_SQUARES[1] * tiling.factor
     if isinstance(tiling, OwnSizeTiling):
         return EXAMPLE_GRID[0] * tiling.factor, EXAMPLE_GRID[1] * tiling.factor
     return tiling.tile_size

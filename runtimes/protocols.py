@@ -91,6 +91,18 @@ class Place:
         return Place(self.entries + tokens, self.position + tokens)
 
 
+@dataclass(frozen=True, eq=False)
+class CrossStates:
+    """The features of one image that cross-attention looks at."""
+
+    entry: int
+    """The entry of the KV cache in whose place the image stands; from 0."""
+    states: NDArray[np.float32]
+    """``[n, width]``, n >= 1."""
+    seen: int
+    """The first of these states show the image; the others are padding. From 1 to n."""
+
+
 class VisionRuntime(Protocol):
     """A loaded vision graph: encodes tiles to embeddings."""
 
@@ -175,6 +187,8 @@ class DecoderRuntime(Protocol):
     """Entries that the KV cache holds."""
     grid_positions: bool
     """True: the positions of embeddings can have three numbers (M-RoPE)."""
+    cross_attention: bool
+    """True: images are no entries; layers with cross-attention look at what `set_images` gave."""
     max_removable: int
     """Number of the last entries that `truncate` can certainly remove; `context_length` for attention-only
     models."""
@@ -277,6 +291,28 @@ class DecoderRuntime(Protocol):
         Raises:
             InputError: embeddings or positions have the wrong type, shape or range.
             ContextError, CancelledError, InferenceError: as `decode_tokens`.
+        """
+        ...
+
+    def set_images(
+        self, images: Sequence[CrossStates], *, cancel: CancelSignal | None = None
+    ) -> None:
+        """Replace the images that cross-attention looks at. The KV cache must be empty.
+
+        An entry in the place of an image, or after one, sees the last images up to it that have no entry
+        between them. An entry before the first image sees all images with their padding, without the
+        feed-forward part of these layers, as ``_prepare_cross_attention_mask`` of transformers' Mllama lets
+        it. Branches that are open keep their images.
+
+        Args:
+            images: in the order of their entries.
+            cancel: as of `decode_tokens`.
+
+        Raises:
+            InputError: `cross_attention` is False, the KV cache is not empty, or an image has the wrong
+                shape or range.
+            CancelledError, InferenceError: as `decode_tokens`. There are no images then, or only the first
+                ones.
         """
         ...
 

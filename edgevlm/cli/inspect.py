@@ -8,6 +8,7 @@ import dataclasses
 from edgevlm.bundle import Bundle
 from edgevlm.manifest import (
     BoxTokenFormat,
+    CrossPacking,
     Drift,
     FileEntry,
     ListFormat,
@@ -61,6 +62,12 @@ def format_manifest(manifest: Manifest) -> str:
         "tiles of their own size",
         f"one token for {vision.pixels_per_token} x {vision.pixels_per_token} pixels",
     )
+    if isinstance(vision.packing, CrossPacking):
+        side = vision.pixels_per_token
+        tiles = f"one canvas of squares of {side} x {side} pixels"
+        tokens = (
+            f"one token, cross-attention to {vision.packing.rows_per_square} rows for each square"
+        )
     if image.tile_size is not None:
         tiles = f"tiles of {image.tile_size[1]} x {image.tile_size[0]} pixels"
         tokens = f"{vision.tokens_per_tile} tokens for each tile"

@@ -6,7 +6,7 @@ import dataclasses
 
 from edgevlm.engine.costs import Costs
 from edgevlm.inputs.packing import max_tokens_per_tile
-from edgevlm.manifest import Manifest, OwnSizeTiling
+from edgevlm.manifest import CrossPacking, Manifest, OwnSizeTiling
 from edgevlm.options import Generation
 
 ANSWER_TOKENS = 16
@@ -45,6 +45,8 @@ def fit_images(
     """
     if generation.within is None or not images:
         return generation
+    if isinstance(manifest.vision.packing, CrossPacking):
+        return generation  # all images cost the same
     least = dataclasses.replace(generation, detail="low")
     encode, prefill = costs.bound("encode"), costs.bound("prefill")
     decode = costs.bound("decode") if decodes else 0.0

@@ -124,7 +124,14 @@ class Engine:
         self._kv_cache = KVCache(decoder)
         ahead = vision.on_cpu != decoder.on_cpu
         self._encoder = VisionEncoder(vision, manifest.decoder.embedding_scale, ahead=ahead)
-        self._prefill = Prefill(decoder, self._encoder, self._kv_cache, manifest.decoder)
+        image_token = (
+            token.id
+            for token in manifest.prompt.special_tokens
+            if token.text == manifest.prompt.image_token
+        )
+        self._prefill = Prefill(
+            decoder, self._encoder, self._kv_cache, manifest.decoder, next(image_token, None)
+        )
         self._answers = AnswerDecoder(decoder, self._kv_cache, self._end_tokens)
         self._forcing = TeacherForcing(
             decoder, self._encoder, self._prefill, self._kv_cache, self._end_tokens
@@ -183,7 +190,7 @@ class Engine:
         Those of a vision graph that reads the question depend on `ProcessedImage.asked`.
 
         Returns:
-            Float32 ``[tokens, width]``.
+            Float32 ``[tokens, width]``; for cross-attention the rows that it looks at.
         """
         with self._lock.hold() as cancel:
             rows = self._encoder.encode(image.tiles, cancel=cancel)

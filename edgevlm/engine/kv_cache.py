@@ -12,6 +12,9 @@ Some decoders keep a state beside their keys and values, which cannot be cut bac
 content is copied after the last image of each prompt, so another question about it does not prefill the image
 again.
 
+With cross-attention what stands before the first image has seen all images of a prompt. So only prompts
+with the same images share their beginning.
+
 A window of frames (``memory`` of `VLM.watch`) is a prompt that loses its oldest frame when a new one comes.
 What stays has seen what is gone, so no other prompt may use it, and it is copied with its `Window` alone.
 """
@@ -291,6 +294,8 @@ class KVCache:
 
     def _usable(self, held: Sequence[CacheKey], wanted: Sequence[CacheKey]) -> int:
         """Return how many items a decoder that holds a sequence can keep for a prompt."""
+        if self._decoder.cross_attention and _spans(held) != _spans(wanted):
+            return 0
         shared = _common_prefix(held, wanted)
         return shared if _entries(held[shared:]) <= self._decoder.max_removable else 0
 
@@ -355,12 +360,16 @@ def _entries(keys: Iterable[CacheKey]) -> int:
 
 
 def _place(keys: Sequence[CacheKey], start: Place = START) -> Place:
-    spans = [key for key in keys if isinstance(key, SpanKey)]
+    spans = _spans(keys)
     tokens = len(keys) - len(spans)
     return Place(
         start.entries + tokens + sum(span.length for span in spans),
         start.position + tokens + sum(span.positions for span in spans),
     )
+
+
+def _spans(keys: Iterable[CacheKey]) -> list[SpanKey]:
+    return [key for key in keys if isinstance(key, SpanKey)]
 
 
 def _key(item: PromptItem) -> CacheKey:

@@ -81,8 +81,8 @@ def load_decoder(
         gpu_layers, kv, try_file: of a GGUF file; as of `LlamaCppDecoder`.
 
     Raises:
-        LoadError: the manifest numbers positions in a grid, and the decoder has no M-RoPE; or as of the
-            decoder.
+        LoadError: the manifest numbers positions in a grid, and the decoder has no M-RoPE; cross-attention is
+            in the manifest or in the decoder alone; or as of the decoder.
     """
     length = default_context_length(manifest) if context_length is None else context_length
     decoder: DecoderRuntime
@@ -100,6 +100,14 @@ def load_decoder(
             kv=kv,
             splits_text=manifest.prompt.splitting is None,
             try_file=try_file,
+        )
+    crosses = manifest.decoder.attention == "cross"
+    if crosses != decoder.cross_attention:
+        decoder.close()
+        raise LoadError(
+            f"manifest.decoder.attention is {manifest.decoder.attention!r}, and {path} has "
+            f"{'no ' if crosses else ''}layers with cross-attention; the files are not of one bundle, get it "
+            f"again"
         )
     if manifest.decoder.positions == "grid" and not decoder.grid_positions:
         decoder.close()
@@ -169,6 +177,7 @@ def bidirectional_entries(manifest: Manifest, context_length: int) -> int:
     """Return the most entries of a prompt that attend to each other both ways."""
     entries = {
         "causal": 0,
+        "cross": 0,
         "prefix": context_length,
         "images": min(manifest.vision.tokens_per_tile or 0, context_length),
     }

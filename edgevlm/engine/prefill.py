@@ -25,7 +25,7 @@ from edgevlm.inputs.prompt import PromptItem
 from edgevlm.inputs.tiling import Tiles
 from edgevlm.manifest import DecoderSpec
 from edgevlm.results import CacheInfo, Chunk
-from edgevlm.runtimes.protocols import DecoderRuntime, Place
+from edgevlm.runtimes.protocols import CrossStates, DecoderRuntime, Place
 
 MAX_INLINE_TEXT_TOKENS = 64
 """Longest text between two spans that is decoded with them, as embeddings. A batch of llama.cpp holds tokens
@@ -53,6 +53,7 @@ class Prefill:
 
     Args:
         spec: which entries of a prompt attend to each other, and whether text can be decoded as embeddings.
+        image_token: the token in the place of an image; needed for cross-attention only.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Prefill:
         encoder: VisionEncoder,
         kv_cache: KVCache,
         spec: DecoderSpec,
+        image_token: int | None = None,
     ) -> None:
         self._decoder = decoder
         self._encoder = encoder
         self._kv_cache = kv_cache
         self._attention = spec.attention
+        self._image_token = image_token
         self._text_scale = (
             None if spec.text_embedding_scale is None else np.float32(spec.text_embedding_scale)
         )
@@ -163,16 +166,19 @@ class Prefill:
             checkpoint: call `KVCache.checkpoint` after the last span.
             cancel: as of `run`.
         """
+        if self._attention == "cross" and place.entries == 0:
+            self._decoder.set_images(cross_states(items, rows), cancel=cancel)
+            yield
         done = 0
         last_span = max((i for i, item in enumerate(items) if isinstance(item, Span)), default=-1)
         for chunk in self._chunks(items):
             done += len(chunk)
             last = done == len(items)
-            tokens = [item for item in chunk if isinstance(item, int)]
+            tokens = self._tokens(chunk)
             text = len(tokens) == len(chunk) and self._attention != "prefix"
             entries = tokens if text else self._embed(chunk, rows)
             numbers = number_positions(chunk, place.position)
-            bidirectional = not text and self._attention != "causal"
+            bidirectional = not text and self._attention in ("prefix", "images")
             size = len(entries) if bidirectional else MAX_ENTRIES_PER_CALL
             for first in range(0, len(entries), size):
                 part = entries[first : first + size]
@@ -194,11 +200,18 @@ class Prefill:
 
     def _chunks(self, items: Sequence[PromptItem]) -> Iterable[Sequence[PromptItem]]:
         """Split a prompt into parts with entries of one kind, tokens or embeddings."""
-        if self._attention == "prefix":
+        if self._attention in ("prefix", "cross"):
             return [items]
         if self._attention == "images" or self._text_scale is None:
             return chunk_prompt(items, max_inline_text=0, max_tiles=None)
         return chunk_prompt(items)
+
+    def _tokens(self, items: Sequence[PromptItem]) -> list[int]:
+        """Return the tokens among items; with cross-attention a span is one, too."""
+        if self._attention == "cross":
+            assert self._image_token is not None
+            return [item if isinstance(item, int) else self._image_token for item in items]
+        return [item for item in items if isinstance(item, int)]
 
     def _embed(self, items: Sequence[PromptItem], rows: EmbeddingLookup) -> NDArray[np.float32]:
         """Return embeddings of spans and tokens, ``[entries, width]``."""
@@ -229,6 +242,16 @@ class Prefill:
             reused_tiles=self._reused_tiles,
             encoded_tiles=self._encoded_tiles,
         )
+
+
+def cross_states(items: Sequence[PromptItem], rows: EmbeddingLookup) -> list[CrossStates]:
+    """Return what cross-attention looks at, of each image of a prompt."""
+    places = itertools.accumulate((count_positions([item]) for item in items), initial=0)
+    return [
+        CrossStates(entry, rows(item.tiles[0]), item.plan.states)
+        for item, entry in zip(items, places, strict=False)
+        if isinstance(item, Span) and item.plan.states is not None
+    ]
 
 
 def tiles_of(items: Iterable[PromptItem]) -> Iterator[Tile]:

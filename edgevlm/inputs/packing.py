@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from edgevlm.inputs.tiling import Layout, count_max_tiles, slices
 from edgevlm.manifest import (
     AnyResolutionTiling,
+    CanvasTiling,
+    CrossPacking,
     FramePacking,
     ImageSpec,
     LinesPacking,
@@ -51,19 +53,23 @@ class SpanPlan:
     """Time, line and column of each embedding, counted from the first position of the span: int32
     ``[3, length]``. None: positions are sequential."""
 
+    states: int | None = None
+    """The first rows of the only tile that show the image, for cross-attention; the span then is the image
+    token, of length 1. None: the rows are the embeddings of the span."""
+
     @property
     def positions(self) -> int:
         """Number of positions that the span takes, which is its length if positions are sequential."""
         return self.length if self.offsets is None else int(self.offsets.max()) + 1
 
     def pack(self, tiles: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return the embeddings of the span, float32 ``[length, width]``.
+        """Return the embeddings of the span, float32 ``[length, width]``; with `states` these rows.
 
         Args:
             tiles: for each tile, the rows that the vision graph returns, ``[rows, width]``.
         """
         if self.rows is None:
-            return tiles[0][: self.length]
+            return tiles[0][: self.states or self.length]
         rows = np.concatenate(tiles)
         if self.weights is None:
             return rows[self.rows]
@@ -99,13 +105,19 @@ def plan_spans(
     if vision.pixels_per_token is not None:
         assert layout.tile_sizes is not None
         grids = [vision.grid_size(size) for size in layout.tile_sizes]
+        if isinstance(vision.packing, CrossPacking):
+            per_square = vision.packing.rows_per_square
+            return tuple(
+                SpanPlan(range(tile, tile + 1), 1, states=per_square * math.prod(grid))
+                for tile, grid in enumerate(grids)
+            )
         if isinstance(vision.packing, LinesPacking):
             return tuple(
                 span for tile, grid in enumerate(grids) for span in _plan_lines(tile, grid)
             )
         return tuple(_plan_tile(tile, grid, positions) for tile, grid in enumerate(grids))
     tokens = vision.tokens_per_tile
-    assert tokens is not None and not isinstance(vision.packing, LinesPacking)
+    assert tokens is not None and not isinstance(vision.packing, LinesPacking | CrossPacking)
     if isinstance(vision.packing, TiledPacking):
         return tuple(SpanPlan(range(tile, tile + 1), tokens) for tile in range(layout.tiles))
     if isinstance(vision.packing, FramePacking):
@@ -220,6 +232,8 @@ def max_image_tokens(image: ImageSpec, vision: VisionSpec) -> int | None:
     Where tiles differ in size it is the default limit.
     """
     tiling = image.tiling
+    if isinstance(tiling, CanvasTiling):
+        return 1
     if isinstance(tiling, OwnSizeTiling):
         if isinstance(tiling, LongestEdgeTiling):
             by_tiling = math.ceil(tiling.longest_edge / tiling.factor) ** 2

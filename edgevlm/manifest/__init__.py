@@ -66,6 +66,7 @@ from edgevlm.manifest.reports import (
 from edgevlm.manifest.upgrade import upgrade, upgrade_usage
 from edgevlm.manifest.video import VideoSpec
 from edgevlm.manifest.vision import (
+    CrossPacking,
     FramePacking,
     LinesPacking,
     Packing,
@@ -87,6 +88,7 @@ __all__ = [
     "CanvasTiling",
     "CoveringGridTiling",
     "CropTiling",
+    "CrossPacking",
     "DecoderSpec",
     "Drift",
     "FileEntry",
@@ -199,6 +201,19 @@ class Manifest:
             self.vision.tokens_per_tile,
             f"must be {'null' if self.image.tile_size is None else 'a number'} for the tiles of "
             f'"{self.image.tiling.kind}"',
+        )
+        require(
+            isinstance(self.vision.packing, CrossPacking) == (self.decoder.attention == "cross"),
+            "vision.packing",
+            self.vision.packing.kind,
+            'must be "cross" if decoder.attention is "cross", and only then',
+        )
+        require(
+            isinstance(self.vision.packing, CrossPacking)
+            == isinstance(self.image.tiling, CanvasTiling),
+            "vision.packing",
+            self.vision.packing.kind,
+            'must be "cross" if image.tiling is "canvas", and only then',
         )
         if self.vision.fixed_by_export:
             require(

@@ -61,10 +61,11 @@ class DecoderSpec:
     """Number of tokens in the vocabulary; positive."""
     context_length: int
     """Number of positions that the checkpoint was trained for; positive."""
-    attention: Literal["causal", "prefix", "images"]
+    attention: Literal["causal", "prefix", "images", "cross"]
     """``causal``: each position attends to the earlier ones. ``prefix``: all positions of the prompt, of
     images and text, attend to each other, and the answer is causal. ``images``: the positions of one span of
-    an image attend to each other, too, and all else is causal."""
+    an image attend to each other, too, and all else is causal. ``cross``: causal; images are not in the
+    sequence, and layers with cross-attention look at them."""
     positions: Literal["sequential", "grid"]
     """Numbering of positions. ``sequential``: each entry takes the next number. With M-RoPE these are three
     equal numbers (MiniCPM-V 4.6). ``grid``: a position has three numbers (M-RoPE): time, line and
@@ -102,6 +103,12 @@ class DecoderSpec:
             "text_embedding_scale",
             self.text_embedding_scale,
             "must be a number for prefix attention, which decodes text as embeddings",
+        )
+        require(
+            self.attention != "cross" or not self.files,
+            "files",
+            sorted(self.files),
+            "must be empty for cross-attention, which llama.cpp does not have",
         )
         require(
             not self.files.keys() & self.graphs.keys(),

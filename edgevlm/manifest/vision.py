@@ -66,7 +66,27 @@ class FramePacking:
     learned_rows: ClassVar = 5
 
 
-Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking | FramePacking
+@dataclass(frozen=True)
+class CrossPacking:
+    """An image takes one entry of the prompt, the image token. Cross-attention looks at the rows of its tile.
+
+    The tile is a grid of squares of ``pixels_per_token`` pixels. The first rows are those of its squares, one
+    square after the other; rows behind them are padding (Llama 3.2 Vision).
+    """
+
+    rows_per_square: int
+    """Rows of one square."""
+    kind: Literal["cross"] = field(default="cross", init=False)
+    learned_rows: ClassVar = 0
+
+    def check(self) -> None:
+        """Check the values."""
+        require(
+            self.rows_per_square > 0, "rows_per_square", self.rows_per_square, "must be positive"
+        )
+
+
+Packing: TypeAlias = TiledPacking | UnpadPacking | LinesPacking | FramePacking | CrossPacking
 """Which embeddings of an image's tiles stand in the prompt, in which order: `edgevlm.inputs.packing`.
 
 ``learned_rows`` of each is the number of learned rows that it needs."""
@@ -170,10 +190,11 @@ class VisionSpec:
             f"must be {needed} for the {self.packing.kind} packing",
         )
         require(
-            not isinstance(self.packing, LinesPacking) or self.pixels_per_token is not None,
+            not isinstance(self.packing, LinesPacking | CrossPacking)
+            or self.pixels_per_token is not None,
             "pixels_per_token",
             self.pixels_per_token,
-            "must be a number for the lines packing",
+            f"must be a number for the {self.packing.kind} packing",
         )
         require(bool(self.files), "files", self.files, "must not be empty")
         require(

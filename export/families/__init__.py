@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
@@ -52,6 +53,7 @@ MODULES = (
     "minicpmv4_6",
     "blip-2",
     "instructblip",
+    "mllama",
 )
 """The ``model_type``s, each with a module of this package, where ``-`` is ``_``; yi_vl is edgevlm's own name.
 """
@@ -116,7 +118,7 @@ class Family:
     learned_tokens: tuple[str, ...] = ()
     """Tokens of an image whose embeddings transformers overwrites with learned rows. In our prompts they are
     part of the span."""
-    attention: Literal["causal", "prefix", "images"] = "causal"
+    attention: Literal["causal", "prefix", "images", "cross"] = "causal"
     """See `edgevlm.manifest.DecoderSpec`."""
     positions: Literal["sequential", "grid"] = "sequential"
     """See `edgevlm.manifest.DecoderSpec`."""
@@ -127,6 +129,9 @@ class Family:
     model: Callable[[PretrainedConfig], PreTrainedModel] | None = None
     """Builds the model that is the reference, without its weights, for layouts that transformers does not
     read. Its parts have the names of transformers' LLaVA. None: transformers loads the checkpoint."""
+    image_features: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor] | None = None
+    """Returns the embeddings of an image ``[tokens, width]`` by transformers' base model and the inputs of a
+    prompt; None: the model has ``get_image_features``."""
     chat_template: str | None = None
     """Chat template of a family whose prompt transformers writes in code; None: the checkpoint has one."""
     begins_in_template: bool = False

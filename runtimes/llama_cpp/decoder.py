@@ -32,7 +32,7 @@ from edgevlm.runtimes.llama_cpp.library import (
     recent_errors,
 )
 from edgevlm.runtimes.llama_cpp.sampler import LlamaCppSampler
-from edgevlm.runtimes.protocols import Place, Sampling
+from edgevlm.runtimes.protocols import CrossStates, Place, Sampling
 from edgevlm.runtimes.text_checks import check_embeddings, check_tokens
 from edgevlm.validation import check_integer
 
@@ -45,6 +45,7 @@ class LlamaCppDecoder(LlamaCppContext):
     `LlamaCppContext`.
     """
 
+    cross_attention = False
     exact_batch_length = MAX_ROWS
 
     def __init__(
@@ -231,6 +232,16 @@ class LlamaCppDecoder(LlamaCppContext):
             seq_rm(self._memory, 0, -1, -1)
             time = 0
         self._held.cut(time)
+
+    def set_images(
+        self, images: Sequence[CrossStates], *, cancel: CancelSignal | None = None
+    ) -> None:
+        """Raise an error, since llama.cpp has no such decoder; see `DecoderRuntime.set_images`.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{self._path.name} has no cross-attention; images are its embeddings")
 
     def branch(self, source: int | None = None) -> int:
         """Open a branch; see `DecoderRuntime.branch`."""

@@ -35,6 +35,7 @@ MODULES = (
     "llava_next",
     "llava_onevision",
     "minicpmv4_6",
+    "mllama",
     "original",
     "ovis2",
     "paddleocr_vl",

@@ -23,6 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
+from transformers.models.mllama.image_processing_pil_mllama import (
+    get_all_supported_aspect_ratios,
+)
 
 from tests.support.checkpoints import scatter
 
@@ -37,6 +40,8 @@ SIZES = (
     "target_sizes",
     "qformer_input_ids",
     "qformer_attention_mask",
+    "aspect_ratio_ids",
+    "aspect_ratio_mask",
 )
 """What a model takes beside the pixels, by the names of its inputs."""
 
@@ -216,6 +221,13 @@ class Reference:
                     patch = values.reshape(side, side, 3)
                     tile[top : top + side, left : left + side] = patch
             return [tile]
+        if "aspect_ratio_ids" in found:
+            lines, columns = get_all_supported_aspect_ratios(processor.max_image_tiles)[
+                found["aspect_ratio_ids"].item() - 1
+            ]
+            squares = pixels[0, 0, : lines * columns].reshape(lines, columns, *pixels.shape[-3:])
+            canvas = squares.transpose(0, 3, 1, 4, 2)
+            return [canvas.reshape(lines * pixels.shape[-2], columns * pixels.shape[-1], 3)]
         if "image_grid_thw" not in found:
             return list(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), 1, -1))
         ((_, lines, columns),) = found["image_grid_thw"]
