@@ -119,7 +119,8 @@ class WeightsFile:
         self._file.write(bytes(-self._file.tell() % self.ALIGNMENT))
         start = self._file.tell()
         for part in parts:
-            self._file.write(part.data if part.flags.c_contiguous else part.tobytes())
+            # bfloat16 is no type of Python's buffers
+            self._file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         length = self._file.tell() - start
         shape = onnx_ir.Shape(value.shape.numpy())
         assert length == value.dtype.itemsize * int(np.prod(shape.numpy()))

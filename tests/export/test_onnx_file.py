@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,13 +13,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevlm.export import onnx_file
+from edgevlm.export.half_weights import halve_weights
 from edgevlm.export.onnx_file import open_model, weights_path, write_model
 
+FLOAT = np.dtype(np.float32)
 
-def model(columns: int) -> onnx.ModelProto:
-    """``x @ weight + offset``, with weights of two types, and a scalar."""
+
+def model(columns: int, rounded: np.dtype[Any] = FLOAT) -> onnx.ModelProto:
+    """``x @ weight + offset``, with weights of two types, and a scalar.
+
+    Args:
+        rounded: the weight has values of this type, stored in float32.
+    """
+    values = np.random.default_rng(0).normal(size=(3, columns)).astype(rounded)
     weights = {
-        "weight": np.random.default_rng(0).normal(size=(3, columns)).astype(np.float32),
+        "weight": values.astype(np.float32),
         "offset": np.float32(2.5),
         "shape": np.array([-1, columns], np.int64),
     }
@@ -70,14 +79,22 @@ def test_a_model_that_is_opened_is_the_model(
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("half", [False, True])
 def test_weights_beyond_the_limit_are_in_a_second_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> None:
+    def made() -> onnx_ir.Model:
+        graph = onnx_ir.from_proto(model(3000, onnx_ir.DataType.BFLOAT16.numpy()))
+        if half:
+            halve_weights(graph)
+            assert graph.graph.initializers["weight.stored"].dtype == onnx_ir.DataType.BFLOAT16
+        return graph
+
     whole, path, copy = (tmp_path / f"{name}.onnx" for name in ("whole", "graph", "copy"))
-    write_model(onnx_ir.from_proto(model(1000)), whole)
+    write_model(made(), whole)
     monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 1000)
     monkeypatch.setattr(onnx_file, "LARGE_WEIGHT", 100)
-    write_model(onnx_ir.from_proto(model(1000)), path)
+    write_model(made(), path)
     assert path.stat().st_size < 2000 < weights_path(path).stat().st_size
     opened = open_model(path)
     monkeypatch.undo()
