@@ -24,6 +24,7 @@ from edgevlm.manifest import (
     CanvasTiling,
     CoveringGridTiling,
     CropTiling,
+    CrossPacking,
     DecoderSpec,
     Drift,
     FileEntry,
@@ -41,6 +42,7 @@ from edgevlm.manifest import (
     LongestEdgeTiling,
     Manifest,
     Normalization,
+    OnnxDecoderSpec,
     OwnSizeGridTiling,
     OwnSizeTiling,
     Packing,
@@ -327,7 +329,7 @@ def test_an_unknown_schema_version_says_what_to_do(version: object) -> None:
         (
             ("vision", "packing", "kind"),
             "tile",
-            "must be one of tiles, unpad, lines, frame, is 'tile'",
+            "must be one of tiles, unpad, lines, frame, cross, is 'tile'",
         ),
         (("image", "tiling", "tile_size"), [64, 32], "must be square"),
         (("image", "tiling", "tile_size"), [64], "must have 2 entries"),
@@ -416,6 +418,7 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing | LocationFormat]] = {
     "lines": ("vision", "packing", LinesPacking()),
     "unpad": ("vision", "packing", UnpadPacking(9)),
     "frame": ("vision", "packing", FramePacking()),
+    "cross": ("vision", "packing", CrossPacking(1601)),
     "list": ("usage", "location_format", ListFormat(1)),
     "loc-tokens": ("usage", "location_format", LocTokenFormat(1024)),
     "box-tokens": ("usage", "location_format", BoxTokenFormat(1000)),
@@ -424,6 +427,13 @@ MEMBERS: dict[str, tuple[str, str, Tiling | Packing | LocationFormat]] = {
 """Each member of the unions by its kind, and the field that holds it."""
 OWN_SIZE: dict[str, Any] = {"tokens_per_tile": None, "pixels_per_token": 28}
 """Fields of a vision graph whose tiles differ in size."""
+GRAPHS = OnnxDecoderSpec(
+    files={"int8": FileEntry("decoder.int8.onnx", 7, "0" * 64)},
+    weights={"int8": FileEntry("decoder.int8.onnx.data", 7, "0" * 64)},
+    tokenizer=FileEntry("decoder.tokenizer.json", 7, "0" * 64),
+    embeddings=FileEntry("decoder.embeddings.npy", 7, "0" * 64),
+    window=None,
+)
 
 
 def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
@@ -448,6 +458,15 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
     if isinstance(member, LinesPacking):
         own_size = LongestEdgeTiling(28, 1540, "bicubic")
         changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=own_size)
+    if isinstance(member, CanvasTiling | CrossPacking):
+        canvas = CanvasTiling(560, 4, "bilinear")
+        changes["image"] = dataclasses.replace(EXAMPLE.image, tiling=canvas)
+        changes["vision"] = dataclasses.replace(
+            EXAMPLE.vision, packing=CrossPacking(1601), **OWN_SIZE
+        )
+        changes["decoder"] = dataclasses.replace(
+            EXAMPLE.decoder, attention="cross", files={}, onnx=GRAPHS
+        )
     return (section, name), dataclasses.replace(EXAMPLE, **changes)
 
 
@@ -570,6 +589,7 @@ def test_a_field_of_another_kind_is_unknown() -> None:
         ("canvas", "factor", 0, "factor: must be positive"),
         ("canvas", "max_tiles", 0, "max_tiles: must be positive"),
         ("unpad", "max_tiles", 0, "max_tiles: must be positive or null"),
+        ("cross", "rows_per_square", 0, "rows_per_square: must be positive"),
     ],
 )
 def test_a_value_of_a_kind_out_of_range_is_named(
@@ -630,6 +650,33 @@ def test_what_tiles_of_any_size_need(
     _, example = manifest_with(kind)
     with pytest.raises(BundleError) as caught:
         Manifest.from_dict(replaced(path, value, example))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("decoder", "attention"),
+            "causal",
+            'vision.packing: must be "cross" if decoder.attention',
+        ),
+        (("vision", "pixels_per_token"), None, "pixels_per_token: must be a number"),
+        (("image", "tiling", "kind"), "slices", 'vision.packing: must be "cross" if image.tiling'),
+        (
+            ("decoder", "files"),
+            {"f16": dataclasses.asdict(FileEntry("decoder.f16.gguf", 7, "0" * 64))},
+            "decoder.files: must be empty for cross-attention",
+        ),
+    ],
+)
+def test_what_cross_attention_needs(path: tuple[str, ...], value: object, message: str) -> None:
+    _, example = manifest_with("cross")
+    data = replaced(path, value, example)
+    if value == "slices":
+        data["image"]["tiling"]["tile_side"] = 448
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_dict(data)
     assert message in str(caught.value)
 
 

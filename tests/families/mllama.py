@@ -97,9 +97,16 @@ def mllama(folder: Path) -> Path:
         },
         image_token_index=count,
     )
+    model = MllamaForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.shape == (
+                1,
+            ):  # a gate, which begins closed, so that images would count little
+                parameter.fill_(1.0)
     return save(
         folder,
-        MllamaForConditionalGeneration(config),
+        model,
         tokenizer,
         IMAGE_PROCESSOR,
         special={

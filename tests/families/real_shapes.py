@@ -25,12 +25,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 
 from edgevlm.export.pipeline import export
 from tests.families import (
+    blip_2,
     gemma3,
     internvl,
     lfm2_vl,
     llava,
     llava_onevision,
     minicpmv4_6,
+    mllama,
     ovis2,
     qwen3_vl,
 )
@@ -43,12 +45,16 @@ import re, sys
 from pathlib import Path
 from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.onnx_decoder_files import write_graphs
 from edgevlm.export.pipeline import quantize_decoders, write_unquantized, write_vision
 from edgevlm.export.plan import make_plan
 plan = make_plan(Checkpoint.open(sys.argv[1]))
 write_vision(plan, Path(sys.argv[2]), ["fp32", "int8"], CalibrationImages.open(), progress=False)
-files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
-quantize_decoders(files, ["q4_0"], {}, progress=False)
+if sys.argv[3] == "f16":
+    files = write_unquantized(plan, Path(sys.argv[2]), ["f16", "q4_0"], progress=False)
+    quantize_decoders(files, ["q4_0"], {}, progress=False)
+else:
+    write_graphs(plan, Path(sys.argv[2]), ["fp32", "int8"], ["fp32"], progress=False)
 # Unlike ru_maxrss this does not begin with the memory of the process that started this one.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
 """
@@ -65,7 +71,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 GRAPHS_HEAD = "| shape | graphs: time, peak memory (bound) |\n|---|---|"
 HEAD = (
     "| shape | files: time, peak memory (bound) | whole export | embeddings fp32, int8 | "
-    "logits f16, q4_0 |\n|---|---|---|---|---|"
+    "logits f16, q4_0 (without llama.cpp: fp32, int8) |\n|---|---|---|---|---|"
 )
 SO400M = {
     "hidden_size": 1152,
@@ -160,6 +166,8 @@ class Shape:
     """Further settings of the image processor."""
     cut: str = ""
     """What was cut."""
+    decoder: tuple[str, str] = ("f16", "q4_0")
+    """Types of the decoder that are written."""
 
 
 SQUARE_384 = {"height": 384, "width": 384}
@@ -258,6 +266,69 @@ SHAPES = {
         {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448},
         cut="8 of 24 layers of the decoder",
     ),
+    "BLIP-2 OPT 2.7B": Shape(
+        blip_2.blip_2,
+        {
+            "hidden_size": 1408,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 39,
+            "num_attention_heads": 16,
+            "image_size": 224,
+            "patch_size": 14,
+        },
+        {
+            "vocab_size": 50304,
+            "hidden_size": 2560,
+            "word_embed_proj_dim": 2560,
+            "ffn_dim": 10240,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+        },
+        {"height": 224, "width": 224},
+        {
+            "num_query_tokens": 32,
+            "qformer_config": {
+                "model_type": "blip_2_qformer",
+                "hidden_size": 768,
+                "intermediate_size": 3072,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 12,
+                "encoder_hidden_size": 1408,
+                "cross_attention_frequency": 2,
+                "vocab_size": 30522,
+            },
+        },
+        cut="4 of 32 layers of the decoder",
+        decoder=("fp32", "int8"),
+    ),
+    "Llama 3.2 Vision 11B": Shape(
+        mllama.mllama,
+        {
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 4,
+            "num_global_layers": 1,
+            "attention_heads": 16,
+            "image_size": 560,
+            "patch_size": 14,
+            "intermediate_layers_indices": [0, 1, 2, 3],
+            "vision_output_dim": 6400,
+        },
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "cross_attention_layers": [3],
+        },
+        {"height": 560, "width": 560},
+        cut="4 of 40 layers of the decoder, 4 of 32 and 1 of 8 of the ViT",
+        decoder=("fp32", "int8"),
+    ),
 }
 
 
@@ -295,12 +366,12 @@ def measure(name: str) -> str:
     shape = SHAPES[name]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = build(shape, Path(scratch))
-        files = write_parts(WRITE_FILES, checkpoint, Path(scratch) / "parts")
+        files = write_parts(WRITE_FILES, checkpoint, Path(scratch) / "parts", *shape.decoder)
         start = time.perf_counter()
         manifest = export(
             checkpoint,
             Path(scratch) / "bundle",
-            decoder=["f16", "q4_0"],
+            decoder=list(shape.decoder),
             quick=True,
             allow_drift=True,  # the line shows it
             progress=False,
@@ -329,13 +400,13 @@ def title(name: str) -> str:
     return f"{name} ({cut})" if cut else name
 
 
-def write_parts(code: str, checkpoint: Path, folder: Path) -> str:
+def write_parts(code: str, checkpoint: Path, folder: Path, *arguments: str) -> str:
     """Run code that writes parts of a bundle in a process of its own; return time and memory as text."""
     bound = max(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
     bound += int(BYTES_BESIDE_SHARD)
     folder.mkdir()
     start = time.perf_counter()
-    command: list[str | Path] = [sys.executable, "-c", code, checkpoint, folder]
+    command: list[str | Path] = [sys.executable, "-c", code, checkpoint, folder, *arguments]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds, peak = time.perf_counter() - start, int(output.split()[-1])
     shutil.rmtree(folder)
