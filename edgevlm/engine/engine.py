@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boxes import Box, Point
 from edgevlm.cancellation import CancelSignal
 from edgevlm.engine import deadline
 from edgevlm.engine.answer_decoder import AnswerDecoder
-from edgevlm.engine.answer_text import AnswerText
+from edgevlm.engine.answer_report import AnswerReport
 from edgevlm.engine.costs import CostPhase, Costs
 from edgevlm.engine.kv_cache import CacheCopy, CacheKey, KVCache, Window, count_positions
 from edgevlm.engine.model_lock import WAIT_SECONDS, ChunkStream, ModelLock
@@ -33,8 +32,10 @@ from edgevlm.engine.parallel import (
     raise_if_fatal,
 )
 from edgevlm.engine.prefill import Prefill, PrefillStats
+from edgevlm.engine.prompt_tokenizer import PromptTokenizer
 from edgevlm.engine.request import PreparedRequest, Request
 from edgevlm.engine.scoring import score_continuations
+from edgevlm.engine.spelling import Spelling
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.engine.teacher_forcing import TeacherForcing
 from edgevlm.engine.vision_encoder import VisionEncoder
@@ -46,19 +47,14 @@ from edgevlm.errors import (
     PromptError,
 )
 from edgevlm.inputs.image_processor import ImageProcessor, ProcessedImage, Span
-from edgevlm.inputs.message_checks import NO_TOOLS, SHORTEN
+from edgevlm.inputs.message_checks import NO_TOOLS
 from edgevlm.inputs.prompt import (
     Message,
-    PromptBuilder,
     PromptItem,
-    Segment,
-    TextSegment,
-    question_text,
 )
 from edgevlm.inputs.tiling import CHECKPOINT_BUDGET, ImageBudget, Layout
 from edgevlm.inputs.video_processor import VideoProcessor
 from edgevlm.inputs.videos import VideoSource
-from edgevlm.locations import locate
 from edgevlm.manifest import Manifest
 from edgevlm.options import Generation, GenerationOptions
 from edgevlm.results import (
@@ -66,12 +62,7 @@ from edgevlm.results import (
     CacheInfo,
     ChoiceScore,
     Chunk,
-    Deadline,
     Prompt,
-    PromptText,
-    PromptTile,
-    Stats,
-    TokenLogprob,
     collect,
 )
 from edgevlm.runtimes import system
@@ -81,7 +72,7 @@ from edgevlm.runtimes.protocols import (
     Sampler,
     VisionRuntime,
 )
-from edgevlm.tool_calls import ToolCall, call_grammar, parse_calls
+from edgevlm.tool_calls import call_grammar
 
 Chunks: TypeAlias = "Generator[Chunk, None, None]"
 
@@ -110,13 +101,12 @@ class Engine:
         wait_timeout: float | None = WAIT_SECONDS,
         costs: Costs | None = None,
     ) -> None:
-        self._load_ms = load_ms
         self._manifest = manifest
         self._decoder = decoder
-        self._prompts = PromptBuilder(manifest.prompt, decoder.tokenize)
-        self._rows_per_tile = (manifest.vision.tokens_per_tile or 0) + manifest.vision.learned_rows
+        spelling = Spelling(manifest.prompt.special_tokens, decoder.piece)
+        self._prompts = PromptTokenizer(manifest, decoder, spelling)
+        self._report = AnswerReport(manifest, spelling, load_ms)
         self._end_tokens = frozenset(manifest.prompt.end_token_ids)
-        self._special = {token.id: token.text.encode() for token in manifest.prompt.special_tokens}
         self._image_processor = ImageProcessor(
             manifest.image, manifest.vision, manifest.decoder.positions
         )
@@ -206,28 +196,7 @@ class Engine:
     ) -> Prompt:
         """Return the prompt that `stream` decodes for these messages; errors as of `tokenize`."""
         with self._lock.hold():
-            parts: list[PromptText | PromptTile] = []
-            for segment in self._segments(messages, images, tools):
-                if isinstance(segment, TextSegment):
-                    spelled = b"".join(map(self._spell, segment.token_ids))
-                    text = spelled.decode("utf-8", errors="replace")
-                    parts.append(PromptText(text, segment.token_ids))
-                    continue
-                span = images[segment.image].spans[segment.span]
-                counts = span.plan.tokens_of_tiles(self._rows_per_tile)
-                for tile, tokens in zip(span.tiles, counts, strict=True):
-                    row, column = images[segment.image].layout.place(tile.index) or (-1, -1)
-                    parts.append(
-                        PromptTile(
-                            image=segment.image,
-                            tile=tile.index,
-                            row=row + 1,
-                            column=column + 1,
-                            pixels=tile.pixels,
-                            tokens=tokens,
-                        )
-                    )
-            return Prompt(tuple(parts))
+            return self._prompts.describe(messages, images, tools)
 
     def tokenize(
         self,
@@ -235,37 +204,8 @@ class Engine:
         images: Sequence[ProcessedImage],
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[PromptItem]:
-        """Return the prompt for these messages as token ids and spans.
-
-        Args:
-            tools: functions that the model may call.
-
-        Raises:
-            PromptError: the chat template of the model does not accept the messages.
-            ContextError: the texts are longer than the context.
-        """
-        items: list[PromptItem] = []
-        segments = self._segments(messages, images, tools)
-        if self._manifest.vision.text_input is not None:
-            question = question_text(messages)
-            images = [image.asked(question) for image in images]
-        for segment in segments:
-            if isinstance(segment, TextSegment):
-                items += segment.token_ids
-            else:
-                items.append(images[segment.image].spans[segment.span])
-        return items
-
-    def _segments(
-        self,
-        messages: Sequence[Message],
-        images: Sequence[ProcessedImage],
-        tools: Sequence[Mapping[str, Any]],
-    ) -> list[Segment]:
-        described = [(image.times or image.layout, len(image.plans)) for image in images]
-        return self._prompts.build(
-            messages, described, max_positions=self.context_length, tools=tools
-        )
+        """Return the prompt for these messages as token ids and spans; see `PromptTokenizer.tokenize`."""
+        return self._prompts.tokenize(messages, images, tools)
 
     def stream(
         self,
@@ -372,31 +312,10 @@ class Engine:
     ) -> Request:
         """Return the prompt for messages and the settings of its answer; errors as of `stream`."""
         items = self.tokenize(messages, images, generation.callable_tools)
-        max_tokens = self._max_tokens(generation, count_positions(items))
+        max_tokens = self._prompts.limit_answer(generation, count_positions(items))
         watch.lap("prepare")
         image = images[-1] if images else None
         return Request(items, image, generation, max_tokens, watch, cancel)
-
-    def _max_tokens(self, generation: Generation, prompt_tokens: int) -> int:
-        """Return the token limit of the answer.
-
-        Raises:
-            ContextError: the answer does not fit the context after the prompt.
-        """
-        left = self.context_length - prompt_tokens
-        if left < 1:
-            raise ContextError(
-                f"the prompt has {prompt_tokens} positions, which leaves no room for an answer in a context "
-                f"of {self.context_length}; {SHORTEN}"
-            )
-        wanted = left if generation.max_tokens is None else generation.max_tokens
-        if wanted > left and not generation.cap_max_tokens:
-            raise ContextError(
-                f"the prompt has {prompt_tokens} positions and max_tokens is {wanted}, together "
-                f"{prompt_tokens + wanted}, but the context has {self.context_length}; lower max_tokens, "
-                f"{SHORTEN}"
-            )
-        return min(wanted, left)
 
     def _generate(self, request: Request, expect_continuation: bool, sampler: Sampler) -> Chunks:
         request.watch.lap("wait")
@@ -408,7 +327,7 @@ class Engine:
                 self._costs.record("decode", decode_ms / 1000, len(answer.token_ids))
             if request.generation.within is not None:
                 self._costs.save()
-            yield self._last_chunk(request, answer, prefill, prefill.place.entries)
+            yield self._report.last_chunk(request, answer, prefill, prefill.place.entries)
 
     def _run_prefill(
         self, request: Request, expect_continuation: bool
@@ -437,58 +356,6 @@ class Engine:
         if positions >= MIN_MEASURED_POSITIONS:
             self._costs.record("prefill", watch.ms("prefill") / 1000, positions)
         return prefill
-
-    def _last_chunk(
-        self, request: Request, answer: AnswerText, prefill: PrefillStats, prompt_tokens: int
-    ) -> Chunk:
-        """Return the chunk after the last token: the rest of the text, and what the whole answer has."""
-        watch, generation = request.watch, request.generation
-        text = answer.rest()
-        boxes, points = self._locate(answer.token_ids, answer.logprobs, request.image)
-        watch.lap("decode")
-        stats = Stats(
-            load_ms=self._load_ms,
-            wait_ms=watch.ms("wait"),
-            prepare_ms=watch.ms("prepare"),
-            encode_ms=watch.ms("encode"),
-            prefill_ms=watch.ms("prefill"),
-            decode_ms=watch.ms("decode"),
-            first_token_ms=answer.first_token_ms,
-            total_ms=watch.total_ms,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=prefill.cached_positions,
-            encoded_tiles=prefill.encoded_tiles,
-            cached_tiles=prefill.cached_tiles,
-            answer_tokens=len(answer.token_ids),
-            accepted_draft_tokens=answer.accepted_draft_tokens,
-            peak_memory=system.peak_memory(),
-            forced_tokens=answer.forced_tokens,
-            deadline=None
-            if generation.within is None
-            else Deadline(
-                generation.within,
-                generation.detail,
-                generation.max_image_tokens,
-                cut=answer.finish_reason == "deadline",
-            ),
-        )
-        return Chunk(
-            text,
-            (),
-            finish_reason=answer.finish_reason,
-            stats=stats,
-            boxes=boxes,
-            points=points,
-            tool_calls=self._tool_calls(answer.token_ids, generation),
-        )
-
-    def _tool_calls(self, tokens: Sequence[int], generation: Generation) -> tuple[ToolCall, ...]:
-        """Return the complete calls in an answer."""
-        tool_format = self._manifest.prompt.tool_calls
-        if not generation.callable_tools or tool_format is None:
-            return ()
-        text = b"".join(map(self._spell, tokens)).decode("utf-8", errors="replace")
-        return parse_calls(text, tool_format)
 
     def answer_many(
         self, requests: Sequence[PrepareRequest], generation: Generation
@@ -591,7 +458,9 @@ class Engine:
                     positions = count_positions(event.request.items)
                     yield (
                         index,
-                        self._last_chunk(event.request, event.answer, event.prefill, positions),
+                        self._report.last_chunk(
+                            event.request, event.answer, event.prefill, positions
+                        ),
                     )
                 else:
                     yield index, event
@@ -615,25 +484,6 @@ class Engine:
         except EdgeVLMError as error:
             raise_if_fatal(error, cancel)
             yield error
-
-    def _locate(
-        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], image: ProcessedImage | None
-    ) -> tuple[tuple[Box, ...], tuple[Point, ...]]:
-        """Return the boxes and points in an answer, on the last image of its messages."""
-        usage = self._manifest.usage
-        if image is None or usage is None or usage.location_format is None:
-            return (), ()
-        return locate(
-            [self._spell(token) for token in tokens],
-            [one.logprob for one in logprobs],
-            usage.location_format,
-            image.layout,
-            self._manifest.image.tile_size,
-        )
-
-    def _spell(self, token: int) -> bytes:
-        """Return the bytes of a token; those of its name if it is special."""
-        return self._special.get(token) or self._decoder.piece(token)
 
     def generation(
         self, options: GenerationOptions, cancel: CancelSignal | None = None
@@ -752,7 +602,7 @@ class Engine:
             watch.lap("wait")
             items = self.tokenize(messages, images)
             spellings = [
-                {tuple(self._prompts.tokenize(start + text)) for start in ("", " ")}
+                {tuple(self._prompts.tokenize_text(start + text)) for start in ("", " ")}
                 for text in choices
             ]
             prompt_tokens = count_positions(items)

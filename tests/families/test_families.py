@@ -260,7 +260,7 @@ def test_scores_over_a_video(case: Case) -> None:
         for text in choices:
             likely = 0.0
             for tokens in {
-                tuple(vlm._engine._prompts.tokenize(start + text)) for start in ("", " ")
+                tuple(vlm._engine._prompts.tokenize_text(start + text)) for start in ("", " ")
             }:
                 logits = vlm.logits([{"role": "user", "content": parts}], [*tokens, ends[0]])
                 rows = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
