@@ -423,10 +423,10 @@ def test_a_deadline_expires_while_the_request_waits(calls: RuntimeCalls) -> None
 
 
 def test_a_timer_interrupts_what_computes() -> None:
-    signal, interrupted = CancelSignal(within=0.02), threading.Event()
+    signal, interrupted = CancelSignal(within=0.5), threading.Event()
     with signal.timer(), signal.interrupting(interrupted.set):
         assert interrupted.wait(SECONDS)
-        with pytest.raises(DeadlineError, match=r"the 0\.02 s"):
+        with pytest.raises(DeadlineError, match=r"the 0\.5 s"):
             signal.check()
     assert signal.expired and not signal.cancelled
     signal.cancel()
