@@ -69,18 +69,28 @@ class ChoiceQuestion:
     """A question whose answer is one of several labels.
 
     Args:
-        choose: chooses; takes the images and ``within``.
+        choose: chooses; takes the images, ``within`` and the signal that cancels it.
     """
 
     text = ""
 
-    def __init__(self, choose: Callable[..., Choice]) -> None:
+    def __init__(
+        self, choose: Callable[[list[NDArray[np.uint8]], float | None, CancelSignal], Choice]
+    ) -> None:
         self._choose = choose
+        self._signal: CancelSignal | None = None
+        self._cancelled = False
 
     def answer(self, image: NDArray[np.uint8], within: float | None) -> tuple[str, Choice]:
         """Ask about an image; see `FrameQuestion.answer`."""
-        choice = self._choose([image], within=within)
+        self._signal = signal = CancelSignal()
+        if self._cancelled:
+            signal.cancel()
+        choice = self._choose([image], within, signal)
         return choice.label, choice
 
     def cancel(self) -> None:
-        """Do nothing: a choice is one short computation."""
+        """Stop the choice, also one that waits for the model, and refuse all later ones."""
+        self._cancelled = True
+        if self._signal is not None:
+            self._signal.cancel()

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgevlm.boxes import Box, Point
 from edgevlm.bundle import Bundle
+from edgevlm.cancellation import CancelSignal
 from edgevlm.choice_calibration import scale_logprobs
 from edgevlm.engine.stopwatch import Stopwatch
 from edgevlm.errors import InputError
@@ -209,18 +210,30 @@ class Values(Questions):
             ContextError: the prompt and the longest choice together are longer than the context.
             DeadlineError: the time that ``within`` allows is over before all choices have their score.
         """
-        watch = Stopwatch()
-        check_choices(choices)
         generation = Generation(
             detail=detail,
             max_image_tokens=max_image_tokens,
             cache_images=cache_images,
             within=within,
         )
+        return self._score(images, question, choices, system, generation)
+
+    def _score(
+        self,
+        images: ImageSource | Iterable[ImageSource] | Video | None,
+        question: str,
+        choices: Sequence[str],
+        system: str | None,
+        generation: Generation,
+        cancel: CancelSignal | None = None,
+    ) -> list[ChoiceScore]:
+        """Score answers; arguments and errors as of `score`, and `cancel` stops it."""
+        watch = Stopwatch()
+        check_choices(choices)
         messages, processed, generation = self._read_request(
             images, question, system, generation, watch, decodes=False
         )
-        return self._engine.score(messages, processed, choices, generation, watch)
+        return self._engine.score(messages, processed, choices, generation, watch, cancel=cancel)
 
     def choose(
         self,

@@ -166,8 +166,15 @@ class Watching(Values):
                     functools.partial(self._choose_remembered, remembered, choices)
                 )
             return ChoiceQuestion(
-                functools.partial(
-                    self.choose, question=question, choices=choices, system=system, **settings
+                lambda images, within, cancel: self._choice(
+                    self._score(
+                        images,
+                        question,
+                        choices,
+                        system,
+                        Generation(**(settings | {"within": within})),
+                        cancel,
+                    )
                 )
             )
         parse: Callable[[Answer], Any] = operator.attrgetter("text")
@@ -234,6 +241,7 @@ class Watching(Values):
         choices: Sequence[str],
         images: Sequence[NDArray[np.uint8]],
         within: float | None,
+        cancel: CancelSignal,
     ) -> Choice:
         def score(
             messages: list[dict[str, Any]],
@@ -242,6 +250,8 @@ class Watching(Values):
             watch: Stopwatch,
             window: Window | None,
         ) -> list[ChoiceScore]:
-            return self._engine.score(messages, frames, choices, generation, watch, window=window)
+            return self._engine.score(
+                messages, frames, choices, generation, watch, cancel=cancel, window=window
+            )
 
         return self._choice(self._ask_remembered(remembered, images, within, score))

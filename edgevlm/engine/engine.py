@@ -269,9 +269,11 @@ class Engine:
         return cancel
 
     @contextlib.contextmanager
-    def _hold(self, within: float | None, watch: Stopwatch) -> Iterator[CancelSignal]:
+    def _hold(
+        self, within: float | None, watch: Stopwatch, cancel: CancelSignal | None
+    ) -> Iterator[CancelSignal]:
         """Use the model without a stream, until the end of the block or a deadline; see `_signal`."""
-        signal = self._signal(within, watch)
+        signal = self._signal(within, watch, cancel)
         try:
             with self._lock.hold(signal), signal.timer():
                 yield signal
@@ -580,6 +582,7 @@ class Engine:
         generation: Generation,
         watch: Stopwatch,
         *,
+        cancel: CancelSignal | None = None,
         window: Window | None = None,
     ) -> list[ChoiceScore]:
         """Return the probability of each of `choices` as the whole answer; see `VLM.score`.
@@ -590,15 +593,17 @@ class Engine:
         Args:
             generation: settings of the request, of which ``cache_images`` and ``within`` count.
             watch: started when the request came.
+            cancel: signal of the request; None: a new one.
             window: as in `KVCache.reuse_prefix`.
 
         Raises:
             PromptError: the chat template of the model does not accept the messages.
+            CancelledError: `cancel` stopped the work.
             ContextError: the prompt and the longest choice together are longer than the context.
             DeadlineError: the time of the request was over before its end.
         """
         watch.lap("prepare")
-        with self._hold(generation.within, watch) as cancel:
+        with self._hold(generation.within, watch, cancel) as cancel:
             watch.lap("wait")
             items = self.tokenize(messages, images)
             spellings = [

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,36 @@ def test_the_text_is_that_of_ask(vlm: VLM) -> None:
         assert one.value == expected.text
         assert not isinstance(one.answer, Choice)
         assert one.answer.token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("settings", [{}, {"choices": ["red", "blue"]}])
+@pytest.mark.parametrize("memory", [None, 2])
+def test_closing_stops_the_answer_that_is_computed(
+    vlm: VLM, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], memory: int | None
+) -> None:
+    """The decoder is asked for nothing more once a watch is closed."""
+    decoder, calls = vlm._engine._decoder, list[str]()
+    vlm._engine._kv_cache.reset()
+    with (
+        monkeypatch.context() as patched,
+        vlm.watch(iter([SQUARE] * 3), QUESTION, memory=memory, **settings) as watch,
+    ):
+
+        def closing(name: str) -> Callable[..., Any]:
+            whole = getattr(decoder, name)
+
+            def call(*args: Any, **named: Any) -> Any:
+                calls.append(name)
+                watch.close()
+                return whole(*args, **named)
+
+            return call
+
+        for name in ("decode_tokens", "decode_embeddings", "decode_branches"):
+            patched.setattr(decoder, name, closing(name))
+        assert list(watch) == []
+    assert len(calls) == 1
+    assert vlm.ask(SQUARE, QUESTION).text == "green"
 
 
 def test_choices(vlm: VLM) -> None:
