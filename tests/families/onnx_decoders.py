@@ -46,9 +46,11 @@ def measure(row: Row) -> str:
         if kind in REFUSED:
             return f"| {row.name} | – | {REFUSED[kind]} |"
         for precision in ("fp32", "int8"):
+            folder = Path(scratch) / precision
+            folder.mkdir()
             case = GraphCase(
                 dataclasses.replace(row, decoder=precision, build=lambda folder: checkpoint),
-                Path(scratch) / precision,
+                folder,
             )
             errors.append(f"{case.logits_error():.0e}")
             case.vlm.close()
