@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -265,9 +266,9 @@ def test_a_graph_that_reads_an_unknown_number_of_entries(model: Model, tmp_path:
     (before,) = (one for one in graph.graph.input if one.name == "before")
     before.type.tensor_type.shape.dim[1].dim_param = "count"
     data = model.file.with_name(f"{model.file.name}.data")
-    (tmp_path / data.name).symlink_to(data)
+    shutil.copy(data, tmp_path)
     onnx.save(graph, tmp_path / "decoder.onnx")
-    with pytest.raises(LoadError):
+    with pytest.raises(LoadError, match=r"no decoder graph of edgevlm: its inputs are .*before"):
         model.load(tmp_path / "decoder.onnx")
 
 
