@@ -22,8 +22,6 @@ DOMAIN = "com.microsoft"
 """Operators of ONNX Runtime."""
 ACCURACY_LEVEL = 4
 """ONNX Runtime rounds activations to int8, with a scale for each block, as llama.cpp does."""
-CACHES = ("keys", "values")
-"""What a layer keeps, in the names of inputs and outputs."""
 NOWHERE = "nowhere"
 """File of the weights of a graph that has none yet."""
 EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_WANTED = 3, 8, 2
@@ -64,18 +62,19 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
     without_values(module, floats)
     n, cells, cross_cells = EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_CROSS_CELLS
     free = torch.export.Dim.DYNAMIC
-    count = len(layout.caches)
     arguments: dict[str, Any] = {
         "embeddings": torch.zeros(n, layout.width),
         "positions": torch.zeros((3, n) if layout.grid else (n,), dtype=torch.int64),
         "masks": [torch.zeros(n, cells, dtype=floats) for _ in layout.masks],
         "cells": torch.arange(n),
+        "before": [torch.zeros(n, layout.before, dtype=torch.int64)] * bool(layout.before),
         "wanted": torch.arange(EXAMPLE_WANTED),
         "cross": [],
         "past": [
-            torch.zeros(heads, cross_cells if layer in layout.cross else cells, size, dtype=floats)
-            for layer, (heads, size) in enumerate(layout.caches)
-            for _ in CACHES
+            torch.zeros(
+                heads, cross_cells if name in layout.cross_caches else cells, size, dtype=floats
+            )
+            for name, (heads, size) in layout.caches.items()
         ],
     }
     dynamic: dict[str, Any] = {
@@ -83,9 +82,10 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
         "positions": {1 if layout.grid else 0: free},
         "masks": [{0: free, 1: free} for _ in layout.masks],
         "cells": {0: free},
+        "before": [{0: free}] * bool(layout.before),
         "wanted": {0: free},
         "cross": [],
-        "past": [{1: free}] * (2 * count),
+        "past": [{1: free}] * len(layout.caches),
     }
     if layout.cross:
         arguments["cross"] = [
@@ -95,7 +95,6 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             torch.ones(n, dtype=floats),
         ]
         dynamic["cross"] = [{0: free}, {0: free}, {0: free, 1: free}, {0: free}]
-    caches = [name for layer in range(count) for name in cache_names(layer)]
     with quiet():
         program = torch.onnx.export(
             module,
@@ -105,10 +104,11 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             custom_translation_table=dict(TRANSLATIONS),
-            input_names=["embeddings", "positions", *layout.masks, "cells", "wanted"]
-            + [*(CROSS_INPUTS if layout.cross else ())]
-            + [f"past_{name}" for name in caches],
-            output_names=["logits", *caches],
+            input_names=["embeddings", "positions", *layout.masks, "cells"]
+            + ["before"] * bool(layout.before)
+            + ["wanted", *(CROSS_INPUTS if layout.cross else ())]
+            + [f"past_{name}" for name in layout.caches],
+            output_names=["logits", *layout.caches],
             optimize=False,
             verbose=False,
         )
@@ -124,16 +124,12 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
     return onnx_ir.to_proto(model)
 
 
-def cache_names(layer: int) -> list[str]:
-    """Return the names of what a layer keeps."""
-    return [f"{kind}.{layer}" for kind in CACHES]
-
-
 def name_axes(graph: onnx_ir.Graph, layout: Layout) -> None:
     """Name the dynamic axes of inputs and outputs."""
     axes: dict[str, tuple[str | int, ...]] = {
         "embeddings": ("n", 1),
         "cells": ("n",),
+        "before": ("n", 1),
         "wanted": ("m",),
         "logits": ("m", 1),
         "cross_states": ("s", 1),
@@ -142,9 +138,8 @@ def name_axes(graph: onnx_ir.Graph, layout: Layout) -> None:
         "cross_rows": ("n",),
     }
     axes |= dict.fromkeys(("mask", "window_mask"), ("n", "cells"))
-    for layer in layout.cross:
-        crossed = dict.fromkeys(cache_names(layer), ("heads", "cross cells", "size"))
-        axes |= crossed | {f"past_{name}": named for name, named in crossed.items()}
+    crossed = dict.fromkeys(layout.cross_caches, ("heads", "cross cells", "size"))
+    axes |= crossed | {f"past_{name}": named for name, named in crossed.items()}
     for value in (*graph.inputs, *graph.outputs):
         assert value.shape is not None and value.name is not None
         named = axes.get(value.name, ("heads", "cells", "size"))

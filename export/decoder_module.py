@@ -9,8 +9,12 @@ There is no batch. Inputs, where n entries are decoded and the KV cache has a nu
 - ``window_mask``: the same for layers with a sliding window, if there are any; then `mask` is there for
   others only.
 - ``cells``: int64 ``[n]``, the cells that the entries are written to.
+- If layers have short convolutions of some length, ``before``: int64 ``[n, length - 1]``, the cells of the
+  entries before each one in its sequence, the nearest last; they may be among ``cells``. In place of entries
+  that are not there stands a cell that is zero.
 - ``wanted``: int64 ``[m]``, the entries of n whose logits are computed; m may be 0.
-- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I.
+- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I with attention.
+- ``past_inputs.I``: ``[1, cells, hidden size]`` of each layer I with a short convolution, its inputs.
 - If layers have cross-attention to images, ``cross_states``: float32 ``[s, hidden size]``, features of new
   images; ``cross_cells``: int64 ``[s]``, the cells that they are written to; ``cross_mask``:
   ``[n, cross cells]``, as `mask`; ``cross_rows``: ``[n]``, factor of the feed-forward part of these layers.
@@ -19,8 +23,8 @@ There is no batch. Inputs, where n entries are decoded and the KV cache has a nu
 Outputs:
 
 - ``logits``: float32 ``[m, vocabulary]``;
-- ``keys.I`` and ``values.I``: the cache with the new entries. ONNX Runtime writes them in place if input and
-  output are one buffer. So the cost of an entry does not grow with the cells, but for attention.
+- ``keys.I``, ``values.I`` and ``inputs.I``: the cache with the new entries. ONNX Runtime writes them in place
+  if input and output are one buffer. So the cost of an entry does not grow with the cells, but for attention.
 
 ``mask``, ``window_mask`` and the cache are float32, or float16 in the precision fp16. The masks alone decide
 which entries see each other.
@@ -38,7 +42,6 @@ import torch
 from onnxscript import opset20
 from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.mllama.modeling_mllama import MllamaTextModel
 from transformers.models.opt.modeling_opt import OPTDecoder
@@ -46,11 +49,13 @@ from transformers.models.paddleocr_vl.modeling_paddleocr_vl import PaddleOCRText
 
 from edgevlm.errors import ExportError
 from edgevlm.export.architectures import ARCHITECTURES
+from edgevlm.export.decoder_cache import Cells, inputs_name, key_value_names, scatter
 from edgevlm.export.families import Family
+from edgevlm.export.lfm2 import CONVOLUTION
 from edgevlm.export.mrope import deepstack_layers, input_width
+from edgevlm.export.short_convolution import replace_short_convolutions
 
 REFUSED: Mapping[str, str] = {
-    "lfm2": "its short convolutions keep a state that is no cache of keys and values",
     "qwen3_5_text": "its gated delta nets keep a state that is no cache of keys and values",
     "gemma4_text": "its layers have embeddings of their own and share keys and values",
 }
@@ -65,30 +70,6 @@ ATTENTION = "edgevlm"
 """The name of our attention in transformers."""
 
 
-@torch.library.custom_op("edgevlm::write_cells", mutates_args=())
-def write_cells(past: torch.Tensor, places: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Return `past` ``[heads, cells, size]`` with rows replaced.
-
-    Args:
-        past: the cache.
-        places: head and cell of each row, int64 ``[heads, n, 2]``.
-        new: rows ``[heads, n, size]``.
-    """
-    written = past.clone()
-    written[places[..., 0], places[..., 1]] = new
-    return written
-
-
-@write_cells.register_fake
-def _(past: torch.Tensor, places: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(past)
-
-
-def scatter(past: Any, places: Any, new: Any) -> Any:
-    """Translate `write_cells` to ONNX: a node that can write in place."""
-    return opset20.ScatterND(past, places, new)
-
-
 def linear(values: Any, weight: Any, bias: Any = None) -> Any:
     """Translate a linear layer to ONNX: a product, also where PyTorch would write a ``Gemm``."""
     product = opset20.MatMul(values, opset20.Transpose(weight, perm=[1, 0]))
@@ -100,52 +81,6 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.edgevlm.write_cells.default: scatter,
 }
 """For the argument ``custom_translation_table`` of `torch.onnx.export`."""
-
-
-class Cells(DynamicCache):
-    """A cache for transformers whose keys and values are inputs and outputs of the graph.
-
-    Args:
-        past: keys and values of each layer, one after the other, each ``[heads, cells, size]``.
-        cells: cells of the new entries, int64 ``[n]``.
-        cross: cells of new features of images for layers with cross-attention, int64 ``[s]``.
-    """
-
-    def __init__(
-        self, past: list[torch.Tensor], cells: torch.Tensor, cross: Mapping[int, torch.Tensor]
-    ) -> None:
-        super().__init__()
-        self.written = list(past)
-        self._cells = cells
-        self._cross = cross
-        self._places: dict[tuple[bool, int], torch.Tensor] = {}
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return 0: positions are given."""
-        return 0
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values ``[1, heads, n, size]``; return all, ``[heads, cells, size]``."""
-        for index, new in ((2 * layer_idx, key_states), (2 * layer_idx + 1, value_states)):
-            past = self.written[index]
-            places = self._places_of(past.shape[0], self._cross.get(layer_idx))
-            self.written[index] = write_cells(past, places, new.squeeze(0))
-        return self.written[2 * layer_idx], self.written[2 * layer_idx + 1]
-
-    def _places_of(self, heads: int, cross: torch.Tensor | None) -> torch.Tensor:
-        name = cross is not None, heads
-        if name not in self._places:
-            cells = self._cells if cross is None else cross
-            numbers = torch.arange(heads)[:, None].expand(-1, cells.shape[0])
-            self._places[name] = torch.stack([numbers, cells.expand(heads, -1)], dim=-1)
-        return self._places[name]
 
 
 def attend(
@@ -200,8 +135,10 @@ class Layout:
     """For each layer, whether it has a sliding window."""
     window: int | None
     """Entries that a layer with a sliding window sees; None: there is no such layer."""
-    caches: tuple[tuple[int, int], ...]
-    """Heads and size of a head of keys and values in each layer."""
+    caches: Mapping[str, tuple[int, int]]
+    """Heads and size of each part of the cache, by the name of its output."""
+    before: int
+    """Entries before each one that short convolutions read; 0: there are none."""
     cross: frozenset[int]
     """Layers with cross-attention to images."""
 
@@ -210,6 +147,11 @@ class Layout:
         """Names of the masks."""
         names = {False: "mask", True: "window_mask"}
         return tuple(names[slides] for slides in sorted({*self.slides}))
+
+    @property
+    def cross_caches(self) -> frozenset[str]:
+        """Names of the parts of the cache that hold images."""
+        return frozenset(name for layer in self.cross for name in key_value_names(layer))
 
 
 class DecoderModule(nn.Module):
@@ -222,7 +164,7 @@ class DecoderModule(nn.Module):
         family: the family.
 
     Raises:
-        ExportError: the language model keeps more than keys and values.
+        ExportError: the language model keeps a state that has no cells.
     """
 
     def __init__(self, config: PretrainedConfig, family: Family) -> None:
@@ -233,6 +175,7 @@ class DecoderModule(nn.Module):
         kind = OWN_CLASSES.get(text.model_type)
         self.decoder: Any = kind._from_config(text) if kind else AutoModel.from_config(text)
         self.decoder.set_attn_implementation(ATTENTION)
+        replace_short_convolutions(self.decoder.layers)
         self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.layout = plan_layout(config, family)
         self.hidden = int(text.hidden_size)
@@ -257,11 +200,12 @@ class DecoderModule(nn.Module):
         positions: torch.Tensor,
         masks: list[torch.Tensor],
         cells: torch.Tensor,
+        before: list[torch.Tensor],
         wanted: torch.Tensor,
         cross: list[torch.Tensor],
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """Return logits, and keys and values of each layer; see the documentation of this module."""
+        """Return logits, and all parts of the cache; see the documentation of this module."""
         rows = embeddings * self.factor if self.factor != 1 else embeddings
         rows = rows.to(self.head.weight.dtype)[None]
         first = rows[..., : self.hidden]
@@ -278,7 +222,8 @@ class DecoderModule(nn.Module):
                 "cross_attention_mask": mask[None, None],
                 "full_text_row_masked_out_mask": factors[None, None, :, None],
             }
-        cache = Cells(past, cells, crossed)
+        parts = dict(zip(self.layout.caches, past, strict=True))
+        cache = Cells(parts, cells, before[0] if before else None, crossed)
         found = self.decoder(
             inputs_embeds=first,
             attention_mask=next(iter(self._masks.values())),
@@ -290,7 +235,7 @@ class DecoderModule(nn.Module):
         logits = self.head(found.last_hidden_state.index_select(1, wanted)).squeeze(0)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return (logits.float(), *cache.written)
+        return (logits.float(), *cache.written.values())
 
     def _chooser(self, slides: bool) -> Callable[..., Any]:
         def choose(layer: nn.Module, inputs: Any, settings: dict[str, Any]) -> Any:
@@ -308,7 +253,7 @@ class DecoderModule(nn.Module):
 
 
 def check_language_model(config: PretrainedConfig) -> None:
-    """Check that the language model keeps nothing but keys and values of each layer.
+    """Check that the language model keeps nothing but what has a cell for each entry.
 
     Raises:
         ExportError: it does.
@@ -335,16 +280,22 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
         window = architecture.window(text)
     if window is not None:
         slides = [kind == "sliding_attention" for kind in text.layer_types]
-    caches = []
-    for layer in text.per_layer_config:
+    caches: dict[str, tuple[int, int]] = {}
+    before = 0
+    for number, layer in enumerate(text.per_layer_config):
+        if getattr(text, "layer_types", None) and text.layer_types[number] == CONVOLUTION:
+            caches[inputs_name(number)] = (1, int(text.hidden_size))
+            before = int(text.conv_L_cache) - 1
+            continue
         size = getattr(layer, "head_dim", None) or text.hidden_size // text.num_attention_heads
         heads = getattr(layer, "num_key_value_heads", text.num_attention_heads)
-        caches.append((int(heads), int(size)))
+        caches |= dict.fromkeys(key_value_names(number), (int(heads), int(size)))
     return Layout(
         width=input_width(config),
         grid=family.positions == "grid",
         slides=tuple(slides),
         window=window,
-        caches=tuple(caches),
+        caches=caches,
+        before=before,
         cross=frozenset(getattr(text, "cross_attention_layers", ())),
     )

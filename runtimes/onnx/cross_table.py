@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.runtimes.onnx.cell_table import HELD
-
-BLANK = 0
-"""The cell of no image. Its keys and values are zero, so an entry that sees it alone gets nothing."""
+from edgevlm.runtimes.onnx.cell_table import BLANK, HELD
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +24,10 @@ class HeldImage:
 
 
 class CrossTable:
-    """The images of each sequence in their order. Sequences may share them."""
+    """The images of each sequence in their order. Sequences may share them.
+
+    The cell `BLANK` is that of no image: an entry that sees it alone gets nothing.
+    """
 
     def __init__(self) -> None:
         self._sequences: dict[int, tuple[HeldImage, ...]] = {HELD: ()}

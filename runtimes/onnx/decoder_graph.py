@@ -8,15 +8,20 @@ One graph serves prompts and answers. It has no batch dimension:
 - ``window_mask``: the same for layers with a sliding window, if there are such layers. Then ``mask`` is there
   only if there are others, too;
 - ``cells``: int64 ``[n]``, the cells that the entries are written to;
+- if layers have short convolutions, ``before``: int64 ``[n, count]``, the cells of so many entries before
+  each one in its sequence, the nearest last; they may be among ``cells``. In place of entries that are not
+  there stands a cell that is zero;
 - ``wanted``: int64 ``[m]``, the entries, by their index, whose logits are computed; m may be 0;
-- ``past_keys.0``, ``past_values.0``, and so on for each layer: float ``[heads, cells, size]``;
+- ``past_keys.0``, ``past_values.0``, and so on for each layer with attention: float ``[heads, cells, size]``;
+- ``past_inputs.1`` and so on for each layer with a short convolution: float ``[1, cells, width]``, what it
+  convolves;
 - if layers have cross-attention to images, ``cross_states``: float32 ``[s, width]``, features of images that
   are new; s may be 0. ``cross_cells``: int64 ``[s]``, the cells that they are written to; these layers have
   cells of their own, so their memory is ``[heads, cross cells, size]``. ``cross_mask``: float
   ``[n, cross cells]``, as ``mask``. ``cross_rows``: float ``[n]``, factor of the feed-forward part of these
   layers, 0 for entries that follow no image;
 - output ``logits``: float32 ``[m, vocabulary]``;
-- ``keys.0``, ``values.0``, and so on: the inputs, with the entries in their cells.
+- ``keys.0``, ``values.0``, ``inputs.1`` and so on: the inputs, with the entries in their cells.
 
 Input and output of a layer are bound to the same memory. ONNX Runtime then writes the new cells in place, so
 a token costs the same whatever the cache holds, but for the attention itself.
@@ -88,12 +93,14 @@ class DecoderGraph:
         crosses = CROSS_INPUTS[0] in inputs
         needed = {"embeddings", "positions", "cells", "wanted", *past, *self.masks}
         needed |= {*CROSS_INPUTS} if crosses else set()
+        needed |= {"before"} & inputs.keys()
         shapes = {name: one.shape for name, one in (inputs | outputs).items()}
         if (
             needed != inputs.keys()
             or {"logits", *(name.removeprefix("past_") for name in past)} != outputs.keys()
             or not (past and self.masks)
             or any(len(shapes[name]) != 3 for name in past)
+            or not isinstance(shapes.get("before", [0])[-1], int)
             or any(inputs[name].type not in _FLOATS for name in (*past, *self.masks))
         ):
             raise LoadError(
@@ -106,6 +113,8 @@ class DecoderGraph:
         """Number of tokens."""
         self.grid_positions = len(shapes["positions"]) == 2
         """True if a position has three numbers."""
+        self.before: int = shapes.get("before", [0])[-1]
+        """Entries before each one that layers read by their cells."""
         self.dtype = _FLOATS[inputs[past[0]].type]
         """Type of keys and values."""
         self._binding = self._session.io_binding()
@@ -117,7 +126,7 @@ class DecoderGraph:
 
         crossed = [name for name in past if crosses and shapes[name][1] == shapes["cross_mask"][1]]
         self.entries = memory([name for name in past if name not in crossed])
-        """Keys and values of entries."""
+        """Keys and values of entries, and inputs of short convolutions."""
         self.images = memory(crossed) if crosses else None
         """Keys and values of images in layers with cross-attention; None: there are no such layers."""
 
@@ -127,6 +136,7 @@ class DecoderGraph:
         positions: NDArray[np.int64],
         masks: Mapping[str, NDArray[np.bool_]],
         cells: NDArray[np.int64],
+        before: NDArray[np.int64],
         wanted: NDArray[np.int64],
         cancel: CancelSignal,
         cross: CrossInputs | None = None,
@@ -138,6 +148,7 @@ class DecoderGraph:
             positions: ``[n]``, or ``[3, n]`` if `grid_positions`.
             masks: bool ``[n, cells]`` for each of `masks`, True for cells that an entry sees; its own is one.
             cells: ``[n]``.
+            before: ``[n, before]``, as of `CellTable.before`.
             wanted: ``[m]``.
             cancel: stops this call between two nodes of the graph. The content of `cells` is undefined then.
             cross: for a graph with `images`, and only then.
@@ -158,6 +169,8 @@ class DecoderGraph:
             "cells": cells,
             "wanted": wanted,
         }
+        if self.before:
+            inputs["before"] = before
         hidden, seen = self.dtype.type(-np.inf), self.dtype.type(0)
         inputs |= {name: np.where(mask, seen, hidden) for name, mask in masks.items()}
         if cross is not None:

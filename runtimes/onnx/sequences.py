@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgevlm.cancellation import CancelSignal
 from edgevlm.runtimes.onnx.cache_copy import CacheParts, copy_cache
-from edgevlm.runtimes.onnx.cell_table import HELD, CellTable
+from edgevlm.runtimes.onnx.cell_table import BLANK, HELD, CellTable
 from edgevlm.runtimes.onnx.cross_table import CrossTable, HeldImage
 from edgevlm.runtimes.onnx.decoder_graph import CrossInputs, DecoderGraph
 from edgevlm.runtimes.protocols import CrossStates
@@ -26,7 +26,7 @@ class Sequences:
     def __init__(self, graph: DecoderGraph, window: int | None) -> None:
         self._graph = graph
         self._window = window
-        self._cells = CellTable()
+        self._cells = CellTable(has_blank=graph.before > 0)
         self._cross = CrossTable()
 
     def entries(self, sequence: int) -> int:
@@ -95,6 +95,7 @@ class Sequences:
             np.zeros((3, 1) if graph.grid_positions else 1, np.int64),
             dict.fromkeys(graph.masks, own),
             entry,
+            np.full((1, graph.before), BLANK, np.int64),
             np.empty(0, np.int64),
             cancel,
             CrossInputs(states, cells, seen, np.ones(1, np.bool_)),
@@ -142,6 +143,7 @@ class Sequences:
             np.ascontiguousarray(positions, np.int64),
             masks,
             new,
+            self._cells.before(sequences, new, graph.before),
             wanted.astype(np.int64),
             cancel,
             self._cross_inputs(sequences),

@@ -20,7 +20,7 @@ from edgevlm.errors import ExportError
 from edgevlm.export.block_quantization import quantize_rows
 from edgevlm.export.onnx_decoder import parts, split_rows
 from edgevlm.export.pipeline import export
-from tests.families import lfm2_vl
+from tests.families import qwen3_5
 from tests.support import checkpoints
 
 
@@ -83,8 +83,8 @@ def test_weights_beyond_float16() -> None:
 
 
 def test_a_decoder_with_another_state(tmp_path: Path) -> None:
-    checkpoint = lfm2_vl.lfm2_vl(tmp_path / "checkpoint")
-    with pytest.raises(ExportError, match=r"'lfm2' cannot be exported .*convolutions.*q8_0"):
+    checkpoint = qwen3_5.qwen3_5(tmp_path / "checkpoint")
+    with pytest.raises(ExportError, match=r"'qwen3_5_text' cannot be exported .*delta nets.*q8_0"):
         export(checkpoint, tmp_path / "bundle", decoder=["q8_0", "int8"], progress=False)
     assert not (tmp_path / "bundle").exists()
 

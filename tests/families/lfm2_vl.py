@@ -112,11 +112,20 @@ def load_processor(checkpoint: Path) -> Lfm2VlProcessor:
 
 ROWS = [
     Row(
-        "lfm2_vl",
+        name,
         lfm2_vl,
-        "images of their own size or in a grid; a decoder with short convolutions",
+        works,
         "pixels may differ by one gray level from torchvision's",
         processor=load_processor,
         sizes=SIZES,
-    ),
+        decoder=decoder,
+    )
+    for name, works, decoder in (
+        (
+            "lfm2_vl",
+            "images of their own size or in a grid; a decoder with short convolutions",
+            "f16",
+        ),
+        ("lfm2_vl, ONNX Runtime", "the same, decoder in ONNX Runtime", "fp32"),
+    )
 ]
