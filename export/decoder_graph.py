@@ -16,7 +16,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNod
 from edgevlm.export.block_quantization import BLOCK_LENGTH
 from edgevlm.export.decoder_module import TRANSLATIONS, DecoderModule, Layout
 from edgevlm.export.vision import OPSET, quiet, without_values
-from edgevlm.runtimes.onnx.decoder_graph import CROSS_INPUTS
+from edgevlm.runtimes.onnx.decoder_graph import CROSS_INPUTS, LAYER_EMBEDDINGS
 
 DOMAIN = "com.microsoft"
 """Operators of ONNX Runtime."""
@@ -95,6 +95,9 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             torch.ones(n, dtype=floats),
         ]
         dynamic["cross"] = [{0: free}, {0: free}, {0: free, 1: free}, {0: free}]
+    if layout.layer_width:
+        arguments[LAYER_EMBEDDINGS] = torch.zeros(n, layout.layer_width)
+        dynamic[LAYER_EMBEDDINGS] = {0: free}
     caches = [name for layer in range(count) for name in cache_names(layer)]
     with quiet():
         program = torch.onnx.export(
@@ -107,7 +110,8 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             custom_translation_table=dict(TRANSLATIONS),
             input_names=["embeddings", "positions", *layout.masks, "cells", "wanted"]
             + [*(CROSS_INPUTS if layout.cross else ())]
-            + [f"past_{name}" for name in caches],
+            + [f"past_{name}" for name in caches]
+            + [LAYER_EMBEDDINGS] * bool(layout.layer_width),
             output_names=["logits", *caches],
             optimize=False,
             verbose=False,
@@ -133,6 +137,7 @@ def name_axes(graph: onnx_ir.Graph, layout: Layout) -> None:
     """Name the dynamic axes of inputs and outputs."""
     axes: dict[str, tuple[str | int, ...]] = {
         "embeddings": ("n", 1),
+        LAYER_EMBEDDINGS: ("n", 1),
         "cells": ("n",),
         "wanted": ("m",),
         "logits": ("m", 1),

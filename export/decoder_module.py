@@ -4,13 +4,16 @@ There is no batch. Inputs, where n entries are decoded and the KV cache has a nu
 
 - ``embeddings``: float32 ``[n, width]``, in the scale of `edgevlm.manifest.DecoderSpec`. Features for the
   first layers (deepstack) follow in each row.
+- ``layer_embeddings``: float32 ``[n, layer width]``, if the layers have embeddings of their own: the rows of
+  the entries in a second table, for all layers.
 - ``positions``: int64 ``[n]``, or ``[3, n]`` with M-RoPE: time, line and column.
 - ``mask``: ``[n, cells]``, added to the scores of attention: 0 or -inf, and 0 at least once in each row.
 - ``window_mask``: the same for layers with a sliding window, if there are any; then `mask` is there for
   others only.
 - ``cells``: int64 ``[n]``, the cells that the entries are written to.
 - ``wanted``: int64 ``[m]``, the entries of n whose logits are computed; m may be 0.
-- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I.
+- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I. The
+  last layers have none if they take those of layers before.
 - If layers have cross-attention to images, ``cross_states``: float32 ``[s, hidden size]``, features of new
   images; ``cross_cells``: int64 ``[s]``, the cells that they are written to; ``cross_mask``:
   ``[n, cross cells]``, as `mask`; ``cross_rows``: ``[n]``, factor of the feed-forward part of these layers.
@@ -48,11 +51,11 @@ from edgevlm.errors import ExportError
 from edgevlm.export.architectures import ARCHITECTURES
 from edgevlm.export.families import Family
 from edgevlm.export.mrope import deepstack_layers, input_width
+from edgevlm.export.text_settings import first_sharing_layer
 
 REFUSED: Mapping[str, str] = {
     "lfm2": "its short convolutions keep a state that is no cache of keys and values",
     "qwen3_5_text": "its gated delta nets keep a state that is no cache of keys and values",
-    "gemma4_text": "its layers have embeddings of their own and share keys and values",
 }
 """``model_type`` of text configurations that llama.cpp computes and these graphs do not, and why."""
 OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {
@@ -201,9 +204,11 @@ class Layout:
     window: int | None
     """Entries that a layer with a sliding window sees; None: there is no such layer."""
     caches: tuple[tuple[int, int], ...]
-    """Heads and size of a head of keys and values in each layer."""
+    """Heads and size of a head of keys and values in each layer that has its own, the first ones."""
     cross: frozenset[int]
     """Layers with cross-attention to images."""
+    layer_width: int
+    """Width of a row of the layers' own embeddings; 0: they have none."""
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -235,12 +240,13 @@ class DecoderModule(nn.Module):
         self.decoder.set_attn_implementation(ATTENTION)
         self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.layout = plan_layout(config, family)
-        self.hidden = int(text.hidden_size)
+        self.hidden, self.layers = int(text.hidden_size), int(text.num_hidden_layers)
         # The bundle's factor for images lets all inputs have the scale that llama.cpp expects.
         self.factor = 1 / family.embedding_scale(config)
         # transformers multiplies rows of the table, and the bundle multiplies them by a factor of its own.
-        own = getattr(self.decoder.get_input_embeddings(), "scalar_embed_scale", 1.0)
+        own = row_scale(self.decoder.get_input_embeddings())
         self.table_scale = own / self.factor / (family.text_embedding_scale or 1.0)
+        self.layer_table_scale = row_scale(getattr(self.decoder, "embed_tokens_per_layer", None))
         self.softcap = getattr(text, "final_logit_softcapping", None)
         names = inspect.signature(self.decoder.forward).parameters
         self.cache_name = "cache" if "cache" in names else "past_key_values"
@@ -260,6 +266,7 @@ class DecoderModule(nn.Module):
         wanted: torch.Tensor,
         cross: list[torch.Tensor],
         past: list[torch.Tensor],
+        layer_embeddings: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Return logits, and keys and values of each layer; see the documentation of this module."""
         rows = embeddings * self.factor if self.factor != 1 else embeddings
@@ -278,6 +285,9 @@ class DecoderModule(nn.Module):
                 "cross_attention_mask": mask[None, None],
                 "full_text_row_masked_out_mask": factors[None, None, :, None],
             }
+        if layer_embeddings is not None:
+            parts = layer_embeddings.to(first.dtype).unflatten(1, (self.layers, -1))
+            settings["per_layer_inputs"] = parts[None]
         cache = Cells(past, cells, crossed)
         found = self.decoder(
             inputs_embeds=first,
@@ -305,6 +315,11 @@ class DecoderModule(nn.Module):
             return output + self._rows[..., start : start + self.hidden]
 
         return add
+
+
+def row_scale(table: nn.Module | None) -> float:
+    """Return the factor that transformers multiplies rows of a table by."""
+    return float(getattr(table, "scalar_embed_scale", 1.0))
 
 
 def check_language_model(config: PretrainedConfig) -> None:
@@ -336,7 +351,7 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
     if window is not None:
         slides = [kind == "sliding_attention" for kind in text.layer_types]
     caches = []
-    for layer in text.per_layer_config:
+    for layer in list(text.per_layer_config)[: first_sharing_layer(text)]:
         size = getattr(layer, "head_dim", None) or text.hidden_size // text.num_attention_heads
         heads = getattr(layer, "num_key_value_heads", text.num_attention_heads)
         caches.append((int(heads), int(size)))
@@ -347,4 +362,5 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
         window=window,
         caches=tuple(caches),
         cross=frozenset(getattr(text, "cross_attention_layers", ())),
+        layer_width=text.num_hidden_layers * (getattr(text, "hidden_size_per_layer_input", 0) or 0),
     )

@@ -135,6 +135,7 @@ def _load_graph(
         path,
         tokenizer=path.with_name(spec.tokenizer.name),
         embeddings=path.with_name(spec.embeddings.name),
+        layer_embeddings=spec.layer_embeddings and path.with_name(spec.layer_embeddings.name),
         context_length=context_length,
         window=spec.window,
         device=device,
