@@ -24,8 +24,8 @@ from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder_module import check_language_model
-from edgevlm.export.dependencies import versions
 from edgevlm.export.decoder_tensors import LAYER_EMBEDDINGS
+from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.importance import measure_importance
 from edgevlm.export.onnx_decoder_files import TOKENIZER_FILE, describe_graphs, write_graphs

@@ -150,7 +150,7 @@ class DecoderGraph:
             wanted: ``[m]``.
             cancel: stops this call between two nodes of the graph. The content of `cells` is undefined then.
             cross: for a graph with `images`, and only then.
-            layer_embeddings: ``[n, layer_width]``, C-contiguous, for a graph with `layer_width`, and only then.
+            layer_embeddings: ``[n, layer_width]``, C-contiguous, for a graph with `layer_width` only.
 
         Returns:
             float32 ``[m, vocabulary]``.
