@@ -176,14 +176,14 @@ def attend(
         settings: what transformers passes beside that.
     """
     _, query_heads, n, size = query.shape
-    heads = key.shape[0]
+    heads, cells, _ = key.shape  # no -1 below, as n may be 0
     shared = query_heads // heads
     scores = torch.matmul(query.reshape(heads, shared * n, size) * scaling, key.transpose(1, 2))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.reshape(heads, shared, n, -1) + attention_mask.squeeze(0)
+    scores = scores.reshape(heads, shared, n, cells) + attention_mask.squeeze(0)
     shares = torch.softmax(scores.float(), dim=-1).to(query.dtype)
-    attended = torch.matmul(shares.reshape(heads, shared * n, -1), value)
+    attended = torch.matmul(shares.reshape(heads, shared * n, cells), value)
     attended = attended.reshape(1, query_heads, n, value.shape[-1])
     return attended.transpose(1, 2).contiguous(), None
 
@@ -251,6 +251,11 @@ class DecoderModule(nn.Module):
         names = inspect.signature(self.decoder.forward).parameters
         self.cache_name = "cache" if "cache" in names else "past_key_values"
         self._rows = torch.empty(0)
+        self._wanted: torch.Tensor | None = None
+        """The entries that are wanted, while there are others."""
+        if len(self.layout.caches) < self.layers:
+            # where transformers goes on with the entries alone whose logits it computes
+            self.decoder._maybe_slice_kv_shared_inputs = self._narrow
         for index in range(deepstack_layers(config)):
             self.decoder.layers[index].register_forward_hook(self._adder(index))
         for layer, slides in zip(self.decoder.layers, self.layout.slides, strict=True):
@@ -272,7 +277,7 @@ class DecoderModule(nn.Module):
         rows = embeddings * self.factor if self.factor != 1 else embeddings
         rows = rows.to(self.head.weight.dtype)[None]
         first = rows[..., : self.hidden]
-        self._rows = rows
+        self._rows, self._wanted = rows, wanted
         kinds = sorted({*self.layout.slides})
         self._masks = {kind: mask[None, None] for kind, mask in zip(kinds, masks, strict=True)}
         settings: dict[str, Any] = {}
@@ -297,7 +302,10 @@ class DecoderModule(nn.Module):
             **{self.cache_name: cache},
             **settings,
         )
-        logits = self.head(found.last_hidden_state.index_select(1, wanted)).squeeze(0)
+        hidden = found.last_hidden_state
+        if self._wanted is not None:
+            hidden = hidden.index_select(1, wanted)
+        logits = self.head(hidden).squeeze(0)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return (logits.float(), *cache.written)
@@ -307,6 +315,31 @@ class DecoderModule(nn.Module):
             return inputs, settings | {"attention_mask": self._masks[slides]}
 
         return choose
+
+    def _narrow(
+        self,
+        hidden: torch.Tensor,
+        layer_inputs: torch.Tensor,
+        rotations: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        masks: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        """Leave the entries that are wanted, as no later layer keeps anything of the others."""
+        wanted = self._wanted
+        assert wanted is not None
+        self._wanted = None
+        self._masks = {kind: mask.index_select(2, wanted) for kind, mask in self._masks.items()}
+        rotations = {
+            kind: (cos.index_select(1, wanted), sin.index_select(1, wanted))
+            for kind, (cos, sin) in rotations.items()
+        }
+        return (
+            hidden.index_select(1, wanted),
+            layer_inputs.index_select(1, wanted),
+            rotations,
+            masks,
+        )
 
     def _adder(self, index: int) -> Callable[..., Any]:
         start = (1 + index) * self.hidden

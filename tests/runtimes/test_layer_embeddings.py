@@ -210,6 +210,30 @@ def test_copies(model: Model) -> None:
     assert relative_error(model.decode([21], entries), expected) < EXACT
 
 
+def test_entries_without_logits(model: Model) -> None:
+    """Layers that share keys and values compute nothing for them; others need what they leave."""
+    model.decoder.truncate(Place())
+    ids = some_ids(12, 8)
+    positions = np.arange(12, dtype=np.int32)
+    model.decoder.decode_tokens(ids[:5], positions[:5], logits=False)
+    model.decoder.decode_embeddings(some_image(7), positions[5:], logits=False)
+    branches = [model.decoder.branch() for _ in range(2)]
+    found = model.decoder.decode_branches(
+        [branches[number] for number in (0, 1, 0, 1)],
+        [4, 5, 6, 7],
+        np.array([False, True, True, False]),
+    )
+    spans = [ids[:5], some_image(7)]
+    for row, more in zip(found, ([5], [4, 6]), strict=True):
+        assert relative_error(row, model.logits([*spans, more])[-1]) < EXACT
+    nothing = model.decoder.decode_branches(branches, [1, 2], np.zeros(2, np.bool_))
+    assert nothing.shape == (0, model.decoder.vocabulary_size)
+    found = model.decoder.decode_branches([branches[1]], [8])
+    assert relative_error(found[0], model.logits([*spans, [5, 7, 2, 8]])[-1]) < EXACT
+    for branch in branches:
+        model.decoder.drop(branch)
+
+
 def test_long_prompts(model: Model) -> None:
     """Prompts of several batches."""
     spans = [some_ids(300), some_image(20), some_ids(50, 1)]
