@@ -34,10 +34,10 @@ class EmbeddingTables:
         """Shape of the table of the layers; None without one."""
         return None if self._layers is None else self._layers.shape
 
-    def rows(self, token_ids: Sequence[int], width: int) -> NDArray[np.float32]:
+    def rows(self, token_ids: NDArray[np.int32], width: int) -> NDArray[np.float32]:
         """Return float32 ``[n, width]``, the embeddings of tokens, with zeros behind those of the table."""
         rows = np.zeros((len(token_ids), width), np.float32)
-        rows[:, : self.width] = self._table[list(token_ids)]
+        rows[:, : self.width] = self._table[token_ids]
         return rows
 
     def layer_rows(self, token_ids: Sequence[int] | None, count: int) -> NDArray[np.float32] | None:

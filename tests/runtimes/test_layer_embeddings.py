@@ -223,8 +223,9 @@ def test_entries_without_logits(model: Model) -> None:
         [4, 5, 6, 7],
         np.array([False, True, True, False]),
     )
-    spans = [ids[:5], some_image(7)]
-    for row, more in zip(found, ([5], [4, 6]), strict=True):
+    spans: list[Span] = [ids[:5], some_image(7)]
+    follows: list[Span] = [[5], [4, 6]]
+    for row, more in zip(found, follows, strict=True):
         assert relative_error(row, model.logits([*spans, more])[-1]) < EXACT
     nothing = model.decoder.decode_branches(branches, [1, 2], np.zeros(2, np.bool_))
     assert nothing.shape == (0, model.decoder.vocabulary_size)
@@ -236,7 +237,7 @@ def test_entries_without_logits(model: Model) -> None:
 
 def test_long_prompts(model: Model) -> None:
     """Prompts of several batches."""
-    spans = [some_ids(300), some_image(20), some_ids(50, 1)]
+    spans: list[Span] = [some_ids(300), some_image(20), some_ids(50, 1)]
     expected = model.logits(spans)
     model.start(spans[:-1])
     assert relative_error(model.decode(spans[-1], 320), expected[-1]) < EXACT
