@@ -199,6 +199,8 @@ def graph_rows(manifest: Manifest) -> list[str]:
     if spec is None:
         return []
     shared = {"tokenizer": spec.tokenizer, "embeddings": spec.embeddings}
+    if spec.layer_embeddings is not None:
+        shared["embeddings of the layers"] = spec.layer_embeddings
     return file_rows("graph of the language model", spec.files) + file_rows(
         "language model", shared
     )

@@ -6,6 +6,7 @@ RMS norms, and shapes that are computed although they are known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -16,12 +17,17 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNod
 from edgevlm.export.block_quantization import BLOCK_LENGTH
 from edgevlm.export.decoder_module import TRANSLATIONS, DecoderModule, Layout
 from edgevlm.export.vision import OPSET, quiet, without_values
-from edgevlm.runtimes.onnx.decoder_graph import CROSS_INPUTS
+from edgevlm.runtimes.onnx.decoder_graph import CROSS_INPUTS, LAYER_EMBEDDINGS
 
 DOMAIN = "com.microsoft"
 """Operators of ONNX Runtime."""
 ACCURACY_LEVEL = 4
 """ONNX Runtime rounds activations to int8, with a scale for each block, as llama.cpp does."""
+NORMS = (
+    ("ReduceMean", "Add", "Sqrt", "Reciprocal", "Mul"),
+    ("ReduceMean", "Add", "Pow", "Mul"),
+)
+"""Nodes of an RMS norm after the square, by which transformers' models write it."""
 NOWHERE = "nowhere"
 """File of the weights of a graph that has none yet."""
 EXAMPLE_ENTRIES, EXAMPLE_CELLS, EXAMPLE_WANTED = 3, 8, 2
@@ -95,6 +101,9 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             torch.ones(n, dtype=floats),
         ]
         dynamic["cross"] = [{0: free}, {0: free}, {0: free, 1: free}, {0: free}]
+    if layout.layer_width:
+        arguments[LAYER_EMBEDDINGS] = torch.zeros(n, layout.layer_width)
+        dynamic[LAYER_EMBEDDINGS] = {0: free}
     with quiet():
         program = torch.onnx.export(
             module,
@@ -107,7 +116,8 @@ def trace(module: DecoderModule, floats: torch.dtype) -> onnx.ModelProto:
             input_names=["embeddings", "positions", *layout.masks, "cells"]
             + ["before"] * bool(layout.before)
             + ["wanted", *(CROSS_INPUTS if layout.cross else ())]
-            + [f"past_{name}" for name in layout.caches],
+            + [f"past_{name}" for name in layout.caches]
+            + [LAYER_EMBEDDINGS] * bool(layout.layer_width),
             output_names=["logits", *layout.caches],
             optimize=False,
             verbose=False,
@@ -128,6 +138,7 @@ def name_axes(graph: onnx_ir.Graph, layout: Layout) -> None:
     """Name the dynamic axes of inputs and outputs."""
     axes: dict[str, tuple[str | int, ...]] = {
         "embeddings": ("n", 1),
+        LAYER_EMBEDDINGS: ("n", 1),
         "cells": ("n",),
         "before": ("n", 1),
         "wanted": ("m",),
@@ -225,16 +236,15 @@ def fuse_norms(graph: onnx_ir.Graph) -> None:
 
 def fuse_norm(graph: onnx_ir.Graph, square: onnx_ir.Node) -> None:
     """Replace an RMS norm that begins with this square, if its nodes are those that PyTorch writes."""
-    chain = [square]
-    for kind in ("ReduceMean", "Add", "Sqrt", "Reciprocal", "Mul"):
-        following = only_user(chain[-1].outputs[0])
-        if following is None or following.op_type != kind:
-            return
-        chain.append(following)
-    values, epsilon, scaled = square.inputs[0], chain[2].inputs[1], chain[-1]
+    chain = next(filter(None, (followers(square, kinds) for kinds in NORMS)), None)
+    if chain is None:
+        return
+    values, epsilon, scaled = square.inputs[0], chain[1].inputs[1], chain[-1]
     if values not in scaled.inputs or values is None or epsilon is None:
         return
-    number = onnx_ir.convenience.get_const_tensor(epsilon)
+    if chain[2].op_type == "Pow" and constant(chain[2].inputs[1]) != -0.5:
+        return
+    number = constant(epsilon)
     last = only_user(scaled.outputs[0])
     cast = last if last is not None and last.op_type == "Cast" else None
     if cast is not None:
@@ -254,9 +264,26 @@ def fuse_norm(graph: onnx_ir.Graph, square: onnx_ir.Node) -> None:
     fused = onnx_ir.node(
         "SimplifiedLayerNormalization",
         [source, weight],
-        attributes={"axis": -1, "epsilon": float(number.numpy()), "stash_type": 1},
+        attributes={"axis": -1, "epsilon": number, "stash_type": 1},
     )
     put_in_place(graph, last, fused)
+
+
+def followers(node: onnx_ir.Node, kinds: Sequence[str]) -> list[onnx_ir.Node] | None:
+    """Return the nodes of these kinds after a node, each the only user of the one before it; else None."""
+    found: list[onnx_ir.Node] = []
+    for kind in kinds:
+        following = only_user((found or [node])[-1].outputs[0])
+        if following is None or following.op_type != kind:
+            return None
+        found.append(following)
+    return found
+
+
+def constant(value: onnx_ir.Value | None) -> float | None:
+    """Return a number that a node takes; None if it is not known."""
+    tensor = None if value is None else onnx_ir.convenience.get_const_tensor(value)
+    return None if tensor is None else float(tensor.numpy())
 
 
 def only_user(value: onnx_ir.Value) -> onnx_ir.Node | None:

@@ -4,6 +4,8 @@ There is no batch. Inputs, where n entries are decoded and the KV cache has a nu
 
 - ``embeddings``: float32 ``[n, width]``, in the scale of `edgevlm.manifest.DecoderSpec`. Features for the
   first layers (deepstack) follow in each row.
+- ``layer_embeddings``: float32 ``[n, layer width]``, if the layers have embeddings of their own: the rows of
+  the entries in a second table, for all layers.
 - ``positions``: int64 ``[n]``, or ``[3, n]`` with M-RoPE: time, line and column.
 - ``mask``: ``[n, cells]``, added to the scores of attention: 0 or -inf, and 0 at least once in each row.
 - ``window_mask``: the same for layers with a sliding window, if there are any; then `mask` is there for
@@ -13,7 +15,8 @@ There is no batch. Inputs, where n entries are decoded and the KV cache has a nu
   entries before each one in its sequence, the nearest last; they may be among ``cells``. In place of entries
   that are not there stands a cell that is zero.
 - ``wanted``: int64 ``[m]``, the entries of n whose logits are computed; m may be 0.
-- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I with attention.
+- ``past_keys.I`` and ``past_values.I``: ``[heads, cells, head size]`` of each layer I with attention. The
+  last layers have none if they take those of layers before.
 - ``past_inputs.I``: ``[1, cells, hidden size]`` of each layer I with a short convolution, its inputs.
 - If layers have cross-attention to images, ``cross_states``: float32 ``[s, hidden size]``, features of new
   images; ``cross_cells``: int64 ``[s]``, the cells that they are written to; ``cross_mask``:
@@ -54,10 +57,10 @@ from edgevlm.export.families import Family
 from edgevlm.export.lfm2 import CONVOLUTION
 from edgevlm.export.mrope import deepstack_layers, input_width
 from edgevlm.export.short_convolution import replace_short_convolutions
+from edgevlm.export.text_settings import first_sharing_layer
 
 REFUSED: Mapping[str, str] = {
     "qwen3_5_text": "its gated delta nets keep a state that is no cache of keys and values",
-    "gemma4_text": "its layers have embeddings of their own and share keys and values",
 }
 """``model_type`` of text configurations that llama.cpp computes and these graphs do not, and why."""
 OWN_CLASSES: Mapping[str, type[PreTrainedModel]] = {
@@ -108,14 +111,14 @@ def attend(
         settings: what transformers passes beside that.
     """
     _, query_heads, n, size = query.shape
-    heads = key.shape[0]
+    heads, cells, _ = key.shape  # no -1 below, as n may be 0
     shared = query_heads // heads
     scores = torch.matmul(query.reshape(heads, shared * n, size) * scaling, key.transpose(1, 2))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.reshape(heads, shared, n, -1) + attention_mask.squeeze(0)
+    scores = scores.reshape(heads, shared, n, cells) + attention_mask.squeeze(0)
     shares = torch.softmax(scores.float(), dim=-1).to(query.dtype)
-    attended = torch.matmul(shares.reshape(heads, shared * n, -1), value)
+    attended = torch.matmul(shares.reshape(heads, shared * n, cells), value)
     attended = attended.reshape(1, query_heads, n, value.shape[-1])
     return attended.transpose(1, 2).contiguous(), None
 
@@ -136,11 +139,14 @@ class Layout:
     window: int | None
     """Entries that a layer with a sliding window sees; None: there is no such layer."""
     caches: Mapping[str, tuple[int, int]]
-    """Heads and size of each part of the cache, by the name of its output."""
+    """Heads and size of each part of the cache, by the name of its output. Layers that take those of layers
+    before have none."""
     before: int
     """Entries before each one that short convolutions read; 0: there are none."""
     cross: frozenset[int]
     """Layers with cross-attention to images."""
+    layer_width: int
+    """Width of a row of the layers' own embeddings; 0: they have none."""
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -178,16 +184,22 @@ class DecoderModule(nn.Module):
         replace_short_convolutions(self.decoder.layers)
         self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.layout = plan_layout(config, family)
-        self.hidden = int(text.hidden_size)
+        self.hidden, self.layers = int(text.hidden_size), int(text.num_hidden_layers)
         # The bundle's factor for images lets all inputs have the scale that llama.cpp expects.
         self.factor = 1 / family.embedding_scale(config)
         # transformers multiplies rows of the table, and the bundle multiplies them by a factor of its own.
-        own = getattr(self.decoder.get_input_embeddings(), "scalar_embed_scale", 1.0)
+        own = row_scale(self.decoder.get_input_embeddings())
         self.table_scale = own / self.factor / (family.text_embedding_scale or 1.0)
+        self.layer_table_scale = row_scale(getattr(self.decoder, "embed_tokens_per_layer", None))
         self.softcap = getattr(text, "final_logit_softcapping", None)
         names = inspect.signature(self.decoder.forward).parameters
         self.cache_name = "cache" if "cache" in names else "past_key_values"
         self._rows = torch.empty(0)
+        self._wanted: torch.Tensor | None = None
+        """The entries that are wanted, while there are others."""
+        if first_sharing_layer(text) < self.layers:
+            # where transformers goes on with the entries alone whose logits it computes
+            self.decoder._maybe_slice_kv_shared_inputs = self._narrow
         for index in range(deepstack_layers(config)):
             self.decoder.layers[index].register_forward_hook(self._adder(index))
         for layer, slides in zip(self.decoder.layers, self.layout.slides, strict=True):
@@ -204,12 +216,13 @@ class DecoderModule(nn.Module):
         wanted: torch.Tensor,
         cross: list[torch.Tensor],
         past: list[torch.Tensor],
+        layer_embeddings: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Return logits, and all parts of the cache; see the documentation of this module."""
         rows = embeddings * self.factor if self.factor != 1 else embeddings
         rows = rows.to(self.head.weight.dtype)[None]
         first = rows[..., : self.hidden]
-        self._rows = rows
+        self._rows, self._wanted = rows, wanted
         kinds = sorted({*self.layout.slides})
         self._masks = {kind: mask[None, None] for kind, mask in zip(kinds, masks, strict=True)}
         settings: dict[str, Any] = {}
@@ -222,6 +235,9 @@ class DecoderModule(nn.Module):
                 "cross_attention_mask": mask[None, None],
                 "full_text_row_masked_out_mask": factors[None, None, :, None],
             }
+        if layer_embeddings is not None:
+            of_layers = layer_embeddings.to(first.dtype).unflatten(1, (self.layers, -1))
+            settings["per_layer_inputs"] = of_layers[None]
         parts = dict(zip(self.layout.caches, past, strict=True))
         cache = Cells(parts, cells, before[0] if before else None, crossed)
         found = self.decoder(
@@ -232,7 +248,10 @@ class DecoderModule(nn.Module):
             **{self.cache_name: cache},
             **settings,
         )
-        logits = self.head(found.last_hidden_state.index_select(1, wanted)).squeeze(0)
+        hidden = found.last_hidden_state
+        if self._wanted is not None:
+            hidden = hidden.index_select(1, wanted)
+        logits = self.head(hidden).squeeze(0)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return (logits.float(), *cache.written.values())
@@ -243,6 +262,31 @@ class DecoderModule(nn.Module):
 
         return choose
 
+    def _narrow(
+        self,
+        hidden: torch.Tensor,
+        layer_inputs: torch.Tensor,
+        rotations: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        masks: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        """Leave the entries that are wanted, as no later layer keeps anything of the others."""
+        wanted = self._wanted
+        assert wanted is not None
+        self._wanted = None
+        self._masks = {kind: mask.index_select(2, wanted) for kind, mask in self._masks.items()}
+        rotations = {
+            kind: (cos.index_select(1, wanted), sin.index_select(1, wanted))
+            for kind, (cos, sin) in rotations.items()
+        }
+        return (
+            hidden.index_select(1, wanted),
+            layer_inputs.index_select(1, wanted),
+            rotations,
+            masks,
+        )
+
     def _adder(self, index: int) -> Callable[..., Any]:
         start = (1 + index) * self.hidden
 
@@ -250,6 +294,11 @@ class DecoderModule(nn.Module):
             return output + self._rows[..., start : start + self.hidden]
 
         return add
+
+
+def row_scale(table: nn.Module | None) -> float:
+    """Return the factor that transformers multiplies rows of a table by."""
+    return float(getattr(table, "scalar_embed_scale", 1.0))
 
 
 def check_language_model(config: PretrainedConfig) -> None:
@@ -282,7 +331,7 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
         slides = [kind == "sliding_attention" for kind in text.layer_types]
     caches: dict[str, tuple[int, int]] = {}
     before = 0
-    for number, layer in enumerate(text.per_layer_config):
+    for number, layer in enumerate(list(text.per_layer_config)[: first_sharing_layer(text)]):
         if getattr(text, "layer_types", None) and text.layer_types[number] == CONVOLUTION:
             caches[inputs_name(number)] = (1, int(text.hidden_size))
             before = int(text.conv_L_cache) - 1
@@ -298,4 +347,5 @@ def plan_layout(config: PretrainedConfig, family: Family) -> Layout:
         caches=caches,
         before=before,
         cross=frozenset(getattr(text, "cross_attention_layers", ())),
+        layer_width=text.num_hidden_layers * (getattr(text, "hidden_size_per_layer_input", 0) or 0),
     )

@@ -18,6 +18,8 @@ from edgevlm.export.weights import TensorEntry
 
 EMBEDDINGS = "decoder.embed_tokens.weight"
 HEAD = "head.weight"
+LAYER_EMBEDDINGS = "decoder.embed_tokens_per_layer.weight"
+"""Embeddings that the layers themselves add, a row for each token."""
 
 
 def gguf_names(
@@ -43,13 +45,8 @@ def gguf_names(
         for part in layer_parts(architecture, text, layer)
     }
     needed |= {f"decoder.{table}" for table in architecture.tables}
-    if architecture.unused is not None:
-        unused = {
-            f"decoder.layers.{layer}.{part}"
-            for layer in range(layers)
-            for part in architecture.unused(text, layer)
-        }
-        canonical = {source: name for source, name in canonical.items() if name not in unused}
+    unused = unused_tensors(architecture, text)
+    canonical = {source: name for source, name in canonical.items() if name not in unused}
     embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
     names: dict[str, str] = {}
     for source, name in canonical.items():
@@ -91,6 +88,17 @@ def layer_parts(architecture: Architecture, text: PretrainedConfig, layer: int) 
             biased += matrices
     weights = [f"{part}.weight" for part in (*architecture.norms, *architecture.matrices)]
     return weights + [f"{matrix}.bias" for matrix in biased]
+
+
+def unused_tensors(architecture: Architecture, text: PretrainedConfig) -> set[str]:
+    """Return the names of tensors that a checkpoint may have, and that nothing reads."""
+    if architecture.unused is None:
+        return set()
+    return {
+        f"decoder.layers.{layer}.{part}"
+        for layer in range(text.num_hidden_layers)
+        for part in architecture.unused(text, layer)
+    }
 
 
 def vocabulary_tensors(

@@ -6,7 +6,7 @@ file beside it. Beside the graphs stand the embedding table and the tokenizer fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,13 @@ from edgevlm.export.block_quantization import quantize_rows
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder_graph import finish_graph, scales_name, trace
 from edgevlm.export.decoder_module import DecoderModule
-from edgevlm.export.decoder_tensors import EMBEDDINGS, HEAD, vocabulary_tensors
+from edgevlm.export.decoder_tensors import (
+    EMBEDDINGS,
+    HEAD,
+    LAYER_EMBEDDINGS,
+    unused_tensors,
+    vocabulary_tensors,
+)
 from edgevlm.export.families import Family
 from edgevlm.export.messages import one_line
 from edgevlm.export.onnx_file import WeightsFile, weights_path
@@ -140,6 +146,8 @@ def find_sources(checkpoint: Checkpoint, family: Family) -> dict[str, TensorEntr
         source: name for source, name in canonical.items() if name.startswith(("decoder.", "head."))
     }
     architecture = find_architecture(checkpoint.config)
+    unused = unused_tensors(architecture, checkpoint.config.get_text_config())
+    canonical = {source: name for source, name in canonical.items() if name not in unused}
     embeddings, head = vocabulary_tensors(checkpoint, canonical, architecture)
     sources = {name: checkpoint.tensors[source] for source, name in canonical.items()}
     sources[EMBEDDINGS] = checkpoint.tensors[embeddings]
@@ -234,15 +242,68 @@ def write_embeddings(
     """
     scale = build_module(checkpoint, family).table_scale
     entry = find_sources(checkpoint, family)[EMBEDDINGS]
+    write_table(checkpoint, entry, scale, path, dtype)
+
+
+def write_layer_embeddings(
+    checkpoint: Checkpoint, family: Family, path: Path, dtype: type[np.floating]
+) -> bool:
+    """Write the embeddings of the layers themselves as a ``.npy`` file, in transformers' scale.
+
+    The row of padding, which transformers takes for images, is written once more at the end.
+
+    Args:
+        checkpoint, family, path, dtype: as of `write_embeddings`.
+
+    Returns:
+        False if the layers have no embeddings; nothing is written then.
+
+    Raises:
+        ExportError: as of `write_embeddings`.
+    """
+    entry = find_sources(checkpoint, family).get(LAYER_EMBEDDINGS)
+    if entry is None:
+        return False
+    scale = build_module(checkpoint, family).layer_table_scale
+    padding = checkpoint.config.get_text_config().pad_token_id
+    write_table(checkpoint, entry, scale, path, dtype, repeated=(padding,))
+    return True
+
+
+def write_table(
+    checkpoint: Checkpoint,
+    entry: TensorEntry,
+    scale: float,
+    path: Path,
+    dtype: type[np.floating],
+    repeated: Sequence[int] = (),
+) -> None:
+    """Write the rows of a tensor as a ``.npy`` file, part by part.
+
+    Args:
+        checkpoint: the checkpoint.
+        entry: the tensor, a matrix.
+        scale: factor of all values.
+        path: the file to write.
+        dtype: float16 or float32.
+        repeated: rows that are written once more after the last one.
+
+    Raises:
+        ExportError: a value is not finite or outside the range of the type.
+    """
+    tensor = checkpoint.read(entry.name)
+    rows, width = entry.shape
     with path.open("wb") as file:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": entry.shape}
+        shape = rows + len(repeated), width
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for rows in split_rows(checkpoint.read(entry.name), entry.name):
-            with np.errstate(over="ignore"):
-                stored = (rows * np.float32(scale)).astype(dtype)
-            if not np.isfinite(stored).all():
-                raise ExportError(
-                    f"{entry.name} has values beyond float16's range; add fp32 to --decoder, which stores "
-                    f"the embeddings in float32"
-                )
-            file.write(stored.tobytes())
+        for part in (tensor, *(tensor[row : row + 1] for row in repeated)):
+            for values in split_rows(part, entry.name):
+                with np.errstate(over="ignore"):
+                    stored = (values * np.float32(scale)).astype(dtype)
+                if not np.isfinite(stored).all():
+                    raise ExportError(
+                        f"{entry.name} has values beyond float16's range; add fp32 to --decoder, which "
+                        f"stores the embeddings in float32"
+                    )
+                file.write(stored.data)

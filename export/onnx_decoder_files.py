@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from edgevlm.export.decoder_module import plan_layout
-from edgevlm.export.decoder_tensors import EMBEDDINGS
+from edgevlm.export.decoder_tensors import EMBEDDINGS, LAYER_EMBEDDINGS
 from edgevlm.export.onnx_decoder import (
     EXACT,
     find_sources,
     write_embeddings,
+    write_layer_embeddings,
     write_onnx_decoders,
 )
 from edgevlm.export.onnx_file import weights_path
@@ -22,6 +23,7 @@ from edgevlm.export.tokenizer_file import write_tokenizer_file
 from edgevlm.manifest import OnnxDecoderSpec
 
 EMBEDDINGS_FILE = "decoder.embeddings.npy"
+LAYER_EMBEDDINGS_FILE = "decoder.layer_embeddings.npy"
 TOKENIZER_FILE = "decoder.tokenizer.json"
 
 
@@ -34,7 +36,7 @@ def write_graphs(
         plan: the export.
         folder: the folder of the bundle.
         written: precisions to write; without any, nothing is written.
-        chosen: those of the bundle; with fp32 among them the embedding table is float32.
+        chosen: those of the bundle; with fp32 among them the embedding tables are float32.
         progress: show progress bars on stderr.
 
     Returns:
@@ -48,6 +50,7 @@ def write_graphs(
     if files:
         dtype = np.float32 if EXACT in chosen else np.float16
         write_embeddings(plan.checkpoint, plan.family, folder / EMBEDDINGS_FILE, dtype)
+        write_layer_embeddings(plan.checkpoint, plan.family, folder / LAYER_EMBEDDINGS_FILE, dtype)
         write_tokenizer_file(folder / TOKENIZER_FILE, plan.processor.tokenizer, plan.vocabulary)
     return files
 
@@ -58,7 +61,8 @@ def describe_graphs(plan: Plan, files: Mapping[str, Path]) -> OnnxDecoderSpec | 
         return None
     folder = next(iter(files.values())).parent
     sources = find_sources(plan.checkpoint, plan.family)
-    parameters = sum(entry.parameters for name, entry in sources.items() if name != EMBEDDINGS)
+    tables = EMBEDDINGS, LAYER_EMBEDDINGS
+    parameters = sum(entry.parameters for name, entry in sources.items() if name not in tables)
     weights = {}
     for precision, path in files.items():
         data = weights_path(path)
@@ -69,4 +73,7 @@ def describe_graphs(plan: Plan, files: Mapping[str, Path]) -> OnnxDecoderSpec | 
         tokenizer=file_entry(folder / TOKENIZER_FILE),
         embeddings=file_entry(folder / EMBEDDINGS_FILE),
         window=plan_layout(plan.checkpoint.config, plan.family).window,
+        layer_embeddings=file_entry(folder / LAYER_EMBEDDINGS_FILE)
+        if LAYER_EMBEDDINGS in sources
+        else None,
     )

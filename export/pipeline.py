@@ -24,6 +24,7 @@ from edgevlm.export.calibration import CalibrationImages
 from edgevlm.export.card import write_card
 from edgevlm.export.checkpoint import Checkpoint
 from edgevlm.export.decoder_module import check_language_model
+from edgevlm.export.decoder_tensors import LAYER_EMBEDDINGS
 from edgevlm.export.dependencies import versions
 from edgevlm.export.existing_gguf import ExistingDecoder, open_existing_decoder
 from edgevlm.export.importance import measure_importance
@@ -521,5 +522,12 @@ def estimate_bytes(
         table = plan.vision.width * plan.checkpoint.config.get_text_config().vocab_size
         head = 0 if parts["head"] else table  # tied to the embeddings, and written again
         bytes_per_weight = sum(onnx_decoder.BYTES[precision] for precision in graphs)
-        total += (parts["decoder"] + parts["head"] + head) * bytes_per_weight + 4 * table
+        # The embeddings of the layers are in a table, too, and not in the graphs.
+        layers = sum(
+            entry.parameters
+            for entry in plan.checkpoint.tensors.values()
+            if plan.family.canonical_name(entry.name) == LAYER_EMBEDDINGS
+        )
+        weights = parts["decoder"] - layers + parts["head"] + head
+        total += weights * bytes_per_weight + 4 * (table + layers)
     return int(total)

@@ -131,10 +131,12 @@ def _load_graph(
     spec = manifest.decoder.onnx
     if spec is None:
         raise LoadError(f"the manifest has no ONNX decoder, so {path} cannot be used")
+    layers = spec.layer_embeddings
     return OnnxDecoder(
         path,
         tokenizer=path.with_name(spec.tokenizer.name),
         embeddings=path.with_name(spec.embeddings.name),
+        layer_embeddings=None if layers is None else path.with_name(layers.name),
         context_length=context_length,
         window=spec.window,
         device=device,

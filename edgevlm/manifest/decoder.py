@@ -26,6 +26,10 @@ class OnnxDecoderSpec:
     """The embedding table, a ``.npy`` file of float16 or float32 ``[vocabulary, width of the table]``."""
     window: int | None
     """Entries that layers with a sliding window see, the entry itself included; null without such layers."""
+    layer_embeddings: FileEntry | None = None
+    """What each layer adds to an entry by its token (Gemma 4), a ``.npy`` file of float16 or float32
+    ``[vocabulary + 1, width of all layers]``. The last row is that of entries that are no tokens, such as
+    images. null: the layers have no embeddings of their own."""
 
     def check(self) -> None:
         """Check the values."""
@@ -45,7 +49,12 @@ class OnnxDecoderSpec:
 
     def entries(self) -> list[FileEntry]:
         """Return all files."""
-        return [*self.files.values(), *self.weights.values(), self.tokenizer, self.embeddings]
+        return [*self.files.values(), *self.weights.values(), *self.shared()]
+
+    def shared(self) -> list[FileEntry]:
+        """Return the files that all graphs need."""
+        layers = [] if self.layer_embeddings is None else [self.layer_embeddings]
+        return [self.tokenizer, self.embeddings, *layers]
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,14 @@ class DecoderSpec:
             "must be a number for prefix attention, which decodes text as embeddings",
         )
         require(
+            self.onnx is None
+            or self.onnx.layer_embeddings is None
+            or self.text_embedding_scale is None,
+            "text_embedding_scale",
+            self.text_embedding_scale,
+            "must be null with onnx.layer_embeddings, which the tokens of a text choose",
+        )
+        require(
             self.attention != "cross" or not self.files,
             "files",
             sorted(self.files),
@@ -143,7 +160,7 @@ class DecoderSpec:
         if self.onnx is None or chosen not in self.onnx.files.values():
             return [chosen]
         precision = next(name for name, one in self.onnx.files.items() if one == chosen)
-        return [chosen, self.onnx.weights[precision], self.onnx.tokenizer, self.onnx.embeddings]
+        return [chosen, self.onnx.weights[precision], *self.onnx.shared()]
 
     def entries(self) -> list[FileEntry]:
         """Return all files."""

@@ -24,6 +24,7 @@ from edgevlm.runtimes.forks import check_not_forked, mark_started
 from edgevlm.runtimes.onnx.cache_copy import CacheParts, split_copy
 from edgevlm.runtimes.onnx.cell_table import HELD
 from edgevlm.runtimes.onnx.decoder_graph import DecoderGraph
+from edgevlm.runtimes.onnx.embedding_tables import EmbeddingTables
 from edgevlm.runtimes.onnx.execution_providers import CPU_PROVIDER, Provider
 from edgevlm.runtimes.onnx.sequences import Sequences
 from edgevlm.runtimes.onnx.session import SessionOpener
@@ -42,6 +43,9 @@ class OnnxDecoder:
         tokenizer: the tokenizer file, as of `Vocabulary`.
         embeddings: the embedding table, a ``.npy`` file of floats ``[vocabulary, width]``. A graph that
             reads several features from one embedding is wider; the table is padded with zeros.
+        layer_embeddings: the table of a graph whose layers add embeddings of their own, a ``.npy`` file of
+            floats ``[vocabulary + 1, layer width]``, whose last row is that of entries that are no tokens;
+            None for other graphs.
         context_length: entries that the KV cache holds.
         window: entries that layers with a sliding window see; None without such layers.
         device: ``auto`` (CUDA, else CPU) or one of `ONNX_DEVICES`.
@@ -71,6 +75,7 @@ class OnnxDecoder:
         *,
         tokenizer: Path,
         embeddings: Path,
+        layer_embeddings: Path | None = None,
         context_length: int,
         window: int | None = None,
         device: str = "auto",
@@ -84,7 +89,7 @@ class OnnxDecoder:
         self._window = window
         opener = SessionOpener(device, providers, threads)
         self._vocabulary = Vocabulary(tokenizer)
-        self._table = _open_table(embeddings)
+        self._tables = EmbeddingTables(embeddings, layer_embeddings)
         mark_started(self, "_graph")
         graph = DecoderGraph(self._path, opener)
         self.device = graph.device
@@ -112,12 +117,18 @@ class OnnxDecoder:
         Raises:
             LoadError: they do not, or it does not.
         """
-        rows, width = self._table.shape
+        rows, width = self._tables.vocabulary_size, self._tables.width
         if rows < self.vocabulary_size or self.width % width or self._vocabulary.size != rows:
             raise LoadError(
                 f"{self._path} has {self.vocabulary_size} tokens and embeddings of {self.width} numbers, the "
                 f"embedding table {rows} and {width}, the tokenizer {self._vocabulary.size} tokens; they are "
                 f"not of one bundle, get it again"
+            )
+        layers = None if graph.layer_width is None else (rows + 1, graph.layer_width)
+        if self._tables.layer_shape != layers:
+            raise LoadError(
+                f"{self._path} needs a table of the embeddings of its layers of shape {layers}, the bundle's "
+                f"is {self._tables.layer_shape}; they are not of one bundle, get it again"
             )
         if ("window_mask" in graph.masks) != (self._window is not None):
             raise LoadError(
@@ -144,10 +155,8 @@ class OnnxDecoder:
 
     def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return rows float32 ``[n, width]`` of the embedding table; see `DecoderRuntime.embed`."""
-        ids = check_tokens(token_ids, len(self._table))  # some tokens are never answered
-        rows = np.zeros((len(ids), self.width), np.float32)
-        rows[:, : self._table.shape[1]] = self._table[ids]
-        return rows
+        size = self._tables.vocabulary_size  # some tokens are never answered
+        return self._tables.rows(check_tokens(token_ids, size), self.width)
 
     def decode_tokens(
         self,
@@ -160,7 +169,7 @@ class OnnxDecoder:
         """Decode tokens into the KV cache; see `DecoderRuntime.decode_tokens`."""
         self._open_graph()
         rows = self.embed(token_ids)
-        self._decode(rows, positions, tokens=True, outputs=int(logits), cancel=cancel)
+        self._decode(rows, positions, token_ids, outputs=int(logits), cancel=cancel)
 
     def decode_draft(
         self,
@@ -176,7 +185,7 @@ class OnnxDecoder:
             raise InputError(
                 f"a draft may have up to {self.max_logits} tokens, has {len(rows)}; use decode_tokens"
             )
-        self._decode(rows, positions, tokens=True, outputs=len(rows), cancel=cancel)
+        self._decode(rows, positions, token_ids, outputs=len(rows), cancel=cancel)
         assert self._logits is not None
         return self._logits
 
@@ -195,7 +204,7 @@ class OnnxDecoder:
         self._decode(
             np.ascontiguousarray(embeddings),
             positions,
-            tokens=False,
+            None,
             outputs=int(logits),
             bidirectional=bidirectional,
             cancel=cancel,
@@ -223,8 +232,8 @@ class OnnxDecoder:
         self,
         rows: NDArray[np.float32],
         positions: NDArray[np.int32],
+        token_ids: Sequence[int] | None,
         *,
-        tokens: bool,
         outputs: int,
         bidirectional: bool = False,
         cancel: CancelSignal | None,
@@ -234,14 +243,14 @@ class OnnxDecoder:
         Args:
             rows: float32 ``[n, width]``, C-contiguous.
             positions: as of `decode_embeddings`.
-            tokens: they are those of tokens.
+            token_ids: the tokens whose embeddings these are; None: they are no tokens.
             outputs: number of the last entries that get logits.
             bidirectional: as of `decode_embeddings`.
             cancel: as of `decode_embeddings`.
         """
         count = len(rows)
         positions = self._held.check(
-            positions, count, embeddings=not tokens, taken=self._count_taken()
+            positions, count, embeddings=token_ids is None, taken=self._count_taken()
         )
         signal = cancel or CancelSignal()
         self._logits = None
@@ -250,12 +259,14 @@ class OnnxDecoder:
             for first in range(0, count, size):
                 last = min(first + size, count)
                 wanted = np.arange(max(0, count - outputs - first), last - first)
+                ids = None if token_ids is None else token_ids[first:last]
                 logits = self._sequences.run(
                     [HELD] * (last - first),
                     rows[first:last],
                     positions[..., first:last],
                     wanted if last == count else wanted[:0],
                     signal,
+                    layer_rows=self._tables.layer_rows(ids, last - first),
                     bidirectional=bidirectional,
                 )
             self._held.extend(positions)
@@ -316,7 +327,12 @@ class OnnxDecoder:
         self._held.check_fits(len(rows), self._count_taken())
         self._logits = None
         found = self._sequences.run(
-            branches, rows, positions, np.flatnonzero(wanted), cancel or CancelSignal()
+            branches,
+            rows,
+            positions,
+            np.flatnonzero(wanted),
+            cancel or CancelSignal(),
+            layer_rows=self._tables.layer_rows(token_ids, len(rows)),
         )
         self._branches.extend(branches)
         if len(found):
@@ -428,22 +444,3 @@ class OnnxDecoder:
         if self._graph is None:
             raise ClosedError(f"the decoder of {self._path} is closed; create a new one")
         return self._graph
-
-
-def _open_table(path: Path) -> NDArray[Any]:
-    """Map an embedding table into memory.
-
-    Raises:
-        LoadError: it is no ``.npy`` file of floats in two dimensions.
-    """
-    try:
-        table: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LoadError(
-            f"cannot read the embedding table {path}: {error}; get the bundle again"
-        ) from error
-    if table.ndim != 2 or table.dtype not in (np.float16, np.float32):
-        raise LoadError(
-            f"{path} is no embedding table: it has {table.dtype} {list(table.shape)}; get the bundle again"
-        )
-    return table

@@ -3,6 +3,8 @@
 One graph serves prompts and answers. It has no batch dimension:
 
 - input ``embeddings``: float32 ``[n, width]``;
+- ``layer_embeddings``: float32 ``[n, layer width]``, what each layer adds to an entry by its token, if the
+  layers have such embeddings;
 - ``positions``: int64 ``[n]``, or ``[3, n]`` for M-RoPE;
 - ``mask``: float ``[n, cells]``, added to the scores: 0 for a cell that an entry sees, -inf for others;
 - ``window_mask``: the same for layers with a sliding window, if there are such layers. Then ``mask`` is there
@@ -45,6 +47,9 @@ from edgevlm.runtimes.onnx.session import SessionOpener, load_onnxruntime
 
 MASKS = ("mask", "window_mask")
 """Names of the masks."""
+
+LAYER_EMBEDDINGS = "layer_embeddings"
+"""Name of the input with the embeddings of the layers themselves."""
 
 CROSS_INPUTS = ("cross_states", "cross_cells", "cross_mask", "cross_rows")
 """Names of the inputs of layers with cross-attention."""
@@ -93,7 +98,7 @@ class DecoderGraph:
         crosses = CROSS_INPUTS[0] in inputs
         needed = {"embeddings", "positions", "cells", "wanted", *past, *self.masks}
         needed |= {*CROSS_INPUTS} if crosses else set()
-        needed |= {"before"} & inputs.keys()
+        needed |= {"before", LAYER_EMBEDDINGS} & inputs.keys()
         shapes = {name: one.shape for name, one in (inputs | outputs).items()}
         if (
             needed != inputs.keys()
@@ -109,6 +114,8 @@ class DecoderGraph:
             )
         self.width: int = shapes["embeddings"][1]
         """Width of an embedding."""
+        self.layer_width: int | None = shapes.get(LAYER_EMBEDDINGS, (0, None))[1]
+        """Width of a row of the layers' own embeddings; None: they have none."""
         self.vocabulary_size: int = shapes["logits"][1]
         """Number of tokens."""
         self.grid_positions = len(shapes["positions"]) == 2
@@ -140,6 +147,7 @@ class DecoderGraph:
         wanted: NDArray[np.int64],
         cancel: CancelSignal,
         cross: CrossInputs | None = None,
+        layer_embeddings: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Decode entries into cells.
 
@@ -152,6 +160,7 @@ class DecoderGraph:
             wanted: ``[m]``.
             cancel: stops this call between two nodes of the graph. The content of `cells` is undefined then.
             cross: for a graph with `images`, and only then.
+            layer_embeddings: ``[n, layer_width]``, C-contiguous, for a graph with `layer_width` only.
 
         Returns:
             float32 ``[m, vocabulary]``.
@@ -173,6 +182,8 @@ class DecoderGraph:
             inputs["before"] = before
         hidden, seen = self.dtype.type(-np.inf), self.dtype.type(0)
         inputs |= {name: np.where(mask, seen, hidden) for name, mask in masks.items()}
+        if layer_embeddings is not None:
+            inputs[LAYER_EMBEDDINGS] = layer_embeddings
         if cross is not None:
             mask = np.where(cross.mask, seen, hidden)
             crossed = (cross.states, cross.cells, mask, cross.rows.astype(self.dtype))

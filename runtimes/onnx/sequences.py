@@ -90,6 +90,7 @@ class Sequences:
             np.zeros((1, memory.cells), np.bool_) for memory in (graph.entries, graph.images)
         )
         own[0, entry], seen[0, cells] = True, True
+        width = graph.layer_width
         graph.run(
             np.zeros((1, graph.width), np.float32),
             np.zeros((3, 1) if graph.grid_positions else 1, np.int64),
@@ -99,6 +100,7 @@ class Sequences:
             np.empty(0, np.int64),
             cancel,
             CrossInputs(states, cells, seen, np.ones(1, np.bool_)),
+            None if width is None else np.zeros((1, width), np.float32),
         )
 
     def run(
@@ -109,6 +111,7 @@ class Sequences:
         wanted: NDArray[np.intp],
         cancel: CancelSignal,
         *,
+        layer_rows: NDArray[np.float32] | None = None,
         bidirectional: bool = False,
     ) -> NDArray[np.float32]:
         """Decode entries of sequences in one run, and add their cells to the sequences.
@@ -119,6 +122,7 @@ class Sequences:
             positions: ``[n]``, or ``[3, n]`` for M-RoPE.
             wanted: the entries, by their index, whose logits are returned.
             cancel: stops the call; errors as of `DecoderGraph.run`.
+            layer_rows: the embeddings of the layers, as of `DecoderGraph.run`.
             bidirectional: the entries, all of one sequence, see each other, also later ones.
 
         Returns:
@@ -147,6 +151,7 @@ class Sequences:
             wanted.astype(np.int64),
             cancel,
             self._cross_inputs(sequences),
+            layer_rows,
         )
         for sequence in dict.fromkeys(sequences):
             own = new[np.asarray(sequences) == sequence]

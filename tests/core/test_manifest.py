@@ -232,6 +232,7 @@ OPTIONAL = {
     for name in (
         "added_tokens",
         "onnx",
+        "layer_embeddings",
         "splitting",
         "text_input",
         "weights",
@@ -468,6 +469,22 @@ def manifest_with(kind: str) -> tuple[tuple[str, str], Manifest]:
             EXAMPLE.decoder, attention="cross", files={}, onnx=GRAPHS
         )
     return (section, name), dataclasses.replace(EXAMPLE, **changes)
+
+
+def test_embeddings_of_layers() -> None:
+    """A graph needs their table, and texts are decoded as tokens then. Older bundles have no such field."""
+    table = FileEntry("decoder.layer_embeddings.npy", 7, "0" * 64)
+    graphs = dataclasses.replace(GRAPHS, layer_embeddings=table)
+    decoder = dataclasses.replace(EXAMPLE.decoder, onnx=graphs, text_embedding_scale=None)
+    manifest = dataclasses.replace(EXAMPLE, decoder=decoder)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert table in manifest.files()
+    assert table in decoder.needed(graphs.files["int8"])
+    scaled = replaced(("decoder", "text_embedding_scale"), 1.0, manifest)
+    with pytest.raises(BundleError, match=r"must be null with onnx\.layer_embeddings"):
+        Manifest.from_dict(scaled)
+    older = Manifest.from_dict(without(("decoder", "onnx", "layer_embeddings"), manifest))
+    assert older.decoder.onnx == GRAPHS
 
 
 def test_all_members_of_unions_are_tried() -> None:

@@ -15,12 +15,21 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     DefaultWeightOnlyQuantizer,
 )
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from edgevlm.errors import ExportError
 from edgevlm.export.block_quantization import quantize_rows
-from edgevlm.export.onnx_decoder import parts, split_rows
+from edgevlm.export.checkpoint import Checkpoint
+from edgevlm.export.onnx_decoder import (
+    find_sources,
+    parts,
+    split_rows,
+    write_layer_embeddings,
+)
 from edgevlm.export.pipeline import export
-from tests.families import qwen3_5
+from edgevlm.export.plan import make_plan
+from tests.families import gemma4, qwen3_5
 from tests.support import checkpoints
 
 
@@ -87,6 +96,39 @@ def test_a_decoder_with_another_state(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"'qwen3_5_text' cannot be exported .*delta nets.*q8_0"):
         export(checkpoint, tmp_path / "bundle", decoder=["q8_0", "int8"], progress=False)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_keys_of_layers_that_share_others_are_left_out(tmp_path: Path) -> None:
+    """Published files of Gemma 4 have them, and nothing reads them."""
+    checkpoint = gemma4.gemma4(tmp_path / "checkpoint")
+    plain = make_plan(Checkpoint.open(checkpoint))
+    expected = find_sources(plain.checkpoint, plain.family)
+    unread = {
+        f"model.language_model.layers.{layer}.self_attn.{part}_proj.weight": torch.zeros(size, 64)
+        for layer, size in ((4, 16), (5, 32))
+        for part in "kv"
+    }
+    path = checkpoint / "model.safetensors"
+    save_file(load_file(path) | unread, path, metadata={"format": "pt"})
+    published = make_plan(Checkpoint.open(checkpoint))
+    assert unread.keys() < published.checkpoint.tensors.keys()
+    assert find_sources(published.checkpoint, published.family).keys() == expected.keys()
+
+
+def test_a_table_of_the_layers(tmp_path: Path) -> None:
+    """The rows as transformers scales them, and the row of padding once more at the end."""
+    checkpoint = gemma4.gemma4(tmp_path / "checkpoint")
+    plan = make_plan(Checkpoint.open(checkpoint))
+    path = tmp_path / "table.npy"
+    assert write_layer_embeddings(plan.checkpoint, plan.family, path, np.float16)
+    text = AutoModelForImageTextToText.from_pretrained(checkpoint).model.language_model
+    rows = [*range(text.config.vocab_size), text.config.pad_token_id]
+    expected = text.get_per_layer_inputs(torch.tensor(rows)).flatten(1)
+    np.testing.assert_array_equal(np.load(path), expected.detach().numpy().astype(np.float16))
+    assert not torch.equal(expected[-1], expected[-2])
+    other = make_plan(Checkpoint.open(checkpoints.smolvlm(tmp_path / "other")))
+    assert not write_layer_embeddings(other.checkpoint, other.family, tmp_path / "no", np.float16)
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("setting", [{"goal": "best"}, {"decoder_gguf": "decoder.gguf"}])

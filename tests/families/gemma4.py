@@ -187,12 +187,21 @@ def load_images_only(checkpoint: Path) -> Any:
 
 ROWS = [
     Row(
-        "gemma4",
+        name,
         gemma4,
-        "images of their own aspect ratio; Gemma 4 with embeddings for each layer (E2B, E4B)",
+        works,
         "audio, video; 26B-A4B, 31B",
         processor=load_images_only,
         sizes=SIZES,
         messages=longer_conversations,
+        decoder=decoder,
+    )
+    for name, works, decoder in (
+        (
+            "gemma4",
+            "images of their own aspect ratio; Gemma 4 with embeddings for each layer (E2B, E4B)",
+            "f16",
+        ),
+        ("gemma4, ONNX Runtime", "the same, decoder in ONNX Runtime", "fp32"),
     )
 ]

@@ -22,6 +22,7 @@ MAX_ERROR = 1e-4
 NAMES = (
     "smolvlm",  # causal
     "gemma3",  # images see themselves both ways; sliding windows; the table is scaled
+    "gemma4",  # embeddings of layers; layers that share keys and values
     "paligemma, Gemma 2",  # prompts see themselves both ways; inputs are scaled, logits capped
     "qwen3_vl",  # positions in a grid, features of inner layers, norms of heads
 )
