@@ -95,7 +95,7 @@ def test_the_default_is_an_onnx_graph(checkpoint: Path, bundle: Manifest) -> Non
 
 def test_an_encoder_decoder_is_refused() -> None:
     config = Blip2Config(text_config={"model_type": "t5"})
-    with pytest.raises(ExportError, match=r"type 't5', an encoder .* with one of .*, opt$"):
+    with pytest.raises(ExportError, match=r"type 't5', an encoder .* with one of .*, opt, "):
         find_architecture(config)
 
 
@@ -169,8 +169,7 @@ def test_variants(settings: dict[str, Any]) -> None:
             entries = torch.arange(start, end)
             hidden = torch.arange(len(ids)) > entries[:, None]
             mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
-            logits, *past = module(
-                rows[start:end], entries, [mask], entries, torch.arange(end - start), past
-            )
+            wanted = torch.arange(end - start)
+            logits, *past = module(rows[start:end], entries, [mask], entries, [], wanted, [], past)
             found.append(logits.numpy())
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)

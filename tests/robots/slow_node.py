@@ -6,13 +6,13 @@ from typing import Any
 
 from edgevlm_ros import node
 
-from edgevlm import VLM, Choice
+from edgevlm import VLM, ChoiceScore
 
 
 class SlowVLM(VLM):
-    def choose(self, *arguments: Any, **options: Any) -> Choice:
+    def _score(self, *arguments: Any, **options: Any) -> list[ChoiceScore]:
         time.sleep(0.33)
-        return super().choose(*arguments, **options)
+        return super()._score(*arguments, **options)
 
 
 vars(node)["VLM"] = SlowVLM
