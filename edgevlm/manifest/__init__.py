@@ -209,6 +209,13 @@ class Manifest:
             'must be "cross" if decoder.attention is "cross", and only then',
         )
         require(
+            self.decoder.attention != "cross"
+            or any(token.text == self.prompt.image_token for token in self.prompt.special_tokens),
+            "prompt.image_token",
+            self.prompt.image_token,
+            'must be one of special_tokens if decoder.attention is "cross", which decodes it',
+        )
+        require(
             isinstance(self.vision.packing, CrossPacking)
             == isinstance(self.image.tiling, CanvasTiling),
             "vision.packing",

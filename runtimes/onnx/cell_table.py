@@ -67,6 +67,8 @@ class CellTable:
             int64 ``[n, count]``, the nearest last; `BLANK` in place of entries that are not there.
         """
         found = np.empty((len(sequences), count), np.int64)
+        if not count:
+            return found
         for sequence in dict.fromkeys(sequences):
             rows = np.flatnonzero(np.asarray(sequences) == sequence)
             held = self._sequences[sequence]

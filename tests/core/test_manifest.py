@@ -679,6 +679,7 @@ def test_what_tiles_of_any_size_need(
             'vision.packing: must be "cross" if decoder.attention',
         ),
         (("vision", "pixels_per_token"), None, "pixels_per_token: must be a number"),
+        (("prompt", "image_token"), "<other>", "prompt.image_token: must be one of special_tokens"),
         (("image", "tiling", "kind"), "slices", 'vision.packing: must be "cross" if image.tiling'),
         (
             ("decoder", "files"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -227,7 +228,12 @@ def test_boxes_of_any_answer(client: openai.OpenAI) -> None:
         sides = found["left"], found["top"], found["right"], found["bottom"]
         assert sides == (box.left, box.top, box.right, box.bottom)
         assert tuple(found["pixels"]) == box.pixels(*size)
-        assert 0 < found["probability"] < 1 if logprobs else found["probability"] is None
+        if not logprobs:
+            assert found["probability"] is None
+            continue
+        content = choice.logprobs.content  # the box is the whole answer
+        mean = sum(one.logprob for one in content) / len(content)
+        assert found["probability"] == pytest.approx(math.exp(mean), rel=1e-3)
     chunks = list(ask(client, question, "scene.png", stream=True))
     box = written_box("".join(chunk.choices[0].delta.content or "" for chunk in chunks))
     assert own(chunks[-1].choices[0])["boxes"][0]["pixels"] == list(box.pixels(*size))
